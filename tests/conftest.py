@@ -1,0 +1,22 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Fixtures shared by the whole suite."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+matplotlib.use('agg')
+
+
+@pytest.fixture(scope='session')
+def real_data_dir() -> Path:
+    """Folder of real scenes: ``TORCHGEO_EKGNET_DATA``, or ``../shared/data``."""
+    default = Path(__file__).parents[2] / 'shared' / 'data'
+    root = Path(os.environ.get('TORCHGEO_EKGNET_DATA', default))
+    if not root.is_dir():
+        pytest.skip(f'no real scenes at {root} (set TORCHGEO_EKGNET_DATA)')
+    return root

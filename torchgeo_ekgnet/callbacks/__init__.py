@@ -1,0 +1,4 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""torchgeo_ekgnet callbacks."""
