@@ -1,0 +1,87 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of the run files."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchgeo_ekgnet.reproduce.runs import RunStore, settings_key, write_atomically
+
+SETTINGS = {'data': {'patch_size': 7, 'split': {'train': 0.1}}, 'seed': 1331}
+
+
+def test_key_ignores_order_and_knows_every_value() -> None:
+    same = {'seed': 1331, 'data': {'split': {'train': 0.1}, 'patch_size': 7}}
+    assert settings_key(SETTINGS) == settings_key(same)
+    for other in (
+        {**SETTINGS, 'seed': 1332},
+        {**SETTINGS, 'data': {'patch_size': 9, 'split': {'train': 0.1}}},
+        {**SETTINGS, 'data': {'patch_size': 7, 'split': {'train': 0.2}}},
+    ):
+        assert settings_key(SETTINGS) != settings_key(other)
+
+
+def test_key_is_the_same_in_another_process() -> None:
+    code = (
+        'from torchgeo_ekgnet.reproduce.runs import settings_key\n'
+        f'import sys; sys.stdout.write(settings_key({SETTINGS!r}))'
+    )
+    environment = {**os.environ, 'PYTHONHASHSEED': '7'}
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert done.stdout == settings_key(SETTINGS)
+
+
+@pytest.mark.parametrize('value', [float('nan'), Path('x')])
+def test_key_refuses_what_json_cannot_write(value: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        settings_key({'value': value})
+
+
+def test_saved_runs_are_found_again(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / 'runs')
+    assert store.load(SETTINGS) is None
+    store.save(SETTINGS, {'confusion': [[1, 0], [0, 1]]})
+    assert RunStore(tmp_path / 'runs').load(SETTINGS) == {'confusion': [[1, 0], [0, 1]]}
+    assert store.load({**SETTINGS, 'seed': 2}) is None
+    assert [file.name for file in store.folder.iterdir()] == [
+        f'{settings_key(SETTINGS)}.json'
+    ]
+
+
+@pytest.mark.parametrize('text', ['', '{"settings": {}}', '[]', '{"settings": 1, "re'])
+def test_spoilt_file_is_reported_and_repeated(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RunStore(tmp_path)
+    store.path(SETTINGS).write_text(text)
+    with caplog.at_level(logging.WARNING):
+        assert store.load(SETTINGS) is None
+    assert settings_key(SETTINGS) in caplog.text
+
+
+def test_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'run.json'
+    write_atomically(path, 'old')
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, 'replace', killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, 'new')
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]

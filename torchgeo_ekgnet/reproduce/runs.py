@@ -1,0 +1,145 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The files that a sweep resumes from: one JSON file a run.
+
+A run is known by the hash of its settings. Its file appears in one step when the run
+has finished, so a file that exists is a run that is complete, whenever the sweep was
+killed, and two processes that share a folder cannot spoil each other's files.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the file's layout; runs of another version are not reused."""
+
+Settings = Mapping[str, Any]
+"""All that a run's result depends on, apart from where files lie: JSON values only."""
+
+
+def canonical_json(value: Any) -> str:
+    """Write JSON that is the same text for equal values.
+
+    Args:
+        value: JSON value; tuples count as lists.
+
+    Returns:
+        The text, with sorted keys and no spaces.
+
+    Raises:
+        TypeError: If the value holds something that JSON cannot write.
+        ValueError: If the value holds NaN or an infinite number.
+    """
+    return json.dumps(value, sort_keys=True, separators=(',', ':'), allow_nan=False)
+
+
+def settings_key(settings: Settings) -> str:
+    """Name a run by its settings.
+
+    Args:
+        settings: Settings of the run.
+
+    Returns:
+        The first 20 hexadecimal digits of the SHA-256 of the canonical JSON.
+    """
+    text = canonical_json({'format': FORMAT, 'settings': settings})
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that either exists in full or not at all.
+
+    Args:
+        path: File to write; an older one is replaced.
+        text: Its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix='.', suffix='.part')
+    try:
+        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class RunStore:
+    """Folder of finished runs.
+
+    Args:
+        folder: Where the files lie; made when the first run is saved.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """Open the folder."""
+        self.folder = Path(folder)
+
+    def path(self, settings: Settings) -> Path:
+        """File of a run.
+
+        Args:
+            settings: Settings of the run.
+
+        Returns:
+            The path, whether or not the run has finished.
+        """
+        return self.folder / f'{settings_key(settings)}.json'
+
+    def load(self, settings: Settings) -> dict[str, Any] | None:
+        """Read a finished run.
+
+        Args:
+            settings: Settings of the run.
+
+        Returns:
+            The result that was saved, or None if the run has not finished. A file
+            that cannot be read as this run's is reported and counts as not finished.
+        """
+        path = self.path(settings)
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+            same = canonical_json(content['settings']) == canonical_json(settings)
+            result: dict[str, Any] = content['result']
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning(
+                '%s is not a run file (%s): the run is repeated', path, error
+            )
+            return None
+        if not same:
+            logger.warning('%s holds other settings: the run is repeated', path)
+            return None
+        return result
+
+    def save(self, settings: Settings, result: Mapping[str, Any]) -> Path:
+        """Write a finished run.
+
+        Args:
+            settings: Settings of the run.
+            result: JSON values.
+
+        Returns:
+            The file.
+        """
+        path = self.path(settings)
+        content = {
+            'format': FORMAT,
+            'key': settings_key(settings),
+            'settings': settings,
+            'result': result,
+        }
+        write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + '\n')
+        return path
