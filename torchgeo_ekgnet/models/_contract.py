@@ -1,0 +1,502 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The contract of a timm model, written once for every network of the package.
+
+A network takes patches of shape (B, bands, P, P), works on maps with an explicit
+spectral axis, (B, C, D, H, W), and gives timm what it expects of an image model:
+4D maps. The border between the two is the mean over the spectral axis, so a global
+average over (D, H, W) equals the spectral mean followed by a spatial average and the
+logits do not depend on where the border is drawn.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from timm.layers import (
+    create_classifier,
+    get_device_dtype,
+    register_notrace_function,
+    register_notrace_module,
+)
+from timm.models import build_model_with_cfg
+from timm.models import checkpoint as checkpoint_module
+from torch import Tensor, nn
+
+__all__ = [
+    'SpectralSpatialNet',
+    'check_patches',
+    'create_spectral_model',
+    'feature_indices',
+    'leaf_module',
+    'spectral_cfg',
+]
+
+
+def leaf_module(module: type[nn.Module]) -> type[nn.Module]:
+    """Make a layer with data-dependent Python a leaf of every fx trace.
+
+    Args:
+        module: Class of the layer.
+
+    Returns:
+        The same class.
+    """
+    register_notrace_module(module)
+    return module
+
+
+@register_notrace_function
+def check_patches(x: Tensor, bands: int) -> None:
+    """Refuse what a network of this package cannot read.
+
+    Args:
+        x: What the network was given.
+        bands: Number of bands that the network was made for.
+
+    Raises:
+        ValueError: If ``x`` is not (B, bands, P, P).
+        TypeError: If ``x`` is not of a floating point type.
+    """
+    if x.dim() != 4:
+        raise ValueError(
+            f'the input has {x.dim()} dimensions, expected 4: (B, {bands}, P, P)'
+        )
+    if x.shape[1] != bands:
+        raise ValueError(
+            f'the input has {x.shape[1]} bands but the model was made with '
+            f'in_chans={bands}; create it with the number of bands of the scene'
+        )
+    if not x.is_floating_point():
+        raise TypeError(
+            'the input must be floating point (normalised patches), '
+            f'found {x.dtype}; convert it with .float()'
+        )
+
+
+def feature_indices(
+    num_features: int, indices: int | list[int] | tuple[int, ...] | None = None
+) -> list[int]:
+    """Turn timm's notation for feature levels into indices from the start.
+
+    Args:
+        num_features: How many levels the network has.
+        indices: None for all, n for the last n, or a sequence in which negative
+            values count from the end.
+
+    Returns:
+        The chosen levels, in the order asked for.
+
+    Raises:
+        ValueError: If a level does not exist.
+    """
+    if indices is None:
+        return list(range(num_features))
+    if isinstance(indices, int):
+        if not 0 < indices <= num_features:
+            raise ValueError(
+                f'indices={indices} asks for the last {indices} feature levels, '
+                f'the network has {num_features}'
+            )
+        return list(range(num_features - indices, num_features))
+    taken = []
+    for index in indices:
+        level = num_features + index if index < 0 else index
+        if not 0 <= level < num_features:
+            raise ValueError(
+                f'indices holds {index}, expected values from {-num_features} to '
+                f'{num_features - 1}'
+            )
+        taken.append(level)
+    return taken
+
+
+def spectral_cfg(
+    input_size: tuple[int, int, int] = (200, 11, 11),
+    min_input_size: tuple[int, int, int] | None = None,
+    num_classes: int = 16,
+    pool_size: tuple[int, int] = (1, 1),
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """Fill a timm configuration for a hyperspectral patch network.
+
+    Args:
+        input_size: Bands, rows and columns of the usual patch.
+        min_input_size: The smallest patch that timm may try; ``input_size`` if None.
+        num_classes: Classes of the usual scene.
+        pool_size: Rows and columns of the final map at ``input_size``.
+        **kwargs: Entries to add or replace.
+
+    Returns:
+        The configuration.
+    """
+    cfg: dict[str, Any] = {
+        'input_size': input_size,
+        'min_input_size': input_size if min_input_size is None else min_input_size,
+        'pool_size': pool_size,
+        'num_classes': num_classes,
+        # Patches arrive standardised; an RGB triple would be wrong here.
+        'mean': (0.0,),
+        'std': (1.0,),
+        'interpolation': 'bicubic',
+        'crop_pct': 1.0,
+        'first_conv': 'stem',
+        'classifier': 'classifier',
+        'license': 'mit',
+    }
+    cfg.update(kwargs)
+    return cfg
+
+
+class SpectralSpatialNet(nn.Module):
+    """What timm asks of a model, for networks on (B, bands, P, P) patches.
+
+    A subclass calls ``super().__init__(num_classes, in_chans)``, then sets, in this
+    order, ``stem`` (the first registered leaf is a plain ``nn.Conv3d``; weight
+    loaders look at it), ``stages`` (an ``nn.ModuleList``, one module a feature level),
+    optionally ``norm`` and ``act`` (final normalisation), ``feature_info`` (one dict
+    a stage with ``num_chs``, ``reduction`` along rows and columns, ``module``), and
+    calls :meth:`make_head` last. Networks of another shape override the small
+    methods :meth:`forward_stem`, :meth:`forward_norm` and :meth:`spectral_mean`.
+
+    ``global_pool`` other than ``'avg'`` acts on the spectral mean: ``'max'`` is the
+    mean over bands followed by the maximum over rows and columns.
+
+    Args:
+        num_classes: Number of classes; 0 removes the classifier.
+        in_chans: Number of spectral bands of the patches.
+
+    Raises:
+        ValueError: If ``in_chans`` is not positive or ``num_classes`` negative.
+    """
+
+    #: Ends of parameter names that weight decay must leave alone.
+    no_decay_suffixes: tuple[str, ...] = ('raw_temperature', 'residual_weight')
+
+    stages: nn.ModuleList
+    feature_info: list[dict[str, Any]]
+
+    def __init__(self, num_classes: int, in_chans: int) -> None:
+        """Remember the sizes of the two ends."""
+        super().__init__()
+        if in_chans < 1:
+            raise ValueError(f'in_chans must be at least 1, found {in_chans}')
+        if num_classes < 0:
+            raise ValueError(f'num_classes must not be negative, found {num_classes}')
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = 0
+        self.head_hidden_size = 0
+        self.grad_checkpointing = False
+        # The stem's weight does not depend on the number of bands: it never needs
+        # timm's adaptation of an RGB kernel.
+        self._traits: dict[str, Any] = {'first_conv': None}
+
+    def make_head(
+        self,
+        num_features: int,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Register pooling, dropout and classifier; the last step of a constructor.
+
+        Args:
+            num_features: Channels of the final map.
+            global_pool: timm's name of the spatial pooling; '' for none.
+            drop_rate: Dropout before the classifier.
+            device: Where the parameters live.
+            dtype: Type of the parameters.
+        """
+        if 'norm' not in self._modules:
+            self.norm: nn.Module = nn.Identity()
+        if 'act' not in self._modules:
+            self.act: nn.Module = nn.Identity()
+        self.num_features = num_features
+        self.global_pool, classifier = create_classifier(
+            num_features,
+            self.num_classes,
+            pool_type=global_pool,
+            device=device,
+            dtype=dtype,
+        )
+        self.head_hidden_size = num_features * self.global_pool.feat_mult()
+        self.head_drop = nn.Dropout(drop_rate)
+        self.classifier = classifier
+        if isinstance(classifier, nn.Linear) and classifier.bias is not None:
+            nn.init.zeros_(classifier.bias)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Order the parameters by depth, for layer-wise learning rates.
+
+        Args:
+            coarse: One group a stage instead of one a layer.
+
+        Returns:
+            timm's matcher.
+        """
+        if coarse:
+            return {'stem': r'^stem', 'blocks': [(r'^stages\.(\d+)', None)]}
+        return {
+            'stem': r'^stem',
+            'blocks': [
+                (r'^stages\.(\d+)(?:\.[a-z_]+)?\.(\d+)', None),
+                (r'^stages\.(\d+)', None),
+                (r'^norm', (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that weight decay must leave alone.
+
+        Returns:
+            Names of temperatures, residual weights and the like.
+        """
+        return {
+            name
+            for name, _ in self.named_parameters()
+            if name.rpartition('.')[2] in self.no_decay_suffixes
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computing time for memory: recompute the stages in the backward pass.
+
+        Batch-norm statistics are updated a second time by the recomputation.
+
+        Args:
+            enable: Whether to recompute.
+        """
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """Give the classifier.
+
+        Returns:
+            The linear layer, or an identity.
+        """
+        return self.classifier
+
+    def reset_classifier(
+        self, num_classes: int, global_pool: str | None = None
+    ) -> None:
+        """Put a new classifier in place.
+
+        Args:
+            num_classes: Number of classes; 0 for none.
+            global_pool: Name of the pooling; None keeps it, '' removes it.
+
+        Raises:
+            ValueError: If ``num_classes`` is negative.
+        """
+        if num_classes < 0:
+            raise ValueError(f'num_classes must not be negative, found {num_classes}')
+        if global_pool is None:
+            global_pool = cast(str, self.global_pool.pool_type)
+        self.num_classes = num_classes
+        self.global_pool, self.classifier = create_classifier(
+            self.num_features,
+            num_classes,
+            pool_type=global_pool,
+            **get_device_dtype(self),
+        )
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.global_pool.train(self.training)
+        self.classifier.train(self.training)
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """Give the patches a channel axis and take the first convolution.
+
+        Args:
+            x: Patches, (B, bands, P, P).
+
+        Returns:
+            Maps, (B, C, D, H, W).
+        """
+        return cast(Tensor, self.stem(x.unsqueeze(1)))
+
+    def forward_norm(self, x: Tensor) -> Tensor:
+        """Apply the final normalisation and activation.
+
+        Args:
+            x: Output of the last stage.
+
+        Returns:
+            A tensor of the same shape.
+        """
+        return cast(Tensor, self.act(self.norm(x)))
+
+    def spectral_mean(self, x: Tensor) -> Tensor:
+        """Leave the world of five axes.
+
+        Args:
+            x: Maps, (B, C, D, H, W).
+
+        Returns:
+            Their mean over the spectral axis, (B, C, H, W).
+        """
+        return x.mean(2)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Collect the map of each stage.
+
+        Args:
+            x: Patches, (B, bands, P, P).
+            indices: Which stages: None all, n the last n, or a sequence.
+            norm: Apply the final normalisation to the last stage's map.
+            stop_early: Do not compute the stages behind the last one asked for.
+            output_fmt: Only 'NCHW' exists.
+            intermediates_only: Return the maps alone.
+
+        Returns:
+            The list of maps (B, C, H, W), after the final features unless
+            ``intermediates_only``.
+
+        Raises:
+            ValueError: If ``output_fmt`` is another, or a stage does not exist.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt must be 'NCHW', found {output_fmt!r}")
+        taken = feature_indices(len(self.stages), indices)
+        last = len(self.stages) - 1
+        check_patches(x, self.in_chans)
+        x = self.forward_stem(x)
+        maps: dict[int, Tensor] = {}
+        for level, stage in enumerate(self.stages):
+            if stop_early and level > max(taken):
+                break
+            x = self._run_stage(stage, x)
+            if level in taken:
+                normed = norm and level == last
+                maps[level] = self.spectral_mean(self.forward_norm(x) if normed else x)
+        intermediates = [maps[level] for level in taken]
+        if intermediates_only:
+            return intermediates
+        if not stop_early or max(taken) == last:
+            x = self.forward_norm(x)
+        return self.spectral_mean(x), intermediates
+
+    def _run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """Run one stage, recomputed in the backward pass if asked for."""
+        if self.grad_checkpointing:
+            return cast(Tensor, checkpoint_module(stage, x))
+        return cast(Tensor, stage(x))
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] | tuple[int, ...] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop the stages that the chosen intermediate maps do not need.
+
+        Args:
+            indices: Which stages' maps are wanted.
+            prune_norm: Drop the final normalisation too.
+            prune_head: Drop the classifier and the pooling too.
+
+        Returns:
+            The chosen stages as indices from the start.
+        """
+        taken = feature_indices(len(self.stages), indices)
+        deepest = max(taken)
+        cut = deepest < len(self.stages) - 1
+        self.stages = self.stages[: deepest + 1]
+        if cut or prune_norm:
+            self.norm = nn.Identity()
+            self.act = nn.Identity()
+        if cut:
+            self.num_features = int(self.feature_info[deepest]['num_chs'])
+        if cut or prune_head:
+            self.reset_classifier(0, '')
+        return taken
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the final map.
+
+        Args:
+            x: Patches, (B, bands, P, P).
+
+        Returns:
+            The map, (B, num_features, H, W).
+        """
+        check_patches(x, self.in_chans)
+        x = self.forward_stem(x)
+        for stage in self.stages:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_module(stage, x)
+            else:
+                x = stage(x)
+        return self.spectral_mean(self.forward_norm(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify.
+
+        Args:
+            x: The map of :meth:`forward_features`.
+            pre_logits: Stop before the classifier.
+
+        Returns:
+            Logits, (B, num_classes), or pooled features, (B, head_hidden_size).
+        """
+        x = self.head_drop(self.global_pool(x))
+        return x if pre_logits else self.classifier(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify patches.
+
+        Args:
+            x: Patches, (B, bands, P, P), normalised as the network was trained.
+
+        Returns:
+            Logits, (B, num_classes).
+
+        Raises:
+            ValueError: If the shape is another or the number of bands differs.
+            TypeError: If the patches are not floating point.
+        """
+        return self.forward_head(self.forward_features(x))
+
+
+def create_spectral_model(
+    model_class: Callable[..., nn.Module],
+    variant: str,
+    pretrained: bool = False,
+    num_stages: int = 3,
+    **kwargs: Any,
+) -> Any:
+    """Build a registered model the way timm does.
+
+    Args:
+        model_class: Class of the network.
+        variant: Registered name.
+        pretrained: Load the weights that the configuration names.
+        num_stages: Number of feature levels, all of which ``features_only`` gives.
+        **kwargs: Arguments of the network and of timm's builder.
+
+    Returns:
+        The network, or timm's feature wrapper of it.
+    """
+    return build_model_with_cfg(
+        model_class,
+        variant,
+        pretrained,
+        feature_cfg={
+            'out_indices': tuple(range(num_stages)),
+            'feature_cls': 'getter',
+        },
+        **kwargs,
+    )

@@ -1,0 +1,267 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The 3D-DenseNet skeleton that EKGNet and its relatives share.
+
+A strided stem, three dense blocks whose growth rate doubles from block to block, mean
+pooling between them without any compression, so that every layer sees all features
+before it (arXiv 2504.13045, section 2.3). The networks differ by the 1x1x1 bottleneck
+of a dense layer alone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d
+from ._contract import SpectralSpatialNet, leaf_module
+
+__all__ = ['Bottleneck', 'DenseLayer', 'DenseNet3d', 'DenseStage', 'init_conv3d']
+
+#: Makes the 1x1x1 layer of a dense layer from its input and output channels.
+Bottleneck = Callable[[int, int], nn.Module]
+
+# Their Python looks at shapes and values, which a symbolic trace cannot follow.
+leaf_module(AveragePool3d)
+leaf_module(DynamicExpertConv3d)
+leaf_module(GroupedConv3d)
+
+
+def init_conv3d(conv: nn.Module) -> None:
+    """Draw a convolution's kernel as the released network does.
+
+    A normal distribution of variance 2 / (rows * columns * Cout): the extent along
+    the spectral axis does not enter.
+
+    Args:
+        conv: A convolution with a ``weight`` of (Cout, Cin/groups, kD, kH, kW).
+    """
+    weight = cast(Tensor, conv.weight)
+    fan = weight.shape[0] * weight.shape[-2] * weight.shape[-1]
+    nn.init.normal_(weight, 0.0, math.sqrt(2.0 / fan))
+
+
+class DenseLayer(nn.Module):
+    """Bottleneck, BN, ReLU, grouped 3x3x3 convolution, concatenation.
+
+    Args:
+        in_channels: Channels of the input.
+        growth_rate: Channels that the layer adds.
+        bottleneck_layer: Makes the 1x1x1 layer.
+        expansion: Width of the bottleneck in growth rates.
+        groups: Groups of the 3x3x3 convolution.
+        drop_rate: Dropout of the added channels.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        growth_rate: int,
+        bottleneck_layer: Bottleneck,
+        expansion: int = 4,
+        groups: int = 4,
+        drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the layer."""
+        super().__init__()
+        width = expansion * growth_rate
+        self.bottleneck = bottleneck_layer(in_channels, width)
+        self.norm = nn.BatchNorm3d(width, device=device, dtype=dtype)
+        self.act = nn.ReLU()
+        self.conv = GroupedConv3d(
+            width,
+            growth_rate,
+            3,
+            padding=1,
+            groups=groups,
+            bias=False,
+            device=device,
+            dtype=dtype,
+        )
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Append new channels.
+
+        Args:
+            x: Maps, (B, C, D, H, W).
+
+        Returns:
+            Maps, (B, C + growth_rate, D, H, W).
+        """
+        new = self.conv(self.act(self.norm(self.bottleneck(x))))
+        return torch.cat([x, self.drop(new)], 1)
+
+
+class DenseStage(nn.Module):
+    """A dense block behind its pooling.
+
+    Args:
+        in_channels: Channels of the input.
+        num_layers: Number of dense layers.
+        growth_rate: Channels that each adds.
+        bottleneck_layer: Makes the 1x1x1 layer of a dense layer.
+        pool: Halve the axes first.
+        expansion: Width of the bottlenecks in growth rates.
+        groups: Groups of the 3x3x3 convolutions.
+        drop_rate: Dropout of the added channels.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_layers: int,
+        growth_rate: int,
+        bottleneck_layer: Bottleneck,
+        pool: bool,
+        expansion: int = 4,
+        groups: int = 4,
+        drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the block."""
+        super().__init__()
+        self.pool = AveragePool3d() if pool else nn.Identity()
+        self.layers = nn.ModuleList(
+            DenseLayer(
+                in_channels + index * growth_rate,
+                growth_rate,
+                bottleneck_layer,
+                expansion,
+                groups,
+                drop_rate,
+                device,
+                dtype,
+            )
+            for index in range(num_layers)
+        )
+        self.out_channels = in_channels + num_layers * growth_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool, then append the channels of every layer.
+
+        Args:
+            x: Maps, (B, C, D, H, W).
+
+        Returns:
+            Maps, (B, out_channels, D', H', W').
+        """
+        x = self.pool(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class DenseNet3d(SpectralSpatialNet):
+    """3D-DenseNet with doubling growth and connections across blocks.
+
+    The stem halves the rows, columns and bands; each pooling between blocks halves
+    them again and leaves an axis of length 1 alone, so patches of 1x1 pixels and
+    scenes of one band pass as well.
+
+    Args:
+        bottleneck_layer: Makes the 1x1x1 layer of a dense layer from its input and
+            output channels.
+        num_classes: Number of classes; 0 removes the classifier.
+        in_chans: Number of spectral bands of the patches.
+        global_pool: timm's name of the spatial pooling behind the spectral mean.
+        block_config: Number of dense layers of each block.
+        growth_rate: Channels a layer of the first block adds (k0); block m adds
+            2^(m-1) k0.
+        expansion: Width of the bottlenecks in growth rates.
+        groups: Groups of the 3x3x3 convolutions.
+        stem_kernel: Kernel of the stem along bands, rows and columns.
+        stem_stride: Stride of the stem along bands, rows and columns.
+        drop_rate: Dropout before the classifier.
+        proj_drop_rate: Dropout of the channels that a dense layer adds.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: If a size is not positive, or ``groups`` does not divide a growth
+            rate.
+    """
+
+    def __init__(
+        self,
+        bottleneck_layer: Bottleneck,
+        num_classes: int = 16,
+        in_chans: int = 200,
+        global_pool: str = 'avg',
+        block_config: Sequence[int] = (4, 6, 8),
+        growth_rate: int = 8,
+        expansion: int = 4,
+        groups: int = 4,
+        stem_kernel: Sequence[int] = (3, 3, 3),
+        stem_stride: Sequence[int] = (2, 2, 2),
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the network."""
+        super().__init__(num_classes, in_chans)
+        if not block_config or min(block_config) < 1:
+            raise ValueError(
+                'block_config must hold at least one layer a block, '
+                f'found {tuple(block_config)}'
+            )
+        if growth_rate < 1 or growth_rate % groups:
+            raise ValueError(
+                f'growth_rate must be a multiple of groups={groups}, '
+                f'found {growth_rate}'
+            )
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
+        channels = 2 * growth_rate
+        kernel, stride = tuple(stem_kernel), tuple(stem_stride)
+        self.stem = nn.Conv3d(
+            1,
+            channels,
+            (kernel[0], kernel[1], kernel[2]),
+            stride=(stride[0], stride[1], stride[2]),
+            padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
+            bias=False,
+            **dd,
+        )
+        self.stages = nn.ModuleList()
+        self.feature_info = []
+        reduction = stride[1]
+        for index, num_layers in enumerate(block_config):
+            stage = DenseStage(
+                channels,
+                num_layers,
+                growth_rate * 2**index,
+                bottleneck_layer,
+                index > 0,
+                expansion,
+                groups,
+                proj_drop_rate,
+                **dd,
+            )
+            channels = stage.out_channels
+            reduction *= 2 if index else 1
+            self.stages.append(stage)
+            self.feature_info.append(
+                {
+                    'num_chs': channels,
+                    'reduction': reduction,
+                    'module': f'stages.{index}',
+                }
+            )
+        self.norm = nn.BatchNorm3d(channels, **dd)
+        self.act = nn.ReLU()
+        self.make_head(channels, global_pool, drop_rate, **dd)
+        init_conv3d(self.stem)
+        for module in self.modules():
+            if isinstance(module, DenseLayer):
+                init_conv3d(module.conv)
