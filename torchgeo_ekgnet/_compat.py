@@ -1,0 +1,67 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The differences between torchgeo 0.8.1 and 0.10, in one place.
+
+torchgeo 0.8.1 is the last release for Python 3.11, 0.10 needs Python 3.12. What the
+package uses beyond their common subset is imported from here and nowhere else:
+
+* 0.10 calls the classification task ``torchgeo.tasks.Classification``; 0.8.1 calls it
+  ``torchgeo.trainers.ClassificationTask``.
+* 0.10 splits samplers into spatial and temporal ones and deprecates the 0.8.1 classes.
+  A subclass of ``GeoSampler`` yields ``(x, y, t)`` slices, a subclass of
+  ``SpatialSampler`` yields ``(x, y)`` slices.
+"""
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchgeo.samplers import GeoSampler as SpatialSampler
+    from torchgeo.trainers import BaseTask, ClassificationTask
+
+__all__ = ('HAS_TASKS', 'BaseTask', 'ClassificationTask', 'SpatialSampler')
+
+HAS_TASKS = importlib.util.find_spec('torchgeo.tasks') is not None
+"""Whether this is a torchgeo that has ``torchgeo.tasks`` (0.9 or newer)."""
+
+_NAMES = {
+    'BaseTask': ('torchgeo.tasks', 'BaseTask', 'torchgeo.trainers', 'BaseTask'),
+    'ClassificationTask': (
+        'torchgeo.tasks',
+        'Classification',
+        'torchgeo.trainers',
+        'ClassificationTask',
+    ),
+    'SpatialSampler': (
+        'torchgeo.samplers',
+        'SpatialSampler',
+        'torchgeo.samplers',
+        'GeoSampler',
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import one torchgeo name when it is asked for, from where this release has it.
+
+    Args:
+        name: One of the names in ``__all__``.
+
+    Returns:
+        The class.
+
+    Raises:
+        AttributeError: If the name is unknown.
+    """
+    if name not in _NAMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    new_module, new_name, old_module, old_name = _NAMES[name]
+    for module, attribute in ((new_module, new_name), (old_module, old_name)):
+        if module == 'torchgeo.tasks' and not HAS_TASKS:
+            continue
+        found = getattr(importlib.import_module(module), attribute, None)
+        if found is not None:
+            return found
+    raise AttributeError(f'this torchgeo offers neither {new_name} nor {old_name}')

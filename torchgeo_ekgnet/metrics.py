@@ -1,0 +1,119 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The one definition of every accuracy figure: all derive from a confusion matrix.
+
+The released code of the paper hands its predictions and labels to scikit-learn in
+swapped order, so what its tables call "average accuracy" is the mean of the
+*precisions*. :class:`Accuracies` reports the standard figure, the mean of recalls, and
+beside it the reference's as :attr:`Accuracies.average_precision`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ('Accuracies',)
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracies:
+    """Accuracy figures of one confusion matrix.
+
+    Attributes:
+        confusion: Counts of shape (C, C), true class in rows, predicted in columns.
+        overall: Overall accuracy (OA), in [0, 1].
+        average: Average accuracy (AA): mean recall over the classes that occur.
+        kappa: Cohen's kappa; NaN where it is undefined (a single class, all right).
+        per_class: Recall of every class, shape (C,); NaN for a class that does not
+            occur.
+        precision: Precision of every class, shape (C,); 0 for a class that occurs but
+            is never predicted, NaN for one that neither occurs nor is predicted.
+        average_precision: Mean of :attr:`precision`: the figure that the reference
+            code of arXiv 2504.13045 reports as average accuracy.
+        counts: Number of scored samples of every class, shape (C,).
+    """
+
+    confusion: NDArray[np.int64]
+    overall: float
+    average: float
+    kappa: float
+    per_class: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    average_precision: float
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def from_confusion(cls, confusion: ArrayLike) -> 'Accuracies':
+        """Derive every figure from a confusion matrix.
+
+        Args:
+            confusion: Counts of shape (C, C): ``confusion[true, predicted]``.
+
+        Returns:
+            The figures.
+
+        Raises:
+            ValueError: If the matrix is not square, holds negative or fractional
+                counts, or is empty.
+        """
+        matrix = np.asarray(confusion)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(
+                f'confusion: expected shape (classes, classes), found {matrix.shape}'
+            )
+        counts = matrix.astype(np.int64)
+        if not np.array_equal(counts, matrix) or (counts < 0).any():
+            raise ValueError('confusion: expected whole, non-negative counts')
+        total = int(counts.sum())
+        if total == 0:
+            raise ValueError('confusion: no sample was scored, all counts are zero')
+
+        right = np.diag(counts).astype(np.float64)
+        true = counts.sum(axis=1)
+        predicted = counts.sum(axis=0)
+        known = (true > 0) | (predicted > 0)
+
+        nothing = np.full(len(counts), np.nan)
+        per_class = np.divide(right, true, out=nothing.copy(), where=true > 0)
+        precision = np.divide(
+            right, predicted, out=np.where(known, 0.0, np.nan), where=predicted > 0
+        )
+        overall = float(right.sum() / total)
+        chance = float((true / total) @ (predicted / total))
+        kappa = (overall - chance) / (1.0 - chance) if chance < 1.0 else math.nan
+        return cls(
+            confusion=counts,
+            overall=overall,
+            average=float(per_class[true > 0].mean()),
+            kappa=kappa,
+            per_class=per_class,
+            precision=precision,
+            average_precision=float(precision[known].mean()),
+            counts=true,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON-able values, with None for what is undefined.
+
+        Returns:
+            Figures by name, as they are written to ``test.json``.
+        """
+        return {
+            'overall_accuracy': self.overall,
+            'average_accuracy': self.average,
+            'kappa': _or_none(self.kappa),
+            'per_class': [_or_none(value) for value in self.per_class],
+            'precision': [_or_none(value) for value in self.precision],
+            'precision_average': self.average_precision,
+            'counts': self.counts.tolist(),
+            'confusion_matrix': self.confusion.tolist(),
+        }
+
+
+def _or_none(value: float) -> float | None:
+    """Return the value as a float, or None for NaN, which JSON does not know."""
+    return None if math.isnan(value) else float(value)
