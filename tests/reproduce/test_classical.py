@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from torchgeo_ekgnet.datasets.splits import Split
 from torchgeo_ekgnet.reproduce.classical import (
     CLASSICAL_NAMES,
     classical_confusion,
@@ -90,7 +91,9 @@ def test_confusion_is_true_by_predicted() -> None:
 
 
 def test_classical_confusion_counts_test_pixels_only() -> None:
-    split: Any = SimpleNamespace(train=np.arange(80), test=np.arange(90, 120))
+    split = Split(
+        'given', {}, (10, 12), np.arange(80), np.arange(0), np.arange(90, 120)
+    )
     counts = classical_confusion('random_forest', small_scene(), split, seed=0)
     assert counts.sum() == 30
     assert np.trace(counts) > 25

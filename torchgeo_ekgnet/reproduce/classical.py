@@ -235,9 +235,8 @@ def classical_confusion(
         Confusion counts of the test pixels of shape (C, C), first axis true class;
         hand them to ``metrics.Accuracies.from_confusion``.
     """
-    labels = np.asarray(scene.label_map).reshape(-1) - 1
-    estimator = fit_classical(
-        name, scene_spectra(scene, split.train), labels[split.train], seed
-    )
+    train = split.labels(scene.label_map, 'train') - 1
+    test = split.labels(scene.label_map, 'test') - 1
+    estimator = fit_classical(name, scene_spectra(scene, split.train), train, seed)
     predicted = estimator.predict(scene_spectra(scene, split.test))
-    return confusion_counts(labels[split.test], predicted, scene.num_classes)
+    return confusion_counts(test, predicted, scene.num_classes)

@@ -439,7 +439,7 @@ class Published:
 def _all_published() -> dict[tuple[int, str, str], Published]:
     """Read the published numbers by table, row and metric."""
     source = resources.files(__package__) / 'published_results.csv'
-    with source.open(encoding='utf-8', newline='') as file:
+    with source.open(encoding='utf-8') as file:
         return {
             (int(line['table']), line['value'], line['metric']): Published(
                 float(line['percent']), float(line['std']) if line['std'] else None
@@ -550,7 +550,7 @@ def run_settings(
         return _settings(scene, data, {'classical': row.model}, {}, seed)
     data['batch_size'] = recipe.batch_size
     options = dict(row.options)
-    callbacks = []
+    callbacks: list[dict[str, Any]] = []
     return _settings(
         scene,
         data,
@@ -564,6 +564,11 @@ def run_settings(
         },
         {'max_epochs': epochs, 'callbacks': callbacks},
         seed,
+        optimizer={'class_path': 'torch.optim.Adam', 'init_args': {'lr': recipe.lr}},
+        lr_scheduler={
+            'class_path': 'torch.optim.lr_scheduler.CosineAnnealingLR',
+            'init_args': {'T_max': epochs},
+        },
     )
 
 
@@ -573,9 +578,11 @@ def _settings(
     model: dict[str, Any],
     trainer: dict[str, Any],
     seed: int,
+    **optimization: dict[str, Any],
 ) -> dict[str, Any]:
     """Put the parts of a run's settings together."""
     return {
+        **optimization,
         'data': {'class_path': f'{_DATAMODULES}.{SCENES[scene]}', 'init_args': data},
         'model': model,
         'trainer': trainer,

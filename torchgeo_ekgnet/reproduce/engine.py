@@ -1,0 +1,400 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The repeat engine: many runs of the package's own training, one file each.
+
+A run's settings are a configuration of ``torchgeo-ekgnet fit`` (``data``, ``model``,
+``trainer``, ``optimizer``, ``lr_scheduler``, ``seed_everything``) in JSON values. The
+engine builds what they say, lets Lightning train, validate and test it, and writes the
+result. It has no training loop and no metrics of its own. ``model`` may instead be
+``{'classical': name}`` for a baseline of scikit-learn.
+
+The unit of resume is one run: a sweep that was killed repeats the run that it was
+killed in from its beginning, and none that had finished. Every run seeds all random
+generators itself, so on a CPU with a fixed number of threads a sweep that was killed
+ends with the same results as one that was not.
+"""
+
+import copy
+import logging
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    seed_everything,
+)
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.cli import LightningCLI
+
+from .classical import confusion_counts, fit_classical, scene_spectra
+from .runs import RunStore, Settings, settings_key
+
+logger = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+"""What a run leaves behind: JSON values."""
+
+MONITOR = 'val_OA'
+"""Logged validation accuracy: the checkpoint with the highest one is tested."""
+
+_PACKAGES = (
+    'torchgeo_ekgnet',
+    'torch',
+    'lightning',
+    'torchgeo',
+    'timm',
+    'scikit-learn',
+)
+_CURVES = ('train_loss', 'val_loss', 'val_OA', 'train_OA')
+
+
+class CurveRecorder(Callback):
+    """Keeps the logged value of every epoch, without a logger.
+
+    Attributes:
+        curves: Values by name of the logged quantity, one an epoch; None for a value
+            that is not finite.
+    """
+
+    def __init__(self) -> None:
+        """Start with empty curves."""
+        self.curves: dict[str, list[float | None]] = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the epoch's values (validation has run by then).
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        for name in _CURVES:
+            value = trainer.callback_metrics.get(name)
+            if value is not None:
+                number = float(value)
+                known = number if math.isfinite(number) else None
+                self.curves.setdefault(name, []).append(known)
+
+
+class _Builder(LightningCLI):
+    """LightningCLI that builds trainer, task and datamodule and stops there."""
+
+    def __init__(self, settings: Settings, callbacks: Sequence[Callback]) -> None:
+        """Build what the settings say.
+
+        Args:
+            settings: Configuration in JSON values.
+            callbacks: Callbacks in addition to the configured ones.
+        """
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={'callbacks': list(callbacks)},
+            run=False,
+            args=dict(settings),
+        )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Fix the number of threads of PyTorch's operations for a while."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _environment() -> dict[str, Any]:
+    """Versions and hardware, for the header of a report."""
+    versions = {'python': platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        'versions': versions,
+        'platform': platform.system(),
+        'processor': _processor(),
+        'threads': torch.get_num_threads(),
+        'accelerator': (
+            torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+        ),
+    }
+
+
+def _processor() -> str:
+    """Name of the processor, as far as the system tells."""
+    try:
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.split(':', 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
+    """Settings with the places of files, which do not belong to a run's identity.
+
+    Args:
+        settings: Settings of a run.
+        root: Folder of the scene's files; None: as configured.
+        work: Folder for checkpoints.
+
+    Returns:
+        A configuration that can be built.
+    """
+    placed: dict[str, Any] = copy.deepcopy(dict(settings))
+    if root is not None:
+        placed['data'].setdefault('init_args', {})['root'] = root
+    placed['trainer'] = {
+        **placed.get('trainer', {}),
+        'default_root_dir': str(work),
+        'logger': False,
+        'enable_progress_bar': False,
+        'enable_model_summary': False,
+        'num_sanity_val_steps': 0,
+    }
+    return placed
+
+
+def _train(settings: Settings, root: str | None, work: Path) -> Result:
+    """Train and test a network.
+
+    Args:
+        settings: Settings of a run.
+        root: Folder of the scene's files; None: as configured.
+        work: Folder for checkpoints.
+
+    Returns:
+        The result.
+
+    Raises:
+        KeyboardInterrupt: If the user stopped the training.
+    """
+    recorder, timer = CurveRecorder(), Timer()
+    checkpoint = ModelCheckpoint(
+        dirpath=work, filename='best', monitor=MONITOR, mode='max', save_top_k=1
+    )
+    built = _Builder(_placed(settings, root, work), (recorder, timer, checkpoint))
+    trainer, task, data = built.trainer, built.model, built.datamodule
+    trainer.fit(task, datamodule=data)
+    if trainer.interrupted:
+        # Lightning turns Ctrl-C into a normal end; half a run is not a result.
+        raise KeyboardInterrupt
+    epochs = trainer.current_epoch
+    trainer.test(task, datamodule=data, ckpt_path=checkpoint.best_model_path)
+    return {
+        **_described(data),
+        'confusion': np.asarray(task.confusion('test')).tolist(),
+        'epochs': epochs,
+        'best_epoch': _best_epoch(recorder.curves.get(MONITOR, [])),
+        'curves': recorder.curves,
+        'parameters': sum(p.numel() for p in task.parameters()),
+        'seconds': {
+            'training': timer.time_elapsed('train'),
+            'inference': timer.time_elapsed('test'),
+        },
+    }
+
+
+def _best_epoch(accuracies: Sequence[float | None]) -> int | None:
+    """Epoch, counted from 1, with the highest validation accuracy."""
+    known = [-1.0 if accuracy is None else accuracy for accuracy in accuracies]
+    return int(np.argmax(known)) + 1 if known else None
+
+
+def _fit_classical(settings: Settings, root: str | None) -> Result:
+    """Fit and test a classical baseline.
+
+    Args:
+        settings: Settings of a run.
+        root: Folder of the scene's files; None: as configured.
+
+    Returns:
+        The result.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, 'data')
+    placed = _placed(settings, root, Path())
+    data = parser.instantiate_classes(
+        parser.parse_object({'data': placed['data']})
+    ).data
+    data.setup('fit')
+    data.setup('test')
+    scene, split = data.scene, data.split
+    truth = {
+        subset: split.labels(scene.label_map, subset) - 1
+        for subset in ('train', 'test')
+    }
+    start = time.perf_counter()
+    estimator = fit_classical(
+        settings['model']['classical'],
+        scene_spectra(scene, split.train),
+        truth['train'],
+        settings['seed_everything'],
+    )
+    fitted = time.perf_counter()
+    predicted = estimator.predict(scene_spectra(scene, split.test))
+    tested = time.perf_counter()
+    counts = confusion_counts(truth['test'], predicted, scene.num_classes)
+    return {
+        **_described(data),
+        'confusion': counts.tolist(),
+        'epochs': None,
+        'best_epoch': None,
+        'curves': {},
+        'parameters': None,
+        'seconds': {'training': fitted - start, 'inference': tested - fitted},
+    }
+
+
+def _described(data: Any) -> Result:
+    """What the datamodule says about scene and split.
+
+    Args:
+        data: A datamodule of this package that is set up.
+
+    Returns:
+        Scene, split and preprocessing in JSON values.
+    """
+    description = copy.deepcopy(data.describe())
+    scene, split, patch_size = description['scene'], data.split, data.patch_size
+    overlap = split.overlap(patch_size)
+    return {
+        'scene': {
+            key: scene[key]
+            for key in ('name', 'shape', 'class_names', 'synthetic', 'source')
+            if key in scene
+        },
+        'split': {
+            'protocol': split.protocol,
+            'settings': dict(split.settings),
+            'identity': split.identity(),
+            'sizes': [len(part) for part in (split.train, split.val, split.test)],
+            'dropped': list(split.dropped),
+            'contains_training_centre': overlap.contains_training_centre,
+            'shares_training_pixel': overlap.shares_training_pixel,
+        },
+        'patch_size': patch_size,
+        'preprocessing': {
+            key: value
+            for key, value in description.items()
+            if key not in ('scene', 'split')
+        },
+    }
+
+
+def run(
+    settings: Settings,
+    root: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    keep: str | os.PathLike[str] | None = None,
+) -> Result:
+    """Do one run.
+
+    Args:
+        settings: Settings of the run, see the module's text.
+        root: Folder of the scene's files; None: as the settings say.
+        threads: Threads of PyTorch's operations; None: as they are.
+        keep: Folder to which the tested checkpoint is copied; None: not kept.
+
+    Returns:
+        Confusion counts of the test pixels, curves, times, description of scene and
+        split, versions and hardware, in JSON values.
+    """
+    place = None if root is None else os.fspath(root)
+    with _threads(threads), tempfile.TemporaryDirectory() as folder:
+        seed_everything(settings['seed_everything'], workers=True, verbose=False)
+        if 'classical' in settings['model']:
+            result = _fit_classical(settings, place)
+        else:
+            result = _train(settings, place, Path(folder))
+            if keep is not None:
+                Path(keep).mkdir(parents=True, exist_ok=True)
+                name = f'{settings_key(settings)}.ckpt'
+                shutil.copy(Path(folder) / 'best.ckpt', Path(keep) / name)
+        return {**result, 'environment': _environment()}
+
+
+def sweep(
+    runs: Iterable[Settings],
+    store: RunStore,
+    root: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    keep: str | os.PathLike[str] | None = None,
+    report: Callable[[str], None] = logger.info,
+) -> list[Result]:
+    """Do all runs that have not finished yet, in order.
+
+    Args:
+        runs: Settings of every run.
+        store: Folder of run files.
+        root: Folder of the scene's files; None: as the settings say.
+        threads: Threads of PyTorch's operations; None: as they are.
+        keep: Folder to which tested checkpoints are copied; None: not kept.
+        report: Called with one line a run.
+
+    Returns:
+        The results, in the order of ``runs``.
+    """
+    wanted = list(runs)
+    results = []
+    for number, settings in enumerate(wanted, 1):
+        result = store.load(settings)
+        start = time.perf_counter()
+        state = 'done before'
+        if result is None:
+            result = run(settings, root, threads, keep)
+            store.save(settings, result)
+            state = f'{time.perf_counter() - start:.0f} s'
+        results.append(result)
+        report(
+            f'[{number}/{len(wanted)}] {describe_run(settings)}: '
+            f'overall accuracy {100 * _overall(result):.2f} % ({state})'
+        )
+    return results
+
+
+def _overall(result: Result) -> float:
+    """Overall accuracy of a result, for the progress line."""
+    counts = np.asarray(result['confusion'])
+    return float(np.trace(counts) / counts.sum()) if counts.sum() else math.nan
+
+
+def describe_run(settings: Settings) -> str:
+    """Name a run for people.
+
+    Args:
+        settings: Settings of the run.
+
+    Returns:
+        Model and seed.
+    """
+    model = settings['model']
+    arguments = model.get('init_args', {})
+    name = model.get('classical') or arguments.get('model', model.get('class_path'))
+    return f'{name}, seed {settings["seed_everything"]}'

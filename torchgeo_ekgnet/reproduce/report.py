@@ -1,0 +1,220 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The report of a sweep: Markdown, CSV and a page for the browser."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .declarations import Published
+from .runs import write_atomically
+from .statistics import RISE_LIMIT
+from .tables import (
+    Summary,
+    Table,
+    accuracy_table,
+    class_table,
+    compare,
+    comparison_table,
+    cost_table,
+    expert_table,
+    order_notes,
+    to_csv,
+    to_markdown,
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is written about a sweep.
+
+    Attributes:
+        title: Heading.
+        facts: Name and text of what holds for the whole sweep: scene, split, seeds.
+        tables: The tables.
+        notes: Sentences below the tables.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+
+
+def _percent(values: Sequence[float]) -> str:
+    """Print the mean of shares."""
+    return f'{100 * sum(values) / len(values):.1f} %'
+
+
+def _split_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
+    """Describe the splits: protocol, sizes and the two overlap shares."""
+    facts = []
+    seen: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for summary in summaries:
+        for result in summary.results:
+            split = result['split']
+            settings = ', '.join(
+                f'{name} {value}'
+                for name, value in split['settings'].items()
+                if name != 'seed'
+            )
+            sizes = ' / '.join(str(size) for size in split['sizes'])
+            key = (f'{split["protocol"]} ({settings})', sizes, result['patch_size'])
+            seen.setdefault(key, []).append(split)
+    for (protocol, sizes, patch_size), splits in seen.items():
+        centre = _percent([split['contains_training_centre'] for split in splits])
+        pixel = _percent([split['shares_training_pixel'] for split in splits])
+        facts.append(
+            (
+                'split',
+                f'{protocol}; pixels to train / validate / test: {sizes}; patches of '
+                f'{patch_size} x {patch_size}: {centre} of the test patches contain a '
+                f'training centre, {pixel} share a pixel with a training patch',
+            )
+        )
+    dropped = {
+        result['scene']['class_names'][label - 1]
+        for summary in summaries
+        for result in summary.results
+        for label in result['split']['dropped']
+    }
+    if dropped:
+        names = ', '.join(sorted(dropped))
+        facts.append(('classes left out', f'{names}: the protocol cannot serve them'))
+    return facts
+
+
+def sweep_facts(
+    summaries: Sequence[Summary], seeds: Sequence[int], note: str = ''
+) -> list[tuple[str, str]]:
+    """What holds for a whole sweep.
+
+    Args:
+        summaries: All rows.
+        seeds: Seeds of the runs.
+        note: Sentence on the effort.
+
+    Returns:
+        Name and text of each fact.
+    """
+    first = summaries[0].results[0]
+    scene = first['scene']
+    size = ' x '.join(str(length) for length in scene['shape'])
+    synthetic = 'made up by this package; ' if scene.get('synthetic') else ''
+    facts = [
+        ('scene', f'{scene["name"]}, {size}; {synthetic}{scene.get("source", "")}')
+    ]
+    facts += _split_facts(summaries)
+    facts.append(('seeds', ', '.join(str(seed) for seed in seeds)))
+    if note:
+        facts.append(('effort', note))
+    versions = first['environment']['versions']
+    facts.append(
+        ('software', ', '.join(f'{name} {text}' for name, text in versions.items()))
+    )
+    machines = {
+        f'{run["environment"]["accelerator"]}, {run["environment"]["processor"]}, '
+        f'{run["environment"]["threads"]} thread(s)'
+        for summary in summaries
+        for run in summary.results
+    }
+    facts.append(('hardware', '; '.join(sorted(machines))))
+    return facts
+
+
+def build_report(
+    title: str,
+    summaries: Sequence[Summary],
+    seeds: Sequence[int],
+    numbers: Mapping[tuple[str, str], Published] | None = None,
+    note: str = '',
+) -> Report:
+    """Put a report together.
+
+    Args:
+        title: Heading.
+        summaries: All rows, at least one.
+        seeds: Seeds of the runs.
+        numbers: The paper's numbers, if it has any for this table and scene.
+        note: Sentence on the effort.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: If there is no row.
+    """
+    if not summaries:
+        raise ValueError('summaries: no run has finished, there is nothing to report')
+    numbers = numbers or {}
+    comparisons = compare(summaries)
+    tables = [accuracy_table(summaries, numbers)]
+    if comparisons:
+        tables.append(comparison_table(comparisons))
+    tables.append(class_table(summaries, numbers))
+    experts = expert_table(summaries)
+    if experts is not None:
+        tables.append(experts)
+    tables.append(cost_table(summaries))
+    notes = order_notes(comparisons, summaries, numbers)
+    notes.append(
+        'AA (recall) is the mean of the recalls, the standard definition; AA '
+        "(precision) is the mean of the precisions, which the paper's released code "
+        'computes under the name of average accuracy.'
+    )
+    notes.append(
+        'A row below the RBF-SVM, or whose validation accuracy still rises by more '
+        f'than {RISE_LIMIT} points over the last quarter of its epochs, counts as not '
+        'converged.'
+    )
+    hours = sum(
+        sum(result['seconds'].values())
+        for summary in summaries
+        for result in summary.results
+    )
+    notes.append(f'Training and testing took {hours / 3600:.2f} hours in all.')
+    return Report(
+        title, tuple(sweep_facts(summaries, seeds, note)), tuple(tables), tuple(notes)
+    )
+
+
+def report_markdown(report: Report) -> str:
+    """Write a report in Markdown.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The text.
+    """
+    parts = [f'# {report.title}', '']
+    parts += [f'- **{name}**: {text}' for name, text in report.facts]
+    parts.append('')
+    parts += [to_markdown(table) for table in report.tables]
+    parts += [f'- {note}' for note in report.notes]
+    return '\n'.join(parts) + '\n'
+
+
+def write_report(
+    folder: Path,
+    report: Report,
+    summaries: Sequence[Summary],
+    numbers: Mapping[tuple[str, str], Published] | None = None,
+) -> list[Path]:
+    """Write all files of a report.
+
+    Args:
+        folder: Where to; made if missing.
+        report: The report.
+        summaries: The rows, for the CSV file.
+        numbers: The paper's numbers.
+
+    Returns:
+        The files: ``report.md`` and ``results.csv``.
+    """
+    markdown, values = folder / 'report.md', folder / 'results.csv'
+    write_atomically(markdown, report_markdown(report))
+    write_atomically(values, to_csv(summaries, numbers or {}))
+    return [markdown, values]

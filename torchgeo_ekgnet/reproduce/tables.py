@@ -1,0 +1,548 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""From runs to tables: means over seeds, comparisons, published beside reproduced.
+
+Text that people read is made of :class:`Table` objects, which :func:`to_markdown` and
+the report page write; :func:`to_csv` writes one number a line for programs.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from ..metrics import Accuracies
+from .declarations import Published
+from .statistics import (
+    corrected_t_test,
+    holm,
+    last_quarter_rise,
+    mean_and_std,
+    not_converged,
+)
+
+SIGNIFICANCE = 0.05
+"""Holm-adjusted p below which an order of two systems is claimed."""
+
+NONE = '-'
+"""What stands where there is nothing to report."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        name: Short name, for anchors and file names.
+        caption: What the table shows.
+        header: Names of the columns.
+        rows: Cells, as many in each row as in the header.
+    """
+
+    name: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All runs of one row.
+
+    Attributes:
+        key: Key of the row.
+        label: Name as printed.
+        results: One result a seed.
+        accuracies: Accuracies of each seed.
+        reason: Why the row does not count as converged, None if it does.
+        rise: Mean gain of validation accuracy over the last quarter in points, None
+            for a classical baseline.
+    """
+
+    key: str
+    label: str
+    results: tuple[Mapping[str, Any], ...]
+    accuracies: tuple[Accuracies, ...]
+    reason: str | None
+    rise: float | None
+
+    def values(self, metric: str) -> list[float]:
+        """One number a seed.
+
+        Args:
+            metric: ``'OA'``, ``'AA'`` (mean recall), ``'AA_precision'``,
+                ``'Kappa'``, ``'class_1'`` ... (recall) or ``'class_1_precision'`` ...
+
+        Returns:
+            The accuracies in percent.
+        """
+        return [100 * _metric(accuracy, metric) for accuracy in self.accuracies]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Identity of each seed's split."""
+        return tuple(result['split']['identity'] for result in self.results)
+
+    @property
+    def test_train_ratio(self) -> float:
+        """Test pixels over training pixels."""
+        train, _, test = self.results[0]['split']['sizes']
+        return float(test / train)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two converged systems on the same splits.
+
+    Attributes:
+        better: The system with the higher mean overall accuracy.
+        worse: The other one.
+        difference: Mean difference of overall accuracy in points, from 0.
+        p_value: Corrected resampled t-test, NaN with one seed.
+        adjusted: The same adjusted by Holm's method over all pairs.
+    """
+
+    better: Summary
+    worse: Summary
+    difference: float
+    p_value: float
+    adjusted: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether an order may be claimed."""
+        return self.adjusted < SIGNIFICANCE
+
+
+def _metric(accuracy: Accuracies, metric: str) -> float:
+    """Look one figure up by its name in the tables."""
+    match metric.split('_'):
+        case ['OA']:
+            return accuracy.overall
+        case ['AA']:
+            return accuracy.average
+        case ['AA', 'precision']:
+            return accuracy.average_precision
+        case ['Kappa']:
+            return accuracy.kappa
+        case ['class', number, *precision]:
+            figures = accuracy.precision if precision else accuracy.per_class
+            return float(figures[int(number) - 1])
+        case _:
+            raise ValueError(f'metric: unknown {metric!r}')
+
+
+def summarise(
+    rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], svm: str = 'rbf_svm'
+) -> list[Summary]:
+    """Gather the runs of every row and apply the convergence rule.
+
+    Args:
+        rows: Key, label and results (one a seed) of each row.
+        svm: Key of the row that holds the RBF support vector machine.
+
+    Returns:
+        One summary a row, rows without results left out.
+    """
+    accuracies = {
+        key: tuple(Accuracies.from_confusion(result['confusion']) for result in results)
+        for key, _, results in rows
+    }
+    bar = None
+    if accuracies.get(svm):
+        bar = float(np.mean([accuracy.overall for accuracy in accuracies[svm]]))
+    summaries = []
+    for key, label, results in rows:
+        if not results:
+            continue
+        rise = None
+        if results[0]['epochs'] is not None:
+            rise = mean_and_std(
+                [last_quarter_rise(r['curves'].get('val_OA', [])) for r in results]
+            )[0]
+        overall = float(np.mean([a.overall for a in accuracies[key]]))
+        reason = not_converged(overall, bar, rise)
+        summaries.append(
+            Summary(key, label, tuple(results), accuracies[key], reason, rise)
+        )
+    return summaries
+
+
+def compare(summaries: Sequence[Summary]) -> list[Comparison]:
+    """Compare every pair of converged rows that share their splits.
+
+    Args:
+        summaries: The rows.
+
+    Returns:
+        One comparison a pair, the largest difference first.
+    """
+    found = []
+    converged = [summary for summary in summaries if summary.reason is None]
+    for first, second in combinations(converged, 2):
+        if first.splits != second.splits:
+            continue
+        one, other = first.values('OA'), second.values('OA')
+        difference = float(np.mean(one) - np.mean(other))
+        better, worse = (first, second) if difference >= 0 else (second, first)
+        p_value = corrected_t_test(one, other, first.test_train_ratio)
+        found.append((better, worse, abs(difference), p_value))
+    adjusted = holm([p_value for *_, p_value in found])
+    comparisons = [
+        Comparison(*pair, q) for pair, q in zip(found, adjusted, strict=True)
+    ]
+    return sorted(comparisons, key=lambda pair: -pair.difference)
+
+
+def percent(values: Sequence[float]) -> str:
+    """Print mean and standard deviation.
+
+    Args:
+        values: Numbers, one a seed; NaNs are left out.
+
+    Returns:
+        Such as ``'97.31 ± 0.12'``.
+    """
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return NONE
+    mean, spread = mean_and_std(known)
+    return f'{mean:.2f}' if math.isnan(spread) else f'{mean:.2f} ± {spread:.2f}'
+
+
+def _published(
+    numbers: Mapping[tuple[str, str], Published], row: str, name: str
+) -> str:
+    """Print a number of the paper."""
+    number = numbers.get((row, name))
+    if number is None:
+        return NONE
+    spread = '' if number.std is None else f' ± {number.std:.2f}'
+    return f'{number.percent:.2f}{spread}'
+
+
+def _duration(seconds: float) -> str:
+    """Print a time."""
+    if seconds < 100:
+        return f'{seconds:.1f} s'
+    return f'{seconds / 60:.1f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
+
+
+def _epochs(summary: Summary) -> str:
+    """Print the number of epochs."""
+    return str(summary.results[0]['epochs'] or NONE)
+
+
+def accuracy_table(
+    summaries: Sequence[Summary], numbers: Mapping[tuple[str, str], Published]
+) -> Table:
+    """Published beside reproduced.
+
+    Args:
+        summaries: The rows.
+        numbers: The paper's numbers, may be empty.
+
+    Returns:
+        The table; without the columns of the paper if it has no numbers.
+    """
+    columns = (
+        ('OA', 'OA', 'OA'),
+        ('AA (precision)', 'AA', 'AA_precision'),
+        ('AA (recall)', '', 'AA'),
+        ('kappa', 'Kappa', 'Kappa'),
+    )
+    header = ['row']
+    for title, name, _ in columns:
+        if numbers and name:
+            header.append(f'{title}, published')
+        header.append(title)
+    header += ['seeds', 'epochs', 'last-quarter rise', 'status']
+    rows = []
+    for summary in summaries:
+        cells = [summary.label]
+        for _, name, metric in columns:
+            if numbers and name:
+                cells.append(_published(numbers, summary.key, name))
+            cells.append(percent(summary.values(metric)))
+        cells.append(str(len(summary.results)))
+        cells.append(_epochs(summary))
+        cells.append(NONE if summary.rise is None else f'{summary.rise:+.2f}')
+        cells.append(f'not converged: {summary.reason}' if summary.reason else 'ok')
+        rows.append(tuple(cells))
+    return Table(
+        'accuracy',
+        'Accuracy in percent, mean ± standard deviation over seeds',
+        tuple(header),
+        tuple(rows),
+    )
+
+
+def class_table(
+    summaries: Sequence[Summary], numbers: Mapping[tuple[str, str], Published]
+) -> Table:
+    """Accuracy of each class: published (a precision), precision and recall.
+
+    Args:
+        summaries: The rows of the accuracy table; here they are columns.
+        numbers: The paper's numbers, may be empty.
+
+    Returns:
+        The table.
+    """
+    names = summaries[0].results[0]['scene']['class_names']
+    rows = []
+    for index, name in enumerate(names, 1):
+        cells = [f'{index} {name}']
+        for summary in summaries:
+            precision = percent(summary.values(f'class_{index}_precision'))
+            recall = percent(summary.values(f'class_{index}'))
+            cell = f'{precision} / {recall}'
+            if numbers:
+                cell = f'{_published(numbers, summary.key, f"class_{index}")} / {cell}'
+            cells.append(cell)
+        rows.append(tuple(cells))
+    order = 'published / precision / recall' if numbers else 'precision / recall'
+    return Table(
+        'classes',
+        f'Classes, in percent: {order}',
+        ('class', *(summary.label for summary in summaries)),
+        tuple(rows),
+    )
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """All pairs of converged rows.
+
+    Args:
+        comparisons: The pairs.
+
+    Returns:
+        The table.
+    """
+    rows = [
+        (
+            pair.better.label,
+            pair.worse.label,
+            f'{pair.difference:.2f}',
+            _p(pair.p_value),
+            _p(pair.adjusted),
+            'better' if pair.significant else 'no difference shown',
+        )
+        for pair in comparisons
+    ]
+    return Table(
+        'significance',
+        'Converged rows in pairs, overall accuracy: corrected resampled t-test over '
+        f'seeds, adjusted by Holm; an order is claimed below {SIGNIFICANCE}',
+        ('higher mean', 'lower mean', 'points', 'p', 'p adjusted', 'claim'),
+        tuple(rows),
+    )
+
+
+def _p(value: float) -> str:
+    """Print a p-value."""
+    return NONE if math.isnan(value) else '< 0.001' if value < 0.001 else f'{value:.3f}'
+
+
+def order_notes(
+    comparisons: Sequence[Comparison],
+    summaries: Sequence[Summary],
+    numbers: Mapping[tuple[str, str], Published],
+) -> list[str]:
+    """Sentences on where the paper's order holds and where it does not.
+
+    Args:
+        comparisons: The pairs of converged rows.
+        summaries: All rows.
+        numbers: The paper's numbers, may be empty.
+
+    Returns:
+        The sentences.
+    """
+    notes = []
+    excluded = [summary.label for summary in summaries if summary.reason]
+    if excluded:
+        notes.append(
+            'Not converged and kept out of every claim of order: '
+            f'{", ".join(excluded)}.'
+        )
+    held, kept, turned = 0, 0, []
+    for pair in comparisons:
+        high = numbers.get((pair.better.key, 'OA'))
+        low = numbers.get((pair.worse.key, 'OA'))
+        if high is None or low is None or high.percent == low.percent:
+            continue
+        if high.percent > low.percent:
+            held += 1
+            kept += pair.significant
+        else:
+            shown = 'shown' if pair.significant else 'not significant'
+            turned.append(f'{pair.better.label} over {pair.worse.label} ({shown})')
+    if held or turned:
+        notes.append(
+            f'Of {held + len(turned)} pairs that the paper orders and that converged '
+            f'here, {held} have the same sign, {kept} of them significantly.'
+        )
+    if turned:
+        notes.append(f'Against the order of the paper: {"; ".join(turned)}.')
+    return notes
+
+
+def cost_table(summaries: Sequence[Summary]) -> Table:
+    """Parameters and times.
+
+    Args:
+        summaries: The rows.
+
+    Returns:
+        The table.
+    """
+    rows = []
+    for summary in summaries:
+        parameters = summary.results[0]['parameters']
+        training = [r['seconds']['training'] for r in summary.results]
+        inference = [r['seconds']['inference'] for r in summary.results]
+        tested = summary.results[0]['split']['sizes'][2]
+        rows.append(
+            (
+                summary.label,
+                NONE if parameters is None else f'{parameters:,}',
+                _duration(float(np.mean(training))),
+                _duration(float(np.mean(inference))),
+                f'{1000 * float(np.mean(inference)) / tested:.2f} ms',
+            )
+        )
+    return Table(
+        'cost',
+        'Cost, mean over seeds (times depend on what else the machine did)',
+        ('row', 'parameters', 'training', 'test', 'test per pixel'),
+        tuple(rows),
+    )
+
+
+def expert_table(summaries: Sequence[Summary]) -> Table | None:
+    """How evenly dynamic convolutions use their experts.
+
+    Args:
+        summaries: The rows.
+
+    Returns:
+        The table, or None if no row has experts.
+    """
+    rows = []
+    for summary in summaries:
+        uses = [result.get('experts') for result in summary.results]
+        known = [use for use in uses if use]
+        if not known:
+            continue
+        rows.append(
+            (
+                summary.label,
+                *(
+                    percent([100 * use[name] for use in known])
+                    for name in ('mean_entropy', 'lowest_entropy', 'highest_share')
+                ),
+                _plain([use['temperature'] for use in known]),
+            )
+        )
+    if not rows:
+        return None
+    return Table(
+        'experts',
+        'Use of the experts over test patches, in percent: entropy of the attention '
+        '(100: all experts alike, 0: one only), mean and lowest over layers; largest '
+        'mean share of one expert in any layer; mean temperature at the end',
+        ('row', 'entropy, mean', 'entropy, lowest', 'largest share', 'temperature'),
+        tuple(rows),
+    )
+
+
+def _plain(values: Sequence[float]) -> str:
+    """Print a mean without unit."""
+    return f'{float(np.mean(values)):.2f}'
+
+
+def to_markdown(table: Table) -> str:
+    """Write a table in Markdown.
+
+    Args:
+        table: The table.
+
+    Returns:
+        Caption and table.
+    """
+
+    def line(cells: Sequence[str]) -> str:
+        return '| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |'
+
+    rule = '|' + '---|' * len(table.header)
+    lines = [f'{table.caption}.', '', line(table.header), rule]
+    return '\n'.join([*lines, *(line(row) for row in table.rows)]) + '\n'
+
+
+CSV_HEADER = (
+    'row',
+    'label',
+    'metric',
+    'published',
+    'published_std',
+    'mean',
+    'std',
+    'seeds',
+    'status',
+)
+
+
+def to_csv(
+    summaries: Sequence[Summary], numbers: Mapping[tuple[str, str], Published]
+) -> str:
+    """Write every accuracy, one a line.
+
+    The published ``AA`` and ``class_N`` stand beside ``AA_precision`` and
+    ``class_N_precision``, which is what the released code computes.
+
+    Args:
+        summaries: The rows.
+        numbers: The paper's numbers, may be empty.
+
+    Returns:
+        The text of the file, in percent with four decimals.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(CSV_HEADER)
+    for summary in summaries:
+        classes = range(1, len(summary.accuracies[0].counts) + 1)
+        metrics = {'OA': 'OA', 'AA': None, 'AA_precision': 'AA', 'Kappa': 'Kappa'}
+        for index in classes:
+            metrics[f'class_{index}'] = None
+            metrics[f'class_{index}_precision'] = f'class_{index}'
+        for metric, name in metrics.items():
+            number = numbers.get((summary.key, name)) if name else None
+            known = [v for v in summary.values(metric) if not math.isnan(v)]
+            mean, spread = mean_and_std(known) if known else (math.nan, math.nan)
+            writer.writerow(
+                (
+                    summary.key,
+                    summary.label,
+                    metric,
+                    '' if number is None else f'{number.percent:.2f}',
+                    '' if number is None or number.std is None else f'{number.std:.2f}',
+                    _number(mean),
+                    _number(spread),
+                    len(known),
+                    f'not converged: {summary.reason}' if summary.reason else 'ok',
+                )
+            )
+    return text.getvalue()
+
+
+def _number(value: float) -> str:
+    """Print a number for programs, nothing for NaN."""
+    return '' if math.isnan(value) else f'{value:.4f}'
