@@ -1,0 +1,462 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Writing maps as cloud-optimised GeoTIFF files that a GIS opens.
+
+A raster is streamed tile by tile to a tiled GeoTIFF in a staging folder, copied there
+to a cloud-optimised file with nearest-neighbour overviews, read back and compared,
+and only then moved to its name. So a file that has its final name is complete.
+"""
+
+import errno
+import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+if TYPE_CHECKING:
+    from affine import Affine
+    from rasterio.crs import CRS
+
+__all__ = (
+    'TILE_SIZE',
+    'Legend',
+    'RasterSpec',
+    'attribute_table',
+    'check_free_space',
+    'check_writable',
+    'fsync_file',
+    'publish',
+    'stage_raster',
+    'tiles',
+)
+
+#: Side of the GeoTIFF tiles in pixels.
+TILE_SIZE = 256
+
+#: Value of pixels without a class in a class raster.
+NODATA = 0
+
+#: Longest list of category names, which must name every value from 0 on.
+_MAX_CATEGORIES = 4096
+
+#: Uncompressed bytes on disk per byte of raster: the temporary file, the final file
+#: and its overviews (1/4 + 1/16 + ... of it, once in a temporary file of GDAL).
+_DISK_FACTOR = 2.7
+
+#: Room left for headers and pictures, in bytes.
+_DISK_MARGIN = 8 << 20
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Names, values and colours of the classes of a map.
+
+    Attributes:
+        names: Name of each class.
+        values: Value of each class in the raster, positive.
+        palette: Colour of each class, uint8 (classes, 3).
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+    palette: NDArray[np.uint8]
+
+    @classmethod
+    def from_classes(
+        cls,
+        names: Sequence[str],
+        values: Sequence[int],
+        palette: NDArray[np.uint8] | Sequence[Sequence[int]],
+    ) -> 'Legend':
+        """Make the legend of a scene's classes.
+
+        The raster has the values of the scene's own label file. If these cannot stand
+        in a map (zero, negative or above 65535), classes are numbered from 1.
+
+        Args:
+            names: Name of each class.
+            values: Value of each class in the scene's label file.
+            palette: Colour of each class, (classes, 3), 0..255.
+
+        Returns:
+            The legend.
+
+        Raises:
+            ValueError: If the lists differ in length or no class is given.
+        """
+        colours = np.asarray(palette, dtype=np.uint8).reshape(-1, 3)
+        if not names or not len(names) == len(values) == len(colours):
+            raise ValueError(
+                'a legend needs a name, a value and a colour for each class, found '
+                f'{len(names)} names, {len(values)} values and {len(colours)} colours'
+            )
+        if min(values) <= NODATA or max(values) > 65535:
+            values = range(1, len(names) + 1)
+        return cls(tuple(map(str, names)), tuple(map(int, values)), colours)
+
+    @property
+    def dtype(self) -> str:
+        """Smallest raster type that holds every value: uint8 or uint16."""
+        return 'uint8' if max(self.values) <= 255 else 'uint16'
+
+    @property
+    def colormap(self) -> dict[int, tuple[int, int, int, int]]:
+        """Colour table of the raster; nodata is transparent."""
+        table = {NODATA: (0, 0, 0, 0)}
+        for value, (red, green, blue) in zip(
+            self.values, self.palette.tolist(), strict=True
+        ):
+            table[value] = (red, green, blue, 255)
+        return table
+
+    def lookup(self) -> NDArray[Any]:
+        """Give the table from class numbers to raster values.
+
+        Returns:
+            Values by class number, where 0 means no class, (classes + 1,).
+        """
+        return np.array((NODATA, *self.values), dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class RasterSpec:
+    """What a raster file says about itself.
+
+    Attributes:
+        shape: Rows and columns.
+        dtype: Type of the values.
+        bands: Name of each band.
+        nodata: Value of pixels without data.
+        crs: Coordinate reference system, or None.
+        transform: Affine transform of the pixel grid, or None.
+        colormap: Colour table of a class raster, or None.
+        tags: Further facts, stored in the file.
+    """
+
+    shape: tuple[int, int]
+    dtype: str
+    bands: tuple[str, ...]
+    nodata: float
+    crs: 'CRS | None' = None
+    transform: 'Affine | None' = None
+    colormap: Mapping[int, tuple[int, int, int, int]] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the values without compression, in bytes."""
+        rows, cols = self.shape
+        return rows * cols * len(self.bands) * np.dtype(self.dtype).itemsize
+
+    @property
+    def disk_bytes(self) -> int:
+        """Upper bound of the room that writing the file takes, in bytes."""
+        return int(self.num_bytes * _DISK_FACTOR)
+
+
+def check_free_space(folder: Path, needed: int, purpose: str) -> None:
+    """Refuse work for which a disk has no room.
+
+    Args:
+        folder: Existing folder on the disk.
+        needed: Bytes that are about to be written.
+        purpose: What they are, for the message.
+
+    Raises:
+        OSError: With ``errno.ENOSPC`` if less room is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + _DISK_MARGIN:
+        raise OSError(
+            errno.ENOSPC,
+            f'not enough room for {purpose}: {_megabytes(needed + _DISK_MARGIN)} are '
+            f'needed, {_megabytes(free)} are free; free some, or choose another output '
+            'folder',
+            str(folder),
+        )
+
+
+def _megabytes(count: float) -> str:
+    return f'{count / 1e6:,.1f} MB'
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and see that files can be written there.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        PermissionError: If the folder cannot be made or written to.
+        NotADirectoryError: If the path, or a part of it, is a file.
+    """
+    probe = folder / f'.write-test-{os.getpid()}'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b'')
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            errno.ENOTDIR,
+            'the output folder cannot be made because a file has its name; choose '
+            'another output folder',
+            str(folder),
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise PermissionError(
+            errno.EACCES,
+            f'the output folder cannot be written to ({error.strerror}); choose '
+            'another output folder, or change its permissions',
+            str(folder),
+        ) from error
+
+
+def tiles(shape: tuple[int, int], size: int = TILE_SIZE) -> Iterator[Window]:
+    """Cut a raster into tiles, row by row of tiles.
+
+    Args:
+        shape: Rows and columns.
+        size: Side of a tile.
+
+    Yields:
+        The tiles, cut at the edges.
+    """
+    rows, cols = shape
+    for row in range(0, rows, size):
+        for col in range(0, cols, size):
+            yield Window(col, row, min(size, cols - col), min(size, rows - row))
+
+
+def stage_raster(
+    folder: Path,
+    name: str,
+    spec: RasterSpec,
+    read_tile: Callable[[Window], NDArray[Any]],
+) -> Path:
+    """Write a raster as a cloud-optimised GeoTIFF in a staging folder.
+
+    Memory does not grow with the raster: it is written, copied and compared by tile.
+
+    Args:
+        folder: Staging folder, on the same disk as the final file.
+        name: Name of the file.
+        spec: What the file says about itself.
+        read_tile: Gives the values of a tile, (bands, rows, cols).
+
+    Returns:
+        The staged file: complete, checked and on the disk.
+
+    Raises:
+        OSError: If the disk is full or the file cannot be written.
+    """
+    check_free_space(folder, spec.disk_bytes, name)
+    target = folder / name
+    draft = folder / f'{target.stem}.draft.tif'
+    try:
+        with _quiet(), _clear_errors(name, folder):
+            sums = _write_draft(draft, spec, read_tile)
+            _compare(draft, spec, sums)
+            rasterio.shutil.copy(
+                draft,
+                target,
+                driver='COG',
+                blocksize=TILE_SIZE,
+                compress='DEFLATE',
+                predictor='YES' if np.dtype(spec.dtype).kind == 'f' else 'NO',
+                overviews='IGNORE_EXISTING',
+                overview_resampling='NEAREST',
+                bigtiff='IF_SAFER',
+            )
+            _compare(target, spec, sums)
+        fsync_file(target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    finally:
+        for leftover in (draft, *folder.glob(f'{name}.*.tmp'), draft.with_suffix('.tif.aux.xml')):
+            leftover.unlink(missing_ok=True)
+    return target
+
+
+def _write_draft(
+    path: Path, spec: RasterSpec, read_tile: Callable[[Window], NDArray[Any]]
+) -> list[int]:
+    """Stream a raster to a tiled GeoTIFF.
+
+    Args:
+        path: File to write.
+        spec: What the file says about itself.
+        read_tile: Gives the values of a tile, (bands, rows, cols).
+
+    Returns:
+        Checksum of each tile.
+    """
+    rows, cols = spec.shape
+    sums = []
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        height=rows,
+        width=cols,
+        count=len(spec.bands),
+        dtype=spec.dtype,
+        nodata=spec.nodata,
+        crs=spec.crs,
+        transform=spec.transform,
+        tiled=True,
+        blockxsize=TILE_SIZE,
+        blockysize=TILE_SIZE,
+        compress='DEFLATE',
+        zlevel=1,
+        interleave='band',
+        bigtiff='IF_SAFER',
+    ) as file:
+        if spec.colormap is not None:
+            file.write_colormap(1, dict(spec.colormap))
+        if spec.tags:
+            file.update_tags(**spec.tags)
+        for number, band in enumerate(spec.bands, start=1):
+            file.set_band_description(number, band)
+        for window in tiles(spec.shape):
+            values = np.ascontiguousarray(read_tile(window), dtype=spec.dtype)
+            sums.append(zlib.crc32(values.tobytes()))
+            file.write(values, window=window)
+    return sums
+
+
+def _compare(path: Path, spec: RasterSpec, sums: Sequence[int]) -> None:
+    """Read a raster back; a full disk can go unnoticed until then."""
+    with rasterio.open(path) as file:
+        for window, expected in zip(tiles(spec.shape), sums, strict=True):
+            values = np.ascontiguousarray(file.read(window=window))
+            if zlib.crc32(values.tobytes()) != expected:
+                raise RasterioError(f'{path.name} does not hold what was written')
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warning that a scene without a map projection would raise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
+def _clear_errors(name: str, folder: Path) -> Iterator[None]:
+    """Turn GDAL's errors on writing into one that names file and likely cause."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _write_error(name, folder, error) from error
+    except RasterioError as error:
+        raise _write_error(name, folder, error) from error
+
+
+def _write_error(name: str, folder: Path, error: Exception) -> OSError:
+    free = _megabytes(shutil.disk_usage(folder).free)
+    return OSError(
+        errno.ENOSPC,
+        f'{name} could not be written ({error}); {free} are free on this disk. Nothing '
+        'was published; free some room and start again',
+        str(folder),
+    )
+
+
+def fsync_file(path: Path) -> None:
+    """Bring a file's content to the disk.
+
+    Args:
+        path: The file.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(staged: Sequence[Path], folder: Path) -> list[Path]:
+    """Give staged files their final names, in the given order.
+
+    Args:
+        staged: Complete files on the same disk.
+        folder: Where they belong; older files of these names are replaced.
+
+    Returns:
+        The final files.
+    """
+    final = [folder / path.name for path in staged]
+    for path in staged:
+        fsync_file(path)
+    for path, target in zip(staged, final, strict=True):
+        os.replace(path, target)
+    if os.name == 'posix':
+        fsync_file(folder)
+    return final
+
+
+def attribute_table(legend: Legend, counts: Mapping[int, int] | None = None) -> bytes:
+    """Write GDAL's side file (``.aux.xml``) of a class raster.
+
+    It names the classes twice, because programs differ in what they read: as category
+    names, and as a raster attribute table (value, count, name, red, green, blue).
+
+    Args:
+        legend: Classes of the raster.
+        counts: Number of pixels by raster value.
+
+    Returns:
+        The file's content.
+    """
+    root = ElementTree.Element('PAMDataset')
+    band = ElementTree.SubElement(root, 'PAMRasterBand', band='1')
+    names = dict(zip(legend.values, legend.names, strict=True))
+    if max(legend.values) < _MAX_CATEGORIES:
+        categories = ElementTree.SubElement(band, 'CategoryNames')
+        for value in range(max(legend.values) + 1):
+            category = ElementTree.SubElement(categories, 'Category')
+            category.text = names.get(value, '')
+    table = ElementTree.SubElement(
+        band, 'GDALRasterAttributeTable', tableType='thematic'
+    )
+    # GDAL's numbers: type 0 integer, 2 string; usage 5 value (min and max), 1 pixel
+    # count, 2 name, 6 red, 7 green, 8 blue.
+    columns: list[tuple[str, int, int]] = [('Value', 0, 5)]
+    if counts is not None:
+        columns.append(('Count', 0, 1))
+    columns += [('Class', 2, 2), ('Red', 0, 6), ('Green', 0, 7), ('Blue', 0, 8)]
+    for index, (name, kind, usage) in enumerate(columns):
+        definition = ElementTree.SubElement(table, 'FieldDefn', index=str(index))
+        ElementTree.SubElement(definition, 'Name').text = name
+        ElementTree.SubElement(definition, 'Type').text = str(kind)
+        ElementTree.SubElement(definition, 'Usage').text = str(usage)
+    for index, (value, name, colour) in enumerate(
+        zip(legend.values, legend.names, legend.palette.tolist(), strict=True)
+    ):
+        row = ElementTree.SubElement(table, 'Row', index=str(index))
+        fields: list[Any] = [value]
+        if counts is not None:
+            fields.append(counts.get(value, 0))
+        for item in (*fields, name, *colour):
+            ElementTree.SubElement(row, 'F').text = str(item)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding='utf-8') + b'\n'
