@@ -2,3 +2,21 @@
 # Licensed under the MIT License.
 
 """torchgeo_ekgnet datasets."""
+
+from .base import MatSceneDataset, SceneDataset
+from .indian_pines import IndianPines
+from .salinas import Salinas, SalinasA
+from .scene import BandSelection, HyperspectralScene
+from .synthetic import SyntheticScene, synthetic_scene
+
+__all__ = (
+    'BandSelection',
+    'HyperspectralScene',
+    'IndianPines',
+    'MatSceneDataset',
+    'Salinas',
+    'SalinasA',
+    'SceneDataset',
+    'SyntheticScene',
+    'synthetic_scene',
+)

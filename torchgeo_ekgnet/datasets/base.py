@@ -1,0 +1,422 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Indexable datasets over a hyperspectral scene."""
+
+import abc
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
+
+from . import plotting
+from .download import SceneFile, download_file, file_md5
+from .readers import read_mat
+from .scene import Bands, HyperspectralScene
+
+logger = logging.getLogger(__name__)
+
+#: What lies beyond the edge of the scene: zeros, or the mirrored scene.
+PaddingMode = Literal['zeros', 'reflect']
+
+#: Sample as torchgeo's datasets return it.
+Sample = dict[str, Any]
+
+
+def check_patch_size(patch_size: int, rows: int, cols: int, name: str) -> None:
+    """Check a patch size against a scene.
+
+    Args:
+        patch_size: Rows and columns of a patch.
+        rows: Rows of the scene.
+        cols: Columns of the scene.
+        name: Name of the scene for the error.
+
+    Raises:
+        ValueError: If the size is even, not positive or larger than the scene.
+    """
+    if patch_size < 1 or patch_size % 2 == 0:
+        raise ValueError(
+            f'patch_size must be odd and positive, so that a patch has a centre pixel; '
+            f'got {patch_size}'
+        )
+    if patch_size > min(rows, cols):
+        raise ValueError(
+            f'patch_size={patch_size} is larger than the scene {name} '
+            f'({rows} x {cols} pixels); the largest possible size is '
+            f'{min(rows, cols) - 1 + min(rows, cols) % 2}'
+        )
+
+
+def check_padding_mode(padding_mode: str) -> None:
+    """Check a padding mode.
+
+    Args:
+        padding_mode: ``'zeros'`` or ``'reflect'``.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if padding_mode not in ('zeros', 'reflect'):
+        raise ValueError(
+            f"padding_mode must be 'zeros' or 'reflect', got {padding_mode!r}"
+        )
+
+
+def read_patch(
+    scene: HyperspectralScene, row: int, col: int, size: int, padding_mode: str
+) -> NDArray[np.float32]:
+    """Read the patch around a pixel; beyond the scene it is padded.
+
+    Args:
+        scene: Scene to read.
+        row: Row of the centre pixel.
+        col: Column of the centre pixel.
+        size: Rows and columns of the patch (odd).
+        padding_mode: ``'zeros'`` or ``'reflect'``.
+
+    Returns:
+        Stored values, float32 (size, size, bands).
+    """
+    rows, cols, _ = scene.shape
+    half = size // 2
+    top, left = max(0, row - half), max(0, col - half)
+    bottom, right = min(rows, row + half + 1), min(cols, col + half + 1)
+    missing = (
+        (top - (row - half), row + half + 1 - bottom),
+        (left - (col - half), col + half + 1 - right),
+        (0, 0),
+    )
+    if padding_mode == 'zeros' or not any(map(any, missing)):
+        return np.pad(scene.read(top, bottom, left, right), missing)
+    # Mirrored without repeating the edge, wherever the patch ends inside the scene.
+    row_index = _mirrored(row - half, size, rows)
+    col_index = _mirrored(col - half, size, cols)
+    top, left = int(row_index.min()), int(col_index.min())
+    window = scene.read(top, int(row_index.max()) + 1, left, int(col_index.max()) + 1)
+    return np.ascontiguousarray(
+        window[(row_index - top)[:, None], (col_index - left)[None, :]]
+    )
+
+
+def _mirrored(start: int, size: int, length: int) -> NDArray[np.int64]:
+    index = np.abs(np.arange(start, start + size))
+    return np.asarray(np.where(index >= length, 2 * (length - 1) - index, index))
+
+
+class SceneDataset(NonGeoDataset, abc.ABC):
+    """A scene as a torchgeo dataset with one sample a labelled pixel.
+
+    A sample is the patch around the pixel. Subclasses say where the scene comes from.
+
+    Attributes:
+        scene: The whole scene.
+        positions: int64 (N, 2), row and column of each labelled pixel, row-major.
+        wavelengths: Band centres in nm, or None.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] = 'data',
+        patch_size: int = 11,
+        bands: Bands = None,
+        padding_mode: PaddingMode = 'zeros',
+        transforms: Callable[[Sample], Sample] | None = None,
+        download: bool = False,
+        checksum: bool = False,
+    ) -> None:
+        """Initialize a new SceneDataset instance.
+
+        Args:
+            root: Folder with the files.
+            patch_size: Rows and columns of a patch, odd.
+            bands: Bands to use: None, zero-based numbers or a
+                :class:`~torchgeo_ekgnet.datasets.BandSelection`.
+            padding_mode: What lies beyond the scene's edge: ``'zeros'`` (the paper) or
+                ``'reflect'``. No labelled pixel is lost either way.
+            transforms: Takes and returns a sample.
+            download: Download missing files.
+            checksum: Refuse files that are not the public ones.
+
+        Raises:
+            DatasetNotFoundError: If files are missing and *download* is False.
+            ValueError: If an argument does not fit the scene.
+        """
+        check_padding_mode(padding_mode)
+        self.root = root
+        self.patch_size = patch_size
+        self.bands = bands
+        self.padding_mode = padding_mode
+        self.transforms = transforms
+        self.download = download
+        self.checksum = checksum
+        self.scene = self._load_scene()
+        rows, cols, _ = self.scene.shape
+        check_patch_size(patch_size, rows, cols, self.scene.name)
+        self.wavelengths = self.scene.wavelengths
+        self.positions = np.argwhere(self.scene.label_map > 0).astype(np.int64)
+
+    @abc.abstractmethod
+    def _load_scene(self) -> HyperspectralScene:
+        """Read the scene.
+
+        Returns:
+            The scene with the wanted bands.
+        """
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the labels."""
+        return self.scene.class_names
+
+    def __len__(self) -> int:
+        """Return the number of labelled pixels.
+
+        Returns:
+            Length of the dataset.
+        """
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return the patch around one labelled pixel.
+
+        Args:
+            index: Number of the labelled pixel.
+
+        Returns:
+            ``image`` float32 (bands, patch_size, patch_size) as stored, ``label`` int64
+            scalar from 0, ``row_col`` int64 (2,).
+
+        Raises:
+            IndexError: If the index is out of range.
+        """
+        row, col = self.positions[index].tolist()
+        patch = read_patch(self.scene, row, col, self.patch_size, self.padding_mode)
+        sample: Sample = {
+            'image': torch.from_numpy(patch).permute(2, 0, 1).contiguous(),
+            'label': torch.tensor(int(self.scene.label_map[row, col]) - 1),
+            'row_col': torch.tensor([row, col]),
+        }
+        if self.transforms is not None:
+            sample = self.transforms(sample)
+        return sample
+
+    def __str__(self) -> str:
+        """Return the informal string representation.
+
+        Returns:
+            Name, size and scene.
+        """
+        return (
+            f'{type(self).__name__} Dataset\n    type: NonGeoDataset\n'
+            f'    size: {len(self)}\n    scene: {self.scene!r}'
+        )
+
+    def plot(
+        self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
+    ) -> Figure:
+        """Plot one sample: false colour and the spectrum of the centre pixel.
+
+        Args:
+            sample: A sample returned by :meth:`__getitem__`, with a ``prediction`` if
+                there is one.
+            show_titles: Show label and prediction above the patch.
+            suptitle: Title of the figure.
+
+        Returns:
+            The figure.
+        """
+        return plotting.plot_sample(self.scene, sample, show_titles, suptitle)
+
+    def plot_scene(
+        self,
+        show_titles: bool = True,
+        suptitle: str | None = None,
+        rgb_wavelengths: tuple[float, float, float] | None = None,
+    ) -> Figure:
+        """Plot the false colour image beside the label map with its legend.
+
+        Args:
+            show_titles: Show a title above each image.
+            suptitle: Title of the figure.
+            rgb_wavelengths: Wavelengths in nm shown as red, green and blue; the scene's
+                own choice if None.
+
+        Returns:
+            The figure.
+        """
+        return plotting.plot_scene(self.scene, show_titles, suptitle, rgb_wavelengths)
+
+    def plot_spectra(self, suptitle: str | None = None) -> Figure:
+        """Plot mean and spread of the spectra of each class.
+
+        Args:
+            suptitle: Title of the figure.
+
+        Returns:
+            The figure.
+        """
+        return plotting.plot_spectra(self.scene, suptitle)
+
+
+class MatSceneDataset(SceneDataset):
+    """A public scene that is published as MATLAB files: facts and nothing else.
+
+    Subclasses fill in the class attributes.
+    """
+
+    scene_name: ClassVar[str]
+    #: Folder that is searched inside *root* besides *root* itself.
+    directory: ClassVar[str]
+    cube_file: ClassVar[SceneFile]
+    labels_file: ClassVar[SceneFile]
+    #: Names by the value in the label file.
+    class_names: ClassVar[Mapping[int, str]]
+    #: Type of the public cube.
+    stored_dtype: ClassVar[str]
+    #: Zero-based bands of the false colour image, None: by wavelength.
+    rgb_bands: ClassVar[tuple[int, int, int] | None] = None
+
+    @classmethod
+    @abc.abstractmethod
+    def band_centres(cls) -> NDArray[np.float64]:
+        """Return the wavelength of each band.
+
+        Returns:
+            Centres in nm.
+        """
+
+    @property
+    def files(self) -> tuple[SceneFile, ...]:
+        """All files of the scene."""
+        return (self.cube_file, self.labels_file)
+
+    def _load_scene(self) -> HyperspectralScene:
+        """Read the scene.
+
+        Returns:
+            The scene with the wanted bands.
+        """
+        paths = self._verify()
+        cube = read_mat(paths[self.cube_file.name], self.cube_file.variable)
+        labels = self._read_labels(paths)
+        source = self._describe(paths[self.cube_file.name], cube)
+        return HyperspectralScene(
+            self._repair(cube),
+            labels,
+            name=self.scene_name,
+            class_names=self.class_names,
+            wavelengths=self._centres_for(cube),
+            bands=self.bands,
+            rgb_bands=self.rgb_bands,
+            source=source,
+        )
+
+    def _read_labels(self, paths: Mapping[str, Path]) -> NDArray[Any]:
+        """Read the label map.
+
+        Args:
+            paths: Path of each file by its name.
+
+        Returns:
+            Labels as stored.
+        """
+        path = paths[self.labels_file.name]
+        return read_mat(path, self.labels_file.variable, ndim=2)
+
+    def _repair(self, cube: NDArray[Any]) -> NDArray[Any]:
+        """Undo known defects of the published cube.
+
+        Args:
+            cube: Values as stored.
+
+        Returns:
+            The values to use.
+        """
+        return cube
+
+    def _centres_for(self, cube: NDArray[Any]) -> NDArray[np.float64] | None:
+        centres = self.band_centres()
+        if cube.shape[2] == len(centres):
+            return centres
+        logger.warning(
+            '%s: the cube has %d bands, the public file %d; wavelengths are left out',
+            self.scene_name,
+            cube.shape[2],
+            len(centres),
+        )
+        return None
+
+    def _describe(self, path: Path, cube: NDArray[Any]) -> str:
+        name = self.cube_file.name
+        found = file_md5(path)
+        if self.cube_file.mismatch(path) is None:
+            known = self.cube_file.checkable
+            text = 'the public file' if known else 'no published checksum to compare'
+            return f'{name}, md5 {found}, {text}'
+        text = f'{name}, md5 {found}, not the public file'
+        if cube.dtype.itemsize == 1 and np.dtype(self.stored_dtype).itemsize > 1:
+            text += ': an 8-bit re-quantisation (uint8)'
+        logger.warning('%s: %s', self.scene_name, text)
+        return text
+
+    def _find(self, file: SceneFile) -> Path | None:
+        for folder in (Path(self.root), Path(self.root) / self.directory):
+            if (folder / file.name).is_file():
+                return folder / file.name
+        return None
+
+    def _verify(self) -> dict[str, Path]:
+        paths: dict[str, Path] = {}
+        missing: list[SceneFile] = []
+        for file in self.files:
+            path = self._find(file)
+            if path is None:
+                missing.append(file)
+            else:
+                paths[file.name] = path
+        if missing and not self.download:
+            error = DatasetNotFoundError(self)
+            names = ', '.join(file.name for file in missing)
+            message = (
+                f'{error.args[0]} Missing: {names} (looked in {self.root} and '
+                f'{Path(self.root) / self.directory}).'
+            )
+            error.args = (message,)
+            raise error
+        for file in missing:
+            paths[file.name] = download_file(file, self.root, self._content_check(file))
+        if self.checksum:
+            for file in self.files:
+                self._require_public(file, paths[file.name])
+        return paths
+
+    def _content_check(self, file: SceneFile) -> Callable[[Path], str | None]:
+        def check(path: Path) -> str | None:
+            if file.checkable:
+                return file.mismatch(path)
+            try:
+                read_mat(path, file.variable, ndim=2 if file.is_labels else 3)
+            except ValueError as error:
+                return str(error)
+            return None
+
+        return check
+
+    def _require_public(self, file: SceneFile, path: Path) -> None:
+        if not file.checkable:
+            logger.warning('%s: no checksum of this file is published', file.name)
+            return
+        problem = file.mismatch(path)
+        if problem is not None:
+            raise ValueError(
+                f'{path} is not the public file: {problem}; delete it and use '
+                'download=True, or accept it with checksum=False'
+            )

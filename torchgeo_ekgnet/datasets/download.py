@@ -1,0 +1,202 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Download of scene files from several hosts, decided by a checksum."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 16
+_TIMEOUT = (10, 60)  # seconds to connect, seconds between two chunks
+
+
+@dataclass(frozen=True)
+class SceneFile:
+    """One public file of a scene.
+
+    Args:
+        name: File name.
+        variable: Variable in the file.
+        urls: Addresses in the order in which they are tried.
+        md5: Published or computed MD5 of the file, None if nobody has published one.
+        git_blob: SHA-1 under which git stores the file, an independent check where no
+            MD5 is known.
+        manual: What to do by hand if no address works.
+        is_labels: The file holds a label map, not a cube.
+    """
+
+    name: str
+    variable: str
+    urls: tuple[str, ...] = ()
+    md5: str | None = None
+    git_blob: str | None = None
+    manual: str = ''
+    is_labels: bool = False
+
+    @property
+    def checkable(self) -> bool:
+        """True if some checksum of the file is known."""
+        return self.md5 is not None or self.git_blob is not None
+
+    def mismatch(self, path: str | os.PathLike[str]) -> str | None:
+        """Compare a file with the known checksum.
+
+        Args:
+            path: The file to check.
+
+        Returns:
+            None if it is the public file or no checksum is known, else a sentence.
+        """
+        if self.md5 is not None:
+            found = file_md5(path)
+            if found != self.md5:
+                return f'md5 is {found}, the public file has {self.md5}'
+        elif self.git_blob is not None:
+            found = git_blob_id(path)
+            if found != self.git_blob:
+                return f'git blob id is {found}, the public file has {self.git_blob}'
+        return None
+
+
+class DownloadError(RuntimeError):
+    """No address gave the file."""
+
+
+def file_md5(path: str | os.PathLike[str]) -> str:
+    """Return the MD5 of a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def git_blob_id(path: str | os.PathLike[str]) -> str:
+    """Return the id that git gives to a file's content.
+
+    Args:
+        path: The file.
+
+    Returns:
+        40 hexadecimal digits.
+    """
+    digest = hashlib.sha1(usedforsecurity=False)
+    digest.update(f'blob {os.path.getsize(path)}\0'.encode())
+    with open(path, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def download_file(
+    file: SceneFile,
+    root: str | os.PathLike[str],
+    check: Callable[[Path], str | None] | None = None,
+) -> Path:
+    """Download a file from the first address that gives the right content.
+
+    The content grows in ``<name>.part`` and gets its name only when it is complete and
+    has passed the check. An interrupted download is continued by the next attempt, from
+    any address.
+
+    Args:
+        file: What to download.
+        root: Folder to write to, made if absent.
+        check: Looks at the complete file and returns what is wrong with it, or None.
+            The default compares the checksum.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        DownloadError: If no address gave the file; lists each address with its problem
+            and the manual step.
+    """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / file.name
+    part = root / f'{file.name}.part'
+    check = check or file.mismatch
+    tried: list[str] = []
+    for url in file.urls:
+        logger.info('Downloading %s from %s', file.name, url)
+        resumed = part.exists() and part.stat().st_size > 0
+        problem = _attempt(url, part, check)
+        if problem is not None and resumed and not part.exists():
+            # The kept beginning may have been wrong: the same address, from zero.
+            problem = _attempt(url, part, check)
+        if problem is None:
+            os.replace(part, target)
+            if not file.checkable:
+                logger.warning(
+                    '%s: nobody has published a checksum of this file, only its '
+                    'content could be checked',
+                    file.name,
+                )
+            return target
+        logger.warning('%s from %s: %s', file.name, url, problem)
+        tried.append(f'  {url}: {problem}')
+    listing = '\n'.join(tried) or '  (no address is known)'
+    manual = file.manual or (
+        'download it with a browser from one of these addresses or from a colleague'
+    )
+    raise DownloadError(
+        f'{file.name} could not be downloaded. Tried:\n{listing}\n'
+        f'Do it by hand: {manual}, and save it as {target}'
+    )
+
+
+def _attempt(url: str, part: Path, check: Callable[[Path], str | None]) -> str | None:
+    """Fetch one address into ``part``; return the problem, None if all is well."""
+    try:
+        _fetch(url, part)
+    except (requests.RequestException, OSError) as error:
+        return f'{type(error).__name__}: {error}'
+    problem = check(part)
+    if problem is not None:
+        part.unlink()
+    return problem
+
+
+def _fetch(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    headers = {'Accept-Encoding': 'identity'}
+    if have:
+        headers['Range'] = f'bytes={have}-'
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+        if answer.status_code == 416:  # nothing after what is already here
+            return
+        answer.raise_for_status()
+        begins = f'bytes {have}-'
+        resumes = (
+            have > 0
+            and answer.status_code == 206
+            and answer.headers.get('Content-Range', '').startswith(begins)
+        )
+        start = have if resumes else 0
+        expected = answer.headers.get('Content-Length')
+        with open(part, 'ab' if resumes else 'wb') as out:
+            out.writelines(answer.iter_content(_CHUNK))
+            out.flush()
+            os.fsync(out.fileno())
+    size = part.stat().st_size
+    if expected is not None and size != start + int(expected):
+        raise requests.ConnectionError(
+            f'connection closed after {size} of {start + int(expected)} bytes (kept, '
+            'the next attempt continues)'
+        )

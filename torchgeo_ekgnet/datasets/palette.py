@@ -1,0 +1,49 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Class colours."""
+
+import colorsys
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Sixteen well-separated colours (red, green, blue), 0..255, in the order in which
+#: the field's classification maps use them.
+BASE_COLOURS: tuple[tuple[int, int, int], ...] = (
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (255, 255, 0),
+    (0, 255, 255),
+    (255, 0, 255),
+    (192, 192, 192),
+    (128, 128, 128),
+    (128, 0, 0),
+    (128, 128, 0),
+    (0, 128, 0),
+    (128, 0, 128),
+    (0, 128, 128),
+    (0, 0, 128),
+    (255, 165, 0),
+    (255, 215, 0),
+)
+
+
+def class_palette(num_classes: int) -> NDArray[np.uint8]:
+    """Return one colour a class; black is left to unlabelled pixels.
+
+    Args:
+        num_classes: Number of classes.
+
+    Returns:
+        Array of shape (num_classes, 3), 0..255. The first sixteen rows are
+        :data:`BASE_COLOURS`, further ones walk round the hue circle.
+    """
+    colours = list(BASE_COLOURS[:num_classes])
+    for index in range(num_classes - len(colours)):
+        hue = (0.07 + 0.618033988749895 * index) % 1.0
+        value = (0.95, 0.7)[index % 2]
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.65, value)
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return np.array(colours, dtype=np.uint8).reshape(num_classes, 3)

@@ -1,0 +1,344 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Pictures of scenes: false colour, label map, spectra."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from .scene import HyperspectralScene
+
+#: Longest side of a picture in pixels; larger scenes are thinned out.
+MAX_SIDE = 1500
+
+
+def rgb_bands_at(
+    scene: HyperspectralScene, wavelengths: Sequence[float]
+) -> tuple[int, int, int]:
+    """Return the bands nearest to three wavelengths.
+
+    Args:
+        scene: Scene with wavelengths.
+        wavelengths: Red, green and blue in nm.
+
+    Returns:
+        Numbers of the scene's bands.
+
+    Raises:
+        ValueError: If the scene has no wavelengths.
+    """
+    if scene.wavelengths is None:
+        raise ValueError(
+            f'{scene.name} has no wavelengths; false colour by wavelength needs them'
+        )
+    red, green, blue = (
+        int(np.abs(scene.wavelengths - target).argmin()) for target in wavelengths
+    )
+    return red, green, blue
+
+
+def stretch(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Stretch each channel from its 2nd to its 98th percentile to 0..1.
+
+    Args:
+        values: Array of shape (rows, cols, channels).
+        valid: Pixels that count, shape (rows, cols); others become 0.
+
+    Returns:
+        float32 (rows, cols, channels).
+    """
+    picture = np.zeros(values.shape, dtype=np.float32)
+    if not valid.any():
+        return picture
+    inside = values[valid].astype(np.float32)
+    low, high = np.percentile(inside, (2, 98), axis=0)
+    span = np.where(high > low, high - low, 1)
+    picture[valid] = np.clip((inside - low) / span, 0, 1)
+    return picture
+
+
+def false_colour(
+    scene: HyperspectralScene,
+    rgb_wavelengths: Sequence[float] | None = None,
+    max_side: int = MAX_SIDE,
+) -> NDArray[np.float32]:
+    """Make a false colour image.
+
+    Args:
+        scene: Scene to show.
+        rgb_wavelengths: Wavelengths in nm shown as red, green and blue; the scene's own
+            bands if None.
+        max_side: Longest side; larger scenes are thinned out evenly.
+
+    Returns:
+        float32 (rows, cols, 3), 0..1.
+    """
+    bands = scene.rgb_bands
+    if rgb_wavelengths is not None:
+        bands = rgb_bands_at(scene, rgb_wavelengths)
+    step = max(1, math.ceil(max(scene.shape[:2]) / max_side))
+    values = scene.read_bands(bands, step)
+    return stretch(values, scene.valid[::step, ::step])
+
+
+def colour_labels(
+    label_map: NDArray[Any], palette: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Colour a label map; 0 becomes black.
+
+    Args:
+        label_map: Labels (rows, cols), 0..C.
+        palette: Colours (C, 3).
+
+    Returns:
+        uint8 (rows, cols, 3).
+    """
+    table = np.concatenate([np.zeros((1, 3), dtype=np.uint8), palette])
+    coloured: NDArray[np.uint8] = table[label_map]
+    return coloured
+
+
+def legend_patches(scene: HyperspectralScene, counts: bool = True) -> list[Patch]:
+    """Return one legend entry a class.
+
+    Args:
+        scene: Scene with class names and palette.
+        counts: Add the number of labelled pixels.
+
+    Returns:
+        Coloured patches with names.
+    """
+    return [
+        Patch(
+            facecolor=tuple(colour / 255),
+            edgecolor='0.3',
+            label=f'{name} ({number:,})' if counts else name,
+        )
+        for name, number, colour in zip(
+            scene.class_names, scene.class_counts, scene.palette, strict=True
+        )
+    ]
+
+
+def plot_scene(
+    scene: HyperspectralScene,
+    show_titles: bool = True,
+    suptitle: str | None = None,
+    rgb_wavelengths: Sequence[float] | None = None,
+) -> Figure:
+    """Plot the false colour image beside the label map with its legend.
+
+    Args:
+        scene: Scene to show.
+        show_titles: Show a title above each image.
+        suptitle: Title of the figure; the scene's name if None.
+        rgb_wavelengths: Wavelengths in nm shown as red, green and blue.
+
+    Returns:
+        The figure.
+    """
+    rows, cols, _ = scene.shape
+    panel = 4.6 * min(1.5, max(0.6, cols / rows))
+    height = min(9.0, max(3.2, panel * rows / cols + 0.8))
+    figure = Figure(figsize=(2 * panel + 3.2, height), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    picture = false_colour(scene, rgb_wavelengths)
+    left.imshow(picture, interpolation='nearest')
+    step = max(1, math.ceil(max(rows, cols) / MAX_SIDE))
+    labels = scene.label_map[::step, ::step]
+    right.imshow(colour_labels(labels, scene.palette), interpolation='nearest')
+    for axes in (left, right):
+        axes.set_axis_off()
+    if show_titles:
+        bands = scene.rgb_bands
+        if rgb_wavelengths is not None:
+            bands = rgb_bands_at(scene, rgb_wavelengths)
+        left.set_title(f'False colour ({_band_text(scene, bands)})', fontsize=9)
+        labelled = int((scene.label_map > 0).sum())
+        right.set_title(f'Labels ({labelled:,} pixels)', fontsize=9)
+    if scene.num_classes:
+        figure.legend(
+            handles=legend_patches(scene),
+            loc='outside right center',
+            fontsize=8,
+            frameon=False,
+        )
+    figure.suptitle(_title(scene) if suptitle is None else suptitle)
+    return figure
+
+
+def plot_spectra(scene: HyperspectralScene, suptitle: str | None = None) -> Figure:
+    """Plot mean and spread (one standard deviation) of the spectra of each class.
+
+    Args:
+        scene: Scene to show.
+        suptitle: Title of the figure; the scene's name if None.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the scene has no labelled pixel.
+    """
+    means, spreads, counts = class_spectra(scene)
+    shown = [number for number in range(scene.num_classes) if counts[number]]
+    if not shown:
+        raise ValueError(f'{scene.name} has no labelled pixel, so no class spectra')
+    columns = min(4, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    figure = Figure(figsize=(3.1 * columns, 2.1 * lines + 0.7), layout='constrained')
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    low = min(float((means[i] - spreads[i]).min()) for i in shown)
+    high = max(float((means[i] + spreads[i]).max()) for i in shown)
+    for position, axes in enumerate(grid.flat):
+        if position >= len(shown):
+            axes.set_visible(False)
+            continue
+        number = shown[position]
+        colour = tuple(np.minimum(scene.palette[number] / 255, 0.85))
+        _draw_spectrum(axes, scene, means[number], spreads[number], colour)
+        axes.set_title(f'{scene.class_names[number]} ({counts[number]:,})', fontsize=8)
+        axes.set_ylim(low, high)
+        axes.tick_params(labelsize=7)
+    figure.supxlabel('Band' if scene.wavelengths is None else 'Wavelength (nm)')
+    figure.supylabel('Value as stored')
+    figure.suptitle(_title(scene) if suptitle is None else suptitle)
+    return figure
+
+
+def class_spectra(
+    scene: HyperspectralScene,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Compute mean and standard deviation of the spectra of each class.
+
+    Args:
+        scene: Scene; a lazy one is read in row blocks.
+
+    Returns:
+        Means (C, bands), standard deviations (C, bands) and pixel counts (C,).
+    """
+    classes = scene.num_classes
+    counts = np.zeros(classes, dtype=np.int64)
+    sums = np.zeros((classes, scene.num_bands))
+    squares = np.zeros((classes, scene.num_bands))
+    offset: NDArray[np.float64] | None = None
+    for start, stop in scene.iter_blocks():
+        labels = scene.label_map[start:stop]
+        inside = labels > 0
+        if not inside.any():
+            continue
+        block = scene.read(start, stop, 0, scene.shape[1])
+        spectra = block[inside].astype(np.float64)
+        if offset is None:  # keeps the sums of squares well conditioned
+            offset = spectra.mean(axis=0)
+        spectra -= offset
+        owner = labels[inside] - 1
+        for number in np.unique(owner):
+            own = spectra[owner == number]
+            counts[number] += len(own)
+            sums[number] += own.sum(axis=0)
+            squares[number] += (own**2).sum(axis=0)
+    total = np.maximum(counts, 1)[:, None]
+    means = sums / total
+    spreads = np.sqrt(np.maximum(squares / total - means**2, 0))
+    if offset is not None:
+        means = means + offset
+    return means, spreads, counts
+
+
+def plot_sample(
+    scene: HyperspectralScene,
+    sample: dict[str, Any],
+    show_titles: bool = True,
+    suptitle: str | None = None,
+) -> Figure:
+    """Plot one sample: false colour and the spectrum of the centre pixel.
+
+    Args:
+        scene: Scene of the sample, for names and wavelengths.
+        sample: ``image`` (bands, P, P), optionally ``label`` and ``prediction``.
+        show_titles: Show label and prediction above the patch.
+        suptitle: Title of the figure.
+
+    Returns:
+        The figure.
+    """
+    image = np.asarray(sample['image'].detach().cpu(), dtype=np.float32)
+    patch = np.moveaxis(image, 0, -1)
+    bands = scene.rgb_bands
+    if patch.shape[2] != scene.num_bands:  # principal components, for instance
+        bands = (0, min(1, patch.shape[2] - 1), min(2, patch.shape[2] - 1))
+    figure = Figure(figsize=(7.5, 3.2), layout='constrained')
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    everywhere = np.ones(patch.shape[:2], dtype=bool)
+    left.imshow(stretch(patch[:, :, list(bands)], everywhere), interpolation='nearest')
+    centre = patch.shape[0] // 2
+    left.plot(centre, centre, marker='+', color='white', markersize=9)
+    left.set_axis_off()
+    spectrum = patch[centre, centre]
+    if patch.shape[2] == scene.num_bands:
+        _draw_spectrum(right, scene, spectrum, None, '0.2')
+        right.set_xlabel('Band' if scene.wavelengths is None else 'Wavelength (nm)')
+    else:
+        right.plot(spectrum, color='0.2')
+        right.set_xlabel('Channel')
+    right.set_title('Centre pixel', fontsize=9)
+    if show_titles:
+        lines = []
+        if 'label' in sample:
+            lines.append(f'Label: {scene.class_names[int(sample["label"])]}')
+        if 'prediction' in sample:
+            lines.append(f'Prediction: {scene.class_names[int(sample["prediction"])]}')
+        left.set_title('\n'.join(lines), fontsize=9)
+    if suptitle is not None:
+        figure.suptitle(suptitle)
+    return figure
+
+
+def _draw_spectrum(
+    axes: Axes,
+    scene: HyperspectralScene,
+    mean: NDArray[Any],
+    spread: NDArray[Any] | None,
+    colour: Any,
+) -> None:
+    """Draw a spectrum in ascending wavelength, open where bands were removed."""
+    position = (
+        np.arange(scene.num_bands, dtype=np.float64)
+        if scene.wavelengths is None
+        else scene.wavelengths
+    )
+    order = np.argsort(position, kind='stable')
+    position = position[order]
+    steps = np.diff(position)
+    gaps = np.flatnonzero(steps > 4 * np.median(steps)) + 1 if len(steps) else []
+    for part in np.split(np.arange(len(position)), gaps):
+        values = mean[order][part]
+        axes.plot(position[part], values, color=colour, linewidth=1.2)
+        if spread is not None:
+            width = spread[order][part]
+            axes.fill_between(
+                position[part],
+                values - width,
+                values + width,
+                color=colour,
+                alpha=0.25,
+                linewidth=0,
+            )
+
+
+def _band_text(scene: HyperspectralScene, bands: Sequence[int]) -> str:
+    if scene.wavelengths is None:
+        return 'bands ' + ', '.join(str(int(scene.band_indices[b])) for b in bands)
+    return ', '.join(f'{scene.wavelengths[b]:.0f}' for b in bands) + ' nm'
+
+
+def _title(scene: HyperspectralScene) -> str:
+    return f'{scene.name} (synthetic)' if scene.synthetic else scene.name

@@ -1,0 +1,379 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Readers of array files: MATLAB v5 and v7.3, NumPy, HDF5 and NetCDF."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from .scene import ArraySource, CubeSource
+
+#: File name endings of MATLAB, NumPy and HDF5 files.
+MAT_SUFFIXES = ('.mat',)
+NUMPY_SUFFIXES = ('.npy', '.npz')
+HDF5_SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
+
+
+def require_file(path: str | os.PathLike[str], what: str = 'file') -> Path:
+    """Return a path that is known to be a file.
+
+    Args:
+        path: File to look for.
+        what: What the file holds, for the error.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f'{what}: {path} is a folder, expected a file')
+    if not path.is_file():
+        raise FileNotFoundError(f'{what}: there is no file {path}')
+    return path
+
+
+def read_mat(
+    path: str | os.PathLike[str], variable: str | None = None, ndim: int = 3
+) -> NDArray[Any]:
+    """Read one array from a MATLAB file, v5 or v7.3.
+
+    Args:
+        path: The ``.mat`` file.
+        variable: Name of the variable. None takes the only array with ``ndim`` axes.
+        ndim: Axes of the array: 3 for a cube, 2 for a label map.
+
+    Returns:
+        The array with MATLAB's order of axes, in its stored type.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated or no MATLAB file, if the variable is not
+            in it or not unique, or if it has another number of axes.
+    """
+    path = require_file(path, 'MATLAB file')
+    if h5py.is_hdf5(path):
+        return _read_hdf5(path, variable, ndim, matlab=True)
+    try:
+        listed = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
+        name = _pick(path, listed, variable, ndim)
+        array = scipy.io.loadmat(path, variable_names=[name])[name]
+    except Exception as error:
+        if isinstance(error, _VariableError):
+            raise
+        raise ValueError(
+            f'{path} ({path.stat().st_size} bytes) cannot be read as a MATLAB file: it '
+            f'is truncated, damaged or of another format ({error}); download or export '
+            'it again'
+        ) from error
+    return _checked_array(path, name, array, ndim)
+
+
+def read_numpy(
+    path: str | os.PathLike[str],
+    variable: str | None = None,
+    ndim: int = 3,
+    mmap: bool = False,
+) -> NDArray[Any]:
+    """Read one array from a NumPy file.
+
+    Args:
+        path: The ``.npy`` or ``.npz`` file.
+        variable: Name of the array in an ``.npz`` file. None takes the only array with
+            ``ndim`` axes.
+        ndim: Axes of the array.
+        mmap: Map an ``.npy`` file instead of reading it.
+
+    Returns:
+        The array in its stored type.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated or no NumPy file, if the variable is not in
+            it or not unique, or if it has another number of axes.
+    """
+    path = require_file(path, 'NumPy file')
+    try:
+        if zipfile.is_zipfile(path):
+            with np.load(path, allow_pickle=False) as archive:
+                shapes = {name: archive[name].shape for name in archive.files}
+                name = _pick(path, shapes, variable, ndim)
+                array = archive[name]
+        else:
+            name = path.stem
+            array = np.load(path, mmap_mode='r' if mmap else None, allow_pickle=False)
+    except Exception as error:
+        if isinstance(error, _VariableError):
+            raise
+        raise ValueError(
+            f'{path} ({path.stat().st_size} bytes) cannot be read as a NumPy file: '
+            f'{error}'
+        ) from error
+    return _checked_array(path, name, array, ndim)
+
+
+def read_hdf5(
+    path: str | os.PathLike[str], variable: str | None = None, ndim: int = 3
+) -> NDArray[Any]:
+    """Read one array from an HDF5 or NetCDF-4 file.
+
+    Args:
+        path: The file.
+        variable: Path of the variable in the file, such as ``group/reflectance``. None
+            takes the only array with ``ndim`` axes.
+        ndim: Axes of the array.
+
+    Returns:
+        The array in its stored type and order of axes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, if the variable is not in it or not unique,
+            or if it has another number of axes.
+    """
+    return _read_hdf5(require_file(path, 'HDF5 file'), variable, ndim, matlab=False)
+
+
+class HDF5Source:
+    """A cube in an HDF5 or NetCDF-4 file, read by window.
+
+    The file is opened for every read, so that the source can be copied to other
+    processes.
+
+    Args:
+        path: The file.
+        variable: Path of the variable, None for the only one with three axes.
+        axes: Order of the file's axes, such as ``'byx'`` for bands first.
+        matlab: The file is a MATLAB v7.3 file, whose axes are stored in reverse.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        variable: str | None = None,
+        axes: str = 'yxb',
+        matlab: bool = False,
+    ) -> None:
+        """Initialize a new HDF5Source instance.
+
+        Args:
+            path: The file.
+            variable: Path of the variable, None for the only one with three axes.
+            axes: Order of the axes, such as ``'byx'`` for bands first.
+            matlab: The file is a MATLAB v7.3 file, whose axes are stored in reverse.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the variable is not in the file, not unique or no cube.
+        """
+        self.path = require_file(path, 'HDF5 file')
+        self.axes = check_axes(axes)[::-1] if matlab else check_axes(axes)
+        with _open_hdf5(self.path) as file:
+            name = _pick(self.path, _hdf5_shapes(file), variable, 3)
+            dataset: Any = file[name]
+            _check_ndim(self.path, name, dataset.shape, 3)
+            stored = dict(zip(self.axes, dataset.shape, strict=True))
+            self._dtype = np.dtype(dataset.dtype)
+        self.variable = name
+        self._shape = (stored['y'], stored['x'], stored['b'])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns and bands."""
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored values."""
+        return self._dtype
+
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Read one window.
+
+        Args:
+            row_start: First row.
+            row_stop: Row after the last one.
+            col_start: First column.
+            col_stop: Column after the last one.
+            bands: Zero-based bands in the wanted order, None for all of them.
+
+        Returns:
+            Values of shape (rows, cols, bands) in their stored type.
+        """
+        window = {
+            'y': slice(row_start, row_stop),
+            'x': slice(col_start, col_stop),
+            'b': slice(None),
+        }
+        with _open_hdf5(self.path) as file:
+            dataset: Any = file[self.variable]
+            array = dataset[tuple(window[axis] for axis in self.axes)]
+        cube = reorder(array, self.axes)
+        return cube if bands is None else cube[:, :, bands]
+
+
+def check_axes(axes: str) -> str:
+    """Check an order of axes.
+
+    Args:
+        axes: Three letters: ``y`` rows, ``x`` columns, ``b`` bands.
+
+    Returns:
+        The same letters.
+
+    Raises:
+        ValueError: If it is no permutation of ``yxb``.
+    """
+    if sorted(axes) != ['b', 'x', 'y']:
+        raise ValueError(
+            f'axes must order the letters y (rows), x (columns) and b (bands), such as '
+            f"'yxb' or 'byx', got {axes!r}"
+        )
+    return axes
+
+
+def reorder(array: NDArray[Any], axes: str) -> NDArray[Any]:
+    """Bring the axes of a cube into the order rows, columns, bands.
+
+    Args:
+        array: Cube with axes as named.
+        axes: Order of its axes, see :func:`check_axes`.
+
+    Returns:
+        A view of shape (rows, cols, bands).
+    """
+    return array.transpose([axes.index(axis) for axis in 'yxb'])
+
+
+def open_array(
+    path: str | os.PathLike[str],
+    variable: str | None = None,
+    axes: str = 'yxb',
+    lazy: bool = False,
+) -> CubeSource:
+    """Open a cube in a MATLAB, NumPy, HDF5 or NetCDF file.
+
+    Args:
+        path: The file; its ending tells the format.
+        variable: Name of the cube in the file, None for the only array of three axes.
+        axes: Order of the axes, see :func:`check_axes`.
+        lazy: Read windows on demand where the format allows it: ``.npy``, HDF5, NetCDF
+            and MATLAB v7.3. Others are read whole.
+
+    Returns:
+        The source; an :class:`ArraySource` over an ordinary array if it was read whole.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file or the variable is not as expected.
+    """
+    path = require_file(path, 'cube')
+    suffix = path.suffix.lower()
+    check_axes(axes)
+    if suffix in HDF5_SUFFIXES or (suffix in MAT_SUFFIXES and h5py.is_hdf5(path)):
+        matlab = suffix in MAT_SUFFIXES
+        if lazy:
+            return HDF5Source(path, variable, axes, matlab)
+        return ArraySource(reorder(_read_hdf5(path, variable, 3, matlab), axes))
+    if suffix in MAT_SUFFIXES:
+        return ArraySource(reorder(read_mat(path, variable), axes))
+    if suffix in NUMPY_SUFFIXES:
+        return ArraySource(reorder(read_numpy(path, variable, mmap=lazy), axes))
+    raise ValueError(
+        f'{path}: {suffix!r} is none of the array formats '
+        f'{MAT_SUFFIXES + NUMPY_SUFFIXES + HDF5_SUFFIXES}'
+    )
+
+
+class _VariableError(ValueError):
+    """A variable is missing, not unique or of the wrong shape."""
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, 'r')
+    except OSError as error:
+        raise ValueError(
+            f'{path} ({path.stat().st_size} bytes) cannot be read as HDF5: it is '
+            f'truncated, damaged or of another format ({error})'
+        ) from error
+
+
+def _hdf5_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
+        if numeric and not name.startswith('#'):
+            shapes[name] = item.shape
+
+    file.visititems(visit)
+    return shapes
+
+
+def _read_hdf5(
+    path: Path, variable: str | None, ndim: int, matlab: bool
+) -> NDArray[Any]:
+    try:
+        with _open_hdf5(path) as file:
+            name = _pick(path, _hdf5_shapes(file), variable, ndim)
+            dataset: Any = file[name]
+            array = np.asarray(dataset[()])
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f'{path} is truncated or damaged: {error}') from error
+    return _checked_array(path, name, array.T if matlab else array, ndim)
+
+
+def _pick(
+    path: Path, shapes: dict[str, tuple[int, ...]], variable: str | None, ndim: int
+) -> str:
+    listed = ', '.join(f'{name} {tuple(shape)}' for name, shape in shapes.items())
+    if variable is not None:
+        variable = variable.strip('/')
+        if variable not in shapes:
+            raise _VariableError(
+                f'{path} has no variable {variable!r}; it holds: {listed or "nothing"}'
+            )
+        return variable
+    found = [
+        name
+        for name, shape in shapes.items()
+        if len(shape) == ndim and (ndim > 2 or min(shape) > 1)
+    ]
+    if len(found) != 1:
+        problem = 'no array' if not found else f'{len(found)} arrays'
+        raise _VariableError(
+            f'{path} has {problem} with {ndim} axes; it holds: {listed or "nothing"}; '
+            'name the variable'
+        )
+    return found[0]
+
+
+def _checked_array(path: Path, name: str, array: Any, ndim: int) -> NDArray[Any]:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in 'iufb':
+        raise ValueError(f'{path}: {name!r} is not an array of numbers')
+    _check_ndim(path, name, array.shape, ndim)
+    return array
+
+
+def _check_ndim(path: Path, name: str, shape: tuple[int, ...], ndim: int) -> None:
+    if len(shape) != ndim:
+        raise _VariableError(
+            f'{path}: {name!r} has shape {tuple(shape)}, expected {ndim} axes'
+        )
