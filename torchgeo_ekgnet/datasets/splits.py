@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -478,7 +477,9 @@ class SplitProtocol(ABC):
         Returns:
             A line of code that makes the protocol again.
         """
-        arguments = ', '.join(f'{key}={value!r}' for key, value in self.settings.items())
+        arguments = ', '.join(
+            f'{key}={value!r}' for key, value in self.settings.items()
+        )
         return f'{type(self).__name__}({arguments})'
 
     @abstractmethod
@@ -554,7 +555,7 @@ class SplitProtocol(ABC):
                 rest = '; '.join(f'class {key}: {why}' for key, why in reasons.items())
                 raise ValueError(
                     f'{type(self).__name__} cannot serve every class after merging '
-                    f"{sorted({*relabel, *relabel.values()})} ({rest}). Use "
+                    f'{sorted({*relabel, *relabel.values()})} ({rest}). Use '
                     "unserved='drop' or another protocol"
                 )
         return Split(
@@ -610,6 +611,7 @@ class RandomSplit(SplitProtocol):
         train: float = 0.6,
         val: float = 0.1,
         seed: int = 1331,
+        test: float | None = None,
         unserved: Unserved = 'error',
     ) -> None:
         """Initialize a new protocol.
@@ -618,6 +620,8 @@ class RandomSplit(SplitProtocol):
             train: Share of every class that trains, between 0 and 1.
             val: Share of all labelled pixels that validate, from 0.
             seed: Seed of the frozen generator; the released code counts from 1331.
+            test: Share of all labelled pixels that test, for a small budget of time;
+                by default all that neither train nor validate.
             unserved: What to do with a class of fewer than 4 pixels: 'error', 'drop'
                 or 'merge'.
 
@@ -626,9 +630,15 @@ class RandomSplit(SplitProtocol):
         """
         super().__init__(unserved)
         _check_ratios(train, val)
+        if test is not None and not 0 < test <= 1 - train - val + 1e-9:
+            raise ValueError(
+                f'test is {test}, expected a share above 0 and at most 1 - train - val '
+                f'= {1 - train - val:g}'
+            )
         self.train = train
         self.val = val
         self.seed = seed
+        self.test = test
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -637,6 +647,7 @@ class RandomSplit(SplitProtocol):
             'train': self.train,
             'val': self.val,
             'seed': self.seed,
+            'test': self.test,
             'unserved': self.unserved,
         }
 
@@ -672,8 +683,11 @@ class RandomSplit(SplitProtocol):
                 f'{type(self).__name__}: {rest.size} pixels are held out and {count} of '
                 'them validate: nothing is left to test; use a smaller train or val'
             )
+        tested = rest[: rest.size - count]
+        if self.test is not None:
+            tested = tested[: max(int(self.test * (trained.size + rest.size)), 1)]
         return {
             'train': trained,
             'val': rest[rest.size - count :],
-            'test': rest[: rest.size - count],
+            'test': tested,
         }, reasons

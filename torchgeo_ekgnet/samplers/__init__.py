@@ -1,4 +1,8 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""torchgeo_ekgnet samplers."""
+"""Samplers over labelled pixels."""
+
+from .pixels import ClassBalancedSampler, PerClassSampler
+
+__all__ = ('ClassBalancedSampler', 'PerClassSampler')

@@ -1,0 +1,248 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Normalisation of spectra."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Method = Literal['zscore', 'minmax', 'snv', 'l2', 'none']
+
+METHODS = ('zscore', 'minmax', 'snv', 'l2', 'none')
+
+#: Upper bound on the values that a scan of the scene holds at once.
+_BLOCK_VALUES = 1 << 22
+
+
+class SpectralScene(Protocol):
+    """What the transforms need from a scene."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns and bands."""
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Pixels that hold data, shape (rows, cols)."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the cube lies in memory."""
+
+    def read(
+        self, row_start: int, row_stop: int, col_start: int, col_stop: int
+    ) -> NDArray[np.float32]:
+        """Read a window, shape (rows, cols, bands)."""
+
+
+def iterate_spectra(
+    scene: SpectralScene, positions: NDArray[np.int64] | None = None
+) -> Iterator[NDArray[np.float64]]:
+    """Go through the spectra of a scene without holding all of them.
+
+    Args:
+        scene: The scene.
+        positions: Rows and columns of the pixels, shape (N, 2); every valid pixel by
+            default. Pixels without data are left out.
+
+    Yields:
+        Spectra in raw units, shape (n, bands), in row-major order.
+    """
+    rows, cols, bands = scene.shape
+    wanted = np.asarray(scene.valid, dtype=bool)
+    if positions is not None:
+        chosen = np.zeros((rows, cols), dtype=bool)
+        chosen[positions[:, 0], positions[:, 1]] = True
+        wanted = wanted & chosen
+    step = max(1, _BLOCK_VALUES // max(1, cols * bands))
+    for start in range(0, rows, step):
+        stop = min(rows, start + step)
+        mask = wanted[start:stop]
+        if not mask.any():
+            continue
+        first, last = np.flatnonzero(mask.any(axis=0))[[0, -1]]
+        block = scene.read(start, stop, int(first), int(last) + 1)
+        yield block[mask[:, first : last + 1]].astype(np.float64)
+
+
+class SpectralNormalizer:
+    """Bring spectra to a common scale, per band or per pixel.
+
+    ======== ==========================================================
+    method   value of a band of a pixel
+    ======== ==========================================================
+    zscore   (x - mean of the band) / standard deviation of the band
+    minmax   (x - minimum of the band) / (maximum - minimum)
+    snv      (x - mean of the pixel) / standard deviation of the pixel
+    l2       x / Euclidean length of the pixel's spectrum
+    none     x
+    ======== ==========================================================
+
+    Standard deviations divide by N (ddof 0). A band, or a pixel, without spread is
+    set to zero. ``zscore`` over the whole scene is what the paper does; the
+    statistics can be taken over training pixels only. Pixels without data never enter
+    a statistic.
+    """
+
+    def __init__(self, method: Method = 'zscore') -> None:
+        """Initialize a new normalizer.
+
+        Args:
+            method: 'zscore', 'minmax', 'snv', 'l2' or 'none'.
+
+        Raises:
+            ValueError: If the method is unknown.
+        """
+        if method not in METHODS:
+            raise ValueError(f'normalization is {method!r}, expected one of {METHODS}')
+        self.method: Method = method
+        self.offset: Tensor | None = None
+        self.scale: Tensor | None = None
+
+    @property
+    def per_band(self) -> bool:
+        """Whether the method needs statistics of the scene."""
+        return self.method in ('zscore', 'minmax')
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the normalizer can be applied."""
+        return not self.per_band or self.offset is not None
+
+    def fit(
+        self, scene: SpectralScene, positions: NDArray[np.int64] | None = None
+    ) -> 'SpectralNormalizer':
+        """Take the statistics of a scene.
+
+        Args:
+            scene: The scene, read by blocks.
+            positions: Rows and columns of the pixels to use, shape (N, 2); every
+                pixel with data by default.
+
+        Returns:
+            The normalizer itself.
+
+        Raises:
+            ValueError: If there is no pixel with data, or a value is NaN or infinite.
+        """
+        if not self.per_band:
+            return self
+        bands = scene.shape[2]
+        count = 0
+        mean = np.zeros(bands)
+        square = np.zeros(bands)
+        low = np.full(bands, np.inf)
+        high = np.full(bands, -np.inf)
+        for spectra in iterate_spectra(scene, positions):
+            # Blockwise mean and variance (Chan et al.): exact for large offsets.
+            n = len(spectra)
+            part = spectra.mean(axis=0)
+            delta = part - mean
+            total = count + n
+            square += ((spectra - part) ** 2).sum(axis=0)
+            square += delta**2 * (count * n / total)
+            mean += delta * (n / total)
+            count = total
+            low = np.minimum(low, spectra.min(axis=0))
+            high = np.maximum(high, spectra.max(axis=0))
+        if count == 0:
+            raise ValueError(
+                'normalization: no pixel with data to take statistics from'
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(square).all()):
+            bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(square)))
+            raise ValueError(
+                f'normalization: bands {bad[:10].tolist()} hold NaN or infinite values '
+                'in pixels that are not nodata; name the nodata value or remove the '
+                'bands'
+            )
+        if self.method == 'zscore':
+            offset, spread = mean, np.sqrt(square / count)
+            # Rounding of a constant band must not be blown up to unit variance.
+            flat = spread <= 1e-10 * np.maximum(np.abs(mean), 1e-30)
+        else:
+            offset, spread = low, high - low
+            flat = spread == 0
+        scale = np.where(flat, 1.0, spread)
+        self.offset = torch.from_numpy(np.ascontiguousarray(offset))
+        self.scale = torch.from_numpy(np.ascontiguousarray(scale))
+        return self
+
+    def __call__(self, cube: Tensor) -> Tensor:
+        """Normalise spectra.
+
+        Args:
+            cube: Values in raw units, shape (..., bands).
+
+        Returns:
+            Normalised values, float32, shape (..., bands).
+
+        Raises:
+            RuntimeError: If the method needs statistics and has none.
+            ValueError: If the number of bands is not that of the statistics.
+        """
+        cube = cube.to(torch.float32)
+        match self.method:
+            case 'none':
+                return cube
+            case 'l2':
+                length = cube.norm(dim=-1, keepdim=True)
+                return cube / torch.where(length > 0, length, 1.0)
+            case 'snv':
+                centred = cube - cube.mean(dim=-1, keepdim=True)
+                spread = centred.square().mean(dim=-1, keepdim=True).sqrt()
+                size = cube.abs().amax(dim=-1, keepdim=True)
+                return centred / torch.where(spread > 1e-6 * size, spread, torch.inf)
+        if self.offset is None or self.scale is None:
+            raise RuntimeError(
+                f'normalization {self.method!r} has no statistics yet: call fit first'
+            )
+        if cube.shape[-1] != self.offset.numel():
+            raise ValueError(
+                f'normalization has statistics of {self.offset.numel()} bands, got '
+                f'values of shape {tuple(cube.shape)}'
+            )
+        offset = self.offset.to(cube.device, torch.float32)
+        scale = self.scale.to(cube.device, torch.float32)
+        return (cube - offset) / scale
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the method and its statistics.
+
+        Returns:
+            'method', 'offset' and 'scale' (float64 tensors of shape (bands,), or
+            None).
+        """
+        return {'method': self.method, 'offset': self.offset, 'scale': self.scale}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> 'SpectralNormalizer':
+        """Make a normalizer again from its state.
+
+        Args:
+            state: What :meth:`state_dict` gave; lists do as well as tensors.
+
+        Returns:
+            The normalizer.
+
+        Raises:
+            ValueError: If the state lacks an entry.
+        """
+        try:
+            normalizer = cls(state['method'])
+            for name in ('offset', 'scale'):
+                value = state[name]
+                if value is not None:
+                    value = torch.as_tensor(value, dtype=torch.float64, device='cpu')
+                setattr(normalizer, name, value)
+        except KeyError as error:
+            raise ValueError(
+                f'normalizer state has the entries {sorted(state)}, expected method, '
+                'offset and scale'
+            ) from error
+        return normalizer

@@ -1,0 +1,315 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Patches of a scene, gathered on the device from one normalised cube."""
+
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .augmentation import NUM_ORIENTATIONS, orient
+from .normalization import SpectralNormalizer, SpectralScene
+from .pca import SpectralPCA
+
+PaddingMode = Literal['zeros', 'reflect']
+
+PADDING_MODES = ('zeros', 'reflect')
+
+#: Upper bound on the values that are normalised at once.
+_BLOCK_VALUES = 1 << 22
+
+
+@cache
+def _offsets(patch_size: int, width: int) -> Tensor:
+    """Distances of a patch's pixels from its first one in a flat block.
+
+    Args:
+        patch_size: Rows and columns of a patch.
+        width: Columns of the block.
+
+    Returns:
+        Offsets for every orientation, shape (8, P * P).
+    """
+    row = torch.arange(patch_size).unsqueeze(1)
+    grid = row * width + torch.arange(patch_size)
+    table = [orient(grid, k).reshape(-1) for k in range(NUM_ORIENTATIONS)]
+    return torch.stack(table)
+
+
+@cache
+def _offsets_on(patch_size: int, width: int, device: torch.device) -> Tensor:
+    """The same table on a device."""
+    return _offsets(patch_size, width).to(device)
+
+
+def gather_patches(
+    block: Tensor, row_col: Tensor, patch_size: int, orientation: Tensor | None = None
+) -> Tensor:
+    """Cut patches out of a padded block.
+
+    Args:
+        block: Values, shape (rows + 2 * (P // 2), cols + 2 * (P // 2), bands), on the
+            device of ``row_col``, C-contiguous.
+        row_col: Rows and columns of the centre pixels, counted in the block without
+            its padding, shape (B, 2).
+        patch_size: Rows and columns P of a patch, odd.
+        orientation: Flip and turn of every patch, 0 to 7 (see
+            :func:`~torchgeo_ekgnet.transforms.augmentation.orient`), shape (B,); none
+            by default.
+
+    Returns:
+        Patches, contiguous, shape (B, bands, P, P).
+    """
+    _, width, bands = block.shape
+    table = _offsets_on(patch_size, width, block.device)
+    # A centre in the unpadded block is the first pixel of its patch in the padded one.
+    first = row_col[:, 0] * width + row_col[:, 1]
+    steps = table[:1] if orientation is None else table[orientation]
+    index = (first.unsqueeze(1) + steps).reshape(-1)
+    spectra = block.reshape(-1, bands).index_select(0, index)
+    spectra = spectra.view(len(row_col), patch_size * patch_size, bands)
+    return (
+        spectra.transpose(1, 2)
+        .contiguous()
+        .view(len(row_col), bands, patch_size, patch_size)
+    )
+
+
+class PatchSource:
+    """The one place where patches come from.
+
+    A scene in memory is normalised once, padded, and kept as one contiguous
+    (rows, cols, bands) cube per device; patches are gathered there by index, flips and
+    turns included. A scene that is read lazily gives its windows from the file.
+
+    Borders are never lost. They are padded by ``P // 2`` pixels after normalisation:
+    with zeros (the paper), or mirrored without repeating the border ('reflect').
+    Pixels without data are zero after normalisation, like the padding.
+    """
+
+    def __init__(
+        self,
+        scene: SpectralScene,
+        normalizer: SpectralNormalizer,
+        patch_size: int,
+        padding_mode: PaddingMode = 'zeros',
+        pca: SpectralPCA | None = None,
+    ) -> None:
+        """Initialize a new patch source.
+
+        Args:
+            scene: The scene.
+            normalizer: Fitted normalisation.
+            patch_size: Rows and columns P of a patch, odd.
+            padding_mode: 'zeros' or 'reflect'.
+            pca: Fitted components, applied after the normalisation.
+
+        Raises:
+            ValueError: If the patch size is even or larger than the scene, or the
+                padding mode is unknown.
+        """
+        rows, cols, bands = scene.shape
+        if patch_size < 1 or patch_size % 2 == 0:
+            raise ValueError(
+                f'patch_size is {patch_size}, expected a positive odd number: a patch '
+                'is centred on its labelled pixel'
+            )
+        if patch_size > min(rows, cols):
+            raise ValueError(
+                f'patch_size is {patch_size}, expected at most {min(rows, cols)}: the '
+                f'scene has {rows} x {cols} pixels'
+            )
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(
+                f'padding_mode is {padding_mode!r}, expected one of {PADDING_MODES}'
+            )
+        self.scene = scene
+        self.normalizer = normalizer
+        self.pca = pca
+        self.patch_size = patch_size
+        self.padding_mode = padding_mode
+        self.num_bands = bands if pca is None else pca.num_components
+        self._cubes: dict[torch.device, Tensor] = {}
+
+    @property
+    def radius(self) -> int:
+        """Padding on every side, in pixels."""
+        return self.patch_size // 2
+
+    @property
+    def lazy(self) -> bool:
+        """Whether patches are read from the file."""
+        return not self.scene.in_memory
+
+    def gather(
+        self,
+        row_col: Tensor,
+        device: torch.device | str,
+        orientation: Tensor | None = None,
+    ) -> Tensor:
+        """Gather normalised patches on a device.
+
+        Args:
+            row_col: Rows and columns of the centre pixels, int64, shape (B, 2), on any
+                device.
+            device: Where the patches are wanted.
+            orientation: Flip and turn of every patch, 0 to 7, shape (B,), on
+                ``device``; none by default.
+
+        Returns:
+            Patches, float32, contiguous, shape (B, bands, P, P).
+        """
+        device = torch.device(device)
+        if not self.lazy:
+            row_col = row_col.to(device, non_blocking=True)
+            return gather_patches(
+                self.cube(device), row_col, self.patch_size, orientation
+            )
+        size = self.patch_size
+        centres = row_col.tolist()
+        if centres:
+            # Patches side by side: a block that is one long column of patches.
+            block = torch.cat([self.read_block(r, r + 1, c, c + 1) for r, c in centres])
+        else:
+            block = torch.empty(0, size, self.num_bands)
+        block = block.to(device, non_blocking=True)
+        first = torch.arange(len(centres), device=device) * size
+        local = torch.stack([first, torch.zeros_like(first)], dim=1)
+        return gather_patches(block, local, size, orientation)
+
+    def window(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        device: torch.device | str,
+    ) -> Tensor:
+        """Give the padded block that holds every patch of a window of centres.
+
+        Args:
+            row_start: First row of the centres.
+            row_stop: Row after the last one.
+            col_start: First column of the centres.
+            col_stop: Column after the last one.
+            device: Where the block is wanted.
+
+        Returns:
+            Normalised values for :func:`gather_patches`, float32, contiguous, shape
+            (rows + 2 * (P // 2), cols + 2 * (P // 2), bands).
+
+        Raises:
+            ValueError: If the window is empty or leaves the scene.
+        """
+        rows, cols, _ = self.scene.shape
+        if not (
+            0 <= row_start < row_stop <= rows and 0 <= col_start < col_stop <= cols
+        ):
+            raise ValueError(
+                f'window of rows {row_start}:{row_stop} and columns '
+                f'{col_start}:{col_stop} is empty or leaves the scene of {rows} x '
+                f'{cols} pixels'
+            )
+        device = torch.device(device)
+        if self.lazy:
+            return self.read_block(row_start, row_stop, col_start, col_stop).to(device)
+        pad = 2 * self.radius
+        cube = self.cube(device)
+        block = cube[row_start : row_stop + pad, col_start : col_stop + pad]
+        return block.contiguous()
+
+    def cube(self, device: torch.device | str) -> Tensor:
+        """Give the whole padded cube of a scene in memory.
+
+        Args:
+            device: Where the cube is wanted; it stays there until :meth:`clear`.
+
+        Returns:
+            Normalised values, float32, contiguous, shape
+            (rows + 2 * (P // 2), cols + 2 * (P // 2), bands).
+        """
+        device = torch.device(device)
+        cube = self._cubes.get(device)
+        if cube is None:
+            rows, cols, _ = self.scene.shape
+            cube = self.read_block(0, rows, 0, cols).to(device)
+            self._cubes[device] = cube
+        return cube
+
+    def clear(self) -> None:
+        """Free the cubes on every device."""
+        self._cubes.clear()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the cubes out of a pickle."""
+        return {**self.__dict__, '_cubes': {}}
+
+    def read_block(
+        self, row_start: int, row_stop: int, col_start: int, col_stop: int
+    ) -> Tensor:
+        """Read, normalise and pad a window of centres on the host, without a cube.
+
+        Args:
+            row_start: First row of the centres.
+            row_stop: Row after the last one.
+            col_start: First column of the centres.
+            col_stop: Column after the last one.
+
+        Returns:
+            The same block as :meth:`window`, on the CPU.
+        """
+        rows = self._sources(row_start, row_stop, self.scene.shape[0])
+        cols = self._sources(col_start, col_stop, self.scene.shape[1])
+        inside_rows, inside_cols = rows[rows >= 0], cols[cols >= 0]
+        top, bottom = int(inside_rows.min()), int(inside_rows.max()) + 1
+        left, right = int(inside_cols.min()), int(inside_cols.max()) + 1
+        width = (right - left) * self.scene.shape[2]
+        step = max(1, _BLOCK_VALUES // max(1, width))
+        block = torch.zeros(len(rows), len(cols), self.num_bands)
+        target_cols = torch.from_numpy(np.flatnonzero(cols >= 0))
+        source_cols = torch.from_numpy(inside_cols - left)
+        plain = bool((np.diff(inside_cols) == 1).all())
+        for start in range(top, bottom, step):
+            stop = min(bottom, start + step)
+            values = self._normalised(start, stop, left, right)
+            if not plain:
+                values = values[:, source_cols]
+            targets = np.flatnonzero((rows >= start) & (rows < stop))
+            index = torch.from_numpy(rows[targets] - start)
+            first = int(target_cols[0])
+            last = first + len(target_cols)
+            block[torch.from_numpy(targets), first:last] = values[index]
+        return block
+
+    def _normalised(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """Read and normalise a window inside the scene."""
+        values = torch.from_numpy(self.scene.read(top, bottom, left, right))
+        values = self.normalizer(values)
+        if self.pca is not None:
+            values = self.pca(values)
+        valid = self.scene.valid[top:bottom, left:right]
+        if not valid.all():
+            values = values.clone()
+            values[torch.from_numpy(~valid)] = 0.0
+        return values
+
+    def _sources(self, start: int, stop: int, size: int) -> NDArray[np.int64]:
+        """Rows (or columns) of the scene behind those of a padded block.
+
+        Args:
+            start: First centre.
+            stop: Centre after the last one.
+            size: Rows (or columns) of the scene.
+
+        Returns:
+            Index in the scene for every index in the block, -1 for zero padding.
+        """
+        index = np.arange(start - self.radius, stop + self.radius, dtype=np.int64)
+        if self.padding_mode == 'reflect':
+            index = np.abs(index)
+            return np.asarray(np.where(index >= size, 2 * (size - 1) - index, index))
+        return np.asarray(np.where((index < 0) | (index >= size), -1, index))
