@@ -66,14 +66,12 @@ def _split_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
     for (protocol, sizes, patch_size), splits in seen.items():
         centre = _percent([split['contains_training_centre'] for split in splits])
         pixel = _percent([split['shares_training_pixel'] for split in splits])
-        facts.append(
-            (
-                'split',
-                f'{protocol}; pixels to train / validate / test: {sizes}; patches of '
-                f'{patch_size} x {patch_size}: {centre} of the test patches contain a '
-                f'training centre, {pixel} share a pixel with a training patch',
-            )
+        text = (
+            f'{protocol}; pixels to train / validate / test: {sizes}; patches of '
+            f'{patch_size} x {patch_size}: {centre} of the test patches contain a '
+            f'training centre, {pixel} share a pixel with a training patch'
         )
+        facts.append(('split', text))
     dropped = {
         result['scene']['class_names'][label - 1]
         for summary in summaries
@@ -197,11 +195,36 @@ def report_markdown(report: Report) -> str:
     return '\n'.join(parts) + '\n'
 
 
+def write_page(
+    path: Path, report: Report, figures: Sequence[tuple[Path, str]] = ()
+) -> None:
+    """Write a report as a page for the browser.
+
+    Args:
+        path: HTML file to write.
+        report: The report.
+        figures: PNG files with their captions.
+    """
+    from ..maps.report import Report as Page
+
+    page = Page(report.title)
+    page.table(('', ''), report.facts)
+    for image, caption in figures:
+        page.figure(image, caption)
+    for table in report.tables:
+        page.section(table.name.capitalize())
+        page.table(table.header, table.rows, caption=table.caption)
+    for note in report.notes:
+        page.paragraph(note)
+    page.write(path)
+
+
 def write_report(
     folder: Path,
     report: Report,
     summaries: Sequence[Summary],
     numbers: Mapping[tuple[str, str], Published] | None = None,
+    figures: Sequence[tuple[Path, str]] = (),
 ) -> list[Path]:
     """Write all files of a report.
 
@@ -210,11 +233,15 @@ def write_report(
         report: The report.
         summaries: The rows, for the CSV file.
         numbers: The paper's numbers.
+        figures: PNG files in the folder with their captions.
 
     Returns:
-        The files: ``report.md`` and ``results.csv``.
+        The files: ``report.md``, ``results.csv`` and ``report.html``.
     """
     markdown, values = folder / 'report.md', folder / 'results.csv'
-    write_atomically(markdown, report_markdown(report))
+    page = folder / 'report.html'
+    images = [f'![{caption}]({image.name})\n' for image, caption in figures]
+    write_atomically(markdown, '\n'.join([report_markdown(report), *images]))
     write_atomically(values, to_csv(summaries, numbers or {}))
-    return [markdown, values]
+    write_page(page, report, figures)
+    return [markdown, values, page]

@@ -272,7 +272,9 @@ def accuracy_table(
             cells.append(percent(summary.values(metric)))
         cells.append(str(len(summary.results)))
         cells.append(_epochs(summary))
-        cells.append(NONE if summary.rise is None else f'{summary.rise:+.2f}')
+        cells.append(
+            NONE if summary.rise is None else f'{round(summary.rise, 2) + 0.0:+.2f}'
+        )
         cells.append(f'not converged: {summary.reason}' if summary.reason else 'ok')
         rows.append(tuple(cells))
     return Table(

@@ -1,0 +1,149 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of the declared tables, figures and ablations."""
+
+import csv
+from importlib import resources
+
+import pytest
+import timm
+
+import torchgeo_ekgnet  # noqa: F401
+from torchgeo_ekgnet.reproduce.declarations import (
+    BUDGETS,
+    EXPERIMENTS,
+    SCENES,
+    Budget,
+    Experiment,
+    published,
+    run_settings,
+    split_settings,
+)
+from torchgeo_ekgnet.reproduce.runs import canonical_json, settings_key
+
+TABLES = [e for e in EXPERIMENTS.values() if e.kind == 'table']
+
+
+def published_lines() -> list[dict[str, str]]:
+    source = resources.files('torchgeo_ekgnet.reproduce') / 'published_results.csv'
+    with source.open(encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def test_nine_tables_four_figures_and_the_ablations() -> None:
+    for number in range(1, 10):
+        assert EXPERIMENTS[f'table{number}'].number == number
+    for number in range(5, 9):
+        assert EXPERIMENTS[f'figure{number}'].kind == 'figure'
+    ablations = {key for key, e in EXPERIMENTS.items() if e.kind == 'ablation'}
+    assert ablations == {'experts', 'temperature', 'mapping', 'static', 'expert_use'}
+
+
+@pytest.mark.parametrize('table', TABLES, ids=lambda table: table.key)
+def test_no_published_row_is_missing(table: Experiment) -> None:
+    lines = [line for line in published_lines() if int(line['table']) == table.number]
+    keys = {row.key for row in table.rows if not row.extra}
+    assert {line['value'] for line in lines} <= keys
+    assert {line['scene'] for line in lines} == {table.scene}
+    assert {line['variable'] for line in lines} == {table.variable}
+    assert len(published(table)) == len(lines)
+
+
+def test_published_values() -> None:
+    numbers = published(EXPERIMENTS['table8'])
+    assert numbers['ekgnet_base', 'OA'].percent == 99.84
+    assert numbers['ekgnet_base', 'OA'].std is None
+    assert numbers['cnn3d', 'Kappa'].std == 0.53
+    assert published(EXPERIMENTS['figure7']) == {}
+
+
+def test_comparison_tables_hold_the_classical_baselines() -> None:
+    for key in ('table8', 'table9'):
+        rows = {row.key: row for row in EXPERIMENTS[key].rows if not row.extra}
+        assert rows['rbf_svm'].classical
+        assert rows['random_forest'].classical
+
+
+@pytest.mark.parametrize('budget', BUDGETS.values(), ids=lambda budget: budget.name)
+@pytest.mark.parametrize('experiment', EXPERIMENTS.values(), ids=lambda e: e.key)
+def test_settings_are_json_and_differ_between_rows(
+    experiment: Experiment, budget: Budget
+) -> None:
+    keys = set()
+    for row in experiment.rows:
+        for seed in (1331, 1332):
+            settings = run_settings(experiment, row, seed, budget)
+            canonical_json(settings)
+            keys.add(settings_key(settings))
+            arguments = settings['data']['init_args']
+            assert arguments['split']['init_args']['seed'] == seed
+            assert settings['seed_everything'] == seed
+    assert len(keys) == 2 * len(experiment.rows)
+
+
+def test_the_same_run_of_two_tables_is_one_run() -> None:
+    budget = BUDGETS['paper']
+
+    def key(name: str, row_key: str) -> str:
+        experiment = EXPERIMENTS[name]
+        row = next(row for row in experiment.rows if row.key == row_key)
+        return settings_key(run_settings(experiment, row, 1331, budget))
+
+    assert key('table4', '15') == key('table7', 'ekgnet_base')
+    assert key('table7', 'ekgnet_base') == key('table8', 'ekgnet_base')
+    assert key('table1', '6:1:3') == key('table4', '11')
+
+
+def test_paper_settings_of_the_headline_run() -> None:
+    table = EXPERIMENTS['table8']
+    row = next(row for row in table.rows if row.key == 'ekgnet_base')
+    settings = run_settings(table, row, 1331, BUDGETS['paper'])
+    arguments = settings['data']['init_args']
+    assert arguments['patch_size'] == 15
+    assert arguments['batch_size'] == 80
+    assert arguments['split']['init_args'] == {'train': 0.6, 'val': 0.1, 'seed': 1331}
+    assert settings['trainer']['max_epochs'] == 80
+    assert settings['optimizer']['class_path'] == 'torch.optim.Adam'
+    assert settings['optimizer']['init_args'] == {'lr': 5e-4}
+
+
+def test_small_budget_limits_all_but_what_is_varied() -> None:
+    small = BUDGETS['small']
+    for key, sizes in (('table8', {7}), ('table4', {7, 9, 11, 13, 15, 17})):
+        experiment = EXPERIMENTS[key]
+        found = {
+            run_settings(experiment, row, 0, small)['data']['init_args']['patch_size']
+            for row in experiment.rows
+        }
+        assert found == sizes
+    ratios = [
+        run_settings(EXPERIMENTS['table1'], row, 0, small)['data']['init_args'][
+            'split'
+        ]['init_args']['train']
+        for row in EXPERIMENTS['table1'].rows
+    ]
+    assert ratios == [0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_every_network_is_registered_with_timm() -> None:
+    names = {
+        row.model for e in EXPERIMENTS.values() for row in e.rows if not row.classical
+    }
+    for name in names:
+        assert timm.is_model(name), name
+
+
+def test_every_scene_has_its_datamodule() -> None:
+    from torchgeo_ekgnet import datamodules
+
+    for name in SCENES.values():
+        assert hasattr(datamodules, name), name
+
+
+def test_unknown_scene_and_protocol() -> None:
+    experiment = EXPERIMENTS['table4']
+    with pytest.raises(ValueError, match=r"'mars'.*indian_pines"):
+        run_settings(experiment, experiment.rows[0], 0, BUDGETS['small'], 'mars')
+    with pytest.raises(ValueError, match=r"'blocks'.*disjoint"):
+        split_settings('blocks', 0.6, 0.1, 0)

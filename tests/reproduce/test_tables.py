@@ -1,0 +1,238 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of means, comparisons and what is written of them."""
+
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from torchgeo_ekgnet.reproduce.declarations import Published
+from torchgeo_ekgnet.reproduce.report import build_report, report_markdown
+from torchgeo_ekgnet.reproduce.tables import (
+    CSV_HEADER,
+    Summary,
+    Table,
+    accuracy_table,
+    class_table,
+    compare,
+    cost_table,
+    order_notes,
+    percent,
+    summarise,
+    to_csv,
+    to_markdown,
+)
+
+FLAT = [0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]
+RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+
+
+def result(right: int, seed: int = 0, curve: Any = FLAT, epochs: Any = 8) -> Any:
+    """Of 100 pixels of each of two classes, ``right`` of the first are recognised."""
+    return {
+        'confusion': [[right, 100 - right], [0, 100]],
+        'epochs': epochs,
+        'curves': {'val_OA': curve} if curve else {},
+        'parameters': 1234567,
+        'seconds': {'training': 10.0 + seed, 'inference': 2.0},
+        'scene': {
+            'name': 'Two',
+            'shape': [10, 20, 5],
+            'class_names': ['rock', 'tree'],
+            'synthetic': True,
+            'source': 'a test',
+        },
+        'split': {
+            'protocol': 'random',
+            'settings': {'train': 0.5, 'seed': seed},
+            'identity': f'split {seed}',
+            'sizes': [400, 50, 200],
+            'dropped': [],
+            'contains_training_centre': 0.25,
+            'shares_training_pixel': 0.75,
+        },
+        'patch_size': 7,
+        'environment': {
+            'versions': {'torch': '2'},
+            'accelerator': 'CPU',
+            'processor': 'one',
+            'threads': 1,
+        },
+    }
+
+
+def rows(**right: tuple[int, ...]) -> list[Summary]:
+    return summarise(
+        [
+            (
+                name,
+                name.upper(),
+                [
+                    result(
+                        n,
+                        seed,
+                        None if 'svm' in name else FLAT,
+                        None if 'svm' in name else 8,
+                    )
+                    for seed, n in enumerate(counts)
+                ],
+            )
+            for name, counts in right.items()
+        ]
+    )
+
+
+def test_values_are_percent_of_the_one_metrics_definition() -> None:
+    (summary,) = rows(a=(80, 60))
+    assert summary.values('OA') == pytest.approx([90, 80])
+    assert summary.values('AA') == pytest.approx([90, 80])
+    assert summary.values('AA_precision') == pytest.approx(
+        [(100 + 100 * 100 / 120) / 2, (100 + 100 * 100 / 140) / 2]
+    )
+    assert summary.values('class_1') == pytest.approx([80, 60])
+    assert summary.values('class_2_precision')[0] == pytest.approx(100 * 100 / 120)
+    with pytest.raises(ValueError, match='F1'):
+        summary.values('F1')
+
+
+def test_a_row_below_the_svm_or_rising_is_not_converged() -> None:
+    good, bad, svm = rows(good=(90, 92), bad=(50, 55), rbf_svm=(70, 72))
+    assert good.reason is None
+    assert bad.reason == 'below RBF-SVM'
+    assert svm.reason is None
+    (rising,) = summarise([('a', 'A', [result(99, 0, RISING)])])
+    assert rising.reason == 'rising +20.0 points'
+
+
+def test_rows_not_converged_enter_no_claim() -> None:
+    summaries = rows(
+        good=(90, 92, 91), other=(80, 83, 81), bad=(50, 55, 51), rbf_svm=(70, 72, 70)
+    )
+    named = {
+        name
+        for pair in compare(summaries)
+        for name in (pair.better.key, pair.worse.key)
+    }
+    assert named == {'good', 'other', 'rbf_svm'}
+    notes = ' '.join(order_notes(compare(summaries), summaries, {}))
+    assert 'kept out of every claim of order: BAD' in notes
+
+
+def test_pairs_need_the_same_splits() -> None:
+    first, second = rows(first=(90, 92), second=(80, 83))
+    assert len(compare([first, second])) == 1
+    fewer = rows(second=(80,))
+    assert compare([first, *fewer]) == []
+
+
+def test_comparison_is_the_corrected_t_test() -> None:
+    # Overall accuracies differ by 1, 2 and 3 points (2, 4, 6 of 200 pixels):
+    # mean 2, variance 1, ratio 200 / 400.
+    first, second = rows(first=(92, 94, 96), second=(90, 90, 90))
+    (pair,) = compare([second, first])
+    assert (pair.better.key, pair.worse.key) == ('first', 'second')
+    assert pair.difference == pytest.approx(2)
+    statistic = 2 / (1 / 3 + 0.5) ** 0.5
+    expected = 1 - statistic / (statistic**2 + 2) ** 0.5
+    assert pair.p_value == pair.adjusted == pytest.approx(expected)
+    assert not pair.significant
+
+
+def test_paper_order_is_checked() -> None:
+    summaries = rows(a=(98, 97, 99), b=(80, 79, 81), c=(60, 59, 61))
+    numbers = {
+        ('a', 'OA'): Published(99.0),
+        ('b', 'OA'): Published(98.0),
+        ('c', 'OA'): Published(98.5),
+    }
+    notes = ' '.join(order_notes(compare(summaries), summaries, numbers))
+    assert 'Of 3 pairs' in notes
+    assert '2 have the same sign, 2 of them significantly' in notes
+    assert 'Against the order of the paper: B over C (shown)' in notes
+
+
+def test_percent() -> None:
+    assert percent([90.0, 92.0]) == '91.00 ± 1.41'
+    assert percent([90.0]) == '90.00'
+    assert percent([float('nan')]) == '-'
+    assert percent([float('nan'), 4.0]) == '4.00'
+
+
+def test_accuracy_table_shows_published_beside_reproduced() -> None:
+    table = accuracy_table(
+        rows(a=(80, 60), b=(70, 70)), {('a', 'OA'): Published(99.1, 0.2)}
+    )
+    cells = dict(zip(table.header, table.rows[0], strict=True))
+    assert cells['OA, published'] == '99.10 ± 0.20'
+    assert cells['OA'] == '85.00 ± 7.07'
+    assert cells['epochs'] == '8'
+    assert cells['last-quarter rise'] == '+0.00'
+    assert cells['status'] == 'ok'
+    assert table.rows[1][1] == '-'
+
+
+def test_without_published_numbers_there_are_no_empty_columns() -> None:
+    table = accuracy_table(rows(a=(80, 60)), {})
+    assert not any('published' in name for name in table.header)
+    assert all(len(row) == len(table.header) for row in table.rows)
+
+
+def test_class_table_names_classes() -> None:
+    table = class_table(rows(a=(80, 60)), {('a', 'class_1'): Published(97.0)})
+    assert table.rows[0] == ('1 rock', '97.00 / 100.00 ± 0.00 / 70.00 ± 14.14')
+
+
+def test_cost_table() -> None:
+    (row,) = cost_table(rows(a=(80, 60))).rows
+    assert row == ('A', '1,234,567', '10.5 s', '2.0 s', '10.00 ms')
+
+
+def test_markdown_is_a_table() -> None:
+    text = to_markdown(Table('t', 'Caption', ('a', 'b'), (('1', 'x|y'),)))
+    assert text == 'Caption.\n\n| a | b |\n|---|---|\n| 1 | x\\|y |\n'
+
+
+def test_csv_has_one_number_a_line() -> None:
+    text = to_csv(rows(a=(80, 60)), {('a', 'AA'): Published(99.0, 0.5)})
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert tuple(lines[0]) == CSV_HEADER
+    found = {line['metric']: line for line in lines}
+    assert set(found) == {
+        'OA',
+        'AA',
+        'AA_precision',
+        'Kappa',
+        'class_1',
+        'class_1_precision',
+        'class_2',
+        'class_2_precision',
+    }
+    assert found['OA']['mean'] == '85.0000'
+    assert found['OA']['std'] == '7.0711'
+    assert found['AA_precision']['published'] == '99.00'
+    assert found['AA']['published'] == ''
+
+
+def test_report_header_names_protocol_overlap_and_scene() -> None:
+    summaries = rows(a=(80, 60), b=(70, 71))
+    text = report_markdown(build_report('Title', summaries, [0, 1], note='Effort.'))
+    assert text.startswith('# Title\n')
+    for part in (
+        'Two, 10 x 20 x 5; made up by this package; a test',
+        'random (train 0.5); pixels to train / validate / test: 400 / 50 / 200',
+        'patches of 7 x 7: 25.0 % of the test patches contain a training centre',
+        '75.0 % share a pixel',
+        '**seeds**: 0, 1',
+        'Effort.',
+        'corrected resampled t-test',
+        'hours in all',
+    ):
+        assert part in text
+
+
+def test_no_runs_no_report() -> None:
+    with pytest.raises(ValueError, match='no run has finished'):
+        build_report('Title', [], [0])

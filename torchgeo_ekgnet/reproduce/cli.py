@@ -1,0 +1,350 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The commands ``torchgeo-ekgnet repeat`` and ``torchgeo-ekgnet reproduce``."""
+
+import argparse
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+
+from .declarations import (
+    BUDGETS,
+    EXPERIMENTS,
+    FIRST_SEED,
+    PROTOCOLS,
+    SCENES,
+    Experiment,
+    Row,
+    published,
+    run_settings,
+)
+from .engine import sweep
+from .report import build_report, write_report
+from .runs import RunStore
+from .tables import summarise, to_markdown
+
+_PLACES = ('root', 'download', 'checksum', 'num_workers')
+
+
+def _at_least_one(text: str) -> int:
+    """Parse a count."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f'expected a number from 1, found {text!r}')
+    return count
+
+
+def _shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that both commands have."""
+    parser.add_argument(
+        '--first-seed',
+        type=int,
+        default=FIRST_SEED,
+        metavar='S',
+        help='seed of the first run; the next ones count up (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--root', help='folder of the scene files (default: as the configuration says)'
+    )
+    parser.add_argument(
+        '--threads',
+        type=_at_least_one,
+        help="PyTorch's threads; fix it where runs must be equal to the last digit "
+        '(default: all cores)',
+    )
+    parser.add_argument(
+        '--report-only',
+        action='store_true',
+        help='train nothing: report on the runs that have finished',
+    )
+
+
+def repeat_parser() -> argparse.ArgumentParser:
+    """Parser of ``torchgeo-ekgnet repeat``.
+
+    Returns:
+        The parser.
+    """
+    parser = argparse.ArgumentParser(
+        prog='torchgeo-ekgnet repeat',
+        description=(
+            'Train and test one configuration with several seeds and report mean and '
+            'standard deviation. Each seed changes the split and the training. An '
+            'interrupted command continues where it was; finished runs are not '
+            'repeated.'
+        ),
+        epilog=(
+            'Any argument of "torchgeo-ekgnet fit" may follow and overrides the '
+            'configuration, for example --trainer.max_epochs 20.'
+        ),
+    )
+    parser.add_argument(
+        '--config',
+        required=True,
+        action='append',
+        metavar='YAML',
+        help='configuration as for fit: a file, or the name of a shipped one',
+    )
+    parser.add_argument(
+        '--seeds',
+        type=_at_least_one,
+        default=10,
+        metavar='N',
+        help='number of seeds (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='folder of runs and report (default: runs/repeat/<name of the config>)',
+    )
+    _shared_arguments(parser)
+    return parser
+
+
+def reproduce_parser() -> argparse.ArgumentParser:
+    """Parser of ``torchgeo-ekgnet reproduce``.
+
+    Returns:
+        The parser.
+    """
+    listing = '\n'.join(f'  {key:<12} {e.title}' for key, e in EXPERIMENTS.items())
+    parser = argparse.ArgumentParser(
+        prog='torchgeo-ekgnet reproduce',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            'Train and test every system of a table, figure or ablation and report '
+            'published beside\nreproduced accuracies. An interrupted command continues '
+            'where it was; finished runs are\nnot repeated.'
+        ),
+        epilog=f'experiments:\n{listing}',
+    )
+    parser.add_argument('experiment', choices=EXPERIMENTS, metavar='EXPERIMENT')
+    parser.add_argument(
+        '--scene', choices=SCENES, help="scene (default: the experiment's own)"
+    )
+    parser.add_argument(
+        '--seeds',
+        type=_at_least_one,
+        metavar='N',
+        help="number of seeds (default: the budget's, "
+        + ', '.join(f'{b.name} {b.seeds}' for b in BUDGETS.values())
+        + ')',
+    )
+    parser.add_argument(
+        '--budget',
+        choices=BUDGETS,
+        default='paper',
+        help=(
+            "effort: the paper's, or a reduced version for a laptop (default: "
+            '%(default)s)'
+        ),
+    )
+    parser.add_argument(
+        '--split',
+        choices=PROTOCOLS,
+        default='random',
+        help="the paper's random split, or one whose training and test patches share "
+        'no pixel (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--rows',
+        help='only these rows, separated by commas, for example ssrn,ekgnet_base',
+    )
+    parser.add_argument(
+        '--extra', action='store_true', help='also the rows that the paper lacks'
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('runs', 'reproduce'),
+        help='folder of runs and reports (default: %(default)s)',
+    )
+    _shared_arguments(parser)
+    return parser
+
+
+def _chosen_rows(experiment: Experiment, names: str | None, extra: bool) -> list[Row]:
+    """Rows that the user wants.
+
+    Args:
+        experiment: The experiment.
+        names: Keys separated by commas, None for all.
+        extra: Whether rows that the paper lacks are wanted.
+
+    Returns:
+        The rows in the experiment's order.
+
+    Raises:
+        ValueError: If a row does not exist.
+    """
+    if names is None:
+        return [row for row in experiment.rows if extra or not row.extra]
+    wanted = [name.strip() for name in names.split(',')]
+    known = [row.key for row in experiment.rows]
+    for name in wanted:
+        if name not in known:
+            raise ValueError(
+                f'--rows: {experiment.key} has no row {name!r}, expected some of '
+                f'{", ".join(known)}'
+            )
+    return [row for row in experiment.rows if row.key in wanted]
+
+
+def main_reproduce(args: Sequence[str] | None = None) -> None:
+    """Run ``torchgeo-ekgnet reproduce``.
+
+    Args:
+        args: Arguments after the command's name; None: those of the process.
+    """
+    parser = reproduce_parser()
+    options = parser.parse_args(args)
+    experiment = EXPERIMENTS[options.experiment]
+    budget = BUDGETS[options.budget]
+    scene = options.scene or experiment.scene
+    try:
+        rows = _chosen_rows(experiment, options.rows, options.extra)
+    except ValueError as error:
+        parser.error(str(error))
+    seeds = _seeds(options, options.seeds or budget.seeds)
+    runs = {
+        (row.key, seed): run_settings(
+            experiment, row, seed, budget, scene, options.split
+        )
+        # All systems with one seed before the next seed: an early report is balanced.
+        for seed in seeds
+        for row in rows
+    }
+    store = RunStore(options.out / 'runs')
+    results = _results(runs, store, options)
+    summaries = summarise(
+        [
+            (
+                row.key,
+                row.label,
+                [results[row.key, s] for s in seeds if (row.key, s) in results],
+            )
+            for row in rows
+        ]
+    )
+    numbers = published(experiment) if scene == experiment.scene else {}
+    report = build_report(experiment.title, summaries, seeds, numbers, budget.note)
+    name = f'{experiment.key}-{scene}-{options.split}-{budget.name}'
+    _finish(options.out / name, report, summaries, numbers)
+
+
+def _seeds(options: argparse.Namespace, count: int) -> list[int]:
+    """Seeds that the user wants."""
+    return [options.first_seed + index for index in range(count)]
+
+
+def _results(
+    runs: dict[Any, dict[str, Any]],
+    store: RunStore,
+    options: argparse.Namespace,
+    keep: Path | None = None,
+) -> dict[Any, dict[str, Any]]:
+    """Do the runs, or look up those that have finished."""
+    if options.report_only:
+        loaded = {name: store.load(settings) for name, settings in runs.items()}
+        return {name: result for name, result in loaded.items() if result is not None}
+    done = sweep(
+        runs.values(), store, options.root, options.threads, keep, rank_zero_info
+    )
+    return dict(zip(runs, done, strict=True))
+
+
+def _finish(folder: Path, report: Any, summaries: Any, numbers: Any) -> None:
+    """Write the report and show its first table."""
+    files = write_report(folder, report, summaries, numbers)
+    rank_zero_info(to_markdown(report.tables[0]))
+    for note in report.notes:
+        rank_zero_info(note)
+    rank_zero_info('written: ' + ', '.join(str(file) for file in files))
+
+
+class _Reader(LightningCLI):
+    """LightningCLI that reads a configuration and neither builds nor runs anything."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """Read a configuration of ``fit`` into settings of the repeat engine.
+
+    Args:
+        configs: YAML files, later ones override earlier ones.
+        overrides: Further arguments of ``fit``.
+
+    Returns:
+        Settings in JSON values, without what differs from the defaults only in where
+        files lie.
+    """
+    arguments = ['fit']
+    for config in configs:
+        arguments += ['--config', config]
+    reader = _Reader(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=False,
+        args=[*arguments, *overrides],
+    )
+    parser = reader._parser('fit')
+    text = parser.dump(
+        reader.config['fit'], format='json', skip_default=True, skip_none=True
+    )
+    settings: dict[str, Any] = json.loads(text)
+    return {
+        name: settings[name]
+        for name in ('data', 'model', 'trainer', 'optimizer', 'lr_scheduler')
+        if name in settings
+    }
+
+
+def with_seed(settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Settings of one repetition.
+
+    Args:
+        settings: Settings of :func:`read_config`.
+        seed: Seed of the split and of the training.
+
+    Returns:
+        Settings of one run.
+    """
+    seeded = copy.deepcopy(settings)
+    seeded['seed_everything'] = seed
+    return seeded
+
+
+def main_repeat(args: Sequence[str] | None = None) -> None:
+    """Run ``torchgeo-ekgnet repeat``.
+
+    Args:
+        args: Arguments after the command's name; None: those of the process.
+    """
+    parser = repeat_parser()
+    options, overrides = parser.parse_known_args(args)
+    settings = read_config(options.config, overrides)
+    seeds = _seeds(options, options.seeds)
+    name = Path(options.config[-1]).stem
+    folder = options.out or Path('runs', 'repeat', name)
+    runs = {seed: with_seed(settings, seed) for seed in seeds}
+    results = _results(runs, RunStore(folder / 'runs'), options)
+    summaries = summarise([(name, name, [results[s] for s in seeds if s in results])])
+    report = build_report(f'{name}, repeated', summaries, seeds)
+    _finish(folder, report, summaries, {})
