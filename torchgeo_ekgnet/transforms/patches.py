@@ -3,8 +3,9 @@
 
 """Patches of a scene, gathered on the device from one normalised cube."""
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ PADDING_MODES = ('zeros', 'reflect')
 
 #: Upper bound on the values that are normalised at once.
 _BLOCK_VALUES = 1 << 22
+
+#: A lazy scene is read by one window if there are at most this many pixels a patch.
+_DENSE = 16
 
 
 @cache
@@ -135,6 +139,42 @@ class PatchSource:
         self.num_bands = bands if pca is None else pca.num_components
         self._cubes: dict[torch.device, Tensor] = {}
 
+    @classmethod
+    def from_state(
+        cls, scene: SpectralScene, state: Mapping[str, Any]
+    ) -> 'PatchSource':
+        """Make a patch source again from the state of a data module.
+
+        Args:
+            scene: The scene, with the bands that the state was fitted on.
+            state: 'normalizer', 'pca', 'patch_size' and 'padding_mode', as
+                ``HyperspectralDataModule.state_dict`` gives them.
+
+        Returns:
+            The patch source.
+
+        Raises:
+            ValueError: If an entry is missing or the scene has other bands.
+        """
+        try:
+            normalizer = SpectralNormalizer.from_state(state['normalizer'])
+            pca = None if state['pca'] is None else SpectralPCA.from_state(state['pca'])
+            patch_size, padding_mode = state['patch_size'], state['padding_mode']
+        except KeyError as error:
+            raise ValueError(
+                f'data state has the entries {sorted(state)}, expected normalizer, '
+                'pca, patch_size and padding_mode'
+            ) from error
+        fitted = normalizer.offset
+        if fitted is None and pca is not None:
+            fitted = pca.mean
+        if fitted is not None and fitted.numel() != scene.shape[2]:
+            raise ValueError(
+                f'the statistics are those of {fitted.numel()} bands, the scene has '
+                f'{scene.shape[2]}: select the bands that the network was trained with'
+            )
+        return cls(scene, normalizer, patch_size, padding_mode, pca)
+
     @property
     def radius(self) -> int:
         """Padding on every side, in pixels."""
@@ -172,6 +212,14 @@ class PatchSource:
         size = self.patch_size
         centres = row_col.tolist()
         if centres:
+            rows, cols = zip(*centres, strict=True)
+            top, left = min(rows), min(cols)
+            height, width = max(rows) + 1 - top, max(cols) + 1 - left
+            if height * width <= _DENSE * len(centres):
+                # Neighbours, as in a map: one window holds all of them.
+                block = self.window(top, top + height, left, left + width, device)
+                local = row_col.to(device) - torch.tensor([top, left], device=device)
+                return gather_patches(block, local, size, orientation)
             # Patches side by side: a block that is one long column of patches.
             block = torch.cat([self.read_block(r, r + 1, c, c + 1) for r, c in centres])
         else:

@@ -1,0 +1,22 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Pavia University data module."""
+
+from typing import ClassVar
+
+from torchgeo.datasets import NonGeoDataset
+
+from ..datasets import PaviaUniversity
+from .scene import HyperspectralDataModule
+
+
+class PaviaUniversityDataModule(HyperspectralDataModule):
+    """Data module of the Pavia University scene.
+
+    Uses the split of the paper by default: 5:1:4 for training, validation and
+    test.
+    """
+
+    scene_dataset: ClassVar[type[NonGeoDataset] | None] = PaviaUniversity
+    default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
