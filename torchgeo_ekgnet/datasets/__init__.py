@@ -7,6 +7,7 @@ from .base import MatSceneDataset, SceneDataset
 from .indian_pines import IndianPines
 from .salinas import Salinas, SalinasA
 from .scene import BandSelection, HyperspectralScene
+from .splits import RandomSplit, Split, SplitProtocol
 from .synthetic import SyntheticScene, synthetic_scene
 
 __all__ = (
@@ -14,9 +15,12 @@ __all__ = (
     'HyperspectralScene',
     'IndianPines',
     'MatSceneDataset',
+    'RandomSplit',
     'Salinas',
     'SalinasA',
     'SceneDataset',
+    'Split',
+    'SplitProtocol',
     'SyntheticScene',
     'synthetic_scene',
 )
