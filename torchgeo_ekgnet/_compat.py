@@ -11,6 +11,7 @@ package uses beyond their common subset is imported from here and nowhere else:
 * 0.10 splits samplers into spatial and temporal ones and deprecates the 0.8.1 classes.
   A subclass of ``GeoSampler`` yields ``(x, y, t)`` slices, a subclass of
   ``SpatialSampler`` yields ``(x, y)`` slices.
+* The helpers that load a backbone moved with the tasks.
 """
 
 import importlib
@@ -20,8 +21,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchgeo.samplers import GeoSampler as SpatialSampler
     from torchgeo.trainers import BaseTask, ClassificationTask
+    from torchgeo.trainers.utils import extract_backbone, load_state_dict
 
-__all__ = ('HAS_TASKS', 'BaseTask', 'ClassificationTask', 'SpatialSampler')
+__all__ = (
+    'HAS_TASKS',
+    'BaseTask',
+    'ClassificationTask',
+    'SpatialSampler',
+    'extract_backbone',
+    'load_state_dict',
+)
 
 HAS_TASKS = importlib.util.find_spec('torchgeo.tasks') is not None
 """Whether this is a torchgeo that has ``torchgeo.tasks`` (0.9 or newer)."""
@@ -40,6 +49,18 @@ _NAMES = {
         'torchgeo.samplers',
         'GeoSampler',
     ),
+    'extract_backbone': (
+        'torchgeo.tasks.utils',
+        'extract_backbone',
+        'torchgeo.trainers.utils',
+        'extract_backbone',
+    ),
+    'load_state_dict': (
+        'torchgeo.tasks.utils',
+        'load_state_dict',
+        'torchgeo.trainers.utils',
+        'load_state_dict',
+    ),
 }
 
 
@@ -50,7 +71,7 @@ def __getattr__(name: str) -> Any:
         name: One of the names in ``__all__``.
 
     Returns:
-        The class.
+        The class or function.
 
     Raises:
         AttributeError: If the name is unknown.
@@ -59,7 +80,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     new_module, new_name, old_module, old_name = _NAMES[name]
     for module, attribute in ((new_module, new_name), (old_module, old_name)):
-        if module == 'torchgeo.tasks' and not HAS_TASKS:
+        if module.startswith('torchgeo.tasks') and not HAS_TASKS:
             continue
         found = getattr(importlib.import_module(module), attribute, None)
         if found is not None:

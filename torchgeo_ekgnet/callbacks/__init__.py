@@ -2,3 +2,8 @@
 # Licensed under the MIT License.
 
 """torchgeo_ekgnet callbacks."""
+
+from .accuracy_report import AccuracyReport
+from .run_folder import RunFolder
+
+__all__ = ('AccuracyReport', 'RunFolder')

@@ -2,3 +2,7 @@
 # Licensed under the MIT License.
 
 """torchgeo_ekgnet tasks."""
+
+from .classification import HyperspectralClassificationTask
+
+__all__ = ('HyperspectralClassificationTask',)

@@ -1,0 +1,144 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Annealing of the temperature that sharpens the mixture of experts."""
+
+import logging
+import math
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from ..layers import expert_convs
+
+logger = logging.getLogger(__name__)
+
+
+class TemperatureAnnealing(Callback):
+    r"""Lowers the temperature :math:`\tau` of every expert convolution each epoch.
+
+    The paper starts at 34 and lowers by 3 an epoch down to 1 (the defaults): a high
+    temperature mixes the experts evenly while they are still alike, a low one lets the
+    network choose. The released program never calls its own annealing; leave the
+    callback out, or pass ``step=None``, to do the same.
+
+    The rules:
+
+    * **Learnt temperatures.** :math:`\tau` is a parameter. While annealing lasts, it is
+      *set* at the start of each epoch, which discards what the optimizer learnt of it
+      in the epoch before. The first epoch that is trained at *end* is the last one in
+      which it is set; from then on it is learnt freely.
+    * **Resuming.** The temperature of an epoch depends on the epoch's number alone, so
+      a resumed run goes on as if it had never stopped.
+    * **Early stopping.** The callback neither stops a run nor keeps one alive. A
+      checkpoint holds the temperature it was scored with, so the best weights come
+      back with theirs. If early stopping could end the run before *end* is reached
+      (patience shorter than the annealing), a warning says so.
+    """
+
+    def __init__(
+        self,
+        start: float = 34.0,
+        end: float = 1.0,
+        step: float | None = 3.0,
+        decay: float | None = None,
+    ) -> None:
+        """Initialize a new TemperatureAnnealing instance.
+
+        Args:
+            start: Temperature of the first epoch.
+            end: Temperature at which annealing ends.
+            step: What is subtracted in each epoch; None if *decay* is given, or to
+                leave temperatures alone.
+            decay: Factor in (0, 1) by which each epoch multiplies instead; give
+                ``step=None`` with it.
+
+        Raises:
+            ValueError: If an argument has no meaning, or both *step* and *decay* are
+                given.
+        """
+        super().__init__()
+        for name, value in (('start', start), ('end', end)):
+            if not value > 0 or math.isinf(value):
+                raise ValueError(f'{name}: found {value}, expected a positive number')
+        if end > start:
+            raise ValueError(f'end: found {end}, expected at most start={start}')
+        if step is not None and decay is not None:
+            raise ValueError(
+                f'step and decay: found step={step} and decay={decay}, expected one of '
+                'them; pass step=None with decay'
+            )
+        if step is not None and not step > 0:
+            raise ValueError(
+                f'step: found {step}, expected a positive number or None for off'
+            )
+        if decay is not None and not 0 < decay < 1:
+            raise ValueError(f'decay: found {decay}, expected a factor in (0, 1)')
+        self.start = float(start)
+        self.end = float(end)
+        self.step = step
+        self.decay = decay
+
+    def temperature(self, epoch: int) -> float | None:
+        """Return what the temperature is set to at the start of an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+
+        Returns:
+            The temperature, or None where it is learnt freely.
+        """
+        if epoch > self.epochs:
+            return None
+        if self.step is not None:
+            return max(self.end, self.start - self.step * epoch)
+        if self.decay is not None:
+            return max(self.end, self.start * self.decay**epoch)
+        return None
+
+    @property
+    def epochs(self) -> int:
+        """Number of the first epoch that is trained at *end*; -1 when off."""
+        # The tolerance keeps rounding from adding an epoch to an exact schedule.
+        if self.step is not None:
+            return math.ceil((self.start - self.end) / self.step - 1e-9)
+        if self.decay is not None:
+            return math.ceil(math.log(self.end / self.start, self.decay) - 1e-9)
+        return -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn about runs in which annealing has no effect or no end.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        if self.epochs < 0:
+            return
+        if not any(True for _ in expert_convs(pl_module)):
+            logger.info('TemperatureAnnealing: the network has no expert convolution')
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and callback.patience < self.epochs:
+                logger.warning(
+                    'TemperatureAnnealing lasts %d epochs, EarlyStopping may end the '
+                    'run after %d without improvement: give it more patience',
+                    self.epochs,
+                    callback.patience,
+                )
+
+    def on_train_epoch_start(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        """Set the temperature of the epoch.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        temperature = self.temperature(trainer.current_epoch)
+        if temperature is None:
+            return
+        for _, layer in expert_convs(pl_module):
+            setter = getattr(layer.mapping, 'set_temperature', None)
+            if setter is not None:
+                setter(temperature)
