@@ -4,17 +4,27 @@
 """torchgeo_ekgnet datasets."""
 
 from .base import MatSceneDataset, SceneDataset
+from .botswana import Botswana
+from .houston2013 import Houston2013
 from .indian_pines import IndianPines
+from .ksc import KSC
+from .pavia_centre import PaviaCentre
+from .pavia_university import PaviaUniversity
 from .salinas import Salinas, SalinasA
 from .scene import BandSelection, HyperspectralScene
 from .splits import RandomSplit, Split, SplitProtocol
 from .synthetic import SyntheticScene, synthetic_scene
 
 __all__ = (
+    'KSC',
     'BandSelection',
+    'Botswana',
+    'Houston2013',
     'HyperspectralScene',
     'IndianPines',
     'MatSceneDataset',
+    'PaviaCentre',
+    'PaviaUniversity',
     'RandomSplit',
     'Salinas',
     'SalinasA',

@@ -279,8 +279,9 @@ class MatSceneDataset(SceneDataset):
     labels_file: ClassVar[SceneFile]
     #: Names by the value in the label file.
     class_names: ClassVar[Mapping[int, str]]
-    #: Type of the public cube.
+    #: Type and shape of the public cube.
     stored_dtype: ClassVar[str]
+    stored_shape: ClassVar[tuple[int, int, int]]
     #: Zero-based bands of the false colour image, None: by wavelength.
     rgb_bands: ClassVar[tuple[int, int, int] | None] = None
 
@@ -357,10 +358,10 @@ class MatSceneDataset(SceneDataset):
     def _describe(self, path: Path, cube: NDArray[Any]) -> str:
         name = self.cube_file.name
         found = file_md5(path)
+        if not self.cube_file.checkable:
+            return f'{name}, md5 {found}; no checksum of the public file is known'
         if self.cube_file.mismatch(path) is None:
-            known = self.cube_file.checkable
-            text = 'the public file' if known else 'no published checksum to compare'
-            return f'{name}, md5 {found}, {text}'
+            return f'{name}, md5 {found}, the public file'
         text = f'{name}, md5 {found}, not the public file'
         if cube.dtype.itemsize == 1 and np.dtype(self.stored_dtype).itemsize > 1:
             text += ': an 8-bit re-quantisation (uint8)'
@@ -402,10 +403,13 @@ class MatSceneDataset(SceneDataset):
         def check(path: Path) -> str | None:
             if file.checkable:
                 return file.mismatch(path)
+            ndim = 2 if file.is_labels else 3
             try:
-                read_mat(path, file.variable, ndim=2 if file.is_labels else 3)
+                shape = read_mat(path, file.variable, ndim).shape
             except ValueError as error:
                 return str(error)
+            if shape != self.stored_shape[:ndim]:
+                return f'shape is {shape}, the public file has {self.stored_shape}'
             return None
 
         return check

@@ -29,6 +29,7 @@ class SceneFile:
         md5: Published or computed MD5 of the file, None if nobody has published one.
         git_blob: SHA-1 under which git stores the file, an independent check where no
             MD5 is known.
+        sha256: SHA-256 of the file, where that is what is known.
         manual: What to do by hand if no address works.
         is_labels: The file holds a label map, not a cube.
     """
@@ -38,13 +39,14 @@ class SceneFile:
     urls: tuple[str, ...] = ()
     md5: str | None = None
     git_blob: str | None = None
+    sha256: str | None = None
     manual: str = ''
     is_labels: bool = False
 
     @property
     def checkable(self) -> bool:
         """True if some checksum of the file is known."""
-        return self.md5 is not None or self.git_blob is not None
+        return any((self.md5, self.sha256, self.git_blob))
 
     def mismatch(self, path: str | os.PathLike[str]) -> str | None:
         """Compare a file with the known checksum.
@@ -56,14 +58,20 @@ class SceneFile:
             None if it is the public file or no checksum is known, else a sentence.
         """
         if self.md5 is not None:
-            found = file_md5(path)
-            if found != self.md5:
-                return f'md5 is {found}, the public file has {self.md5}'
+            kind, known, found = 'md5', self.md5, file_md5(path)
+        elif self.sha256 is not None:
+            kind, known, found = 'sha256', self.sha256, file_sha256(path)
         elif self.git_blob is not None:
-            found = git_blob_id(path)
-            if found != self.git_blob:
-                return f'git blob id is {found}, the public file has {self.git_blob}'
-        return None
+            kind, known, found = 'git blob id', self.git_blob, git_blob_id(path)
+        else:
+            return None
+        if found == known:
+            return None
+        return f'{kind} is {found}, the public file has {known}'
+
+
+def _md5() -> 'hashlib._Hash':
+    return hashlib.md5(usedforsecurity=False)
 
 
 class DownloadError(RuntimeError):
@@ -79,11 +87,21 @@ def file_md5(path: str | os.PathLike[str]) -> str:
     Returns:
         32 hexadecimal digits.
     """
-    digest = hashlib.md5(usedforsecurity=False)
     with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, _md5).hexdigest()
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def git_blob_id(path: str | os.PathLike[str]) -> str:

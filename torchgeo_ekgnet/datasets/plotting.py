@@ -206,7 +206,7 @@ def plot_spectra(scene: HyperspectralScene, suptitle: str | None = None) -> Figu
         _draw_spectrum(axes, scene, means[number], spreads[number], colour)
         axes.set_title(f'{scene.class_names[number]} ({counts[number]:,})', fontsize=8)
         axes.set_ylim(low, high)
-        axes.tick_params(labelsize=7)
+        axes.tick_params(labelsize=7, labelbottom=position + columns >= len(shown))
     figure.supxlabel('Band' if scene.wavelengths is None else 'Wavelength (nm)')
     figure.supylabel('Value as stored')
     figure.suptitle(_title(scene) if suptitle is None else suptitle)
@@ -318,7 +318,8 @@ def _draw_spectrum(
     order = np.argsort(position, kind='stable')
     position = position[order]
     steps = np.diff(position)
-    gaps = np.flatnonzero(steps > 4 * np.median(steps)) + 1 if len(steps) else []
+    wide = 4 * np.median(steps) if len(steps) else 0
+    gaps = np.flatnonzero(steps > wide) + 1
     for part in np.split(np.arange(len(position)), gaps):
         values = mean[order][part]
         axes.plot(position[part], values, color=colour, linewidth=1.2)

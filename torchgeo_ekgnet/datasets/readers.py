@@ -182,7 +182,7 @@ class HDF5Source:
             dataset: Any = file[name]
             _check_ndim(self.path, name, dataset.shape, 3)
             stored = dict(zip(self.axes, dataset.shape, strict=True))
-            self._dtype = np.dtype(dataset.dtype)
+            self._dtype: np.dtype[Any] = np.dtype(dataset.dtype)
         self.variable = name
         self._shape = (stored['y'], stored['x'], stored['b'])
 

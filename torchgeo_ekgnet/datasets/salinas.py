@@ -43,6 +43,7 @@ class Salinas(MatSceneDataset):
     scene_name: ClassVar[str] = 'Salinas'
     directory: ClassVar[str] = 'salinas'
     stored_dtype: ClassVar[str] = 'int16'
+    stored_shape: ClassVar[tuple[int, int, int]] = (512, 217, 204)
     cube_file: ClassVar[SceneFile] = SceneFile(
         name='Salinas_corrected.mat',
         variable='salinas_corrected',
@@ -113,6 +114,7 @@ class SalinasA(Salinas):
 
     scene_name: ClassVar[str] = 'SalinasA'
     directory: ClassVar[str] = 'salinas_a'
+    stored_shape: ClassVar[tuple[int, int, int]] = (83, 86, 204)
     cube_file: ClassVar[SceneFile] = SceneFile(
         name='SalinasA_corrected.mat',
         variable='salinasA_corrected',

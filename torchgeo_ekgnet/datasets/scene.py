@@ -676,6 +676,11 @@ def _checked_wavelengths(
         )
     if not np.isfinite(centres).all() or (centres <= 0).any():
         raise ValueError(f'{name}: wavelengths must be positive and finite (nm)')
+    if centres.max() > 100_000:
+        raise ValueError(
+            f'{name}: wavelengths run from {centres.min():g} to {centres.max():g} nm; '
+            'the unit is probably wrong (nm taken for micrometres)'
+        )
     if centres.max() < 100:
         raise ValueError(
             f'{name}: wavelengths run from {centres.min():g} to {centres.max():g}, '

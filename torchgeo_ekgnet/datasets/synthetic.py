@@ -32,7 +32,7 @@ class SyntheticScene(SceneDataset):
     * materials come in pairs with similar spectra; borders are mixed by the optics
     * slow changes of brightness over the scene, noise that is smooth along the spectrum
       and noise that is not
-    * about 40 % of the pixels are unlabelled: some regions and the pixels at borders
+    * about a third of the pixels is unlabelled: some regions and the pixels at borders
 
     Because mixing is drawn anew for every pixel, one spectrum does not tell the
     material reliably, while a small neighbourhood does. The same arguments always give
@@ -55,8 +55,8 @@ class SyntheticScene(SceneDataset):
         num_bands: int = 100,
         num_classes: int = 8,
         seed: int = 0,
-        mixing: float = 1.0,
-        noise: float = 1.0,
+        mixing: float = 0.8,
+        noise: float = 0.7,
     ) -> None:
         """Initialize a new SyntheticScene instance.
 
@@ -114,8 +114,8 @@ def synthetic_scene(
     num_bands: int = 100,
     num_classes: int = 8,
     seed: int = 0,
-    mixing: float = 1.0,
-    noise: float = 1.0,
+    mixing: float = 0.8,
+    noise: float = 0.7,
     bands: Bands = None,
 ) -> HyperspectralScene:
     """Make a synthetic scene, see :class:`SyntheticScene`.
@@ -183,7 +183,7 @@ def _regions(
     """Draw the material (from 0) and the label (0 = none) of every pixel."""
     count = max(3 * num_classes, round(rows * cols / 110))
     centres = random.uniform(0, 1, (count, 2)) * (rows, cols)
-    grid = np.stack(np.mgrid[:rows, :cols], axis=-1).astype(np.float64)
+    grid = np.moveaxis(np.indices((rows, cols)), 0, -1).astype(np.float64)
     for axis in range(2):
         wave = gaussian_filter(random.standard_normal((rows, cols)), 4.0)
         grid[:, :, axis] += 2.5 * wave / max(float(wave.std()), 1e-9)
@@ -230,7 +230,8 @@ def _spectra(
         own = bumps(4, 0.04, 0.12)
         own /= max(float(np.sqrt((own**2).mean())), 1e-9)
         spectra[number] = base + 0.02 * own
-    return np.clip(spectra, 0.03, 0.95)
+    clipped: NDArray[np.float32] = np.clip(spectra, 0.03, 0.95)
+    return clipped
 
 
 def _mix(
@@ -258,4 +259,5 @@ def _brightness(
     relief = gaussian_filter(random.standard_normal((rows, cols)), 12.0)
     relief /= max(float(relief.std()), 1e-9)
     flicker = random.standard_normal((rows, cols))
-    return (1 + 0.08 * relief + 0.04 * flicker).astype(np.float32)[:, :, None]
+    brightness = 1 + 0.08 * relief + 0.04 * flicker
+    return np.asarray(brightness[:, :, None], dtype=np.float32)

@@ -97,13 +97,16 @@ def hyperion() -> NDArray[np.float64]:
     )
 
 
-def rosis() -> NDArray[np.float64]:
-    """Return nominal centres of the 103 kept ROSIS-03 channels.
+def rosis(bands: int) -> NDArray[np.float64]:
+    """Return nominal centres of the kept ROSIS-03 channels.
+
+    Args:
+        bands: Kept channels, 103 or 102 of 115.
 
     Returns:
-        430 to 850 nm in equal steps, shape (103,).
+        430 to 850 nm in equal steps, shape (bands,).
     """
-    return np.round(np.linspace(430.0, 850.0, 103), 2)
+    return np.round(np.linspace(430.0, 850.0, bands), 2)
 
 
 def casi_houston() -> NDArray[np.float64]:

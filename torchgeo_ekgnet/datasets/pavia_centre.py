@@ -1,0 +1,74 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Pavia Centre dataset."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import MatSceneDataset
+from .download import SceneFile
+from .wavelengths import rosis
+
+_GIC = 'http://www.ehu.eus/ccwintco/uploads'
+
+
+class PaviaCentre(MatSceneDataset):
+    """Pavia Centre dataset.
+
+    Dataset features:
+
+    * centre of Pavia, Italy; ROSIS-03, 1.3 m pixels
+    * 1096 x 715 pixels (two strips joined; the published cube leaves out the gap
+      between them), 102 bands, 430 to 850 nm (nominal)
+
+    Dataset format:
+
+    * two MATLAB files: ``Pavia.mat`` (``pavia``, uint16) and ``Pavia_gt.mat``
+      (``pavia_gt``, uint8)
+
+    Dataset classes: 9, 148,152 labelled pixels.
+
+    If you use this dataset in your research, please credit Paolo Gamba,
+    Telecommunications and Remote Sensing Laboratory, University of Pavia:
+
+    * http://www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes
+    """
+
+    scene_name: ClassVar[str] = 'Pavia Centre'
+    directory: ClassVar[str] = 'pavia_centre'
+    stored_dtype: ClassVar[str] = 'uint16'
+    stored_shape: ClassVar[tuple[int, int, int]] = (1096, 715, 102)
+    rgb_bands: ClassVar[tuple[int, int, int] | None] = (52, 29, 12)
+    cube_file: ClassVar[SceneFile] = SceneFile(
+        name='Pavia.mat', variable='pavia', urls=(f'{_GIC}/e/e3/Pavia.mat',)
+    )
+    labels_file: ClassVar[SceneFile] = SceneFile(
+        name='Pavia_gt.mat',
+        variable='pavia_gt',
+        urls=(f'{_GIC}/5/53/Pavia_gt.mat',),
+        is_labels=True,
+    )
+    class_names: ClassVar[Mapping[int, str]] = {
+        1: 'Water',
+        2: 'Trees',
+        3: 'Asphalt',
+        4: 'Self-blocking bricks',
+        5: 'Bitumen',
+        6: 'Tiles',
+        7: 'Shadows',
+        8: 'Meadows',
+        9: 'Bare soil',
+    }
+
+    @classmethod
+    def band_centres(cls) -> NDArray[np.float64]:
+        """Return the wavelength of each band.
+
+        Returns:
+            Nominal centres of the 102 kept bands in nm.
+        """
+        return rosis(102)

@@ -1,0 +1,91 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Pavia University dataset."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import MatSceneDataset
+from .download import SceneFile
+from .wavelengths import rosis
+
+_GIC = 'http://www.ehu.eus/ccwintco/uploads'
+_RAW = 'https://raw.githubusercontent.com'
+_DGC = f'{_RAW}/leeguandong/DGCNet-for-HSI/master/dataset'
+
+
+class PaviaUniversity(MatSceneDataset):
+    """Pavia University dataset.
+
+    Dataset features:
+
+    * campus of the University of Pavia, Italy, 2001 or 2002; ROSIS-03, 1.3 m pixels
+    * 610 x 340 pixels, 103 bands (of 115), 430 to 850 nm (nominal)
+
+    Dataset format:
+
+    * two MATLAB files: ``PaviaU.mat`` (``paviaU``, uint16) and ``PaviaU_gt.mat``
+      (``paviaU_gt``, uint8)
+
+    Dataset classes: 9, 42,776 labelled pixels.
+
+    If you use this dataset in your research, please credit Paolo Gamba,
+    Telecommunications and Remote Sensing Laboratory, University of Pavia:
+
+    * http://www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes
+    """
+
+    scene_name: ClassVar[str] = 'Pavia University'
+    directory: ClassVar[str] = 'pavia_university'
+    stored_dtype: ClassVar[str] = 'uint16'
+    stored_shape: ClassVar[tuple[int, int, int]] = (610, 340, 103)
+    rgb_bands: ClassVar[tuple[int, int, int] | None] = (52, 29, 12)
+    cube_file: ClassVar[SceneFile] = SceneFile(
+        name='PaviaU.mat',
+        variable='paviaU',
+        md5='165a3c7488995f54a19add47c7eed4cd',
+        git_blob='6eecc933bedec1130bb046483dd12e25cf091b24',
+        urls=(
+            f'{_GIC}/e/ee/PaviaU.mat',
+            f'{_RAW}/gokriznastic/HybridSN/master/data/PaviaU.mat',
+            f'{_RAW}/zilongzhong/SSTN/master/datasets/UP/PaviaU.mat',
+            f'{_DGC}/UP/PaviaU.mat',
+        ),
+    )
+    labels_file: ClassVar[SceneFile] = SceneFile(
+        name='PaviaU_gt.mat',
+        variable='paviaU_gt',
+        md5='b8c3ba44b077c26e24220463aa855bd3',
+        git_blob='85d57a7f2fec6fc2b05a810b31808b88f9357dc6',
+        urls=(
+            f'{_GIC}/5/50/PaviaU_gt.mat',
+            f'{_RAW}/gokriznastic/HybridSN/master/data/PaviaU_gt.mat',
+            f'{_RAW}/zilongzhong/SSTN/master/datasets/UP/PaviaU_gt.mat',
+            f'{_DGC}/UP/PaviaU_gt.mat',
+        ),
+        is_labels=True,
+    )
+    class_names: ClassVar[Mapping[int, str]] = {
+        1: 'Asphalt',
+        2: 'Meadows',
+        3: 'Gravel',
+        4: 'Trees',
+        5: 'Painted metal sheets',
+        6: 'Bare soil',
+        7: 'Bitumen',
+        8: 'Self-blocking bricks',
+        9: 'Shadows',
+    }
+
+    @classmethod
+    def band_centres(cls) -> NDArray[np.float64]:
+        """Return the wavelength of each band.
+
+        Returns:
+            Nominal centres of the 103 kept bands in nm.
+        """
+        return rosis(103)
