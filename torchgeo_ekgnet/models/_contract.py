@@ -11,7 +11,7 @@ logits do not depend on where the border is drawn.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from timm.layers import (
@@ -174,8 +174,10 @@ class SpectralSpatialNet(nn.Module):
     #: Ends of parameter names that weight decay must leave alone.
     no_decay_suffixes: tuple[str, ...] = ('raw_temperature', 'residual_weight')
 
-    stages: nn.ModuleList
-    feature_info: list[dict[str, Any]]
+    if TYPE_CHECKING:  # at run time TorchScript would try to read them
+        stem: nn.Module
+        stages: nn.ModuleList
+        feature_info: list[dict[str, Any]]
 
     def __init__(self, num_classes: int, in_chans: int) -> None:
         """Remember the sizes of the two ends."""
@@ -318,7 +320,8 @@ class SpectralSpatialNet(nn.Module):
         Returns:
             Maps, (B, C, D, H, W).
         """
-        return cast(Tensor, self.stem(x.unsqueeze(1)))
+        maps: Tensor = self.stem(x.unsqueeze(1))
+        return maps
 
     def forward_norm(self, x: Tensor) -> Tensor:
         """Apply the final normalisation and activation.
@@ -329,7 +332,8 @@ class SpectralSpatialNet(nn.Module):
         Returns:
             A tensor of the same shape.
         """
-        return cast(Tensor, self.act(self.norm(x)))
+        normed: Tensor = self.act(self.norm(x))
+        return normed
 
     def spectral_mean(self, x: Tensor) -> Tensor:
         """Leave the world of five axes.
@@ -378,7 +382,7 @@ class SpectralSpatialNet(nn.Module):
         for level, stage in enumerate(self.stages):
             if stop_early and level > max(taken):
                 break
-            x = self._run_stage(stage, x)
+            x = checkpoint_module(stage, x) if self.grad_checkpointing else stage(x)
             if level in taken:
                 normed = norm and level == last
                 maps[level] = self.spectral_mean(self.forward_norm(x) if normed else x)
@@ -388,12 +392,6 @@ class SpectralSpatialNet(nn.Module):
         if not stop_early or max(taken) == last:
             x = self.forward_norm(x)
         return self.spectral_mean(x), intermediates
-
-    def _run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        """Run one stage, recomputed in the backward pass if asked for."""
-        if self.grad_checkpointing:
-            return cast(Tensor, checkpoint_module(stage, x))
-        return cast(Tensor, stage(x))
 
     def prune_intermediate_layers(
         self,
@@ -453,7 +451,10 @@ class SpectralSpatialNet(nn.Module):
             Logits, (B, num_classes), or pooled features, (B, head_hidden_size).
         """
         x = self.head_drop(self.global_pool(x))
-        return x if pre_logits else self.classifier(x)
+        if pre_logits:
+            return x
+        logits: Tensor = self.classifier(x)
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify patches.
@@ -494,9 +495,6 @@ def create_spectral_model(
         model_class,
         variant,
         pretrained,
-        feature_cfg={
-            'out_indices': tuple(range(num_stages)),
-            'feature_cls': 'getter',
-        },
+        feature_cfg={'out_indices': tuple(range(num_stages)), 'feature_cls': 'getter'},
         **kwargs,
     )

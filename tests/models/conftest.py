@@ -1,0 +1,66 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Small inputs for every registered model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import model_entrypoint
+from torch import Tensor
+
+import torchgeo_ekgnet
+
+#: Every model that the package registers; new files join by being imported.
+MODELS = sorted(
+    name
+    for name in timm.list_models()
+    if model_entrypoint(name).__module__.startswith(f'{torchgeo_ekgnet.__name__}.')
+)
+
+#: Bands of the small patches; networks do not depend on the scene's number.
+BANDS = 24
+
+
+def small_input(name: str, batch: int = 1, bands: int = BANDS) -> Tensor:
+    """Make patches of the smallest size that a model's configuration allows.
+
+    Args:
+        name: Registered name.
+        batch: Number of patches.
+        bands: Number of bands.
+
+    Returns:
+        Random patches.
+    """
+    cfg = timm.get_pretrained_cfg(name)
+    assert cfg is not None
+    size = cfg.input_size if cfg.fixed_input_size else cfg.min_input_size
+    generator = torch.Generator().manual_seed(batch)
+    return torch.randn(batch, bands, *size[1:], generator=generator)
+
+
+def small_model(name: str, **kwargs: Any) -> Any:
+    """Create a model for the patches of :func:`small_input`.
+
+    Args:
+        name: Registered name.
+        **kwargs: Arguments of the model.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    torch.manual_seed(0)
+    return timm.create_model(name, **{'in_chans': BANDS, **kwargs}).eval()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep the tiny networks on one thread; more only costs time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

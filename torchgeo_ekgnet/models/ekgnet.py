@@ -1,0 +1,384 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""EKGNet: a 3D-DenseNet whose 1x1x1 convolutions are mixed from experts per patch.
+
+Paper: "Expert Kernel Generation Network Driven by Contextual Mapping for Hyperspectral
+Image Classification", https://arxiv.org/abs/2504.13045
+
+Two readings exist. ``ekgnet_base`` and ``ekgnet_large`` follow the paper's text: two
+mapping blocks with learnable residual weights, truncated-normal experts, a temperature
+that is annealed. ``ekgnet_base_reference`` and ``ekgnet_large_reference`` compute what
+the authors' released program computes and load its checkpoints; that program keeps the
+bands on the last axis, so its kernels are permuted on the way in.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from ..layers import ContextMapping, DynamicExpertConv3d
+from ._contract import create_spectral_model, spectral_cfg
+from ._dense import DenseLayer, DenseNet3d, init_conv3d
+
+__all__ = ['EKGNet']
+
+_CONV_LAYERS = ('dynamic', 'conv3d')
+
+
+class EKGNet(DenseNet3d):
+    """3D-DenseNet with expert convolutions as the bottlenecks of its dense layers.
+
+    Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
+
+    Args:
+        num_classes: Number of classes; 0 removes the classifier.
+        in_chans: Number of spectral bands of the patches.
+        global_pool: timm's name of the spatial pooling behind the spectral mean.
+        block_config: Number of dense layers of each block.
+        growth_rate: Channels a layer of the first block adds; doubled in each block.
+        expansion: Width of the bottlenecks in growth rates.
+        groups: Groups of the 3x3x3 convolutions.
+        stem_kernel: Kernel of the stem along bands, rows and columns.
+        stem_stride: Stride of the stem along bands, rows and columns.
+        conv_layer: 'dynamic' for expert convolutions, 'conv3d' for the static twin
+            with one kernel in their place.
+        num_experts: Number K of expert kernels.
+        temperature: Temperature tau at the start.
+        num_mapping_blocks: Number N of residual blocks of a mapping network.
+        mapping_units_per_block: BN-GELU-convolution units in such a block.
+        learnable_residual: Learn the weights of the residual connections.
+        drop_rate: Dropout before the classifier.
+        proj_drop_rate: Dropout of the channels that a dense layer adds.
+        reference_init: Draw experts and mapping networks as the released program does.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: If ``conv_layer`` is unknown or a size is not valid.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 16,
+        in_chans: int = 200,
+        global_pool: str = 'avg',
+        block_config: Sequence[int] = (4, 6, 8),
+        growth_rate: int = 8,
+        expansion: int = 4,
+        groups: int = 4,
+        stem_kernel: Sequence[int] = (3, 3, 3),
+        stem_stride: Sequence[int] = (2, 2, 2),
+        conv_layer: str = 'dynamic',
+        num_experts: int = 4,
+        temperature: float = 34.0,
+        num_mapping_blocks: int = 2,
+        mapping_units_per_block: int = 1,
+        learnable_residual: bool = True,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        reference_init: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the network."""
+        if conv_layer not in _CONV_LAYERS:
+            raise ValueError(
+                f'conv_layer must be one of {_CONV_LAYERS}, found {conv_layer!r}'
+            )
+
+        def bottleneck(in_channels: int, out_channels: int) -> nn.Module:
+            if conv_layer == 'conv3d':
+                return nn.Conv3d(
+                    in_channels, out_channels, 1, device=device, dtype=dtype
+                )
+            return DynamicExpertConv3d(
+                in_channels,
+                out_channels,
+                1,
+                num_experts=num_experts,
+                temperature=temperature,
+                num_mapping_blocks=num_mapping_blocks,
+                mapping_units_per_block=mapping_units_per_block,
+                learnable_residual=learnable_residual,
+                device=device,
+                dtype=dtype,
+            )
+
+        super().__init__(
+            bottleneck,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            global_pool=global_pool,
+            block_config=block_config,
+            growth_rate=growth_rate,
+            expansion=expansion,
+            groups=groups,
+            stem_kernel=stem_kernel,
+            stem_stride=stem_stride,
+            drop_rate=drop_rate,
+            proj_drop_rate=proj_drop_rate,
+            device=device,
+            dtype=dtype,
+        )
+        if reference_init:
+            self._draw_as_released()
+
+    def _draw_as_released(self) -> None:
+        """Standard normal experts; mapping convolutions like every other one."""
+        for module in self.modules():
+            if isinstance(module, DynamicExpertConv3d):
+                nn.init.normal_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+                for inner in module.mapping.modules():
+                    if isinstance(inner, nn.Conv3d):
+                        init_conv3d(inner)
+            elif isinstance(module, DenseLayer) and isinstance(
+                module.bottleneck, nn.Conv3d
+            ):
+                init_conv3d(module.bottleneck)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Translate a released checkpoint, recognised by its names, then load.
+
+        Raises:
+            ValueError: If a released checkpoint does not fit this variant.
+        """
+        _translate_released(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _released_names(model: EKGNet) -> dict[str, str]:
+    """Map the names of a released checkpoint to ours.
+
+    Args:
+        model: The network that receives the checkpoint.
+
+    Returns:
+        Our name for each released one.
+
+    Raises:
+        ValueError: If the network's mapping blocks are not those of the release.
+    """
+    names = {'features.init_conv.weight': 'stem.weight'}
+    statistics = (
+        'weight',
+        'bias',
+        'running_mean',
+        'running_var',
+        'num_batches_tracked',
+    )
+    for block, stage in enumerate(model.stages):
+        for index, layer in enumerate(cast(nn.ModuleList, stage.layers)):
+            theirs = f'features.denseblock_{block + 1}.denselayer_{index + 1}'
+            ours = f'stages.{block}.layers.{index}'
+            for leaf in statistics:
+                names[f'{theirs}.conv_2.norm.{leaf}'] = f'{ours}.norm.{leaf}'
+            names[f'{theirs}.conv_2.conv.weight'] = f'{ours}.conv.weight'
+            for leaf in ('weight', 'bias'):
+                names[f'{theirs}.conv_1.{leaf}'] = f'{ours}.bottleneck.{leaf}'
+            theirs, ours = f'{theirs}.conv_1', f'{ours}.bottleneck.mapping'
+            names[f'{theirs}.temperature'] = f'{ours}.raw_temperature'
+            mapping = cast(Any, layer).bottleneck.mapping
+            units = [
+                name
+                for name, module in mapping.named_modules()
+                if isinstance(module, nn.BatchNorm3d | nn.Conv3d)
+            ]
+            alphas = [
+                name
+                for name, _ in mapping.named_parameters()
+                if name.rpartition('.')[2] == 'residual_weight'
+            ]
+            if len(units) != 6 or len(alphas) != 1:
+                raise ValueError(
+                    'the released checkpoint has one mapping block of two units; '
+                    'create ekgnet_base_reference or ekgnet_large_reference to load it'
+                )
+            # Positions of the release: BN 0, GELU 1, conv 2, BN 3, GELU 4, conv 5,
+            # residual 6, BN 7, conv 8.
+            for position, unit in zip((0, 2, 3, 5, 7, 8), units, strict=True):
+                for leaf in statistics:
+                    names[f'{theirs}.keys.{position}.{leaf}'] = f'{ours}.{unit}.{leaf}'
+            names[f'{theirs}.keys.6.alpha'] = f'{ours}.{alphas[0]}'
+    for leaf in statistics:
+        names[f'bn_last.{leaf}'] = f'norm.{leaf}'
+    return names
+
+
+def _translate_released(model: EKGNet, state: dict[str, Any], prefix: str) -> None:
+    """Replace the names and layouts of a released checkpoint by ours, in place.
+
+    A checkpoint of our own is left alone: its names differ, so that a kernel is
+    permuted exactly once however often it is saved and loaded.
+
+    Args:
+        model: The network that receives the checkpoint.
+        state: The state dict on its way into the network.
+        prefix: Name of the network inside a larger module.
+
+    Raises:
+        ValueError: If a released checkpoint does not fit this variant.
+    """
+    for wrapped in (f'{prefix}module.', prefix):
+        if f'{wrapped}features.init_conv.weight' in state:
+            break
+    else:
+        return
+    if any(
+        not isinstance(cast(Any, layer).bottleneck, DynamicExpertConv3d)
+        for stage in model.stages
+        for layer in cast(nn.ModuleList, stage.layers)
+    ):
+        raise ValueError(
+            'the released checkpoint holds expert kernels; create '
+            "ekgnet_base_reference without conv_layer='conv3d' to load it"
+        )
+    names = _released_names(model)
+    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for key in [key for key in state if key.startswith(wrapped)]:
+        value = state.pop(key)
+        name = names.get(key[len(wrapped) :], key[len(wrapped) :])
+        if name == 'stem.weight' or name.endswith('.conv.weight'):
+            # (rows, columns, bands) there, (bands, rows, columns) here.
+            value = value.permute(0, 1, 4, 2, 3).contiguous()
+        elif name.endswith('.raw_temperature'):
+            # The layer's own rule turns a temperature into its parameter.
+            tau = ContextMapping(1, temperature=float(value), dtype=value.dtype)
+            value = tau.raw_temperature.detach()
+        target = targets.get(name)
+        if target is not None and target.numel() == value.numel():
+            value = value.reshape(target.shape)
+        state[f'{prefix}{name}'] = value
+
+
+def _create_ekgnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
+    """Build a variant.
+
+    Args:
+        variant: Registered name.
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`EKGNet` and of timm's builder.
+
+    Returns:
+        The network, or timm's feature wrapper of it.
+    """
+    return create_spectral_model(
+        EKGNet, variant, pretrained, len(kwargs['block_config']), **kwargs
+    )
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        'ekgnet_base': spectral_cfg(min_input_size=(200, 7, 7)),
+        'ekgnet_large': spectral_cfg(min_input_size=(200, 7, 7)),
+        'ekgnet_tiny': spectral_cfg(min_input_size=(200, 7, 7)),
+        'ekgnet_base_reference': spectral_cfg(min_input_size=(200, 7, 7)),
+        'ekgnet_large_reference': spectral_cfg(min_input_size=(200, 7, 7)),
+    }
+)
+
+_REFERENCE: dict[str, Any] = {
+    'num_mapping_blocks': 1,
+    'mapping_units_per_block': 2,
+    'learnable_residual': False,
+    'reference_init': True,
+}
+
+
+@register_model
+def ekgnet_base(pretrained: bool = False, **kwargs: Any) -> Any:
+    """EKGNet-base of the paper's text: blocks of 4, 6 and 8 layers, growth 8-16-32.
+
+    Args:
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
+
+    Returns:
+        The network.
+    """
+    model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
+    return _create_ekgnet('ekgnet_base', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def ekgnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
+    """EKGNet-large of the paper's text: three blocks of 14 layers, growth 8-16-32.
+
+    Args:
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
+
+    Returns:
+        The network.
+    """
+    model_args: dict[str, Any] = {'block_config': (14, 14, 14), 'growth_rate': 8}
+    return _create_ekgnet('ekgnet_large', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def ekgnet_tiny(pretrained: bool = False, **kwargs: Any) -> Any:
+    """EKGNet for a laptop: blocks of 2 layers behind a stem that strides 4 bands.
+
+    Args:
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
+
+    Returns:
+        The network.
+    """
+    model_args: dict[str, Any] = {
+        'block_config': (2, 2, 2),
+        'growth_rate': 8,
+        'stem_kernel': (7, 3, 3),
+        'stem_stride': (4, 2, 2),
+    }
+    return _create_ekgnet('ekgnet_tiny', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def ekgnet_base_reference(pretrained: bool = False, **kwargs: Any) -> Any:
+    """EKGNet-base as the released program computes it; loads its checkpoints.
+
+    Args:
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
+
+    Returns:
+        The network.
+    """
+    model_args: dict[str, Any] = {
+        'block_config': (4, 6, 8),
+        'growth_rate': 8,
+        **_REFERENCE,
+    }
+    return _create_ekgnet(
+        'ekgnet_base_reference', pretrained, **dict(model_args, **kwargs)
+    )
+
+
+@register_model
+def ekgnet_large_reference(pretrained: bool = False, **kwargs: Any) -> Any:
+    """EKGNet-large as the released program computes it; loads its checkpoints.
+
+    Args:
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
+
+    Returns:
+        The network.
+    """
+    model_args: dict[str, Any] = {
+        'block_config': (14, 14, 14),
+        'growth_rate': 8,
+        **_REFERENCE,
+    }
+    return _create_ekgnet(
+        'ekgnet_large_reference', pretrained, **dict(model_args, **kwargs)
+    )
