@@ -1,0 +1,185 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""DACNet: a 3D-DenseNet whose 1x1x1 convolutions are mixed by plain attention.
+
+Dynamic convolution ("Dynamic Convolution: Attention over Convolution Kernels",
+https://arxiv.org/abs/1912.03458) in the skeleton of EKGNet, as EKGNet's authors use it.
+The attention is a squeeze-and-excitation network in place of EKGNet's contextual
+mapping, and nothing else differs: the ablation of the mapping.
+"""
+
+from typing import Any
+
+import torch
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from ..layers import DynamicExpertConv3d
+from ._contract import create_spectral_model, spectral_cfg
+from ._dense import DenseNet3d
+
+__all__ = ['DACNet', 'SqueezeAttention']
+
+
+class SqueezeAttention(nn.Module):
+    """Attention over kernels from the channels' means: two linear maps and a softmax.
+
+    Args:
+        in_channels: Channels of the input.
+        num_experts: Number K of kernels.
+        ratio: Width of the hidden layer in input channels; one is added.
+        temperature: Temperature tau of the softmax.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: If ``ratio`` or ``temperature`` is not positive.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_experts: int = 4,
+        ratio: float = 0.25,
+        temperature: float = 34.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the layers."""
+        super().__init__()
+        if ratio <= 0:
+            raise ValueError(f'ratio must be positive, found {ratio}')
+        if temperature <= 0:
+            raise ValueError(f'temperature must be positive, found {temperature}')
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
+        hidden = int(in_channels * ratio) + 1
+        self.squeeze = nn.Linear(in_channels, hidden, bias=False, **dd)
+        self.act = nn.ReLU()
+        self.excite = nn.Linear(hidden, num_experts, bias=False, **dd)
+        self.register_buffer(
+            'temperature', torch.full((), float(temperature), device=device)
+        )
+
+    @torch.jit.ignore
+    def set_temperature(self, value: float) -> None:
+        """Set the temperature.
+
+        Args:
+            value: Temperature tau of the softmax.
+
+        Raises:
+            ValueError: If ``value`` is not positive.
+        """
+        if value <= 0:
+            raise ValueError(f'the temperature must be positive, found {value}')
+        self.temperature.fill_(value)
+
+    @torch.jit.ignore
+    def update_temperature(self, step: float = 3.0, end: float = 1.0) -> None:
+        """Lower the temperature by a step; the released program never does.
+
+        Args:
+            step: How much to take off.
+            end: Where to stop.
+        """
+        value = float(self.temperature)
+        if value > end:
+            self.set_temperature(max(value - step, end))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weight the kernels.
+
+        Args:
+            x: Maps, (B, C, D, H, W).
+
+        Returns:
+            Attention, (B, K); rows sum to one.
+        """
+        logits = self.excite(self.act(self.squeeze(x.mean((2, 3, 4)))))
+        return (logits / self.temperature.to(logits.dtype)).softmax(1)
+
+
+class DACNet(DenseNet3d):
+    """3D-DenseNet with dynamic convolutions as bottlenecks.
+
+    Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
+
+    Args:
+        num_experts: Number K of kernels.
+        temperature: Temperature of the attention.
+        attention_ratio: Width of the attention's hidden layer in input channels.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+        **kwargs: Arguments of :class:`DenseNet3d`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        num_experts: int = 4,
+        temperature: float = 34.0,
+        attention_ratio: float = 0.25,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make the network."""
+
+        def bottleneck(in_channels: int, out_channels: int) -> nn.Module:
+            conv = DynamicExpertConv3d(
+                in_channels,
+                out_channels,
+                1,
+                num_experts=num_experts,
+                mapping=SqueezeAttention(
+                    in_channels,
+                    num_experts,
+                    attention_ratio,
+                    temperature,
+                    device,
+                    dtype,
+                ),
+                device=device,
+                dtype=dtype,
+            )
+            # Kernels of unit variance, as released.
+            nn.init.normal_(conv.weight)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+            return conv
+
+        super().__init__(bottleneck, device=device, dtype=dtype, **kwargs)
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        'dacnet': spectral_cfg(
+            min_input_size=(200, 7, 7),
+            paper_ids='arXiv:1912.03458',
+            paper_name='Dynamic Convolution: Attention over Convolution Kernels',
+        )
+    }
+)
+
+
+@register_model
+def dacnet(pretrained: bool = False, **kwargs: Any) -> Any:
+    """DACNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32.
+
+    Args:
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`DACNet`.
+
+    Returns:
+        The network.
+    """
+    model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
+    model_args.update(kwargs)
+    return create_spectral_model(
+        DACNet, 'dacnet', pretrained, len(model_args['block_config']), **model_args
+    )

@@ -1,0 +1,207 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""LGCNet: a 3D-DenseNet whose 1x1x1 convolutions learn their own groups.
+
+Fully learnable group convolution ("Fully Learnable Group Convolution for Acceleration
+of Deep Neural Networks", https://arxiv.org/abs/1904.00346) in the skeleton of EKGNet,
+as EKGNet's authors use it in their comparison. Only the bottleneck differs.
+"""
+
+from typing import Any
+
+import torch
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from ._contract import create_spectral_model, leaf_module, spectral_cfg
+from ._dense import DenseNet3d, init_conv3d
+
+__all__ = ['LGCNet', 'LearnedGroupConv3d']
+
+
+def hard_assignment(logits: Tensor) -> Tensor:
+    """Assign each row to its most probable group.
+
+    The gradient is that of the softmax, and reaches only the group that was chosen.
+
+    Args:
+        logits: Affinities, (channels, groups).
+
+    Returns:
+        One-hot rows, (channels, groups).
+    """
+    probability = logits.softmax(1)
+    chosen = probability.argmax(1, keepdim=True)
+    one_hot = torch.zeros_like(probability).scatter(1, chosen, 1.0)
+    # Exactly one_hot in value: the bracket adds zero.
+    return one_hot * (1.0 + (probability - probability.detach()))
+
+
+@leaf_module
+class LearnedGroupConv3d(nn.Module):
+    """1x1x1 convolution that connects channels of the same learnt group only.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        num_groups: Number of groups to learn.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: If ``num_groups`` is not positive.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_groups: int = 4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make kernel and assignments."""
+        super().__init__()
+        if num_groups < 1:
+            raise ValueError(f'num_groups must be at least 1, found {num_groups}')
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1, 1, **dd))
+        self.bias = nn.Parameter(torch.empty(out_channels, **dd))
+        self.input_groups = nn.Parameter(torch.empty(in_channels, num_groups, **dd))
+        self.output_groups = nn.Parameter(torch.empty(out_channels, num_groups, **dd))
+        self.reset_parameters()
+
+    @torch.jit.ignore
+    def reset_parameters(self) -> None:
+        """Draw kernel, bias and assignments."""
+        init_conv3d(self)
+        bound = self.weight.shape[1] ** -0.5
+        nn.init.uniform_(self.bias, -bound, bound)
+        nn.init.normal_(self.input_groups)
+        nn.init.normal_(self.output_groups)
+
+    def extra_repr(self) -> str:
+        """Describe the layer.
+
+        Returns:
+            Its channels and groups.
+        """
+        out_channels, in_channels = self.weight.shape[:2]
+        return f'{in_channels}, {out_channels}, num_groups={self.input_groups.shape[1]}'
+
+    def mask(self) -> Tensor:
+        """Tell which pairs of channels are connected.
+
+        Returns:
+            One where an output and an input channel share a group, (Cout, Cin).
+        """
+        outputs = hard_assignment(self.output_groups)
+        inputs = hard_assignment(self.input_groups)
+        return torch.matmul(outputs, inputs.transpose(0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve within the learnt groups.
+
+        Args:
+            x: Maps, (B, in_channels, D, H, W).
+
+        Returns:
+            Maps, (B, out_channels, D, H, W).
+        """
+        batch, _, bands, rows, cols = x.shape
+        kernel = self.weight.flatten(1) * self.mask()
+        out = torch.matmul(kernel, x.flatten(2)) + self.bias.unsqueeze(1)
+        return out.reshape(batch, -1, bands, rows, cols)
+
+
+class LGCNet(DenseNet3d):
+    """3D-DenseNet with learned group convolutions as bottlenecks.
+
+    Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
+
+    Args:
+        num_groups: Number of groups that a bottleneck learns.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+        **kwargs: Arguments of :class:`DenseNet3d`.
+
+    Raises:
+        ValueError: If a size is not valid.
+    """
+
+    def __init__(
+        self,
+        num_groups: int = 4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make the network."""
+
+        def bottleneck(in_channels: int, out_channels: int) -> nn.Module:
+            return LearnedGroupConv3d(
+                in_channels, out_channels, num_groups, device, dtype
+            )
+
+        super().__init__(bottleneck, device=device, dtype=dtype, **kwargs)
+
+
+_PAPER: dict[str, Any] = {
+    'paper_ids': 'arXiv:1904.00346',
+    'paper_name': 'Fully Learnable Group Convolution for Acceleration of Deep Neural '
+    'Networks',
+}
+
+default_cfgs = generate_default_cfgs(
+    {
+        'lgcnet': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
+        'lgcnet_large': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
+    }
+)
+
+
+def _create_lgcnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
+    """Build a variant.
+
+    Args:
+        variant: Registered name.
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`LGCNet` and of timm's builder.
+
+    Returns:
+        The network, or timm's feature wrapper of it.
+    """
+    return create_spectral_model(
+        LGCNet, variant, pretrained, len(kwargs['block_config']), **kwargs
+    )
+
+
+@register_model
+def lgcnet(pretrained: bool = False, **kwargs: Any) -> Any:
+    """LGCNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32.
+
+    Args:
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`LGCNet`.
+
+    Returns:
+        The network.
+    """
+    model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
+    return _create_lgcnet('lgcnet', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def lgcnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
+    """LGCNet in its authors' size: three blocks of 10 layers, growth 8-16-32.
+
+    Args:
+        pretrained: Load the weights that the configuration names.
+        **kwargs: Arguments of :class:`LGCNet`.
+
+    Returns:
+        The network.
+    """
+    model_args: dict[str, Any] = {'block_config': (10, 10, 10), 'growth_rate': 8}
+    return _create_lgcnet('lgcnet_large', pretrained, **dict(model_args, **kwargs))
