@@ -104,8 +104,7 @@ def test_paper_settings_of_the_headline_run() -> None:
     assert arguments['batch_size'] == 80
     assert arguments['split']['init_args'] == {'train': 0.6, 'val': 0.1, 'seed': 1331}
     assert settings['trainer']['max_epochs'] == 80
-    assert settings['optimizer']['class_path'] == 'torch.optim.Adam'
-    assert settings['optimizer']['init_args'] == {'lr': 5e-4}
+    assert settings['model']['init_args']['lr'] == 5e-4
 
 
 def test_small_budget_limits_all_but_what_is_varied() -> None:

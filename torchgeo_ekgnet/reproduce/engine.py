@@ -23,7 +23,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +41,8 @@ from lightning.pytorch import (
 )
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from .classical import confusion_counts, fit_classical, scene_spectra
 from .runs import RunStore, Settings, settings_key
@@ -61,11 +63,11 @@ _PACKAGES = (
     'timm',
     'scikit-learn',
 )
-_CURVES = ('train_loss', 'val_loss', 'val_OA', 'train_OA')
+_CURVES = ('train_loss', 'train_OA', 'val_loss', 'val_OA')
 
 
-class CurveRecorder(Callback):
-    """Keeps the logged value of every epoch, without a logger.
+class CurveLogger(Logger):
+    """Keeps what is logged once an epoch in memory.
 
     Attributes:
         curves: Values by name of the logged quantity, one an epoch; None for a value
@@ -74,21 +76,57 @@ class CurveRecorder(Callback):
 
     def __init__(self) -> None:
         """Start with empty curves."""
+        super().__init__()
         self.curves: dict[str, list[float | None]] = {}
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch's values (validation has run by then).
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return 'curves'
+
+    @property
+    def version(self) -> int:
+        """Version of the logged run."""
+        return 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Ignore hyperparameters: the settings of the run are known.
+
+        Args:
+            args: Anything.
+            kwargs: Anything.
+        """
+
+    @rank_zero_only
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int | None = None
+    ) -> None:
+        """Note the values of an epoch.
+
+        Args:
+            metrics: Values by name.
+            step: Number of the optimizer's step.
+        """
+        for name in _CURVES:
+            if name in metrics:
+                value = float(metrics[name])
+                known = value if math.isfinite(value) else None
+                self.curves.setdefault(name, []).append(known)
+
+
+class FixedTemperature(Callback):
+    """Keeps every temperature at its initial value, for the ablation."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Exclude temperatures from training.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
         """
-        for name in _CURVES:
-            value = trainer.callback_metrics.get(name)
-            if value is not None:
-                number = float(value)
-                known = number if math.isfinite(number) else None
-                self.curves.setdefault(name, []).append(known)
+        for name, parameter in pl_module.named_parameters():
+            if name.endswith('raw_temperature'):
+                parameter.requires_grad_(False)
 
 
 class _Builder(LightningCLI):
@@ -173,7 +211,6 @@ def _placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
     placed['trainer'] = {
         **placed.get('trainer', {}),
         'default_root_dir': str(work),
-        'logger': False,
         'enable_progress_bar': False,
         'enable_model_summary': False,
         'num_sanity_val_steps': 0,
@@ -195,12 +232,13 @@ def _train(settings: Settings, root: str | None, work: Path) -> Result:
     Raises:
         KeyboardInterrupt: If the user stopped the training.
     """
-    recorder, timer = CurveRecorder(), Timer()
+    curves, timer = CurveLogger(), Timer()
     checkpoint = ModelCheckpoint(
         dirpath=work, filename='best', monitor=MONITOR, mode='max', save_top_k=1
     )
-    built = _Builder(_placed(settings, root, work), (recorder, timer, checkpoint))
+    built = _Builder(_placed(settings, root, work), (timer, checkpoint))
     trainer, task, data = built.trainer, built.model, built.datamodule
+    trainer.loggers = [curves]
     trainer.fit(task, datamodule=data)
     if trainer.interrupted:
         # Lightning turns Ctrl-C into a normal end; half a run is not a result.
@@ -209,10 +247,10 @@ def _train(settings: Settings, root: str | None, work: Path) -> Result:
     trainer.test(task, datamodule=data, ckpt_path=checkpoint.best_model_path)
     return {
         **_described(data),
-        'confusion': np.asarray(task.confusion('test')).tolist(),
+        'confusion': task.accuracies['test'].confusion.tolist(),
         'epochs': epochs,
-        'best_epoch': _best_epoch(recorder.curves.get(MONITOR, [])),
-        'curves': recorder.curves,
+        'best_epoch': _best_epoch(curves.curves.get(MONITOR, [])),
+        'curves': curves.curves,
         'parameters': sum(p.numel() for p in task.parameters()),
         'seconds': {
             'training': timer.time_elapsed('train'),
@@ -288,7 +326,6 @@ def _described(data: Any) -> Result:
         'scene': {
             key: scene[key]
             for key in ('name', 'shape', 'class_names', 'synthetic', 'source')
-            if key in scene
         },
         'split': {
             'protocol': split.protocol,
