@@ -1,4 +1,10 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""torchgeo_ekgnet models."""
+"""The networks; importing this room registers them with timm."""
+
+from ._contract import SpectralSpatialNet
+from ._dense import DenseNet3d
+from .ekgnet import EKGNet
+
+__all__ = ('DenseNet3d', 'EKGNet', 'SpectralSpatialNet')
