@@ -5,5 +5,6 @@
 
 from .accuracy_report import AccuracyReport
 from .run_folder import RunFolder
+from .temperature import TemperatureAnnealing
 
-__all__ = ('AccuracyReport', 'RunFolder')
+__all__ = ('AccuracyReport', 'RunFolder', 'TemperatureAnnealing')

@@ -121,6 +121,17 @@ class RunFolder(Callback):
         for callback in _config_savers(trainer):
             callback.already_saved = True
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the split beside the weights that are trained with it.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        split = getattr(getattr(trainer, 'datamodule', None), 'split', None)
+        if self.path is not None and trainer.is_global_zero and hasattr(split, 'save'):
+            split.save(self.path / 'split.npz')
+
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -219,7 +230,7 @@ class RunFolder(Callback):
         where: dict[str, Any] = {
             'save_dir': str(path.parent.parent),
             'name': path.parent.name,
-            'version': path.name,
+            'version': _version(path),
         }
         csv = _open(CSVLogger(**where))
         return [csv, TensorBoardLogger(**where)] if self.tensorboard else [csv]

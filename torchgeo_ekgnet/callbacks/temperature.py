@@ -8,6 +8,7 @@ import math
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from torch.optim import Optimizer
 
 from ..layers import expert_convs
 
@@ -27,7 +28,7 @@ class TemperatureAnnealing(Callback):
     * **Learnt temperatures.** :math:`\tau` is a parameter. While annealing lasts, it is
       *set* at the start of each epoch, which discards what the optimizer learnt of it
       in the epoch before. The first epoch that is trained at *end* is the last one in
-      which it is set; from then on it is learnt freely.
+      which it is set; from then on it is learnt freely (or kept, with ``learn=False``).
     * **Resuming.** The temperature of an epoch depends on the epoch's number alone, so
       a resumed run goes on as if it had never stopped.
     * **Early stopping.** The callback neither stops a run nor keeps one alive. A
@@ -42,6 +43,7 @@ class TemperatureAnnealing(Callback):
         end: float = 1.0,
         step: float | None = 3.0,
         decay: float | None = None,
+        learn: bool = True,
     ) -> None:
         """Initialize a new TemperatureAnnealing instance.
 
@@ -52,6 +54,9 @@ class TemperatureAnnealing(Callback):
                 leave temperatures alone.
             decay: Factor in (0, 1) by which each epoch multiplies instead; give
                 ``step=None`` with it.
+            learn: Whether temperatures are learnt; False keeps the optimizer off them
+                for the whole run, so they follow the schedule and nothing else (with
+                ``step=None`` they stay where the network was built with them).
 
         Raises:
             ValueError: If an argument has no meaning, or both *step* and *decay* are
@@ -78,6 +83,7 @@ class TemperatureAnnealing(Callback):
         self.end = float(end)
         self.step = step
         self.decay = decay
+        self.learn = learn
 
     def temperature(self, epoch: int) -> float | None:
         """Return what the temperature is set to at the start of an epoch.
@@ -142,3 +148,20 @@ class TemperatureAnnealing(Callback):
             setter = getattr(layer.mapping, 'set_temperature', None)
             if setter is not None:
                 setter(temperature)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep the optimizer off temperatures that are not learnt.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            optimizer: The optimizer, which skips parameters without gradient.
+        """
+        if self.learn:
+            return
+        for _, layer in expert_convs(pl_module):
+            parameter = getattr(layer.mapping, 'raw_temperature', None)
+            if parameter is not None:
+                parameter.grad = None

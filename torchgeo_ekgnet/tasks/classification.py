@@ -277,11 +277,8 @@ class HyperspectralClassificationTask(ClassificationTask):
             self._repoint_optimizer()
         weights = self.hparams['class_weights']
         if weights == 'balanced' and hasattr(datamodule, 'class_counts'):
-            counts = torch.as_tensor(
-                datamodule.class_counts('train'), dtype=torch.float64
-            )
-            balanced = counts.sum() / (counts.numel() * counts.clamp(min=1))
-            self._weigh_classes(balanced.tolist())
+            balanced = _balanced_weights(datamodule.class_counts('train'))
+            self._weigh_classes(balanced)
         elif weights == 'balanced' and stage == 'fit':
             raise ValueError(
                 "class_weights: 'balanced' needs a datamodule with class_counts(), "
@@ -658,6 +655,22 @@ class _Unbuilt(nn.Module):
             f'the network is not built, {", ".join(self.unknown)} is unknown; pass it '
             'to the task, or run the task in a Trainer with its datamodule'
         )
+
+
+def _balanced_weights(counts: Tensor) -> list[float]:
+    """Weigh classes by the inverse of their size.
+
+    Args:
+        counts: Training pixels of every class, shape (C,).
+
+    Returns:
+        N / (C n_c) over the C classes that occur; 0 for a class without pixels.
+    """
+    sizes = torch.as_tensor(counts).double()
+    occurring = sizes > 0
+    weights = sizes.sum() / (occurring.sum() * sizes.clamp(min=1))
+    balanced: list[float] = torch.where(occurring, weights, 0.0).tolist()
+    return balanced
 
 
 def _check_arguments(

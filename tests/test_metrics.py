@@ -1,0 +1,82 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    precision_score,
+)
+
+from torchgeo_ekgnet.metrics import Accuracies
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_equals_scikit_learn(seed: int) -> None:
+    rng = np.random.RandomState(seed)
+    true = rng.randint(0, 5, 200)
+    predicted = np.where(rng.rand(200) < 0.7, true, rng.randint(0, 5, 200))
+    accuracies = Accuracies.from_confusion(confusion_matrix(true, predicted))
+
+    assert accuracies.overall == pytest.approx(accuracy_score(true, predicted))
+    assert accuracies.average == pytest.approx(balanced_accuracy_score(true, predicted))
+    assert accuracies.kappa == pytest.approx(cohen_kappa_score(true, predicted))
+    precision = precision_score(true, predicted, average=None, zero_division=0)
+    np.testing.assert_allclose(accuracies.precision, precision)
+    assert accuracies.average_precision == pytest.approx(precision.mean())
+    np.testing.assert_array_equal(accuracies.counts, np.bincount(true))
+
+
+def test_average_precision_is_what_swapped_arguments_give() -> None:
+    true = np.array([0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 0, 1, 1, 1, 1])
+    swapped = confusion_matrix(predicted, true).astype(float)
+    rows = swapped.sum(axis=1, keepdims=True)
+    per_row = np.diag(swapped / np.where(rows == 0, 1, rows))
+    accuracies = Accuracies.from_confusion(confusion_matrix(true, predicted))
+    assert accuracies.average_precision == pytest.approx(per_row.mean())
+    assert accuracies.average_precision != pytest.approx(accuracies.average)
+
+
+def test_absent_classes() -> None:
+    accuracies = Accuracies.from_confusion([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
+    assert accuracies.average == pytest.approx(0.85)
+    assert np.isnan(accuracies.per_class[2])
+    assert np.isnan(accuracies.precision[2])
+    content = accuracies.to_dict()
+    assert content['per_class'][2] is None
+    json.dumps(content, allow_nan=False)
+
+
+def test_class_that_is_never_predicted_has_no_precision() -> None:
+    accuracies = Accuracies.from_confusion([[5, 0], [5, 0]])
+    assert accuracies.precision.tolist() == [0.5, 0.0]
+    assert accuracies.average_precision == pytest.approx(0.25)
+    assert accuracies.kappa == pytest.approx(0.0)
+
+
+def test_one_class_has_no_kappa() -> None:
+    accuracies = Accuracies.from_confusion([[7, 0], [0, 0]])
+    assert accuracies.overall == 1.0
+    assert np.isnan(accuracies.kappa)
+    assert accuracies.to_dict()['kappa'] is None
+
+
+@pytest.mark.parametrize(
+    ('confusion', 'message'),
+    [
+        ([[1, 2, 3]], 'classes, classes'),
+        ([1, 2], 'classes, classes'),
+        ([[0, 0], [0, 0]], 'no sample'),
+        ([[1, -1], [0, 1]], 'non-negative'),
+        ([[0.5, 0.5], [0, 1]], 'whole'),
+    ],
+)
+def test_bad_confusion(confusion: list[list[float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Accuracies.from_confusion(confusion)
