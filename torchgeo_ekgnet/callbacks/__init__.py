@@ -4,7 +4,8 @@
 """torchgeo_ekgnet callbacks."""
 
 from .accuracy_report import AccuracyReport
+from .classification_map import ClassificationMap
 from .run_folder import RunFolder
 from .temperature import TemperatureAnnealing
 
-__all__ = ('AccuracyReport', 'RunFolder', 'TemperatureAnnealing')
+__all__ = ('AccuracyReport', 'ClassificationMap', 'RunFolder', 'TemperatureAnnealing')

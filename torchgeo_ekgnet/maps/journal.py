@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,7 +179,7 @@ class JournalWriter:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> 'JournalWriter':
+    def __enter__(self) -> Self:
         """Return the writer."""
         return self
 

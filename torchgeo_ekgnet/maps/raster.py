@@ -13,7 +13,7 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -289,7 +289,11 @@ def stage_raster(
         target.unlink(missing_ok=True)
         raise
     finally:
-        for leftover in (draft, *folder.glob(f'{name}.*.tmp'), draft.with_suffix('.tif.aux.xml')):
+        for leftover in (
+            draft,
+            *folder.glob(f'{name}.*.tmp'),
+            draft.with_suffix('.tif.aux.xml'),
+        ):
             leftover.unlink(missing_ok=True)
     return target
 
@@ -459,4 +463,5 @@ def attribute_table(legend: Legend, counts: Mapping[int, int] | None = None) -> 
         for item in (*fields, name, *colour):
             ElementTree.SubElement(row, 'F').text = str(item)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding='utf-8') + b'\n'
+    text = ElementTree.tostring(root, encoding='unicode')
+    return f'{text}\n'.encode()

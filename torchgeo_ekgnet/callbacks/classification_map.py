@@ -1,0 +1,342 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""``predict`` writes a map of the whole scene into the run's folder."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from .run_folder import RunFolder, run_of_checkpoint
+
+if TYPE_CHECKING:
+    from ..maps.predict import MapJob
+
+__all__ = ('ClassificationMap',)
+
+
+class ClassificationMap(Callback):
+    """Writes the map of the scene after ``predict``.
+
+    The run's folder gets ``map.tif`` (classes, with colours, names and, if the scene
+    has one, its map projection), ``confidence.tif`` (probability of the chosen class),
+    ``map.png`` and ``report.html``. See :doc:`the guide to maps </maps>`.
+
+    Results go to the disk batch by batch, so memory does not grow with the scene, and
+    Lightning is kept from collecting them. An interrupted map leaves no file that looks
+    complete; the same command goes on where it stopped. Several processes or devices
+    (``--trainer.devices``) share the work and write one map, the same to the bit.
+
+    The callback does nothing in other stages.
+    """
+
+    def __init__(
+        self,
+        scope: Literal['all', 'labelled', 'polygon'] = 'all',
+        polygon: str | None = None,
+        entropy: bool = False,
+        probabilities: bool = False,
+        window_size: int = 64,
+        batch_size: int = 512,
+        output: str | None = None,
+        report: bool = True,
+    ) -> None:
+        """Initialize a new ClassificationMap instance.
+
+        Args:
+            scope: 'all' maps every pixel that has data, 'labelled' the pixels with a
+                reference label, 'polygon' those inside the polygons of a file.
+            polygon: File of polygons that GDAL reads, in any reference system; pixel
+                coordinates (x column, y row) for a scene without one.
+            entropy: Also write the entropy of the class probabilities, as the second
+                band of ``confidence.tif``.
+            probabilities: Also write ``probabilities.tif`` with a band a class.
+            window_size: Side of the windows that the scene is cut into, in pixels.
+            batch_size: Largest number of patches in a batch; batches never cross a
+                window.
+            output: Folder of the files; the run of the checkpoint by default.
+            report: Whether to write ``report.html``.
+
+        Raises:
+            ValueError: If an option is unknown or misses another.
+        """
+        super().__init__()
+        from ..maps.predict import MapOptions
+
+        self.options = MapOptions(
+            scope, polygon, entropy, probabilities, window_size, batch_size
+        )
+        self.output = output
+        self.report = report
+        self._job: MapJob | None = None
+        self._bar: Any = None
+        self._hidden_bar: Any = None
+        self._data: dict[str, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Plan the map, and give the datamodule the batches that are left.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+
+        Raises:
+            FileNotFoundError: If there is no such checkpoint.
+            OSError: If the folder cannot be written to or the disk has no room.
+            TypeError: If the datamodule is not one of this package.
+            ValueError: If the checkpoint does not fit the scene, or no output folder
+                is known.
+        """
+        if stage != 'predict':
+            return
+        trainer.predict_loop.return_predictions = False
+        if getattr(trainer, 'fast_dev_run', False):
+            return
+        from ..maps.checkpoint import file_digest
+        from ..maps.predict import MapJob, describe_patches, weights_digest
+        from ..maps.raster import Legend
+
+        datamodule: Any = getattr(trainer, 'datamodule', None)
+        scene = getattr(datamodule, 'scene', None)
+        if scene is None or not hasattr(datamodule, 'patch_source'):
+            raise TypeError(
+                'ClassificationMap needs a datamodule of torchgeo_ekgnet, found '
+                f'{type(datamodule).__name__}'
+            )
+        folder = self._folder(trainer)
+        checkpoint = trainer.ckpt_path
+        if checkpoint:
+            _check_checkpoint(checkpoint, scene)
+            weights = file_digest(checkpoint)
+        else:
+            weights = weights_digest(pl_module)
+        job = MapJob(
+            folder,
+            scene,
+            Legend.from_classes(scene.class_names, scene.class_values, scene.palette),
+            self.options,
+            {
+                'weights': weights,
+                'precision': str(trainer.precision),
+                'patches': describe_patches(datamodule.patch_source),
+            },
+        )
+        left = job.prepare(
+            trainer.global_rank, trainer.world_size, trainer.strategy.broadcast
+        )
+        datamodule.predict_dataset = left
+        self._job = job
+        self._data = datamodule.describe()
+
+    def _folder(self, trainer: Trainer) -> Path:
+        """Find the output folder."""
+        if self.output is not None:
+            return Path(self.output)
+        if trainer.ckpt_path:
+            return run_of_checkpoint(trainer.ckpt_path)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunFolder) and callback.path is not None:
+                return callback.path
+        raise ValueError(
+            'predict: no checkpoint was given; pass --ckpt_path '
+            'RUN/checkpoints/best.ckpt, or give ClassificationMap an output folder'
+        )
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show pixels per second and the time left in place of Lightning's bar.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        if self._job is None:
+            return
+        from ..maps.predict import progress_bar
+
+        bar = trainer.progress_bar_callback
+        shown = bar is not None and trainer.is_global_zero
+        if bar is not None:
+            bar.disable()
+            self._hidden_bar = bar
+        self._bar = progress_bar(
+            self._job.windows.num_pixels, self._job.pixels_done, shown
+        )
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Bring the results of a batch to the disk.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            outputs: Class probabilities (n, classes).
+            batch: The batch, with its number in 'window'.
+            batch_idx: Index of the batch in this process.
+            dataloader_idx: Index of the data loader.
+
+        Raises:
+            TypeError: If the task returned something else.
+            OSError: If the disk is full.
+        """
+        if self._job is None:
+            return
+        if not isinstance(outputs, Tensor) or not isinstance(batch, Mapping):
+            raise TypeError(
+                'ClassificationMap: predict_step must return class probabilities, '
+                f'found {type(outputs).__name__}'
+            )
+        new = self._job.record(int(batch['window']), outputs.float().cpu().numpy())
+        if self._bar is not None:
+            left = self._bar.total - self._bar.n
+            self._bar.update(min(new * trainer.world_size, left))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the results of all processes together, and write the files.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+
+        Raises:
+            RuntimeError: If results are missing.
+            OSError: If the disk is full.
+        """
+        job = self._job
+        if job is None:
+            return
+        self._close()
+        trainer.strategy.barrier('ClassificationMap')
+        if not trainer.is_global_zero:
+            return
+        if trainer.limit_predict_batches != 1.0 and (missing := job.missing()):
+            rank_zero_warn(
+                f'limit_predict_batches left {missing} batches of the map out; no map '
+                'is written, and the next call goes on from here'
+            )
+            return
+
+        def extras(staging: Path, counts: tuple[int, ...]) -> list[Path]:
+            return self._pictures(trainer, job, staging, counts)
+
+        files = job.finish(extras)
+        rank_zero_info(
+            f'{sum(files.counts):,} pixels classified: {files.classes}'
+            + (f', {job.folder / "report.html"}' if self.report else '')
+        )
+
+    def _pictures(
+        self, trainer: Trainer, job: 'MapJob', staging: Path, counts: tuple[int, ...]
+    ) -> list[Path]:
+        """Stage picture and report."""
+        from ..maps.figure import save_map_figure
+        from ..maps.report import write_run_report
+
+        picture = save_map_figure(
+            staging / 'map.tif', job.scene, job.legend, staging / 'map.png'
+        )
+        if not self.report:
+            return [picture]
+        run = run_of_checkpoint(trainer.ckpt_path) if trainer.ckpt_path else job.folder
+        facts: dict[str, Any] = {
+            'classes': list(
+                zip(job.legend.names, job.legend.values, counts, strict=True)
+            ),
+            'palette': job.legend.palette.tolist(),
+            'scope': self.options.scope,
+            'pixels classified': sum(counts),
+            'pixels without data': int((~job.scene.valid).sum()),
+            'precision': str(trainer.precision),
+        }
+        if self.options.polygon is not None:
+            facts['polygon'] = os.path.basename(self.options.polygon)
+        page = write_run_report(
+            run, staging / 'report.html', self._data, facts, map_folder=staging
+        )
+        return [picture, page]
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Keep what has been computed.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            exception: What happened.
+        """
+        self._close()
+        self._job = None
+
+    def teardown(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> None:
+        """Close files and progress bar.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        self._close()
+        self._job = None
+
+    def _close(self) -> None:
+        """Close journal and progress bar, and give Lightning its bar back."""
+        if self._job is not None:
+            self._job.close()
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._hidden_bar is not None:
+            self._hidden_bar.enable()
+            self._hidden_bar = None
+
+
+def _check_checkpoint(path: str | os.PathLike[str], scene: Any) -> None:
+    """Compare a checkpoint with the scene before any work is done.
+
+    Args:
+        path: The checkpoint.
+        scene: The scene.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it was trained on other bands or classes.
+    """
+    import numpy as np
+
+    from ..maps.checkpoint import data_state, match_bands, read_checkpoint
+
+    state = data_state(read_checkpoint(path))
+    if state is None:
+        # Whether that is acceptable is for the datamodule to say.
+        return
+    trained = state['scene']
+    centres = trained['wavelengths']
+    match_bands(
+        int(trained['shape'][2]),
+        None if centres is None else np.asarray(centres, dtype=np.float64),
+        scene,
+        f'the checkpoint {path}',
+    )
+    theirs, ours = list(trained['class_names']), list(scene.class_names)
+    if theirs != ours:
+        raise ValueError(
+            f'the checkpoint {path} was trained on the {len(theirs)} classes {theirs} '
+            f'of {trained["name"]}, the scene {scene.name} has the {len(ours)} classes '
+            f'{ours}; use the configuration of its run, or, in Python, '
+            'write_map(checkpoint, scene, folder)'
+        )

@@ -1,0 +1,327 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Classifiers from checkpoints: network, bands, normalisation and classes."""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..datasets.scene import HyperspectralScene
+from ..transforms.normalization import SpectralNormalizer
+from ..transforms.patches import PaddingMode, PatchSource
+from ..transforms.pca import SpectralPCA
+from .raster import Legend
+
+__all__ = ('Classifier', 'file_digest', 'load_classifier', 'match_bands')
+
+
+class _SelectedBands:
+    """A scene seen through some of its bands."""
+
+    def __init__(self, scene: HyperspectralScene, bands: NDArray[np.int64]) -> None:
+        """Create a new view.
+
+        Args:
+            scene: The scene.
+            bands: Numbers of its used bands, in the wanted order.
+        """
+        self._scene = scene
+        self._bands = bands
+        self.valid = scene.valid
+        self.in_memory = scene.in_memory
+        self.shape = (scene.shape[0], scene.shape[1], len(bands))
+
+    def read(
+        self, row_start: int, row_stop: int, col_start: int, col_stop: int
+    ) -> NDArray[np.float32]:
+        """Read a window, float32 (rows, cols, bands)."""
+        values = self._scene.read(row_start, row_stop, col_start, col_stop)
+        return np.ascontiguousarray(values[:, :, self._bands])
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network and what it has to know about its input.
+
+    Attributes:
+        model: Network from patches (n, bands, P, P) to logits (n, classes), in
+            evaluation mode.
+        legend: Names, raster values and colours of the classes.
+        num_bands: Bands of the scenes it reads (before PCA).
+        wavelengths: Band centres in nm, float64 (bands,), or None if unknown.
+        patch_size: Rows and columns P of a patch.
+        padding_mode: What lies beyond the border of a scene.
+        normalizer: Normalisation with the statistics of the training scene.
+        pca: Principal components that replace the bands, or None.
+        description: All that the checkpoint says about its data: scene, split, bands.
+        source: The checkpoint.
+    """
+
+    model: nn.Module
+    legend: Legend
+    num_bands: int
+    wavelengths: NDArray[np.float64] | None
+    patch_size: int
+    padding_mode: PaddingMode
+    normalizer: SpectralNormalizer
+    pca: SpectralPCA | None
+    description: Mapping[str, Any]
+    source: str
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.legend.names
+
+    def patches(
+        self, scene: HyperspectralScene, match_wavelengths: bool = False
+    ) -> PatchSource:
+        """Prepare a scene for this classifier.
+
+        Args:
+            scene: The scene, in the units of the training scene.
+            match_wavelengths: Whether to take, for each band of the classifier, the
+                scene's band of the nearest wavelength.
+
+        Returns:
+            The source of patches of this scene.
+
+        Raises:
+            ValueError: If the bands differ, or the scene is smaller than a patch.
+        """
+        bands = match_bands(
+            self.num_bands, self.wavelengths, scene, self.source, match_wavelengths
+        )
+        view: Any = scene if bands is None else _SelectedBands(scene, bands)
+        return PatchSource(
+            view, self.normalizer, self.patch_size, self.padding_mode, self.pca
+        )
+
+
+def match_bands(
+    num_bands: int,
+    wavelengths: NDArray[np.float64] | None,
+    scene: HyperspectralScene,
+    source: str,
+    match_wavelengths: bool = False,
+) -> NDArray[np.int64] | None:
+    """Compare a scene's bands with those that a classifier was trained on.
+
+    Bands are the same if their number is, and if no centre differs by more than half
+    the distance to its neighbour.
+
+    Args:
+        num_bands: Bands of the classifier.
+        wavelengths: Their centres in nm, or None.
+        scene: The scene.
+        source: Name of the classifier for messages.
+        match_wavelengths: Whether to pair bands by wavelength if they differ.
+
+    Returns:
+        The scene's band for each band of the classifier; None if it is every band in
+        its order.
+
+    Raises:
+        ValueError: If the bands differ and cannot, or must not, be paired.
+    """
+    found = scene.wavelengths
+    if wavelengths is None or found is None:
+        if scene.num_bands == num_bands and not match_wavelengths:
+            return None
+        missing = source if wavelengths is None else f'the scene {scene.name}'
+        if match_wavelengths:
+            raise ValueError(
+                f'bands cannot be matched by wavelength: {missing} has no wavelengths'
+            )
+        raise ValueError(
+            f'{source} reads {num_bands} bands, the scene {scene.name} has '
+            f'{scene.num_bands}; select the same bands (they cannot be matched by '
+            f'wavelength because {missing} has no wavelengths)'
+        )
+    reach = _reach(wavelengths)
+    if scene.num_bands == num_bands:
+        off = np.abs(found - wavelengths)
+        if (off <= reach).all():
+            return None
+        worst = int((off - reach).argmax())
+        difference = (
+            f'band {worst + 1} lies at {wavelengths[worst]:.1f} nm there and at '
+            f'{found[worst]:.1f} nm here'
+        )
+    else:
+        difference = f'{num_bands} bands there, {scene.num_bands} here'
+    if not match_wavelengths:
+        raise ValueError(
+            f'{source} was trained on other bands than the scene {scene.name} has: '
+            f'{difference}; select the same bands, or pass match_wavelengths=True to '
+            'take the nearest ones'
+        )
+    distance = np.abs(found[None, :] - wavelengths[:, None])
+    nearest = distance.argmin(axis=1).astype(np.int64)
+    gap = distance[np.arange(num_bands), nearest]
+    tolerance = np.maximum(reach, _reach(found)[nearest])
+    far = np.flatnonzero(gap > tolerance)
+    if len(far):
+        wanted = ', '.join(f'{wavelengths[band]:.1f}' for band in far[:8])
+        raise ValueError(
+            f'the scene {scene.name} ({found.min():.1f} to {found.max():.1f} nm) has '
+            f'no band near {len(far)} of the {num_bands} bands of {source}: {wanted}'
+            f'{" ..." if len(far) > 8 else ""} nm'
+        )
+    result: NDArray[np.int64] = nearest
+    return result
+
+
+def _reach(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half the distance from each band to its nearer neighbour, at least 0.5 nm."""
+    if len(wavelengths) < 2:
+        return np.full(len(wavelengths), 10.0)
+    order = np.argsort(wavelengths)
+    steps = np.diff(wavelengths[order])
+    nearer = np.minimum(np.append(steps, np.inf), np.insert(steps, 0, np.inf))
+    reach: NDArray[np.float64] = np.empty_like(nearer)
+    reach[order] = np.maximum(nearer / 2, 0.5)
+    return reach
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'there is no checkpoint {path}; fit writes checkpoints/best.ckpt into '
+            'its run folder'
+        )
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f'{path} is not a readable checkpoint: {error}') from error
+    if not isinstance(content, dict) or 'state_dict' not in content:
+        raise ValueError(
+            f'{path} is not a Lightning checkpoint: it has no entry state_dict'
+        )
+    return content
+
+
+def data_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Find what a checkpoint says about its data.
+
+    Args:
+        checkpoint: Content of a checkpoint.
+
+    Returns:
+        State of its datamodule, or None if it has none of this package.
+    """
+    for value in checkpoint.values():
+        if isinstance(value, Mapping) and {'scene', 'normalizer'} <= set(value):
+            return value
+    return None
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Identify a file by content.
+
+    Args:
+        path: The file.
+
+    Returns:
+        SHA-256, hexadecimal.
+    """
+    with Path(path).open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def load_classifier(
+    path: str | os.PathLike[str], device: torch.device | str = 'cpu'
+) -> Classifier:
+    """Load the classifier of a run.
+
+    Args:
+        path: Checkpoint, such as ``runs/NAME/version_0/checkpoints/best.ckpt``.
+        device: Where the network is wanted.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint of this package's task and datamodule.
+    """
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint.get('hyper_parameters', {})
+    state = data_state(checkpoint)
+    missing = [
+        name
+        for name in ('model', 'in_channels', 'num_classes')
+        if not settings.get(name)
+    ]
+    if state is None or missing:
+        lacks = 'no state of a datamodule' if state is None else f'no {missing}'
+        raise ValueError(
+            f'{path} has {lacks}: it was not written by '
+            'HyperspectralClassificationTask with a datamodule of this package'
+        )
+    model = timm.create_model(
+        settings['model'],
+        num_classes=settings['num_classes'],
+        in_chans=settings['in_channels'],
+        **(settings.get('model_options') or {}),
+    )
+    weights = {
+        name.removeprefix('model.').removeprefix('_orig_mod.'): value
+        for name, value in checkpoint['state_dict'].items()
+        if name.startswith('model.')
+    }
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f'the weights in {path} do not fit {settings["model"]}: {error}'
+        ) from error
+    scene = state['scene']
+    pca = state.get('pca_state')
+    wavelengths = scene['wavelengths']
+    return Classifier(
+        model=model.to(device).eval(),
+        legend=Legend.from_classes(
+            cast(Sequence[str], scene['class_names']),
+            cast(Sequence[int], scene['class_values']),
+            scene['palette'],
+        ),
+        num_bands=int(scene['shape'][2]),
+        wavelengths=(
+            None if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
+        ),
+        patch_size=int(state['patch_size']),
+        padding_mode=state['padding_mode'],
+        normalizer=SpectralNormalizer.from_state(state['normalizer']),
+        pca=None if pca is None else SpectralPCA.from_state(pca),
+        description={
+            name: value
+            for name, value in state.items()
+            if name not in ('normalizer', 'pca_state')
+        },
+        source=str(path),
+    )
