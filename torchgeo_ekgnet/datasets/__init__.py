@@ -5,6 +5,7 @@
 
 from .base import MatSceneDataset, SceneDataset
 from .botswana import Botswana
+from .custom import CustomScene, open_scene
 from .houston2013 import Houston2013
 from .indian_pines import IndianPines
 from .ksc import KSC
@@ -19,6 +20,7 @@ __all__ = (
     'KSC',
     'BandSelection',
     'Botswana',
+    'CustomScene',
     'Houston2013',
     'HyperspectralScene',
     'IndianPines',
@@ -32,5 +34,6 @@ __all__ = (
     'Split',
     'SplitProtocol',
     'SyntheticScene',
+    'open_scene',
     'synthetic_scene',
 )

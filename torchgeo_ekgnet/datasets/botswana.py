@@ -23,7 +23,7 @@ class Botswana(MatSceneDataset):
 
     * Okavango Delta, Botswana, 31 May 2001; Hyperion on EO-1, 30 m pixels
     * 1476 x 256 pixels, 145 bands (of 242; channels 10-55, 82-97, 102-119, 134-164 and
-      187-220 kept), 447 to 2406 nm
+      187-220 kept), 447 to 2355 nm
 
     Dataset format:
 

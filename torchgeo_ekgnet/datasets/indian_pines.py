@@ -25,7 +25,7 @@ class IndianPines(MatSceneDataset):
 
     * north-western Indiana, USA, 12 June 1992; AVIRIS, 20 m pixels
     * 145 x 145 pixels, 200 bands (of 220; water vapour bands 104-108, 150-163 and 220
-      removed), 400 to 2499 nm
+      removed), 400 to 2489 nm
     * digital numbers: 500 x radiance + 1000
 
     Dataset format:

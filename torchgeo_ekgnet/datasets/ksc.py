@@ -31,7 +31,7 @@ class KSC(MatSceneDataset):
 
     * Kennedy Space Center, Florida, USA, 23 March 1996; AVIRIS, 18 m pixels
     * 512 x 614 pixels, 176 bands (of 224; channels 1-4, 102-116, 151-172 and 218-224
-      removed), 405 to 2437 nm (nominal centres of a later calibration)
+      removed), 405 to 2427 nm (nominal centres of a later calibration)
 
     Dataset format:
 
@@ -47,7 +47,7 @@ class KSC(MatSceneDataset):
 
     If you use this dataset in your research, please cite the following paper:
 
-    * https://doi.org/10.1109/TGRS.2004.837314
+    * https://doi.org/10.1109/TGRS.2004.842481
     """
 
     scene_name: ClassVar[str] = 'Kennedy Space Center'

@@ -6,7 +6,7 @@
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -228,6 +228,100 @@ class HDF5Source:
         return cube if bands is None else cube[:, :, bands]
 
 
+class MemmapSource:
+    """A cube in a binary file, mapped into memory.
+
+    Only what is read comes into memory, and the system can drop it again. Copies that
+    travel to other processes open the map anew.
+
+    Args:
+        path: The file.
+        dtype: Type of a value, byte order included.
+        offset: Bytes before the first value.
+        stored_shape: Sizes of the axes as stored.
+        axes: Order of the axes as stored, see :func:`check_axes`.
+        order: ``'C'``: the last axis varies fastest; ``'F'``: the first one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        dtype: np.dtype[Any],
+        offset: int,
+        stored_shape: tuple[int, ...],
+        axes: str,
+        order: Literal['C', 'F'] = 'C',
+    ) -> None:
+        """Initialize a new MemmapSource instance.
+
+        Args:
+            path: The file.
+            dtype: Type of a value, byte order included.
+            offset: Bytes before the first value.
+            stored_shape: Sizes of the axes as stored.
+            axes: Order of the axes as stored, see :func:`check_axes`.
+            order: ``'C'``: the last axis varies fastest; ``'F'``: the first one.
+        """
+        self._file = (path, dtype, offset, stored_shape, check_axes(axes), order)
+        self._cube = self._open()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns and bands."""
+        rows, cols, bands = self._cube.shape
+        return rows, cols, bands
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored values, in the byte order of this machine."""
+        return self._cube.dtype.newbyteorder('=')
+
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Read one window.
+
+        Args:
+            row_start: First row.
+            row_stop: Row after the last one.
+            col_start: First column.
+            col_stop: Column after the last one.
+            bands: Zero-based bands in the wanted order, None for all of them.
+
+        Returns:
+            Values of shape (rows, cols, bands) in their stored type.
+        """
+        window = self._cube[row_start:row_stop, col_start:col_stop]
+        if bands is not None:
+            window = window[:, :, bands]
+        return np.array(window, dtype=self.dtype, order='C')
+
+    def _open(self) -> NDArray[Any]:
+        path, dtype, offset, shape, axes, order = self._file
+        stored = np.memmap(
+            path, dtype=dtype, mode='r', offset=offset, shape=shape, order=order
+        )
+        return reorder(stored, axes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the map."""
+        return {'_file': self._file}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the state and open the map.
+
+        Args:
+            state: What :meth:`__getstate__` returned.
+        """
+        self._file = state['_file']
+        self._cube = self._open()
+
+
 def check_axes(axes: str) -> str:
     """Check an order of axes.
 
@@ -294,7 +388,18 @@ def open_array(
     if suffix in MAT_SUFFIXES:
         return ArraySource(reorder(read_mat(path, variable), axes))
     if suffix in NUMPY_SUFFIXES:
-        return ArraySource(reorder(read_numpy(path, variable, mmap=lazy), axes))
+        array = read_numpy(path, variable, mmap=lazy)
+        if isinstance(array, np.memmap):
+            fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+            return MemmapSource(
+                path,
+                array.dtype,
+                array.offset,
+                array.shape,
+                axes,
+                'F' if fortran else 'C',
+            )
+        return ArraySource(reorder(array, axes))
     raise ValueError(
         f'{path}: {suffix!r} is none of the array formats '
         f'{MAT_SUFFIXES + NUMPY_SUFFIXES + HDF5_SUFFIXES}'

@@ -622,7 +622,7 @@ class HyperspectralScene:
 
 def _is_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     if not math.isfinite(nodata):
-        return ~np.isfinite(values)
+        return np.asarray(~np.isfinite(values))
     if values.dtype.kind != 'f' and not float(nodata).is_integer():
         return np.zeros(values.shape, dtype=bool)
     if values.dtype.kind == 'f':
