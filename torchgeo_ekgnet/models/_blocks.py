@@ -6,13 +6,12 @@
 from collections.abc import Sequence
 
 import torch
-from timm.layers import register_notrace_function
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._contract import leaf_module
 
-__all__ = ['FullExtentConv3d', 'MaxPool3d', 'check_patch_size', 'rows_and_columns']
+__all__ = ['ExpectSize', 'FullExtentConv3d', 'MaxPool3d', 'rows_and_columns']
 
 
 def rows_and_columns(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -35,23 +34,43 @@ def rows_and_columns(img_size: int | Sequence[int]) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-@register_notrace_function
-def check_patch_size(x: Tensor, rows: int, cols: int) -> None:
+@leaf_module
+class ExpectSize(nn.Module):
     """Refuse patches of another size than a network's parameters were made for.
 
+    A module and not a function, so that a symbolic trace keeps the check.
+
     Args:
-        x: Patches, (B, bands, H, W).
         rows: Expected rows.
         cols: Expected columns.
-
-    Raises:
-        ValueError: If the size is another.
     """
-    if x.shape[2] != rows or x.shape[3] != cols:
-        raise ValueError(
-            f'the patches have {x.shape[2]}x{x.shape[3]} pixels but the model was made '
-            f'with img_size=({rows}, {cols}); create it with the patch size of the data'
-        )
+
+    def __init__(self, rows: int, cols: int) -> None:
+        """Remember the size."""
+        super().__init__()
+        self.rows = rows
+        self.cols = cols
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Check.
+
+        Args:
+            x: Patches, (B, bands, H, W).
+
+        Returns:
+            The same patches.
+
+        Raises:
+            ValueError: If the size is another.
+        """
+        rows, cols = x.shape[2], x.shape[3]
+        if rows != self.rows or cols != self.cols:
+            raise ValueError(
+                f'the patches have {rows}x{cols} pixels but the model was made with '
+                f'img_size=({self.rows}, {self.cols}); create it with the patch size '
+                'of the data'
+            )
+        return x
 
 
 @leaf_module

@@ -17,7 +17,7 @@ import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ._blocks import FullExtentConv3d, MaxPool3d, check_patch_size, rows_and_columns
+from ._blocks import ExpectSize, FullExtentConv3d, MaxPool3d, rows_and_columns
 from ._contract import SpectralSpatialNet, create_spectral_model, spectral_cfg
 
 __all__ = ['CNN3d']
@@ -73,14 +73,14 @@ class CNN3d(SpectralSpatialNet):
         size = (in_chans, *self.img_size)
         kernel = _fit(size)
         self.stem = nn.Conv3d(1, widths[0], kernel, stride=(5, 1, 1), **dd)
+        self.expect_size = ExpectSize(*self.img_size)
         size = _after(size, kernel, 5)
         kernel = _fit(size)
         second = nn.Conv3d(widths[0], widths[1], kernel, stride=(2, 1, 1), **dd)
         size = _after(size, kernel, 2)
         self.stages = nn.ModuleList(
             [
-                nn.Sequential(nn.ReLU(), MaxPool3d()),
-                nn.Sequential(second, nn.ReLU(), MaxPool3d()),
+                nn.Sequential(nn.ReLU(), MaxPool3d(), second, nn.ReLU(), MaxPool3d()),
                 nn.Sequential(
                     FullExtentConv3d(widths[1], hidden_features, size, **dd),
                     nn.ReLU(),
@@ -98,7 +98,9 @@ class CNN3d(SpectralSpatialNet):
             {'num_chs': width, 'reduction': reduction, 'module': f'stages.{index}'}
             for index, (width, reduction) in enumerate(
                 zip(
-                    (*widths, *[hidden_features] * 2), (1, 1, whole, whole), strict=True
+                    (widths[1], hidden_features, hidden_features),
+                    (1, whole, whole),
+                    strict=True,
                 )
             )
         ]
@@ -116,8 +118,8 @@ class CNN3d(SpectralSpatialNet):
         Raises:
             ValueError: If the patches have another size than ``img_size``.
         """
-        check_patch_size(x, self.img_size[0], self.img_size[1])
-        return super().forward_stem(x)
+        out: Tensor = self.stem(self.expect_size(x).unsqueeze(1))
+        return out
 
 
 def _fit(size: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -168,4 +170,4 @@ def cnn3d(pretrained: bool = False, **kwargs: Any) -> Any:
     Returns:
         The network.
     """
-    return create_spectral_model(CNN3d, 'cnn3d', pretrained, 4, **kwargs)
+    return create_spectral_model(CNN3d, 'cnn3d', pretrained, **kwargs)

@@ -21,16 +21,14 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ._contract import create_spectral_model, leaf_module, spectral_cfg
-from ._dense import DenseNet3d, init_conv3d
+from ._dense import DenseLayer, DenseNet3d
 
 __all__ = ['DGCNet', 'DynamicGroupConv3d', 'inactive_channels']
 
 _START, _END = 1.0 / 12.0, 3.0 / 4.0
 
 
-def inactive_channels(
-    progress: float, channels: int, gate_factor: float = 0.25
-) -> int:
+def inactive_channels(progress: float, channels: int, gate_factor: float = 0.25) -> int:
     """Count the channels that are masked at a point of the training.
 
     None before a twelfth of the training, then linearly more until three quarters of
@@ -110,7 +108,9 @@ class DynamicGroupConv3d(nn.Module):
         self.gate_factor = gate_factor
         self.norm = nn.BatchNorm3d(in_channels, **dd)
         self.act = nn.ReLU()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1, 1, **dd))
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels, 1, 1, 1, **dd)
+        )
         self.squeeze = nn.Linear(in_channels, heads * hidden, bias=False, **dd)
         self.excite_weight = nn.Parameter(torch.empty(heads, hidden, in_channels, **dd))
         self.excite_bias = nn.Parameter(torch.empty(heads, in_channels, **dd))
@@ -124,7 +124,7 @@ class DynamicGroupConv3d(nn.Module):
     @torch.jit.ignore
     def reset_parameters(self) -> None:
         """Draw kernel and saliency networks; every saliency starts around one."""
-        init_conv3d(self)
+        nn.init.kaiming_normal_(self.weight, nonlinearity='relu')
         nn.init.kaiming_normal_(self.squeeze.weight)
         bound = self.excite_weight.shape[1] ** -0.5
         nn.init.uniform_(self.excite_weight, -bound, bound)
@@ -233,6 +233,11 @@ class DGCNet(DenseNet3d):
             )
 
         super().__init__(bottleneck, device=device, dtype=dtype, **kwargs)
+        # The saliencies multiply what they are computed from: with the wide kernels of
+        # its siblings, an untrained deep network in evaluation mode overflows.
+        for module in self.modules():
+            if isinstance(module, DenseLayer):
+                nn.init.kaiming_normal_(module.conv.weight, nonlinearity='relu')
 
     @torch.jit.ignore
     def set_progress(self, progress: float) -> None:

@@ -66,7 +66,9 @@ class LearnedGroupConv3d(nn.Module):
         if num_groups < 1:
             raise ValueError(f'num_groups must be at least 1, found {num_groups}')
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1, 1, **dd))
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels, 1, 1, 1, **dd)
+        )
         self.bias = nn.Parameter(torch.empty(out_channels, **dd))
         self.input_groups = nn.Parameter(torch.empty(in_channels, num_groups, **dd))
         self.output_groups = nn.Parameter(torch.empty(out_channels, num_groups, **dd))

@@ -15,14 +15,14 @@ rows and columns, so its feature maps are the class token after each layer, (B, 
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._blocks import check_patch_size, rows_and_columns
+from ._blocks import ExpectSize, rows_and_columns
 from ._contract import SpectralSpatialNet, create_spectral_model, spectral_cfg
 
 __all__ = ['SpectralFormer']
@@ -71,7 +71,8 @@ class TokenAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         out = F.scaled_dot_product_attention(query, key, value)
-        return cast(Tensor, self.drop(self.proj(out.transpose(1, 2).flatten(2))))
+        out = self.drop(self.proj(out.transpose(1, 2).flatten(2)))
+        return out
 
 
 class CrossLayerFusion(nn.Module):
@@ -238,6 +239,7 @@ class SpectralFormer(SpectralSpatialNet):
         self.position = nn.Parameter(torch.empty(1, num_tokens, embed_dim, **dd))
         # One linear map of all pixels of neighbouring bands, sliding along the bands.
         self.stem = nn.Conv3d(1, embed_dim, (near_bands, *self.img_size), **dd)
+        self.expect_size = ExpectSize(*self.img_size)
         self.stem_drop = nn.Dropout(proj_drop_rate)
         self.stages = nn.ModuleList(
             TransformerStage(
@@ -276,8 +278,12 @@ class SpectralFormer(SpectralSpatialNet):
             timm's matcher.
         """
         return {
-            'stem': r'^stem|^class_token|^position',
-            'blocks': [(r'^stages\.(\d+)', None), (r'^norm', (99999,))],
+            'stem': r'^stem',
+            'blocks': [
+                (r'^class_token|^position', (0,)),
+                (r'^stages\.(\d+)', None),
+                (r'^norm', (99999,)),
+            ],
         }
 
     def forward_stem(self, x: Tensor) -> Tensor:
@@ -296,13 +302,14 @@ class SpectralFormer(SpectralSpatialNet):
             row, col = x.shape[2] // 2, x.shape[3] // 2
             x = x[:, :, row : row + 1, col : col + 1]
         else:
-            check_patch_size(x, self.img_size[0], self.img_size[1])
+            x = self.expect_size(x)
         if self.wrap > 0:
             x = torch.cat([x[:, -self.wrap :], x, x[:, : self.wrap]], 1)
         tokens = self.stem(x.unsqueeze(1)).flatten(2).transpose(1, 2)
         first = self.class_token.expand(x.shape[0], -1, -1)
         tokens = torch.cat([first, tokens], 1) + self.position
-        return cast(Tensor, self.stem_drop(tokens).unsqueeze(1))
+        tokens = self.stem_drop(tokens)
+        return tokens.unsqueeze(1)
 
     def forward_norm(self, x: Tensor) -> Tensor:
         """Normalise the class token of the newest state.
@@ -313,7 +320,8 @@ class SpectralFormer(SpectralSpatialNet):
         Returns:
             The class token, (B, 1, 1, C).
         """
-        return cast(Tensor, self.norm(x[:, :1, :1]))
+        out: Tensor = self.norm(x[:, :1, :1])
+        return out
 
     def spectral_mean(self, x: Tensor) -> Tensor:
         """Take the class token of the newest state; it summarises the spectrum.

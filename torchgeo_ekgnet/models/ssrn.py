@@ -68,8 +68,9 @@ class SpectralCollapse(nn.Conv3d):
         """
         batch, _, _, rows, cols = x.shape
         out = torch.matmul(self.weight.flatten(1), x.flatten(3).flatten(1, 2))
-        if self.bias is not None:
-            out = out + self.bias.unsqueeze(1)
+        bias = self.bias
+        if bias is not None:
+            out = out + bias.unsqueeze(1)
         return out.reshape(batch, -1, 1, rows, cols)
 
 
