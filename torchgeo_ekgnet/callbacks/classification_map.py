@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from ..datasets.windows import SceneWindows
 from .run_folder import RunFolder, run_of_checkpoint
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class ClassificationMap(Callback):
         self._data: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Plan the map, and give the datamodule the batches that are left.
+        """Give the datamodule the windows of the map.
 
         Args:
             trainer: The trainer.
@@ -87,35 +89,73 @@ class ClassificationMap(Callback):
             stage: Either 'fit', 'validate', 'test', or 'predict'.
 
         Raises:
-            FileNotFoundError: If there is no such checkpoint.
-            OSError: If the folder cannot be written to or the disk has no room.
             TypeError: If the datamodule is not one of this package.
-            ValueError: If the checkpoint does not fit the scene, or no output folder
-                is known.
+            ValueError: If there is no pixel to classify.
         """
+        self._job = None
         if stage != 'predict':
             return
         trainer.predict_loop.return_predictions = False
         if getattr(trainer, 'fast_dev_run', False):
             return
-        from ..maps.checkpoint import file_digest
-        from ..maps.predict import MapJob, describe_patches, weights_digest
-        from ..maps.raster import Legend
+        from ..maps.predict import select_pixels
 
         datamodule: Any = getattr(trainer, 'datamodule', None)
-        scene = getattr(datamodule, 'scene', None)
-        if scene is None or not hasattr(datamodule, 'patch_source'):
+        if not hasattr(datamodule, 'scene') or not hasattr(datamodule, 'patch_source'):
             raise TypeError(
                 'ClassificationMap needs a datamodule of torchgeo_ekgnet, found '
                 f'{type(datamodule).__name__}'
             )
-        folder = self._folder(trainer)
-        checkpoint = trainer.ckpt_path
-        if checkpoint:
-            _check_checkpoint(checkpoint, scene)
-            weights = file_digest(checkpoint)
-        else:
-            weights = weights_digest(pl_module)
+        datamodule.predict_dataset = SceneWindows(
+            select_pixels(datamodule.scene, self.options),
+            self.options.window_size,
+            self.options.batch_size,
+        )
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Plan the map, and give the datamodule the batches that are left.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            checkpoint: Content of the checkpoint.
+
+        Raises:
+            OSError: If the folder cannot be written to or the disk has no room.
+            ValueError: If the checkpoint does not fit the scene.
+        """
+        path = trainer.ckpt_path
+        if (
+            trainer.state.fn != TrainerFn.PREDICTING
+            or getattr(trainer, 'fast_dev_run', False)
+            or not path
+        ):
+            return
+        from ..maps.checkpoint import file_digest
+
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        _check_checkpoint(str(path), checkpoint, datamodule.scene)
+        folder = run_of_checkpoint(path) if self.output is None else Path(self.output)
+        datamodule.predict_dataset = self._plan(trainer, folder, file_digest(path))
+
+    def _plan(self, trainer: Trainer, folder: Path, weights: str) -> SceneWindows:
+        """Start or take up the work in a folder.
+
+        Args:
+            trainer: The trainer.
+            folder: Output folder.
+            weights: Digest of the network's weights.
+
+        Returns:
+            The batches that are left.
+        """
+        from ..maps.predict import MapJob, describe_patches
+        from ..maps.raster import Legend
+
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        scene = datamodule.scene
         job = MapJob(
             folder,
             scene,
@@ -130,16 +170,14 @@ class ClassificationMap(Callback):
         left = job.prepare(
             trainer.global_rank, trainer.world_size, trainer.strategy.broadcast
         )
-        datamodule.predict_dataset = left
         self._job = job
         self._data = datamodule.describe()
+        return left
 
-    def _folder(self, trainer: Trainer) -> Path:
-        """Find the output folder."""
+    def _default_folder(self, trainer: Trainer) -> Path:
+        """Find the output folder of a network that was trained in this process."""
         if self.output is not None:
             return Path(self.output)
-        if trainer.ckpt_path:
-            return run_of_checkpoint(trainer.ckpt_path)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunFolder) and callback.path is not None:
                 return callback.path
@@ -154,10 +192,21 @@ class ClassificationMap(Callback):
         Args:
             trainer: The trainer.
             pl_module: The task.
+
+        Raises:
+            OSError: If the folder cannot be written to or the disk has no room.
+            ValueError: If neither a checkpoint nor an output folder is known.
         """
-        if self._job is None:
+        if getattr(trainer, 'fast_dev_run', False):
             return
-        from ..maps.predict import progress_bar
+        from ..maps.predict import progress_bar, weights_digest
+
+        if self._job is None:
+            # No checkpoint: the network was trained in this process.
+            self._plan(
+                trainer, self._default_folder(trainer), weights_digest(pl_module)
+            )
+        assert self._job is not None
 
         bar = trainer.progress_bar_callback
         shown = bar is not None and trainer.is_global_zero
@@ -305,22 +354,22 @@ class ClassificationMap(Callback):
             self._hidden_bar = None
 
 
-def _check_checkpoint(path: str | os.PathLike[str], scene: Any) -> None:
+def _check_checkpoint(path: str, checkpoint: Mapping[str, Any], scene: Any) -> None:
     """Compare a checkpoint with the scene before any work is done.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint, for messages.
+        checkpoint: Its content.
         scene: The scene.
 
     Raises:
-        FileNotFoundError: If there is no such file.
         ValueError: If it was trained on other bands or classes.
     """
     import numpy as np
 
-    from ..maps.checkpoint import data_state, match_bands, read_checkpoint
+    from ..maps.checkpoint import data_state, match_bands
 
-    state = data_state(read_checkpoint(path))
+    state = data_state(checkpoint)
     if state is None:
         # Whether that is acceptable is for the datamodule to say.
         return
@@ -338,5 +387,5 @@ def _check_checkpoint(path: str | os.PathLike[str], scene: Any) -> None:
             f'the checkpoint {path} was trained on the {len(theirs)} classes {theirs} '
             f'of {trained["name"]}, the scene {scene.name} has the {len(ours)} classes '
             f'{ours}; use the configuration of its run, or, in Python, '
-            'write_map(checkpoint, scene, folder)'
+            'torchgeo_ekgnet.maps.write_map(checkpoint, scene, folder)'
         )
