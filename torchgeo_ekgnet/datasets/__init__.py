@@ -13,27 +13,49 @@ from .pavia_centre import PaviaCentre
 from .pavia_university import PaviaUniversity
 from .salinas import Salinas, SalinasA
 from .scene import BandSelection, HyperspectralScene
-from .splits import RandomSplit, Split, SplitProtocol
+from .splits import (
+    BlockSplit,
+    CountSplit,
+    DisjointSplit,
+    MaskSplit,
+    Overlap,
+    ProtocolComparison,
+    RandomSplit,
+    SavedSplit,
+    Split,
+    SplitProtocol,
+    compare_protocols,
+    match_counts,
+)
 from .synthetic import SyntheticScene, synthetic_scene
 
 __all__ = (
     'KSC',
     'BandSelection',
+    'BlockSplit',
     'Botswana',
+    'CountSplit',
     'CustomScene',
+    'DisjointSplit',
     'Houston2013',
     'HyperspectralScene',
     'IndianPines',
+    'MaskSplit',
     'MatSceneDataset',
+    'Overlap',
     'PaviaCentre',
     'PaviaUniversity',
+    'ProtocolComparison',
     'RandomSplit',
     'Salinas',
     'SalinasA',
+    'SavedSplit',
     'SceneDataset',
     'Split',
     'SplitProtocol',
     'SyntheticScene',
+    'compare_protocols',
+    'match_counts',
     'open_scene',
     'synthetic_scene',
 )

@@ -13,13 +13,27 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import rasterio
+import rasterio.errors
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from .readers import (
+    HDF5_SUFFIXES,
+    MAT_SUFFIXES,
+    NUMPY_SUFFIXES,
+    read_hdf5,
+    read_mat,
+    read_numpy,
+    require_file,
+)
+from .scene import whole_numbers
 
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
@@ -691,3 +705,875 @@ class RandomSplit(SplitProtocol):
             'val': rest[rest.size - count :],
             'test': tested,
         }, reasons
+
+
+class CountSplit(SplitProtocol):
+    """The same number of random training pixels of every class.
+
+    Pixels of every class, classes ascending, are shuffled; the first ``per_class``
+    train, the next ``val`` validate and the others test.
+    """
+
+    name = 'count'
+
+    def __init__(
+        self,
+        per_class: int | list[int] = 20,
+        val: int = 5,
+        seed: int = 1331,
+        unserved: Unserved = 'error',
+    ) -> None:
+        """Initialize a new protocol.
+
+        Args:
+            per_class: Training pixels of every class, or one number for each class.
+            val: Validation pixels of every class.
+            seed: Seed of the frozen generator.
+            unserved: What to do with a class that has no pixel left to test: 'error',
+                'drop' or 'merge'.
+
+        Raises:
+            ValueError: If a number is not positive (``val``: negative).
+        """
+        super().__init__(unserved)
+        counts = [per_class] if isinstance(per_class, int) else list(per_class)
+        if not counts or min(counts) < 1:
+            raise ValueError(f'per_class is {per_class}, expected at least 1 pixel')
+        if val < 0:
+            raise ValueError(f'val is {val}, expected at least 0 pixels')
+        self.per_class = per_class
+        self.val = val
+        self.seed = seed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The protocol's arguments, JSON-able."""
+        return {
+            'per_class': self.per_class,
+            'val': self.val,
+            'seed': self.seed,
+            'unserved': self.unserved,
+        }
+
+    def _count(self, label: int) -> int:
+        """Training pixels of a class.
+
+        Args:
+            label: Label of the class, from 1.
+
+        Returns:
+            Number of pixels.
+
+        Raises:
+            ValueError: If ``per_class`` has no number for the class.
+        """
+        if isinstance(self.per_class, int):
+            return self.per_class
+        if label > len(self.per_class):
+            raise ValueError(
+                f'per_class has {len(self.per_class)} numbers, expected one for every '
+                f'class: there is a class {label}'
+            )
+        return self.per_class[label - 1]
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Draw the subsets."""
+        generator = np.random.RandomState(self.seed)
+        reasons: dict[int, str] = {}
+        parts: dict[str, list[Indices]] = {name: [] for name in SUBSETS}
+        for label in _classes_of(label_map):
+            pixels = _pixels_of(label_map, label)
+            generator.shuffle(pixels)
+            train = self._count(label)
+            held = train + self.val
+            if pixels.size <= held:
+                reasons[label] = (
+                    f'{pixels.size} pixels, {train} train, {self.val} validate and '
+                    'none is left to test'
+                )
+                continue
+            parts['train'].append(pixels[:train])
+            parts['val'].append(pixels[train:held])
+            parts['test'].append(pixels[held:])
+        return _joined(parts), reasons
+
+
+def _joined(parts: dict[str, list[Indices]]) -> dict[str, Indices]:
+    """Join the pieces of every subset."""
+    empty = np.empty(0, dtype=np.int64)
+    return {name: np.concatenate([empty, *pieces]) for name, pieces in parts.items()}
+
+
+def read_mask(path: str | Path, variable: str | None = None) -> Labels:
+    """Read a mask of training or test pixels.
+
+    Args:
+        path: A ``.mat``, ``.npy``, ``.npz``, HDF5 or NetCDF file, or any raster that
+            rasterio opens (its first band).
+        variable: Name of the array in the file, the only two-dimensional one by
+            default.
+
+    Returns:
+        Labels, shape (rows, cols); 0 is outside the mask.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read or holds no whole numbers.
+    """
+    path = require_file(path, 'mask')
+    suffix = path.suffix.lower()
+    array: NDArray[Any]
+    if suffix in MAT_SUFFIXES:
+        array = read_mat(path, variable, ndim=2)
+    elif suffix in NUMPY_SUFFIXES:
+        array = read_numpy(path, variable, ndim=2)
+    elif suffix in HDF5_SUFFIXES:
+        array = read_hdf5(path, variable, ndim=2)
+    else:
+        try:
+            with rasterio.open(path) as raster:
+                array = raster.read(1)
+        except rasterio.errors.RasterioIOError as error:
+            raise ValueError(f'mask {path} cannot be read: {error}') from error
+    return whole_numbers(str(path), array)
+
+
+class MaskSplit(SplitProtocol):
+    """Training and test pixels as somebody published them.
+
+    Masks are label maps (or plain masks) of the scene's size whose pixels other than
+    0 are members; the labels themselves come from the scene. Some training pixels may
+    be set aside for validation.
+    """
+
+    name = 'masks'
+
+    def __init__(
+        self,
+        train: str,
+        test: str | None = None,
+        val: float = 0.1,
+        train_variable: str | None = None,
+        test_variable: str | None = None,
+        unlabelled: Literal['error', 'drop'] = 'error',
+        seed: int = 1331,
+        unserved: Unserved = 'error',
+    ) -> None:
+        """Initialize a new protocol.
+
+        Args:
+            train: File with the mask of training pixels.
+            test: File with the mask of test pixels; by default every labelled pixel
+                that does not train.
+            val: Share of the training pixels of every class that validate instead;
+                at least one pixel of each class goes on training.
+            train_variable: Name of the array in ``train``.
+            test_variable: Name of the array in ``test``.
+            unlabelled: What to do with pixels of a mask that have no label in the
+                scene: 'error' refuses, 'drop' ignores them.
+            seed: Seed of the frozen generator that sets validation pixels aside.
+            unserved: What to do with a class without training or test pixels:
+                'error', 'drop' or 'merge'.
+
+        Raises:
+            ValueError: If ``val`` is no share or ``unlabelled`` another word.
+        """
+        super().__init__(unserved)
+        if not 0 <= val < 1:
+            raise ValueError(f'val is {val}, expected a share from 0 to below 1')
+        if unlabelled not in ('error', 'drop'):
+            raise ValueError(
+                f"unlabelled is {unlabelled!r}, expected 'error' or 'drop'"
+            )
+        self.train = train
+        self.test = test
+        self.val = val
+        self.train_variable = train_variable
+        self.test_variable = test_variable
+        self.unlabelled = unlabelled
+        self.seed = seed
+        self._known: Mask = np.zeros((0, 0), dtype=bool)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The protocol's arguments, JSON-able."""
+        return {
+            'train': str(self.train),
+            'test': None if self.test is None else str(self.test),
+            'val': self.val,
+            'train_variable': self.train_variable,
+            'test_variable': self.test_variable,
+            'unlabelled': self.unlabelled,
+            'seed': self.seed,
+            'unserved': self.unserved,
+        }
+
+    def _members(
+        self, path: str, variable: str | None, label_map: Labels, known: Mask
+    ) -> Mask:
+        """Read a mask and hold it against the label map."""
+        mask = read_mask(path, variable)
+        if mask.shape != label_map.shape:
+            raise ValueError(
+                f'mask {path} has shape {mask.shape}, expected that of the label map, '
+                f'{label_map.shape}'
+            )
+        members = mask != 0
+        outside = int((members & ~known).sum())
+        if outside and self.unlabelled == 'error':
+            raise ValueError(
+                f'mask {path} marks {outside} pixels that have no label in the scene; '
+                "use unlabelled='drop' to ignore them"
+            )
+        return members & (label_map > 0)
+
+    def __call__(
+        self, label_map: NDArray[np.integer[Any]], patch_size: int = 1
+    ) -> Split:
+        """Draw the split of a scene.
+
+        Args:
+            label_map: Labels, shape (rows, cols), 0 is unlabelled.
+            patch_size: Rows and columns of a patch, odd.
+
+        Returns:
+            The split.
+
+        Raises:
+            FileNotFoundError: If a mask does not exist.
+            ValueError: If a mask does not fit the label map, the masks overlap, or a
+                class cannot be served and ``unserved`` is 'error'.
+        """
+        # Dropped classes are still known: only the scene's own gaps are unlabelled.
+        self._known = np.asarray(label_map) > 0
+        return super().__call__(label_map, patch_size)
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Draw the subsets."""
+        known = self._known
+        train = self._members(self.train, self.train_variable, label_map, known)
+        if self.test is None:
+            test = (label_map > 0) & ~train
+        else:
+            test = self._members(self.test, self.test_variable, label_map, known)
+            both = int((train & test).sum())
+            if both:
+                raise ValueError(
+                    f'masks {self.train} and {self.test} share {both} pixels, expected '
+                    'none: test pixels must not train'
+                )
+        generator = np.random.RandomState(self.seed)
+        reasons: dict[int, str] = {}
+        parts: dict[str, list[Indices]] = {name: [] for name in SUBSETS}
+        for label in _classes_of(label_map):
+            members = label_map == label
+            trained = np.flatnonzero(members & train).astype(np.int64)
+            tested = np.flatnonzero(members & test).astype(np.int64)
+            if trained.size == 0 or tested.size == 0:
+                reasons[label] = f'{trained.size} training, {tested.size} test pixels'
+                continue
+            generator.shuffle(trained)
+            count = min(int(self.val * trained.size), trained.size - 1)
+            parts['val'].append(trained[trained.size - count :])
+            parts['train'].append(trained[: trained.size - count])
+            parts['test'].append(tested)
+        return _joined(parts), reasons
+
+
+def guard_distance(guard: str, patch_size: int) -> int:
+    """Chebyshev distance that pixels of different subsets must exceed.
+
+    Args:
+        guard: 'none'; 'centre': no patch contains the centre of a patch of another
+            subset; 'patch': patches of different subsets have no pixel in common.
+        patch_size: Rows and columns P of a patch, odd.
+
+    Returns:
+        0, ``P // 2`` or ``2 * (P // 2)`` pixels.
+
+    Raises:
+        ValueError: If the guard is another word.
+    """
+    radius = check_patch_size(patch_size) // 2
+    match guard:
+        case 'none':
+            return 0
+        case 'centre':
+            return radius
+        case 'patch':
+            return 2 * radius
+        case _:
+            raise ValueError(
+                f"guard is {guard!r}, expected 'none', 'centre' or 'patch'"
+            )
+
+
+class BlockSplit(SplitProtocol):
+    """Whole square blocks of the scene train, validate or test.
+
+    Blocks are dealt out at random, for the rarest class first, each to the subset that
+    lacks most pixels of that class. Only patches at the borders of blocks overlap;
+    with a guard, test and validation pixels too close to other subsets are left out.
+    """
+
+    name = 'blocks'
+    spatial = True
+
+    def __init__(
+        self,
+        block_size: int = 16,
+        train: float = 0.5,
+        val: float = 0.1,
+        guard: Literal['none', 'centre', 'patch'] = 'none',
+        seed: int = 1331,
+        unserved: Unserved = 'error',
+    ) -> None:
+        """Initialize a new protocol.
+
+        Args:
+            block_size: Rows and columns of a block, in pixels.
+            train: Share of every class to train with, as nearly as blocks allow.
+            val: Share of every class to validate with.
+            guard: 'none'; 'centre' keeps subsets more than ``P // 2`` pixels apart,
+                'patch' more than ``2 * (P // 2)``.
+            seed: Seed of the frozen generator.
+            unserved: What to do with a class that has no training or no test pixel:
+                'error', 'drop' or 'merge'.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        super().__init__(unserved)
+        _check_ratios(train, val)
+        guard_distance(guard, 1)
+        if block_size < 1:
+            raise ValueError(f'block_size is {block_size}, expected at least 1 pixel')
+        self.block_size = block_size
+        self.train = train
+        self.val = val
+        self.guard = guard
+        self.seed = seed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The protocol's arguments, JSON-able."""
+        return {
+            'block_size': self.block_size,
+            'train': self.train,
+            'val': self.val,
+            'guard': self.guard,
+            'seed': self.seed,
+            'unserved': self.unserved,
+        }
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Draw the subsets."""
+        generator = np.random.RandomState(self.seed)
+        rows, cols = label_map.shape
+        across = -(-cols // self.block_size)
+        row, col = np.indices((rows, cols)) // self.block_size
+        block_of = (row * across + col).astype(np.int64)
+        num_blocks = int(block_of.max()) + 1
+        classes = _classes_of(label_map)
+        pixels = np.zeros((num_blocks, max(classes) + 1), dtype=np.int64)
+        np.add.at(pixels, (block_of.ravel(), label_map.ravel()), 1)
+        shares = (self.train, self.val, 1 - self.train - self.val)
+        lacking = np.stack([share * pixels.sum(axis=0) for share in shares])
+        owner = np.full(num_blocks, -1, dtype=np.int64)
+        order = generator.permutation(num_blocks)
+        for label in sorted(classes, key=lambda c: (int(pixels[:, c].sum()), c)):
+            for block in order[pixels[order, label] > 0]:
+                if owner[block] >= 0:
+                    continue
+                # A subset that is asked for nothing gets no block.
+                wanted = np.where(np.array(shares) > 0, lacking[:, label], -np.inf)
+                owner[block] = int(np.argmax(wanted))
+                lacking[owner[block]] -= pixels[block]
+        subset_of = np.where(label_map > 0, owner[block_of], -1)
+        masks = _guarded(subset_of, guard_distance(self.guard, patch_size))
+        return _by_subset(masks), _lacking(label_map, masks, 1)
+
+
+def _guarded(subset_of: NDArray[np.int64], distance: int) -> list[Mask]:
+    """Leave out validation and test pixels that are too near to other subsets.
+
+    Args:
+        subset_of: 0, 1, 2 for pixels that train, validate, test, -1 for others.
+        distance: Chebyshev distance that subsets must exceed, in pixels.
+
+    Returns:
+        Masks of training, validation and test pixels.
+    """
+    train = subset_of == 0
+    val = (subset_of == 1) & ~_near(train, distance)
+    test = (subset_of == 2) & ~_near(train | val, distance)
+    return [train, val, test]
+
+
+def _by_subset(masks: Sequence[Mask]) -> dict[str, Indices]:
+    """Turn masks into indices."""
+    return {
+        name: np.flatnonzero(mask).astype(np.int64)
+        for name, mask in zip(SUBSETS, masks, strict=True)
+    }
+
+
+def _lacking(
+    label_map: Labels, masks: Sequence[Mask], min_pixels: int
+) -> dict[int, str]:
+    """List the classes with too few training or test pixels."""
+    reasons = {}
+    for label in _classes_of(label_map):
+        members = label_map == label
+        train, test = (int((members & masks[i]).sum()) for i in (0, 2))
+        if min(train, test) < min_pixels:
+            reasons[label] = (
+                f'{int(members.sum())} pixels, of which {train} could train and {test} '
+                f'test, expected at least {min_pixels} each'
+            )
+    return reasons
+
+
+class DisjointSplit(SplitProtocol):
+    """Training, validation and test pixels from different places.
+
+    Classes are taken from the rarest to the most frequent. The pixels of a class are
+    cut by two straight lines, along rows or columns, into a part that trains, one that
+    validates and one that tests, where a pixel may join a subset only if it is farther
+    from the pixels of all other subsets, of whatever class, than the guard. Of all
+    cuts the one that serves the class best is taken. The whole is tried several times
+    with the classes in a slightly different order, and the attempt that serves most
+    classes is kept. Pixels near a border of subsets are left out of every subset.
+    """
+
+    name = 'disjoint'
+    spatial = True
+
+    def __init__(
+        self,
+        train: float = 0.5,
+        val: float = 0.1,
+        guard: Literal['centre', 'patch'] = 'patch',
+        seed: int = 1331,
+        min_pixels: int = 5,
+        attempts: int = 16,
+        unserved: Unserved = 'error',
+    ) -> None:
+        """Initialize a new protocol.
+
+        Args:
+            train: Wanted share of training pixels among those that are used.
+            val: Wanted share of validation pixels.
+            guard: 'centre': no test patch contains a training pixel (subsets are more
+                than ``P // 2`` pixels apart); 'patch': no test patch shares a pixel
+                with a training patch (more than ``2 * (P // 2)``).
+            seed: Seed of the frozen generator.
+            min_pixels: Training pixels and test pixels that a class needs to be
+                served.
+            attempts: Number of orders of the classes that are tried.
+            unserved: What to do with a class that cannot be served: 'error', 'drop'
+                or 'merge'.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        super().__init__(unserved)
+        _check_ratios(train, val)
+        if guard not in ('centre', 'patch'):
+            raise ValueError(f"guard is {guard!r}, expected 'centre' or 'patch'")
+        for name, value in (('min_pixels', min_pixels), ('attempts', attempts)):
+            if value < 1:
+                raise ValueError(f'{name} is {value}, expected at least 1')
+        self.train = train
+        self.val = val
+        self.guard = guard
+        self.seed = seed
+        self.min_pixels = min_pixels
+        self.attempts = attempts
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The protocol's arguments, JSON-able."""
+        return {
+            'train': self.train,
+            'val': self.val,
+            'guard': self.guard,
+            'seed': self.seed,
+            'min_pixels': self.min_pixels,
+            'attempts': self.attempts,
+            'unserved': self.unserved,
+        }
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Draw the subsets."""
+        distance = guard_distance(self.guard, patch_size)
+        masks = self._best(label_map, distance, 0.0)
+        if self.val > 0 and not masks[1].any():
+            # Two gaps cost more than validation is worth: pay them nevertheless.
+            masks = self._best(label_map, distance, 1.0)
+            if not masks[1].any():
+                raise ValueError(
+                    f'{self} finds no place for validation pixels at patch size '
+                    f"{patch_size}; use val=0, a smaller patch or guard='centre'"
+                )
+        return _by_subset(masks), _lacking(label_map, masks, self.min_pixels)
+
+    def _best(self, label_map: Labels, distance: int, bonus: float) -> list[Mask]:
+        """Try several orders of the classes and keep the best.
+
+        Args:
+            label_map: Labels, shape (rows, cols), 0 is unlabelled.
+            distance: Chebyshev distance that subsets must exceed, in pixels.
+            bonus: Worth of validation pixels beyond their share.
+
+        Returns:
+            Masks of training, validation and test pixels.
+        """
+        generator = np.random.RandomState(self.seed)
+        sizes = {c: int((label_map == c).sum()) for c in _classes_of(label_map)}
+        best: tuple[float, list[Mask]] | None = None
+        for attempt in range(self.attempts):
+            # Sizes within a factor of four change places from the second attempt on.
+            weights = {
+                c: n * (1.0 if attempt == 0 else 0.5 + 1.5 * generator.random_sample())
+                for c, n in sizes.items()
+            }
+            order = sorted(sizes, key=lambda c: (weights[c], c))
+            masks, score = self._attempt(label_map, order, distance, bonus)
+            if best is None or score > best[0]:
+                best = score, masks
+        assert best is not None
+        return best[1]
+
+    def _attempt(
+        self, label_map: Labels, order: Sequence[int], distance: int, bonus: float
+    ) -> tuple[list[Mask], float]:
+        """Cut the classes in an order.
+
+        Args:
+            label_map: Labels, shape (rows, cols), 0 is unlabelled.
+            order: Labels in the order in which they are cut.
+            distance: Chebyshev distance that subsets must exceed, in pixels.
+            bonus: Worth of validation pixels beyond their share.
+
+        Returns:
+            Masks of training, validation and test pixels, and how well they serve.
+        """
+        taken = np.zeros((3, *label_map.shape), dtype=bool)
+        near = np.zeros((3, *label_map.shape), dtype=bool)
+        total = 0.0
+        for label, box in _boxes(label_map, order, distance):
+            members = label_map[box] == label
+            close = near[(slice(None), *box)]
+            allowed = [
+                members & ~(close[(i + 1) % 3] | close[(i + 2) % 3]) for i in range(3)
+            ]
+            pieces, score = self._cut(allowed, distance, bonus)
+            total += score
+            for i, piece in enumerate(pieces):
+                taken[(i, *box)] |= piece
+                near[(i, *box)] |= _near(piece, distance)
+        return list(taken), total
+
+    def _cut(
+        self, allowed: Sequence[Mask], distance: int, bonus: float
+    ) -> tuple[list[Mask], float]:
+        """Cut one class along rows or columns.
+
+        Args:
+            allowed: Pixels that may train, validate and test.
+            distance: Chebyshev distance that subsets must exceed, in pixels.
+            bonus: Worth of validation pixels beyond their share.
+
+        Returns:
+            Masks of training, validation and test pixels, and how well they serve.
+        """
+        size = int(np.logical_or.reduce(allowed).sum())
+        best_score = 0.0
+        best: tuple[int, list[tuple[int, int, int]]] | None = None
+        for axis in (0, 1):
+            length = allowed[0].shape[axis]
+            sums = [
+                np.concatenate([[0], np.cumsum(mask.sum(axis=1 - axis))])
+                for mask in allowed
+            ]
+            cuts = _cuts(np.sum(sums, axis=0))
+            # Pixels before the first cut, between the cuts, and after the second;
+            # the guard lies behind every cut.
+            first, second = cuts[:, np.newaxis], cuts[np.newaxis, :]
+            between = np.minimum(first + distance, length)
+            after = np.minimum(second + distance, length)
+            for order in _ORDERS:
+                counts = {
+                    order[0]: sums[order[0]][first],
+                    order[1]: np.maximum(
+                        sums[order[1]][second] - sums[order[1]][between], 0
+                    ),
+                    order[2]: sums[order[2]][-1] - sums[order[2]][after],
+                }
+                score = self._score(counts, size, bonus)
+                score = np.where(second >= first, score, -1.0)
+                place = int(score.argmax())
+                if score.flat[place] > best_score:
+                    best_score = float(score.flat[place])
+                    a, b = (int(cuts[i]) for i in divmod(place, len(cuts)))
+                    starts = (0, a + distance, b + distance)
+                    ranges = zip(order, starts, (a, b, length), strict=True)
+                    best = axis, list(ranges)
+        pieces = [np.zeros_like(mask) for mask in allowed]
+        if best is not None:
+            axis, parts = best
+            for i, start, stop in parts:
+                part = [slice(None), slice(None)]
+                part[axis] = slice(min(start, stop), stop)
+                where = tuple(part)
+                pieces[i][where] = allowed[i][where]
+        return pieces, best_score
+
+    def _score(
+        self, counts: Mapping[int, NDArray[np.int64]], size: int, bonus: float
+    ) -> NDArray[np.float64]:
+        """Rate cuts: a served class first, then many pixels in the wanted shares.
+
+        The sum of square roots is largest where the counts are proportional to the
+        shares; it uses correctly rounded operations only, so that every machine
+        finds the same cut.
+
+        Args:
+            counts: Pixels that train (0), validate (1) and test (2), for every cut.
+            size: Pixels of the class that can be used at all.
+            bonus: Worth of validation pixels beyond their share.
+
+        Returns:
+            A score for every cut.
+        """
+        shares = (self.train, self.val, 1 - self.train - self.val)
+        score = np.zeros(np.broadcast_shapes(*(c.shape for c in counts.values())))
+        for i, share in enumerate(shares):
+            score = score + np.sqrt(share * counts[i] / max(size, 1))
+        served = (counts[0] >= self.min_pixels) & (counts[2] >= self.min_pixels)
+        score = score + bonus * (served & (counts[1] >= self.min_pixels))
+        return np.asarray(score + 1000.0 * served)
+
+
+def _boxes(
+    label_map: Labels, order: Sequence[int], distance: int
+) -> list[tuple[int, tuple[slice, slice]]]:
+    """Find the part of the scene that a class can touch.
+
+    Args:
+        label_map: Labels, shape (rows, cols), 0 is unlabelled.
+        order: Labels.
+        distance: Margin around the pixels of a class.
+
+    Returns:
+        Labels, and rows and columns around their pixels, in the given order.
+    """
+    found = ndimage.find_objects(label_map)
+    boxes = []
+    for label in order:
+        rows, cols = (
+            slice(max(0, part.start - distance), part.stop + distance)
+            for part in found[label - 1]
+        )
+        boxes.append((label, (rows, cols)))
+    return boxes
+
+
+def _cuts(cumulative: NDArray[np.int64], limit: int = 64) -> NDArray[np.int64]:
+    """Choose the places at which a class may be cut.
+
+    Args:
+        cumulative: Pixels before each place, ascending, from 0.
+        limit: Largest number of places between the ends.
+
+    Returns:
+        Places: the ends, and those that part the pixels evenly.
+    """
+    last = len(cumulative) - 1
+    wanted = np.arange(1, limit) * cumulative[-1] // limit
+    places = np.searchsorted(cumulative, wanted, side='left')
+    return np.unique(np.concatenate([[0], places, [last]])).astype(np.int64)
+
+
+#: Orders in which train (0), val (1) and test (2) may follow each other.
+_ORDERS = ((0, 1, 2), (2, 1, 0), (0, 2, 1), (1, 2, 0), (1, 0, 2), (2, 0, 1))
+
+
+class SavedSplit(SplitProtocol):
+    """A split that :meth:`Split.save` wrote."""
+
+    name = 'saved'
+
+    def __init__(self, path: str) -> None:
+        """Initialize a new protocol.
+
+        Args:
+            path: A ``.npz`` or ``.json`` file.
+        """
+        super().__init__()
+        self.path = path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The protocol's arguments, JSON-able."""
+        return {'path': str(self.path)}
+
+    def __call__(
+        self, label_map: NDArray[np.integer[Any]], patch_size: int = 1
+    ) -> Split:
+        """Read the split.
+
+        Args:
+            label_map: Labels of the scene, shape (rows, cols), 0 is unlabelled.
+            patch_size: Rows and columns of a patch; not used.
+
+        Returns:
+            The split as it was drawn, with the name and settings of its protocol.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is no split, or one of another label map.
+        """
+        split = Split.load(self.path)
+        for name in SUBSETS:
+            split.labels(label_map, name)
+        return split
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Read the subsets."""
+        split = self(label_map, patch_size)
+        return {name: split.indices(name) for name in SUBSETS}, {}
+
+
+def match_counts(
+    split: Split, other: Split, label_map: NDArray[np.integer[Any]], seed: int = 1331
+) -> Split:
+    """Thin a split until it is comparable with another one.
+
+    Training pixels of every class are drawn at random until there are no more than in
+    the other split, and classes without training or test pixels in either split leave
+    all subsets. Applied both ways, two splits train with the same number of pixels of
+    the same classes.
+
+    Args:
+        split: The split to thin.
+        other: The split to compare with.
+        label_map: Labels of the scene, shape (rows, cols), 0 is unlabelled.
+        seed: Seed of the frozen generator.
+
+    Returns:
+        The thinned split.
+
+    Raises:
+        ValueError: If the splits have no class in common.
+    """
+    classes = int(np.max(label_map))
+    ours, theirs = (s.counts(label_map, classes) for s in (split, other))
+    common = [
+        label
+        for label in range(1, classes + 1)
+        if all(c[name][label - 1] for c in (ours, theirs) for name in ('train', 'test'))
+    ]
+    if not common:
+        raise ValueError(
+            f'the splits {split.protocol!r} and {other.protocol!r} serve no class in '
+            'common'
+        )
+    generator = np.random.RandomState(seed)
+    train = []
+    labels = split.labels(label_map, 'train')
+    for label in common:
+        pixels = split.train[labels == label].copy()
+        generator.shuffle(pixels)
+        train.append(pixels[: theirs['train'][label - 1]])
+    kept = {
+        name: split.indices(name)[np.isin(split.labels(label_map, name), common)]
+        for name in ('val', 'test')
+    }
+    present = {int(label) for label in np.unique(label_map) if label > 0}
+    return Split(
+        protocol=f'{split.protocol}, matched to {other.protocol}',
+        settings={
+            'split': dict(split.settings),
+            'matched_to': dict(other.settings),
+            'seed': seed,
+        },
+        shape=split.shape,
+        train=np.concatenate(train),
+        relabel=dict(split.relabel),
+        dropped=tuple(sorted(present - set(common) - set(split.relabel))),
+        **kept,
+    )
+
+
+class ProtocolComparison(NamedTuple):
+    """Two splits that differ in where their pixels lie, and in nothing else.
+
+    Attributes:
+        random: The random split, thinned to the counts of the disjoint one.
+        disjoint: The disjoint split.
+        classes: Labels that both serve.
+        unserved: Labels that at least one of them cannot serve.
+        overlap: Overlap of test and training patches for 'random' and 'disjoint'.
+    """
+
+    random: Split
+    disjoint: Split
+    classes: tuple[int, ...]
+    unserved: tuple[int, ...]
+    overlap: dict[str, Overlap]
+
+
+def compare_protocols(
+    label_map: NDArray[np.integer[Any]],
+    patch_size: int,
+    random: SplitProtocol | None = None,
+    disjoint: SplitProtocol | None = None,
+    seed: int = 1331,
+) -> ProtocolComparison:
+    """Draw a random and a disjoint split with the same training pixels per class.
+
+    Args:
+        label_map: Labels of the scene, shape (rows, cols), 0 is unlabelled.
+        patch_size: Rows and columns of a patch, odd.
+        random: Protocol of the random split, the paper's by default.
+        disjoint: Protocol of the disjoint split, by default one without any shared
+            pixel that drops classes it cannot serve.
+        seed: Seed of the frozen generators.
+
+    Returns:
+        The two splits, ready for ``split=`` of a data module, and their overlap.
+
+    Raises:
+        ValueError: If the protocols serve no class in common.
+    """
+    disjoint = disjoint or DisjointSplit(seed=seed, unserved='drop')
+    random = random or RandomSplit(seed=seed, unserved='drop')
+    apart = disjoint(label_map, patch_size)
+    mixed = random(label_map, patch_size)
+    matched = match_counts(mixed, apart, label_map, seed)
+    apart_matched = match_counts(apart, matched, label_map, seed)
+    counts = matched.counts(label_map)['train']
+    classes = tuple(label for label, n in enumerate(counts, start=1) if n)
+    present = {int(label) for label in np.unique(label_map) if label > 0}
+    return ProtocolComparison(
+        random=matched,
+        disjoint=apart_matched,
+        classes=classes,
+        unserved=tuple(sorted(present - set(classes))),
+        overlap={
+            'random': matched.overlap(patch_size),
+            'disjoint': apart_matched.overlap(patch_size),
+        },
+    )
