@@ -178,7 +178,7 @@ class HDF5Source:
         self.path = require_file(path, 'HDF5 file')
         self.axes = check_axes(axes)[::-1] if matlab else check_axes(axes)
         with _open_hdf5(self.path) as file:
-            name = _pick(self.path, _hdf5_shapes(file), variable, 3)
+            name = _pick(self.path, _hdf5_shapes(file, matlab), variable, 3)
             dataset: Any = file[name]
             _check_ndim(self.path, name, dataset.shape, 3)
             stored = dict(zip(self.axes, dataset.shape, strict=True))
@@ -420,13 +420,13 @@ def _open_hdf5(path: Path) -> h5py.File:
         ) from error
 
 
-def _hdf5_shapes(file: h5py.File) -> dict[str, tuple[int, ...]]:
+def _hdf5_shapes(file: h5py.File, matlab: bool = False) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
         numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
         if numeric and not name.startswith('#'):
-            shapes[name] = item.shape
+            shapes[name] = item.shape[::-1] if matlab else item.shape
 
     file.visititems(visit)
     return shapes
@@ -437,7 +437,7 @@ def _read_hdf5(
 ) -> NDArray[Any]:
     try:
         with _open_hdf5(path) as file:
-            name = _pick(path, _hdf5_shapes(file), variable, ndim)
+            name = _pick(path, _hdf5_shapes(file, matlab), variable, ndim)
             dataset: Any = file[name]
             array = np.asarray(dataset[()])
     except (OSError, RuntimeError) as error:

@@ -1,0 +1,59 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""A small scene as NumPy, HDF5, NetCDF and MATLAB files.
+
+Run as a script to look at the files: ``python data.py FOLDER``.
+"""
+
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tests.data.public_scenes.data import save_mat
+
+ROWS, COLS, BANDS = 15, 18, 7
+
+
+def cube_of() -> np.ndarray:
+    """Return the cube (rows, cols, bands)."""
+    random = np.random.RandomState(4)
+    return random.uniform(0, 1, (ROWS, COLS, BANDS)).astype(np.float32)
+
+
+def labels_of() -> np.ndarray:
+    """Return the labels: 0, 2 and 5."""
+    labels = np.zeros((ROWS, COLS), dtype=np.uint8)
+    labels[:, 1:8] = 2
+    labels[:, 10:18] = 5
+    return labels
+
+
+def make(root: Path) -> Path:
+    """Write the scene in every array format.
+
+    Files: ``cube.npy``, ``labels.npy``, ``scene.npz``, ``scene.h5`` (bands first, in a
+    group), ``scene.nc``, ``v5.mat`` and ``v73.mat``.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    cube, labels = cube_of(), labels_of()
+    np.save(root / 'cube.npy', cube)
+    np.save(root / 'fortran.npy', np.asfortranarray(cube))
+    np.save(root / 'labels.npy', labels)
+    np.savez(root / 'scene.npz', cube=cube, labels=labels)
+    with h5py.File(root / 'scene.h5', 'w') as file:
+        file['product/reflectance'] = np.moveaxis(cube, 2, 0)
+        file['product/labels'] = labels
+        file['product/quality'] = np.zeros((2, ROWS, COLS), dtype=np.uint8)
+    with h5py.File(root / 'scene.nc', 'w') as file:
+        file['reflectance'] = cube
+        file['class'] = labels
+    save_mat(root / 'v5.mat', '5', cube=cube, labels=labels)
+    save_mat(root / 'v73.mat', '7.3', cube=cube, labels=labels)
+    return root
+
+
+if __name__ == '__main__':
+    make(Path(sys.argv[1]))
