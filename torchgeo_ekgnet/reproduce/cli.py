@@ -5,7 +5,10 @@
 
 import argparse
 import copy
+import importlib
+import inspect
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..main import resolve_config
 from .declarations import (
     BUDGETS,
     EXPERIMENTS,
@@ -24,13 +28,35 @@ from .declarations import (
     Row,
     published,
     run_settings,
+    split_settings,
 )
-from .engine import sweep
+from .engine import own_arguments, sweep
 from .report import build_report, write_report
 from .runs import RunStore
 from .tables import summarise, to_markdown
 
-_PLACES = ('root', 'download', 'checksum', 'num_workers')
+_PLACES = {
+    'data': ('root', 'download', 'checksum', 'num_workers'),
+    'trainer': (
+        'default_root_dir',
+        'logger',
+        'enable_progress_bar',
+        'enable_model_summary',
+        'log_every_n_steps',
+    ),
+}
+"""Arguments that tell where files lie or what is shown: they change no result."""
+
+_WRITERS = (
+    'AccuracyReport',
+    'ClassificationMap',
+    'LearningRateMonitor',
+    'ModelCheckpoint',
+    'RichProgressBar',
+    'RunFolder',
+    'TQDMProgressBar',
+)
+"""Callbacks that only write or show; the engine has its own checkpoint."""
 
 
 def _at_least_one(text: str) -> int:
@@ -285,35 +311,76 @@ class _Reader(LightningCLI):
 def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
     """Read a configuration of ``fit`` into settings of the repeat engine.
 
+    Where files lie, and callbacks that only write files, do not belong to a run's
+    settings and are left out.
+
     Args:
-        configs: YAML files, later ones override earlier ones.
+        configs: YAML files or names of shipped configurations; later ones override
+            earlier ones.
         overrides: Further arguments of ``fit``.
 
     Returns:
-        Settings in JSON values, without what differs from the defaults only in where
-        files lie.
+        Settings in JSON values; what equals a default is left out.
+
+    Raises:
+        FileNotFoundError: If there is no such configuration.
+        SystemExit: If an argument is unknown or wrong.
     """
     arguments = ['fit']
     for config in configs:
-        arguments += ['--config', config]
-    reader = _Reader(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=False,
-        args=[*arguments, *overrides],
-    )
+        arguments += ['--config', resolve_config(config)]
+    with own_arguments(), warnings.catch_warnings():
+        reader = _Reader(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=False,
+            args=[*arguments, *overrides],
+        )
+    config = reader.config['fit'].clone()
+    for name in ('config', 'ckpt_path', 'weights_only'):
+        config.pop(name, None)
     parser = reader._parser('fit')
-    text = parser.dump(
-        reader.config['fit'], format='json', skip_default=True, skip_none=True
+    settings: dict[str, Any] = json.loads(
+        parser.dump(config, format='json', skip_default=True, skip_validation=True)
     )
-    settings: dict[str, Any] = json.loads(text)
-    return {
+    kept = {
         name: settings[name]
         for name in ('data', 'model', 'trainer', 'optimizer', 'lr_scheduler')
-        if name in settings
+        if settings.get(name)
     }
+    for name in ('data', 'model'):
+        if name not in kept:
+            raise ValueError(
+                f'--config: {configs[-1]} has no {name!r}, which fit needs'
+            )
+    trainer = kept.setdefault('trainer', {})
+    for name in _PLACES['trainer']:
+        trainer.pop(name, None)
+    callbacks = trainer.get('callbacks') or []
+    trainer['callbacks'] = [
+        callback
+        for callback in callbacks
+        if callback['class_path'].rpartition('.')[2] not in _WRITERS
+    ]
+    return kept
+
+
+def places(settings: dict[str, Any]) -> str | None:
+    """Take the folder of the scene's files out of the settings.
+
+    Args:
+        settings: Settings of :func:`read_config`, changed in place.
+
+    Returns:
+        The folder, None if the configuration does not say.
+    """
+    arguments = settings['data'].setdefault('init_args', {})
+    root: str | None = arguments.get('root')
+    for name in _PLACES['data']:
+        arguments.pop(name, None)
+    return root
 
 
 def with_seed(settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -321,14 +388,32 @@ def with_seed(settings: dict[str, Any], seed: int) -> dict[str, Any]:
 
     Args:
         settings: Settings of :func:`read_config`.
-        seed: Seed of the split and of the training.
+        seed: Seed of the split (if its protocol has one), of a sampler and of the
+            training.
 
     Returns:
         Settings of one run.
     """
     seeded = copy.deepcopy(settings)
     seeded['seed_everything'] = seed
+    datamodule = _import(seeded['data']['class_path'])
+    arguments = seeded['data'].setdefault('init_args', {})
+    split = arguments.get('split')
+    if split is None:
+        train, val = datamodule.default_split
+        split = split_settings('random', train, val, seed)
+    if 'seed' in inspect.signature(_import(split['class_path'])).parameters:
+        split.setdefault('init_args', {})['seed'] = seed
+    arguments['split'] = split
+    if arguments.get('sampler', 'random') != 'random':
+        arguments['sampler_seed'] = seed
     return seeded
+
+
+def _import(path: str) -> Any:
+    """Import a class by its dotted path."""
+    module, _, name = path.rpartition('.')
+    return getattr(importlib.import_module(module), name)
 
 
 def main_repeat(args: Sequence[str] | None = None) -> None:
@@ -340,6 +425,8 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     parser = repeat_parser()
     options, overrides = parser.parse_known_args(args)
     settings = read_config(options.config, overrides)
+    root = places(settings)
+    options.root = options.root or root
     seeds = _seeds(options, options.seeds)
     name = Path(options.config[-1]).stem
     folder = options.out or Path('runs', 'repeat', name)

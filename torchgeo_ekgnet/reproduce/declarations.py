@@ -56,7 +56,12 @@ _CALLBACKS: dict[Temperature, list[dict[str, Any]]] = {
     ],
     # The released code: a parameter that starts at 34 and that nothing anneals.
     'learnt': [],
-    'fixed': [{'class_path': f'{_PACKAGE}.reproduce.engine.FixedTemperature'}],
+    'fixed': [
+        {
+            'class_path': f'{_PACKAGE}.callbacks.TemperatureAnnealing',
+            'init_args': {'step': None, 'learn': False},
+        }
+    ],
 }
 
 
@@ -146,6 +151,7 @@ class Budget:
             vary it, None: any. Where the share is varied, the recipes' epochs are
             those of this share and shrink as it grows.
         val_limit: Largest share of validation pixels, None: any.
+        test_limit: Largest share of test pixels of a random split, None: all others.
         note: One sentence for the header of a report.
     """
 
@@ -156,6 +162,7 @@ class Budget:
     patch_limit: int | None = None
     train_limit: float | None = None
     val_limit: float | None = None
+    test_limit: float | None = None
     note: str = ''
 
     def recipe(self, model: str) -> Recipe:
@@ -422,13 +429,14 @@ BUDGETS = {
                 name: Recipe(60, batch_size=32, lr=1e-3)
                 for name in ('spectralformer', 'spectralformer_pixel')
             },
-            default=Recipe(20, batch_size=16, lr=1e-3),
+            default=Recipe(12, batch_size=16, lr=1e-3),
             patch_limit=7,
             train_limit=0.1,
-            val_limit=0.05,
+            val_limit=0.03,
+            test_limit=0.3,
             note=(
-                'A reduced version for a laptop: fewer training pixels, epochs and '
-                'seeds, patches of 7 x 7 where the paper does not vary them.'
+                'A reduced version for a laptop: 10 % training pixels, few epochs of '
+                'small batches, patches of 7 x 7, where the paper does not vary them.'
             ),
         ),
     )
@@ -484,7 +492,7 @@ PROTOCOLS = ('random', 'disjoint')
 
 
 def split_settings(
-    protocol: str, train: float, val: float, seed: int
+    protocol: str, train: float, val: float, seed: int, test: float | None = None
 ) -> dict[str, Any]:
     """Settings of a split.
 
@@ -495,6 +503,7 @@ def split_settings(
         train: Share of training pixels.
         val: Share of validation pixels.
         seed: Seed of the split.
+        test: Share of test pixels of a random split; None: all others.
 
     Returns:
         Class path and arguments.
@@ -504,6 +513,8 @@ def split_settings(
     """
     arguments: dict[str, Any] = {'train': train, 'val': val, 'seed': seed}
     if protocol == 'random':
+        if test is not None:
+            arguments['test'] = test
         return {'class_path': f'{_SPLITS}.RandomSplit', 'init_args': arguments}
     if protocol == 'disjoint':
         arguments['guard'] = 'patch'
@@ -557,14 +568,20 @@ def run_settings(
         val = min(val, budget.val_limit)
     data: dict[str, Any] = {
         'patch_size': patch_size,
-        'split': split_settings(protocol, train, val, seed),
+        'split': split_settings(protocol, train, val, seed, budget.test_limit),
     }
     if row.classical:
         # Spectra of single pixels: the patch size only enters the overlap shares.
         return _settings(scene, data, {'classical': row.model}, {}, seed)
     data['batch_size'] = recipe.batch_size
-    # Only EKGNet has a temperature that can be treated in several ways.
-    temperature = row.temperature if row.model.startswith('ekgnet') else 'learnt'
+    callbacks: list[dict[str, Any]] = []
+    if row.model.startswith('ekgnet'):
+        callbacks += _CALLBACKS[row.temperature]
+    if row.model == 'dgcnet':
+        # Without it nothing is pruned, as in the released port.
+        callbacks.append(
+            {'class_path': f'{_PACKAGE}.callbacks.pruning.PruningSchedule'}
+        )
     return _settings(
         scene,
         data,
@@ -577,7 +594,7 @@ def run_settings(
                 'model_options': dict(row.options),
             },
         },
-        {'max_epochs': epochs, 'callbacks': _CALLBACKS[temperature]},
+        {'max_epochs': epochs, 'callbacks': callbacks},
         seed,
     )
 

@@ -21,6 +21,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +37,6 @@ from lightning.pytorch import (
     Callback,
     LightningDataModule,
     LightningModule,
-    Trainer,
     seed_everything,
 )
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 Result = dict[str, Any]
 """What a run leaves behind: JSON values."""
 
-MONITOR = 'val_OA'
-"""Logged validation accuracy: the checkpoint with the highest one is tested."""
+MONITOR = 'val_loss'
+"""What decides which epoch's weights are tested: the lowest validation loss."""
 
 _PACKAGES = (
     'torchgeo_ekgnet',
@@ -114,21 +114,6 @@ class CurveLogger(Logger):
                 self.curves.setdefault(name, []).append(known)
 
 
-class FixedTemperature(Callback):
-    """Keeps every temperature at its initial value, for the ablation."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Exclude temperatures from training.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
-        for name, parameter in pl_module.named_parameters():
-            if name.endswith('raw_temperature'):
-                parameter.requires_grad_(False)
-
-
 class _Builder(LightningCLI):
     """LightningCLI that builds trainer, task and datamodule and stops there."""
 
@@ -150,6 +135,17 @@ class _Builder(LightningCLI):
             run=False,
             args=dict(settings),
         )
+
+
+@contextmanager
+def own_arguments() -> Iterator[None]:
+    """Hide the process's arguments, which Lightning compares with those it is given."""
+    before = sys.argv
+    sys.argv = before[:1]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 @contextmanager
@@ -234,9 +230,10 @@ def _train(settings: Settings, root: str | None, work: Path) -> Result:
     """
     curves, timer = CurveLogger(), Timer()
     checkpoint = ModelCheckpoint(
-        dirpath=work, filename='best', monitor=MONITOR, mode='max', save_top_k=1
+        dirpath=work, filename='best', monitor=MONITOR, mode='min', save_top_k=1
     )
-    built = _Builder(_placed(settings, root, work), (timer, checkpoint))
+    with own_arguments():
+        built = _Builder(_placed(settings, root, work), (timer, checkpoint))
     trainer, task, data = built.trainer, built.model, built.datamodule
     trainer.loggers = [curves]
     trainer.fit(task, datamodule=data)
@@ -259,10 +256,10 @@ def _train(settings: Settings, root: str | None, work: Path) -> Result:
     }
 
 
-def _best_epoch(accuracies: Sequence[float | None]) -> int | None:
-    """Epoch, counted from 1, with the highest validation accuracy."""
-    known = [-1.0 if accuracy is None else accuracy for accuracy in accuracies]
-    return int(np.argmax(known)) + 1 if known else None
+def _best_epoch(losses: Sequence[float | None]) -> int | None:
+    """Epoch, counted from 1, with the lowest validation loss."""
+    known = [math.inf if loss is None else loss for loss in losses]
+    return int(np.argmin(known)) + 1 if known else None
 
 
 def _fit_classical(settings: Settings, root: str | None) -> Result:
@@ -372,8 +369,9 @@ def run(
             result = _train(settings, place, Path(folder))
             if keep is not None:
                 Path(keep).mkdir(parents=True, exist_ok=True)
-                name = f'{settings_key(settings)}.ckpt'
-                shutil.copy(Path(folder) / 'best.ckpt', Path(keep) / name)
+                kept = checkpoint_path(settings, keep)
+                shutil.copy(Path(folder) / 'best.ckpt', kept.with_suffix('.part'))
+                kept.with_suffix('.part').replace(kept)
         return {**result, 'environment': _environment()}
 
 
@@ -404,7 +402,7 @@ def sweep(
         result = store.load(settings)
         start = time.perf_counter()
         state = 'done before'
-        if result is None:
+        if result is None or _checkpoint_lacks(settings, keep):
             result = run(settings, root, threads, keep)
             store.save(settings, result)
             state = f'{time.perf_counter() - start:.0f} s'
@@ -414,6 +412,26 @@ def sweep(
             f'overall accuracy {100 * _overall(result):.2f} % ({state})'
         )
     return results
+
+
+def checkpoint_path(settings: Settings, keep: str | os.PathLike[str]) -> Path:
+    """File of a run's kept checkpoint.
+
+    Args:
+        settings: Settings of the run.
+        keep: Folder of checkpoints.
+
+    Returns:
+        The path, whether or not it exists.
+    """
+    return Path(keep) / f'{settings_key(settings)}.ckpt'
+
+
+def _checkpoint_lacks(settings: Settings, keep: str | os.PathLike[str] | None) -> bool:
+    """Whether a checkpoint is wanted that an earlier sweep did not keep."""
+    if keep is None or 'classical' in settings['model']:
+        return False
+    return not checkpoint_path(settings, keep).is_file()
 
 
 def _overall(result: Result) -> float:
