@@ -5,7 +5,14 @@
 
 from .accuracy_report import AccuracyReport
 from .classification_map import ClassificationMap
+from .pruning import PruningSchedule
 from .run_folder import RunFolder
 from .temperature import TemperatureAnnealing
 
-__all__ = ('AccuracyReport', 'ClassificationMap', 'RunFolder', 'TemperatureAnnealing')
+__all__ = (
+    'AccuracyReport',
+    'ClassificationMap',
+    'PruningSchedule',
+    'RunFolder',
+    'TemperatureAnnealing',
+)
