@@ -21,6 +21,9 @@ MODELS = sorted(
     if model_entrypoint(name).__module__.startswith(f'{torchgeo_ekgnet.__name__}.')
 )
 
+#: One size of each network is enough where the class matters, not the depth.
+SIZES = [name for name in MODELS if '_large' not in name]
+
 #: Bands of the small patches; networks do not depend on the scene's number.
 BANDS = 24
 

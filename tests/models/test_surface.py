@@ -1,0 +1,264 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What PyTorch users do with a network: types, layouts, compilers, exports, DDP."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim
+
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, expert_convs
+
+from .conftest import BANDS, SIZES, small_input, small_model
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_double(name: str) -> None:
+    model, x = small_model(name), small_input(name, 2)
+    with torch.no_grad():
+        expected = model(x)
+        result = model.double()(x.double())
+    assert result.dtype == torch.float64
+    torch.testing.assert_close(result.float(), expected, rtol=1e-3, atol=1e-4)
+    made = small_model(name, dtype=torch.float64)
+    assert {p.dtype for p in made.parameters()} == {torch.float64}
+    assert made(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_channels_last(name: str) -> None:
+    model, x = small_model(name), small_input(name, 2)
+    with torch.no_grad():
+        expected = model(x)
+        model = model.to(memory_format=torch.channels_last_3d)
+        result = model(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('name', SIZES)
+def test_autocast(name: str, dtype: torch.dtype) -> None:
+    model, x = small_model(name).train(), small_input(name, 4)
+    for _, conv in expert_convs(model):
+        if hasattr(conv.mapping, 'set_temperature'):
+            conv.mapping.set_temperature(0.02)
+    with torch.autocast('cpu', dtype):
+        loss = F.cross_entropy(model(x), torch.arange(4))
+    loss.backward()
+    assert torch.isfinite(loss)
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_deterministic(name: str) -> None:
+    x = small_input(name, 3)
+    runs = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(2):
+            model = small_model(name).train()
+            torch.manual_seed(1)
+            model(x).square().mean().backward()
+            runs.append([p.grad for p in model.parameters()])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(a.equal(b) for a, b in zip(*runs, strict=True))
+
+
+class CountingBackend:
+    """Run the captured graphs as they are and count them."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(
+        self, graph: torch.fx.GraphModule, inputs: list[Tensor]
+    ) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.mark.parametrize('name', ['ekgnet_tiny'])
+def test_one_compiled_graph_for_any_batch(name: str) -> None:
+    torch._dynamo.reset()
+    model, backend = small_model(name), CountingBackend()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    with torch.no_grad():
+        for batch in (80, 48):
+            x = small_input(name, batch)
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+    assert backend.graphs == 1
+
+
+def test_compiled_training() -> None:
+    torch._dynamo.reset()
+    model, twin = (
+        small_model('ekgnet_tiny', block_config=(1, 1)).train() for _ in range(2)
+    )
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
+    for batch in (6, 4):
+        x = small_input('ekgnet_tiny', batch)
+        compiled(x).square().mean().backward()
+        twin(x).square().mean().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5)
+
+
+class SpatialExperts(nn.Module):
+    """A network with a dynamic 3x3x3 convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(1, 4, 3, stride=2, padding=1)
+        self.dynamic = DynamicExpertConv3d(4, 6, 3, padding=1, groups=2, num_experts=3)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dynamic(self.stem(x.unsqueeze(1)))
+        logits: Tensor = self.head(F.relu(x).mean((2, 3, 4)))
+        return logits
+
+
+def exportable(name: str) -> nn.Module:
+    """Create a network to export, with statistics that are not the initial ones."""
+    torch.manual_seed(0)
+    model: nn.Module = (
+        SpatialExperts()
+        if name == 'spatial_experts'
+        else timm.create_model(name, in_chans=BANDS)
+    )
+    with torch.no_grad():
+        model.train()(torch.randn(8, BANDS, 7, 7))
+    return model.eval()
+
+
+EXPORTED = ['ekgnet_tiny', 'spatial_experts']
+
+
+@pytest.mark.parametrize('name', EXPORTED)
+def test_export(name: str) -> None:
+    model = exportable(name)
+    program = torch.export.export(
+        model, (torch.randn(3, BANDS, 7, 7),), dynamic_shapes=({0: Dim('batch')},)
+    )
+    with torch.no_grad():
+        for batch in (2, 5):
+            x = torch.randn(batch, BANDS, 7, 7)
+            torch.testing.assert_close(
+                program.module()(x), model(x), rtol=1e-5, atol=1e-5
+            )
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('name', EXPORTED)
+def test_onnx(name: str, tmp_path: Path) -> None:
+    model = exportable(name)
+    path = tmp_path / 'net.onnx'
+    torch.onnx.export(
+        model,
+        (torch.randn(3, BANDS, 7, 7),),
+        str(path),
+        input_names=['patches'],
+        output_names=['logits'],
+        dynamic_shapes=({0: Dim('batch')},),
+        dynamo=True,
+        verbose=False,
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=['CPUExecutionProvider']
+    )
+    for batch in (2, 5):
+        x = torch.randn(batch, BANDS, 7, 7)
+        (logits,) = session.run(['logits'], {'patches': x.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, model(x).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def global_batch() -> tuple[Tensor, Tensor]:
+    """Make the batch that two processes share."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(6, BANDS, 5, 5, generator=generator)
+    return x, torch.arange(6)
+
+
+def gradients(model: nn.Module, x: Tensor, label: Tensor) -> list[Tensor]:
+    """Compute the mean loss's gradients; batch norm uses its running statistics."""
+    F.cross_entropy(model(x), label).backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def distributed_gradients(rank: int, folder: str) -> None:
+    """Run one of two processes on its half of the batch; rank 0 saves the result."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    model = small_model('ekgnet_tiny')
+    x, label = global_batch()
+    half = slice(3 * rank, 3 * rank + 3)
+    result = gradients(nn.parallel.DistributedDataParallel(model), x[half], label[half])
+    if rank == 0:
+        torch.save(result, Path(folder) / 'gradients.pt')
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    mp.spawn(distributed_gradients, (str(tmp_path),), nprocs=2)
+    result = torch.load(tmp_path / 'gradients.pt')
+    expected = gradients(small_model('ekgnet_tiny'), *global_batch())
+    for a, b in zip(result, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+class Decoder(nn.Module):
+    """A small segmentation network on the maps of ``features_only``."""
+
+    def __init__(self, encoder: Any, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(channels, 8, 1) for channels in encoder.feature_info.channels()
+        )
+        self.head = nn.Conv2d(8, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        maps = self.encoder(x)
+        y = sum(
+            F.interpolate(lateral(m), size, mode='bilinear')
+            for lateral, m in zip(self.laterals, maps, strict=True)
+        )
+        logits: Tensor = self.head(F.relu(y))
+        return logits
+
+
+def test_segmentation_on_the_maps() -> None:
+    torch.manual_seed(0)
+    encoder = timm.create_model('ekgnet_tiny', features_only=True, in_chans=8)
+    network = Decoder(encoder, 2)
+    x = torch.randn(4, 8, 16, 16)
+    x[:, :, :, 8:] += 2
+    mask = (torch.arange(16) >= 8).long().expand(4, 16, 16)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.cross_entropy(network(x), mask).backward()
+        optimizer.step()
+    with torch.no_grad():
+        accuracy = (network(x).argmax(1) == mask).float().mean()
+    assert accuracy > 0.9

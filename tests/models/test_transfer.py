@@ -1,0 +1,168 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Saving, sharing, and moving to another scene."""
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from .conftest import BANDS, SIZES, small_input, small_model
+
+OTHER_BANDS = 17
+
+
+def shapes(name: str, bands: int) -> list[torch.Size]:
+    """Sizes of a model's parameters, made without memory."""
+    with torch.device('meta'):
+        model = timm.create_model(name, in_chans=bands)
+    return [p.shape for p in model.parameters()]
+
+
+#: Models whose parameters do not depend on the number of bands.
+PORTABLE = [name for name in SIZES if shapes(name, BANDS) == shapes(name, OTHER_BANDS)]
+
+
+def trained(name: str) -> Any:
+    """Create a model whose statistics and weights are not the initial ones."""
+    model = small_model(name).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    model(small_input(name, 4)).square().mean().backward()
+    optimizer.step()
+    return model.eval()
+
+
+def assert_same_body(model: nn.Module, source: nn.Module) -> None:
+    """All but the classifier is equal."""
+    expected = source.state_dict()
+    for key, value in model.state_dict().items():
+        if not key.startswith('classifier.'):
+            assert value.equal(expected[key]), key
+
+
+def test_portable_models() -> None:
+    assert {n for n in SIZES if n.startswith('ekgnet')} <= set(PORTABLE)
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_copies(name: str) -> None:
+    model, x = trained(name), small_input(name)
+    expected = model(x)
+    assert copy.deepcopy(model)(x).equal(expected)
+    assert pickle.loads(pickle.dumps(model))(x).equal(expected)
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_save_load_save(name: str, tmp_path: Path) -> None:
+    model, x = trained(name), small_input(name)
+    plain, tensors = tmp_path / 'net.pth', tmp_path / 'net.safetensors'
+    torch.save(model.state_dict(), plain)
+    save_file(model.state_dict(), tensors)
+    for path in (plain, tensors):
+        again = small_model(name, checkpoint_path=str(path))
+        assert again(x).equal(model(x))
+        save_file(again.state_dict(), tmp_path / 'again.safetensors')
+        first, second = load_file(tensors), load_file(tmp_path / 'again.safetensors')
+        assert first.keys() == second.keys()
+        assert all(first[key].equal(second[key]) for key in first)
+
+
+@pytest.mark.parametrize('name', PORTABLE)
+def test_overlay_moves_to_another_scene(name: str, tmp_path: Path) -> None:
+    source = trained(name)
+    path = tmp_path / 'net.pth'
+    torch.save(source.state_dict(), path)
+    model = small_model(
+        name,
+        pretrained=True,
+        pretrained_cfg_overlay={'file': str(path)},
+        in_chans=OTHER_BANDS,
+        num_classes=9,
+    )
+    assert_same_body(model, source)
+    assert model(small_input(name, bands=OTHER_BANDS)).shape == (1, 9)
+    features = small_model(
+        name,
+        pretrained=True,
+        pretrained_cfg_overlay={'file': str(path)},
+        features_only=True,
+    )
+    x = small_input(name)
+    expected = source.forward_intermediates(x, intermediates_only=True)
+    torch.testing.assert_close(features(x), expected)
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_local_directory(name: str, tmp_path: Path) -> None:
+    source, x = trained(name), small_input(name)
+    save_for_hf(source, str(tmp_path), safe_serialization=True)
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert model.in_chans == BANDS
+    assert model.num_classes == 16
+    assert model(x).equal(source(x))
+    if name in PORTABLE:
+        other = timm.create_model(
+            f'local-dir:{tmp_path}',
+            pretrained=True,
+            in_chans=OTHER_BANDS,
+            num_classes=9,
+        )
+        assert_same_body(other, source)
+        assert other.eval()(small_input(name, bands=OTHER_BANDS)).shape == (1, 9)
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_moving_average(name: str, tmp_path: Path) -> None:
+    model = small_model(name).train()
+    average = ModelEmaV3(model, decay=0.5)
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    model(small_input(name, 4)).square().mean().backward()
+    optimizer.step()
+    average.update(model)
+    for key, value in average.module.state_dict().items():
+        if value.is_floating_point():
+            expected = (start[key] + model.state_dict()[key]) / 2
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+    path = tmp_path / 'ema.pth'
+    torch.save({'state_dict_ema': average.module.state_dict()}, path)
+    again, x = small_model(name, checkpoint_path=str(path)), small_input(name)
+    assert again(x).equal(average.module.eval()(x))
+
+
+@pytest.mark.parametrize('name', ['ekgnet_tiny', 'ekgnet_base_reference'])
+def test_torchgeo_weights(name: str, tmp_path: Path) -> None:
+    from torchgeo.trainers import ClassificationTask
+
+    first = ClassificationTask(name, in_channels=BANDS, num_classes=16)
+    path = tmp_path / 'first.ckpt'
+    torch.save(
+        {
+            'state_dict': {
+                f'model.{k}': v for k, v in first.model.state_dict().items()
+            },
+            'hyper_parameters': {'model': name},
+        },
+        path,
+    )
+    with pytest.warns(UserWarning, match='num classes'):
+        second = ClassificationTask(
+            name, weights=str(path), in_channels=OTHER_BANDS, num_classes=9
+        )
+    assert_same_body(second.model, first.model)
+    x = small_input(name, bands=OTHER_BANDS)
+    assert second.eval()(x).shape == (1, 9)
+    frozen = ClassificationTask(
+        name, in_channels=BANDS, num_classes=16, freeze_backbone=True
+    )
+    trainable = {n for n, p in frozen.model.named_parameters() if p.requires_grad}
+    assert trainable == {'classifier.weight', 'classifier.bias'}
