@@ -3,14 +3,29 @@
 
 """Data modules: one for every scene, over one that does the work."""
 
+from .botswana import BotswanaDataModule
+from .custom import CustomSceneDataModule
+from .houston2013 import Houston2013DataModule
 from .indian_pines import IndianPinesDataModule
-from .salinas import SalinasADataModule
-from .scene import HyperspectralDataModule
+from .ksc import KSCDataModule
+from .pavia_centre import PaviaCentreDataModule
+from .pavia_university import PaviaUniversityDataModule
+from .salinas import SalinasADataModule, SalinasDataModule
+from .scene import HyperspectralDataModule, PixelDataset, collate_pixels
 from .synthetic import SyntheticSceneDataModule
 
 __all__ = (
+    'BotswanaDataModule',
+    'CustomSceneDataModule',
+    'Houston2013DataModule',
     'HyperspectralDataModule',
     'IndianPinesDataModule',
+    'KSCDataModule',
+    'PaviaCentreDataModule',
+    'PaviaUniversityDataModule',
+    'PixelDataset',
     'SalinasADataModule',
+    'SalinasDataModule',
     'SyntheticSceneDataModule',
+    'collate_pixels',
 )

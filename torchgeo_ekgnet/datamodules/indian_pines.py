@@ -14,7 +14,7 @@ from .scene import HyperspectralDataModule
 class IndianPinesDataModule(HyperspectralDataModule):
     """Data module of the Indian Pines scene.
 
-    Uses the split of the paper by default: 6:1:3 for training, validation and
+    Uses a random split as in the paper by default: 6:1:3 for training, validation and
     test.
     """
 

@@ -3,7 +3,7 @@
 
 """Kennedy Space Center data module."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torchgeo.datasets import NonGeoDataset
 
@@ -14,9 +14,19 @@ from .scene import HyperspectralDataModule
 class KSCDataModule(HyperspectralDataModule):
     """Data module of the Kennedy Space Center scene.
 
-    Uses the split of the paper by default: 5:1:4 for training, validation and
+    Uses a random split as in the paper by default: 5:1:4 for training, validation and
     test.
     """
 
     scene_dataset: ClassVar[type[NonGeoDataset] | None] = KSC
     default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
+
+    def __init__(self, root: str = 'data', repair: bool = True, **kwargs: Any) -> None:
+        """Initialize a new data module.
+
+        Args:
+            root: Folder of the scene's files.
+            repair: Read wrapped values as the negative numbers they are.
+            **kwargs: Arguments of :class:`HyperspectralDataModule`.
+        """
+        super().__init__(root=root, dataset_options={'repair': repair}, **kwargs)

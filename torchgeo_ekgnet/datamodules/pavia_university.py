@@ -14,7 +14,7 @@ from .scene import HyperspectralDataModule
 class PaviaUniversityDataModule(HyperspectralDataModule):
     """Data module of the Pavia University scene.
 
-    Uses the split of the paper by default: 5:1:4 for training, validation and
+    Uses a random split as in the paper by default: 5:1:4 for training, validation and
     test.
     """
 

@@ -1,21 +1,30 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""SalinasA data module."""
+"""Salinas and SalinasA data modules."""
 
 from typing import ClassVar
 
 from torchgeo.datasets import NonGeoDataset
 
-from ..datasets import SalinasA
+from ..datasets import Salinas, SalinasA
 from .scene import HyperspectralDataModule
 
 
-class SalinasADataModule(HyperspectralDataModule):
-    """Data module of the SalinasA scene.
+class SalinasDataModule(HyperspectralDataModule):
+    """Data module of the Salinas scene.
 
-    Uses the split of the paper by default: 5:1:4 for training, validation and
-    test.
+    Uses a random split by default: 5:1:4 for training, validation and test.
+    """
+
+    scene_dataset: ClassVar[type[NonGeoDataset] | None] = Salinas
+    default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
+
+
+class SalinasADataModule(HyperspectralDataModule):
+    """Data module of the SalinasA scene, a part of Salinas with six classes.
+
+    Uses a random split by default: 5:1:4 for training, validation and test.
     """
 
     scene_dataset: ClassVar[type[NonGeoDataset] | None] = SalinasA

@@ -227,7 +227,7 @@ class HyperspectralDataModule(NonGeoDataModule):
             **(dataset_options or {}),
         )
         self.patch_size = patch_size
-        self.protocol = split if split is not None else RandomSplit(*self.default_split)
+        self.protocol: SplitProtocol | Split | None = split
         self.bands = bands
         self.padding_mode: Literal['zeros', 'reflect'] = padding_mode
         self.normalization = normalization
@@ -326,10 +326,14 @@ class HyperspectralDataModule(NonGeoDataModule):
                 f'scene {scene.name!r} has no labelled pixel: training and testing '
                 'need labels'
             )
-        if isinstance(self.protocol, Split):
-            split = self.protocol
-        else:
-            split = self.protocol(scene.label_map, self.patch_size)
+        protocol = self.protocol
+        if protocol is None:
+            protocol = self._default_protocol(dataset)
+        split = (
+            protocol
+            if isinstance(protocol, Split)
+            else protocol(scene.label_map, self.patch_size)
+        )
         split.labels(scene.label_map, 'train')
         if split.train.size == 0:
             raise ValueError(f'split {split.protocol!r} has no training pixel')
@@ -359,6 +363,17 @@ class HyperspectralDataModule(NonGeoDataModule):
                 f'{[names[label - 1] for label in split.dropped]}; classes merged: '
                 f'{ {names[k - 1]: names[v - 1] for k, v in split.relabel.items()} }'
             )
+
+    def _default_protocol(self, dataset: Any) -> SplitProtocol:
+        """Choose the split if none is given.
+
+        Args:
+            dataset: The scene's dataset.
+
+        Returns:
+            The protocol.
+        """
+        return RandomSplit(*self.default_split)
 
     def teardown(self, stage: str) -> None:
         """Free the cubes on the devices.

@@ -920,7 +920,7 @@ class MaskSplit(SplitProtocol):
                 f'mask {path} has shape {mask.shape}, expected that of the label map, '
                 f'{label_map.shape}'
             )
-        members = mask != 0
+        members: Mask = mask != 0
         outside = int((members & ~known).sum())
         if outside and self.unlabelled == 'error':
             raise ValueError(

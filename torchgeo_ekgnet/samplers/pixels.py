@@ -40,7 +40,7 @@ class _LabelSampler(Sampler[int]):
         self.epoch = 0
         self._members = [
             (self.labels == label).nonzero().reshape(-1)
-            for label in self.labels.unique()
+            for label in torch.unique(self.labels)
         ]
 
     def set_epoch(self, epoch: int) -> None:

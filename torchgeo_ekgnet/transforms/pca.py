@@ -74,8 +74,8 @@ class SpectralPCA:
         scatter = np.zeros((bands, bands))
         for spectra in iterate_spectra(scene, positions):
             if normalizer is not None:
-                values = normalizer(torch.from_numpy(spectra))
-                spectra = values.to(torch.float64).numpy()
+                normalised = normalizer(torch.from_numpy(spectra))
+                spectra = normalised.to(torch.float64).numpy()
             n = len(spectra)
             part = spectra.mean(axis=0)
             centred = spectra - part
@@ -90,6 +90,8 @@ class SpectralPCA:
                 f'pca is {self.num_components}, expected fewer components than the '
                 f'{count} training pixels'
             )
+        if not np.isfinite(scatter).all():
+            raise ValueError('pca: the training spectra hold NaN or infinite values')
         values, vectors = np.linalg.eigh(scatter / count)
         order = np.argsort(values)[::-1][: self.num_components]
         variance = np.maximum(values[order], 0.0)
