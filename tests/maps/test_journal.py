@@ -1,0 +1,141 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from torchgeo_ekgnet.maps.journal import Journal, JournalWriter, Layout
+
+SETTINGS = {'weights': 'abc'}
+
+
+def _results(layout: Layout, pixels: int, seed: int) -> Any:
+    values = np.random.default_rng(seed).random((pixels, layout.num_classes))
+    return (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _fill(folder: Path, attempt: int, rank: int, batches: list[int]) -> Path:
+    layout = Layout(3)
+    journal = Journal(folder, SETTINGS)
+    with journal.open_writer(attempt, rank) as writer:
+        for batch in batches:
+            writer.append(batch, layout.pack(_results(layout, 4 + batch, batch)))
+    return writer.path
+
+
+@pytest.mark.parametrize('entropy', [False, True])
+@pytest.mark.parametrize('probabilities', [False, True])
+def test_layout(entropy: bool, probabilities: bool) -> None:
+    layout = Layout(5, entropy, probabilities)
+    values = _results(layout, 6, 0)
+    values[0] = (0, 1, 0, 0, 0)
+    records = layout.pack(values)
+    assert records['label'].tolist() == (values.argmax(1) + 1).tolist()
+    assert np.array_equal(records['confidence'], values.max(1))
+    assert ('entropy' in (records.dtype.names or ())) == entropy
+    if entropy:
+        assert records['entropy'][0] == 0
+        expected = -(values[1:] * np.log(values[1:])).sum(1)
+        assert np.allclose(records['entropy'][1:], expected)
+    if probabilities:
+        assert np.array_equal(records['probabilities'], values)
+
+
+def test_layout_refuses_what_is_no_result() -> None:
+    with pytest.raises(ValueError, match=r'shape \(2, 4\), expected \(pixels, 3\)'):
+        Layout(3).pack(np.ones((2, 4), np.float32))
+    with pytest.raises(ValueError, match='NaN or infinite'):
+        Layout(1).pack(np.full((2, 1), np.nan, np.float32))
+
+
+def test_results_of_several_processes(tmp_path: Path) -> None:
+    _fill(tmp_path, 0, 0, [0, 2])
+    _fill(tmp_path, 0, 1, [1, 2])
+    journal = Journal(tmp_path, SETTINGS)
+    journal.read()
+    assert journal.batches == {0, 1, 2}
+    assert journal.pixels() == 4 + 5 + 6
+    assert journal.next_attempt() == 1
+    layout = Layout(3)
+    for batch in range(3):
+        expected = layout.pack(_results(layout, 4 + batch, batch))
+        assert (journal.results(layout, batch) == expected).all()
+    journal.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_cut_leaves_whole_records_only(tmp_path: Path) -> None:
+    path = _fill(tmp_path, 0, 0, [0, 1, 2])
+    whole = path.read_bytes()
+    seen = set()
+    for length in range(0, len(whole), 3):
+        path.write_bytes(whole[:length])
+        journal = Journal(tmp_path, SETTINGS)
+        journal.read()
+        done = sorted(journal.batches)
+        assert done == list(range(len(done)))
+        seen.add(len(done))
+    assert seen == {0, 1, 2}
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = _fill(tmp_path, 0, 0, [0, 1])
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    journal = Journal(tmp_path, SETTINGS)
+    journal.read()
+    assert journal.batches == {0}
+
+
+def test_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
+    _fill(tmp_path, 0, 0, [0])
+    other = Journal(tmp_path, {'weights': 'xyz'})
+    other.read()
+    assert other.batches == set()
+    assert list(tmp_path.iterdir())
+    other.read(discard_others=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_keeps_what_is_whole(tmp_path: Path) -> None:
+    layout = Layout(3)
+    journal = Journal(tmp_path, SETTINGS)
+    writer = journal.open_writer(0, 0)
+    writer.append(0, layout.pack(_results(layout, 5, 0)))
+    real: Any = writer._file
+
+    class Full:
+        """A disk that takes ten bytes, then none."""
+
+        taken = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def write(self, data: memoryview) -> int:
+            if self.taken:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            self.taken = True
+            return int(real.write(data[:10]))
+
+    writer._file = Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match='the disk is full; what has been') as info:
+        writer.append(1, layout.pack(_results(layout, 5, 1)))
+    assert info.value.errno == errno.ENOSPC
+    writer._file = real
+    writer.append(2, layout.pack(_results(layout, 5, 2)))
+    writer.close()
+    journal.read()
+    assert journal.batches == {0, 2}
+
+
+def test_closed_writer(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path / 'a.journal', '{}')
+    writer.close()
+    with pytest.raises(ValueError, match='is closed'):
+        writer.append(0, Layout(2).pack(np.ones((1, 2), np.float32)))
