@@ -5,11 +5,10 @@
 
 import argparse
 import copy
-import importlib
 import inspect
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,16 @@ from .declarations import (
     PROTOCOLS,
     SCENES,
     Experiment,
+    Published,
     Row,
     published,
     run_settings,
     split_settings,
 )
-from .engine import own_arguments, sweep
-from .report import build_report, write_report
+from .engine import build_data, checkpoint_path, import_class, own_arguments, sweep
+from .report import Report, build_report, write_report
 from .runs import RunStore
-from .tables import summarise, to_markdown
+from .tables import Summary, summarise, to_markdown
 
 _PLACES = {
     'data': ('root', 'download', 'checksum', 'num_workers'),
@@ -250,8 +250,14 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
         for seed in seeds
         for row in rows
     }
+    name = f'{experiment.key}-{scene}-{options.split}-{budget.name}'
+    folder = options.out / name
+    if not rows:
+        _scene_figure(experiment, folder, scene, budget.name, options)
+        return
+    checkpoints = options.out / 'checkpoints' if experiment.maps else None
     store = RunStore(options.out / 'runs')
-    results = _results(runs, store, options)
+    results = _results(runs, store, options, checkpoints)
     summaries = summarise(
         [
             (
@@ -263,9 +269,72 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
         ]
     )
     numbers = published(experiment) if scene == experiment.scene else {}
-    report = build_report(experiment.title, summaries, seeds, numbers, budget.note)
-    name = f'{experiment.key}-{scene}-{options.split}-{budget.name}'
-    _finish(options.out / name, report, summaries, numbers)
+    title = experiment.title
+    if scene != experiment.scene:
+        title += f', on {summaries[0].results[0]["scene"]["name"]}' if summaries else ''
+    report = build_report(title, summaries, seeds, numbers, budget.note)
+    figures = _figures(experiment, rows, runs, seeds[0], summaries, folder, options)
+    _finish(folder, report, summaries, numbers, figures)
+
+
+def _scene_figure(
+    experiment: Experiment,
+    folder: Path,
+    scene: str,
+    budget: str,
+    options: argparse.Namespace,
+) -> None:
+    """Draw a scene's false colour and labels."""
+    from ..datasets.plotting import plot_scene
+    from .figures import save
+
+    row = Row('scene', 'scene', 'rbf_svm')
+    settings = run_settings(
+        experiment, row, options.first_seed, BUDGETS[budget], scene, options.split
+    )
+    data = build_data(settings, options.root)
+    file = save(plot_scene(data.scene), folder / f'{experiment.key}.png')
+    rank_zero_info(f'written: {file}')
+
+
+def _figures(
+    experiment: Experiment,
+    rows: Sequence[Row],
+    runs: dict[Any, dict[str, Any]],
+    seed: int,
+    summaries: Sequence[Summary],
+    folder: Path,
+    options: argparse.Namespace,
+) -> list[tuple[Path, str]]:
+    """Draw what belongs to a report: curves, and maps where they are asked for."""
+    from ..maps import predict_map
+    from .figures import classical_map, curve_panels, map_panels, save
+
+    drawn = []
+    if experiment.maps:
+        maps = []
+        data = build_data(runs[rows[0].key, seed], options.root)
+        for row in rows:
+            settings = runs[row.key, seed]
+            if row.classical:
+                classes = classical_map(row.model, data.scene, data.split, seed)
+            else:
+                checkpoint = checkpoint_path(settings, options.out / 'checkpoints')
+                if not checkpoint.is_file():
+                    continue
+                classes = predict_map(checkpoint, data.scene, scope='labelled').labels
+            maps.append((row.label, classes))
+        file = save(map_panels(data.scene, maps), folder / 'maps.png')
+        text = (
+            f'Maps with seed {seed}; the labelled pixels, training pixels included, '
+            'as in the paper'
+        )
+        drawn.append((file, text))
+    with_curves = [s for s in summaries if s.results[0]['curves']]
+    if with_curves:
+        file = save(curve_panels(with_curves), folder / 'curves.png')
+        drawn.append((file, 'Training and validation, one thin line a seed'))
+    return drawn
 
 
 def _seeds(options: argparse.Namespace, count: int) -> list[int]:
@@ -289,9 +358,15 @@ def _results(
     return dict(zip(runs, done, strict=True))
 
 
-def _finish(folder: Path, report: Any, summaries: Any, numbers: Any) -> None:
+def _finish(
+    folder: Path,
+    report: Report,
+    summaries: Sequence[Summary],
+    numbers: Mapping[tuple[str, str], Published],
+    figures: Sequence[tuple[Path, str]] = (),
+) -> None:
     """Write the report and show its first table."""
-    files = write_report(folder, report, summaries, numbers)
+    files = write_report(folder, report, summaries, numbers, figures)
     rank_zero_info(to_markdown(report.tables[0]))
     for note in report.notes:
         rank_zero_info(note)
@@ -396,24 +471,18 @@ def with_seed(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     """
     seeded = copy.deepcopy(settings)
     seeded['seed_everything'] = seed
-    datamodule = _import(seeded['data']['class_path'])
+    datamodule = import_class(seeded['data']['class_path'])
     arguments = seeded['data'].setdefault('init_args', {})
     split = arguments.get('split')
     if split is None:
         train, val = datamodule.default_split
         split = split_settings('random', train, val, seed)
-    if 'seed' in inspect.signature(_import(split['class_path'])).parameters:
+    if 'seed' in inspect.signature(import_class(split['class_path'])).parameters:
         split.setdefault('init_args', {})['seed'] = seed
     arguments['split'] = split
     if arguments.get('sampler', 'random') != 'random':
         arguments['sampler_seed'] = seed
     return seeded
-
-
-def _import(path: str) -> Any:
-    """Import a class by its dotted path."""
-    module, _, name = path.rpartition('.')
-    return getattr(importlib.import_module(module), name)
 
 
 def main_repeat(args: Sequence[str] | None = None) -> None:
@@ -434,4 +503,8 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     results = _results(runs, RunStore(folder / 'runs'), options)
     summaries = summarise([(name, name, [results[s] for s in seeds if s in results])])
     report = build_report(f'{name}, repeated', summaries, seeds)
-    _finish(folder, report, summaries, {})
+    from .figures import curve_panels, save
+
+    curves = save(curve_panels(summaries), folder / 'curves.png')
+    caption = 'Training and validation, one thin line a seed'
+    _finish(folder, report, summaries, {}, [(curves, caption)])

@@ -16,6 +16,7 @@ ends with the same results as one that was not.
 """
 
 import copy
+import importlib
 import logging
 import math
 import os
@@ -32,7 +33,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch import (
     Callback,
     LightningDataModule,
@@ -262,6 +262,44 @@ def _best_epoch(losses: Sequence[float | None]) -> int | None:
     return int(np.argmin(known)) + 1 if known else None
 
 
+def build_data(settings: Settings, root: str | os.PathLike[str] | None = None) -> Any:
+    """Build the datamodule of a run and read its scene.
+
+    Args:
+        settings: Settings of the run.
+        root: Folder of the scene's files; None: as the settings say.
+
+    Returns:
+        The datamodule, with scene and split.
+    """
+    place = None if root is None else os.fspath(root)
+    data = _instance(_placed(settings, place, Path())['data'])
+    data.setup('test')
+    return data
+
+
+def _instance(value: Any) -> Any:
+    """Make the objects that class paths and arguments in settings stand for."""
+    if not isinstance(value, Mapping) or 'class_path' not in value:
+        return value
+    arguments = value.get('init_args', {})
+    made = {name: _instance(argument) for name, argument in arguments.items()}
+    return import_class(value['class_path'])(**made)
+
+
+def import_class(path: str) -> Any:
+    """Import a class.
+
+    Args:
+        path: Dotted path, such as ``'torchgeo_ekgnet.datasets.RandomSplit'``.
+
+    Returns:
+        The class.
+    """
+    module, _, name = path.rpartition('.')
+    return getattr(importlib.import_module(module), name)
+
+
 def _fit_classical(settings: Settings, root: str | None) -> Result:
     """Fit and test a classical baseline.
 
@@ -272,14 +310,7 @@ def _fit_classical(settings: Settings, root: str | None) -> Result:
     Returns:
         The result.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningDataModule, 'data')
-    placed = _placed(settings, root, Path())
-    data = parser.instantiate_classes(
-        parser.parse_object({'data': placed['data']})
-    ).data
-    data.setup('fit')
-    data.setup('test')
+    data = build_data(settings, root)
     scene, split = data.scene, data.split
     truth = {
         subset: split.labels(scene.label_map, subset) - 1

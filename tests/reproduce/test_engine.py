@@ -1,0 +1,265 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of the repeat engine: whole runs on a tiny synthetic scene."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from torchgeo_ekgnet.reproduce import main_repeat
+from torchgeo_ekgnet.reproduce.cli import read_config, with_seed
+from torchgeo_ekgnet.reproduce.engine import CurveLogger, run, sweep
+from torchgeo_ekgnet.reproduce.runs import RunStore, settings_key
+
+DATA = {
+    'class_path': 'torchgeo_ekgnet.datamodules.SyntheticSceneDataModule',
+    'init_args': {
+        'rows': 24,
+        'cols': 24,
+        'num_bands': 12,
+        'num_classes': 3,
+        'patch_size': 5,
+        'batch_size': 16,
+    },
+}
+TASK = 'torchgeo_ekgnet.tasks.HyperspectralClassificationTask'
+
+
+def settings(seed: int = 1, model: str = 'ekgnet_tiny') -> dict[str, Any]:
+    split = {
+        'class_path': 'torchgeo_ekgnet.datasets.RandomSplit',
+        'init_args': {'train': 0.3, 'val': 0.1, 'seed': seed},
+    }
+    data = {**DATA, 'init_args': {**DATA['init_args'], 'split': split}}  # type: ignore[dict-item]
+    network = {'class_path': TASK, 'init_args': {'model': model}}
+    return {
+        'data': data,
+        'model': {'classical': model} if model == 'rbf_svm' else network,
+        'trainer': {'max_epochs': 3},
+        'seed_everything': seed,
+    }
+
+
+def outcome(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what depends on the clock."""
+    return {name: value for name, value in result.items() if name != 'seconds'}
+
+
+@pytest.fixture(scope='module')
+def uninterrupted() -> list[dict[str, Any]]:
+    return [run(settings(seed), threads=1) for seed in (1, 2, 3)]
+
+
+def test_a_run_leaves_all_that_a_table_needs(
+    uninterrupted: list[dict[str, Any]],
+) -> None:
+    result = uninterrupted[0]
+    json.dumps(result, allow_nan=False)
+    split = result['split']
+    assert sum(map(sum, result['confusion'])) == split['sizes'][2]
+    assert split['protocol'] == 'random'
+    assert split['settings']['seed'] == 1
+    assert 0 < split['contains_training_centre'] <= split['shares_training_pixel'] <= 1
+    assert result['scene']['synthetic'] is True
+    assert len(result['scene']['class_names']) == 3
+    assert result['epochs'] == 3
+    assert {name: len(curve) for name, curve in result['curves'].items()} == {
+        name: 3 for name in ('train_loss', 'train_OA', 'val_loss', 'val_OA')
+    }
+    assert 1 <= result['best_epoch'] <= 3
+    assert result['parameters'] > 1000
+    assert result['seconds']['training'] > 0
+    assert result['seconds']['inference'] > 0
+    assert result['environment']['versions']['torch']
+    assert result['environment']['threads'] == 1
+
+
+def test_seeds_change_split_and_training(uninterrupted: list[dict[str, Any]]) -> None:
+    first, second, _ = uninterrupted
+    assert first['split']['identity'] != second['split']['identity']
+    assert first['curves'] != second['curves']
+
+
+def test_a_run_repeats_itself_whatever_ran_before(
+    uninterrupted: list[dict[str, Any]],
+) -> None:
+    torch.rand(7)
+    assert outcome(run(settings(2), threads=1)) == outcome(uninterrupted[1])
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    run(settings(model='rbf_svm'), threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_classical_baseline_on_the_same_split(
+    uninterrupted: list[dict[str, Any]],
+) -> None:
+    result = run(settings(model='rbf_svm'), threads=1)
+    assert result['split'] == uninterrupted[0]['split']
+    assert result['epochs'] is None
+    assert sum(map(sum, result['confusion'])) == result['split']['sizes'][2]
+
+
+def test_interrupted_sweep_ends_as_the_uninterrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: list[dict[str, Any]]
+) -> None:
+    store = RunStore(tmp_path / 'runs')
+    logged = CurveLogger.log_metrics
+    finished = []
+    # Lightning ends the process on Ctrl-C; a killed process leaves nothing behind.
+    for epochs in (2, 10, 5):
+        left = [epochs]
+
+        def log(*args: Any, left: list[int] = left, **kwargs: Any) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            logged(*args, **kwargs)
+
+        monkeypatch.setattr(CurveLogger, 'log_metrics', log)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            sweep(map(settings, (1, 2, 3)), store, threads=1)
+        finished.append(len(list(tmp_path.glob('runs/*'))))
+    monkeypatch.setattr(CurveLogger, 'log_metrics', logged)
+    assert finished == [0, 1, 1]
+    results = sweep(map(settings, (1, 2, 3)), store, threads=1)
+    assert list(map(outcome, results)) == list(map(outcome, uninterrupted))
+    assert len(list(tmp_path.glob('runs/*'))) == 3
+
+
+def test_finished_runs_are_not_repeated(
+    tmp_path: Path, uninterrupted: list[dict[str, Any]]
+) -> None:
+    store = RunStore(tmp_path)
+    store.save(settings(1), uninterrupted[0])
+    lines: list[str] = []
+    start = time.perf_counter()
+    (result,) = sweep([settings(1)], store, report=lines.append)
+    assert time.perf_counter() - start < 1
+    assert result == uninterrupted[0]
+    assert lines[0].startswith('[1/1] ekgnet_tiny, seed 1: overall accuracy ')
+    assert lines[0].endswith('(done before)')
+
+
+def test_kept_checkpoint_can_be_loaded(tmp_path: Path) -> None:
+    from torchgeo_ekgnet.maps import load_classifier
+
+    store = RunStore(tmp_path / 'runs')
+    sweep([settings(1)], store, keep=tmp_path / 'checkpoints')
+    path = tmp_path / 'checkpoints' / f'{settings_key(settings(1))}.ckpt'
+    assert load_classifier(path).patch_size == 5
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / 'tiny.yaml'
+    content = {
+        'trainer': {
+            'max_epochs': 3,
+            'callbacks': [
+                {
+                    'class_path': 'torchgeo_ekgnet.callbacks.RunFolder',
+                    'init_args': {'name': 'tiny'},
+                },
+                {'class_path': 'torchgeo_ekgnet.callbacks.TemperatureAnnealing'},
+            ],
+        },
+        'model': {'class_path': TASK, 'init_args': {'model': 'ekgnet_tiny'}},
+        'data': DATA,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_configuration_of_fit_becomes_settings(config: Path) -> None:
+    found = read_config([str(config)], ['--trainer.max_epochs', '5'])
+    assert found['trainer']['max_epochs'] == 5
+    (callback,) = found['trainer']['callbacks']
+    assert callback['class_path'].endswith('TemperatureAnnealing')
+    assert found['data']['init_args']['patch_size'] == 5
+    seeded = with_seed(found, 9)
+    assert seeded['seed_everything'] == 9
+    split = seeded['data']['init_args']['split']
+    assert split['init_args'] == {'train': 0.05, 'val': 0.05, 'seed': 9}
+    assert settings_key(with_seed(found, 8)) != settings_key(seeded)
+
+
+def test_fixed_splits_stay_fixed(config: Path) -> None:
+    found = read_config([str(config)], [])
+    found['data']['init_args']['split'] = {
+        'class_path': 'torchgeo_ekgnet.datasets.SavedSplit',
+        'init_args': {'path': 'split.npz'},
+    }
+    split = with_seed(found, 9)['data']['init_args']['split']
+    assert split['init_args'] == {'path': 'split.npz'}
+
+
+def test_repeat_command_killed_and_continued(config: Path, tmp_path: Path) -> None:
+    arguments = [
+        '--config',
+        str(config),
+        '--seeds',
+        '3',
+        '--threads',
+        '1',
+        '--first-seed',
+        '1',
+        '--data.split.class_path',
+        'torchgeo_ekgnet.datasets.RandomSplit',
+        '--data.split.train',
+        '0.3',
+        '--data.split.val',
+        '0.1',
+    ]
+    killed = tmp_path / 'killed'
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'torchgeo_ekgnet',
+            'repeat',
+            *arguments,
+            '--out',
+            str(killed),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+    while not list(killed.glob('runs/*.json')) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    _, error = process.communicate()
+    done = {path.name: path.read_bytes() for path in killed.glob('runs/*.json')}
+    assert len(done) == 1, error.decode()
+
+    main_repeat([*arguments, '--out', str(killed)])
+    for name, content in done.items():
+        assert (killed / 'runs' / name).read_bytes() == content
+    whole = tmp_path / 'whole'
+    main_repeat([*arguments, '--out', str(whole)])
+    for file in ('results.csv',):
+        assert (killed / file).read_text() == (whole / file).read_text()
+    text = (killed / 'report.md').read_text()
+    assert '± ' in text
+    assert '**seeds**: 1, 2' in text
+    assert (killed / 'report.html').read_text().startswith('<!DOCTYPE html>')
+
+
+def test_report_only_trains_nothing(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='no run has finished'):
+        main_repeat(
+            ['--config', str(config), '--report-only', '--out', str(tmp_path / 'out')]
+        )
