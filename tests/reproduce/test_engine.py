@@ -211,7 +211,7 @@ def test_repeat_command_killed_and_continued(config: Path, tmp_path: Path) -> No
         '--config',
         str(config),
         '--seeds',
-        '3',
+        '2',
         '--threads',
         '1',
         '--first-seed',
