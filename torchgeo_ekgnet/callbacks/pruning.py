@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 __all__ = ['PruningSchedule']
 
@@ -30,10 +29,10 @@ class PruningSchedule(Callback):
             pl_module: The task.
 
         Raises:
-            MisconfigurationException: If there is something to prune, and neither
+            ValueError: If there is something to prune, and neither
                 ``max_epochs`` nor ``max_steps`` is set.
         """
-        self._networks = [
+        self._networks: list[Any] = [
             module
             for module in pl_module.modules()
             if module is not pl_module
@@ -41,7 +40,7 @@ class PruningSchedule(Callback):
         ]
         self._total = float(trainer.estimated_stepping_batches)
         if self._networks and not 0 < self._total < math.inf:
-            raise MisconfigurationException(
+            raise ValueError(
                 'PruningSchedule has to know the end of the training: set max_epochs '
                 f'or max_steps of the trainer, found {self._total} steps'
             )

@@ -98,7 +98,7 @@ class SqueezeAttention(nn.Module):
         Returns:
             Attention, (B, K); rows sum to one.
         """
-        logits = self.excite(self.act(self.squeeze(x.mean((2, 3, 4)))))
+        logits: Tensor = self.excite(self.act(self.squeeze(x.mean((2, 3, 4)))))
         return (logits / self.temperature.to(logits.dtype)).softmax(1)
 
 

@@ -65,7 +65,8 @@ class SqueezeExcitation3d(nn.Module):
         Returns:
             Maps of the same shape.
         """
-        gate = self.excite(self.act(self.squeeze(x.mean((2, 3, 4))))).sigmoid()
+        gate: Tensor = self.excite(self.act(self.squeeze(x.mean((2, 3, 4)))))
+        gate = gate.sigmoid()
         return x * gate.unsqueeze(2).unsqueeze(3).unsqueeze(4)
 
 
@@ -150,7 +151,8 @@ class Transition(nn.Module):
         # A convolution of 1x1x1 sees no neighbours: drop them before it.
         if self.subsample:
             x = x[:, :, ::2, ::2, ::2]
-        return self.conv(x)
+        out: Tensor = self.conv(x)
+        return out
 
 
 class BottleneckDenseNet3d(SpectralSpatialNet):

@@ -158,8 +158,7 @@ class DynamicGroupConv3d(nn.Module):
     def gates(self, pooled: Tensor) -> Tensor:
         """Compute what each head scales the input channels by.
 
-        Channels are masked up to the ``inactive``-th lowest saliency of a head; those
-        equal to the lowest one that is kept are kept too.
+        Exactly ``inactive`` channels of a head are masked; of equal ones the first.
 
         Args:
             pooled: Means of the channels, (B, C).
@@ -167,12 +166,14 @@ class DynamicGroupConv3d(nn.Module):
         Returns:
             Gates, (B, heads, C); zero for masked channels.
         """
-        hidden = self.act(self.squeeze(pooled)).unflatten(1, (self.heads, -1))
-        saliency = torch.matmul(hidden.unsqueeze(2), self.excite_weight).squeeze(2)
-        saliency = self.act(saliency + self.excite_bias)
-        ordered = saliency.detach().sort(2)[0]
-        lowest_kept = ordered.index_select(2, self.inactive)
-        return saliency * (saliency >= lowest_kept).to(saliency.dtype)
+        hidden: Tensor = self.act(self.squeeze(pooled))
+        hidden = hidden.reshape(pooled.shape[0], self.heads, 1, -1)
+        saliency = torch.matmul(hidden, self.excite_weight).squeeze(2)
+        saliency = torch.relu(saliency + self.excite_bias)
+        order = torch.sort(saliency.detach(), stable=True, dim=2)[1]
+        position = torch.arange(order.shape[2], device=order.device)
+        kept = (position >= self.inactive).to(saliency.dtype).expand_as(saliency)
+        return saliency * torch.zeros_like(saliency).scatter(2, order, kept)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate and convolve.
@@ -186,7 +187,7 @@ class DynamicGroupConv3d(nn.Module):
         batch, _, bands, rows, cols = x.shape
         x = self.act(self.norm(x)).flatten(2)
         gates = self.gates(x.mean(2))
-        kernel = self.weight.flatten(1).unflatten(0, (self.heads, -1))
+        kernel = self.weight.reshape(self.heads, -1, self.weight.shape[1])
         # (B, heads, Cout / heads, C); exchanging two axes interleaves the heads.
         kernel = (kernel * gates.unsqueeze(2)).transpose(1, 2).flatten(1, 2)
         return torch.bmm(kernel, x).reshape(batch, -1, bands, rows, cols)

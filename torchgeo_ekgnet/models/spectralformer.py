@@ -70,8 +70,8 @@ class TokenAttention(nn.Module):
         """
         qkv = self.qkv(self.norm(x)).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        out = F.scaled_dot_product_attention(query, key, value)
-        out = self.drop(self.proj(out.transpose(1, 2).flatten(2)))
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.drop(self.proj(mixed.transpose(1, 2).flatten(2)))
         return out
 
 
@@ -308,8 +308,8 @@ class SpectralFormer(SpectralSpatialNet):
         tokens = self.stem(x.unsqueeze(1)).flatten(2).transpose(1, 2)
         first = self.class_token.expand(x.shape[0], -1, -1)
         tokens = torch.cat([first, tokens], 1) + self.position
-        tokens = self.stem_drop(tokens)
-        return tokens.unsqueeze(1)
+        states: Tensor = self.stem_drop(tokens).unsqueeze(1)
+        return states
 
     def forward_norm(self, x: Tensor) -> Tensor:
         """Normalise the class token of the newest state.

@@ -1,0 +1,87 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""DACNet: sizes, attention, and the layer against a loop over patches."""
+
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, expert_convs
+from torchgeo_ekgnet.models.dacnet import SqueezeAttention
+
+
+def test_parameters() -> None:
+    model: Any = timm.create_model('dacnet')
+    assert sum(p.numel() for p in model.parameters()) == 1_645_384
+
+
+def test_attention() -> None:
+    torch.manual_seed(0)
+    mapping = SqueezeAttention(10, 3, temperature=2.0).double()
+    assert mapping.squeeze.weight.shape == (3, 10)
+    x = torch.randn(4, 10, 3, 2, 2, dtype=torch.double)
+    pooled = F.adaptive_avg_pool3d(x, 1).flatten(1)
+    hidden = F.relu(pooled @ mapping.squeeze.weight.T)
+    expected = torch.softmax(hidden @ mapping.excite.weight.T / 2.0, 1)
+    torch.testing.assert_close(mapping(x), expected)
+    torch.testing.assert_close(mapping(x).sum(1), torch.ones(4, dtype=torch.double))
+
+
+def test_temperature() -> None:
+    mapping = SqueezeAttention(10)
+    assert float(mapping.temperature) == 34.0
+    assert 'temperature' in mapping.state_dict()
+    steps = 0
+    while float(mapping.temperature) > 1.0:
+        mapping.update_temperature()
+        steps += 1
+    assert steps == 11
+    mapping.update_temperature()
+    assert float(mapping.temperature) == 1.0
+    mapping.set_temperature(0.5)
+    mapping.update_temperature()
+    assert float(mapping.temperature) == 0.5
+    with pytest.raises(ValueError, match='temperature must be positive'):
+        mapping.set_temperature(0.0)
+
+
+def test_layers_are_mixed_from_experts() -> None:
+    torch.manual_seed(0)
+    model: Any = timm.create_model('dacnet', in_chans=16, num_experts=3).eval()
+    layers = dict(expert_convs(model))
+    assert len(layers) == 18
+    layer = cast(Any, layers['stages.0.layers.1.bottleneck'])
+    assert type(layer) is DynamicExpertConv3d
+    assert type(layer.mapping) is SqueezeAttention
+    assert layer.weight.shape[0] == 3
+    x = torch.randn(2, 24, 5, 3, 3)
+    attention = layer.mapping(x)
+    expected = []
+    for patch, share in zip(x, attention, strict=True):
+        kernel = torch.stack([a * w for a, w in zip(share, layer.weight, strict=True)])
+        bias = torch.stack([a * b for a, b in zip(share, layer.bias, strict=True)])
+        expected.append(F.conv3d(patch.unsqueeze(0), kernel.sum(0), bias.sum(0)))
+    torch.testing.assert_close(layer(x), torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_experts_have_unit_variance() -> None:
+    torch.manual_seed(0)
+    model: Any = timm.create_model('dacnet', in_chans=16)
+    _, layer = list(expert_convs(model))[-1]
+    assert abs(float(layer.weight.detach().std()) - 1.0) < 0.01
+    assert isinstance(layer.bias, nn.Parameter)
+    assert not layer.bias.any()
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [({'temperature': 0.0}, 'temperature'), ({'attention_ratio': 0.0}, 'ratio')],
+)
+def test_wrong_arguments(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f'{message} must be positive'):
+        timm.create_model('dacnet', **kwargs)
