@@ -17,6 +17,7 @@ ends with the same results as one that was not.
 
 import copy
 import importlib
+import json
 import logging
 import math
 import os
@@ -44,6 +45,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ..layers import expert_convs
 from .classical import confusion_counts, fit_classical, scene_spectra
 from .runs import RunStore, Settings, settings_key
 
@@ -248,11 +250,50 @@ def _train(settings: Settings, root: str | None, work: Path) -> Result:
         'epochs': epochs,
         'best_epoch': _best_epoch(curves.curves.get(MONITOR, [])),
         'curves': curves.curves,
+        'experts': _experts(task, work),
         'parameters': sum(p.numel() for p in task.parameters()),
         'seconds': {
             'training': timer.time_elapsed('train'),
             'inference': timer.time_elapsed('test'),
         },
+    }
+
+
+def _experts(task: LightningModule, work: Path) -> Result | None:
+    """Gather what the callback ``ExpertUse`` has written about the tested network.
+
+    Args:
+        task: The task.
+        work: Folder of the run.
+
+    Returns:
+        Entropy of the attention over log K (mean and lowest over the layers), largest
+        information about the class over log K, mean temperature and, if it was
+        measured, the overall accuracy with mean attention; None if nothing was
+        written.
+    """
+    path = work / 'expert_use.json'
+    if not path.is_file():
+        return None
+    use = json.loads(path.read_text(encoding='utf-8'))
+    layers = [layer for layer in use['layers'].values() if layer['experts'] > 1]
+    if not layers:
+        return None
+    shares = [layer['entropy'] / layer['log_experts'] for layer in layers]
+    told = [layer['class_information'] / layer['log_experts'] for layer in layers]
+    mappings: list[Any] = [layer.mapping for _, layer in expert_convs(task)]
+    temperatures = [
+        float(mapping.temperature)
+        for mapping in mappings
+        if hasattr(mapping, 'temperature')
+    ]
+    accuracy = use.get('accuracy', {}).get('mean', {}).get('overall_accuracy')
+    return {
+        'entropy': use['normalised_entropy'],
+        'lowest_entropy': min(shares),
+        'information': max(told),
+        'temperature': float(np.mean(temperatures)) if temperatures else None,
+        'accuracy_with_mean_attention': accuracy,
     }
 
 

@@ -437,37 +437,38 @@ def expert_table(summaries: Sequence[Summary]) -> Table | None:
     Returns:
         The table, or None if no row has experts.
     """
+    columns = {
+        'entropy, mean': 'entropy',
+        'entropy, lowest': 'lowest_entropy',
+        'told about the class': 'information',
+        'OA with mean attention': 'accuracy_with_mean_attention',
+    }
     rows = []
     for summary in summaries:
         uses = [result.get('experts') for result in summary.results]
         known = [use for use in uses if use]
         if not known:
             continue
-        rows.append(
-            (
-                summary.label,
-                *(
-                    percent([100 * use[name] for use in known])
-                    for name in ('mean_entropy', 'lowest_entropy', 'highest_share')
-                ),
-                _plain([use['temperature'] for use in known]),
+        cells = [summary.label]
+        for name in columns.values():
+            values = [use[name] for use in known]
+            cells.append(
+                percent([100 * value for value in values if value is not None])
             )
-        )
+        warm = [use['temperature'] for use in known if use['temperature'] is not None]
+        rows.append((*cells, f'{mean_and_std(warm)[0]:.1f}' if warm else NONE))
     if not rows:
         return None
     return Table(
         'experts',
         'Use of the experts over test patches, in percent: entropy of the attention '
-        '(100: all experts alike, 0: one only), mean and lowest over layers; largest '
-        'mean share of one expert in any layer; mean temperature at the end',
-        ('row', 'entropy, mean', 'entropy, lowest', 'largest share', 'temperature'),
+        'over log K (100: all experts alike, 0: one only), mean and lowest over '
+        'layers; most that a layer tells about the class, over log K; overall accuracy '
+        'with the attention replaced by its mean; mean temperature of the tested '
+        'network',
+        ('row', *columns, 'temperature'),
         tuple(rows),
     )
-
-
-def _plain(values: Sequence[float]) -> str:
-    """Print a mean without unit."""
-    return f'{float(np.mean(values)):.2f}'
 
 
 def to_markdown(table: Table) -> str:
