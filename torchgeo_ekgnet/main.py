@@ -192,7 +192,13 @@ def run(args: Sequence[str]) -> None:
         importlib.import_module(f'{__package__}.{room}')
     from torchgeo.main import main as torchgeo_main
 
-    torchgeo_main(resolved)
+    # Lightning warns about arguments that differ from those of the process.
+    process_args = sys.argv
+    sys.argv = [process_args[0], *resolved]
+    try:
+        torchgeo_main()
+    finally:
+        sys.argv = process_args
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -142,8 +143,12 @@ class RunFolder(Callback):
             pl_module: The task.
             checkpoint: Content of the checkpoint.
         """
-        if trainer.state.fn != TrainerFn.FITTING:
-            self._open_stage(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING:
+            return
+        self._open_stage(trainer, pl_module)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                callback.dirpath = str(Path(str(trainer.ckpt_path)).absolute().parent)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that ``validate`` has weights.
@@ -194,7 +199,7 @@ class RunFolder(Callback):
         """
         if trainer.loggers:
             return
-        stage = str(trainer.state.fn)
+        stage = str(getattr(trainer.state.fn, 'value', trainer.state.fn))
         if trainer.ckpt_path:
             path = run_of_checkpoint(trainer.ckpt_path)
         elif self.path is not None:

@@ -1,0 +1,358 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The command line, in process, on a small synthetic scene."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torchgeo.main import main as torchgeo_main
+
+from torchgeo_ekgnet import main as command_line
+from torchgeo_ekgnet.main import main, resolve_config, shipped_configs
+
+CONF = Path(__file__).with_name('conf')
+EKGNET = str(CONF / 'ekgnet.yaml')
+BEST = 'runs/small/version_0/checkpoints/best.ckpt'
+
+
+@pytest.fixture(autouse=True)
+def no_process_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide pytest's arguments, which Lightning would compare with ours."""
+    monkeypatch.setattr(sys, 'argv', ['torchgeo'])
+
+
+@pytest.fixture(scope='module')
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which plain ``torchgeo fit`` ran once."""
+    folder = tmp_path_factory.mktemp('fitted')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, 'argv', ['torchgeo'])
+        torchgeo_main(['fit', '--config', EKGNET])
+    yield folder
+
+
+@pytest.fixture
+def in_fitted(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the folder of the fitted run."""
+    monkeypatch.chdir(fitted)
+    return fitted
+
+
+def test_fit_leaves_one_run_folder(fitted: Path) -> None:
+    assert sorted(path.name for path in fitted.iterdir()) == ['runs']
+    run = fitted / 'runs' / 'small' / 'version_0'
+    assert (run / 'checkpoints' / 'best.ckpt').is_file()
+    assert (run / 'checkpoints' / 'last.ckpt').is_file()
+    assert (run / 'config.yaml').is_file()
+    assert (run / 'split.npz').is_file()
+    assert list(run.glob('events.out.tfevents.*'))
+    with (run / 'metrics.csv').open(encoding='utf-8') as file:
+        columns = set(next(csv.reader(file)))
+    assert {'train_loss', 'train_OA', 'val_loss', 'val_OA', 'val_AA', 'val_kappa'} <= (
+        columns
+    )
+
+
+def test_test_writes_beside_its_checkpoint(
+    in_fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torchgeo_main(['test', '--config', EKGNET, '--ckpt_path', BEST])
+    run = in_fitted / 'runs' / 'small' / 'version_0'
+    report = json.loads((run / 'test.json').read_text(encoding='utf-8'))
+    confusion = np.array(report['confusion_matrix'])
+    assert confusion.shape == (3, 3)
+    assert report['overall_accuracy'] == pytest.approx(
+        np.trace(confusion) / confusion.sum()
+    )
+    assert report['protocol'] == 'random'
+    assert report['seed'] == 0
+    assert report['epochs'] in (1, 2)
+    assert report['synthetic'] is True
+    assert report['versions']['torch'] == torch.__version__.split('+')[0] or (
+        report['versions']['torch'] == torch.__version__
+    )
+    assert set(report['overlap']) == {
+        'contains_training_centre',
+        'shares_training_pixel',
+    }
+    assert report['counts'] == report['split']['counts']['test']
+    assert sum(report['counts']) == confusion.sum()
+    printed = capsys.readouterr().out
+    for text in ('overall accuracy', 'average accuracy', 'kappa', 'SYNTHETIC'):
+        assert text in printed
+    assert (run / 'test' / 'metrics.csv').is_file()
+    assert not (in_fitted / 'lightning_logs').exists()
+    assert not (in_fitted / 'config.yaml').exists()
+    assert not (in_fitted / 'checkpoints').exists()
+
+
+def test_test_keeps_the_configuration_of_the_run(in_fitted: Path) -> None:
+    config = in_fitted / 'runs' / 'small' / 'version_0' / 'config.yaml'
+    before = config.read_bytes()
+    main(['test', '--config', EKGNET, '--ckpt_path', BEST])
+    assert config.read_bytes() == before
+
+
+def test_validate_with_a_checkpoint(in_fitted: Path) -> None:
+    main(['validate', '--config', EKGNET, '--ckpt_path', BEST])
+    run = in_fitted / 'runs' / 'small' / 'version_0'
+    assert (run / 'validate' / 'metrics.csv').is_file()
+
+
+@pytest.mark.parametrize('stage', ['validate', 'test', 'predict'])
+def test_random_weights_are_refused(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf'{stage}: no checkpoint.*--ckpt_path'):
+        torchgeo_main([stage, '--config', EKGNET])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_weights_are_refused_without_our_callbacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load(Path(EKGNET).read_text(encoding='utf-8'))
+    del config['trainer']['callbacks']
+    Path('bare.yaml').write_text(yaml.safe_dump(config), encoding='utf-8')
+    with pytest.raises(ValueError, match='test: no checkpoint'):
+        torchgeo_main(['test', '--config', 'bare.yaml'])
+
+
+def test_refusal_names_the_newest_checkpoint(in_fitted: Path) -> None:
+    with pytest.raises(ValueError, match=r'the newest is .*version_0.*best\.ckpt'):
+        torchgeo_main(['test', '--config', EKGNET])
+
+
+def test_checkpoint_of_another_split_is_refused(in_fitted: Path) -> None:
+    other = ['--data.split.init_args.seed', '8']
+    args = ['test', '--config', EKGNET, '--ckpt_path', BEST, *other]
+    with pytest.raises(ValueError, match='split'):
+        torchgeo_main(args)
+    with pytest.warns(UserWarning, match='allow_other_split'):
+        torchgeo_main([*args, '--data.allow_other_split', 'true'])
+
+
+def test_options_of_the_checkpoint_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network with options reloads without repeating them."""
+    monkeypatch.chdir(tmp_path)
+    options = '{"num_experts": 3, "conv_layer": "dynamic"}'
+    args = ['--config', EKGNET, '--trainer.max_epochs', '1']
+    main(['fit', *args, '--model.init_args.model_options', options])
+    main(['test', *args, '--ckpt_path', BEST])
+    run = tmp_path / 'runs' / 'small' / 'version_0'
+    report = json.loads((run / 'test.json').read_text(encoding='utf-8'))
+    assert report['model_options']['num_experts'] == 3
+
+
+def test_resume_opens_a_new_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(['fit', '--config', EKGNET, '--trainer.max_epochs', '1'])
+    last = 'runs/small/version_0/checkpoints/last.ckpt'
+    main(['fit', '--config', EKGNET, '--ckpt_path', last])
+    first, second = (tmp_path / 'runs' / 'small' / f'version_{i}' for i in (0, 1))
+    assert (second / 'checkpoints' / 'last.ckpt').is_file()
+    epochs = [
+        torch.load(run / 'checkpoints' / 'last.ckpt', weights_only=True)['epoch']
+        for run in (first, second)
+    ]
+    assert epochs == [0, 1]
+
+
+def test_optimizer_and_schedule_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning creates them before the network's sizes are known."""
+    monkeypatch.chdir(tmp_path)
+    args = ['fit', '--config', EKGNET, '--optimizer', 'SGD', '--optimizer.lr', '0.05']
+    args += ['--lr_scheduler', 'StepLR', '--lr_scheduler.step_size', '1']
+    main(args)
+    path = tmp_path / 'runs/small/version_0/checkpoints/last.ckpt'
+    checkpoint = torch.load(path, weights_only=True)
+    (group,) = checkpoint['optimizer_states'][0]['param_groups']
+    names = [name for name in checkpoint['state_dict'] if name.startswith('model.')]
+    assert len(group['params']) > 10
+    assert len(group['params']) <= len(names)
+    assert group['lr'] == pytest.approx(0.05 * 0.1**2)
+
+
+def test_default_root_dir_moves_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    there = tmp_path / 'there'
+    main(['fit', '--config', EKGNET, '--trainer.default_root_dir', str(there)])
+    assert (there / BEST).is_file()
+    assert list((tmp_path / 'here').iterdir()) == []
+
+
+def test_plain_torchgeo_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ['--config', str(CONF / 'plain_task.yaml')]
+    torchgeo_main(['fit', *config])
+    (checkpoint,) = tmp_path.glob('lightning_logs/version_0/checkpoints/*.ckpt')
+    torchgeo_main(['test', *config, '--ckpt_path', str(checkpoint)])
+
+
+def test_short_names_and_registered_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(
+        [
+            'fit',
+            '--model=HyperspectralClassificationTask',
+            '--model.model=ssrn',
+            '--data=SyntheticSceneDataModule',
+            '--data.rows=20',
+            '--data.cols=20',
+            '--data.num_bands=16',
+            '--data.num_classes=2',
+            '--data.patch_size=7',
+            '--trainer.fast_dev_run=true',
+            '--trainer.accelerator=cpu',
+            '--trainer.enable_progress_bar=false',
+        ]
+    )
+
+
+def test_unknown_config_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        torchgeo_main(['fit', '--config', EKGNET, '--data.pach_size', '7'])
+    assert 'pach_size' in capsys.readouterr().err
+
+
+def test_unknown_key_in_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load(Path(EKGNET).read_text(encoding='utf-8'))
+    config['model']['init_args']['num_expert'] = 3
+    path = tmp_path / 'typo.yaml'
+    path.write_text(yaml.safe_dump(config), encoding='utf-8')
+    with pytest.raises(SystemExit):
+        main(['fit', '--config', str(path)])
+    assert 'num_expert' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--model.model', 'ekgnet_huge'], "model: timm knows no 'ekgnet_huge'.*tiny"),
+        (['--model.in_channels', '9'], 'in_channels: the network has 9 bands.*16'),
+        (['--model.num_classes', '5'], 'num_classes: the network has 5 .*have 3'),
+        (['--data.patch_size', '4'], 'patch_size.*odd'),
+        (['--data.patch_size', '51'], 'patch'),
+        (['--data.split.init_args.train', '0.9999'], ''),
+    ],
+)
+def test_bad_values(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        torchgeo_main(['fit', '--config', EKGNET, *arguments])
+
+
+def test_missing_scene_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='nowhere'):
+        main(['fit', '--config', 'salinas_a', '--data.root', 'nowhere'])
+
+
+@pytest.mark.parametrize('name', sorted(shipped_configs()))
+def test_shipped_configs_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        torchgeo_main(['fit', '--config', resolve_config(name), '--print_config'])
+    assert stop.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config['model']['class_path'].startswith('torchgeo_ekgnet.tasks.')
+
+
+def test_configs_by_name() -> None:
+    assert {
+        'indian_pines',
+        'ksc',
+        'pavia_university',
+        'quickstart',
+        'salinas_a',
+    } <= set(shipped_configs())
+    assert resolve_config('ksc') == resolve_config('ksc.yaml')
+    assert resolve_config(EKGNET) == EKGNET
+    with pytest.raises(FileNotFoundError, match=r"'kcs'.*indian_pines.*mean 'ksc'"):
+        resolve_config('kcs')
+
+
+def test_config_names_are_replaced() -> None:
+    path = resolve_config('ksc')
+    args = ['fit', '--config', 'ksc', '-c', 'ksc', '--config=ksc', '--data.root', 'ksc']
+    assert command_line.resolve_args(args) == [
+        'fit',
+        '--config',
+        path,
+        '-c',
+        path,
+        f'--config={path}',
+        '--data.root',
+        'ksc',
+    ]
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main(['--help'])
+    text = capsys.readouterr().out
+    for name in (*command_line.TORCHGEO_COMMANDS, *command_line.COMMANDS, 'salinas_a'):
+        assert name in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(['--version'])
+    assert 'torchgeo_ekgnet' in capsys.readouterr().out
+
+
+def test_unknown_command() -> None:
+    with pytest.raises(SystemExit, match=r"unknown command 'fitt'; did you mean 'fit'"):
+        main(['fitt'])
+
+
+@pytest.mark.parametrize('name', sorted(command_line.COMMANDS))
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, '--help'])
+    assert stop.value.code == 0
+    assert f'torchgeo-ekgnet {name}' in capsys.readouterr().out
+
+
+def test_process_errors_are_one_line(tmp_path: Path) -> None:
+    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, '-m', 'torchgeo_ekgnet', *args],
+            cwd=tmp_path,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    plain = run('fit', '--config', 'nothing')
+    assert plain.returncode == 1
+    assert 'Traceback' not in plain.stderr
+    assert "no file 'nothing'" in plain.stderr
+    debug = run('fit', '--config', 'nothing', TORCHGEO_EKGNET_DEBUG='1')
+    assert 'Traceback' in debug.stderr
