@@ -1,0 +1,325 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+
+from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap
+from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
+from torchgeo_ekgnet.datasets.scene import HyperspectralScene
+from torchgeo_ekgnet.maps import load_classifier, predict_map, write_map
+from torchgeo_ekgnet.maps.predict import STAGING
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+OPTIONS: dict[str, Any] = {'window_size': 8, 'batch_size': 48}
+FILES = {'map.tif', 'map.tif.aux.xml', 'confidence.tif', 'map.png', 'report.html'}
+
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:The .*dataloader.* does not have many workers',
+    'ignore:.*no logger configured',
+)
+
+
+def _data(**options: Any) -> SyntheticSceneDataModule:
+    settings = {
+        'rows': 20,
+        'cols': 18,
+        'num_bands': 9,
+        'num_classes': 3,
+        'patch_size': 3,
+    }
+    return SyntheticSceneDataModule(**(settings | options))
+
+
+def _task(**options: Any) -> HyperspectralClassificationTask:
+    return HyperspectralClassificationTask('ekgnet_tiny', **options)
+
+
+def _trainer(*callbacks: Callback, **options: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        'accelerator': 'cpu',
+        'logger': False,
+        'enable_checkpointing': False,
+        'enable_progress_bar': False,
+        'enable_model_summary': False,
+    }
+    return Trainer(callbacks=list(callbacks), **(settings | options))
+
+
+def _read(path: Path) -> NDArray[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            values: NDArray[Any] = file.read()
+    return values
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in another order would change the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of one epoch, in a run folder that ``test`` has seen."""
+    run = tmp_path_factory.mktemp('run')
+    path = run / 'checkpoints' / 'best.ckpt'
+    torch.manual_seed(0)
+    trainer = _trainer(AccuracyReport(table=False), max_epochs=1)
+    data, task = _data(), _task()
+    trainer.fit(task, data)
+    trainer.save_checkpoint(path)
+    trainer.test(_task(), _data(), ckpt_path=path, verbose=False)
+    return path
+
+
+def _copy(checkpoint: Path, run: Path) -> Path:
+    """Put a checkpoint into another run folder."""
+    path = run / 'checkpoints' / 'best.ckpt'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(checkpoint.read_bytes())
+    return path
+
+
+def _predict(path: Path, *others: Callback, **options: Any) -> Any:
+    trainer = _trainer(ClassificationMap(**OPTIONS), *others, **options)
+    return trainer.predict(_task(), _data(), ckpt_path=path)
+
+
+@pytest.fixture(scope='module')
+def mapped(checkpoint: Path) -> Path:
+    """The run folder with a map of the whole scene."""
+    assert _predict(checkpoint) is None
+    return checkpoint.parents[1]
+
+
+def test_files_in_the_run_folder(mapped: Path) -> None:
+    names = {path.name for path in mapped.iterdir()}
+    assert names == {'checkpoints', 'test.json', *FILES}
+    text = (mapped / 'report.html').read_text(encoding='utf-8')
+    assert 'Accuracies' in text and 'Split' in text and 'synthetic' in text
+
+
+def test_map_agrees_with_the_test_stage(mapped: Path) -> None:
+    """The confusion matrix from map.tif is that of ``test``, count for count."""
+    test = json.loads((mapped / 'test.json').read_text())
+    data = _data()
+    data.setup('test')
+    positions = data.split.positions('test')
+    truth = data.split.labels(data.scene.label_map, 'test')
+    labels = _read(mapped / 'map.tif')[0][positions[:, 0], positions[:, 1]]
+    confusion = np.zeros((3, 3), dtype=int)
+    np.add.at(confusion, (truth - 1, labels.astype(int) - 1), 1)
+    assert confusion.tolist() == test['confusion_matrix']
+
+
+def test_python_gives_the_same_map(mapped: Path, checkpoint: Path) -> None:
+    classifier = load_classifier(checkpoint)
+    assert classifier.patch_size == 3
+    assert classifier.class_names == tuple(
+        json.loads((mapped / 'test.json').read_text())['class_names']
+    )
+    data = _data()
+    data.setup('predict')
+    made = predict_map(classifier, data.scene, **OPTIONS)
+    assert (_read(mapped / 'map.tif')[0] == made.labels).all()
+    assert (_read(mapped / 'confidence.tif')[0] == made.confidence).all()
+
+
+def test_killed_run_goes_on(mapped: Path, checkpoint: Path, tmp_path: Path) -> None:
+    path = _copy(checkpoint, tmp_path)
+
+    class Stop(Callback):
+        def on_predict_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            if args[3] == 3:
+                raise MemoryError
+
+    with pytest.raises(MemoryError):
+        _predict(path, Stop())
+    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
+
+    class Count(Callback):
+        batches = 0
+
+        def on_predict_batch_end(self, *args: Any) -> None:
+            self.batches += 1
+
+    count = Count()
+    _predict(path, count)
+    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', *FILES}
+    for name in ('map.tif', 'confidence.tif'):
+        assert (tmp_path / name).read_bytes() == (mapped / name).read_bytes()
+    full = Count()
+    _predict(path, full)
+    assert count.batches == full.batches - 4
+
+
+def test_two_processes(
+    mapped: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _copy(checkpoint, tmp_path)
+    # Forked processes start fast, and must not use threads of their parent.
+    strategy = 'ddp_fork' if sys.platform == 'linux' else 'ddp_spawn'
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    _predict(path, devices=2, strategy=strategy)
+    for name in ('map.tif', 'confidence.tif'):
+        assert (tmp_path / name).read_bytes() == (mapped / name).read_bytes()
+    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', *FILES}
+
+
+def test_part_of_the_batches_makes_no_map(checkpoint: Path, tmp_path: Path) -> None:
+    path = _copy(checkpoint, tmp_path)
+    with pytest.warns(UserWarning, match='batches of the map out'):
+        _predict(path, limit_predict_batches=2)
+    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
+
+
+def test_fast_dev_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    path = _copy(checkpoint, tmp_path)
+    _predict(path, fast_dev_run=True)
+    assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
+
+
+def test_network_of_this_process(tmp_path: Path) -> None:
+    task, data = _task(), _data()
+    mapper = ClassificationMap(
+        scope='labelled', output=str(tmp_path / 'out'), report=False, **OPTIONS
+    )
+    trainer = _trainer(mapper, max_epochs=1, limit_train_batches=1)
+    trainer.fit(task, data)
+    trainer.predict(task, data)
+    labels = _read(tmp_path / 'out' / 'map.tif')[0]
+    assert ((labels > 0) == (data.scene.label_map > 0)).all()
+    assert not (tmp_path / 'out' / 'report.html').exists()
+
+
+def test_no_checkpoint_and_no_folder() -> None:
+    task, data = _task(), _data()
+    trainer = _trainer(
+        ClassificationMap(**OPTIONS), max_epochs=1, limit_train_batches=1
+    )
+    trainer.fit(task, data)
+    with pytest.raises(ValueError, match='no checkpoint was given'):
+        trainer.predict(task, data)
+
+
+def test_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'none\.ckpt'):
+        _predict(tmp_path / 'none.ckpt')
+    with pytest.raises(FileNotFoundError, match='there is no checkpoint'):
+        load_classifier(tmp_path / 'none.ckpt')
+
+
+def test_not_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / 'best.ckpt'
+    path.write_bytes(b'nothing of the kind')
+    with pytest.raises(ValueError, match='not a readable checkpoint'):
+        load_classifier(path)
+    torch.save({'weights': 1}, path)
+    with pytest.raises(ValueError, match='no entry state_dict'):
+        load_classifier(path)
+    torch.save({'state_dict': {}, 'hyper_parameters': {'model': 'x'}}, path)
+    with pytest.raises(ValueError, match='no state of a datamodule'):
+        load_classifier(path)
+
+
+@pytest.mark.parametrize('options', [{'num_bands': 8}, {'num_classes': 4}])
+def test_checkpoint_of_another_scene(
+    checkpoint: Path, tmp_path: Path, options: dict[str, int]
+) -> None:
+    """Other bands or classes are refused before anything is written."""
+    path = _copy(checkpoint, tmp_path)
+    trainer = _trainer(ClassificationMap(**OPTIONS))
+    with pytest.raises((ValueError, RuntimeError), match='checkpoint|size mismatch'):
+        trainer.predict(_task(), _data(**options), ckpt_path=path)
+    assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
+
+
+def test_unwritable_folder(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / 'taken').write_text('')
+    mapper = ClassificationMap(output=str(tmp_path / 'taken' / 'out'), **OPTIONS)
+    with pytest.raises(NotADirectoryError, match='choose another output folder'):
+        _trainer(mapper).predict(_task(), _data(), ckpt_path=checkpoint)
+
+
+def test_other_datamodule(checkpoint: Path) -> None:
+    class Bare(LightningModule):
+        def forward(self, x: int) -> int:
+            return x
+
+        def predict_dataloader(self) -> list[int]:
+            return [1]
+
+    with pytest.raises(TypeError, match='needs a datamodule of torchgeo_ekgnet'):
+        _trainer(ClassificationMap(**OPTIONS)).predict(Bare())
+
+
+def _scene(wavelengths: NDArray[np.float64] | None, bands: int) -> HyperspectralScene:
+    cube = np.random.default_rng(0).random((6, 7, bands)).astype(np.float32)
+    return HyperspectralScene(cube, None, name='new', wavelengths=wavelengths)
+
+
+def test_new_scene_with_the_same_bands(checkpoint: Path, tmp_path: Path) -> None:
+    classifier = load_classifier(checkpoint)
+    assert classifier.wavelengths is not None
+    scene = _scene(classifier.wavelengths, 9)
+    made = predict_map(classifier, scene)
+    assert made.labels.min() >= 1
+    files = write_map(str(checkpoint), scene, tmp_path)
+    assert (_read(files.classes)[0] == made.labels).all()
+    assert (tmp_path / 'map.png').is_file()
+
+
+def test_bands_are_matched_by_wavelength_when_asked(checkpoint: Path) -> None:
+    classifier = load_classifier(checkpoint)
+    assert classifier.wavelengths is not None
+    same = _scene(classifier.wavelengths, 9)
+    finer = np.repeat(classifier.wavelengths, 2)
+    finer[1::2] += 0.4 * np.diff(classifier.wavelengths).min()
+    cube = np.repeat(same.read(0, 6, 0, 7), 2, axis=2)
+    cube[:, :, 1::2] = 99
+    other = HyperspectralScene(cube, None, name='fine', wavelengths=finer)
+    with pytest.raises(ValueError, match=r'9 bands there, 18 here.*match_wavelengths'):
+        predict_map(classifier, other)
+    matched = predict_map(classifier, other, match_wavelengths=True)
+    expected = predict_map(classifier, same)
+    assert np.array_equal(matched.confidence, expected.confidence)
+
+
+def test_bands_that_cannot_be_matched(checkpoint: Path) -> None:
+    classifier = load_classifier(checkpoint)
+    assert classifier.wavelengths is not None
+    shifted = _scene(classifier.wavelengths + 900, 9)
+    with pytest.raises(ValueError, match='was trained on other bands'):
+        predict_map(classifier, shifted)
+    with pytest.raises(ValueError, match='has no band near'):
+        predict_map(classifier, shifted, match_wavelengths=True)
+    unknown = _scene(None, 7)
+    with pytest.raises(ValueError, match='reads 9 bands, the scene new has 7'):
+        predict_map(classifier, unknown)
+    with pytest.raises(ValueError, match='has no wavelengths'):
+        predict_map(classifier, unknown, match_wavelengths=True)
+    assert predict_map(classifier, _scene(None, 9)).labels.min() >= 1
+
+
+def test_new_scene_smaller_than_a_patch(checkpoint: Path) -> None:
+    classifier = load_classifier(checkpoint)
+    scene = HyperspectralScene(np.ones((2, 9, 9), np.float32), None)
+    with pytest.raises(ValueError, match='patch_size is 3'):
+        predict_map(classifier, scene)

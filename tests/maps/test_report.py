@@ -1,0 +1,221 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from torch import nn
+
+from torchgeo_ekgnet.datasets.scene import HyperspectralScene
+from torchgeo_ekgnet.maps import Report, write_map, write_run_report
+from torchgeo_ekgnet.maps.report import learning_curves
+
+
+class Page(HTMLParser):
+    """Tags, links and text of a page; fails on tags that are not closed."""
+
+    VOID = ('meta', 'img', 'br', 'link')
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.text = ''
+        self.tables: list[list[list[str]]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ('src', 'href') and value is not None:
+                self.links.append(value)
+        if tag == 'table':
+            self.tables.append([])
+        if tag == 'tr':
+            self.tables[-1].append([])
+        if tag in ('td', 'th'):
+            self.tables[-1][-1].append('')
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if 'style' not in self.open:
+            self.text += data
+        if self.tables and self.tables[-1] and ('td' in self.open or 'th' in self.open):
+            self.tables[-1][-1][-1] += data
+
+
+def _test_json() -> dict[str, Any]:
+    confusion = [[40, 2, 0], [1, 30, 3], [0, 0, 24]]
+    return {
+        'scene': 'tiny',
+        'model': 'ekgnet_tiny',
+        'parameters': 12345,
+        'overall_accuracy': 0.94,
+        'average_accuracy': 0.945,
+        'kappa': 0.91,
+        'per_class': [40 / 42, 30 / 34, None],
+        'precision': [0.9, 0.8, 0.7],
+        'precision_average': 0.8,
+        'counts': [42, 34, 24],
+        'confusion_matrix': confusion,
+        'class_names': ['Grass', 'Wood & <Bush>', 'Water'],
+        'protocol': 'random',
+        'overlap': {'contains_training_centre': 0.61, 'shares_training_pixel': 0.99},
+        'split': {
+            'protocol': 'random',
+            'settings': {'train': 0.6, 'seed': 1331},
+            'identity': 'cafe',
+            'counts': {'train': [9, 8, 7], 'val': [1, 1, 1], 'test': [42, 34, 24]},
+            'overlap': {
+                'contains_training_centre': 0.61,
+                'shares_training_pixel': 0.99,
+            },
+        },
+        'seed': 7,
+        'epochs': 3,
+        'versions': {'torch': '2.9'},
+    }
+
+
+METRICS = """epoch,step,train_OA,train_loss,val_OA,val_kappa,val_loss
+0,9,,,0.5,0.4,1.2
+0,9,0.45,1.3,,,
+1,19,,,0.6,0.5,1.0
+1,19,0.55,1.1,,,
+"""
+
+
+def test_page_stands_alone(tmp_path: Path) -> None:
+    page = Report('A <title>', 'below & beyond')
+    page.section('First')
+    page.paragraph('1 < 2')
+    page.table(('name', 'value'), [('a', 1.5), ('b', None)], 'numbers', [(1, 2, 3)])
+    page.settings({'list': [1, 2], 'text': 'x'})
+    page.code('a: <b>')
+    figure = Figure(figsize=(1, 1))
+    page.figure(figure, 'a figure')
+    page.matrix([[3, 0], [1, 2]], ['x', 'y'])
+    page.cards({'OA': '99.00'})
+    path = page.write(tmp_path / 'new' / 'page.html')
+    seen = Page(path.read_text(encoding='utf-8'))
+    assert 'A <title>' in seen.text and '1 < 2' in seen.text and 'a: <b>' in seen.text
+    assert all(link.startswith(('#', 'data:image/png;base64,')) for link in seen.links)
+    assert 'http' not in path.read_text(encoding='utf-8')
+    assert seen.tables[0] == [['name', 'value'], ['a', '1.5'], ['b', '\u2013']]
+    assert seen.tables[2][1:] == [['1 x', '3', '0'], ['2 y', '1', '2']]
+    assert [item.name for item in path.parent.iterdir()] == ['page.html']
+
+
+def test_numbers_are_aligned() -> None:
+    page = Report('t')
+    page.table(('a', 'b', 'c'), [('x', '1,000', '9.5 ± 0.1'), ('y', None, '3')])
+    html = page.render()
+    assert html.count('class="number"') == 6
+
+
+def test_table_of_uneven_rows() -> None:
+    with pytest.raises(ValueError, match='a row has 1 cells, the table 2 columns'):
+        Report('t').table(('a', 'b'), [(1,)])
+
+
+def test_failed_write_keeps_the_old_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'page.html'
+    path.write_text('old')
+
+    def full(handle: int) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(OSError, match='No space'):
+        Report('t').write(path)
+    assert path.read_text() == 'old'
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_report_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / 'test.json').write_text(json.dumps(_test_json()))
+    (tmp_path / 'metrics.csv').write_text(METRICS)
+    (tmp_path / 'config.yaml').write_text('seed_everything: 7\n')
+    use = {'stages.0': {'per_class': [[0.5, 0.5], [0.2, 0.8], [1.0, 0.0]]}}
+    (tmp_path / 'expert_use.json').write_text(json.dumps(use))
+    path = write_run_report(tmp_path)
+    assert path == tmp_path / 'report.html'
+    text = path.read_text(encoding='utf-8')
+    seen = Page(text)
+    headings = re.findall(r'<h2[^>]*>([^<]*)', text)
+    assert headings == ['Accuracies', 'Split', 'Learning curves', 'Experts', 'Settings']
+    for part in ('94.00', '94.50', '91.00', '61.0 %', '99.0 %', 'seed_everything: 7'):
+        assert part in seen.text
+    assert sum(link.startswith('data:') for link in seen.links) == 2
+    rows = {row[0]: row[1:] for row in seen.tables[0]}
+    assert rows['Wood & <Bush>'] == ['34', '88.24', '80.00']
+    assert rows['Water'] == ['24', '\u2013', '70.00']
+    matrix = seen.tables[1]
+    assert matrix[2] == ['2 Wood & <Bush>', '1', '30', '3']
+    assert ['all', '24', '3', '100'] in seen.tables[3]
+
+
+def test_report_of_an_empty_run(tmp_path: Path) -> None:
+    seen = Page(write_run_report(tmp_path).read_text(encoding='utf-8'))
+    assert tmp_path.name in seen.text
+    with pytest.raises(FileNotFoundError, match='there is no run folder'):
+        write_run_report(tmp_path / 'none')
+
+
+def test_damaged_files_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / 'test.json').write_text('{"overall')
+    (tmp_path / 'metrics.csv').write_text('epoch,step\n')
+    write_run_report(tmp_path)
+    assert 'cannot be read' in caplog.text
+
+
+def test_learning_curves(tmp_path: Path) -> None:
+    (tmp_path / 'metrics.csv').write_text(METRICS)
+    figure = learning_curves(tmp_path / 'metrics.csv')
+    assert figure is not None
+    left, right = figure.axes
+    lines = {line.get_label(): line for line in (*left.lines, *right.lines)}
+    assert set(lines) == {
+        'training',
+        'validation',
+        'OA, training',
+        'OA, validation',
+        'kappa, validation',
+    }
+    assert np.asarray(lines['validation'].get_xdata()).tolist() == [1, 2]
+    assert np.allclose(np.asarray(lines['OA, validation'].get_ydata()), [50, 60])
+
+
+def test_report_shows_the_map(
+    tmp_path: Path, scene: HyperspectralScene, network: nn.Module, patches_of: Any
+) -> None:
+    files = write_map(network, scene, tmp_path, patches=patches_of(scene))
+    facts = {
+        'classes': list(
+            zip(scene.class_names, scene.class_values, files.counts, strict=True)
+        ),
+        'palette': scene.palette.tolist(),
+        'scope': 'all',
+    }
+    data = {'scene': scene.facts(), 'split': {}}
+    path = write_run_report(tmp_path, tmp_path / 'page.html', data, facts)
+    text = path.read_text(encoding='utf-8')
+    seen = Page(text)
+    assert 'synthetic' in seen.text
+    assert sum(link.startswith('data:') for link in seen.links) == 2
+    assert sum(int(row[2]) for row in seen.tables[0][1:]) == scene.valid.sum()
+    assert text.count('class="swatch"') == 3
