@@ -5,6 +5,7 @@
 
 from .accuracy_report import AccuracyReport
 from .classification_map import ClassificationMap
+from .expert_use import ExpertUse
 from .pruning import PruningSchedule
 from .run_folder import RunFolder
 from .temperature import TemperatureAnnealing
@@ -12,6 +13,7 @@ from .temperature import TemperatureAnnealing
 __all__ = (
     'AccuracyReport',
     'ClassificationMap',
+    'ExpertUse',
     'PruningSchedule',
     'RunFolder',
     'TemperatureAnnealing',

@@ -282,7 +282,7 @@ class SpectralSpatialNet(nn.Module):
         Returns:
             The linear layer, or an identity.
         """
-        return self.classifier
+        return cast(nn.Module, self.classifier)
 
     def reset_classifier(
         self, num_classes: int, global_pool: str | None = None
@@ -305,7 +305,7 @@ class SpectralSpatialNet(nn.Module):
             self.num_features,
             num_classes,
             pool_type=global_pool,
-            **get_device_dtype(self),
+            **get_device_dtype(self),  # type: ignore[no-untyped-call]
         )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.global_pool.train(self.training)
