@@ -12,6 +12,7 @@ in every process, on every Python version, whatever else draws random numbers.
 import hashlib
 import json
 import logging
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import rasterio
-import rasterio.errors
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from scipy import ndimage
 
 from .readers import (
@@ -833,9 +834,12 @@ def read_mask(path: str | Path, variable: str | None = None) -> Labels:
         array = read_hdf5(path, variable, ndim=2)
     else:
         try:
-            with rasterio.open(path) as raster:
-                array = raster.read(1)
-        except rasterio.errors.RasterioIOError as error:
+            with warnings.catch_warnings():
+                # A mask needs no georeference: it has the grid of the scene.
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)
+                with rasterio.open(path) as raster:
+                    array = raster.read(1)
+        except RasterioIOError as error:
             raise ValueError(f'mask {path} cannot be read: {error}') from error
     return whole_numbers(str(path), array)
 

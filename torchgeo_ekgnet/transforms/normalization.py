@@ -138,18 +138,20 @@ class SpectralNormalizer:
         square = np.zeros(bands)
         low = np.full(bands, np.inf)
         high = np.full(bands, -np.inf)
-        for spectra in iterate_spectra(scene, positions):
-            # Blockwise mean and variance (Chan et al.): exact for large offsets.
-            n = len(spectra)
-            part = spectra.mean(axis=0)
-            delta = part - mean
-            total = count + n
-            square += ((spectra - part) ** 2).sum(axis=0)
-            square += delta**2 * (count * n / total)
-            mean += delta * (n / total)
-            count = total
-            low = np.minimum(low, spectra.min(axis=0))
-            high = np.maximum(high, spectra.max(axis=0))
+        # Infinite values are reported below.
+        with np.errstate(invalid='ignore'):
+            for spectra in iterate_spectra(scene, positions):
+                # Blockwise mean and variance (Chan et al.): exact for large offsets.
+                n = len(spectra)
+                part = spectra.mean(axis=0)
+                delta = part - mean
+                total = count + n
+                square += ((spectra - part) ** 2).sum(axis=0)
+                square += delta**2 * (count * n / total)
+                mean += delta * (n / total)
+                count = total
+                low = np.minimum(low, spectra.min(axis=0))
+                high = np.maximum(high, spectra.max(axis=0))
         if count == 0:
             raise ValueError(
                 'normalization: no pixel with data to take statistics from'

@@ -1,0 +1,693 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from torchgeo_ekgnet.datasets.splits import (
+    BlockSplit,
+    CountSplit,
+    DisjointSplit,
+    MaskSplit,
+    RandomSplit,
+    SavedSplit,
+    Split,
+    SplitProtocol,
+    compare_protocols,
+    guard_distance,
+    match_counts,
+)
+
+Labels = NDArray[np.int64]
+quick = settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def fields(rows: int = 40, cols: int = 48, side: int = 12) -> Labels:
+    """A chequerboard of fields of four classes with unlabelled strips between."""
+    row, col = np.indices((rows, cols))
+    labels = (row // side + 2 * (col // side)) % 4 + 1
+    gap = (row % side == 0) | (col % side == 0)
+    return np.where(gap, 0, labels).astype(np.int64)
+
+
+def distances(split: Split, a: str, b: str) -> int:
+    """Smallest Chebyshev distance between two subsets, by brute force."""
+    first, second = split.positions(a), split.positions(b)
+    if not len(first) or not len(second):
+        return 10**6
+    apart = np.abs(first[:, np.newaxis] - second[np.newaxis]).max(axis=2)
+    return int(apart.min())
+
+
+def indices_of(split: Split) -> list[list[int]]:
+    return [split.train.tolist(), split.val.tolist(), split.test.tolist()]
+
+
+@st.composite
+def label_maps(draw: Any) -> Labels:
+    rows, cols = draw(st.integers(6, 24)), draw(st.integers(6, 24))
+    seed = draw(st.integers(0, 1000))
+    side = draw(st.integers(1, 8))
+    classes = draw(st.integers(1, 5))
+    generator = np.random.RandomState(seed)
+    coarse = generator.randint(
+        0, classes + 1, (-(-rows // side), -(-cols // side))
+    ).astype(np.int64)
+    labels = np.kron(coarse, np.ones((side, side), dtype=np.int64))[:rows, :cols]
+    labels[0, 0] = 1
+    return np.ascontiguousarray(labels)
+
+
+class TestRandomSplit:
+    @pytest.mark.parametrize(
+        ('file', 'variable', 'train', 'sizes', 'trained', 'held'),
+        [
+            (
+                'indian_pines/Indian_pines_gt.mat',
+                'indian_pines_gt',
+                0.6,
+                (6153, 1024, 3072),
+                '28 857 498 143 290 438 17 287 12 584 1473 356 123 759 232 56',
+                '18 571 332 94 193 292 11 191 8 388 982 237 82 506 154 37',
+            ),
+            (
+                'pavia_university/PaviaU_gt.mat',
+                'paviaU_gt',
+                0.5,
+                (21391, 4277, 17108),
+                '3316 9325 1050 1532 673 2515 665 1841 474',
+                '3315 9324 1049 1532 672 2514 665 1841 473',
+            ),
+            (
+                'ksc/KSC_gt.mat',
+                'KSC_gt',
+                0.5,
+                (2610, 521, 2080),
+                '381 122 128 126 81 115 53 216 260 202 210 252 464',
+                '380 121 128 126 80 114 52 215 260 202 209 251 463',
+            ),
+        ],
+    )
+    def test_counts_of_the_reference(
+        self,
+        real_data_dir: Path,
+        file: str,
+        variable: str,
+        train: float,
+        sizes: tuple[int, int, int],
+        trained: str,
+        held: str,
+    ) -> None:
+        labels = scipy.io.loadmat(real_data_dir / file)[variable]
+        split = RandomSplit(train)(labels)
+        counts = split.counts(labels)
+        assert (split.train.size, split.val.size, split.test.size) == sizes
+        assert counts['train'] == [int(n) for n in trained.split()]
+        both = np.add(counts['val'], counts['test']).tolist()
+        assert both == [int(n) for n in held.split()]
+        assert set(counts['unused']) == {0}
+
+    @pytest.mark.parametrize(
+        ('train', 'sizes'),
+        [
+            (0.5, (5128, 1024, 4097)),
+            (0.4, (4106, 1024, 5119)),
+            (0.3, (3081, 1024, 6144)),
+            (0.2, (2055, 1024, 7170)),
+        ],
+    )
+    def test_other_ratios(
+        self, real_data_dir: Path, train: float, sizes: tuple[int, int, int]
+    ) -> None:
+        path = real_data_dir / 'indian_pines/Indian_pines_gt.mat'
+        split = RandomSplit(train)(scipy.io.loadmat(path)['indian_pines_gt'])
+        assert (split.train.size, split.val.size, split.test.size) == sizes
+
+    def test_golden(self) -> None:
+        labels = np.array([[1, 1, 2, 2, 1], [1, 0, 2, 2, 1], [1, 2, 2, 0, 1]])
+        split = RandomSplit(0.5, 0.2)(labels)
+        assert indices_of(split) == GOLDEN['random']
+
+    def test_test_share(self) -> None:
+        whole = RandomSplit(0.3, 0.1)(fields())
+        part = RandomSplit(0.3, 0.1, test=0.2)(fields())
+        assert np.array_equal(whole.train, part.train)
+        assert np.array_equal(whole.val, part.val)
+        assert set(part.test) < set(whole.test)
+        assert part.test.size == int(0.2 * (fields() > 0).sum())
+        assert sum(part.counts(fields())['unused']) > 0
+
+    def test_independent_of_other_generators(self) -> None:
+        np.random.seed(0)
+        first = RandomSplit()(fields())
+        np.random.rand(10)
+        assert RandomSplit()(fields()) == first
+        assert RandomSplit(seed=1)(fields()) != first
+
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            ({'train': 0.0}, 'train is 0.0'),
+            ({'train': 1.0}, 'train is 1.0'),
+            ({'val': -0.1}, 'val is -0.1'),
+            ({'train': 0.7, 'val': 0.3}, 'nothing is left to test'),
+            ({'test': 0.9}, 'test is 0.9'),
+            ({'unserved': 'skip'}, 'unserved is'),
+        ],
+    )
+    def test_bad_arguments(self, arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            RandomSplit(**arguments)
+
+    def test_nothing_to_test(self) -> None:
+        labels = np.repeat(np.arange(1, 11), 19).reshape(10, 19)
+        with pytest.raises(ValueError, match='nothing is left to test'):
+            RandomSplit(0.8, 0.19)(labels)
+
+
+class TestUnserved:
+    labels = fields()
+
+    def with_rare(self, *sizes: int) -> Labels:
+        labels = self.labels.copy()
+        free = np.flatnonzero(labels.ravel() == 0)
+        for i, size in enumerate(sizes):
+            labels.flat[free[:size]] = 5 + i
+            free = free[size:]
+        return labels
+
+    def test_error_names_class_and_remedy(self) -> None:
+        with pytest.raises(ValueError, match=r"class 5: 2 pixels.*unserved='drop'"):
+            RandomSplit()(self.with_rare(2))
+
+    def test_drop(self) -> None:
+        labels = self.with_rare(2)
+        split = RandomSplit(unserved='drop')(labels)
+        assert split.dropped == (5,)
+        assert split.counts(labels)['unused'] == [0, 0, 0, 0, 2]
+        assert np.array_equal(split.train, RandomSplit()(self.labels).train)
+
+    def test_merge(self) -> None:
+        labels = self.with_rare(3, 3)
+        split = RandomSplit(unserved='merge')(labels)
+        assert split.relabel == {6: 5}
+        counts = split.counts(labels)
+        assert counts['train'][4] == 3 and counts['train'][5] == 0
+        assert counts['val'][4] + counts['test'][4] == 3
+        assert 6 not in split.labels(labels, 'train')
+
+    def test_merge_that_does_not_help(self) -> None:
+        with pytest.raises(ValueError, match='after merging'):
+            RandomSplit(unserved='merge')(self.with_rare(2))
+
+    def test_no_class_left(self) -> None:
+        labels = np.array([[1, 1, 0, 2]])
+        with pytest.raises(ValueError, match='can serve no class'):
+            RandomSplit(unserved='drop')(labels)
+
+    def test_disjoint_error(self) -> None:
+        with pytest.raises(ValueError, match='class 5: 4 pixels, of which'):
+            DisjointSplit()(self.with_rare(4), 3)
+
+
+class TestCountSplit:
+    def test_counts(self) -> None:
+        labels = fields()
+        split = CountSplit(7, val=3)(labels)
+        counts = split.counts(labels)
+        assert counts['train'] == [7] * 4
+        assert counts['val'] == [3] * 4
+        assert counts['unused'] == [0] * 4
+
+    def test_list(self) -> None:
+        labels = fields()
+        split = CountSplit([1, 2, 3, 4], val=0)(labels)
+        assert split.counts(labels)['train'] == [1, 2, 3, 4]
+        with pytest.raises(ValueError, match='there is a class 4'):
+            CountSplit([1, 2, 3])(labels)
+
+    def test_golden(self) -> None:
+        split = CountSplit(1, val=1, seed=7)(fields(6, 8, 4))
+        assert indices_of(split) == GOLDEN['count']
+
+    def test_bad(self) -> None:
+        with pytest.raises(ValueError, match='per_class is 0'):
+            CountSplit(0)
+        with pytest.raises(ValueError, match='val is -1'):
+            CountSplit(1, val=-1)
+        with pytest.raises(ValueError, match='none is left to test'):
+            CountSplit(10_000)(fields())
+
+
+class TestMaskSplit:
+    def masks(self, folder: Path) -> tuple[Labels, str, str]:
+        labels = fields()
+        train = np.where(np.arange(labels.shape[1]) < 20, labels, 0)
+        test = np.where(np.arange(labels.shape[1]) >= 20, labels, 0)
+        scipy.io.savemat(folder / 'train.mat', {'TRLabel': train.astype(np.uint8)})
+        np.save(folder / 'test.npy', test.astype(bool))
+        return labels, str(folder / 'train.mat'), str(folder / 'test.npy')
+
+    def test_masks(self, tmp_path: Path) -> None:
+        labels, train, test = self.masks(tmp_path)
+        split = MaskSplit(train, test, val=0.2)(labels)
+        held_in = np.concatenate([split.train, split.val])
+        columns = split.shape[1]
+        assert (held_in % columns).max() < 20 <= (split.test % columns).min()
+        assert held_in.size + split.test.size == (labels > 0).sum()
+        counts = split.counts(labels)
+        for trained, validated in zip(counts['train'], counts['val'], strict=True):
+            assert validated == int(0.2 * (trained + validated))
+        assert MaskSplit(train, val=0.2)(labels) == split
+
+    @pytest.mark.filterwarnings('ignore:Dataset has no geotransform')
+    def test_raster(self, tmp_path: Path) -> None:
+        rasterio = pytest.importorskip('rasterio')
+        labels = fields()
+        mask = (np.arange(labels.shape[1]) < 20) & (labels > 0)
+        with rasterio.open(
+            tmp_path / 'train.tif',
+            'w',
+            driver='GTiff',
+            height=labels.shape[0],
+            width=labels.shape[1],
+            count=1,
+            dtype='uint8',
+        ) as raster:
+            raster.write(mask.astype(np.uint8), 1)
+        split = MaskSplit(str(tmp_path / 'train.tif'), val=0)(labels)
+        assert np.array_equal(split.mask('train'), mask)
+
+    def test_overlapping_masks(self, tmp_path: Path) -> None:
+        labels, train, _ = self.masks(tmp_path)
+        with pytest.raises(ValueError, match=r'share .* pixels'):
+            MaskSplit(train, train)(labels)
+
+    def test_unlabelled_pixels(self, tmp_path: Path) -> None:
+        labels, train, test = self.masks(tmp_path)
+        full = labels.copy()
+        labels[1, 1] = 0
+        with pytest.raises(ValueError, match='1 pixels that have no label'):
+            MaskSplit(train, test)(labels)
+        split = MaskSplit(train, test, unlabelled='drop')(labels)
+        assert split.train.size + split.val.size < MaskSplit(train)(full).shape[0] ** 2
+        assert labels.shape[1] + 1 not in split.train
+
+    def test_bad_files(self, tmp_path: Path) -> None:
+        labels, train, test = self.masks(tmp_path)
+        with pytest.raises(FileNotFoundError, match='nowhere'):
+            MaskSplit(str(tmp_path / 'nowhere.npy'))(labels)
+        with pytest.raises(ValueError, match='has shape'):
+            MaskSplit(train, test)(labels[:-1])
+        (tmp_path / 'broken.tif').write_bytes(b'no raster')
+        with pytest.raises(ValueError, match='cannot be read'):
+            MaskSplit(str(tmp_path / 'broken.tif'))(labels)
+        with pytest.raises(ValueError, match='TRLabel'):
+            MaskSplit(train, train_variable='TR')(labels)
+
+    def test_class_without_test_pixels(self, tmp_path: Path) -> None:
+        labels, train, _ = self.masks(tmp_path)
+        labels = np.where(labels == 2, np.where(np.arange(48) < 20, 2, 0), labels)
+        with pytest.raises(ValueError, match=r'class 2: .* 0 test pixels'):
+            MaskSplit(train)(labels)
+        split = MaskSplit(train, unserved='drop')(labels)
+        assert split.dropped == (2,)
+
+
+class TestBlockSplit:
+    def test_blocks_are_whole(self) -> None:
+        labels = fields()
+        split = BlockSplit(block_size=6)(labels)
+        owner: dict[tuple[int, int], str] = {}
+        for name in ('train', 'val', 'test'):
+            for row, col in split.positions(name):
+                assert owner.setdefault((row // 6, col // 6), name) == name
+        assert all(n > 0 for n in split.counts(labels)['train'])
+        assert all(n > 0 for n in split.counts(labels)['test'])
+
+    def test_ratios(self) -> None:
+        labels = np.ones((64, 64), dtype=np.int64)
+        split = BlockSplit(block_size=4, train=0.5, val=0.25)(labels)
+        assert abs(split.train.size / labels.size - 0.5) < 0.05
+        assert abs(split.val.size / labels.size - 0.25) < 0.05
+
+    def test_no_validation(self) -> None:
+        assert BlockSplit(block_size=6, val=0.0)(fields()).val.size == 0
+
+    def test_golden(self) -> None:
+        split = BlockSplit(block_size=2, seed=3)(fields(6, 8, 4))
+        assert indices_of(split) == GOLDEN['blocks']
+
+    @pytest.mark.parametrize('guard', ['none', 'centre', 'patch'])
+    def test_guard(self, guard: Any) -> None:
+        split = BlockSplit(block_size=10, guard=guard)(fields(), 5)
+        for a, b in (('train', 'test'), ('val', 'test'), ('train', 'val')):
+            assert distances(split, a, b) > guard_distance(guard, 5)
+
+    def test_bad(self) -> None:
+        with pytest.raises(ValueError, match='block_size is 0'):
+            BlockSplit(0)
+        with pytest.raises(ValueError, match='guard is'):
+            BlockSplit(guard='far')  # type: ignore[arg-type]
+
+
+class TestDisjointSplit:
+    @pytest.mark.parametrize('guard', ['centre', 'patch'])
+    @pytest.mark.parametrize('patch_size', [1, 3, 5, 7])
+    def test_fields(self, guard: Any, patch_size: int) -> None:
+        labels = fields(72, 72)
+        split = DisjointSplit(guard=guard)(labels, patch_size)
+        guarded = guard_distance(guard, patch_size)
+        for a, b in (('train', 'test'), ('val', 'test'), ('train', 'val')):
+            assert distances(split, a, b) > guarded
+        counts = split.counts(labels)
+        assert min(counts['train']) >= 5 and min(counts['test']) >= 5
+        overlap = split.overlap(patch_size)
+        assert overlap.contains_training_centre == 0
+        if guard == 'patch':
+            assert overlap.shares_training_pixel == 0
+
+    @quick
+    @given(
+        labels=label_maps(),
+        radius=st.integers(0, 4),
+        guard=st.sampled_from(['centre', 'patch']),
+        val=st.sampled_from([0.0, 0.1]),
+        seed=st.integers(0, 5),
+    )
+    def test_property(
+        self, labels: Labels, radius: int, guard: Any, val: float, seed: int
+    ) -> None:
+        protocol = DisjointSplit(
+            val=val, guard=guard, seed=seed, min_pixels=1, attempts=3, unserved='drop'
+        )
+        patch_size = 2 * radius + 1
+        try:
+            split = protocol(labels, patch_size)
+        except ValueError as error:
+            assert 'no class' in str(error) or 'validation' in str(error)
+            return
+        guarded = guard_distance(guard, patch_size)
+        for a, b in (('train', 'test'), ('val', 'test'), ('train', 'val')):
+            assert distances(split, a, b) > guarded
+        counts = split.counts(labels)
+        total = np.sum(list(counts.values()), axis=0)
+        assert total.tolist() == np.bincount(labels.ravel())[1:].tolist()
+        for label in np.unique(labels[labels > 0]):
+            served = label not in split.dropped
+            assert (counts['train'][label - 1] > 0) == served
+            assert (counts['test'][label - 1] > 0) == served
+        assert split == protocol(labels, patch_size)
+
+    def test_golden(self) -> None:
+        split = DisjointSplit(seed=2, attempts=4)(fields(), 5)
+        assert split.identity() == GOLDEN_DISJOINT
+
+    @pytest.mark.parametrize(
+        ('file', 'variable', 'guard', 'patch_size', 'unserved'),
+        [
+            ('indian_pines/Indian_pines_gt.mat', 'indian_pines_gt', 'centre', 7, ()),
+            ('indian_pines/Indian_pines_gt.mat', 'indian_pines_gt', 'patch', 7, (7, 9)),
+            ('salinas_a/SalinasA_gt.mat', 'salinasA_gt', 'patch', 11, ()),
+            ('ksc/KSC_gt.mat', 'KSC_gt', 'patch', 7, ()),
+        ],
+    )
+    def test_real_maps(
+        self,
+        real_data_dir: Path,
+        file: str,
+        variable: str,
+        guard: Any,
+        patch_size: int,
+        unserved: tuple[int, ...],
+    ) -> None:
+        stored = scipy.io.loadmat(real_data_dir / file)[variable]
+        labels = np.searchsorted(np.unique(stored), stored).astype(np.int64)
+        split = DisjointSplit(guard=guard, unserved='drop')(labels, patch_size)
+        assert split.dropped == unserved
+        assert split.overlap(patch_size).contains_training_centre == 0
+        assert split.val.size > 0
+
+    def test_no_place_for_validation(self) -> None:
+        labels = np.ones((4, 40), dtype=np.int64)
+        with pytest.raises(ValueError, match='validation pixels'):
+            DisjointSplit(min_pixels=1)(labels, 33)
+        assert DisjointSplit(val=0.0, min_pixels=1)(labels, 33).test.size > 0
+
+    def test_bad(self) -> None:
+        with pytest.raises(ValueError, match='guard is'):
+            DisjointSplit(guard='none')  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match='min_pixels is 0'):
+            DisjointSplit(min_pixels=0)
+        with pytest.raises(ValueError, match='patch_size is 4'):
+            DisjointSplit()(fields(), 4)
+
+
+PROTOCOLS = [
+    RandomSplit(unserved='drop'),
+    RandomSplit(0.05, 0.1, unserved='drop'),
+    CountSplit(3, val=1, unserved='drop'),
+    BlockSplit(block_size=3, unserved='drop'),
+    BlockSplit(block_size=5, guard='centre', unserved='drop'),
+]
+
+
+class TestEverySplit:
+    @quick
+    @given(
+        labels=label_maps(),
+        protocol=st.sampled_from(PROTOCOLS),
+        radius=st.integers(0, 3),
+    )
+    def test_partition(
+        self, labels: Labels, protocol: SplitProtocol, radius: int
+    ) -> None:
+        try:
+            split = protocol(labels, 2 * radius + 1)
+        except ValueError as error:
+            message = str(error)
+            assert 'no class' in message or 'nothing is left' in message
+            return
+        joined = np.concatenate([split.train, split.val, split.test])
+        assert np.unique(joined).size == joined.size
+        assert (labels.ravel()[joined] > 0).all()
+        total = np.sum(list(split.counts(labels).values()), axis=0)
+        assert total.tolist() == np.bincount(labels.ravel())[1:].tolist()
+        assert split == protocol(labels, 2 * radius + 1)
+
+    @quick
+    @given(labels=label_maps(), radius=st.integers(0, 5), seed=st.integers(0, 9))
+    def test_overlap_by_brute_force(
+        self, labels: Labels, radius: int, seed: int
+    ) -> None:
+        pixels = np.flatnonzero(labels.ravel())
+        np.random.RandomState(seed).shuffle(pixels)
+        cut = max(1, len(pixels) // 4)
+        split = Split(
+            'any',
+            {},
+            (labels.shape[0], labels.shape[1]),
+            train=pixels[:cut],
+            val=pixels[:0],
+            test=pixels[cut:],
+        )
+        size = 2 * radius + 1
+        rows, cols = labels.shape
+        seen = np.zeros((rows + 2 * radius, cols + 2 * radius), dtype=bool)
+        centres = seen.copy()
+        for row, col in split.positions('train'):
+            seen[row : row + size, col : col + size] = True
+            centres[row + radius, col + radius] = True
+        # Only pixels of the scene count, not its padding.
+        inside = np.zeros_like(seen)
+        inside[radius : radius + rows, radius : radius + cols] = True
+        shared, contained = [], []
+        for row, col in split.positions('test'):
+            window = (slice(row, row + size), slice(col, col + size))
+            shared.append((seen & inside)[window].any())
+            contained.append(centres[window].any())
+        overlap = split.overlap(size)
+        if not shared:
+            assert overlap == (0.0, 0.0)
+            return
+        assert overlap.contains_training_centre == pytest.approx(np.mean(contained))
+        assert overlap.shares_training_pixel == pytest.approx(np.mean(shared))
+
+    def test_other_process(self) -> None:
+        """Another process, with another hash seed, draws the same pixels."""
+        code = (
+            'import numpy as np\n'
+            'from torchgeo_ekgnet.datasets.splits import *\n'
+            'row, col = np.indices((40, 48))\n'
+            'labels = (row // 12 + 2 * (col // 12)) % 4 + 1\n'
+            'labels = np.where((row % 12 == 0) | (col % 12 == 0), 0, labels)\n'
+            'for p in (RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit()):\n'
+            '    print(p(labels, 5).identity())\n'
+        )
+        result = subprocess.run(
+            [sys.executable, '-c', code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={'PYTHONHASHSEED': '1', 'OMP_NUM_THREADS': '1'},
+        )
+        protocols = (RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit())
+        here = [protocol(fields(), 5).identity() for protocol in protocols]
+        assert result.stdout.split() == here
+
+    @pytest.mark.parametrize(
+        ('labels', 'error', 'message'),
+        [
+            (np.ones((3, 3)), TypeError, 'has type float64'),
+            (np.ones(3, dtype=int), ValueError, 'expected'),
+            (np.zeros((3, 3), dtype=int), ValueError, 'no labelled pixel'),
+            (-np.ones((3, 3), dtype=int), ValueError, 'label -1'),
+        ],
+    )
+    def test_bad_label_maps(
+        self, labels: NDArray[Any], error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            RandomSplit()(labels)
+
+    def test_repr(self) -> None:
+        assert repr(RandomSplit(0.5)).startswith('RandomSplit(train=0.5, val=0.1')
+
+
+class TestSplit:
+    def test_bad_indices(self) -> None:
+        empty = np.empty(0, dtype=np.int64)
+        with pytest.raises(ValueError, match='expected 0 to 8'):
+            Split('any', {}, (3, 3), np.array([9]), empty, empty)
+        with pytest.raises(ValueError, match='disjoint'):
+            Split('any', {}, (3, 3), np.array([1]), np.array([1]), empty)
+
+    def test_other_scene(self) -> None:
+        split = RandomSplit()(fields())
+        with pytest.raises(ValueError, match='another scene'):
+            split.counts(fields(41))
+        with pytest.raises(ValueError, match='another label map'):
+            split.labels(np.zeros_like(fields()), 'train')
+        with pytest.raises(ValueError, match='subset is'):
+            split.mask('all')
+
+    def test_positions(self) -> None:
+        split = RandomSplit()(fields())
+        rows, cols = split.positions('test').T
+        assert split.mask('test')[rows, cols].all()
+        assert np.array_equal(rows * split.shape[1] + cols, split.test)
+
+    def test_identity_depends_on_pixels(self) -> None:
+        split = RandomSplit()(fields())
+        moved = Split(
+            'random', {}, split.shape, split.train, split.test, split.val
+        ).identity()
+        assert moved != split.identity()
+        assert len(split.identity()) == 64
+        assert hash(split) == hash(RandomSplit()(fields()))
+
+    def test_describe_is_json(self) -> None:
+        split = RandomSplit()(fields())
+        description = json.loads(json.dumps(split.describe()))
+        assert description['protocol'] == 'random'
+        assert description['settings']['seed'] == 1331
+        assert description['sizes']['train'] == split.train.size
+
+    @pytest.mark.parametrize('name', ['split.npz', 'split.json'])
+    def test_round_trip(self, tmp_path: Path, name: str) -> None:
+        split = RandomSplit(unserved='merge')(TestUnserved().with_rare(3, 3))
+        path = split.save(tmp_path / 'run' / name)
+        loaded = Split.load(path)
+        assert loaded == split
+        assert loaded.describe() == split.describe()
+        assert indices_of(loaded) == indices_of(split)
+
+    def test_bad_files(self, tmp_path: Path) -> None:
+        split = RandomSplit()(fields())
+        with pytest.raises(ValueError, match=r'expected \.npz or \.json'):
+            split.save(tmp_path / 'split.txt')
+        with pytest.raises(FileNotFoundError, match='nowhere'):
+            Split.load(tmp_path / 'nowhere.npz')
+        (tmp_path / 'empty.json').write_text('{}')
+        with pytest.raises(ValueError, match='is not a split file'):
+            Split.load(tmp_path / 'empty.json')
+        (tmp_path / 'broken.npz').write_bytes(b'PK')
+        with pytest.raises(ValueError, match='is not a split file'):
+            Split.load(tmp_path / 'broken.npz')
+
+    def test_changed_file(self, tmp_path: Path) -> None:
+        path = RandomSplit()(fields()).save(tmp_path / 'split.json')
+        content = json.loads(path.read_text())
+        content['train'].append(content['test'].pop())
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match='was changed'):
+            Split.load(path)
+
+    def test_saved_split(self, tmp_path: Path) -> None:
+        split = CountSplit(4)(fields())
+        path = split.save(tmp_path / 'split.npz')
+        assert SavedSplit(str(path))(fields(), 7) == split
+        assert SavedSplit(str(path))(fields()).protocol == 'count'
+        with pytest.raises(ValueError, match='another scene'):
+            SavedSplit(str(path))(fields(41))
+
+
+class TestComparison:
+    def test_match_counts(self) -> None:
+        labels = fields(72, 72)
+        split, other = RandomSplit(0.6)(labels), CountSplit(9)(labels)
+        matched = match_counts(split, other, labels)
+        assert matched.counts(labels)['train'] == [9] * 4
+        assert set(matched.train) < set(split.train)
+        assert np.array_equal(matched.test, split.test)
+        assert 'matched to count' in matched.protocol
+        assert matched == match_counts(split, other, labels)
+        assert matched != match_counts(split, other, labels, seed=1)
+
+    def test_classes_in_common(self) -> None:
+        labels = TestUnserved().with_rare(6)
+        comparison = compare_protocols(labels, 7)
+        assert 5 in comparison.unserved
+        assert set(comparison.classes) | set(comparison.unserved) == {1, 2, 3, 4, 5}
+        random, disjoint = comparison.random, comparison.disjoint
+        counts = random.counts(labels)
+        assert counts['train'] == disjoint.counts(labels)['train']
+        assert counts['test'][4] == 0 and counts['val'][4] == 0
+        assert comparison.overlap['disjoint'] == (0.0, 0.0)
+        assert comparison.overlap['random'].shares_training_pixel > 0.5
+
+    def test_nothing_in_common(self) -> None:
+        labels = np.array([[1, 1, 1, 2, 2, 2]])
+        empty = np.empty(0, dtype=np.int64)
+        one = Split('a', {}, (1, 6), np.array([0]), empty, np.array([1]))
+        two = Split('b', {}, (1, 6), np.array([3]), empty, np.array([4]))
+        with pytest.raises(ValueError, match='no class in common'):
+            match_counts(one, two, labels)
+
+
+GOLDEN: dict[str, list[list[int]]] = {
+    'random': [[2, 3, 4, 5, 9, 12, 14], [10, 11], [0, 1, 7, 8]],
+    'count': [
+        [11, 30, 41, 47],
+        [21, 26, 42, 46],
+        [9, 10, 13, 14, 15, 17, 18, 19, 22, 23, 25, 27, 29, 31, 43, 45],
+    ],
+    'blocks': [
+        [13, 18, 19, 22, 23, 26, 27, 30, 31, 42, 43, 46, 47],
+        [9],
+        [10, 11, 14, 15, 17, 21, 25, 29, 41, 45],
+    ],
+}
+GOLDEN_DISJOINT = '43c0cc191cd4cfe3d00ca23a3242ffc37729202c31a9cca60b5d9a1ba2cde992'

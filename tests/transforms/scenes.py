@@ -1,0 +1,59 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""A small scene for the tests of transforms and patches."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchgeo_ekgnet.datasets.scene import HyperspectralScene
+
+
+class ArrayWindows:
+    """A cube that is read by window and counts its reads."""
+
+    def __init__(self, array: NDArray[np.float32]) -> None:
+        self.array = array
+        self.reads = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        rows, cols, bands = self.array.shape
+        return rows, cols, bands
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        return self.array.dtype
+
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float32]:
+        self.reads += 1
+        window = self.array[row_start:row_stop, col_start:col_stop]
+        return window if bands is None else window[:, :, bands]
+
+
+def make_cube(rows: int = 9, cols: int = 11, bands: int = 6) -> NDArray[np.float32]:
+    generator = np.random.RandomState(0)
+    scale = np.linspace(1, 1000, bands)
+    cube = generator.rand(rows, cols, bands) * scale + 10 * scale
+    return cube.astype(np.float32)
+
+
+def make_scene(
+    rows: int = 9,
+    cols: int = 11,
+    bands: int = 6,
+    lazy: bool = False,
+    valid: NDArray[np.bool_] | None = None,
+) -> HyperspectralScene:
+    cube = make_cube(rows, cols, bands)
+    labels = np.arange(rows * cols).reshape(rows, cols) % 4
+    return HyperspectralScene(
+        ArrayWindows(cube) if lazy else cube, labels, name='small', valid=valid
+    )

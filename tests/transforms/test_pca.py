@@ -1,0 +1,71 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from torchgeo_ekgnet.transforms import SpectralNormalizer, SpectralPCA
+
+from .scenes import make_cube, make_scene
+
+
+@pytest.mark.parametrize('whiten', [False, True])
+def test_against_sklearn(whiten: bool) -> None:
+    scene, cube = make_scene(), make_cube()
+    normalizer = SpectralNormalizer().fit(scene)
+    spectra = normalizer(torch.from_numpy(cube)).reshape(-1, 6)
+    pca = SpectralPCA(3, whiten).fit(scene, None, normalizer)
+    oracle = PCA(3, whiten=whiten, svd_solver='full').fit(spectra.numpy())
+    expected = np.abs(oracle.transform(spectra.numpy()))
+    if whiten:  # scikit-learn divides by N - 1
+        expected *= np.sqrt(len(spectra) / (len(spectra) - 1))
+    found = pca(spectra).numpy()
+    np.testing.assert_allclose(np.abs(found), expected, rtol=2e-3, atol=2e-4)
+    assert pca.variance_ratio == pytest.approx(
+        float(oracle.explained_variance_ratio_.sum()), abs=1e-5
+    )
+
+
+def test_fitted_on_training_pixels_only() -> None:
+    positions = np.argwhere(np.ones((4, 11), dtype=bool))
+    scene = make_scene()
+    first = SpectralPCA(2).fit(scene, positions)
+    changed = make_scene()
+    changed.cube[4:] *= 7
+    second = SpectralPCA(2).fit(changed, positions)
+    assert first.components is not None and second.components is not None
+    torch.testing.assert_close(first.components, second.components)
+
+
+def test_signs_are_fixed() -> None:
+    pca = SpectralPCA(4).fit(make_scene())
+    assert pca.components is not None
+    largest = pca.components.abs().argmax(dim=0)
+    assert (pca.components[largest, torch.arange(4)] > 0).all()
+
+
+def test_state() -> None:
+    pca = SpectralPCA(2, whiten=True).fit(make_scene())
+    again = SpectralPCA.from_state(pca.state_dict())
+    cube = torch.from_numpy(make_cube())
+    assert torch.equal(pca(cube), again(cube))
+    assert again.variance_ratio == pca.variance_ratio
+    with pytest.raises(ValueError, match='pca state has the entries'):
+        SpectralPCA.from_state({'num_components': 2})
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match='pca is 0'):
+        SpectralPCA(0)
+    with pytest.raises(ValueError, match='at most the 6 bands'):
+        SpectralPCA(7).fit(make_scene())
+    with pytest.raises(ValueError, match='fewer components than the 2'):
+        SpectralPCA(2).fit(make_scene(), np.array([[0, 0], [1, 1]]))
+    with pytest.raises(RuntimeError, match='call fit first'):
+        SpectralPCA(2)(torch.zeros(3, 6))
+    scene = make_scene()
+    scene.cube[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match='NaN or infinite'):
+        SpectralPCA(2).fit(scene)
