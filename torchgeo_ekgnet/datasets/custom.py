@@ -118,7 +118,7 @@ def open_scene(
         ValueError: If a file is damaged, or cube and labels do not fit together.
     """
     paths = _cube_paths(cube)
-    opened = _open_cube(paths, cube_variable, axes, lazy, wavelength_unit)
+    opened = _open_cube(paths, cube_variable, axes, lazy, wavelength_unit, nodata)
     grid = _with_reference(opened.grid, crs, transform)
     centres = opened.wavelengths
     if wavelengths is not None:
@@ -148,7 +148,7 @@ def open_scene(
         wavelengths=centres,
         bands=bands,
         bad_bands=opened.bad_bands,
-        nodata=opened.nodata if nodata == 'file' else nodata,
+        nodata=opened.nodata,
         valid=opened.valid,
         crs=grid.crs,
         transform=grid.transform,
@@ -312,6 +312,7 @@ def _open_cube(
     axes: str,
     lazy: bool | None,
     unit: str | None,
+    nodata: Nodata,
 ) -> _Cube:
     first = paths[0]
     suffix = first.suffix.lower()
@@ -327,7 +328,7 @@ def _open_cube(
             grid,
             header.wavelengths,
             header.bad_bands,
-            header.nodata,
+            header.nodata if nodata == 'file' else nodata,
         )
     if suffix in _ARRAY_SUFFIXES:
         if len(paths) > 1:
@@ -340,14 +341,15 @@ def _open_cube(
         source = open_array(
             first, variable, axes, size > LAZY_BYTES if lazy is None else lazy
         )
-        return _Cube(source, Grid(source.shape[0], source.shape[1]))
+        grid = Grid(source.shape[0], source.shape[1])
+        return _Cube(source, grid, nodata=None if nodata == 'file' else nodata)
     raster = RasterSource([require_file(path, 'cube') for path in paths])
     return _Cube(
         _loaded(raster, lazy),
         raster.grid,
         raster.wavelengths,
         None,
-        raster.nodata,
+        raster.nodata if nodata == 'file' else nodata,
         raster.dataset_mask() if raster.masked else None,
     )
 
@@ -366,7 +368,7 @@ def _with_reference(
     if crs is not None:
         try:
             own_crs = CRS.from_user_input(crs)
-        except CRSError as error:
+        except (CRSError, ValueError) as error:
             raise ValueError(f'crs={crs!r} is not known to PROJ: {error}') from error
     if transform is not None:
         if len(transform) != 6:

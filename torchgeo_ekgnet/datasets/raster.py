@@ -196,12 +196,7 @@ class RasterSource:
                 self.masked |= any(
                     MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums
                 )
-        if len(nodatas) > 1 and len({str(value) for value in nodatas}) > 1:
-            raise ValueError(
-                f'{self.paths[0].name} and its stack declare different nodata values '
-                f'({sorted(map(str, nodatas))}); name one with nodata='
-            )
-        self.nodata: float | None = nodatas.pop() if nodatas else None
+        self._nodatas = {str(value): value for value in nodatas}
         self._dtype = np.result_type(*types)
         known = [centre for centre in centres if centre is not None]
         self.wavelengths = (
@@ -217,6 +212,20 @@ class RasterSource:
     def dtype(self) -> np.dtype[Any]:
         """Type of the stored values."""
         return self._dtype
+
+    @property
+    def nodata(self) -> float | None:
+        """The nodata value that the files declare, None if they do not.
+
+        Raises:
+            ValueError: If they declare different ones.
+        """
+        if len(self._nodatas) > 1:
+            raise ValueError(
+                f'the bands from {self.paths[0].name} on declare different nodata '
+                f'values ({sorted(self._nodatas)}); name one with nodata='
+            )
+        return next(iter(self._nodatas.values()))
 
     def read(
         self,

@@ -184,9 +184,10 @@ def _regions(
     count = max(3 * num_classes, round(rows * cols / 110))
     centres = random.uniform(0, 1, (count, 2)) * (rows, cols)
     grid = np.moveaxis(np.indices((rows, cols)), 0, -1).astype(np.float64)
+    reach = min(2.5, min(rows, cols) / 40)  # of the warp, in pixels
     for axis in range(2):
         wave = gaussian_filter(random.standard_normal((rows, cols)), 4.0)
-        grid[:, :, axis] += 2.5 * wave / max(float(wave.std()), 1e-9)
+        grid[:, :, axis] += reach * wave / max(float(wave.std()), 1e-9)
     region = cKDTree(centres).query(grid.reshape(-1, 2))[1].reshape(rows, cols)
     # Large and small classes, each with a region of its own that is labelled.
     weights = np.linspace(1.6, 0.6, num_classes)

@@ -102,7 +102,7 @@ def labels_other_grid(path: Path) -> Path:
     """
     fine = np.kron(labels_of(), np.ones((3, 3), dtype=np.uint8))
     shifted = fine[3:, 6:]
-    transform = TRANSFORM * Affine.translation(2, 1) * Affine.scale(1 / 3)
+    transform = from_origin(600_020, 5_199_990, 10 / 3, 10 / 3)
     return write(path, shifted[None], transform=transform)
 
 

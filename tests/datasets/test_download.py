@@ -1,0 +1,224 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of the download, against a server on this machine."""
+
+import hashlib
+import http.server
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from tests.data.public_scenes import data
+from torchgeo_ekgnet.datasets import SalinasA
+from torchgeo_ekgnet.datasets.download import (
+    DownloadError,
+    SceneFile,
+    download_file,
+    file_md5,
+    git_blob_id,
+)
+
+CONTENT = bytes(range(256)) * 1000
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves files; some paths misbehave like real hosts do."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    requests: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        kind, _, name = self.path.lstrip('/').partition('/')
+        wanted = self.headers.get('Range')
+        self.requests.append((self.path, wanted))
+        content = self.files.get(name, CONTENT)
+        if kind == 'page':  # a host that answers scripts with a page and status 200
+            content = b'<html>please use a browser</html>'
+        if kind == 'forbidden':
+            self.send_error(403)
+            return
+        start = 0
+        if kind != 'noresume' and wanted is not None:
+            start = int(wanted.removeprefix('bytes=').rstrip('-'))
+            if start >= len(content):
+                self.send_response(416)
+                self.end_headers()
+                return
+        self.send_response(206 if start else 200)
+        if start:
+            last = len(content) - 1
+            self.send_header('Content-Range', f'bytes {start}-{last}/{len(content)}')
+        self.send_header('Content-Length', str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        if kind == 'breaks':
+            body = body[: len(body) // 3]
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Handler.files = {}
+    Handler.requests = []
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f'http://127.0.0.1:{running.server_address[1]}'
+        running.shutdown()
+        thread.join()
+
+
+def scene_file(server: str, *kinds: str, md5: str | None = MD5) -> SceneFile:
+    urls = tuple(f'{server}/{kind}/cube.bin' for kind in kinds)
+    return SceneFile('cube.bin', 'cube', urls, md5=md5, manual='ask the owner')
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestDownload:
+    def test_first_good_address_wins(self, server: str, tmp_path: Path) -> None:
+        file = scene_file(server, 'forbidden', 'page', 'good', 'never')
+        path = download_file(file, tmp_path / 'new')
+        assert path.read_bytes() == CONTENT
+        assert names(path.parent) == ['cube.bin']
+        kinds = [request[0].split('/')[1] for request in Handler.requests]
+        assert kinds == ['forbidden', 'page', 'good']
+
+    def test_nothing_is_left_when_all_are_wrong(
+        self, server: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(DownloadError) as info:
+            download_file(scene_file(server, 'page', 'forbidden'), tmp_path)
+        message = str(info.value)
+        assert f'{server}/page/cube.bin: md5 is' in message
+        assert f'{server}/forbidden/cube.bin: HTTPError: 403' in message
+        assert 'by hand: ask the owner, and save it as' in message
+        assert names(tmp_path) == []
+
+    def test_broken_connection_is_continued(self, server: str, tmp_path: Path) -> None:
+        with pytest.raises(DownloadError, match=r'connection closed|Incomplete|broken'):
+            download_file(scene_file(server, 'breaks'), tmp_path)
+        assert names(tmp_path) == ['cube.bin.part']
+        have = (tmp_path / 'cube.bin.part').stat().st_size
+        assert 0 < have < len(CONTENT)
+        path = download_file(scene_file(server, 'good'), tmp_path)
+        assert Handler.requests[-1] == ('/good/cube.bin', f'bytes={have}-')
+        assert path.read_bytes() == CONTENT
+        assert names(tmp_path) == ['cube.bin']
+
+    def test_another_address_continues(self, server: str, tmp_path: Path) -> None:
+        path = download_file(scene_file(server, 'breaks', 'good'), tmp_path)
+        assert path.read_bytes() == CONTENT
+        assert Handler.requests[1][1] is not None
+
+    def test_host_that_cannot_resume(self, server: str, tmp_path: Path) -> None:
+        (tmp_path / 'cube.bin.part').write_bytes(CONTENT[:999])
+        path = download_file(scene_file(server, 'noresume'), tmp_path)
+        assert path.read_bytes() == CONTENT
+
+    def test_wrong_beginning_is_thrown_away(self, server: str, tmp_path: Path) -> None:
+        (tmp_path / 'cube.bin.part').write_bytes(b'wrong' * 10)
+        path = download_file(scene_file(server, 'good'), tmp_path)
+        assert path.read_bytes() == CONTENT
+        assert [request[1] for request in Handler.requests] == ['bytes=50-', None]
+
+    def test_part_that_is_complete(self, server: str, tmp_path: Path) -> None:
+        (tmp_path / 'cube.bin.part').write_bytes(CONTENT)
+        path = download_file(scene_file(server, 'good'), tmp_path)
+        assert path.read_bytes() == CONTENT
+
+    def test_no_server(self, tmp_path: Path) -> None:
+        with pytest.raises(DownloadError, match='ConnectionError'):
+            download_file(scene_file('http://127.0.0.1:9', 'good'), tmp_path)
+
+    def test_no_address(self, tmp_path: Path) -> None:
+        with pytest.raises(DownloadError, match=r'no address is known.*\n.*ask the'):
+            download_file(scene_file(''), tmp_path)
+
+    def test_without_checksum_the_content_decides(
+        self, server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def check(path: Path) -> str | None:
+            return None if path.stat().st_size > 1000 else 'too small'
+
+        with caplog.at_level(logging.WARNING):
+            download_file(scene_file(server, 'page', 'good', md5=None), tmp_path, check)
+        assert 'too small' in caplog.text
+        assert 'nobody has published a checksum' in caplog.text
+
+
+def test_git_blob_is_a_checksum(tmp_path: Path) -> None:
+    path = tmp_path / 'hello'
+    path.write_bytes(b'hello world\n')
+    assert git_blob_id(path) == '3b18e512dba79e4c8300dd08aeb37f8e728b8dad'
+    file = SceneFile('hello', '', git_blob='0' * 40)
+    assert 'git blob id is 3b18e512' in str(file.mismatch(path))
+    assert not SceneFile('hello', '').checkable
+    assert SceneFile('hello', '').mismatch(path) is None
+
+
+class TestSceneDownload:
+    @pytest.fixture
+    def scene(
+        self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Path:
+        remote = data.make(tmp_path / 'remote', 'SalinasA')
+        for attribute in ('cube_file', 'labels_file'):
+            old: SceneFile = getattr(SalinasA, attribute)
+            path = remote / old.name
+            Handler.files[old.name] = path.read_bytes()
+            new = SceneFile(
+                old.name,
+                old.variable,
+                (f'{server}/page/{old.name}', f'{server}/good/{old.name}'),
+                md5=file_md5(path),
+                is_labels=old.is_labels,
+            )
+            monkeypatch.setattr(SalinasA, attribute, new)
+        return tmp_path / 'local'
+
+    def test_download(self, scene: Path) -> None:
+        dataset = SalinasA(scene, download=True, checksum=True)
+        assert len(dataset) > 0
+        assert names(scene) == ['SalinasA_corrected.mat', 'SalinasA_gt.mat']
+        before = len(Handler.requests)
+        SalinasA(scene, download=True)
+        assert len(Handler.requests) == before
+
+    def test_only_what_is_missing(self, scene: Path) -> None:
+        SalinasA(scene, download=True)
+        (scene / 'SalinasA_gt.mat').unlink()
+        Handler.requests.clear()
+        SalinasA(scene, download=True)
+        assert {request[0].rsplit('/', 1)[1] for request in Handler.requests} == {
+            'SalinasA_gt.mat'
+        }
+
+    def test_damaged_file_is_refused(self, scene: Path) -> None:
+        SalinasA(scene, download=True)
+        with (scene / 'SalinasA_gt.mat').open('ab') as file:
+            file.write(b'x')
+        with pytest.raises(ValueError, match='delete it and use download=True'):
+            SalinasA(scene, download=True, checksum=True)
+
+    def test_without_published_checksum(
+        self, scene: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known = SalinasA.cube_file
+        unknown = SceneFile(known.name, known.variable, known.urls)
+        monkeypatch.setattr(SalinasA, 'cube_file', unknown)
+        with pytest.raises(DownloadError, match=r'shape is .*the public file has'):
+            SalinasA(scene, download=True)
+        monkeypatch.setattr(SalinasA, 'stored_shape', data.cube_of('SalinasA').shape)
+        assert 'no checksum' in SalinasA(scene, download=True).scene.source
