@@ -1,19 +1,22 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""torchgeo_ekgnet layers."""
+"""Layers that any network can use; they need torch alone."""
 
 from .context_mapping import ContextMapping
 from .dynamic_expert_conv import DynamicExpertConv3d, expert_convs
-from .functional import expert_conv3d
+from .functional import STRATEGIES, conv_strategy, expert_conv3d, grouped_conv3d
 from .grouped_conv import GroupedConv3d
 from .pooling import AveragePool3d
 
 __all__ = (
+    'STRATEGIES',
     'AveragePool3d',
     'ContextMapping',
     'DynamicExpertConv3d',
     'GroupedConv3d',
+    'conv_strategy',
     'expert_conv3d',
     'expert_convs',
+    'grouped_conv3d',
 )

@@ -1,28 +1,191 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""The context mapping network (Section 2.2.1)."""
+"""The context mapping network of EKGNet (arXiv 2504.13045, section 2.2.1)."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = ['TEMPERATURE_FLOOR', 'ContextMapping', 'ContextNorm', 'MappingBlock']
+
+#: The temperature never falls below this value, whatever the optimizer does.
 TEMPERATURE_FLOOR = 0.01
 
 
-class ContextMapping(nn.Module):
-    """Map pooled features to softmax weights over K experts.
+class ContextNorm(nn.BatchNorm3d):
+    """Batch normalization of pooled maps that also trains on a single sample.
+
+    A pooled map has one value per sample and channel, so a training batch of one sample
+    has no variance. The rule: a training batch of fewer than two samples is normalized
+    with the running statistics, which it leaves as they are. Every other batch is
+    treated as :class:`torch.nn.BatchNorm3d` does.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize.
+
+        Args:
+            input: Pooled maps, (B, C, 1, 1, 1).
+
+        Returns:
+            A tensor of the same shape.
+        """
+        from_batch = self.running_mean is None
+        momentum = 0.0
+        if self.training and input.shape[0] > 1:
+            from_batch = True
+            if self.momentum is not None:
+                momentum = self.momentum
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                if self.momentum is None:
+                    momentum = 1.0 / float(self.num_batches_tracked)
+        return F.batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            from_batch,
+            momentum,
+            self.eps,
+        )
+
+
+class PooledConv3d(nn.Conv3d):
+    """A 1x1x1 convolution of pooled maps, computed as the linear map that it is."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map the channels.
+
+        Args:
+            input: Pooled maps, (B, C, 1, 1, 1).
+
+        Returns:
+            Mapped channels, (B, Cout, 1, 1, 1).
+        """
+        mapped = F.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        return mapped[:, :, None, None, None]
+
+
+class MappingBlock(nn.Module):
+    r"""Residual block of BN-GELU-convolution units.
+
+    Computes :math:`\alpha \, f(g) + g`. With ``learnable_residual=False`` alpha is the
+    constant 1. The parameter ``residual_weight`` still takes part in the graph and its
+    gradient is exactly zero, so tools that expect a gradient everywhere are content.
+    Weight decay would shrink the stored number nevertheless (and change no output):
+    exclude it (``no_weight_decay`` of the models does), and it is written as 1 into
+    every state dict.
 
     Args:
-        in_channels: Channels of the input.
-        num_experts: Number of experts K.
-        num_blocks: Residual blocks N.
-        units_per_block: BN-GELU-convolution units in a block.
-        learnable_residual: Whether the residual weight alpha is learnt.
-        temperature: Initial temperature.
+        channels: Channels C of the pooled maps.
+        units: Number of BN-GELU-convolution units.
+        learnable_residual: Whether alpha is learnt; it starts at 1 either way.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
     """
+
+    def __init__(
+        self,
+        channels: int,
+        units: int = 1,
+        learnable_residual: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the units."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(units):
+            layers += [
+                ContextNorm(channels, device=device, dtype=dtype),
+                nn.GELU(),
+                PooledConv3d(channels, channels, 1, device=device, dtype=dtype),
+            ]
+        self.units = nn.Sequential(*layers)
+        self.residual_weight = nn.Parameter(torch.ones(1, device=device, dtype=dtype))
+        self.learnable_residual = learnable_residual
+
+    def forward(self, g: Tensor) -> Tensor:
+        """Apply the block.
+
+        Args:
+            g: Pooled maps, (B, C, 1, 1, 1).
+
+        Returns:
+            A tensor of the same shape.
+        """
+        alpha = self.residual_weight
+        if not self.learnable_residual:
+            alpha = 1.0 + 0.0 * alpha
+        mapped: Tensor = self.units(g)
+        return alpha * mapped + g
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """Store a frozen residual weight as the 1 that it stands for.
+
+        Args:
+            destination: State dict that is being written.
+            prefix: Name of the block.
+            keep_vars: Whether to store parameters instead of tensors.
+        """
+        if not self.learnable_residual:
+            with torch.no_grad():
+                self.residual_weight.fill_(1.0)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def extra_repr(self) -> str:
+        """Describe the block.
+
+        Returns:
+            Its one argument that the children do not show.
+        """
+        return f'learnable_residual={self.learnable_residual}'
+
+
+class ContextMapping(nn.Module):
+    r"""Translate the global context of a map into weights over K experts.
+
+    With :math:`h_0 = \mathrm{AvgPool}(X)`,
+
+    .. math::
+        h_{i+1} &= \alpha_i \, \mathrm{Conv}(\mathrm{GELU}(\mathrm{BN}(h_i))) + h_i, \\
+        a &= \mathrm{softmax}(\mathrm{Conv}(\mathrm{BN}(h_N)) / \tau).
+
+    The temperature is ``0.01 + softplus(raw_temperature)``: positive for every value of
+    the parameter. Near the initial 34 the softplus is the identity to the last bit of
+    single precision, so an optimizer moves tau exactly as if tau were the parameter.
+    The softmax is computed in float32 (float64 for double input), also under autocast.
+
+    A training batch of fewer than two samples is normalized with running statistics,
+    which it does not update (:class:`ContextNorm`).
+
+    Shape: (B, C, D, H, W) or pooled (B, C, 1, 1, 1) to (B, K).
+
+    Args:
+        in_channels: Channels C of the input.
+        num_experts: Number K of experts.
+        num_blocks: Number N of residual blocks.
+        units_per_block: BN-GELU-convolution units in a block: 1 in the paper's formula,
+            2 in the released program.
+        learnable_residual: Learn the residual weights alpha.
+        temperature: Temperature tau at the start.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: If a size is not positive or ``temperature`` not above the floor.
+    """
+
+    #: TorchScript must not compile the property.
+    __jit_unused_properties__ = ('temperature',)
 
     def __init__(
         self,
@@ -36,65 +199,100 @@ class ContextMapping(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Initialize."""
+        """Make the network."""
         super().__init__()
+        for name, value, least in (
+            ('in_channels', in_channels, 1),
+            ('num_experts', num_experts, 1),
+            ('num_blocks', num_blocks, 0),
+            ('units_per_block', units_per_block, 1),
+        ):
+            if value < least:
+                raise ValueError(f'{name} must be at least {least}, found {value}')
         self.in_channels = in_channels
         self.num_experts = num_experts
+        self.floor = TEMPERATURE_FLOOR
         self.blocks = nn.ModuleList(
-            MappingBlock(in_channels, units_per_block, learnable_residual)
+            MappingBlock(
+                in_channels, units_per_block, learnable_residual, device, dtype
+            )
             for _ in range(num_blocks)
         )
-        self.norm = nn.BatchNorm3d(in_channels)
-        self.project = nn.Conv3d(in_channels, num_experts, 1)
-        self.raw_temperature = nn.Parameter(torch.zeros(()))
+        self.norm = ContextNorm(in_channels, device=device, dtype=dtype)
+        self.project = PooledConv3d(
+            in_channels, num_experts, 1, device=device, dtype=dtype
+        )
+        self.raw_temperature = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
         self.set_temperature(temperature)
-        self.to(device=device, dtype=dtype)
 
     @property
     def temperature(self) -> Tensor:
-        """The temperature tau."""
-        return TEMPERATURE_FLOOR + F.softplus(self.raw_temperature)
+        """The temperature tau, a scalar tensor that carries gradients."""
+        return self.floor + F.softplus(self.raw_temperature)
 
     def set_temperature(self, value: float) -> None:
-        """Set the temperature."""
-        rest = max(value - TEMPERATURE_FLOOR, 1e-6)
+        """Set the temperature.
+
+        Args:
+            value: The new tau.
+
+        Raises:
+            ValueError: If it is not a finite number above the floor.
+        """
+        above = float(value) - self.floor
+        if not (above > 0 and math.isfinite(above)):
+            raise ValueError(
+                f'temperature must be a finite number above {self.floor}, found {value}'
+            )
+        # The inverse of softplus; -expm1(-y) keeps its digits for small y.
+        raw = above + math.log(-math.expm1(-above))
         with torch.no_grad():
-            self.raw_temperature.fill_(rest + math.log(-math.expm1(-rest)))
+            self.raw_temperature.fill_(raw)
 
     def update_temperature(self, step: float = 3.0, end: float = 1.0) -> None:
-        """Lower the temperature by one step."""
-        self.set_temperature(max(float(self.temperature) - step, end))
+        """Lower the temperature by one step, as the paper does after every epoch.
+
+        A temperature that is at or below ``end`` already stays where it is.
+
+        Args:
+            step: By how much.
+            end: The lowest value that annealing reaches.
+
+        Raises:
+            ValueError: If ``step`` is negative or ``end`` not above the floor.
+        """
+        if step < 0:
+            raise ValueError(f'step must not be negative, found {step}')
+        if end <= self.floor:
+            raise ValueError(f'end must be above {self.floor}, found {end}')
+        current = float(self.temperature)
+        if current > end:
+            self.set_temperature(max(current - step, end))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, K) weights."""
+        """Compute the weights of the experts.
+
+        Args:
+            x: Maps, (B, C, D, H, W).
+
+        Returns:
+            Weights that sum to 1 over the experts, (B, K), in the type of the
+            parameters.
+        """
         g = x.mean(dim=(2, 3, 4), keepdim=True)
         for block in self.blocks:
             g = block(g)
         logits = self.project(self.norm(g)).flatten(1)
-        tau = TEMPERATURE_FLOOR + F.softplus(self.raw_temperature)
-        return torch.softmax(logits / tau, dim=1)
+        tau = self.floor + F.softplus(self.raw_temperature)
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+            tau = tau.float()
+        return torch.softmax(logits / tau, dim=1).to(self.raw_temperature.dtype)
 
+    def extra_repr(self) -> str:
+        """Describe the network.
 
-class MappingBlock(nn.Module):
-    """Residual block of BN, GELU and 1x1x1 convolution."""
-
-    def __init__(self, channels: int, units: int, learnable: bool) -> None:
-        """Initialize."""
-        super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(units):
-            layers += [
-                nn.BatchNorm3d(channels),
-                nn.GELU(),
-                nn.Conv3d(channels, channels, 1),
-            ]
-        self.units = nn.Sequential(*layers)
-        self.residual_weight = nn.Parameter(torch.ones(1))
-        self.learnable = learnable
-
-    def forward(self, g: Tensor) -> Tensor:
-        """Apply the block."""
-        alpha = self.residual_weight
-        if not self.learnable:
-            alpha = 1 + 0 * alpha
-        return alpha * self.units(g) + g
+        Returns:
+            Its sizes.
+        """
+        return f'{self.in_channels}, num_experts={self.num_experts}'

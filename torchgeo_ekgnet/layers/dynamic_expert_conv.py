@@ -1,20 +1,113 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""A 3D convolution whose kernel is assembled per sample (Section 2.2.2)."""
+"""A 3D convolution whose kernel is mixed from experts for every sample.
 
+The dynamic kernel generation of EKGNet (arXiv 2504.13045, section 2.2.2).
+"""
+
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.utils import _triple
 
 from .context_mapping import ContextMapping
 from .functional import expert_conv3d
 
+__all__ = ['DynamicExpertConv3d', 'expert_convs']
+
+_PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
+
+
+def _triple(value: int | tuple[int, int, int], name: str) -> tuple[int, int, int]:
+    """Expand an int and check the length of a tuple."""
+    values = (value, value, value) if isinstance(value, int) else tuple(value)
+    if len(values) != 3:
+        raise ValueError(f'{name} must be an int or 3 ints, found {value!r}')
+    return values
+
+
+def _plain_expert_conv3d(
+    x: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int, int],
+    padding: tuple[int, int, int],
+    dilation: tuple[int, int, int],
+    groups: int,
+) -> Tensor:
+    """Convolve in the paper's formulation; what TorchScript compiles."""
+    batch, out = x.shape[0], weight.shape[1]
+    mixed = (attention @ weight.flatten(1)).reshape(
+        batch * out, weight.shape[2], weight.shape[3], weight.shape[4], weight.shape[5]
+    )
+    if weight[0, 0, 0].numel() == 1 and groups == 1 and max(stride) == 1:
+        if max(padding) == 0:
+            y = torch.bmm(mixed.reshape(batch, out, x.shape[1]), x.flatten(2))
+            if bias is not None:
+                y = y + (attention @ bias).unsqueeze(2)
+            return y.reshape(batch, out, x.shape[2], x.shape[3], x.shape[4])
+    mixed_bias: Tensor | None = None
+    if bias is not None:
+        mixed_bias = (attention @ bias).flatten()
+    folded = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3], x.shape[4])
+    y = F.conv3d(folded, mixed, mixed_bias, stride, padding, dilation, groups * batch)
+    return y.reshape(batch, out, y.shape[2], y.shape[3], y.shape[4])
+
 
 class DynamicExpertConv3d(nn.Module):
-    """Drop-in replacement of nn.Conv3d."""
+    r"""3D convolution with a kernel of its own for every sample of a batch.
+
+    Takes :class:`torch.nn.Conv3d`'s place: same positional arguments, defaults, shapes
+    and attributes. Inside, K expert kernels :math:`W_k` and biases :math:`b_k` are
+    mixed with weights that a context mapping network computes from the input:
+
+    .. math::
+        a &= \mathrm{softmax}(f_\mathrm{map}(\mathrm{AvgPool}(x)) / \tau), \\
+        y &= \Bigl(\sum_k a_k W_k\Bigr) * x + \sum_k a_k b_k.
+
+    Experts start from a truncated normal distribution (cut at two deviations) whose
+    standard deviation is :math:`1 / \sqrt{\text{fan in}}`, biases from zero.
+
+    Shape: (B, Cin, D, H, W) to (B, Cout, D', H', W'), or without B. An empty batch
+    gives an empty batch. A training batch of one sample (also an unbatched input)
+    leaves the mapping's batch statistics alone (:class:`ContextMapping`).
+
+    Args:
+        in_channels: Channels Cin of the input.
+        out_channels: Channels Cout of the output.
+        kernel_size: Extent of the kernels along D, H, W.
+        stride: Step of the kernels.
+        padding: Positions added on both sides, 'same' or 'valid'.
+        dilation: Spacing of the kernel elements.
+        groups: Groups of channels that do not see each other.
+        bias: Whether the experts have biases.
+        padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+        num_experts: Number K of experts.
+        temperature: Temperature tau at the start.
+        num_mapping_blocks: Residual blocks N of the mapping network.
+        mapping_units_per_block: BN-GELU-convolution units of such a block.
+        learnable_residual: Learn the mapping's residual weights.
+        mapping: Network to use instead of a :class:`ContextMapping`; any module from
+            (B, Cin, D, H, W) to weights (B, K).
+
+    Attributes:
+        weight: Experts, (K, Cout, Cin/groups, kD, kH, kW).
+        bias: Their biases, (K, Cout), or None.
+        mapping: The mapping network.
+
+    Raises:
+        ValueError: If an argument is out of range or does not fit another.
+    """
+
+    #: TorchScript must not compile the property.
+    __jit_unused_properties__ = ('temperature',)
 
     def __init__(
         self,
@@ -22,7 +115,7 @@ class DynamicExpertConv3d(nn.Module):
         out_channels: int,
         kernel_size: int | tuple[int, int, int],
         stride: int | tuple[int, int, int] = 1,
-        padding: int | tuple[int, int, int] = 0,
+        padding: str | int | tuple[int, int, int] = 0,
         dilation: int | tuple[int, int, int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -37,81 +130,255 @@ class DynamicExpertConv3d(nn.Module):
         learnable_residual: bool = True,
         mapping: nn.Module | None = None,
     ) -> None:
-        """Initialize."""
+        """Make the experts and the mapping network."""
         super().__init__()
+        for name, value in (
+            ('in_channels', in_channels),
+            ('out_channels', out_channels),
+            ('groups', groups),
+            ('num_experts', num_experts),
+        ):
+            if value < 1:
+                raise ValueError(f'{name} must be at least 1, found {value}')
+        for name, channels in (
+            ('in_channels', in_channels),
+            ('out_channels', out_channels),
+        ):
+            if channels % groups:
+                raise ValueError(
+                    f'{name}={channels} must be a multiple of groups={groups}'
+                )
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(
+                f'padding_mode must be one of {_PADDING_MODES}, found {padding_mode!r}'
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _triple(kernel_size)
-        self.stride = _triple(stride)
-        self.padding = _triple(padding)
-        self.dilation = _triple(dilation)
+        self.kernel_size = _triple(kernel_size, 'kernel_size')
+        self.stride = _triple(stride, 'stride')
+        self.dilation = _triple(dilation, 'dilation')
+        self.padding: str | tuple[int, int, int]
+        if isinstance(padding, str):
+            if padding not in ('same', 'valid'):
+                raise ValueError(
+                    "padding must be 'same', 'valid', an int or 3 ints, "
+                    f'found {padding!r}'
+                )
+            if padding == 'same' and self.stride != (1, 1, 1):
+                raise ValueError(
+                    f"padding='same' needs stride 1, found stride={self.stride}"
+                )
+            self.padding = padding
+        else:
+            self.padding = _triple(padding, 'padding')
+        self.transposed = False
+        self.output_padding = (0, 0, 0)
         self.groups = groups
         self.padding_mode = padding_mode
         self.num_experts = num_experts
+        self._set_padding()
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         self.weight = nn.Parameter(
             torch.empty(
                 num_experts,
                 out_channels,
                 in_channels // groups,
                 *self.kernel_size,
-                device=device,
-                dtype=dtype,
+                **dd,
             )
         )
-        self.bias = (
-            nn.Parameter(
-                torch.zeros(num_experts, out_channels, device=device, dtype=dtype)
-            )
-            if bias
-            else None
-        )
-        self.mapping = (
-            ContextMapping(
+        self.bias: nn.Parameter | None
+        if bias:
+            self.bias = nn.Parameter(torch.empty(num_experts, out_channels, **dd))
+        else:
+            self.register_parameter('bias', None)
+        if mapping is None:
+            mapping = ContextMapping(
                 in_channels,
                 num_experts,
                 num_mapping_blocks,
                 units_per_block=mapping_units_per_block,
                 learnable_residual=learnable_residual,
                 temperature=temperature,
-                device=device,
-                dtype=dtype,
+                **dd,
             )
-            if mapping is None
-            else mapping
+        self.mapping = mapping
+        self.reset_parameters()
+
+    def _set_padding(self) -> None:
+        """Split the padding into what the convolution adds and what comes before it."""
+        before, after = [], []
+        for axis in range(3):
+            if self.padding == 'same':
+                total = self.dilation[axis] * (self.kernel_size[axis] - 1)
+                before.append(total // 2)
+                after.append(total - total // 2)
+            else:
+                size = 0 if isinstance(self.padding, str) else self.padding[axis]
+                before.append(size)
+                after.append(size)
+        inside = self.padding_mode == 'zeros' and before == after
+        self._conv_padding: tuple[int, int, int] = (
+            (before[0], before[1], before[2]) if inside else (0, 0, 0)
         )
-        fan_in = self.weight[0, 0].numel()
-        std = fan_in**-0.5
+        # In the order of torch.nn.functional.pad, the last axis first.
+        self._pads: tuple[int, int, int, int, int, int] = (
+            (0, 0, 0, 0, 0, 0)
+            if inside
+            else (before[2], after[2], before[1], after[1], before[0], after[0])
+        )
+        self._pad_first = any(self._pads)
+        self._pad_mode = (
+            'constant' if self.padding_mode == 'zeros' else self.padding_mode
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw the experts anew; the mapping network is left alone."""
+        std = 1.0 / math.sqrt(self.weight[0, 0].numel())
         nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     @property
     def temperature(self) -> Tensor:
-        """The temperature tau."""
-        return self.mapping.temperature
+        """The temperature tau of the mapping network."""
+        tau: Tensor = self.mapping.temperature
+        return tau
 
+    @torch.jit.unused
     def update_temperature(self, step: float = 3.0, end: float = 1.0) -> None:
-        """Lower the temperature."""
+        """Lower the temperature by one step (:meth:`ContextMapping.update_temperature`).
+
+        Args:
+            step: By how much.
+            end: The lowest value that annealing reaches.
+        """
         self.mapping.update_temperature(step, end)
 
+    @torch.jit.unused
+    def _check(self, x: Tensor) -> None:
+        """Refuse input that the layer cannot convolve.
+
+        Args:
+            x: The input.
+
+        Raises:
+            ValueError: If its shape does not fit.
+            TypeError: If it is not floating point.
+        """
+        if x.dim() not in (4, 5):
+            raise ValueError(
+                f'DynamicExpertConv3d: the input has shape {tuple(x.shape)}, expected '
+                f'(B, {self.in_channels}, D, H, W) or ({self.in_channels}, D, H, W)'
+            )
+        channels = x.shape[x.dim() - 4]
+        if channels != self.in_channels:
+            raise ValueError(
+                f'DynamicExpertConv3d: the input of shape {tuple(x.shape)} has '
+                f'{channels} channels, expected in_channels={self.in_channels}'
+            )
+        if not x.is_floating_point():
+            raise TypeError(
+                f'DynamicExpertConv3d: the input is {x.dtype}, expected floating '
+                'point values; convert it with .float()'
+            )
+
     def attention_weights(self, x: Tensor) -> Tensor:
-        """Return (B, K) weights."""
-        return self.mapping(x)
+        """Compute the weights with which the experts are mixed.
+
+        Args:
+            x: Maps, (B, Cin, D, H, W) or (Cin, D, H, W).
+
+        Returns:
+            Weights that sum to 1 over the experts, (B, K) or (K).
+        """
+        if not torch.jit.is_scripting():
+            self._check(x)
+        if x.dim() == 4:
+            weights: Tensor = self.mapping(x.unsqueeze(0))
+            return weights.squeeze(0)
+        weights = self.mapping(x)
+        return weights
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
-        return expert_conv3d(
-            x,
-            self.mapping(x),
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        """Convolve each sample with its mixture of the experts.
+
+        Args:
+            x: Maps, (B, Cin, D, H, W) or (Cin, D, H, W).
+
+        Returns:
+            Maps, (B, Cout, D', H', W') or (Cout, D', H', W').
+
+        Raises:
+            ValueError: If the shape is another or the channels differ.
+            TypeError: If the input is not floating point.
+        """
+        if not torch.jit.is_scripting():
+            self._check(x)
+        unbatched = x.dim() == 4
+        if unbatched:
+            x = x.unsqueeze(0)
+        attention = self.mapping(x)
+        if self._pad_first:
+            x = F.pad(x, self._pads, self._pad_mode)
+        if torch.jit.is_scripting():
+            y = _plain_expert_conv3d(
+                x,
+                attention,
+                self.weight,
+                self.bias,
+                self.stride,
+                self._conv_padding,
+                self.dilation,
+                self.groups,
+            )
+        else:
+            y = expert_conv3d(
+                x,
+                attention,
+                self.weight,
+                self.bias,
+                self.stride,
+                self._conv_padding,
+                self.dilation,
+                self.groups,
+            )
+        return y.squeeze(0) if unbatched else y
+
+    def extra_repr(self) -> str:
+        """Describe the layer as ``nn.Conv3d`` does.
+
+        Returns:
+            Its arguments, defaults left out.
+        """
+        parts = [
+            f'{self.in_channels}, {self.out_channels}',
+            f'kernel_size={self.kernel_size}',
+            f'stride={self.stride}',
+        ]
+        if self.padding != (0, 0, 0):
+            parts.append(f'padding={self.padding}')
+        if self.dilation != (1, 1, 1):
+            parts.append(f'dilation={self.dilation}')
+        if self.groups != 1:
+            parts.append(f'groups={self.groups}')
+        if self.bias is None:
+            parts.append('bias=False')
+        if self.padding_mode != 'zeros':
+            parts.append(f'padding_mode={self.padding_mode}')
+        parts.append(f'num_experts={self.num_experts}')
+        return ', '.join(parts)
 
 
 def expert_convs(module: nn.Module) -> Iterator[tuple[str, DynamicExpertConv3d]]:
-    """Yield the dynamic convolutions of a network with their names."""
+    """Find the dynamic convolutions of a network.
+
+    Args:
+        module: The network.
+
+    Yields:
+        Name and layer, in the order of registration.
+    """
     for name, child in module.named_modules():
         if isinstance(child, DynamicExpertConv3d):
             yield name, child
