@@ -163,9 +163,8 @@ def summarise(
             continue
         rise = None
         if results[0]['epochs'] is not None:
-            rise = mean_and_std(
-                [last_quarter_rise(r['curves'].get('val_OA', [])) for r in results]
-            )[0]
+            rises = [last_quarter_rise(r['curves'].get('val_OA', [])) for r in results]
+            rise = float(np.mean(rises))
         overall = float(np.mean([a.overall for a in accuracies[key]]))
         reason = not_converged(overall, bar, rise)
         summaries.append(

@@ -1,0 +1,110 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of ``torchgeo-ekgnet reproduce`` on the synthetic scene."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from torchgeo_ekgnet.reproduce import main_repeat, main_reproduce
+from torchgeo_ekgnet.reproduce.declarations import BUDGETS, Recipe
+
+ROWS = ['--rows', 'cnn3d,rbf_svm', '--scene', 'synthetic', '--budget', 'small']
+
+
+@pytest.fixture(autouse=True)
+def _one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = replace(
+        BUDGETS['small'],
+        recipes={},
+        default=Recipe(1, batch_size=64, lr=1e-3),
+        train_limit=0.02,
+        test_limit=0.05,
+    )
+    monkeypatch.setitem(BUDGETS, 'small', short)
+
+
+def test_table_on_another_scene(tmp_path: Path) -> None:
+    arguments = ['table8', *ROWS, '--seeds', '2', '--out', str(tmp_path)]
+    main_reproduce(arguments)
+    folder = tmp_path / 'table8-synthetic-random-small'
+    text = (folder / 'report.md').read_text()
+    assert text.startswith('# Table 8: all systems, Indian Pines, on ')
+    assert 'published' not in text.split('\n- AA (recall)')[0]
+    assert '| 3D-CNN |' in text
+    assert 'not converged: below RBF-SVM' in text
+    with (folder / 'results.csv').open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line['row'] for line in lines} == {'cnn3d', 'rbf_svm'}
+    assert all(line['seeds'] == '2' for line in lines if line['metric'] == 'OA')
+    assert (folder / 'curves.png').stat().st_size > 1000
+    assert len(list(tmp_path.glob('runs/*.json'))) == 4
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob('runs/*')}
+    values = (folder / 'results.csv').read_text()
+    main_reproduce([*arguments, '--report-only'])
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob('runs/*')}
+    assert after == before
+    assert (folder / 'results.csv').read_text() == values
+
+
+def test_disjoint_split_shares_no_pixel(tmp_path: Path) -> None:
+    main_reproduce(
+        ['table8', *ROWS, '--seeds', '1', '--split', 'disjoint', '--out', str(tmp_path)]
+    )
+    text = (tmp_path / 'table8-synthetic-disjoint-small' / 'report.md').read_text()
+    assert '0.0 % of the test patches contain a training centre, 0.0 % share' in text
+
+
+def test_maps_of_all_systems(tmp_path: Path) -> None:
+    arguments = ['figure7', *ROWS, '--seeds', '1', '--out', str(tmp_path)]
+    main_reproduce(arguments)
+    folder = tmp_path / 'figure7-synthetic-random-small'
+    assert (folder / 'maps.png').stat().st_size > 1000
+    assert 'data:image/png' in (folder / 'report.html').read_text()
+    assert len(list(tmp_path.glob('checkpoints/*.ckpt'))) == 1
+
+
+def test_scene_figure_needs_no_training(tmp_path: Path) -> None:
+    main_reproduce(['figure5', '--scene', 'synthetic', '--out', str(tmp_path)])
+    assert len(list(tmp_path.glob('figure5-synthetic-*/figure5.png'))) == 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['table10'], "invalid choice: 'table10'"),
+        (['table8', '--scene', 'mars'], "invalid choice: 'mars'"),
+        (['table8', '--rows', 'resnet'], "table8 has no row 'resnet', expected some"),
+        (['table8', '--seeds', '0'], "expected a number from 1, found '0'"),
+        ([], 'EXPERIMENT'),
+    ],
+)
+def test_bad_arguments(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main_reproduce(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_lists_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (main_reproduce, main_repeat):
+        with pytest.raises(SystemExit):
+            command(['--help'])
+    text = capsys.readouterr().out
+    for name in ('table1', 'figure7', 'expert_use', '--budget', '--seeds'):
+        assert name in text
+
+
+def test_repeat_without_configuration(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'nothing\.yaml'):
+        main_repeat(['--config', str(tmp_path / 'nothing.yaml')])
+    empty = tmp_path / 'empty.yaml'
+    empty.write_text('trainer:\n  max_epochs: 1\n')
+    with pytest.raises((ValueError, SystemExit)):
+        main_repeat(['--config', str(empty)])
