@@ -246,7 +246,7 @@ def test_checkpoint_of_another_scene(
     """Other bands or classes are refused before anything is written."""
     path = _copy(checkpoint, tmp_path)
     trainer = _trainer(ClassificationMap(**OPTIONS))
-    with pytest.raises((ValueError, RuntimeError), match='checkpoint|size mismatch'):
+    with pytest.raises((ValueError, RuntimeError), match=r'checkpoint|size mismatch'):
         trainer.predict(_task(), _data(**options), ckpt_path=path)
     assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
 

@@ -26,7 +26,8 @@ def test_panels(shape: tuple[int, int], panels: tuple[int, int]) -> None:
         'False colour',
         'Labels',
     ]
-    assert figure.axes[0].get_gridspec().get_geometry() == panels
+    grid = figure.axes[0].get_gridspec()
+    assert grid is not None and grid.get_geometry() == panels
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ['Grass', 'Wood', 'Water', 'none']
     assert figure.get_size_inches()[1] < 11

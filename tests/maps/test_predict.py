@@ -108,7 +108,7 @@ def test_files_hold_the_same(
     confidence = _read(files.confidence)
     assert confidence.shape[0] == 2
     assert np.array_equal(confidence[0], made.confidence, equal_nan=True)
-    assert files.probabilities is not None
+    assert files.probabilities is not None and made.probabilities is not None
     assert np.array_equal(
         _read(files.probabilities), made.probabilities, equal_nan=True
     )

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from torchgeo_ekgnet.maps import raster
 from torchgeo_ekgnet.maps.raster import (
     Legend,
     RasterSpec,
@@ -169,7 +168,7 @@ def test_damage_that_gdal_does_not_report(
         real(source, target, **options)
         Path(target).write_bytes(Path(target).read_bytes()[:-5000])
 
-    monkeypatch.setattr(raster.rasterio.shutil, 'copy', damaged)
+    monkeypatch.setattr(rasterio.shutil, 'copy', damaged)
     with pytest.raises(OSError, match=r'map\.tif could not be written'):
         _write(tmp_path, _legend())
     assert not list(tmp_path.iterdir())
