@@ -148,7 +148,16 @@ def test_report_of_a_run(tmp_path: Path) -> None:
     (tmp_path / 'test.json').write_text(json.dumps(_test_json()))
     (tmp_path / 'metrics.csv').write_text(METRICS)
     (tmp_path / 'config.yaml').write_text('seed_everything: 7\n')
-    use = {'stages.0': {'per_class': [[0.5, 0.5], [0.2, 0.8], [1.0, 0.0]]}}
+    layer = {
+        'experts': 2,
+        'entropy': 0.6,
+        'log_experts': 0.693,
+        'class_information': 0.1,
+        'mean': [0.3, 0.7],
+        'per_class': [[0.5, 0.5], [0.2, 0.8], None],
+    }
+    use = {'layers': {'stages.0.conv': layer}}
+    Figure(figsize=(1, 1)).savefig(tmp_path / 'expert_use.png')
     (tmp_path / 'expert_use.json').write_text(json.dumps(use))
     path = write_run_report(tmp_path)
     assert path == tmp_path / 'report.html'
@@ -165,6 +174,8 @@ def test_report_of_a_run(tmp_path: Path) -> None:
     matrix = seen.tables[1]
     assert matrix[2] == ['2 Wood & <Bush>', '1', '30', '3']
     assert ['all', '24', '3', '100'] in seen.tables[3]
+    experts = ['stages.0.conv', '2', '0.866', '0.1443', '0.30, 0.70']
+    assert seen.tables[4][1] == experts
 
 
 def test_report_of_an_empty_run(tmp_path: Path) -> None:
@@ -217,5 +228,8 @@ def test_report_shows_the_map(
     seen = Page(text)
     assert 'synthetic' in seen.text
     assert sum(link.startswith('data:') for link in seen.links) == 2
-    assert sum(int(row[2]) for row in seen.tables[0][1:]) == scene.valid.sum()
+    assert (
+        sum(int(row[2].replace(',', '')) for row in seen.tables[0][1:])
+        == scene.valid.sum()
+    )
     assert text.count('class="swatch"') == 3

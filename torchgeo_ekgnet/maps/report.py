@@ -43,10 +43,9 @@ p { max-width: 46rem; }
   max-width: none; }
 nav { margin: 1.2rem 0; font-size: .92rem; }
 nav a { color: var(--accent); margin-right: 1.1rem; white-space: nowrap; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
+.scroll { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: .4rem;
-  font-size: .9rem; }
+.caption { color: var(--soft); font-size: .9rem; margin: 0 0 .4rem; }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--line); background: var(--tint); }
@@ -177,9 +176,9 @@ class Report:
                 cells[0] = cells[0].replace('>', f'>{mark}', 1)
             kind = ' class="total"' if index >= len(rows) - totals else ''
             body.append(f'<tr{kind}>{"".join(cells)}</tr>')
-        above = f'<caption>{_text(caption)}</caption>' if caption else ''
+        above = f'<p class="caption">{_text(caption)}</p>' if caption else ''
         self._parts.append(
-            f'<div class="scroll"><table>{above}<thead><tr>{head}</tr></thead>'
+            f'{above}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
             f'<tbody>{"".join(body)}</tbody></table></div>'
         )
 
@@ -218,9 +217,9 @@ class Report:
             body.append(
                 f'<tr><th scope="row">{row + 1} {_text(name)}</th>{"".join(cells)}</tr>'
             )
-        above = f'<caption>{_text(caption)}</caption>' if caption else ''
+        above = f'<p class="caption">{_text(caption)}</p>' if caption else ''
         self._parts.append(
-            f'<div class="scroll"><table class="matrix">{above}<thead><tr>'
+            f'{above}<div class="scroll"><table class="matrix"><thead><tr>'
             f'<th scope="col">true \\ predicted</th>{head}</tr></thead>'
             f'<tbody>{"".join(body)}</tbody></table></div>'
         )
@@ -416,7 +415,7 @@ def write_run_report(
             page.figure(curves, 'Loss and accuracy by epoch.')
     experts = _read_json(run / 'expert_use.json')
     if experts:
-        _experts(page, experts, names)
+        _experts(page, run, experts)
     _settings(page, run, test, described)
     return page.write(run / 'report.html' if path is None else path)
 
@@ -466,12 +465,12 @@ def _headline(page: Report, test: Mapping[str, Any]) -> None:
     if test.get('seed') is not None:
         text += f', seed {test["seed"]}'
     if test.get('epochs') is not None:
-        text += f', after {test["epochs"]} epochs'
+        text += f', after {test["epochs"]} epoch{"s" if test["epochs"] != 1 else ""}'
     text += '.'
     if overlap:
         text += (
             f' Of the test patches, {_percent(overlap["contains_training_centre"], 1)} '
-            '% contain a training pixel at whose centre the network was trained, and '
+            '% contain the centre of a training patch, and '
             f'{_percent(overlap["shares_training_pixel"], 1)} % share a pixel with a '
             'training patch: the larger these shares, the less the accuracies say '
             'about places the network has not seen.'
@@ -495,7 +494,10 @@ def _show_map(page: Report, folder: Path, facts: Mapping[str, Any]) -> None:
         total = max(sum(row[2] for row in rows), 1)
         page.table(
             ('class', 'value in map.tif', 'pixels', 'share, %'),
-            [(*row, _percent(row[2] / total)) for row in rows],
+            [
+                (name, value, f'{count:,}', _percent(count / total))
+                for name, value, count in rows
+            ],
             'Pixels of the map by class.',
             swatches=facts.get('palette'),
         )
@@ -525,7 +527,7 @@ def confidence_figure(path: Path) -> Figure:
     picture = left.imshow(values, vmin=0, vmax=1, cmap='viridis', aspect='equal')
     left.set_axis_off()
     left.set_title('Top probability', fontsize=9)
-    figure.colorbar(picture, ax=left, shrink=0.9)
+    figure.colorbar(picture, ax=left, shrink=0.9).ax.tick_params(labelsize=8)
     known = values[np.isfinite(values)]
     right.hist(known, bins=np.linspace(0, 1, 41).tolist(), color='#1d5f8a')
     right.set_xlabel('top probability', fontsize=8)
@@ -676,67 +678,33 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
     return figure
 
 
-def _experts(page: Report, experts: Mapping[str, Any], names: Sequence[str]) -> None:
+def _experts(page: Report, run: Path, experts: Mapping[str, Any]) -> None:
     """Show how much each class uses each expert."""
-    layers = experts.get('layers', experts)
     page.section('Experts')
     page.paragraph(
-        'Mean attention of each class to each expert, by layer. Rows that differ mean '
-        'that the network mixes its kernels differently for different classes.'
+        'How the network mixes its kernels. An entropy of 1 means that all experts '
+        'count the same; information about the class is how much the mixture of a '
+        'pixel tells of its class, as a share of the most that is possible.'
     )
-    page.figure(_expert_figure(layers, names), 'Mean attention by layer and class.')
-
-
-def _expert_figure(layers: Mapping[str, Any], names: Sequence[str]) -> Figure:
-    """Draw one small heat map a layer."""
-    usable = {
-        name: values
-        for name, values in (
-            (name, np.asarray(_per_class(value), dtype=np.float64))
-            for name, value in layers.items()
+    picture = run / 'expert_use.png'
+    if picture.is_file():
+        page.figure(picture, 'Mean attention to each expert by layer and class.')
+    rows: list[Sequence[object]] = []
+    for name, layer in (experts.get('layers') or {}).items():
+        most = layer.get('log_experts') or 1.0
+        rows.append(
+            (
+                name,
+                layer.get('experts'),
+                f'{layer.get("entropy", 0.0) / most:.3f}',
+                f'{layer.get("class_information", 0.0) / most:.4f}',
+                ', '.join(f'{share:.2f}' for share in layer.get('mean') or ()),
+            )
         )
-        if values.ndim == 2
-    }
-    across = min(6, max(1, len(usable)))
-    down = max(1, math.ceil(len(usable) / across))
-    height = max(1.4, 0.11 * max((len(v) for v in usable.values()), default=1) + 0.5)
-    figure = Figure(figsize=(9.0, down * height + 0.3), layout='constrained')
-    grid = figure.subplots(down, across, squeeze=False)
-    picture = None
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for index, (axes, (layer, values)) in enumerate(
-        zip(grid.flat, usable.items(), strict=False)
-    ):
-        axes.set_axis_on()
-        picture = axes.imshow(values, aspect='auto', vmin=0, vmax=1, cmap='viridis')
-        axes.set_title(layer, fontsize=5.5)
-        axes.set_xticks(range(values.shape[1]))
-        axes.tick_params(labelsize=5, length=1.5)
-        axes.set_yticks(range(len(values)))
-        if index % across == 0 and len(names) == len(values):
-            axes.set_yticklabels(list(names))
-        else:
-            axes.set_yticklabels([])
-    if picture is not None:
-        bar = figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.6)
-        bar.ax.tick_params(labelsize=6)
-    return figure
-
-
-def _per_class(value: Any) -> Any:
-    """Find the matrix (classes, experts) of a layer."""
-    if isinstance(value, Mapping):
-        for name in ('per_class', 'attention', 'mean'):
-            if name in value:
-                return [
-                    [math.nan if item is None else item for item in row]
-                    if row is not None
-                    else []
-                    for row in value[name]
-                ]
-        return []
-    return value
+    if rows:
+        page.table(
+            ('layer', 'experts', 'entropy', 'information', 'mean attention'), rows
+        )
 
 
 def _settings(
