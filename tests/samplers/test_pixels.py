@@ -1,0 +1,115 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchgeo_ekgnet.samplers import ClassBalancedSampler, PerClassSampler
+
+LABELS = torch.tensor([3] * 90 + [1] * 9 + [7])
+
+
+def make(kind: type[Any], seed: int = 0) -> Any:
+    if kind is PerClassSampler:
+        return PerClassSampler(LABELS, 12, seed)
+    return ClassBalancedSampler(LABELS, 300, seed)
+
+
+KINDS = [ClassBalancedSampler, PerClassSampler]
+
+
+def test_per_class_counts() -> None:
+    sampler = make(PerClassSampler)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == 36
+    assert LABELS[drawn].bincount().tolist() == [0, 12, 0, 12, 0, 0, 0, 12]
+    # No pixel comes again before its class is used up.
+    frequent = [i for i in drawn if LABELS[i] == 3]
+    assert len(set(frequent)) == 12
+    middle = [i for i in drawn if LABELS[i] == 1]
+    assert len(set(middle)) == 9
+    assert drawn.count(99) == 12
+
+
+def test_balanced_frequencies() -> None:
+    sampler = ClassBalancedSampler(LABELS, 3000)
+    counts = LABELS[list(sampler)].bincount()
+    for label in (1, 3, 7):
+        assert 900 < int(counts[label]) < 1100
+    assert len(ClassBalancedSampler(LABELS)) == 100
+    assert len(set(sampler)) == 100
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_epochs(kind: type[Any]) -> None:
+    sampler = make(kind)
+    first, second = list(sampler), list(sampler)
+    assert first != second
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+    assert list(sampler) == second
+    sampler.set_epoch(1)
+    assert list(sampler) == second
+    assert list(make(kind, seed=1)) != first
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_independent_of_the_global_generator(kind: type[Any]) -> None:
+    torch.manual_seed(0)
+    first = list(make(kind))
+    torch.manual_seed(1)
+    assert list(make(kind)) == first
+    state = torch.get_rng_state()
+    list(make(kind))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_loader(kind: type[Any], num_workers: int) -> None:
+    loader = DataLoader(
+        TensorDataset(LABELS), 10, sampler=make(kind), num_workers=num_workers
+    )
+    drawn = torch.cat([batch[0] for batch in loader])
+    assert drawn.tolist() == LABELS[list(make(kind))].tolist()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_lightnings_distributed_wrapper(kind: type[Any]) -> None:
+    """Ranks deal one epoch's order out among them, and agree on every epoch."""
+    for epoch in (0, 3):
+        single = make(kind)
+        single.set_epoch(epoch)
+        whole = list(single)
+        shares = []
+        for rank in range(3):
+            wrapper = DistributedSamplerWrapper(
+                make(kind), num_replicas=3, rank=rank, shuffle=False
+            )
+            wrapper.set_epoch(epoch)
+            shares.append(list(wrapper))
+        assert len({len(share) for share in shares}) == 1
+        dealt = [index for group in zip(*shares, strict=True) for index in group]
+        assert dealt == whole
+    # Without set_epoch the ranks stay in step as well.
+    wrappers = [
+        DistributedSamplerWrapper(make(kind), num_replicas=2, rank=r, shuffle=False)
+        for r in range(2)
+    ]
+    single = make(kind)
+    for _ in range(2):
+        parts = [list(wrapper) for wrapper in wrappers]
+        assert [i for pair in zip(*parts, strict=True) for i in pair] == list(single)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match='labels is empty'):
+        ClassBalancedSampler([])
+    with pytest.raises(ValueError, match='num_samples is 0'):
+        ClassBalancedSampler(LABELS, 0)
+    with pytest.raises(ValueError, match='samples_per_class is 0'):
+        PerClassSampler(LABELS, 0)
