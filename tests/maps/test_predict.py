@@ -148,6 +148,16 @@ def test_lazy_scene_gives_the_same(
     assert np.array_equal(one.confidence, two.confidence, equal_nan=True)
 
 
+def test_lower_precision(
+    scene: HyperspectralScene, network: nn.Module, patches_of: Patches
+) -> None:
+    source = patches_of(scene)
+    full = predict_map(network, scene, patches=source)
+    half = predict_map(network, scene, patches=source, precision='bf16')
+    assert not np.array_equal(half.confidence, full.confidence, equal_nan=True)
+    assert np.allclose(half.confidence, full.confidence, atol=0.03, equal_nan=True)
+
+
 def test_labelled_scope(
     scene: HyperspectralScene, network: nn.Module, patches_of: Patches
 ) -> None:

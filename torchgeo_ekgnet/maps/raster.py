@@ -386,12 +386,12 @@ def _write_error(name: str, folder: Path, error: Exception) -> OSError:
 
 
 def fsync_file(path: Path) -> None:
-    """Bring a file's content to the disk.
+    """Bring a file's content, or a folder's list of files, to the disk.
 
     Args:
-        path: The file.
+        path: The file or folder.
     """
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
