@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from timm.models import model_entrypoint
-from torch import Tensor
+from torch import Tensor, nn
 
 import torchgeo_ekgnet
 
@@ -58,6 +58,28 @@ def small_model(name: str, **kwargs: Any) -> Any:
     """
     torch.manual_seed(0)
     return timm.create_model(name, **{'in_chans': BANDS, **kwargs}).eval()
+
+
+def settled(model: Any, x: Tensor) -> Any:
+    """Give the batch norms statistics, so that activations are of order one.
+
+    Networks with unscaled experts blow rounding errors up otherwise.
+
+    Args:
+        model: A network.
+        x: More than one patch.
+
+    Returns:
+        The network in evaluation mode.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(x)
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()
 
 
 @pytest.fixture(autouse=True)

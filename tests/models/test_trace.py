@@ -13,7 +13,7 @@ from torchvision.models.feature_extraction import (
     get_graph_node_names,
 )
 
-from .conftest import MODELS, small_input, small_model
+from .conftest import MODELS, settled, small_input, small_model
 
 
 def traced(model: nn.Module) -> nn.Module:
@@ -37,7 +37,7 @@ def traced(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize('name', MODELS)
 def test_torchscript(name: str) -> None:
     with timm.layers.set_scriptable(True):
-        model = small_model(name)
+        model = settled(small_model(name), small_input(name, 4))
     x = small_input(name, 2)
     with torch.inference_mode():
         scripted = torch.jit.script(model)
@@ -71,7 +71,7 @@ def test_fx_backward(name: str) -> None:
 @pytest.mark.parametrize('name', MODELS)
 def test_fx_torchscript(name: str) -> None:
     with timm.layers.set_scriptable(True):
-        model = small_model(name)
+        model = settled(small_model(name), small_input(name, 4))
     x = small_input(name, 2)
     with torch.inference_mode():
         logits = model(x)
