@@ -553,6 +553,24 @@ class Renamed(SyntheticSceneDataModule):
         )
 
 
+def test_nested_protocols_on_the_command_line() -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(BaseDataModule, 'data')
+    datasets = 'torchgeo_ekgnet.datasets'
+    config = parser.parse_args(
+        [
+            '--data=torchgeo_ekgnet.datamodules.SalinasADataModule',
+            f'--data.split={datasets}.MatchedSplit',
+            f'--data.split.split={datasets}.DisjointSplit',
+            '--data.split.split.unserved=drop',
+            f'--data.split.to={datasets}.RandomSplit',
+        ]
+    )
+    instantiate = getattr(parser, 'instantiate', parser.instantiate_classes)
+    protocol = instantiate(config).data.protocol
+    assert protocol.split.name == 'disjoint' and protocol.to.name == 'random'
+
+
 class TestScenes:
     def test_indian_pines(self, real_data_dir: Path) -> None:
         module = IndianPinesDataModule(str(real_data_dir), patch_size=7)

@@ -19,6 +19,7 @@ from torchgeo_ekgnet.datasets.splits import (
     CountSplit,
     DisjointSplit,
     MaskSplit,
+    MatchedSplit,
     RandomSplit,
     SavedSplit,
     Split,
@@ -667,6 +668,23 @@ class TestComparison:
         assert counts['test'][4] == 0 and counts['val'][4] == 0
         assert comparison.overlap['disjoint'] == (0.0, 0.0)
         assert comparison.overlap['random'].shares_training_pixel > 0.5
+
+    def test_matched_protocols(self) -> None:
+        labels = fields(72, 72)
+        random = MatchedSplit(seed=3)(labels, 5)
+        disjoint = MatchedSplit(
+            DisjointSplit(seed=3, unserved='drop'),
+            RandomSplit(seed=3, unserved='drop'),
+            seed=3,
+        )(labels, 5)
+        comparison = compare_protocols(labels, 5, seed=3)
+        assert (random, disjoint) == (comparison.random, comparison.disjoint)
+        assert random.settings['matched_to']['guard'] == 'patch'
+        assert MatchedSplit(seed=4)(labels, 5) != random
+        assert MatchedSplit(RandomSplit(), CountSplit(3)).settings['to'] == {
+            'protocol': 'count',
+            **CountSplit(3).settings,
+        }
 
     def test_nothing_in_common(self) -> None:
         labels = np.array([[1, 1, 1, 2, 2, 2]])

@@ -1521,6 +1521,76 @@ def match_counts(
     )
 
 
+class MatchedSplit(SplitProtocol):
+    """One protocol's split, thinned until it is comparable with another protocol's.
+
+    Two runs, one with ``MatchedSplit(RandomSplit(), DisjointSplit())`` and one with
+    ``MatchedSplit(DisjointSplit(), RandomSplit())``, train with the same number of
+    pixels of the same classes and differ only in where these lie
+    (:func:`match_counts`).
+    """
+
+    name = 'matched'
+
+    def __init__(
+        self,
+        split: SplitProtocol | None = None,
+        to: SplitProtocol | None = None,
+        seed: int = 1331,
+    ) -> None:
+        """Initialize a new protocol.
+
+        Args:
+            split: Protocol of the split; by default the paper's random split with
+                ``seed``, without the classes it cannot serve.
+            to: Protocol of the split to compare with; by default a disjoint split
+                without shared pixels with ``seed``, without the classes it cannot
+                serve.
+            seed: Seed of the frozen generator that thins.
+        """
+        super().__init__('drop')
+        self.split = split or RandomSplit(seed=seed, unserved='drop')
+        self.to = to or DisjointSplit(seed=seed, unserved='drop')
+        self.seed = seed
+        self.spatial = self.split.spatial
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The protocol's arguments, JSON-able."""
+        return {
+            'split': {'protocol': self.split.name, **self.split.settings},
+            'to': {'protocol': self.to.name, **self.to.settings},
+            'seed': self.seed,
+        }
+
+    def __call__(
+        self, label_map: NDArray[np.integer[Any]], patch_size: int = 1
+    ) -> Split:
+        """Draw both splits and thin the first.
+
+        Args:
+            label_map: Labels, shape (rows, cols), 0 is unlabelled.
+            patch_size: Rows and columns of a patch, odd.
+
+        Returns:
+            The thinned split.
+
+        Raises:
+            ValueError: If the protocols serve no class in common.
+        """
+        split, other = (
+            protocol(label_map, patch_size) for protocol in (self.split, self.to)
+        )
+        return match_counts(split, other, label_map, self.seed)
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Draw the subsets."""
+        split = self(label_map, patch_size)
+        return {name: split.indices(name) for name in SUBSETS}, {}
+
+
 class ProtocolComparison(NamedTuple):
     """Two splits that differ in where their pixels lie, and in nothing else.
 
@@ -1564,20 +1634,18 @@ def compare_protocols(
     """
     disjoint = disjoint or DisjointSplit(seed=seed, unserved='drop')
     random = random or RandomSplit(seed=seed, unserved='drop')
-    apart = disjoint(label_map, patch_size)
-    mixed = random(label_map, patch_size)
-    matched = match_counts(mixed, apart, label_map, seed)
-    apart_matched = match_counts(apart, matched, label_map, seed)
+    matched = MatchedSplit(random, disjoint, seed)(label_map, patch_size)
+    apart = MatchedSplit(disjoint, random, seed)(label_map, patch_size)
     counts = matched.counts(label_map)['train']
     classes = tuple(label for label, n in enumerate(counts, start=1) if n)
     present = {int(label) for label in np.unique(label_map) if label > 0}
     return ProtocolComparison(
         random=matched,
-        disjoint=apart_matched,
+        disjoint=apart,
         classes=classes,
         unserved=tuple(sorted(present - set(classes))),
         overlap={
             'random': matched.overlap(patch_size),
-            'disjoint': apart_matched.overlap(patch_size),
+            'disjoint': apart.overlap(patch_size),
         },
     )
