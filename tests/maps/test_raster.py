@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
@@ -156,6 +157,17 @@ def test_disk_full_while_writing(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match='No space left'):
         stage_raster(tmp_path, 'map.tif', spec, read)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failure_inside_gdal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        Path(args[1]).write_bytes(b'half')
+        raise CPLE_BaseError(3, 1, 'seek error')
+
+    monkeypatch.setattr(rasterio.shutil, 'copy', fail)
+    with pytest.raises(OSError, match=r'map\.tif could not be written.*are free'):
+        _write(tmp_path, _legend())
     assert not list(tmp_path.iterdir())
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
@@ -371,7 +372,8 @@ def _clear_errors(name: str, folder: Path) -> Iterator[None]:
         if error.errno is not None:
             raise
         raise _write_error(name, folder, error) from error
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
+        # A copy on a full disk fails with GDAL's own errors.
         raise _write_error(name, folder, error) from error
 
 
