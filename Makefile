@@ -1,0 +1,38 @@
+# make demo   set up and train on the built-in scene (no data, no GPU needed)
+# make test   set up and run style, types and tests
+# make docs   set up and build the documentation
+#
+# PYTHON picks the interpreter, VENV the folder of the virtual environment:
+#   make test PYTHON=python3.12 VENV=.venv312
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test style pytest docs clean
+
+demo: $(VENV)/.installed
+	$(BIN)/torchgeo-ekgnet demo
+
+test: style pytest
+
+style: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+pytest: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[docs]'
+	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install -e '.[tests,style]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)
