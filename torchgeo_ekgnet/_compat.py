@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torchgeo.trainers.utils import extract_backbone, load_state_dict
 
 __all__ = (
+    'HAS_SPATIAL_SAMPLERS',
     'HAS_TASKS',
     'BaseTask',
     'ClassificationTask',
@@ -34,6 +35,9 @@ __all__ = (
 
 HAS_TASKS = importlib.util.find_spec('torchgeo.tasks') is not None
 """Whether this is a torchgeo that has ``torchgeo.tasks`` (0.9 or newer)."""
+
+HAS_SPATIAL_SAMPLERS = importlib.util.find_spec('torchgeo.samplers.spatial') is not None
+"""Whether samplers yield slices of x and y only (0.10 or newer)."""
 
 _NAMES = {
     'BaseTask': ('torchgeo.tasks', 'BaseTask', 'torchgeo.trainers', 'BaseTask'),

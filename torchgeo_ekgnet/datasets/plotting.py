@@ -342,4 +342,6 @@ def _band_text(scene: HyperspectralScene, bands: Sequence[int]) -> str:
 
 
 def _title(scene: HyperspectralScene) -> str:
-    return f'{scene.name} (synthetic)' if scene.synthetic else scene.name
+    if scene.synthetic and 'synthetic' not in scene.name.lower():
+        return f'{scene.name} (synthetic)'
+    return scene.name

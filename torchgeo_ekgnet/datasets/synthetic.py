@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 _WARNING = 'SYNTHETIC SCENE: made by a program, not measured; its accuracies say '
 _WARNING += 'nothing about any real scene'
 
+#: Wavelengths in nm shown as red, green and blue; the materials differ most here.
+_RGB = (2200.0, 1650.0, 850.0)
+
 
 class SyntheticScene(SceneDataset):
     """Synthetic scene, no file and no download needed.
@@ -161,14 +164,17 @@ def synthetic_scene(
         smooth = gaussian_filter1d(smooth, max(num_bands / 12, 0.5), axis=2)
         smooth /= max(float(smooth.std()), 1e-6)
         cube += noise * (0.025 * smooth + 0.02 * rough)
+    centres = np.linspace(400, 2500, num_bands) if num_bands > 1 else np.array([550.0])
+    red, green, blue = (int(np.abs(centres - nm).argmin()) for nm in _RGB)
     stored = np.clip(np.round(cube * 10000), 0, 32767).astype(np.int16)
     return HyperspectralScene(
         stored,
         labels,
         name='Synthetic scene',
         class_names={value: f'Material {value}' for value in range(1, num_classes + 1)},
-        wavelengths=np.linspace(400, 2500, num_bands) if num_bands > 1 else [550.0],
+        wavelengths=centres,
         bands=bands,
+        rgb_bands=(red, green, blue),
         synthetic=True,
         source=(
             f'synthetic: linear mixing model, seed {seed}, mixing {mixing:g}, noise '

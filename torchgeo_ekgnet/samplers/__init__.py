@@ -3,6 +3,12 @@
 
 """Samplers over labelled pixels."""
 
+from .labelled_pixels import CentreLabel, LabelledPixelSampler
 from .pixels import ClassBalancedSampler, PerClassSampler
 
-__all__ = ('ClassBalancedSampler', 'PerClassSampler')
+__all__ = (
+    'CentreLabel',
+    'ClassBalancedSampler',
+    'LabelledPixelSampler',
+    'PerClassSampler',
+)
