@@ -324,7 +324,10 @@ def ekgnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
 
 @register_model
 def ekgnet_tiny(pretrained: bool = False, **kwargs: Any) -> Any:
-    """EKGNet for a laptop: blocks of 2 layers behind a stem that strides 4 bands.
+    """EKGNet for a laptop: blocks of 2 layers, a stem of 9 bands that strides 6.
+
+    About a twelfth of the parameters of ``ekgnet_base`` and an eighth of its time; the
+    mapping networks and the expert convolutions are the same.
 
     Args:
         pretrained: Load the weights that the configuration names.
@@ -336,8 +339,8 @@ def ekgnet_tiny(pretrained: bool = False, **kwargs: Any) -> Any:
     model_args: dict[str, Any] = {
         'block_config': (2, 2, 2),
         'growth_rate': 8,
-        'stem_kernel': (7, 3, 3),
-        'stem_stride': (4, 2, 2),
+        'stem_kernel': (9, 3, 3),
+        'stem_stride': (6, 2, 2),
     }
     return _create_ekgnet('ekgnet_tiny', pretrained, **dict(model_args, **kwargs))
 
