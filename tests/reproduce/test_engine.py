@@ -196,6 +196,11 @@ def test_configuration_of_fit_becomes_settings(config: Path) -> None:
     assert settings_key(with_seed(found, 8)) != settings_key(seeded)
 
 
+def test_data_of_another_package_are_refused(config: Path) -> None:
+    with pytest.raises(TypeError, match='expected HyperspectralDataModule'):
+        read_config([str(config)], ['--data', 'lightning.pytorch.LightningDataModule'])
+
+
 def test_fixed_splits_stay_fixed(config: Path) -> None:
     found = read_config([str(config)], [])
     found['data']['init_args']['split'] = {

@@ -16,7 +16,10 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
+from .. import callbacks as _callbacks  # noqa: F401  # short names in configurations
+from ..datamodules import HyperspectralDataModule
 from ..main import resolve_config
+from ..tasks import HyperspectralClassificationTask
 from .declarations import (
     BUDGETS,
     EXPERIMENTS,
@@ -399,6 +402,8 @@ def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, A
 
     Raises:
         FileNotFoundError: If there is no such configuration.
+        TypeError: If data or model are not of this package.
+        ValueError: If data or model are missing.
         SystemExit: If an argument is unknown or wrong.
     """
     arguments = ['fit']
@@ -430,10 +435,21 @@ def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, A
             raise ValueError(
                 f'--config: {configs[-1]} has no {name!r}, which fit needs'
             )
+    for name, base in (
+        ('data', HyperspectralDataModule),
+        ('model', HyperspectralClassificationTask),
+    ):
+        found = kept[name]['class_path']
+        if not issubclass(import_class(found), base):
+            raise TypeError(
+                f'--config: {name} is {found}, expected {base.__name__} or a subclass'
+            )
     trainer = kept.setdefault('trainer', {})
     for name in _PLACES['trainer']:
         trainer.pop(name, None)
     callbacks = trainer.get('callbacks') or []
+    if isinstance(callbacks, dict):
+        callbacks = [callbacks]
     trainer['callbacks'] = [
         callback
         for callback in callbacks
