@@ -103,7 +103,7 @@ def test_nan_nodata() -> None:
     cube[2, 2] = np.nan
     scene = HyperspectralScene(cube, None, nodata=float('nan'))
     for method in ('zscore', 'snv', 'l2'):
-        normalizer = SpectralNormalizer(method).fit(scene)  # type: ignore[arg-type]
+        normalizer = SpectralNormalizer(method).fit(scene)
         found = PatchSource(scene, normalizer, 5).gather(ALL, 'cpu')
         assert found.isfinite().all()
 

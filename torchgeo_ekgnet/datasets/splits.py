@@ -1219,24 +1219,20 @@ class DisjointSplit(SplitProtocol):
     ) -> tuple[dict[str, Indices], dict[int, str]]:
         """Draw the subsets."""
         distance = guard_distance(self.guard, patch_size)
-        masks = self._best(label_map, distance, 0.0)
+        masks = self._best(label_map, distance)
         if self.val > 0 and not masks[1].any():
-            # Two gaps cost more than validation is worth: pay them nevertheless.
-            masks = self._best(label_map, distance, 1.0)
-            if not masks[1].any():
-                raise ValueError(
-                    f'{self} finds no place for validation pixels at patch size '
-                    f"{patch_size}; use val=0, a smaller patch or guard='centre'"
-                )
+            raise ValueError(
+                f'{self} finds no place for validation pixels at patch size '
+                f"{patch_size}; use val=0, a smaller patch or guard='centre'"
+            )
         return _by_subset(masks), _lacking(label_map, masks, self.min_pixels)
 
-    def _best(self, label_map: Labels, distance: int, bonus: float) -> list[Mask]:
+    def _best(self, label_map: Labels, distance: int) -> list[Mask]:
         """Try several orders of the classes and keep the best.
 
         Args:
             label_map: Labels, shape (rows, cols), 0 is unlabelled.
             distance: Chebyshev distance that subsets must exceed, in pixels.
-            bonus: Worth of validation pixels beyond their share.
 
         Returns:
             Masks of training, validation and test pixels.
@@ -1251,14 +1247,14 @@ class DisjointSplit(SplitProtocol):
                 for c, n in sizes.items()
             }
             order = sorted(sizes, key=lambda c: (weights[c], c))
-            masks, score = self._attempt(label_map, order, distance, bonus)
+            masks, score = self._attempt(label_map, order, distance)
             if best is None or score > best[0]:
                 best = score, masks
         assert best is not None
         return best[1]
 
     def _attempt(
-        self, label_map: Labels, order: Sequence[int], distance: int, bonus: float
+        self, label_map: Labels, order: Sequence[int], distance: int
     ) -> tuple[list[Mask], float]:
         """Cut the classes in an order.
 
@@ -1266,7 +1262,6 @@ class DisjointSplit(SplitProtocol):
             label_map: Labels, shape (rows, cols), 0 is unlabelled.
             order: Labels in the order in which they are cut.
             distance: Chebyshev distance that subsets must exceed, in pixels.
-            bonus: Worth of validation pixels beyond their share.
 
         Returns:
             Masks of training, validation and test pixels, and how well they serve.
@@ -1280,22 +1275,19 @@ class DisjointSplit(SplitProtocol):
             allowed = [
                 members & ~(close[(i + 1) % 3] | close[(i + 2) % 3]) for i in range(3)
             ]
-            pieces, score = self._cut(allowed, distance, bonus)
+            pieces, score = self._cut(allowed, distance)
             total += score
             for i, piece in enumerate(pieces):
                 taken[(i, *box)] |= piece
                 near[(i, *box)] |= _near(piece, distance)
         return list(taken), total
 
-    def _cut(
-        self, allowed: Sequence[Mask], distance: int, bonus: float
-    ) -> tuple[list[Mask], float]:
+    def _cut(self, allowed: Sequence[Mask], distance: int) -> tuple[list[Mask], float]:
         """Cut one class along rows or columns.
 
         Args:
             allowed: Pixels that may train, validate and test.
             distance: Chebyshev distance that subsets must exceed, in pixels.
-            bonus: Worth of validation pixels beyond their share.
 
         Returns:
             Masks of training, validation and test pixels, and how well they serve.
@@ -1323,7 +1315,7 @@ class DisjointSplit(SplitProtocol):
                     ),
                     order[2]: sums[order[2]][-1] - sums[order[2]][after],
                 }
-                score = self._score(counts, size, bonus)
+                score = self._score(counts, size)
                 score = np.where(second >= first, score, -1.0)
                 place = int(score.argmax())
                 if score.flat[place] > best_score:
@@ -1343,18 +1335,17 @@ class DisjointSplit(SplitProtocol):
         return pieces, best_score
 
     def _score(
-        self, counts: Mapping[int, NDArray[np.int64]], size: int, bonus: float
+        self, counts: Mapping[int, NDArray[np.int64]], size: int
     ) -> NDArray[np.float64]:
-        """Rate cuts: a served class first, then many pixels in the wanted shares.
+        """Rate cuts: a served class, then a validated one, then many pixels.
 
         The sum of square roots is largest where the counts are proportional to the
-        shares; it uses correctly rounded operations only, so that every machine
+        wanted shares; it uses correctly rounded operations only, so that every machine
         finds the same cut.
 
         Args:
             counts: Pixels that train (0), validate (1) and test (2), for every cut.
             size: Pixels of the class that can be used at all.
-            bonus: Worth of validation pixels beyond their share.
 
         Returns:
             A score for every cut.
@@ -1364,7 +1355,9 @@ class DisjointSplit(SplitProtocol):
         for i, share in enumerate(shares):
             score = score + np.sqrt(share * counts[i] / max(size, 1))
         served = (counts[0] >= self.min_pixels) & (counts[2] >= self.min_pixels)
-        score = score + bonus * (served & (counts[1] >= self.min_pixels))
+        if self.val > 0:
+            # Two gaps cost more pixels than validation gains: it counts for itself.
+            score = score + 0.5 * (served & (counts[1] >= self.min_pixels))
         return np.asarray(score + 1000.0 * served)
 
 
