@@ -40,11 +40,16 @@ def run_path(trainer: Trainer) -> Path:
         trainer: The trainer.
 
     Returns:
-        The run folder of the checkpoint in use; without one, the logger's folder.
+        The run folder of the checkpoint in use; without one, that of the run in this
+        process, or the logger's folder if there is no :class:`RunFolder`.
     """
     checkpoint = trainer.ckpt_path
     if checkpoint and trainer.state.fn != TrainerFn.FITTING:
         return run_of_checkpoint(checkpoint)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, RunFolder) and callback.path is not None:
+            return callback.path
     for logger in trainer.loggers:
         if logger.log_dir is not None:
             return Path(logger.log_dir)
@@ -96,7 +101,7 @@ class RunFolder(Callback):
             ValueError: If the name is empty or not a plain folder name.
         """
         super().__init__()
-        if not name or Path(name).name != name:
+        if name in ('', '.', '..') or Path(name).name != name:
             raise ValueError(f'name: found {name!r}, expected a plain folder name')
         self.name = name
         self.root = root
@@ -129,7 +134,7 @@ class RunFolder(Callback):
             trainer: The trainer.
             pl_module: The task.
         """
-        split = getattr(getattr(trainer, 'datamodule', None), 'split', None)
+        split: Any = getattr(getattr(trainer, 'datamodule', None), 'split', None)
         if self.path is not None and trainer.is_global_zero and hasattr(split, 'save'):
             split.save(self.path / 'split.npz')
 

@@ -80,8 +80,8 @@ class HyperspectralClassificationTask(ClassificationTask):
     #: Figures of the last finished epoch by stage ('train', 'val', 'test').
     accuracies: dict[str, Accuracies]
 
-    #: What is known of the training run that made the weights: ``epochs`` (finished),
-    #: ``seed``, ``versions``; None before fitting or loading.
+    #: What is known of the training run that made the weights: ``epochs``, ``seed``,
+    #: ``versions``; None before fitting or loading.
     provenance: dict[str, Any] | None
 
     _stages: ClassVar[tuple[str, ...]] = ('train', 'val', 'test')
@@ -580,11 +580,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         Args:
             checkpoint: Content of the checkpoint, changed in place.
         """
-        provenance = self.provenance or self._current_provenance()
-        checkpoint['torchgeo_ekgnet'] = {
-            **provenance,
-            'epochs': int(checkpoint.get('epoch', -1)) + 1,
-        }
+        checkpoint['torchgeo_ekgnet'] = self.provenance or self._current_provenance()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read which training run a checkpoint comes from.
@@ -598,12 +594,11 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Describe the training run of this process.
 
         Returns:
-            ``epochs`` (finished before this one), ``seed`` (None if none was set),
-            ``versions``.
+            ``epochs`` (begun), ``seed`` (None if none was set), ``versions``.
         """
         seed = os.environ.get('PL_GLOBAL_SEED')
         return {
-            'epochs': self.current_epoch + 1 if self._trainer is not None else 0,
+            'epochs': self.current_epoch + 1 if self._trained else 0,
             'seed': int(seed) if seed else None,
             'versions': versions(),
         }

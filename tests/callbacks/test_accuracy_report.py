@@ -1,0 +1,128 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from torchgeo_ekgnet.callbacks import AccuracyReport
+from torchgeo_ekgnet.callbacks.accuracy_report import accuracy_table
+from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
+from torchgeo_ekgnet.datasets import RandomSplit
+from torchgeo_ekgnet.metrics import Accuracies
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+
+def make_report(**changes: Any) -> dict[str, Any]:
+    figures = Accuracies.from_confusion([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
+    report = {
+        'scene': 'Field',
+        'synthetic': False,
+        'model': 'ekgnet_tiny',
+        'parameters': 12345,
+        **figures.to_dict(),
+        'class_names': ['Corn', 'Woods', 'Stone-Steel-Towers'],
+        'protocol': 'random',
+        'overlap': {'contains_training_centre': 0.5, 'shares_training_pixel': 1.0},
+        'seed': 7,
+        'epochs': 3,
+    }
+    return {**report, **changes}
+
+
+def test_table() -> None:
+    table = accuracy_table(make_report())
+    lines = table.splitlines()
+    assert lines[2].split() == ['Corn', '10', '80.00', '88.89']
+    assert lines[4].split() == ['Stone-Steel-Towers', '0', '-', '-']
+    for text in (
+        'overall accuracy',
+        '85.00',
+        'kappa x 100',
+        '70.00',
+        '12,345 parameters',
+        'protocol random, seed 7, 3 epochs',
+        'training centre: 50.00 %',
+        'training patch: 100.00 %',
+    ):
+        assert text in table
+    assert 'SYNTHETIC' not in table
+    assert 'SYNTHETIC' in accuracy_table(make_report(synthetic=True))
+
+
+def test_table_without_overlap_or_kappa() -> None:
+    table = accuracy_table(make_report(overlap=None, kappa=None))
+    assert 'training centre' not in table
+    assert table.splitlines()[8].split() == ['kappa', 'x', '100', '-']
+
+
+def make_trainer(folder: Path, callback: AccuracyReport) -> Trainer:
+    return Trainer(
+        max_epochs=1,
+        accelerator='cpu',
+        logger=False,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=folder,
+    )
+
+
+def test_json_holds_what_is_needed_to_judge_it(tmp_path: Path) -> None:
+    datamodule = SyntheticSceneDataModule(
+        rows=20,
+        cols=20,
+        num_bands=12,
+        num_classes=3,
+        patch_size=5,
+        split=RandomSplit(0.3, 0.2, 3),
+    )
+    trainer = make_trainer(tmp_path, AccuracyReport('other.json', table=False))
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    trainer.fit(task, datamodule)
+    trainer.test(task, datamodule, verbose=False)
+    report = json.loads((tmp_path / 'other.json').read_text(encoding='utf-8'))
+    assert {
+        'overall_accuracy',
+        'average_accuracy',
+        'kappa',
+        'per_class',
+        'confusion_matrix',
+        'precision_average',
+        'protocol',
+        'overlap',
+        'split',
+        'seed',
+        'model',
+        'versions',
+        'parameters',
+        'epochs',
+        'class_names',
+        'patch_size',
+        'normalization',
+        'scene',
+        'source',
+    } <= set(report)
+    assert report['split']['identity'] == datamodule.split.identity()
+    assert report['split']['settings']['seed'] == 3
+    assert report['class_names'] == list(datamodule.scene.class_names)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    assert report['parameters'] == parameters
+    assert report['overall_accuracy'] == task.accuracies['test'].overall
+
+
+def test_other_tasks_are_refused(tmp_path: Path) -> None:
+    class Other(LightningModule):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            return None
+
+    trainer = make_trainer(tmp_path, AccuracyReport())
+    batches: Any = [0]
+    loader: DataLoader[Any] = DataLoader(batches)
+    with pytest.raises(TypeError, match='Other keeps no confusion matrix'):
+        trainer.test(Other(), loader)

@@ -1,0 +1,440 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
+from torchgeo_ekgnet.datasets import RandomSplit
+from torchgeo_ekgnet.metrics import Accuracies
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+from torchgeo_ekgnet.tasks.classification import ConfusionCounts
+
+BANDS, CLASSES, PATCH = 12, 3, 5
+
+
+def make_datamodule(**kwargs: Any) -> SyntheticSceneDataModule:
+    return SyntheticSceneDataModule(
+        rows=20,
+        cols=20,
+        num_bands=BANDS,
+        num_classes=CLASSES,
+        patch_size=PATCH,
+        batch_size=32,
+        split=RandomSplit(0.3, 0.2, 3),
+        **kwargs,
+    )
+
+
+def make_task(**kwargs: Any) -> HyperspectralClassificationTask:
+    return HyperspectralClassificationTask(**{'model': 'ekgnet_tiny', **kwargs})
+
+
+def make_trainer(folder: Path, **kwargs: Any) -> Trainer:
+    options: dict[str, Any] = {
+        'max_epochs': 1,
+        'accelerator': 'cpu',
+        'logger': False,
+        'enable_progress_bar': False,
+        'enable_model_summary': False,
+        'enable_checkpointing': False,
+        'default_root_dir': folder,
+    }
+    return Trainer(**{**options, **kwargs})
+
+
+def make_batch(size: int = 8) -> dict[str, Tensor]:
+    return {
+        'image': torch.randn(size, BANDS, PATCH, PATCH),
+        'label': torch.randint(0, CLASSES, (size,)),
+    }
+
+
+def make_loader(size: int) -> DataLoader[Any]:
+    batches: Any = [make_batch(size)]
+    return DataLoader(batches, batch_size=None)
+
+
+class TestConfusionCounts:
+    def test_equals_torchmetrics(self) -> None:
+        ours = ConfusionCounts(5, validate_args=False)
+        theirs = MulticlassConfusionMatrix(5)
+        for size in (7, 64, 1):
+            logits, label = torch.randn(size, 5), torch.randint(0, 5, (size,))
+            ours.update(logits, label)
+            theirs.update(logits, label)
+        torch.testing.assert_close(ours.compute(), theirs.compute())
+        ours.reset()
+        assert ours.compute().sum() == 0
+
+    def test_takes_predicted_classes(self) -> None:
+        counts = ConfusionCounts(2, validate_args=False)
+        counts.update(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
+        assert counts.compute().tolist() == [[1, 1], [0, 1]]
+
+    def test_is_exact_under_autocast(self) -> None:
+        counts = ConfusionCounts(2, validate_args=False)
+        zeros = torch.zeros(3000, dtype=torch.int64)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            counts.update(zeros, zeros)
+        assert counts.compute()[0, 0] == 3000
+
+
+class TestSizes:
+    def test_given_sizes_build_at_once(self) -> None:
+        task = make_task(in_channels=BANDS, num_classes=CLASSES)
+        assert task.is_built
+        assert task(make_batch()['image']).shape == (8, CLASSES)
+
+    def test_unknown_sizes_come_from_the_datamodule(self, tmp_path: Path) -> None:
+        task = make_task()
+        with pytest.raises(RuntimeError, match='in_channels, num_classes is unknown'):
+            task(torch.zeros(1, BANDS, PATCH, PATCH))
+        make_trainer(tmp_path, fast_dev_run=True).fit(task, make_datamodule())
+        assert task.is_built
+        assert task.hparams['in_channels'] == BANDS
+        assert task.hparams['num_classes'] == CLASSES
+
+    def test_network_of_fixed_patch_size(self, tmp_path: Path) -> None:
+        task = make_task(model='cnn3d', in_channels=BANDS, num_classes=CLASSES)
+        assert not task.is_built
+        make_trainer(tmp_path, fast_dev_run=True).fit(task, make_datamodule())
+        assert task.hparams['model_options'] == {'img_size': PATCH}
+
+    @pytest.mark.parametrize(
+        ('options', 'message'),
+        [
+            ({'in_channels': 9}, 'in_channels: the network has 9 bands, .* have 12'),
+            ({'num_classes': 7}, 'num_classes: the network has 7 classes, .* have 3'),
+            (
+                {'model': 'cnn3d', 'model_options': {'img_size': 9}},
+                "img_size is 9, the data's patch_size is 5",
+            ),
+            (
+                {'class_weights': [1.0, 2.0]},
+                'class_weights: found 2 values, expected 3',
+            ),
+        ],
+    )
+    def test_mismatch(
+        self, options: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        trainer = make_trainer(tmp_path, fast_dev_run=True)
+        with pytest.raises(ValueError, match=message):
+            trainer.fit(make_task(**options), make_datamodule())
+
+    def test_sizes_that_nothing_tells(self, tmp_path: Path) -> None:
+        loader = make_loader(1)
+        with pytest.raises(ValueError, match='in_channels: not given'):
+            make_trainer(tmp_path, fast_dev_run=True).fit(make_task(), loader)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ('options', 'message'),
+        [
+            ({'model': 'ekgnet_tniy'}, "timm knows no 'ekgnet_tniy'.*ekgnet_tiny"),
+            ({'in_channels': 0}, 'in_channels: found 0'),
+            ({'num_classes': 1}, 'num_classes: found 1, expected at least 2'),
+            ({'class_weights': 'even'}, "class_weights: found 'even'"),
+            ({'lr': 0.0}, 'lr: found 0.0'),
+            ({'lr': math.nan}, 'lr: found nan'),
+            ({'model_options': {'in_chans': 3}}, 'model_options: in_chans belongs to'),
+        ],
+    )
+    def test_bad_values(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            make_task(**options)
+
+    def test_unknown_model_option(self) -> None:
+        with pytest.raises(TypeError, match='num_expert'):
+            make_task(in_channels=BANDS, num_classes=2, model_options={'num_expert': 3})
+
+    def test_model_options_reach_the_network(self) -> None:
+        from torchgeo_ekgnet.layers import expert_convs
+
+        sizes = {'in_channels': BANDS, 'num_classes': CLASSES}
+        task = make_task(**sizes, model_options={'num_experts': 3})
+        assert {conv.weight.shape[0] for _, conv in expert_convs(task)} == {3}
+        static = make_task(**sizes, model_options={'conv_layer': 'conv3d'})
+        assert not list(expert_convs(static))
+
+    @pytest.mark.parametrize('loss', ['ce', 'focal', 'jaccard'])
+    def test_losses(self, loss: str, tmp_path: Path) -> None:
+        task = make_task(loss=loss)
+        make_trainer(tmp_path, fast_dev_run=True).fit(task, make_datamodule())
+
+    def test_freeze_backbone(self, tmp_path: Path) -> None:
+        task = make_task(in_channels=BANDS, num_classes=CLASSES, freeze_backbone=True)
+        trained = [name for name, p in task.named_parameters() if p.requires_grad]
+        assert trained == ['model.classifier.weight', 'model.classifier.bias']
+
+    def test_hyperparameters_are_those_of_the_constructor(self) -> None:
+        import inspect
+
+        task = make_task(in_channels=BANDS, num_classes=CLASSES)
+        names = set(inspect.signature(type(task).__init__).parameters)
+        assert set(task.hparams) - {'_class_path'} == names - {'self', 'weights'}
+
+
+class TestClassWeights:
+    def test_balanced(self, tmp_path: Path) -> None:
+        task, datamodule = make_task(class_weights='balanced'), make_datamodule()
+        make_trainer(tmp_path, fast_dev_run=True).fit(task, datamodule)
+        counts = datamodule.class_counts('train').double()
+        weight = task.criterion.weight
+        assert isinstance(weight, Tensor)
+        expected = counts.sum() / (CLASSES * counts)
+        torch.testing.assert_close(weight.double(), expected, rtol=1e-6, atol=0)
+        assert 'criterion.weight' not in task.state_dict()
+
+    def test_class_without_pixels_weighs_nothing(self) -> None:
+        from torchgeo_ekgnet.tasks.classification import _balanced_weights
+
+        assert _balanced_weights(torch.tensor([6, 0, 2])) == [8 / 12, 0.0, 2.0]
+
+    def test_given(self) -> None:
+        task = make_task(
+            in_channels=BANDS, num_classes=CLASSES, class_weights=[1.0, 2.0, 3.0]
+        )
+        assert isinstance(task.criterion.weight, Tensor)
+        assert task.criterion.weight.tolist() == [1.0, 2.0, 3.0]
+
+    def test_balanced_needs_a_datamodule(self, tmp_path: Path) -> None:
+        task = make_task(
+            in_channels=BANDS, num_classes=CLASSES, class_weights='balanced'
+        )
+        loader = make_loader(4)
+        with pytest.raises(ValueError, match='class_weights'):
+            make_trainer(tmp_path, fast_dev_run=True).fit(task, loader)
+
+
+class TestMetrics:
+    def test_logged_figures_equal_the_definition(self, tmp_path: Path) -> None:
+        task, datamodule = make_task(), make_datamodule()
+        trainer = make_trainer(tmp_path)
+        trainer.fit(task, datamodule)
+        (logged,) = trainer.test(task, datamodule, verbose=False)
+
+        task.eval()
+        confusion = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+        losses = []
+        with torch.no_grad():
+            for batch in datamodule.test_dataloader():
+                image = datamodule.patch_source.gather(batch['row_col'], 'cpu')
+                logits = task(image)
+                losses.append(
+                    torch.nn.functional.cross_entropy(
+                        logits, batch['label'], reduction='none'
+                    )
+                )
+                for true, found in zip(
+                    batch['label'].tolist(), logits.argmax(1).tolist(), strict=True
+                ):
+                    confusion[true, found] += 1
+        expected = Accuracies.from_confusion(confusion)
+        assert (task.accuracies['test'].confusion == confusion).all()
+        assert logged['test_OA'] == pytest.approx(expected.overall)
+        assert logged['test_AA'] == pytest.approx(expected.average)
+        assert logged['test_kappa'] == pytest.approx(expected.kappa, abs=1e-6)
+        mean = torch.cat(losses).mean().item()
+        assert logged['test_loss'] == pytest.approx(mean, rel=1e-4)
+        assert sum(task.accuracies['test'].counts) == len(datamodule.split.test)
+
+    def test_figures_of_fit_are_available_by_name(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path)
+        trainer.fit(make_task(), make_datamodule())
+        names = {f'{s}_{m}' for s in ('train', 'val') for m in ('OA', 'AA', 'kappa')}
+        assert names | {'train_loss', 'val_loss'} <= set(trainer.callback_metrics)
+
+    def test_predict_step_returns_probabilities(self) -> None:
+        task = make_task(in_channels=BANDS, num_classes=CLASSES).eval()
+        probabilities = task.predict_step(make_batch(), 0)
+        torch.testing.assert_close(probabilities.sum(1), torch.ones(8))
+
+
+class TestOptimizer:
+    @pytest.mark.parametrize(
+        ('schedule', 'expected'),
+        [
+            ('constant', lambda epoch: 1.0),
+            ('cosine', lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / 6))),
+            (
+                'cosine_wave',
+                lambda epoch: 0.5 * (1 + math.cos(math.pi * max(epoch - 1, 0) / 15)),
+            ),
+        ],
+    )
+    def test_schedules(self, schedule: str, expected: Any, tmp_path: Path) -> None:
+        task = make_task(lr_schedule=schedule, lr=0.01)
+        rates: list[float] = []
+
+        from lightning.pytorch import Callback
+
+        class Spy(Callback):
+            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+                rates.append(trainer.optimizers[0].param_groups[0]['lr'])
+
+        trainer = make_trainer(
+            tmp_path,
+            max_epochs=6,
+            callbacks=[Spy()],
+            limit_train_batches=1,
+            limit_val_batches=0,
+        )
+        trainer.fit(task, make_datamodule())
+        np.testing.assert_allclose(rates, [0.01 * expected(e) for e in range(6)])
+
+    def test_wave_touches_zero_and_returns(self) -> None:
+        from torchgeo_ekgnet.tasks.classification import _wave
+
+        assert [_wave(epoch) for epoch in (0, 1, 31, 61)] == pytest.approx([1] * 4)
+        assert [_wave(epoch) for epoch in (16, 46, 76)] == pytest.approx([0] * 3)
+        assert 5e-4 * _wave(79) == pytest.approx(4.8e-5, rel=0.01)
+
+    def test_plateau_follows_the_validation_loss(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path)
+        trainer.fit(make_task(lr_schedule='plateau', patience=3), make_datamodule())
+        config = trainer.lr_scheduler_configs[0]
+        assert config.monitor == 'val_loss'
+        assert isinstance(config.scheduler, ReduceLROnPlateau)
+        assert config.scheduler.patience == 3
+
+    def test_cosine_needs_a_last_epoch(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, max_epochs=-1, max_steps=2)
+        with pytest.raises(ValueError, match=r"'cosine' needs trainer\.max_epochs"):
+            trainer.fit(make_task(), make_datamodule())
+
+    def test_defaults_are_the_papers(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, fast_dev_run=True)
+        trainer.fit(make_task(), make_datamodule())
+        (optimizer,) = trainer.optimizers
+        assert type(optimizer) is torch.optim.Adam
+        assert optimizer.defaults['lr'] == 5e-4
+        assert optimizer.defaults['weight_decay'] == 0
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def fitted(self, tmp_path: Path) -> tuple[HyperspectralClassificationTask, Path]:
+        task = make_task(model_options={'num_experts': 2}, class_weights='balanced')
+        trainer = make_trainer(tmp_path, enable_checkpointing=True)
+        trainer.fit(task, make_datamodule())
+        path = tmp_path / 'task.ckpt'
+        trainer.save_checkpoint(path)
+        return task, path
+
+    def test_reload_alone(
+        self, fitted: tuple[HyperspectralClassificationTask, Path]
+    ) -> None:
+        task, path = fitted
+        loaded = HyperspectralClassificationTask.load_from_checkpoint(
+            path, map_location='cpu', weights_only=True
+        )
+        assert loaded.is_trained
+        image = make_batch()['image']
+        torch.testing.assert_close(loaded.eval()(image), task.eval()(image))
+        assert loaded.provenance is not None
+        assert loaded.provenance['epochs'] == 1
+        assert 'torch' in loaded.provenance['versions']
+
+    def test_test_of_a_checkpoint_made_in_python(
+        self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path
+    ) -> None:
+        task, path = fitted
+        trainer = make_trainer(tmp_path)
+        (first,) = trainer.test(task, make_datamodule(), verbose=False)
+        again = make_task(model_options={'num_experts': 2})
+        (second,) = make_trainer(tmp_path).test(
+            again, make_datamodule(), ckpt_path=str(path), verbose=False
+        )
+        assert first['test_OA'] == second['test_OA']
+
+    def test_random_weights_are_refused(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path)
+        for stage in ('validate', 'test', 'predict'):
+            with pytest.raises(ValueError, match=f'{stage}: no checkpoint'):
+                getattr(trainer, stage)(make_task(), datamodule=make_datamodule())
+
+    def test_loaded_weights_are_scored(self, tmp_path: Path) -> None:
+        sizes = {'in_channels': BANDS, 'num_classes': CLASSES}
+        task = make_task(**sizes)
+        task.load_state_dict(make_task(**sizes).state_dict())
+        make_trainer(tmp_path).test(task, make_datamodule(), verbose=False)
+
+    def test_weights_of_another_scene(
+        self, fitted: tuple[HyperspectralClassificationTask, Path]
+    ) -> None:
+        task, path = fitted
+        options = {'model_options': {'num_experts': 2}, 'weights': str(path)}
+        same = make_task(in_channels=BANDS, num_classes=CLASSES, **options)
+        torch.testing.assert_close(
+            dict(same.model.named_parameters()), dict(task.model.named_parameters())
+        )
+        assert same.is_trained
+        with pytest.warns(UserWarning, match='num classes'):
+            other = make_task(in_channels=BANDS + 4, num_classes=7, **options)
+        torch.testing.assert_close(
+            next(other.model.parameters()), next(task.model.parameters())
+        )
+        assert not other.is_trained
+
+    def test_missing_weights(self) -> None:
+        with pytest.raises(FileNotFoundError, match=r'weights: no file .*none\.ckpt'):
+            make_task(in_channels=BANDS, num_classes=CLASSES, weights='none.ckpt')
+
+
+def test_compile_keeps_the_names_of_the_state_dict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def compile_(self: torch.nn.Module, **kwargs: Any) -> None:
+        calls.append(kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, 'compile', compile_)
+    for mode in (True, 'default', 'reduce-overhead'):
+        task = make_task(compile=mode)
+        make_trainer(tmp_path, fast_dev_run=True).fit(task, make_datamodule())
+    assert calls == [{'dynamic': True}] * 2 + [{'mode': 'reduce-overhead'}]
+    plain = timm.create_model('ekgnet_tiny', in_chans=BANDS, num_classes=CLASSES)
+    assert set(task.model.state_dict()) == set(plain.state_dict())
+
+
+def test_no_step_waits_for_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in a training step reads a value back, as ``.item()`` does."""
+    reads: list[str] = []
+    inside = False
+    original = Tensor.item
+    step = HyperspectralClassificationTask.training_step
+
+    def item(self: Tensor) -> Any:
+        if inside:
+            reads.append('item')
+        return original(self)
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        nonlocal inside
+        inside = True
+        try:
+            return step(self, *args, **kwargs)
+        finally:
+            inside = False
+
+    monkeypatch.setattr(Tensor, 'item', item)
+    monkeypatch.setattr(HyperspectralClassificationTask, 'training_step', watched)
+    make_trainer(tmp_path).fit(make_task(), make_datamodule())
+    assert reads == []
