@@ -10,7 +10,12 @@ import timm
 import torch
 from torch import nn
 
-from torchgeo_ekgnet.models._blocks import FullExtentConv3d, MaxPool3d, rows_and_columns
+from torchgeo_ekgnet.models._blocks import (
+    FullExtentConv3d,
+    MaxPool3d,
+    rows_and_columns,
+    shifted_maximum,
+)
 
 
 def count(model: nn.Module) -> int:
@@ -96,7 +101,8 @@ def test_full_extent_convolution_is_a_convolution() -> None:
 def test_max_pooling_keeps_the_size(shape: tuple[int, int, int]) -> None:
     x = torch.randn(2, 3, *shape, requires_grad=True)
     expected = nn.MaxPool3d(3, 1, 1)(x)
-    pooled = MaxPool3d()(x)
+    assert MaxPool3d()(x).equal(expected)
+    pooled = shifted_maximum(x, 1)
     assert pooled.equal(expected)
     weight = torch.randn_like(pooled)
     (ours,) = torch.autograd.grad((pooled * weight).sum(), x)
@@ -107,12 +113,16 @@ def test_max_pooling_keeps_the_size(shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize('shape', [(3, 3, 3), (4, 5, 6), (9, 3, 8)])
 def test_max_pooling_halves(shape: tuple[int, int, int]) -> None:
     x = torch.randn(2, 3, *shape)
-    assert MaxPool3d(stride=2)(x).equal(nn.MaxPool3d(3, 2)(x))
+    expected = nn.MaxPool3d(3, 2)(x)
+    assert MaxPool3d(stride=2)(x).equal(expected)
+    assert shifted_maximum(x, 2).equal(expected)
 
 
 def test_max_pooling_leaves_short_axes_alone() -> None:
     x = torch.randn(2, 3, 5, 2, 1)
-    assert MaxPool3d(stride=2)(x).equal(nn.MaxPool3d((3, 1, 1), (2, 1, 1))(x))
+    expected = nn.MaxPool3d((3, 1, 1), (2, 1, 1))(x)
+    assert MaxPool3d(stride=2)(x).equal(expected)
+    assert shifted_maximum(x, 2).equal(expected)
 
 
 def test_max_pooling_stride() -> None:

@@ -11,7 +11,13 @@ from torch.nn import functional as F
 
 from ._contract import leaf_module
 
-__all__ = ['ExpectSize', 'FullExtentConv3d', 'MaxPool3d', 'rows_and_columns']
+__all__ = [
+    'ExpectSize',
+    'FullExtentConv3d',
+    'MaxPool3d',
+    'rows_and_columns',
+    'shifted_maximum',
+]
 
 
 def rows_and_columns(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -111,11 +117,11 @@ class FullExtentConv3d(nn.Conv3d):
 
 @leaf_module
 class MaxPool3d(nn.Module):
-    """3x3x3 maximum, taken axis by axis from shifted views.
+    """3x3x3 maximum; an axis that is too short for its window is left alone.
 
-    Its backward pass is deterministic on every device, which that of
-    ``nn.MaxPool3d`` is not on CUDA. Where neighbours are equal, they share the
-    gradient.
+    Where PyTorch is asked for deterministic algorithms on a GPU, which it does not
+    offer for 3D maxima, the maximum is taken axis by axis from shifted views. Where
+    neighbours are equal, they share the gradient then.
 
     Args:
         stride: 1 keeps the size (the border is padded), 2 halves each axis without
@@ -149,44 +155,44 @@ class MaxPool3d(nn.Module):
         Returns:
             Maps; every axis keeps its length n, or has (n - 3) // 2 + 1 at stride 2.
         """
-        # Most strongly reduced axes first, to leave less to do for the others.
-        for axis in (4, 3, 2):
-            length = x.shape[axis]
-            if self.stride == 2:
-                if length >= 3:
-                    out = (length - 3) // 2 + 1
-                    first = _every_second(x, axis, 0, out)
-                    second = _every_second(x, axis, 1, out)
-                    third = _every_second(x, axis, 2, out)
-                    x = torch.maximum(torch.maximum(first, second), third)
-            elif length > 1:
-                pairs = torch.maximum(
-                    x.narrow(axis, 0, length - 1), x.narrow(axis, 1, length - 1)
-                )
-                head = pairs.narrow(axis, 0, 1)
-                tail = pairs.narrow(axis, length - 2, 1)
-                inner = torch.maximum(
-                    pairs.narrow(axis, 0, length - 2), pairs.narrow(axis, 1, length - 2)
-                )
-                x = torch.cat([head, inner, tail], axis)
-        return x
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript needs the nesting)
+            if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+                return shifted_maximum(x, self.stride)
+        if self.stride == 1:
+            return F.max_pool3d(x, 3, 1, 1)
+        depth, rows, cols = x.shape[2] >= 3, x.shape[3] >= 3, x.shape[4] >= 3
+        kernel = [3 if depth else 1, 3 if rows else 1, 3 if cols else 1]
+        stride = [2 if depth else 1, 2 if rows else 1, 2 if cols else 1]
+        return F.max_pool3d(x, kernel, stride)
 
 
-def _every_second(x: Tensor, axis: int, start: int, count: int) -> Tensor:
-    """View every second slice.
+def shifted_maximum(x: Tensor, stride: int) -> Tensor:
+    """Take 3x3x3 maxima as :class:`MaxPool3d` does, deterministically everywhere.
 
     Args:
         x: Maps, (B, C, D, H, W).
-        axis: One of the last three.
-        start: The first slice.
-        count: How many slices.
+        stride: 1 or 2.
 
     Returns:
-        A view with ``count`` slices along ``axis``.
+        Maps.
     """
-    stop = start + 2 * count - 1
-    if axis == 2:
-        return x[:, :, start:stop:2]
-    if axis == 3:
-        return x[:, :, :, start:stop:2]
-    return x[:, :, :, :, start:stop:2]
+    for axis in (4, 3, 2):
+        length = x.shape[axis]
+        if stride == 2 and length >= 3:
+            out = (length - 3) // 2 + 1
+            views = [
+                x.narrow(axis, shift, 2 * out - 1).movedim(axis, 0)[::2]
+                for shift in range(3)
+            ]
+            x = torch.maximum(torch.maximum(views[0], views[1]), views[2])
+            x = x.movedim(0, axis)
+        elif stride == 1 and length > 1:
+            pairs = torch.maximum(
+                x.narrow(axis, 0, length - 1), x.narrow(axis, 1, length - 1)
+            )
+            inner = torch.maximum(
+                pairs.narrow(axis, 0, length - 2), pairs.narrow(axis, 1, length - 2)
+            )
+            ends = pairs.narrow(axis, 0, 1), pairs.narrow(axis, length - 2, 1)
+            x = torch.cat([ends[0], inner, ends[1]], axis)
+    return x

@@ -112,8 +112,9 @@ class LearnedGroupConv3d(nn.Module):
             Maps, (B, out_channels, D, H, W).
         """
         batch, _, bands, rows, cols = x.shape
-        kernel = self.weight.flatten(1) * self.mask()
-        out = torch.matmul(kernel, x.flatten(2)) + self.bias.unsqueeze(1)
+        kernel = (self.weight.flatten(1) * self.mask()).expand(batch, -1, -1)
+        # One product a patch keeps the channels in front: no copy of the maps.
+        out = torch.baddbmm(self.bias.reshape(1, -1, 1), kernel, x.flatten(2))
         return out.reshape(batch, -1, bands, rows, cols)
 
 
