@@ -3,7 +3,7 @@
 
 """Layers that any network can use; they need torch alone."""
 
-from .context_mapping import ContextMapping
+from .context_mapping import ContextMapping, pool_context
 from .dynamic_expert_conv import DynamicExpertConv3d, expert_convs
 from .functional import STRATEGIES, conv_strategy, expert_conv3d, grouped_conv3d
 from .grouped_conv import GroupedConv3d
@@ -19,4 +19,5 @@ __all__ = (
     'expert_conv3d',
     'expert_convs',
     'grouped_conv3d',
+    'pool_context',
 )

@@ -10,10 +10,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ['TEMPERATURE_FLOOR', 'ContextMapping', 'ContextNorm', 'MappingBlock']
+__all__ = [
+    'TEMPERATURE_FLOOR',
+    'ContextMapping',
+    'ContextNorm',
+    'MappingBlock',
+    'pool_context',
+]
 
 #: The temperature never falls below this value, whatever the optimizer does.
 TEMPERATURE_FLOOR = 0.01
+
+
+def pool_context(x: Tensor) -> Tensor:
+    """Average over space: the global context of a map.
+
+    Args:
+        x: Maps, (B, C, D, H, W).
+
+    Returns:
+        Their mean, (B, C, 1, 1, 1).
+    """
+    # A sum times a constant: the backward pass expands a view instead of dividing a
+    # map of full size.
+    positions = x.shape[2] * x.shape[3] * x.shape[4]
+    return x.sum(dim=(2, 3, 4), keepdim=True) * (1.0 / positions)
 
 
 class ContextNorm(nn.BatchNorm3d):
@@ -184,6 +205,10 @@ class ContextMapping(nn.Module):
         ValueError: If a size is not positive or ``temperature`` not above the floor.
     """
 
+    #: The output depends on the mean of the maps alone, so callers that know the mean
+    #: may pass it, (B, C, 1, 1, 1), instead of the maps.
+    needs_only_context = True
+
     #: TorchScript must not compile the property.
     __jit_unused_properties__ = ('temperature',)
 
@@ -279,7 +304,7 @@ class ContextMapping(nn.Module):
             Weights that sum to 1 over the experts, (B, K), in the type of the
             parameters.
         """
-        g = x.mean(dim=(2, 3, 4), keepdim=True)
+        g = pool_context(x)
         for block in self.blocks:
             g = block(g)
         logits = self.project(self.norm(g)).flatten(1)

@@ -8,7 +8,7 @@ The dynamic kernel generation of EKGNet (arXiv 2504.13045, section 2.2.2).
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,12 +45,12 @@ def _plain_expert_conv3d(
     mixed = (attention @ weight.flatten(1)).reshape(
         batch * out, weight.shape[2], weight.shape[3], weight.shape[4], weight.shape[5]
     )
-    if weight[0, 0, 0].numel() == 1 and groups == 1 and max(stride) == 1:
-        if max(padding) == 0:
-            y = torch.bmm(mixed.reshape(batch, out, x.shape[1]), x.flatten(2))
-            if bias is not None:
-                y = y + (attention @ bias).unsqueeze(2)
-            return y.reshape(batch, out, x.shape[2], x.shape[3], x.shape[4])
+    one_to_one = max(stride) == 1 and max(padding) == 0 and groups == 1
+    if one_to_one and weight[0, 0, 0].numel() == 1:
+        y = torch.bmm(mixed.reshape(batch, out, x.shape[1]), x.flatten(2))
+        if bias is not None:
+            y = y + (attention @ bias).unsqueeze(2)
+        return y.reshape(batch, out, x.shape[2], x.shape[3], x.shape[4])
     mixed_bias: Tensor | None = None
     if bias is not None:
         mixed_bias = (attention @ bias).flatten()
@@ -242,8 +242,7 @@ class DynamicExpertConv3d(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """The temperature tau of the mapping network."""
-        tau: Tensor = self.mapping.temperature
-        return tau
+        return cast(Tensor, self.mapping.temperature)
 
     @torch.jit.unused
     def update_temperature(self, step: float = 3.0, end: float = 1.0) -> None:
@@ -253,7 +252,7 @@ class DynamicExpertConv3d(nn.Module):
             step: By how much.
             end: The lowest value that annealing reaches.
         """
-        self.mapping.update_temperature(step, end)
+        cast(ContextMapping, self.mapping).update_temperature(step, end)
 
     @torch.jit.unused
     def _check(self, x: Tensor) -> None:
@@ -300,11 +299,14 @@ class DynamicExpertConv3d(nn.Module):
         weights = self.mapping(x)
         return weights
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Convolve each sample with its mixture of the experts.
 
         Args:
             x: Maps, (B, Cin, D, H, W) or (Cin, D, H, W).
+            context: Their mean over space, (B, Cin, 1, 1, 1), where it is known
+                already; only for mappings that ask for nothing else
+                (``needs_only_context``).
 
         Returns:
             Maps, (B, Cout, D', H', W') or (Cout, D', H', W').
@@ -318,7 +320,7 @@ class DynamicExpertConv3d(nn.Module):
         unbatched = x.dim() == 4
         if unbatched:
             x = x.unsqueeze(0)
-        attention = self.mapping(x)
+        attention = self.mapping(x if context is None else context)
         if self._pad_first:
             x = F.pad(x, self._pads, self._pad_mode)
         if torch.jit.is_scripting():

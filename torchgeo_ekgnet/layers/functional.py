@@ -536,7 +536,7 @@ def _candidates(
     need_in = _WIDTH // math.gcd(cin, _WIDTH)
     need_out = _WIDTH // math.gcd(cout, _WIDTH)
     found = []
-    for a in (1, 2, 0):
+    for a in (0, 1, 2):
         plans = []
         if size[a] <= 32:
             plans.append(_full_axis(size[a], out[a], geometry, a, need_in, need_out))
@@ -569,6 +569,11 @@ def _cost(
         wide = cin % _WIDTH == 0 and cout % _WIDTH == 0
         return work * math.prod(out) / (_FAST if wide else _SLOW)
     inputs, outputs = float(x_shape[0] * x_shape[1]), float(x_shape[0] * w_shape[0])
+    first = unrolling.axes[0]
+    # The axis behind the channels joins them without a copy.
+    alone = first.block > 0 and first.blocks == 1 and not unrolling.axes[1].block
+    moves_in = 0 if alone and first.window == x_shape[2] else 4
+    moves_out = 0 if alone and first.block == out[0] else 4
     for a, plan in enumerate(unrolling.axes):
         if plan.block:
             work *= plan.window * plan.block * plan.blocks / geometry.kernel[a]
@@ -578,7 +583,7 @@ def _cost(
             work *= out[a]
             inputs *= x_shape[2 + a]
             outputs *= out[a]
-    return work / _FAST + 4 * (inputs + outputs) / _COPY
+    return work / _FAST + (moves_in * inputs + moves_out * outputs) / _COPY
 
 
 def _best_unrolling(

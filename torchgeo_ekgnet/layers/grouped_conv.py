@@ -3,6 +3,8 @@
 
 """A static grouped convolution on the package's fast path."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,55 @@ class GroupedConv3d(nn.Conv3d):
     Same arguments, parameters, state dict and result; only the time differs, where
     groups are thin (the 3x3x3 convolutions of the dense layers). String paddings,
     padding modes other than zeros, unbatched input and TorchScript take the plain form.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Extent of the kernels along D, H, W.
+        stride: Step of the kernels.
+        padding: Positions added on both sides, 'same' or 'valid'.
+        dilation: Spacing of the kernel elements.
+        groups: Groups of channels that do not see each other.
+        bias: Whether there are biases.
+        padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+        rows_first: Maps come and go as (B, C, H, D, W), the kernels stay as they are. A
+            caller that keeps rows before bands in memory spares the unrolled strategy
+            its copies.
     """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int, int],
+        stride: int | tuple[int, int, int] = 1,
+        padding: str | int | tuple[int, int, int] = 0,
+        dilation: int | tuple[int, int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal['zeros', 'reflect', 'replicate', 'circular'] = 'zeros',
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        rows_first: bool = False,
+    ) -> None:
+        """Make the kernels."""
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self.rows_first = rows_first
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve.
@@ -28,19 +78,28 @@ class GroupedConv3d(nn.Conv3d):
         Returns:
             Maps, (B, Cout, D', H', W') or (Cout, D', H', W').
         """
-        if not torch.jit.is_scripting():
-            if (
-                input.dim() == 5
-                and self.padding_mode == 'zeros'
-                and not isinstance(self.padding, str)
-            ):
-                return grouped_conv3d(
-                    input,
-                    self.weight,
-                    self.bias,
-                    self.stride,
-                    self.padding,
-                    self.dilation,
-                    self.groups,
-                )
-        return self._conv_forward(input, self.weight, self.bias)
+        if torch.jit.is_scripting():
+            if self.rows_first:
+                input = input.transpose(-3, -2)
+            y = self._conv_forward(input, self.weight, self.bias)
+            if self.rows_first:
+                y = y.transpose(-3, -2)
+            return y
+        plain = input.dim() != 5 or self.padding_mode != 'zeros'
+        if plain or isinstance(self.padding, str):
+            if not self.rows_first:
+                return self._conv_forward(input, self.weight, self.bias)
+            y = self._conv_forward(input.transpose(-3, -2), self.weight, self.bias)
+            return y.transpose(-3, -2)
+        weight, axes = self.weight, (0, 1, 2)
+        if self.rows_first:
+            weight, axes = weight.transpose(2, 3), (1, 0, 2)
+        return grouped_conv3d(
+            input,
+            weight,
+            self.bias,
+            [self.stride[a] for a in axes],
+            [self.padding[a] for a in axes],
+            [self.dilation[a] for a in axes],
+            self.groups,
+        )

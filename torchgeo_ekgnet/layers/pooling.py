@@ -3,6 +3,7 @@
 
 """Average pooling that is deterministic and never empties an axis."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ['AveragePool3d']
@@ -13,14 +14,29 @@ class AveragePool3d(nn.Module):
 
     Equal to ``nn.AvgPool3d(2)`` wherever that is defined: the last element of an axis
     of odd length is dropped. The one rule of its own: an axis of length 1 is left
-    alone, so small patches and few bands pass. Written with reshapes and means, whose
-    backward pass is deterministic on every device.
+    alone, so small patches and few bands pass. On a CPU it is PyTorch's pooling; elsewhere
+    it is written with reshapes and means, because the backward pass of PyTorch's pooling
+    is not deterministic on CUDA.
 
     Shape: (B, C, D, H, W) to (B, C, max(D // 2, 1), max(H // 2, 1), max(W // 2, 1)).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool.
+
+        Args:
+            x: Maps, (B, C, D, H, W).
+
+        Returns:
+            Pooled maps.
+        """
+        if x.is_cpu:
+            depth, height, width = x.shape[2], x.shape[3], x.shape[4]
+            return F.avg_pool3d(x, [min(2, depth), min(2, height), min(2, width)])
+        return self._reshape_mean(x)
+
+    def _reshape_mean(self, x: Tensor) -> Tensor:
+        """Pool with reshapes and means.
 
         Args:
             x: Maps, (B, C, D, H, W).

@@ -11,12 +11,12 @@ of a dense layer alone.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d
+from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
 from ._contract import SpectralSpatialNet, leaf_module
 
 __all__ = ['Bottleneck', 'DenseLayer', 'DenseNet3d', 'DenseStage', 'init_conv3d']
@@ -45,18 +45,25 @@ def init_conv3d(conv: nn.Module) -> None:
 
 
 class DenseLayer(nn.Module):
-    """Bottleneck, BN, ReLU, grouped 3x3x3 convolution, concatenation.
+    """Bottleneck, BN, ReLU, grouped 3x3x3 convolution: the new channels of a block.
+
+    Inside a block rows lie before bands, (B, C, H, D, W): the grouped convolution is
+    fastest there, and nothing else in a layer minds.
 
     Args:
         in_channels: Channels of the input.
         growth_rate: Channels that the layer adds.
-        bottleneck_layer: Makes the 1x1x1 layer.
+        bottleneck_layer: Makes the 1x1x1 layer, which must not depend on the order of
+            the axes.
         expansion: Width of the bottleneck in growth rates.
         groups: Groups of the 3x3x3 convolution.
         drop_rate: Dropout of the added channels.
         device: Where the parameters live.
         dtype: Type of the parameters.
     """
+
+    # A constant for TorchScript, which compiles only the branch that is taken.
+    takes_context: Final[bool]
 
     def __init__(
         self,
@@ -74,7 +81,7 @@ class DenseLayer(nn.Module):
         width = expansion * growth_rate
         self.bottleneck = bottleneck_layer(in_channels, width)
         self.norm = nn.BatchNorm3d(width, device=device, dtype=dtype)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
         self.conv = GroupedConv3d(
             width,
             growth_rate,
@@ -84,20 +91,30 @@ class DenseLayer(nn.Module):
             bias=False,
             device=device,
             dtype=dtype,
+            rows_first=True,
         )
         self.drop = nn.Dropout(drop_rate)
+        mapping = getattr(self.bottleneck, 'mapping', None)
+        self.takes_context = isinstance(self.bottleneck, DynamicExpertConv3d) and bool(
+            getattr(mapping, 'needs_only_context', False)
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Append new channels.
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Compute the new channels.
 
         Args:
-            x: Maps, (B, C, D, H, W).
+            x: Maps, (B, C, H, D, W).
+            context: Their mean over space, (B, C, 1, 1, 1).
 
         Returns:
-            Maps, (B, C + growth_rate, D, H, W).
+            New maps, (B, growth_rate, H, D, W).
         """
-        new = self.conv(self.act(self.norm(self.bottleneck(x))))
-        return torch.cat([x, self.drop(new)], 1)
+        if self.takes_context:
+            new = self.bottleneck(x, context)
+        else:
+            new = self.bottleneck(x)
+        added: Tensor = self.drop(self.conv(self.act(self.norm(new))))
+        return added
 
 
 class DenseStage(nn.Module):
@@ -156,10 +173,14 @@ class DenseStage(nn.Module):
         Returns:
             Maps, (B, out_channels, D', H', W').
         """
-        x = self.pool(x)
+        x = self.pool(x).transpose(2, 3).contiguous()
+        # The mean of a concatenation is the concatenation of the means.
+        context = pool_context(x)
         for layer in self.layers:
-            x = layer(x)
-        return x
+            new = layer(x, context)
+            context = torch.cat([context, pool_context(new)], 1)
+            x = torch.cat([x, new], 1)
+        return x.transpose(2, 3)
 
 
 class DenseNet3d(SpectralSpatialNet):
