@@ -13,18 +13,18 @@ PAGE = Path(__file__).parents[2] / 'docs' / 'baselines.md'
 
 
 def test_page() -> None:
-    blocks = re.findall(r'```python\n(.*?)```', PAGE.read_text('utf-8'), re.S)
+    blocks = re.findall(r'```python\n(.*?)```', PAGE.read_text('utf-8'), re.DOTALL)
     assert len(blocks) == 3
     names: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, str(PAGE), 'exec'), names)
+        exec(compile(block, str(PAGE), 'exec'), names)  # noqa: S102
 
 
 def test_table() -> None:
     rows = re.findall(
         r'^\| `(\w+)` \| ([\d,]+)[^|]*\| ([^|]*) \| ([^|]*) \|',
         PAGE.read_text('utf-8'),
-        re.M,
+        re.MULTILINE,
     )
     registered = {
         name
@@ -45,5 +45,5 @@ def test_table() -> None:
         model: Any = timm.create_model(name, **({'img_size': 7} if sized else {}))
         assert f'{sum(p.numel() for p in model.parameters()):,}' == count
         widths = [info['num_chs'] for info in model.feature_info]
-        assert ', '.join(map(str, widths)) == levels or levels == '5 × 64'
+        assert ', '.join(map(str, widths)) == levels or levels == '5 x 64'
         assert bool(model.default_cfg.get('fixed_input_size')) == sized
