@@ -236,3 +236,17 @@ def test_report_header_names_protocol_overlap_and_scene() -> None:
 def test_no_runs_no_report() -> None:
     with pytest.raises(ValueError, match='no run has finished'):
         build_report('Title', [], [0])
+
+
+def test_rows_on_different_pixels_are_not_compared() -> None:
+    first = rows(a=(80, 60))
+    second = rows(b=(80, 60, 70))
+    report = build_report('Title', [*first, *second], [0, 1, 2])
+    assert 'significance' not in {table.name for table in report.tables}
+    assert any('different pixels' in note for note in report.notes)
+
+
+def test_copied_column_is_named() -> None:
+    numbers = {('spectralformer', 'class_1'): Published(70.52)}
+    report = build_report('Title', rows(a=(80, 60)), [0, 1], numbers)
+    assert any('column of SpectralFormer is copied' in note for note in report.notes)

@@ -157,6 +157,13 @@ def build_report(
         tables.append(experts)
     tables.append(cost_table(summaries))
     notes = order_notes(comparisons, summaries, numbers)
+    if not comparisons and len({summary.splits for summary in summaries}) > 1:
+        notes.append('The rows were tested on different pixels: no order is claimed.')
+    if ('spectralformer', 'class_1') in numbers:
+        notes.append(
+            "The published column of SpectralFormer is copied from that system's own "
+            'paper: another split, and on Indian Pines another order of the classes.'
+        )
     notes.append(
         'AA (recall) is the mean of the recalls, the standard definition; AA '
         "(precision) is the mean of the precisions, which the paper's released code "
