@@ -7,6 +7,7 @@ from .context_mapping import ContextMapping, pool_context
 from .dynamic_expert_conv import DynamicExpertConv3d, expert_convs
 from .functional import STRATEGIES, conv_strategy, expert_conv3d, grouped_conv3d
 from .grouped_conv import GroupedConv3d
+from .memory import keep_freed_memory
 from .pooling import AveragePool3d
 
 __all__ = (
@@ -19,5 +20,8 @@ __all__ = (
     'expert_conv3d',
     'expert_convs',
     'grouped_conv3d',
+    'keep_freed_memory',
     'pool_context',
 )
+
+keep_freed_memory()
