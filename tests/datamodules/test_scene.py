@@ -615,6 +615,38 @@ class TestScenes:
         assert module.scene.class_names == ('wheat', 'oats', 'rye')
         assert module.class_counts().tolist() == [5, 5, 5]
 
+    def test_map_of_a_scene_without_labels(
+        self, task: ClassificationTask, tmp_path: Path
+    ) -> None:
+        """A network maps another image of the same sensor, with its own statistics."""
+        generator = np.random.RandomState(0)
+        labels = (np.indices((20, 24))[1] // 8 + 1).astype(np.uint8)
+        for name in ('first', 'second'):
+            np.save(tmp_path / f'{name}.npy', generator.rand(20, 24, 8) + (name > 'g'))
+        np.save(tmp_path / 'labels.npy', labels)
+        kwargs: dict[str, Any] = {'root': str(tmp_path), 'patch_size': 3}
+        first = CustomSceneDataModule(cube='first.npy', labels='labels.npy', **kwargs)
+        run = trainer(tmp_path, enable_checkpointing=False)
+        run.fit(task, datamodule=first)
+        run.save_checkpoint(tmp_path / 'last.ckpt')
+        second = CustomSceneDataModule(cube='second.npy', **kwargs)
+        predictions: Any = run.predict(
+            task, datamodule=second, ckpt_path=tmp_path / 'last.ckpt'
+        )
+        assert sum(len(batch) for batch in predictions) == 20 * 24
+        assert second.split.protocol == 'unlabelled'
+        statistics = [m.state_dict()['normalizer']['offset'] for m in (first, second)]
+        assert torch.equal(*statistics)
+        cases: list[tuple[str, dict[str, Any]]] = [
+            ('test', {}),
+            ('predict', {'pca': 2}),
+        ]
+        for stage, options in cases:
+            with pytest.raises(ValueError, match='no labelled pixel'):
+                CustomSceneDataModule(cube='second.npy', **options, **kwargs).setup(
+                    stage
+                )
+
     def test_houston_uses_the_official_masks(self, tmp_path: Path) -> None:
         module = Houston2013DataModule(str(tmp_path))
         dataset: Any = type(
@@ -632,7 +664,13 @@ class TestScenes:
         assert protocol.settings['test_variable'] == 'TSLabel'
 
     @pytest.mark.parametrize(
-        'name', [n for n in datamodules.__all__ if n.endswith('DataModule')]
+        'name',
+        [
+            name
+            for name in datamodules.__all__
+            if isinstance(getattr(datamodules, name), type)
+            and issubclass(getattr(datamodules, name), HyperspectralDataModule)
+        ],
     )
     def test_command_line(self, name: str) -> None:
         """Every argument can be given on the command line and in YAML."""
