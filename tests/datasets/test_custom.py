@@ -68,6 +68,11 @@ class TestEnvi:
         for name in ('scene.img', 'scene.img.hdr'):
             assert open_scene(tmp_path / name).num_bands == len(GOOD)
 
+    def test_as_torchgeo_configures_gdal(self, tmp_path: Path) -> None:
+        path = envi.make(tmp_path)
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR'):
+            assert open_scene(path).crs is not None
+
     def test_bad_bands_can_be_kept(self, tmp_path: Path) -> None:
         keep = BandSelection(drop_bad=False)
         assert open_scene(envi.make(tmp_path), bands=keep).num_bands == envi.BANDS

@@ -85,7 +85,8 @@ class TestLabelledPixelSampler:
 
     @pytest.mark.parametrize('num_workers', [0, 1])
     def test_data_loader(self, dataset: IntersectionDataset, num_workers: int) -> None:
-        roi = shapely.box(*dataset.datasets[0].index.total_bounds)
+        west, south, _, north = dataset.datasets[0].index.total_bounds
+        roi = shapely.box(west, south, west + 24 * 30, north)
         sampler = LabelledPixelSampler(dataset, 5, roi=roi)
         loader = DataLoader(
             dataset,

@@ -8,6 +8,7 @@ from .custom import CustomSceneDataModule
 from .houston2013 import Houston2013DataModule
 from .indian_pines import IndianPinesDataModule
 from .ksc import KSCDataModule
+from .labelled_pixels import LabelledPixelsDataModule
 from .pavia_centre import PaviaCentreDataModule
 from .pavia_university import PaviaUniversityDataModule
 from .salinas import SalinasADataModule, SalinasDataModule
@@ -21,6 +22,7 @@ __all__ = (
     'HyperspectralDataModule',
     'IndianPinesDataModule',
     'KSCDataModule',
+    'LabelledPixelsDataModule',
     'PaviaCentreDataModule',
     'PaviaUniversityDataModule',
     'PixelDataset',

@@ -9,6 +9,7 @@ from .custom import CustomScene, open_scene
 from .houston2013 import Houston2013
 from .indian_pines import IndianPines
 from .ksc import KSC
+from .label_raster import LabelRaster
 from .pavia_centre import PaviaCentre
 from .pavia_university import PaviaUniversity
 from .salinas import Salinas, SalinasA
@@ -41,6 +42,7 @@ __all__ = (
     'Houston2013',
     'HyperspectralScene',
     'IndianPines',
+    'LabelRaster',
     'MaskSplit',
     'MatSceneDataset',
     'MatchedSplit',

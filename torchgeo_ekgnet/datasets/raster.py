@@ -128,7 +128,12 @@ def open_raster(path: str | os.PathLike[str]) -> Any:
     """
     path = require_file(path, 'raster')
     try:
-        with warnings.catch_warnings():
+        # torchgeo's command line tells GDAL not to look at neighbouring files, and
+        # then it does not find the header of an ENVI file.
+        with (
+            warnings.catch_warnings(),
+            rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=False),
+        ):
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
             return rasterio.open(path)
     except RasterioIOError as error:

@@ -3,6 +3,7 @@
 
 """Windows centred on the labelled pixels of torchgeo's georeferenced datasets."""
 
+import copy
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -114,6 +115,24 @@ class LabelledPixelSampler(SpatialSampler):
     def strategy(self) -> Literal['random', 'sequential']:
         """Sampling strategy as torchgeo 0.10 names it."""
         return 'random' if self.shuffle else 'sequential'
+
+    def subset(self, chosen: NDArray[Any], shuffle: bool) -> 'LabelledPixelSampler':
+        """Return a sampler of some of the labelled pixels.
+
+        Args:
+            chosen: Numbers of the pixels, or a mask over all of them.
+            shuffle: Change the order with every epoch.
+
+        Returns:
+            A new sampler.
+        """
+        part = copy.copy(self)
+        part.positions = self.positions[chosen]
+        part.labels = self.labels[chosen]
+        part._interval_of = self._interval_of[chosen]
+        part.shuffle = shuffle
+        part.epoch = 0
+        return part
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch.

@@ -1,0 +1,72 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Label rasters for torchgeo's georeferenced images."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torchgeo.datasets import RasterDataset
+
+
+class LabelRaster(RasterDataset):
+    """Label rasters in any folder, to be combined with images: ``EnMAP(...) & labels``.
+
+    The first band holds class numbers, 0 where there is no label. Without a date in the
+    file name the labels hold for all times.
+    """
+
+    is_image = False
+
+    def __init__(
+        self,
+        paths: str | list[str] = 'data',
+        filename_glob: str = '*.tif',
+        filename_regex: str = '.*',
+        date_format: str = '%Y%m%d',
+        class_names: Mapping[int, str] | None = None,
+    ) -> None:
+        """Initialize a new LabelRaster instance.
+
+        Args:
+            paths: Folders or files.
+            filename_glob: Pattern of the file names.
+            filename_regex: Regular expression of the file names; its group ``date``
+                tells when the labels hold.
+            date_format: Format of that date.
+            class_names: Names by class number.
+
+        Raises:
+            DatasetNotFoundError: If no file is found.
+        """
+        self.filename_glob = filename_glob
+        self.filename_regex = filename_regex
+        self.date_format = date_format
+        self.class_names = {int(k): str(v) for k, v in (class_names or {}).items()}
+        found: str | Iterable[str] = paths
+        if isinstance(paths, str | os.PathLike):
+            found = os.fspath(paths)
+        super().__init__(found)
+
+    def plot(self, sample: dict[str, Any]) -> Any:
+        """Plot the mask of a sample.
+
+        Args:
+            sample: A sample with ``mask``.
+
+        Returns:
+            The figure.
+        """
+        from matplotlib.figure import Figure
+
+        from .palette import class_palette
+        from .plotting import colour_labels
+
+        mask = sample['mask'].squeeze().numpy()
+        figure = Figure(figsize=(4, 4), layout='constrained')
+        axes = figure.subplots()
+        palette = class_palette(max(1, int(mask.max())))
+        axes.imshow(colour_labels(mask, palette), interpolation='nearest')
+        axes.set_axis_off()
+        return figure
