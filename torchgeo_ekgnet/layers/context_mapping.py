@@ -290,7 +290,7 @@ class ContextMapping(nn.Module):
             raise ValueError(f'step must not be negative, found {step}')
         if end <= self.floor:
             raise ValueError(f'end must be above {self.floor}, found {end}')
-        current = float(self.temperature)
+        current = float(self.temperature.detach())
         if current > end:
             self.set_temperature(max(current - step, end))
 

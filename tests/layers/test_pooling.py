@@ -1,0 +1,43 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Average pooling against PyTorch's."""
+
+import pytest
+import torch
+from torch import nn
+
+from torchgeo_ekgnet.layers import AveragePool3d
+
+
+@pytest.mark.parametrize('size', [(4, 6, 2), (5, 3, 2), (7, 7, 7)])
+def test_equals_avg_pool(size: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    expected = nn.AvgPool3d(2)(x)
+    seen = torch.randn_like(expected)
+    (reference,) = torch.autograd.grad(expected, x, seen)
+    pool = AveragePool3d()
+    for form in (pool, pool._reshape_mean):
+        y = form(x)
+        torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(torch.autograd.grad(y, x, seen)[0], reference)
+
+
+@pytest.mark.parametrize('size', [(1, 4, 5), (1, 1, 1), (3, 1, 1)])
+def test_axis_of_one_is_left_alone(size: tuple[int, int, int]) -> None:
+    x = torch.randn(2, 3, *size)
+    expected = tuple(max(n // 2, 1) for n in size)
+    pool = AveragePool3d()
+    assert pool(x).shape[2:] == expected
+    torch.testing.assert_close(pool(x), pool._reshape_mean(x))
+
+
+def test_empty_batch_and_deterministic_mode() -> None:
+    assert AveragePool3d()(torch.randn(0, 3, 4, 4, 4)).shape == (0, 3, 2, 2, 2)
+    torch.use_deterministic_algorithms(True)
+    try:
+        x = torch.randn(2, 3, 4, 4, 4, requires_grad=True)
+        AveragePool3d()(x).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
