@@ -9,11 +9,13 @@ normalised cube, so that no patch is ever stored or copied between processes.
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -504,6 +506,10 @@ class HyperspectralDataModule(NonGeoDataModule):
             ValueError: If the trainer loads a checkpoint without a split.
         """
         self._check_checkpoint()
+        # Positions cost nothing to load: worker processes would only slow it down.
+        warnings.filterwarnings(
+            'ignore', '.*does not have many workers', PossibleUserWarning
+        )
         if split == 'predict':
             # Every item of the windows is a whole batch already.
             windows = self._valid_attribute('predict_dataset')
