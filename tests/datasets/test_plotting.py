@@ -3,6 +3,8 @@
 
 """Tests of the pictures of scenes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def scene(request: pytest.FixtureRequest) -> HyperspectralScene:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())
 

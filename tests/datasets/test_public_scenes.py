@@ -29,7 +29,7 @@ NAMES = sorted(data.FAKES)
 
 
 def dataset_class(name: str) -> type[MatSceneDataset]:
-    found = getattr(datasets, name)
+    found: type[MatSceneDataset] = getattr(datasets, name)
     assert issubclass(found, MatSceneDataset)
     return found
 
@@ -93,10 +93,10 @@ class TestEveryScene:
         assert found.cube_file.name in str(info.value)
         data.make(tmp_path, name)
         (tmp_path / found.labels_file.name).unlink()
-        with pytest.raises(FileNotFoundError) as info:
+        with pytest.raises(FileNotFoundError) as other:
             found(tmp_path)
-        assert found.labels_file.name in str(info.value)
-        assert found.cube_file.name not in str(info.value)
+        assert found.labels_file.name in str(other.value)
+        assert found.cube_file.name not in str(other.value)
 
     def test_plots(self, root: Path, name: str) -> None:
         dataset = dataset_class(name)(root)

@@ -3,7 +3,6 @@
 
 """Tests of the synthetic scene."""
 
-import hashlib
 import logging
 from typing import Any
 
@@ -13,10 +12,6 @@ from scipy.ndimage import uniform_filter
 from sklearn.svm import SVC
 
 from torchgeo_ekgnet.datasets import BandSelection, SyntheticScene, synthetic_scene
-
-
-def digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
 class TestSyntheticScene:

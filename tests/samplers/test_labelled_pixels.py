@@ -230,7 +230,7 @@ def test_ekgnet_trains_on_enmap_and_labels(dataset: IntersectionDataset) -> None
         image = (batch['image'] - 1500) / 300
         loss = torch.nn.functional.cross_entropy(model(image), batch['label'])
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]

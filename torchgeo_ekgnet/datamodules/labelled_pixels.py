@@ -79,6 +79,7 @@ class LabelledPixelsDataModule(GeoDataModule):
         if block_size < 1:
             raise ValueError(f'block_size must be at least 1, got {block_size}')
         super().__init__(type(image), batch_size, patch_size, None, num_workers)
+        self.size = patch_size
         self.image = image
         self.labels = labels
         self.class_values = class_values
@@ -174,7 +175,7 @@ class LabelledPixelsDataModule(GeoDataModule):
                 'identity': self._identity,
                 'counts': counts,
             },
-            'patch_size': self.patch_size,
+            'patch_size': self.size,
             'padding_mode': 'zeros',
             'normalization': {'method': 'zscore', 'over': 'train'},
             'bands': None,
@@ -218,7 +219,7 @@ class LabelledPixelsDataModule(GeoDataModule):
 
     def _prepare(self) -> None:
         both = self.image & self.labels
-        everything = LabelledPixelSampler(both, int(self.patch_size), shuffle=False)
+        everything = LabelledPixelSampler(both, self.size, shuffle=False)
         if self.class_values is None:
             self.class_values = [int(value) for value in np.unique(everything.labels)]
         if self.given_names is not None and len(self.given_names) != self.num_classes:

@@ -321,7 +321,7 @@ def _read_mask(
 ) -> NDArray[np.int64]:
     """Read the mask of a block; zeros where the labels have no file."""
     xmin, ymin, xmax, ymax = window
-    index: tuple[slice, ...] = (slice(xmin, xmax, res[0]), slice(ymin, ymax, res[1]))
+    index: Any = (slice(xmin, xmax, res[0]), slice(ymin, ymax, res[1]))
     if not _compat.HAS_SPATIAL_SAMPLERS:
         index = (*index, slice(interval.left, interval.right))
     try:
