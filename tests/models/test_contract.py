@@ -13,7 +13,7 @@ from timm.models import FeatureInfo
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from .conftest import BANDS, MODELS, small_input, small_model
+from .conftest import BANDS, MODELS, SIZES, small_input, small_model
 
 
 def assert_pyramid(
@@ -52,16 +52,28 @@ def test_forward(name: str) -> None:
     assert not model.grad_checkpointing
 
 
-@pytest.mark.parametrize('checkpointing', [False, True])
 @pytest.mark.parametrize('name', MODELS)
-def test_backward(name: str, checkpointing: bool) -> None:
-    model = small_model(name, num_classes=42).train()
-    model.set_grad_checkpointing(checkpointing)
+def test_backward(name: str) -> None:
+    model = small_model(name).train()
+    model.reset_classifier(42)
     logits = model(small_input(name, 2))
     logits.mean().backward()
     assert logits.shape == (2, 42)
     assert torch.isfinite(logits).all()
     assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_backward_with_recomputation(name: str) -> None:
+    x, gradients = small_input(name, 3), []
+    for enable in (False, True):
+        model = small_model(name).train()
+        model.set_grad_checkpointing(enable)
+        torch.manual_seed(1)
+        model(x).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -85,7 +97,7 @@ def test_default_cfg(name: str) -> None:
         assert cfg[key]
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_minimum_size_works_in_the_default_bands(name: str) -> None:
     cfg = timm.get_pretrained_cfg(name)
     assert cfg is not None
@@ -95,7 +107,7 @@ def test_minimum_size_works_in_the_default_bands(name: str) -> None:
         assert timm.create_model(name).eval()(torch.zeros(1, *size)).shape[0] == 1
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_classifier(name: str) -> None:
     model, x = small_model(name), small_input(name, 2)
     assert model.get_classifier() is model.classifier
@@ -118,7 +130,7 @@ def test_classifier(name: str) -> None:
 
 
 @pytest.mark.parametrize('pool', ['avg', 'fast', 'max', 'avgmax', 'catavgmax'])
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_global_pool(name: str, pool: str) -> None:
     model, x = small_model(name, global_pool=pool), small_input(name)
     assert model(x).shape == (1, model.num_classes)
@@ -131,7 +143,7 @@ def test_global_pool(name: str, pool: str) -> None:
         torch.testing.assert_close(pooled, features.amax((2, 3)))
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_drop_rate(name: str) -> None:
     model = small_model(name, drop_rate=0.5)
     assert model.head_drop.p == 0.5
@@ -188,7 +200,7 @@ def test_intermediates(name: str) -> None:
         model.forward_intermediates(x, 99)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_prune_intermediate_layers(name: str) -> None:
     x = small_input(name)
     with torch.no_grad():
@@ -207,7 +219,7 @@ def test_prune_intermediate_layers(name: str) -> None:
         assert model(x).dim() == 4
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_order_of_the_ends(name: str) -> None:
     # torchgeo's weight loader looks at the first leaf and at the last child.
     model = small_model(name)
@@ -219,7 +231,7 @@ def test_order_of_the_ends(name: str) -> None:
     assert not [n for n, _ in model.named_modules() if n.endswith('model')]
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_parameter_groups(name: str) -> None:
     model: Any = small_model(name)
     parameters = {n for n, _ in model.named_parameters()}
@@ -247,7 +259,7 @@ def test_parameter_groups(name: str) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_wrong_input(name: str) -> None:
     model, x = small_model(name), small_input(name)
     with pytest.raises(ValueError, match=f'{BANDS - 1} bands .*in_chans={BANDS}'):

@@ -56,7 +56,8 @@ def test_fx(name: str) -> None:
 
 @pytest.mark.parametrize('name', MODELS)
 def test_fx_backward(name: str) -> None:
-    model = small_model(name, num_classes=42).train()
+    model = small_model(name).train()
+    model.reset_classifier(42)
     graph = traced(model).train()
     (logits,) = graph(small_input(name, 2)).values()
     logits.mean().backward()
