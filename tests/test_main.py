@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 import yaml
 from torchgeo.main import main as torchgeo_main
@@ -274,6 +275,54 @@ def test_missing_scene_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match='nowhere'):
         main(['fit', '--config', 'salinas_a', '--data.root', 'nowhere'])
+
+
+def write_salinas_a(folder: Path, damage: str) -> None:
+    """Write files with the public names and variables, and one thing wrong."""
+    rng = np.random.RandomState(0)
+    cube = rng.randint(0, 5000, (20, 20, 204)).astype('float64')
+    labels = rng.choice([0, 1, 10, 11, 12, 13, 14], (20, 20)).astype('uint8')
+    variable = 'salinasA_corrected'
+    match damage:
+        case 'variable':
+            variable = 'something_else'
+        case 'sizes':
+            labels = labels[:-1]
+        case 'nan':
+            cube[3, 4, 100] = np.nan
+        case 'infinite':
+            cube[3, 4, 7] = np.inf
+        case 'few':
+            labels[labels == 14] = 0
+            labels[5, 5] = 14
+    path = folder / 'SalinasA_corrected.mat'
+    scipy.io.savemat(path, {variable: cube})
+    scipy.io.savemat(folder / 'SalinasA_gt.mat', {'salinasA_gt': labels})
+    if damage == 'truncated':
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        ('truncated', r'SalinasA_corrected\.mat .*truncated'),
+        ('variable', 'salinasA_corrected.*holds: .*something_else'),
+        ('sizes', r'cube and labels differ in size.*20 x 20.*\(19, 20\)'),
+        ('nan', r'1 values are NaN or infinite.*100'),
+        ('infinite', r'1 values are NaN or infinite.*7'),
+        ('few', 'class.*pixel'),
+    ],
+)
+def test_bad_files(
+    damage: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_salinas_a(tmp_path, damage)
+    with pytest.raises(ValueError, match=f'(?s){message}'):
+        torchgeo_main(
+            ['fit', '--config', resolve_config('salinas_a'), '--data.root', '.']
+        )
 
 
 @pytest.mark.parametrize('name', sorted(shipped_configs()))
