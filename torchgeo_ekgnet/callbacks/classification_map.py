@@ -106,6 +106,9 @@ class ClassificationMap(Callback):
                 'ClassificationMap needs a datamodule of torchgeo_ekgnet, found '
                 f'{type(datamodule).__name__}'
             )
+        self._hidden_bar = trainer.progress_bar_callback
+        if self._hidden_bar is not None:
+            self._hidden_bar.disable()
         datamodule.predict_dataset = SceneWindows(
             select_pixels(datamodule.scene, self.options),
             self.options.window_size,
@@ -208,13 +211,10 @@ class ClassificationMap(Callback):
             )
         assert self._job is not None
 
-        bar = trainer.progress_bar_callback
-        shown = bar is not None and trainer.is_global_zero
-        if bar is not None:
-            bar.disable()
-            self._hidden_bar = bar
         self._bar = progress_bar(
-            self._job.windows.num_pixels, self._job.pixels_done, shown
+            self._job.windows.num_pixels,
+            self._job.pixels_done,
+            self._hidden_bar is not None and trainer.is_global_zero,
         )
 
     def on_predict_batch_end(
