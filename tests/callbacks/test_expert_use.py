@@ -112,7 +112,7 @@ def trainer(folder: Path, *callbacks: ExpertUse, **kwargs: Any) -> Trainer:
     )
 
 
-def network() -> nn.Sequential:
+def network() -> Any:
     """Two expert convolutions of different K."""
     torch.manual_seed(0)
     return nn.Sequential(
@@ -145,7 +145,7 @@ def test_mean_attention_makes_static_layers() -> None:
         torch.testing.assert_close(means['0'], expected)
         with mean_attention(model, means):
             fixed = model(x)
-        static = nn.Conv3d(2, 4, 1)
+        static: Any = nn.Conv3d(2, 4, 1)
         weights = means['0'].float()
         static.weight.copy_(torch.einsum('k,koidhw->oidhw', weights, model[0].weight))
         static.bias.copy_(weights @ model[0].bias)

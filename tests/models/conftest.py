@@ -44,6 +44,7 @@ def small_input(name: str, batch: int = 1, bands: int = BANDS) -> Tensor:
     cfg = timm.get_pretrained_cfg(name)
     assert cfg is not None
     size = cfg.input_size if cfg.fixed_input_size else cfg.min_input_size
+    assert size is not None
     generator = torch.Generator().manual_seed(batch)
     return torch.randn(batch, bands, *size[1:], generator=generator)
 

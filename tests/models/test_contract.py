@@ -78,7 +78,7 @@ def test_backward_with_recomputation(name: str) -> None:
 
 @pytest.mark.parametrize('name', MODELS)
 def test_default_cfg(name: str) -> None:
-    model = timm.create_model(name).eval()
+    model: Any = timm.create_model(name).eval()
     cfg = model.default_cfg
     x = torch.zeros(1, *cfg['input_size'])
     pool = tuple(cfg['pool_size'])
@@ -102,6 +102,7 @@ def test_minimum_size_works_in_the_default_bands(name: str) -> None:
     cfg = timm.get_pretrained_cfg(name)
     assert cfg is not None
     size = cfg.input_size if cfg.fixed_input_size else cfg.min_input_size
+    assert size is not None
     assert size[0] == cfg.input_size[0]
     with torch.inference_mode():
         assert timm.create_model(name).eval()(torch.zeros(1, *size)).shape[0] == 1

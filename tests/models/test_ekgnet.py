@@ -150,7 +150,7 @@ def test_parameter_count(name: str, bands: int, classes: int, count: int) -> Non
     ],
 )
 def test_sizes_of_the_maps(patch: int, sizes: list[tuple[int, int, int]]) -> None:
-    model = timm.create_model('ekgnet_base', block_config=(1, 1, 1)).eval()
+    model: Any = timm.create_model('ekgnet_base', block_config=(1, 1, 1)).eval()
     x = model.forward_stem(torch.zeros(1, 200, patch, patch))
     for stage, size in zip(model.stages, sizes, strict=True):
         x = stage(x)
@@ -237,7 +237,7 @@ def test_released_checkpoint_of_another_size() -> None:
 
 def test_reference_initialisation() -> None:
     torch.manual_seed(0)
-    model = timm.create_model('ekgnet_base_reference')
+    model: Any = timm.create_model('ekgnet_base_reference')
     layer = model.stages[2].layers[-1]
     assert float(layer.bottleneck.weight.detach().std()) == pytest.approx(1, abs=0.02)
     assert not layer.bottleneck.bias.detach().any()
@@ -345,13 +345,13 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_stated_sizes_of_the_variants() -> None:
-    large = timm.create_model('ekgnet_large')
+    large: Any = timm.create_model('ekgnet_large')
     assert [len(stage.layers) for stage in large.stages] == [14, 14, 14]
     assert large.num_features == 800
-    base = timm.create_model('ekgnet_base')
+    base: Any = timm.create_model('ekgnet_base')
     assert [info['num_chs'] for info in base.feature_info] == [48, 144, 400]
     assert [info['reduction'] for info in base.feature_info] == [2, 4, 8]
-    tiny = timm.create_model('ekgnet_tiny')
+    tiny: Any = timm.create_model('ekgnet_tiny')
     assert sum(p.numel() for p in tiny.parameters()) < 300_000
     for model in (large, base, tiny):
         assert all(

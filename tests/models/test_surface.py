@@ -13,12 +13,12 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.multiprocessing.spawn import spawn
 
-from torchgeo_ekgnet.layers import DynamicExpertConv3d, expert_convs
+from torchgeo_ekgnet.layers import ContextMapping, DynamicExpertConv3d, expert_convs
 
 from .conftest import BANDS, SIZES, settled, small_input, small_model
 
@@ -53,7 +53,7 @@ def test_channels_last(name: str) -> None:
 def test_autocast(name: str, dtype: torch.dtype) -> None:
     model, x = small_model(name).train(), small_input(name, 4)
     for _, conv in expert_convs(model):
-        if hasattr(conv.mapping, 'set_temperature'):
+        if isinstance(conv.mapping, ContextMapping):
             conv.mapping.set_temperature(0.02)
     with torch.autocast('cpu', dtype):
         loss = F.cross_entropy(model(x), torch.arange(4))
@@ -220,7 +220,7 @@ def distributed_gradients(rank: int, folder: str) -> None:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(distributed_gradients, (str(tmp_path),), nprocs=2)
+    spawn(distributed_gradients, (str(tmp_path),), nprocs=2)
     result = torch.load(tmp_path / 'gradients.pt')
     expected = gradients(small_model('ekgnet_tiny'), *global_batch())
     for a, b in zip(result, expected, strict=True):
@@ -241,10 +241,9 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
         maps = self.encoder(x)
-        y = sum(
-            F.interpolate(lateral(m), size, mode='bilinear')
-            for lateral, m in zip(self.laterals, maps, strict=True)
-        )
+        y = torch.zeros(1)
+        for lateral, feature in zip(self.laterals, maps, strict=True):
+            y = y + F.interpolate(lateral(feature), size, mode='bilinear')
         logits: Tensor = self.head(F.relu(y))
         return logits
 

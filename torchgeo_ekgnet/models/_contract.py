@@ -305,7 +305,7 @@ class SpectralSpatialNet(nn.Module):
             self.num_features,
             num_classes,
             pool_type=global_pool,
-            **get_device_dtype(self),  # type: ignore[no-untyped-call]
+            **get_device_dtype(self),
         )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.global_pool.train(self.training)

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import torch
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor, nn
+from torch import nn
 
 from ..layers import ContextMapping, DynamicExpertConv3d
 from ._contract import create_spectral_model, spectral_cfg
