@@ -44,7 +44,7 @@ class ClassificationMap(Callback):
         entropy: bool = False,
         probabilities: bool = False,
         window_size: int = 64,
-        batch_size: int = 512,
+        batch_size: int = 256,
         output: str | None = None,
         report: bool = True,
     ) -> None:

@@ -29,7 +29,7 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
         self,
         selected: NDArray[np.bool_] | tuple[int, int],
         window_size: int = 64,
-        batch_size: int = 512,
+        batch_size: int = 256,
         batches: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> None:
         """Create a new SceneWindows instance.

@@ -87,7 +87,7 @@ class MapOptions:
     entropy: bool = False
     probabilities: bool = False
     window_size: int = 64
-    batch_size: int = 512
+    batch_size: int = 256
 
     def __post_init__(self) -> None:
         """Check the options.
