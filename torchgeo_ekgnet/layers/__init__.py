@@ -4,6 +4,7 @@
 """Layers that any network can use; they need torch alone."""
 
 from .context_mapping import ContextMapping, pool_context
+from .convert import convert_conv3d, expert_conv_from
 from .dynamic_expert_conv import DynamicExpertConv3d, expert_convs
 from .functional import STRATEGIES, conv_strategy, expert_conv3d, grouped_conv3d
 from .grouped_conv import GroupedConv3d
@@ -17,7 +18,9 @@ __all__ = (
     'DynamicExpertConv3d',
     'GroupedConv3d',
     'conv_strategy',
+    'convert_conv3d',
     'expert_conv3d',
+    'expert_conv_from',
     'expert_convs',
     'grouped_conv3d',
     'keep_freed_memory',
