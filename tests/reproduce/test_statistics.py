@@ -33,15 +33,15 @@ def test_no_value_is_an_error() -> None:
 
 
 def test_corrected_t_test_by_hand() -> None:
-    # Differences 1, 2, 3: mean 2, variance 1. With r = 2/3 the factor is 1, so t = 2.
+    # Differences 1, 2, 3: mean 2, variance 1. With s = 0.4, 1/3 + s/(1 - s) is 1, so t = 2.
     # Student's t with 2 degrees of freedom: p = 1 - t / sqrt(t^2 + 2).
-    p_value = corrected_t_test([2, 4, 6], [1, 2, 3], test_train_ratio=2 / 3)
+    p_value = corrected_t_test([2, 4, 6], [1, 2, 3], test_share=0.4)
     assert p_value == pytest.approx(1 - 2 / math.sqrt(6))
 
 
 def test_without_correction_it_is_the_paired_t_test() -> None:
     # t = 2 / (1 / sqrt(3)) = 2 sqrt(3): p = 1 - sqrt(12 / 14).
-    p_value = corrected_t_test([2, 4, 6], [1, 2, 3], test_train_ratio=0)
+    p_value = corrected_t_test([2, 4, 6], [1, 2, 3], test_share=0)
     assert p_value == pytest.approx(1 - math.sqrt(12 / 14))
 
 
@@ -53,8 +53,8 @@ def test_equal_systems_and_single_seeds() -> None:
 def test_t_test_bad_input() -> None:
     with pytest.raises(ValueError, match='expected 2 values'):
         corrected_t_test([1, 2], [1], 0.5)
-    with pytest.raises(ValueError, match='test_train_ratio'):
-        corrected_t_test([1, 2], [1, 3], -1)
+    with pytest.raises(ValueError, match='test_share'):
+        corrected_t_test([1, 2], [1, 3], 1)
 
 
 def test_holm_by_hand() -> None:

@@ -50,6 +50,7 @@ def result(right: int, seed: int = 0, curve: Any = FLAT, epochs: Any = 8) -> Any
             'settings': {'train': 0.5, 'seed': seed},
             'identity': f'split {seed}',
             'sizes': [400, 50, 200],
+            'labelled': 650,
             'dropped': [],
             'contains_training_centre': 0.25,
             'shares_training_pixel': 0.75,
@@ -130,12 +131,12 @@ def test_pairs_need_the_same_splits() -> None:
 
 def test_comparison_is_the_corrected_t_test() -> None:
     # Overall accuracies differ by 1, 2 and 3 points (2, 4, 6 of 200 pixels):
-    # mean 2, variance 1, ratio 200 / 400.
+    # mean 2, variance 1; 200 of 650 pixels test: s / (1 - s) = 200 / 450.
     first, second = rows(first=(92, 94, 96), second=(90, 90, 90))
     (pair,) = compare([second, first])
     assert (pair.better.key, pair.worse.key) == ('first', 'second')
     assert pair.difference == pytest.approx(2)
-    statistic = 2 / (1 / 3 + 0.5) ** 0.5
+    statistic = 2 / (1 / 3 + 200 / 450) ** 0.5
     expected = 1 - statistic / (statistic**2 + 2) ** 0.5
     assert pair.p_value == pair.adjusted == pytest.approx(expected)
     assert not pair.significant

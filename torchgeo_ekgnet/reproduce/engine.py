@@ -401,6 +401,7 @@ def _described(data: Any) -> Result:
             'settings': dict(split.settings),
             'identity': split.identity(),
             'sizes': [len(part) for part in (split.train, split.val, split.test)],
+            'labelled': int((data.scene.label_map > 0).sum()),
             'dropped': list(split.dropped),
             'contains_training_centre': overlap.contains_training_centre,
             'shares_training_pixel': overlap.shares_training_pixel,

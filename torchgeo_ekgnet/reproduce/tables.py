@@ -90,10 +90,10 @@ class Summary:
         return tuple(result['split']['identity'] for result in self.results)
 
     @property
-    def test_train_ratio(self) -> float:
-        """Test pixels over training pixels."""
-        train, _, test = self.results[0]['split']['sizes']
-        return float(test / train)
+    def test_share(self) -> float:
+        """Test pixels over labelled pixels."""
+        split = self.results[0]['split']
+        return float(split['sizes'][2] / split['labelled'])
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def compare(summaries: Sequence[Summary]) -> list[Comparison]:
         one, other = first.values('OA'), second.values('OA')
         difference = float(np.mean(one) - np.mean(other))
         better, worse = (first, second) if difference >= 0 else (second, first)
-        p_value = corrected_t_test(one, other, first.test_train_ratio)
+        p_value = corrected_t_test(one, other, first.test_share)
         found.append((better, worse, abs(difference), p_value))
     adjusted = holm([p_value for *_, p_value in found])
     comparisons = [
