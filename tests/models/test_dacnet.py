@@ -29,6 +29,7 @@ def test_attention() -> None:
     hidden = F.relu(pooled @ mapping.squeeze.weight.T)
     expected = torch.softmax(hidden @ mapping.excite.weight.T / 2.0, 1)
     torch.testing.assert_close(mapping(x), expected)
+    torch.testing.assert_close(mapping(x.mean((2, 3, 4), keepdim=True)), expected)
     torch.testing.assert_close(mapping(x).sum(1), torch.ones(4, dtype=torch.double))
 
 

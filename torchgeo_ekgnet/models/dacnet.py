@@ -37,6 +37,9 @@ class SqueezeAttention(nn.Module):
         ValueError: If ``ratio`` or ``temperature`` is not positive.
     """
 
+    #: The attention of a map and of its mean over space are the same.
+    needs_only_context = True
+
     temperature: Tensor
 
     def __init__(
