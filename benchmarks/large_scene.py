@@ -121,7 +121,7 @@ def main() -> None:
         lazy=True,
         patch_size=9,
         batch_size=80,
-        split=RandomSplit(train=0.1, val=0.02, seed=0),
+        split=RandomSplit(train=0.05, val=0.01, seed=0),
     )
     trainer = Trainer(
         accelerator='cpu',
@@ -129,7 +129,7 @@ def main() -> None:
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
-        limit_test_batches=20,
+        limit_test_batches=10,
     )
     trainer.fit(task, datamodule=data)
     result = trainer.test(task, datamodule=data, verbose=False)[0]

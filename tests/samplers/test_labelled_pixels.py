@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import shapely
 import torch
+from matplotlib.figure import Figure
 from rasterio.transform import from_origin
 from torch.utils.data import DataLoader
 from torchgeo.datasets import EnMAP, IntersectionDataset, RasterDataset, stack_samples
@@ -17,6 +18,7 @@ from torchgeo.datasets import EnMAP, IntersectionDataset, RasterDataset, stack_s
 from tests.data.enmap import data
 from tests.data.geotiff.data import write
 from torchgeo_ekgnet import _compat
+from torchgeo_ekgnet.datasets import LabelRaster
 from torchgeo_ekgnet.samplers import CentreLabel, LabelledPixelSampler
 
 #: Bands that are used; the file has more.
@@ -198,6 +200,20 @@ class TestLabelledPixelSampler:
         else:
             with pytest.raises(ValueError, match='the dataset has no times'):
                 LabelledPixelSampler(both, 3)
+
+
+def test_label_raster(root: Path) -> None:
+    labels = LabelRaster(str(root / 'labels'), class_names={1: 'crop'})
+    assert labels.class_names == {1: 'crop'}
+    bounds = labels.bounds
+    sample = labels[bounds[0], bounds[1]]
+    assert np.array_equal(sample['mask'].squeeze().numpy(), data.labels_of())
+    assert isinstance(labels.plot(sample), Figure)
+    dated = LabelRaster(
+        [str(root / 'labels' / data.LABELS_NAME)],
+        filename_regex=r'LABELS_(?P<date>\d{8})',
+    )
+    assert dated.index.index[0].left.year == 2022
 
 
 class TestCentreLabel:
