@@ -114,7 +114,7 @@ def test_unet(num_experts: int) -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize('name', ['ekgnet_tiny', 'ssrn', 'cnn3d', 'densenet3d'])
+@pytest.mark.parametrize('name', ['ekgnet_tiny', 'ssrn'])
 def test_own_networks(name: str) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, in_chans=24, num_classes=3).double().eval()

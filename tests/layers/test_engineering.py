@@ -1,0 +1,149 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What PyTorch users do with a layer: precision, compilation, export, transforms."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, GroupedConv3d, keep_freed_memory
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        DynamicExpertConv3d(2, 4, 1, num_experts=2),
+        nn.ReLU(),
+        DynamicExpertConv3d(4, 4, 3, padding=1, num_experts=2, groups=2),
+        GroupedConv3d(4, 4, 3, padding=1, groups=2),
+    )
+
+
+def batch(size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(size)
+    return torch.randn(size, 2, 5, 4, 3, generator=generator, dtype=dtype)
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit')
+def test_torchscript() -> None:
+    model = network().eval()
+    scripted = torch.jit.script(model)
+    for size in (1, 3):
+        torch.testing.assert_close(scripted(batch(size)), model(batch(size)))
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
+    graphs = 0
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    model = network().train(training)
+    compiled: Any = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    for size in (4, 3, 6):
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(batch(size)), model(batch(size)))
+    assert graphs == 1
+
+
+def test_export_with_dynamic_batch() -> None:
+    model = network().eval()
+    dynamic = ({0: torch.export.Dim('batch', min=1)},)
+    program = torch.export.export(model, (batch(4),), dynamic_shapes=dynamic)
+    for size in (2, 5):
+        torch.testing.assert_close(program.module()(batch(size)), model(batch(size)))
+
+
+def test_onnx_with_dynamic_batch(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip('onnxruntime')
+    model = network().eval()
+    path = str(tmp_path / 'model.onnx')
+    torch.onnx.export(
+        model,
+        (batch(4),),
+        path,
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim('batch', min=1)},),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    for size in (2, 5):
+        (y,) = session.run(None, {name: batch(size).numpy()})
+        expected = model(batch(size)).detach().numpy()
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype) -> None:
+    model = network()
+    for layer in model:
+        if isinstance(layer, DynamicExpertConv3d):
+            layer.mapping.set_temperature(0.0101)  # type: ignore[operator]
+    with torch.autocast('cpu', dtype=dtype):
+        y = model(batch(4))
+    assert y.dtype == dtype and torch.isfinite(y).all()
+    y.float().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
+def test_double_and_channels_last() -> None:
+    model = network().eval()
+    expected = model(batch(3))
+    x = batch(3).to(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(model(x), expected)
+    double = model.double()(batch(3).double())
+    torch.testing.assert_close(double.float(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vmap_and_per_sample_gradients() -> None:
+    model = network().eval()
+    x = batch(3)
+    expected = model(x)
+    y = torch.func.vmap(lambda sample: model(sample.unsqueeze(0))[0])(x)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    parameters = {n: p.detach() for n, p in model.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], sample: Tensor) -> Any:
+        out = torch.func.functional_call(model, parameters, (sample.unsqueeze(0),))
+        return out.square().sum()
+
+    grads = torch.func.grad(loss)(parameters, x[0])
+    model.zero_grad()
+    model(x[:1]).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_deterministic_algorithms() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        results = []
+        for _ in range(2):
+            model = network()
+            model(batch(4)).square().sum().backward()
+            results.append([p.grad for p in model.parameters()])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(*results, strict=True):
+        assert one is not None and other is not None and torch.equal(one, other)
+
+
+def test_allocator_can_be_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(keep_freed_memory(), bool)
+    monkeypatch.setenv('MALLOC_TRIM_THRESHOLD_', '131072')
+    assert not keep_freed_memory()
+    monkeypatch.delenv('MALLOC_TRIM_THRESHOLD_')
+    monkeypatch.setenv('TORCHGEO_EKGNET_MALLOC', '0')
+    assert not keep_freed_memory()

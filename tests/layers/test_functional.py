@@ -1,0 +1,165 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The strategies compute the same; the rule chooses among them."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchgeo_ekgnet.layers import (
+    GroupedConv3d,
+    conv_strategy,
+    expert_conv3d,
+    functional,
+    grouped_conv3d,
+)
+
+GEOMETRIES: list[dict[str, Any]] = [
+    {'padding': 1},
+    {'padding': (2, 1, 0), 'stride': (1, 2, 1)},
+    {'padding': 1, 'dilation': (1, 2, 1)},
+    {'stride': 2},
+]
+
+
+@pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
+@pytest.mark.parametrize('size', [(5, 4, 4), (18, 3, 5), (40, 6, 6)], ids=str)
+@pytest.mark.parametrize(('cin', 'cout'), [(8, 4), (2, 6)])
+def test_every_unrolling_is_exact(
+    geometry: dict[str, Any], size: tuple[int, int, int], cin: int, cout: int
+) -> None:
+    torch.manual_seed(0)
+    double = {'dtype': torch.float64, 'requires_grad': True}
+    x = torch.randn(2, cin, *size, **double)  # type: ignore[call-overload]
+    weight = torch.randn(cout, cin // 2, 3, 2, 3, **double)  # type: ignore[call-overload]
+    bias = torch.randn(cout, **double)  # type: ignore[call-overload]
+    inputs = (x, weight, bias)
+    expected = F.conv3d(x, weight, bias, groups=2, **geometry)
+    seen = torch.randn_like(expected)
+    reference = torch.autograd.grad(expected, inputs, seen)
+    full = functional._geometry(
+        weight,
+        geometry.get('stride', 1),
+        geometry.get('padding', 0),
+        geometry.get('dilation', 1),
+        2,
+    )
+    found = functional._candidates(size, full, cin // 2, cout // 2)
+    assert found
+    for unrolling in found:
+        y = functional._UnrolledConv.apply(x, weight, bias, unrolling)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
+        for second in (False, True):
+            grads = torch.autograd.grad(
+                y, inputs, seen, retain_graph=True, create_graph=second
+            )
+            for one, other in zip(grads, reference, strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('strategy', ['grouped', 'experts', 'unrolled', None])
+def test_expert_strategies_agree(strategy: str | None) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 8, 6, 4, 4, dtype=torch.float64)
+    attention = torch.rand(3, 2, dtype=torch.float64)
+    weight = torch.randn(2, 4, 4, 3, 3, 3, dtype=torch.float64)
+    bias = torch.randn(2, 4, dtype=torch.float64)
+    kernels = torch.einsum('bk,k...->b...', attention, weight)
+    expected = torch.cat(
+        [
+            F.conv3d(s[None], w, padding=1, groups=2)
+            for s, w in zip(x, kernels, strict=True)
+        ]
+    )
+    expected = expected + (attention @ bias)[:, :, None, None, None]
+    y = expert_conv3d(
+        x, attention, weight, bias, padding=1, groups=2, strategy=strategy
+    )
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
+
+
+def test_pointwise_in_channels_last() -> None:
+    torch.manual_seed(0)
+    x, attention = torch.randn(3, 8, 6, 4, 4), torch.rand(3, 2)
+    weight, bias = torch.randn(2, 4, 8, 1, 1, 1), torch.randn(2, 4)
+    expected = expert_conv3d(x, attention, weight, bias, strategy='grouped')
+    last = x.to(memory_format=torch.channels_last_3d)
+    for b, y in (
+        (bias, expected),
+        (None, expected - expert_conv3d(torch.zeros_like(x), attention, weight, bias)),
+    ):
+        ours = expert_conv3d(last, attention, weight, b)
+        torch.testing.assert_close(ours, y, rtol=1e-4, atol=1e-5)
+        assert ours.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_the_rule() -> None:
+    thin = GroupedConv3d(32, 8, 3, padding=1, groups=4, bias=False)
+    x = torch.randn(2, 32, 10, 8, 8)
+    geometry = functional._geometry(thin.weight, 1, 1, 1, 4)
+    assert functional.choose_conv_strategy(x, thin.weight, geometry)[0] == 'unrolled'
+    double = x.double()
+    assert (
+        functional.choose_conv_strategy(double, thin.weight, geometry)[0] == 'grouped'
+    )
+    wide = torch.empty(64, 16, 3, 3, 3)
+    x64 = torch.empty(2, 64, 40, 32, 32)
+    geometry = functional._geometry(wide, 1, 1, 1, 4)
+    assert functional.choose_conv_strategy(x64, wide, geometry)[0] == 'grouped'
+    torch.testing.assert_close(
+        thin(x), F.conv3d(x, thin.weight, padding=1, groups=4), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_forced_strategy() -> None:
+    x, attention = torch.randn(2, 4, 3, 3, 3), torch.rand(2, 2)
+    weight = torch.randn(2, 4, 4, 3, 3, 3)
+    expected = expert_conv3d(x, attention, weight, padding=1)
+    for strategy in (*functional.STRATEGIES, None):
+        with conv_strategy(strategy):
+            y = expert_conv3d(x, attention, weight, padding=1)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="found 'fast'"), conv_strategy('fast'):
+        pass
+    with pytest.raises(ValueError, match="'pointwise' needs 1x1x1 kernels"):
+        expert_conv3d(x, attention, weight, strategy='pointwise')
+    with pytest.raises(ValueError, match="found 'experts'"):
+        grouped_conv3d(x, weight[0], strategy='experts')
+
+
+def test_bad_shapes() -> None:
+    x, weight = torch.randn(2, 4, 3, 3, 3), torch.randn(2, 4, 4, 1, 1, 1)
+    with pytest.raises(ValueError, match='weight has shape'):
+        expert_conv3d(x, torch.rand(2, 2), weight[0])
+    with pytest.raises(ValueError, match='attention has shape'):
+        expert_conv3d(x, torch.rand(2, 3), weight)
+    with pytest.raises(ValueError, match='the input has 4 channels, expected 8'):
+        expert_conv3d(x, torch.rand(2, 2), weight, groups=2)
+    with pytest.raises(ValueError, match='weight has shape'):
+        grouped_conv3d(x, weight)
+    with pytest.raises(ValueError, match='stride must be an int or 3 ints'):
+        grouped_conv3d(x, weight[0], stride=(1, 2))
+    with pytest.raises(TypeError, match=r'convert it with \.float'):
+        grouped_conv3d(x.long(), weight[0])
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{'padding': 1}, {'padding': 'same'}, {'padding': 1, 'padding_mode': 'circular'}],
+    ids=str,
+)
+def test_grouped_layer_is_conv3d(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    theirs = nn.Conv3d(8, 4, (3, 1, 3), groups=4, **options)
+    ours = GroupedConv3d(8, 4, (3, 1, 3), groups=4, **options)
+    turned = GroupedConv3d(8, 4, (3, 1, 3), groups=4, rows_first=True, **options)
+    ours.load_state_dict(theirs.state_dict())
+    turned.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 8, 7, 4, 4)
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours(x[0]), theirs(x[0]))
+    torch.testing.assert_close(turned(x.transpose(2, 3)).transpose(2, 3), theirs(x))
