@@ -531,7 +531,8 @@ def split_settings(
             arguments['test'] = test
         return {'class_path': f'{_SPLITS}.RandomSplit', 'init_args': arguments}
     if protocol == 'disjoint':
-        arguments['guard'] = 'patch'
+        # Small or compact classes cannot be in two places: the report names them.
+        arguments.update(guard='patch', unserved='drop')
         return {'class_path': f'{_SPLITS}.DisjointSplit', 'init_args': arguments}
     raise ValueError(
         f'split: unknown protocol {protocol!r}, expected one of {", ".join(PROTOCOLS)}'
