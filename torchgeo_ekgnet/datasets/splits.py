@@ -9,6 +9,7 @@ from a label map. Every protocol uses a frozen generator of its own
 in every process, on every Python version, whatever else draws random numbers.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -1534,16 +1535,16 @@ class MatchedSplit(SplitProtocol):
         """Initialize a new protocol.
 
         Args:
-            split: Protocol of the split; by default the paper's random split with
-                ``seed``, without the classes it cannot serve.
+            split: Protocol of the split; by default the paper's random split, without
+                the classes it cannot serve.
             to: Protocol of the split to compare with; by default a disjoint split
-                without shared pixels with ``seed``, without the classes it cannot
-                serve.
-            seed: Seed of the frozen generator that thins.
+                without shared pixels, without the classes it cannot serve.
+            seed: Seed of both protocols, whatever theirs is, and of the frozen
+                generator that thins: so two runs with the same seed stay comparable.
         """
         super().__init__('drop')
-        self.split = split or RandomSplit(seed=seed, unserved='drop')
-        self.to = to or DisjointSplit(seed=seed, unserved='drop')
+        self.split = _seeded(split or RandomSplit(unserved='drop'), seed)
+        self.to = _seeded(to or DisjointSplit(unserved='drop'), seed)
         self.seed = seed
         self.spatial = self.split.spatial
 
@@ -1584,6 +1585,22 @@ class MatchedSplit(SplitProtocol):
         return {name: split.indices(name) for name in SUBSETS}, {}
 
 
+def _seeded(protocol: SplitProtocol, seed: int) -> SplitProtocol:
+    """Copy a protocol with another seed, if it draws one.
+
+    Args:
+        protocol: The protocol.
+        seed: The seed.
+
+    Returns:
+        The copy.
+    """
+    protocol = copy.copy(protocol)
+    if hasattr(protocol, 'seed'):
+        protocol.seed = seed
+    return protocol
+
+
 class ProtocolComparison(NamedTuple):
     """Two splits that differ in where their pixels lie, and in nothing else.
 
@@ -1617,7 +1634,7 @@ def compare_protocols(
         random: Protocol of the random split, the paper's by default.
         disjoint: Protocol of the disjoint split, by default one without any shared
             pixel that drops classes it cannot serve.
-        seed: Seed of the frozen generators.
+        seed: Seed of both protocols and of the generator that thins.
 
     Returns:
         The two splits, ready for ``split=`` of a data module, and their overlap.
@@ -1625,8 +1642,8 @@ def compare_protocols(
     Raises:
         ValueError: If the protocols serve no class in common.
     """
-    disjoint = disjoint or DisjointSplit(seed=seed, unserved='drop')
-    random = random or RandomSplit(seed=seed, unserved='drop')
+    disjoint = disjoint or DisjointSplit(unserved='drop')
+    random = random or RandomSplit(unserved='drop')
     matched = MatchedSplit(random, disjoint, seed)(label_map, patch_size)
     apart = MatchedSplit(disjoint, random, seed)(label_map, patch_size)
     counts = matched.counts(label_map)['train']
