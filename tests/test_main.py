@@ -190,7 +190,8 @@ def test_optimizer_and_schedule_of_the_command_line(
     names = [name for name in checkpoint['state_dict'] if name.startswith('model.')]
     assert len(group['params']) > 10
     assert len(group['params']) <= len(names)
-    assert group['lr'] == pytest.approx(0.05 * 0.1**2)
+    # The last checkpoint is that of the last epoch that improved.
+    assert group['lr'] == pytest.approx(0.05 * 0.1 ** (checkpoint['epoch'] + 1))
 
 
 def test_default_root_dir_moves_the_runs(
@@ -202,6 +203,14 @@ def test_default_root_dir_moves_the_runs(
     main(['fit', '--config', EKGNET, '--trainer.default_root_dir', str(there)])
     assert (there / BEST).is_file()
     assert list((tmp_path / 'here').iterdir()) == []
+
+
+def test_fast_dev_run_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torchgeo_main(['fit', '--config', EKGNET, '--trainer.fast_dev_run', 'true'])
+    assert [path for path in tmp_path.rglob('*') if path.is_file()] == []
 
 
 def test_plain_torchgeo_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,8 @@ class RunFolder(Callback):
     ``predict/``), so results always lie with the weights they belong to. Resuming
     ``fit`` from a checkpoint opens a new version: nothing is written over.
 
+    ``fast_dev_run`` leaves nothing behind.
+
     The loggers of the trainer are replaced. To use others, leave the callback out.
 
     ``--trainer.default_root_dir DIR`` moves ``runs`` into another folder.
@@ -116,6 +118,8 @@ class RunFolder(Callback):
             pl_module: The task.
             stage: One of 'fit', 'validate', 'test' or 'predict'.
         """
+        if getattr(trainer, 'fast_dev_run', False):
+            return
         if stage == 'fit':
             if self.path is None:
                 self.path = self._next_version(trainer)
