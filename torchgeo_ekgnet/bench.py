@@ -81,6 +81,13 @@ def build_parser() -> argparse.ArgumentParser:
         default='32',
         help='bf16 and fp16 run under autocast',
     )
+    add(
+        '--clock',
+        choices=('wall', 'cpu'),
+        default='wall',
+        help='cpu: processor time instead of time; use it with --threads 1 on a '
+        'machine that others load',
+    )
     add('--compile', action='store_true', help='add an arm with torch.compile')
     add('--table-bands', nargs='+', type=int, default=[103, 200], help='model table')
     add('--table-models', nargs='+', default=None, help='models of the table; all')
@@ -99,7 +106,10 @@ def _synchronize(device: torch.device) -> None:
 
 
 def measure(
-    arms: dict[str, Callable[[], Any]], repeats: int, device: torch.device
+    arms: dict[str, Callable[[], Any]],
+    repeats: int,
+    device: torch.device,
+    clock: str = 'wall',
 ) -> dict[str, dict[str, float]]:
     """Time several functions in turn.
 
@@ -107,20 +117,22 @@ def measure(
         arms: Functions by name.
         repeats: Measurements of each, after one call that is not counted.
         device: Where they run.
+        clock: 'wall', or 'cpu' for the processor time of all threads.
 
     Returns:
         Median, quartiles and smallest time in seconds, by name.
     """
+    now = time.process_time if clock == 'cpu' else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for function in arms.values():
         function()
     for _ in range(repeats):
         for name, function in arms.items():
             _synchronize(device)
-            start = time.perf_counter()
+            start = now()
             function()
             _synchronize(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
     result = {}
     for name, values in seconds.items():
         ordered = sorted(values)
@@ -174,12 +186,15 @@ def peak_memory(function: Callable[[], Any], device: torch.device) -> int | None
     return _resident('VmHWM') - before
 
 
-def machine_floor(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+def machine_floor(
+    device: torch.device, dtype: torch.dtype, clock: str = 'wall'
+) -> dict[str, float]:
     """Measure the matrix peak and the copy bandwidth.
 
     Args:
         device: Where to measure.
         dtype: Type of the matrices.
+        clock: As for :func:`measure`.
 
     Returns:
         ``flops`` and ``bytes`` per second.
@@ -190,7 +205,10 @@ def machine_floor(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     source = torch.randn(64 << 20, device=device)
     target = torch.empty_like(source)
     times = measure(
-        {'matrix': lambda: a @ b, 'copy': lambda: target.copy_(source)}, 7, device
+        {'matrix': lambda: a @ b, 'copy': lambda: target.copy_(source)},
+        7,
+        device,
+        clock,
     )
     return {
         'flops': 2 * size**3 / times['matrix']['best'],
@@ -418,6 +436,7 @@ def _layer_rows(
             },
             options.repeats,
             device,
+            options.clock,
         )
         factor = 1 if passes == 'forward' else 3
         limit = max(cost[0] / floor['flops'], cost[1] / floor['bytes']) * factor
@@ -533,7 +552,7 @@ def _model_rows(
     rows = []
     for passes, make in (('training', training), ('inference', inference)):
         calls = {arm: make(*network) for arm, network in networks.items()}
-        times = measure(calls, options.repeats, device)
+        times = measure(calls, options.repeats, device, options.clock)
         memory = {arm: peak_memory(calls[arm], device) for arm in calls}
         median = times['ours']['median']
         factor = 3 if passes == 'training' else 1
@@ -652,7 +671,8 @@ def report(results: dict[str, Any]) -> str:
         facts,
         (
             f'matrix peak {floor["flops"] / 1e9:.0f} GFLOP/s, '
-            f'copy {floor["bytes"] / 1e9:.1f} GB/s; times in ms: median (quartiles)'
+            f'copy {floor["bytes"] / 1e9:.1f} GB/s; '
+            f'times in ms ({results["clock"]} clock): median (quartiles)'
         ),
     ]
     if 'layers' in results:
@@ -735,15 +755,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if getattr(options, name) < 1:
             raise ValueError(f'--{name} must be at least 1')
     device = torch.device(options.device)
+    if options.clock == 'cpu' and device.type != 'cpu':
+        raise ValueError('--clock cpu measures --device cpu only')
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: no CUDA device was found')
     if options.threads:
         torch.set_num_threads(options.threads)
     types = {'32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-    floor = machine_floor(device, types[options.precision])
+    floor = machine_floor(device, types[options.precision], options.clock)
     results: dict[str, Any] = {
         'machine': machine_description(device),
         'precision': options.precision,
+        'clock': options.clock,
         'floor': floor,
     }
     if 'layers' in options.sections:
