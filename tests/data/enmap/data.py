@@ -27,8 +27,8 @@ LABELS_NAME = 'LABELS_20220612.tif'
 def labels_of() -> np.ndarray:
     """Return the labels: two blocks of classes 1 and 2, and the outermost pixels."""
     labels = np.zeros((ROWS, COLS), dtype=np.uint8)
-    labels[10:20, 8:20] = 1
-    labels[15:30, 26:40] = 2
+    labels[10:18, 8:18] = 1
+    labels[15:25, 26:38] = 2
     labels[0, 0] = 1
     labels[ROWS - 1, COLS - 1] = 2
     return labels
