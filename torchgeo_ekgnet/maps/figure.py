@@ -109,7 +109,7 @@ def map_figure(
     panel_height = PAGE_WIDTH / across * rows / cols
     scale = min(1.0, 8.0 / (panel_height * down))
     longest = max(len(name) for name in legend.names)
-    columns = max(1, min(6, int(PAGE_WIDTH / (0.5 + 0.075 * longest))))
+    columns = max(1, min(6, int(PAGE_WIDTH / (0.45 + 0.058 * longest))))
     entries = len(legend.names) + 1
     legend_height = 0.17 * math.ceil(entries / columns) + 0.15
     height = panel_height * scale * down + 0.25 * down + legend_height + 0.1

@@ -674,7 +674,13 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         if names:
-            axes.legend(fontsize=8, frameon=False)
+            axes.legend(
+                fontsize=8,
+                frameon=False,
+                loc='lower center',
+                bbox_to_anchor=(0.5, 1.0),
+                ncols=2,
+            )
     return figure
 
 
