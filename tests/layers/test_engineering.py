@@ -49,7 +49,8 @@ def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
     torch._dynamo.reset()
     model = network().train(training)
     compiled: Any = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
-    for size in (4, 3, 6):
+    # Sizes that no axis has: equal ones would share a symbol.
+    for size in (8, 7, 9):
         with torch.no_grad():
             torch.testing.assert_close(compiled(batch(size)), model(batch(size)))
     assert graphs == 1
