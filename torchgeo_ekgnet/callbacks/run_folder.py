@@ -230,7 +230,7 @@ class RunFolder(Callback):
 
     def _runs(self, trainer: Trainer) -> Path:
         """Return the folder of the runs of this name."""
-        return Path(trainer.default_root_dir) / self.root / self.name
+        return Path(trainer.default_root_dir).absolute() / self.root / self.name
 
     def _next_version(self, trainer: Trainer) -> Path:
         """Return the folder of a new run, the same one on all processes."""
