@@ -42,7 +42,8 @@ def test_table() -> None:
     assert {row[0] for row in rows} == registered
     for name, count, patch, levels in rows:
         sized = 'img_size' in patch
-        model: Any = timm.create_model(name, **({'img_size': 7} if sized else {}))
+        options: dict[str, Any] = {'img_size': 7} if sized else {}
+        model: Any = timm.create_model(name, **options)
         assert f'{sum(p.numel() for p in model.parameters()):,}' == count
         widths = [info['num_chs'] for info in model.feature_info]
         assert ', '.join(map(str, widths)) == levels or levels == '5 x 64'
