@@ -95,7 +95,7 @@ class CountingBackend:
 
 @pytest.mark.parametrize('name', ['ekgnet_tiny'])
 def test_one_compiled_graph_for_any_batch(name: str) -> None:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model, backend = small_model(name), CountingBackend()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_one_compiled_graph_for_any_batch(name: str) -> None:
 
 
 def test_compiled_training() -> None:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model, twin = (
         small_model('ekgnet_tiny', block_config=(1, 1)).train() for _ in range(2)
     )

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.feature_extraction import (
     create_feature_extractor,
     get_graph_node_names,
@@ -33,22 +33,16 @@ def traced(model: nn.Module) -> nn.Module:
     return extractor
 
 
-def assert_same_logits(result: Tensor, expected: Tensor) -> None:
-    """Compare with the largest logit: deep untrained networks amplify rounding."""
-    assert result.shape == expected.shape
-    error = (result - expected).abs().max() / expected.abs().max()
-    assert error < 1e-3
-
-
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
 @pytest.mark.parametrize('name', MODELS)
 def test_torchscript(name: str) -> None:
     with timm.layers.set_scriptable(True):
-        model = settled(small_model(name), small_input(name, 4))
-    x = small_input(name, 2)
+        model = settled(small_model(name), small_input(name, 4)).double()
+    # Deep untrained networks amplify rounding too much for single precision.
+    x = small_input(name, 2).double()
     with torch.inference_mode():
         scripted = torch.jit.script(model)
-        assert_same_logits(scripted(x), model(x))
+        torch.testing.assert_close(scripted(x), model(x), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -79,10 +73,11 @@ def test_fx_backward(name: str) -> None:
 @pytest.mark.parametrize('name', MODELS)
 def test_fx_torchscript(name: str) -> None:
     with timm.layers.set_scriptable(True):
-        model = settled(small_model(name), small_input(name, 4))
-    x = small_input(name, 2)
+        model = settled(small_model(name), small_input(name, 4)).double()
+    # Deep untrained networks amplify rounding too much for single precision.
+    x = small_input(name, 2).double()
     with torch.inference_mode():
         logits = model(x)
         scripted = torch.jit.script(traced(model).eval())
         (again,) = scripted(x).values()
-    assert_same_logits(again, logits)
+    torch.testing.assert_close(again, logits, rtol=1e-6, atol=1e-8)
