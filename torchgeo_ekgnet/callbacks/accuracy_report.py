@@ -24,7 +24,7 @@ class AccuracyReport(Callback):
     recalls) and kappa, recall and precision of every class, the precision average that
     the reference code calls average accuracy, the confusion matrix, the protocol of the
     split with the two overlap shares, and scene, seed, epochs, parameters, versions.
-    The terminal shows the same as a table. ``fast_dev_run`` leaves nothing behind.
+    The terminal shows the same as a table. ``fast_dev_run`` writes none.
     """
 
     def __init__(self, filename: str = 'test.json', table: bool = True) -> None:

@@ -84,7 +84,7 @@ class RunFolder(Callback):
     ``predict/``), so results always lie with the weights they belong to. Resuming
     ``fit`` from a checkpoint opens a new version: nothing is written over.
 
-    ``fast_dev_run`` leaves nothing behind.
+    ``fast_dev_run`` opens no run.
 
     The loggers of the trainer are replaced. To use others, leave the callback out.
 
