@@ -97,7 +97,7 @@ class CountingBackend:
 def test_one_compiled_graph_for_any_batch(name: str) -> None:
     torch.compiler.reset()
     model, backend = small_model(name), CountingBackend()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    compiled: Any = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
     with torch.no_grad():
         for batch in (80, 48):
             x = small_input(name, batch)
@@ -110,7 +110,9 @@ def test_compiled_training() -> None:
     model, twin = (
         small_model('ekgnet_tiny', block_config=(1, 1)).train() for _ in range(2)
     )
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
+    compiled: Any = torch.compile(
+        model, fullgraph=True, dynamic=True, backend='aot_eager'
+    )
     for batch in (6, 4):
         x = small_input('ekgnet_tiny', batch)
         compiled(x).square().mean().backward()
