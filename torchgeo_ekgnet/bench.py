@@ -516,7 +516,7 @@ def _model_rows(
     torch.manual_seed(0)
     x = torch.randn(batch, bands, patch, patch, device=device)
     labels = torch.randint(0, 9, (batch,), device=device)
-    options_of = {'in_chans': bands, 'num_classes': 9}
+    options_of: dict[str, Any] = {'in_chans': bands, 'num_classes': 9}
     ours = timm.create_model(options.model, **options_of).to(device)
     networks: dict[str, tuple[nn.Module, str | None]] = {'ours': (ours, None)}
     if 'paper' in arms:
@@ -532,7 +532,7 @@ def _model_rows(
             model.train()
             model.zero_grad(set_to_none=True)
             with conv_strategy(strategy), _precision(options, device):
-                F.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
+                F.cross_entropy(model(x), labels).backward()
 
         return call
 
@@ -599,14 +599,15 @@ def model_table(
     for name in names:
         for bands in options.table_bands:
             model = timm.create_model(name, in_chans=bands, num_classes=9).to(device)
-            size = model.pretrained_cfg['input_size'][-1]
+            config = cast(dict[str, Any], model.pretrained_cfg)
+            size = int(config['input_size'][-1])
             x = torch.randn(8, bands, size, size, device=device)
             labels = torch.zeros(8, dtype=torch.long, device=device)
 
             def step(
                 model: nn.Module = model, x: Tensor = x, labels: Tensor = labels
             ) -> None:
-                F.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
+                F.cross_entropy(model(x), labels).backward()
 
             operations = multiply_adds(model.eval(), x[:1])
             model.train()

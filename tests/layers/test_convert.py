@@ -4,7 +4,7 @@
 """Swapping the convolutions of other people's networks."""
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -43,12 +43,12 @@ class UNet(nn.Module):
 
 def test_r3d_18_keeps_its_logits_then_trains() -> None:
     torch.manual_seed(0)
-    model = r3d_18(num_classes=3).eval()
+    model: Any = r3d_18(num_classes=3).eval()
     x = torch.randn(3, 3, 2, 12, 12)
     with torch.no_grad():
         expected = model(x)
     assert convert_conv3d(model, num_experts=2) is model
-    layers = dict(expert_convs(model))
+    layers: dict[str, Any] = dict(expert_convs(model))
     assert len(layers) == 20
     assert not any(isinstance(m, nn.Conv3d) for m in _outside_mappings(model))
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_r3d_18_keeps_its_logits_then_trains() -> None:
     layers = {name: layer for name, layer in layers.items() if 'layer1' in name}
     model.requires_grad_(False)
     trained = [p for layer in layers.values() for p in layer.parameters()]
-    trained += list(model.fc.parameters())
+    trained += list(cast(Any, model).fc.parameters())
     for parameter in trained:
         parameter.requires_grad_(True)
     mappings = {

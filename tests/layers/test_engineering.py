@@ -4,14 +4,19 @@
 """What PyTorch users do with a layer: precision, compilation, export, transforms."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from torchgeo_ekgnet.layers import DynamicExpertConv3d, GroupedConv3d, keep_freed_memory
+from torchgeo_ekgnet.layers import (
+    DynamicExpertConv3d,
+    GroupedConv3d,
+    expert_convs,
+    keep_freed_memory,
+)
 
 
 def network() -> nn.Module:
@@ -87,9 +92,8 @@ def test_onnx_with_dynamic_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype) -> None:
     model = network()
-    for layer in model:
-        if isinstance(layer, DynamicExpertConv3d):
-            layer.mapping.set_temperature(0.0101)  # type: ignore[operator]
+    for _, layer in expert_convs(model):
+        cast(Any, layer.mapping).set_temperature(0.0101)
     with torch.autocast('cpu', dtype=dtype):
         y = model(batch(4))
     assert y.dtype == dtype and torch.isfinite(y).all()

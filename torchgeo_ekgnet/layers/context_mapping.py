@@ -141,7 +141,7 @@ class MappingBlock(nn.Module):
         Returns:
             A tensor of the same shape.
         """
-        alpha = self.residual_weight
+        alpha: Tensor = self.residual_weight
         if not self.learnable_residual:
             alpha = 1.0 + 0.0 * alpha
         mapped: Tensor = self.units(g)

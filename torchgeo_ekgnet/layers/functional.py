@@ -24,7 +24,7 @@ compilation and export hold for each of them:
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -351,7 +351,8 @@ def grouped_conv3d(
 def _mix(attention: Tensor, stacked: Tensor) -> Tensor:
     """Mix stacked parameters (K, ...) into one set per sample, (B, ...)."""
     mixed = attention @ stacked.flatten(1)
-    return mixed.unflatten(1, stacked.shape[1:])
+    kernels: Tensor = mixed.unflatten(1, stacked.shape[1:])
+    return kernels
 
 
 def _batch_as_groups(
@@ -369,9 +370,9 @@ def _batch_as_groups(
     folded = geometry._replace(groups=geometry.groups * batch)
     # reshape, not view: channels_last input cannot be viewed.
     x = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3], x.shape[4])
-    return _conv(x, mixed, mixed_bias, folded, forced)[0].unflatten(
-        0, (batch, weight.shape[1])
-    )
+    y = _conv(x, mixed, mixed_bias, folded, forced)[0]
+    unfolded: Tensor = y.unflatten(0, (batch, weight.shape[1]))
+    return unfolded
 
 
 def _pointwise(
@@ -401,7 +402,8 @@ def _pointwise(
         y = torch.bmm(kernels, x)
     else:
         y = torch.baddbmm((attention @ bias).unsqueeze(2), kernels, x)
-    return y.unflatten(2, size)
+    shaped: Tensor = y.unflatten(2, size)
+    return shaped
 
 
 def _experts(
@@ -425,7 +427,7 @@ def _experts(
         geometry.dilation,
         groups,
     )
-    y = y.unflatten(1, (groups, num_experts, out // groups))
+    y = cast(Tensor, y.unflatten(1, (groups, num_experts, out // groups)))
     shares = attention[:, None, :, None, None, None, None].to(y.dtype)
     y = (y * shares).sum(2).flatten(1, 2)
     if bias is not None:
@@ -801,12 +803,12 @@ class _UnrolledConv(torch.autograd.Function):
         unrolling: _Unrolling,
     ) -> Tensor:
         """Convolve."""
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight, bias)  # type: ignore[arg-type]
         ctx.unrolling = unrolling  # type: ignore[attr-defined]
         return _unrolled(x, weight, bias, unrolling)
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         """Compute the gradients; differentiable when a graph is asked for."""

@@ -81,17 +81,18 @@ class GroupedConv3d(nn.Conv3d):
         if torch.jit.is_scripting():
             if self.rows_first:
                 input = input.transpose(-3, -2)
-            y = self._conv_forward(input, self.weight, self.bias)
+            y: Tensor = self._conv_forward(input, self.weight, self.bias)
             if self.rows_first:
                 y = y.transpose(-3, -2)
             return y
         plain = input.dim() != 5 or self.padding_mode != 'zeros'
         if plain or isinstance(self.padding, str):
-            if not self.rows_first:
-                return self._conv_forward(input, self.weight, self.bias)
-            y = self._conv_forward(input.transpose(-3, -2), self.weight, self.bias)
-            return y.transpose(-3, -2)
-        weight, axes = self.weight, (0, 1, 2)
+            if self.rows_first:
+                input = input.transpose(-3, -2)
+            y = self._conv_forward(input, self.weight, self.bias)
+            return y.transpose(-3, -2) if self.rows_first else y
+        weight: Tensor = self.weight
+        axes = (0, 1, 2)
         if self.rows_first:
             weight, axes = weight.transpose(2, 3), (1, 0, 2)
         return grouped_conv3d(
