@@ -164,6 +164,14 @@ def _plain_only(x: Tensor) -> bool:
     )
 
 
+def _exporting() -> bool:
+    """Whether the graph that is being made will be given batches of any size."""
+    # torch.compiler.is_exporting came with PyTorch 2.7.
+    return torch.onnx.is_in_onnx_export() or (
+        hasattr(torch.compiler, 'is_exporting') and torch.compiler.is_exporting()
+    )
+
+
 def choose_expert_strategy(
     x: Tensor, weight: Tensor, geometry: _Geometry, forced: str | None = None
 ) -> str:
@@ -193,9 +201,7 @@ def choose_expert_strategy(
         return 'grouped'
     if pointwise:
         return 'pointwise'
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
-        return 'experts'
-    if x.shape[0] == 0:
+    if _exporting() or x.shape[0] == 0:
         return 'experts'
     return 'unrolled'
 
