@@ -4,6 +4,7 @@
 """Fixtures shared by the whole suite."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -20,3 +21,13 @@ def real_data_dir() -> Path:
     if not root.is_dir():
         pytest.skip(f'no real scenes at {root} (set TORCHGEO_EKGNET_DATA)')
     return root
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Undo what torchgeo's command line sets for GDAL when it runs in this process."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
