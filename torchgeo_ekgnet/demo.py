@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--shuffle-labels',
         action='store_true',
-        help='shuffle the training labels: accuracy must fall to chance, or something '
+        help='shuffle training and validation labels: accuracy must fall to chance, or something '
         'leaks from test to training',
     )
     parser.add_argument('--quiet', action='store_true', help='no progress bars')
@@ -128,7 +128,9 @@ def _fit(options: argparse.Namespace) -> tuple[Any, Any, Path]:
     datamodule: Any = cli.datamodule
     if options.shuffle_labels:
         datamodule.setup('fit')
+        # The validation labels, too: they choose the epoch that is tested.
         _shuffle(datamodule.train_dataset.columns)
+        _shuffle(datamodule.val_dataset.columns)
     cli.trainer.fit(task, datamodule=datamodule)
     best = cli.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     cli.trainer.test(task, datamodule=datamodule, ckpt_path=best, verbose=False)
@@ -136,7 +138,7 @@ def _fit(options: argparse.Namespace) -> tuple[Any, Any, Path]:
 
 
 def _shuffle(columns: dict[str, torch.Tensor]) -> None:
-    """Shuffle labels among the training pixels.
+    """Shuffle labels among the pixels of a subset.
 
     Args:
         columns: 'label' of shape (N,), replaced.
@@ -188,7 +190,7 @@ def _summary(rows: dict[str, Accuracies], chance: float, shuffled: bool) -> str:
         lines.append(f'{name:<{width}}  {text}')
     if shuffled:
         lines.append(
-            f'The network was trained with SHUFFLED labels: chance is at most '
+            f'The network was trained with SHUFFLED labels: chance is about '
             f'{100 * chance:.2f} % OA (always the largest class) and 0 kappa.'
         )
     else:
