@@ -4,7 +4,6 @@
 """Fixtures shared by the whole suite."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -24,10 +23,9 @@ def real_data_dir() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _environment() -> Iterator[None]:
-    """Undo what torchgeo's command line sets for GDAL when it runs in this process."""
-    before = dict(os.environ)
-    yield
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
-    os.environ.update(before)
+def _gdal_reads_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what torchgeo's command line sets when it has run in this process.
+
+    With it, GDAL overlooks side files and headers next to a raster.
+    """
+    monkeypatch.delenv('GDAL_DISABLE_READDIR_ON_OPEN', raising=False)
