@@ -20,12 +20,3 @@ def real_data_dir() -> Path:
     if not root.is_dir():
         pytest.skip(f'no real scenes at {root} (set TORCHGEO_EKGNET_DATA)')
     return root
-
-
-@pytest.fixture(autouse=True)
-def _gdal_reads_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what torchgeo's command line sets when it has run in this process.
-
-    With it, GDAL overlooks side files and headers next to a raster.
-    """
-    monkeypatch.delenv('GDAL_DISABLE_READDIR_ON_OPEN', raising=False)
