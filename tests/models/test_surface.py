@@ -93,7 +93,7 @@ class CountingBackend:
         return graph.forward
 
 
-@pytest.mark.parametrize('name', ['ekgnet_tiny'])
+@pytest.mark.parametrize('name', ['ekgnet_base', 'ekgnet_tiny'])
 def test_one_compiled_graph_for_any_batch(name: str) -> None:
     torch.compiler.reset()
     model, backend = small_model(name), CountingBackend()
@@ -136,30 +136,34 @@ class SpatialExperts(nn.Module):
         return logits
 
 
+# ekgnet_base with all bands of Indian Pines: what a user exports.
+EXPORTED = {'ekgnet_base': 200, 'ekgnet_tiny': BANDS, 'spatial_experts': BANDS}
+
+
 def exportable(name: str) -> nn.Module:
     """Create a network to export, with statistics that are not the initial ones."""
     torch.manual_seed(0)
+    bands = EXPORTED[name]
     model: nn.Module = (
         SpatialExperts()
         if name == 'spatial_experts'
-        else timm.create_model(name, in_chans=BANDS)
+        else timm.create_model(name, in_chans=bands)
     )
-    network: nn.Module = settled(model, torch.randn(8, BANDS, 7, 7))
+    network: nn.Module = settled(model, torch.randn(8, bands, 7, 7))
     return network
-
-
-EXPORTED = ['ekgnet_tiny', 'spatial_experts']
 
 
 @pytest.mark.parametrize('name', EXPORTED)
 def test_export(name: str) -> None:
     model = exportable(name)
     program = torch.export.export(
-        model, (torch.randn(3, BANDS, 7, 7),), dynamic_shapes=({0: Dim('batch')},)
+        model,
+        (torch.randn(3, EXPORTED[name], 7, 7),),
+        dynamic_shapes=({0: Dim('batch')},),
     )
     with torch.no_grad():
         for batch in (2, 5):
-            x = torch.randn(batch, BANDS, 7, 7)
+            x = torch.randn(batch, EXPORTED[name], 7, 7)
             torch.testing.assert_close(
                 program.module()(x), model(x), rtol=1e-5, atol=1e-5
             )
@@ -172,7 +176,7 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     path = tmp_path / 'net.onnx'
     torch.onnx.export(
         model,
-        (torch.randn(3, BANDS, 7, 7),),
+        (torch.randn(3, EXPORTED[name], 7, 7),),
         str(path),
         input_names=['patches'],
         output_names=['logits'],
@@ -186,7 +190,7 @@ def test_onnx(name: str, tmp_path: Path) -> None:
         str(path), options, providers=['CPUExecutionProvider']
     )
     for batch in (2, 5):
-        x = torch.randn(batch, BANDS, 7, 7)
+        x = torch.randn(batch, EXPORTED[name], 7, 7)
         (logits,) = session.run(['logits'], {'patches': x.numpy()})
         with torch.no_grad():
             np.testing.assert_allclose(logits, model(x).numpy(), rtol=1e-5, atol=1e-5)

@@ -6,6 +6,7 @@
 import csv
 from importlib import resources
 
+import numpy as np
 import pytest
 import timm
 
@@ -20,6 +21,7 @@ from torchgeo_ekgnet.reproduce.declarations import (
     run_settings,
     split_settings,
 )
+from torchgeo_ekgnet.reproduce.engine import build_data
 from torchgeo_ekgnet.reproduce.runs import canonical_json, settings_key
 
 TABLES = [e for e in EXPERIMENTS.values() if e.kind == 'table']
@@ -37,7 +39,14 @@ def test_nine_tables_four_figures_and_the_ablations() -> None:
     for number in range(5, 9):
         assert EXPERIMENTS[f'figure{number}'].kind == 'figure'
     ablations = {key for key, e in EXPERIMENTS.items() if e.kind == 'ablation'}
-    assert ablations == {'experts', 'temperature', 'mapping', 'static', 'expert_use'}
+    assert ablations == {
+        'experts',
+        'temperature',
+        'mapping',
+        'static',
+        'expert_use',
+        'protocols',
+    }
 
 
 @pytest.mark.parametrize('table', TABLES, ids=lambda table: table.key)
@@ -123,6 +132,21 @@ def test_small_budget_limits_all_but_what_is_varied() -> None:
         for row in EXPERIMENTS['table1'].rows
     ]
     assert ratios == [0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_matched_protocols_train_on_the_same_counts() -> None:
+    experiment = EXPERIMENTS['protocols']
+    random, disjoint = (
+        build_data(run_settings(experiment, row, 1331, BUDGETS['small'], 'synthetic'))
+        for row in experiment.rows[:2]
+    )
+    counts = [
+        np.bincount(data.split.labels(data.scene.label_map, 'train')).tolist()
+        for data in (random, disjoint)
+    ]
+    assert counts[0] == counts[1] and sum(counts[0]) > 0
+    assert disjoint.split.overlap(7).shares_training_pixel == 0
+    assert random.split.overlap(7).shares_training_pixel > 0
 
 
 def test_every_network_is_registered_with_timm() -> None:

@@ -182,8 +182,9 @@ def reproduce_parser() -> argparse.ArgumentParser:
         '--split',
         choices=PROTOCOLS,
         default='random',
-        help="the paper's random split, or one whose training and test patches share "
-        'no pixel (default: %(default)s)',
+        help="the paper's random split, one whose training and test patches share no "
+        'pixel, or one of the two thinned to the pixels per class that both can serve '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--rows',
@@ -253,7 +254,9 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
         for seed in seeds
         for row in rows
     }
-    name = f'{experiment.key}-{scene}-{options.split}-{budget.name}'
+    own_split = bool(rows) and all(row.split for row in rows)
+    protocol = 'matched' if own_split else options.split
+    name = f'{experiment.key}-{scene}-{protocol}-{budget.name}'
     folder = options.out / name
     if not rows:
         _scene_figure(experiment, folder, scene, budget.name, options)

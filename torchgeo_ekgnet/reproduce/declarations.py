@@ -79,6 +79,7 @@ class Row:
         train: Share of training pixels in each class.
         val: Share of validation pixels.
         temperature: How the temperature of dynamic convolutions is treated.
+        split: One of :data:`PROTOCOLS` where rows differ in it, None: the user's.
         extra: True if the paper has no such line; run with ``--extra`` only.
     """
 
@@ -90,6 +91,7 @@ class Row:
     train: float = 0.6
     val: float = 0.1
     temperature: Temperature = 'anneal'
+    split: str | None = None
     extra: bool = False
 
     @property
@@ -411,6 +413,18 @@ _EXPERIMENTS = (
             Row('learnt', 'EKGNet-base, temperature learnt', temperature='learnt'),
         ),
     ),
+    Experiment(
+        'protocols',
+        'Ablation: random against disjoint, the same training pixels per class',
+        'ablation',
+        'indian_pines',
+        'split',
+        tuple(
+            Row(f'{model}_{name}', f'{label}, {name}', model, split=f'matched_{name}')
+            for model, label in (('ekgnet_base', 'EKGNet-base'), ('rbf_svm', 'RBF-SVM'))
+            for name in ('random', 'disjoint')
+        ),
+    ),
 )
 
 EXPERIMENTS = {experiment.key: experiment for experiment in _EXPERIMENTS}
@@ -501,8 +515,9 @@ def published(experiment: Experiment) -> dict[tuple[str, str], Published]:
     }
 
 
-PROTOCOLS = ('random', 'disjoint')
-"""Split protocols of ``--split``: the paper's, and one without shared pixels."""
+PROTOCOLS = ('random', 'disjoint', 'matched_random', 'matched_disjoint')
+"""Split protocols of ``--split``: the paper's, one without shared pixels, and both once
+more, thinned to the same pixels per class."""
 
 
 def split_settings(
@@ -513,7 +528,8 @@ def split_settings(
     Args:
         protocol: ``'random'``: the paper's random split of the pixels of each class.
             ``'disjoint'``: spatially disjoint, no patch of the test pixels shares a
-            pixel with a training patch.
+            pixel with a training patch. ``'matched_random'``, ``'matched_disjoint'``:
+            one of the two, thinned to the counts and classes that both can serve.
         train: Share of training pixels.
         val: Share of validation pixels.
         seed: Seed of the split.
@@ -525,18 +541,31 @@ def split_settings(
     Raises:
         ValueError: If the protocol is unknown.
     """
-    arguments: dict[str, Any] = {'train': train, 'val': val, 'seed': seed}
-    if protocol == 'random':
-        if test is not None:
-            arguments['test'] = test
-        return {'class_path': f'{_SPLITS}.RandomSplit', 'init_args': arguments}
-    if protocol == 'disjoint':
-        # Small or compact classes cannot be in two places: the report names them.
-        arguments.update(guard='patch', unserved='drop')
-        return {'class_path': f'{_SPLITS}.DisjointSplit', 'init_args': arguments}
-    raise ValueError(
-        f'split: unknown protocol {protocol!r}, expected one of {", ".join(PROTOCOLS)}'
-    )
+    if protocol not in PROTOCOLS:
+        raise ValueError(
+            f'split: unknown protocol {protocol!r}, expected one of '
+            f'{", ".join(PROTOCOLS)}'
+        )
+    shares = {'train': train, 'val': val}
+    # Small or compact classes cannot be in two places: the report names them.
+    apart = {
+        'class_path': f'{_SPLITS}.DisjointSplit',
+        'init_args': {**shares, 'seed': seed, 'guard': 'patch', 'unserved': 'drop'},
+    }
+    drawn: dict[str, Any] = {
+        'class_path': f'{_SPLITS}.RandomSplit',
+        'init_args': {**shares, 'seed': seed},
+    }
+    if test is not None:
+        drawn['init_args']['test'] = test
+    if not protocol.startswith('matched_'):
+        return drawn if protocol == 'random' else apart
+    drawn['init_args']['unserved'] = 'drop'
+    split, to = (drawn, apart) if protocol == 'matched_random' else (apart, drawn)
+    return {
+        'class_path': f'{_SPLITS}.MatchedSplit',
+        'init_args': {'split': split, 'to': to, 'seed': seed},
+    }
 
 
 def run_settings(
@@ -555,7 +584,7 @@ def run_settings(
         seed: Seed of the split and of the training.
         budget: How much effort is spent.
         scene: One of :data:`SCENES`; None: the experiment's own.
-        protocol: One of :data:`PROTOCOLS`.
+        protocol: One of :data:`PROTOCOLS`, for rows that do not name their own.
 
     Returns:
         JSON values for the repeat engine. Rows that mean the same run in two tables
@@ -583,7 +612,9 @@ def run_settings(
         val = min(val, budget.val_limit)
     data: dict[str, Any] = {
         'patch_size': patch_size,
-        'split': split_settings(protocol, train, val, seed, budget.test_limit),
+        'split': split_settings(
+            row.split or protocol, train, val, seed, budget.test_limit
+        ),
     }
     if row.classical:
         # Spectra of single pixels: the patch size only enters the overlap shares.
