@@ -1,0 +1,38 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Which labelled pixels of a scene train, validate and test a network.
+
+A protocol (:class:`RandomSplit`, :class:`CountSplit`, ...) draws a :class:`Split`
+from a label map. Every protocol uses a frozen generator of its own
+(:class:`numpy.random.RandomState`), so that the same arguments give the same pixels
+in every process, on every Python version, whatever else draws random numbers.
+"""
+
+from .files import MaskSplit, SavedSplit, read_mask
+from .matched import MatchedSplit, ProtocolComparison, compare_protocols, match_counts
+from .pixels import CountSplit, RandomSplit
+from .protocol import SplitProtocol
+from .spatial import BlockSplit, DisjointSplit, guard_distance
+from .split import SUBSETS, Overlap, Split, check_label_map, check_patch_size
+
+__all__ = (
+    'SUBSETS',
+    'BlockSplit',
+    'CountSplit',
+    'DisjointSplit',
+    'MaskSplit',
+    'MatchedSplit',
+    'Overlap',
+    'ProtocolComparison',
+    'RandomSplit',
+    'SavedSplit',
+    'Split',
+    'SplitProtocol',
+    'check_label_map',
+    'check_patch_size',
+    'compare_protocols',
+    'guard_distance',
+    'match_counts',
+    'read_mask',
+)

@@ -1,0 +1,187 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What every protocol shares: arguments, unserved classes, the call."""
+
+import inspect
+import logging
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .split import Indices, Labels, Split, check_label_map, check_patch_size
+
+Unserved = Literal['error', 'drop', 'merge']
+
+logger = logging.getLogger(__name__)
+
+
+def pixels_of(label_map: Labels, label: int) -> Indices:
+    """Flat row-major indices of a class."""
+    return np.flatnonzero(label_map.ravel() == label).astype(np.int64)
+
+
+def classes_of(label_map: Labels) -> list[int]:
+    """Labels that have pixels, ascending."""
+    return [int(label) for label in np.unique(label_map) if label > 0]
+
+
+def joined(parts: dict[str, list[Indices]]) -> dict[str, Indices]:
+    """Join the pieces of every subset."""
+    empty = np.empty(0, dtype=np.int64)
+    return {name: np.concatenate([empty, *pieces]) for name, pieces in parts.items()}
+
+
+def check_ratios(train: float, val: float) -> None:
+    """Refuse ratios that leave no test pixel.
+
+    Args:
+        train: Share of the labelled pixels that train.
+        val: Share of the labelled pixels that validate.
+
+    Raises:
+        ValueError: If a ratio is outside its range or nothing is left to test.
+    """
+    if not 0 < train < 1:
+        raise ValueError(f'train is {train}, expected a share between 0 and 1')
+    if not 0 <= val < 1:
+        raise ValueError(f'val is {val}, expected a share from 0 to below 1')
+    if train + val >= 1:
+        raise ValueError(
+            f'train + val is {train + val:g}, expected less than 1: nothing is left '
+            'to test'
+        )
+
+
+class SplitProtocol(ABC):
+    """A rule that draws a split from a label map.
+
+    Attributes:
+        name: What results call the protocol.
+        spatial: Whether the protocol keeps test patches away from training patches.
+    """
+
+    name: str = 'split'
+    spatial: bool = False
+
+    def __init__(self, unserved: Unserved = 'error') -> None:
+        """Initialize a new protocol.
+
+        Args:
+            unserved: What to do with a class that the protocol cannot serve: 'error'
+                refuses, 'drop' leaves its pixels out of every subset, 'merge' makes
+                one class of all classes that cannot be served (under the first one's
+                label) and refuses if that does not help.
+
+        Raises:
+            ValueError: If ``unserved`` is another word.
+        """
+        if unserved not in ('error', 'drop', 'merge'):
+            raise ValueError(
+                f"unserved is {unserved!r}, expected 'error', 'drop' or 'merge'"
+            )
+        self.unserved = unserved
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The protocol's arguments, JSON-able: every one is kept under its name."""
+        arguments = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in arguments if name != 'self'}
+
+    def __repr__(self) -> str:
+        """Write the protocol with its arguments.
+
+        Returns:
+            A line of code that makes the protocol again.
+        """
+        arguments = ', '.join(
+            f'{key}={value!r}' for key, value in self.settings.items()
+        )
+        return f'{type(self).__name__}({arguments})'
+
+    @abstractmethod
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Draw the subsets.
+
+        Args:
+            label_map: Labels, shape (rows, cols), 0 is unlabelled.
+            patch_size: Rows and columns of a patch.
+
+        Returns:
+            The indices of every subset, and for every class that cannot be served
+            the reason why.
+        """
+
+    def __call__(
+        self, label_map: NDArray[np.integer[Any]], patch_size: int = 1
+    ) -> Split:
+        """Draw the split of a scene.
+
+        Args:
+            label_map: Labels, shape (rows, cols), 0 is unlabelled.
+            patch_size: Rows and columns of a patch, odd; spatial protocols keep their
+                distance by it.
+
+        Returns:
+            The split.
+
+        Raises:
+            ValueError: If a class cannot be served and ``unserved`` is 'error', or
+                nothing is left to train on.
+        """
+        labels = check_label_map(label_map)
+        check_patch_size(patch_size)
+        subsets, reasons = self._draw(labels, patch_size)
+        relabel: dict[int, int] = {}
+        dropped: tuple[int, ...] = ()
+        if reasons:
+            text = '; '.join(f'class {key}: {why}' for key, why in reasons.items())
+            match self.unserved:
+                case 'error':
+                    raise ValueError(
+                        f'{type(self).__name__} cannot serve every class of this label '
+                        f"map ({text}). Use another protocol or ratio, unserved='drop' "
+                        "to leave these classes out, or unserved='merge' to make one "
+                        'class of them'
+                    )
+                case 'drop':
+                    dropped = tuple(reasons)
+                    reduced = np.where(np.isin(labels, dropped), 0, labels)
+                case 'merge':
+                    relabel = {key: min(reasons) for key in reasons}
+                    relabel.pop(min(reasons))
+                    reduced = labels.copy()
+                    for source, target in relabel.items():
+                        reduced[labels == source] = target
+            logger.warning('%s: %s classes (%s)', self, self.unserved, text)
+            if not reduced.any():
+                raise ValueError(f'{type(self).__name__} can serve no class ({text})')
+            subsets, reasons = self._draw(reduced, patch_size)
+            while reasons and self.unserved == 'drop':
+                # Leaving pixels out moves the others: look again until it holds.
+                dropped = tuple(sorted({*dropped, *reasons}))
+                reduced = np.where(np.isin(labels, dropped), 0, labels)
+                if not reduced.any():
+                    raise ValueError(
+                        f'{type(self).__name__} can serve no class ({text})'
+                    )
+                subsets, reasons = self._draw(reduced, patch_size)
+            if reasons:
+                rest = '; '.join(f'class {key}: {why}' for key, why in reasons.items())
+                raise ValueError(
+                    f'{type(self).__name__} cannot serve every class after merging '
+                    f'{sorted({*relabel, *relabel.values()})} ({rest}). Use '
+                    "unserved='drop' or another protocol"
+                )
+        return Split(
+            protocol=self.name,
+            settings=self.settings,
+            shape=(labels.shape[0], labels.shape[1]),
+            relabel=relabel,
+            dropped=dropped,
+            **subsets,
+        )

@@ -1,0 +1,406 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Protocols that keep test pixels away from training pixels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .protocol import SplitProtocol, Unserved, check_ratios, classes_of
+from .split import SUBSETS, Indices, Labels, Mask, check_patch_size, dilate
+
+
+def guard_distance(guard: str, patch_size: int) -> int:
+    """Chebyshev distance that pixels of different subsets must exceed.
+
+    Args:
+        guard: 'none'; 'centre': no patch contains the centre of a patch of another
+            subset; 'patch': patches of different subsets have no pixel in common.
+        patch_size: Rows and columns P of a patch, odd.
+
+    Returns:
+        0, ``P // 2`` or ``2 * (P // 2)`` pixels.
+
+    Raises:
+        ValueError: If the guard is another word.
+    """
+    radius = check_patch_size(patch_size) // 2
+    match guard:
+        case 'none':
+            return 0
+        case 'centre':
+            return radius
+        case 'patch':
+            return 2 * radius
+        case _:
+            raise ValueError(
+                f"guard is {guard!r}, expected 'none', 'centre' or 'patch'"
+            )
+
+
+class BlockSplit(SplitProtocol):
+    """Whole square blocks of the scene train, validate or test.
+
+    Blocks are dealt out at random, for the rarest class first, each to the subset that
+    lacks most pixels of that class. Only patches at the borders of blocks overlap;
+    with a guard, test and validation pixels too close to other subsets are left out.
+    """
+
+    name = 'blocks'
+    spatial = True
+
+    def __init__(
+        self,
+        block_size: int = 16,
+        train: float = 0.5,
+        val: float = 0.1,
+        guard: Literal['none', 'centre', 'patch'] = 'none',
+        seed: int = 1331,
+        unserved: Unserved = 'error',
+    ) -> None:
+        """Initialize a new protocol.
+
+        Args:
+            block_size: Rows and columns of a block, in pixels.
+            train: Share of every class to train with, as nearly as blocks allow.
+            val: Share of every class to validate with.
+            guard: 'none'; 'centre' keeps subsets more than ``P // 2`` pixels apart,
+                'patch' more than ``2 * (P // 2)``.
+            seed: Seed of the frozen generator.
+            unserved: What to do with a class that has no training or no test pixel:
+                'error', 'drop' or 'merge'.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        super().__init__(unserved)
+        check_ratios(train, val)
+        guard_distance(guard, 1)
+        if block_size < 1:
+            raise ValueError(f'block_size is {block_size}, expected at least 1 pixel')
+        self.block_size = block_size
+        self.train = train
+        self.val = val
+        self.guard = guard
+        self.seed = seed
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Draw the subsets."""
+        generator = np.random.RandomState(self.seed)
+        rows, cols = label_map.shape
+        across = -(-cols // self.block_size)
+        row, col = np.indices((rows, cols)) // self.block_size
+        block_of = (row * across + col).astype(np.int64)
+        num_blocks = int(block_of.max()) + 1
+        classes = classes_of(label_map)
+        pixels = np.zeros((num_blocks, max(classes) + 1), dtype=np.int64)
+        np.add.at(pixels, (block_of.ravel(), label_map.ravel()), 1)
+        shares = (self.train, self.val, 1 - self.train - self.val)
+        lacking = np.stack([share * pixels.sum(axis=0) for share in shares])
+        owner = np.full(num_blocks, -1, dtype=np.int64)
+        order = generator.permutation(num_blocks)
+        for label in sorted(classes, key=lambda c: (int(pixels[:, c].sum()), c)):
+            for block in order[pixels[order, label] > 0]:
+                if owner[block] >= 0:
+                    continue
+                # A subset that is asked for nothing gets no block.
+                wanted = np.where(np.array(shares) > 0, lacking[:, label], -np.inf)
+                owner[block] = int(np.argmax(wanted))
+                lacking[owner[block]] -= pixels[block]
+        subset_of = np.where(label_map > 0, owner[block_of], -1)
+        masks = _guarded(subset_of, guard_distance(self.guard, patch_size))
+        return _by_subset(masks), _lacking(label_map, masks, 1)
+
+
+def _guarded(subset_of: NDArray[np.int64], distance: int) -> list[Mask]:
+    """Leave out validation and test pixels that are too near to other subsets.
+
+    Args:
+        subset_of: 0, 1, 2 for pixels that train, validate, test, -1 for others.
+        distance: Chebyshev distance that subsets must exceed, in pixels.
+
+    Returns:
+        Masks of training, validation and test pixels.
+    """
+    train = subset_of == 0
+    val = (subset_of == 1) & ~dilate(train, distance)
+    test = (subset_of == 2) & ~dilate(train | val, distance)
+    return [train, val, test]
+
+
+def _by_subset(masks: Sequence[Mask]) -> dict[str, Indices]:
+    """Turn masks into indices."""
+    return {
+        name: np.flatnonzero(mask).astype(np.int64)
+        for name, mask in zip(SUBSETS, masks, strict=True)
+    }
+
+
+def _lacking(
+    label_map: Labels, masks: Sequence[Mask], min_pixels: int
+) -> dict[int, str]:
+    """List the classes with too few training or test pixels."""
+    reasons = {}
+    for label in classes_of(label_map):
+        members = label_map == label
+        train, test = (int((members & masks[i]).sum()) for i in (0, 2))
+        if min(train, test) < min_pixels:
+            reasons[label] = (
+                f'{int(members.sum())} pixels, of which {train} could train and {test} '
+                f'test, expected at least {min_pixels} each'
+            )
+    return reasons
+
+
+class DisjointSplit(SplitProtocol):
+    """Training, validation and test pixels from different places.
+
+    Classes are taken from the rarest to the most frequent. The pixels of a class are
+    cut by two straight lines, along rows or columns, into a part that trains, one that
+    validates and one that tests, where a pixel may join a subset only if it is farther
+    from the pixels of all other subsets, of whatever class, than the guard. Of all
+    cuts the one that serves the class best is taken. The whole is tried several times
+    with the classes in a slightly different order, and the attempt that serves most
+    classes is kept. Pixels near a border of subsets are left out of every subset.
+    """
+
+    name = 'disjoint'
+    spatial = True
+
+    def __init__(
+        self,
+        train: float = 0.5,
+        val: float = 0.1,
+        guard: Literal['centre', 'patch'] = 'patch',
+        seed: int = 1331,
+        min_pixels: int = 5,
+        attempts: int = 16,
+        unserved: Unserved = 'error',
+    ) -> None:
+        """Initialize a new protocol.
+
+        Args:
+            train: Wanted share of training pixels among those that are used.
+            val: Wanted share of validation pixels.
+            guard: 'centre': no test patch contains a training pixel (subsets are more
+                than ``P // 2`` pixels apart); 'patch': no test patch shares a pixel
+                with a training patch (more than ``2 * (P // 2)``).
+            seed: Seed of the frozen generator.
+            min_pixels: Training pixels and test pixels that a class needs to be
+                served.
+            attempts: Number of orders of the classes that are tried.
+            unserved: What to do with a class that cannot be served: 'error', 'drop'
+                or 'merge'.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        super().__init__(unserved)
+        check_ratios(train, val)
+        if guard not in ('centre', 'patch'):
+            raise ValueError(f"guard is {guard!r}, expected 'centre' or 'patch'")
+        for name, value in (('min_pixels', min_pixels), ('attempts', attempts)):
+            if value < 1:
+                raise ValueError(f'{name} is {value}, expected at least 1')
+        self.train = train
+        self.val = val
+        self.guard = guard
+        self.seed = seed
+        self.min_pixels = min_pixels
+        self.attempts = attempts
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Draw the subsets."""
+        distance = guard_distance(self.guard, patch_size)
+        masks = self._best(label_map, distance)
+        if self.val > 0 and not masks[1].any():
+            raise ValueError(
+                f'{self} finds no place for validation pixels at patch size '
+                f"{patch_size}; use val=0, a smaller patch or guard='centre'"
+            )
+        return _by_subset(masks), _lacking(label_map, masks, self.min_pixels)
+
+    def _best(self, label_map: Labels, distance: int) -> list[Mask]:
+        """Try several orders of the classes and keep the best.
+
+        Args:
+            label_map: Labels, shape (rows, cols), 0 is unlabelled.
+            distance: Chebyshev distance that subsets must exceed, in pixels.
+
+        Returns:
+            Masks of training, validation and test pixels.
+        """
+        generator = np.random.RandomState(self.seed)
+        sizes = {c: int((label_map == c).sum()) for c in classes_of(label_map)}
+        best: tuple[float, list[Mask]] | None = None
+        for attempt in range(self.attempts):
+            # Sizes within a factor of four change places from the second attempt on.
+            weights = {
+                c: n * (1.0 if attempt == 0 else 0.5 + 1.5 * generator.random_sample())
+                for c, n in sizes.items()
+            }
+            order = sorted(sizes, key=lambda c: (weights[c], c))
+            masks, score = self._attempt(label_map, order, distance)
+            if best is None or score > best[0]:
+                best = score, masks
+        assert best is not None
+        return best[1]
+
+    def _attempt(
+        self, label_map: Labels, order: Sequence[int], distance: int
+    ) -> tuple[list[Mask], float]:
+        """Cut the classes in an order.
+
+        Args:
+            label_map: Labels, shape (rows, cols), 0 is unlabelled.
+            order: Labels in the order in which they are cut.
+            distance: Chebyshev distance that subsets must exceed, in pixels.
+
+        Returns:
+            Masks of training, validation and test pixels, and how well they serve.
+        """
+        taken = np.zeros((3, *label_map.shape), dtype=bool)
+        near = np.zeros((3, *label_map.shape), dtype=bool)
+        total = 0.0
+        for label, box in _boxes(label_map, order, distance):
+            members = label_map[box] == label
+            close = near[(slice(None), *box)]
+            allowed = [
+                members & ~(close[(i + 1) % 3] | close[(i + 2) % 3]) for i in range(3)
+            ]
+            pieces, score = self._cut(allowed, distance)
+            total += score
+            for i, piece in enumerate(pieces):
+                taken[(i, *box)] |= piece
+                near[(i, *box)] |= dilate(piece, distance)
+        return list(taken), total
+
+    def _cut(self, allowed: Sequence[Mask], distance: int) -> tuple[list[Mask], float]:
+        """Cut one class along rows or columns.
+
+        Args:
+            allowed: Pixels that may train, validate and test.
+            distance: Chebyshev distance that subsets must exceed, in pixels.
+
+        Returns:
+            Masks of training, validation and test pixels, and how well they serve.
+        """
+        size = int(np.logical_or.reduce(allowed).sum())
+        best_score = 0.0
+        best: tuple[int, list[tuple[int, int, int]]] | None = None
+        for axis in (0, 1):
+            length = allowed[0].shape[axis]
+            sums = [
+                np.concatenate([[0], np.cumsum(mask.sum(axis=1 - axis))])
+                for mask in allowed
+            ]
+            cuts = _cuts(np.sum(sums, axis=0))
+            # Pixels before the first cut, between the cuts, and after the second;
+            # the guard lies behind every cut.
+            first, second = cuts[:, np.newaxis], cuts[np.newaxis, :]
+            between = np.minimum(first + distance, length)
+            after = np.minimum(second + distance, length)
+            for order in _ORDERS:
+                counts = {
+                    order[0]: sums[order[0]][first],
+                    order[1]: np.maximum(
+                        sums[order[1]][second] - sums[order[1]][between], 0
+                    ),
+                    order[2]: sums[order[2]][-1] - sums[order[2]][after],
+                }
+                score = self._score(counts, size)
+                score = np.where(second >= first, score, -1.0)
+                place = int(score.argmax())
+                if score.flat[place] > best_score:
+                    best_score = float(score.flat[place])
+                    a, b = (int(cuts[i]) for i in divmod(place, len(cuts)))
+                    starts = (0, a + distance, b + distance)
+                    ranges = zip(order, starts, (a, b, length), strict=True)
+                    best = axis, list(ranges)
+        pieces = [np.zeros_like(mask) for mask in allowed]
+        if best is not None:
+            axis, parts = best
+            for i, start, stop in parts:
+                part = [slice(None), slice(None)]
+                part[axis] = slice(min(start, stop), stop)
+                where = tuple(part)
+                pieces[i][where] = allowed[i][where]
+        return pieces, best_score
+
+    def _score(
+        self, counts: Mapping[int, NDArray[np.int64]], size: int
+    ) -> NDArray[np.float64]:
+        """Rate cuts: a served class, then a validated one, then many pixels.
+
+        The sum of square roots is largest where the counts are proportional to the
+        wanted shares; it uses correctly rounded operations only, so that every machine
+        finds the same cut.
+
+        Args:
+            counts: Pixels that train (0), validate (1) and test (2), for every cut.
+            size: Pixels of the class that can be used at all.
+
+        Returns:
+            A score for every cut.
+        """
+        shares = (self.train, self.val, 1 - self.train - self.val)
+        score = np.zeros(np.broadcast_shapes(*(c.shape for c in counts.values())))
+        for i, share in enumerate(shares):
+            score = score + np.sqrt(share * counts[i] / max(size, 1))
+        served = (counts[0] >= self.min_pixels) & (counts[2] >= self.min_pixels)
+        if self.val > 0:
+            # Two gaps cost more pixels than validation gains: it counts for itself.
+            score = score + 0.5 * (served & (counts[1] >= self.min_pixels))
+        return np.asarray(score + 1000.0 * served)
+
+
+def _boxes(
+    label_map: Labels, order: Sequence[int], distance: int
+) -> list[tuple[int, tuple[slice, slice]]]:
+    """Find the part of the scene that a class can touch.
+
+    Args:
+        label_map: Labels, shape (rows, cols), 0 is unlabelled.
+        order: Labels.
+        distance: Margin around the pixels of a class.
+
+    Returns:
+        Labels, and rows and columns around their pixels, in the given order.
+    """
+    found = ndimage.find_objects(label_map)
+    boxes = []
+    for label in order:
+        rows, cols = (
+            slice(max(0, part.start - distance), part.stop + distance)
+            for part in found[label - 1]
+        )
+        boxes.append((label, (rows, cols)))
+    return boxes
+
+
+def _cuts(cumulative: NDArray[np.int64], limit: int = 64) -> NDArray[np.int64]:
+    """Choose the places at which a class may be cut.
+
+    Args:
+        cumulative: Pixels before each place, ascending, from 0.
+        limit: Largest number of places between the ends.
+
+    Returns:
+        Places: the ends, and those that part the pixels evenly.
+    """
+    last = len(cumulative) - 1
+    wanted = np.arange(1, limit) * cumulative[-1] // limit
+    places = np.searchsorted(cumulative, wanted, side='left')
+    return np.unique(np.concatenate([[0], places, [last]])).astype(np.int64)
+
+
+#: Orders in which train (0), val (1) and test (2) may follow each other.
+_ORDERS = ((0, 1, 2), (2, 1, 0), (0, 2, 1), (1, 2, 0), (1, 0, 2), (2, 0, 1))

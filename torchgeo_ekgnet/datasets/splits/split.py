@@ -1,0 +1,416 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""A drawn split: which pixels train, validate and test, and whether patches overlap."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Labels = NDArray[np.int64]
+Indices = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+SUBSETS = ('train', 'val', 'test')
+
+
+class Overlap(NamedTuple):
+    """How much of the test set a network has seen while it trained.
+
+    Attributes:
+        contains_training_centre: Share of test patches, 0 to 1, that contain the
+            centre pixel of a training patch.
+        shares_training_pixel: Share of test patches, 0 to 1, that have any pixel in
+            common with a training patch.
+    """
+
+    contains_training_centre: float
+    shares_training_pixel: float
+
+
+def dilate(mask: Mask, distance: int) -> Mask:
+    """Mark pixels within a Chebyshev distance of a marked pixel.
+
+    Args:
+        mask: Marked pixels, shape (rows, cols).
+        distance: Distance in pixels, 0 leaves the mask as it is.
+
+    Returns:
+        The dilated mask, shape (rows, cols).
+    """
+    if distance == 0:
+        return mask
+    dilated = ndimage.maximum_filter(
+        mask.astype(np.uint8), size=2 * distance + 1, mode='constant', cval=0
+    )
+    return np.asarray(dilated, dtype=bool)
+
+
+def check_patch_size(patch_size: int) -> int:
+    """Check that a patch has a centre pixel.
+
+    Args:
+        patch_size: Rows and columns of a patch, in pixels.
+
+    Returns:
+        The patch size.
+
+    Raises:
+        ValueError: If the patch size is not a positive odd number.
+    """
+    if patch_size < 1 or patch_size % 2 == 0:
+        raise ValueError(
+            f'patch_size is {patch_size}, expected a positive odd number: a patch is '
+            'centred on its labelled pixel'
+        )
+    return patch_size
+
+
+def check_label_map(label_map: NDArray[np.integer[Any]]) -> Labels:
+    """Check a label map and give it one type.
+
+    Args:
+        label_map: Integer labels, shape (rows, cols); 0 is unlabelled.
+
+    Returns:
+        The label map as int64, C-contiguous.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the map is not two-dimensional, has negative labels or no
+            labelled pixel.
+    """
+    label_map = np.asarray(label_map)
+    if not np.issubdtype(label_map.dtype, np.integer):
+        raise TypeError(
+            f'label_map has type {label_map.dtype}, expected integers with 0 for '
+            'unlabelled pixels'
+        )
+    if label_map.ndim != 2:
+        raise ValueError(
+            f'label_map has shape {label_map.shape}, expected (rows, cols)'
+        )
+    if label_map.size and label_map.min() < 0:
+        raise ValueError(
+            f'label_map has the label {label_map.min()}, expected labels >= 0'
+        )
+    if not label_map.any():
+        raise ValueError('label_map has no labelled pixel (every label is 0)')
+    return np.ascontiguousarray(label_map, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Pixels of a scene that train, validate and test.
+
+    Args:
+        protocol: Name of the protocol that drew the split.
+        settings: The protocol's arguments, JSON-able.
+        shape: Rows and columns of the scene.
+        train: Flat row-major indices of the training pixels.
+        val: Flat row-major indices of the validation pixels.
+        test: Flat row-major indices of the test pixels.
+        relabel: Classes that were merged: class to the class it joined.
+        dropped: Classes that the protocol could not serve and left out.
+
+    Raises:
+        ValueError: If an index is outside the scene, or a pixel is in two subsets or
+            twice in one.
+    """
+
+    protocol: str
+    settings: dict[str, Any]
+    shape: tuple[int, int]
+    train: Indices
+    val: Indices
+    test: Indices
+    relabel: dict[int, int] = field(default_factory=dict)
+    dropped: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Sort and check the indices."""
+        rows, cols = (int(size) for size in self.shape)
+        object.__setattr__(self, 'shape', (rows, cols))
+        for name in SUBSETS:
+            indices = np.sort(np.asarray(getattr(self, name), dtype=np.int64).ravel())
+            if indices.size and (indices[0] < 0 or indices[-1] >= rows * cols):
+                raise ValueError(
+                    f'split subset {name!r} holds indices from {indices[0]} to '
+                    f'{indices[-1]}, expected 0 to {rows * cols - 1} in a scene of '
+                    f'{rows} x {cols} pixels'
+                )
+            indices.setflags(write=False)
+            object.__setattr__(self, name, indices)
+        merged = np.concatenate([self.train, self.val, self.test])
+        if np.unique(merged).size != merged.size:
+            raise ValueError(
+                'split has pixels in two subsets or twice in one, expected train, val '
+                'and test to be disjoint'
+            )
+
+    def __eq__(self, other: object) -> bool:
+        """Compare two splits by their pixels.
+
+        Args:
+            other: Anything.
+
+        Returns:
+            Whether the other object is a split of the same identity.
+        """
+        return isinstance(other, Split) and self.identity() == other.identity()
+
+    def __hash__(self) -> int:
+        """Hash the split by its pixels.
+
+        Returns:
+            A hash that equal splits share.
+        """
+        return hash(self.identity())
+
+    def identity(self) -> str:
+        """Give the split a name that no other split has.
+
+        Returns:
+            SHA-256 of shape, subsets and merged classes, 64 hexadecimal digits.
+        """
+        digest = hashlib.sha256(b'split 1')
+        digest.update(np.asarray(self.shape, dtype='<i8').tobytes())
+        for name in SUBSETS:
+            indices = np.asarray(getattr(self, name), dtype='<i8')
+            digest.update(name.encode() + str(indices.size).encode() + b':')
+            digest.update(indices.tobytes())
+        digest.update(json.dumps(sorted(self.relabel.items())).encode())
+        return digest.hexdigest()
+
+    def mask(self, subset: str) -> Mask:
+        """Mark the pixels of a subset.
+
+        Args:
+            subset: 'train', 'val' or 'test'.
+
+        Returns:
+            Boolean array of the scene's shape.
+
+        Raises:
+            ValueError: If the subset is unknown.
+        """
+        mask = np.zeros(self.shape, dtype=bool)
+        mask.flat[self.indices(subset)] = True
+        return mask
+
+    def indices(self, subset: str) -> Indices:
+        """Look up a subset by name.
+
+        Args:
+            subset: 'train', 'val' or 'test'.
+
+        Returns:
+            Flat row-major indices, sorted, shape (N,).
+
+        Raises:
+            ValueError: If the subset is unknown.
+        """
+        if subset not in SUBSETS:
+            raise ValueError(f'subset is {subset!r}, expected one of {SUBSETS}')
+        indices: Indices = getattr(self, subset)
+        return indices
+
+    def positions(self, subset: str) -> Indices:
+        """Rows and columns of a subset's pixels.
+
+        Args:
+            subset: 'train', 'val' or 'test'.
+
+        Returns:
+            Row and column of every pixel, shape (N, 2), row-major order.
+        """
+        rows, cols = np.unravel_index(self.indices(subset), self.shape)
+        return np.stack([rows, cols], axis=1).astype(np.int64)
+
+    def labels(self, label_map: NDArray[np.integer[Any]], subset: str) -> Indices:
+        """Labels of a subset's pixels, merged classes under their new label.
+
+        Args:
+            label_map: Labels of the scene, shape (rows, cols), 0 is unlabelled.
+            subset: 'train', 'val' or 'test'.
+
+        Returns:
+            Labels from 1, shape (N,).
+
+        Raises:
+            ValueError: If the label map is not of the split's shape, or a pixel of
+                the subset is unlabelled in it.
+        """
+        self._check_shape(label_map)
+        labels = np.asarray(label_map).ravel()[self.indices(subset)].astype(np.int64)
+        if labels.size and labels.min() < 1:
+            raise ValueError(
+                f'{int((labels < 1).sum())} pixels of subset {subset!r} are unlabelled '
+                'in label_map: the split belongs to another label map'
+            )
+        for source, target in self.relabel.items():
+            labels[labels == source] = target
+        return labels
+
+    def _check_shape(self, label_map: NDArray[np.integer[Any]]) -> None:
+        """Refuse a label map of another shape."""
+        if tuple(label_map.shape) != self.shape:
+            raise ValueError(
+                f'label_map has shape {tuple(label_map.shape)}, expected {self.shape}: '
+                'the split belongs to another scene'
+            )
+
+    def counts(
+        self, label_map: NDArray[np.integer[Any]], num_classes: int | None = None
+    ) -> dict[str, list[int]]:
+        """Count the pixels of every class.
+
+        Args:
+            label_map: Labels of the scene, shape (rows, cols), 0 is unlabelled.
+            num_classes: Number of classes, the largest label by default.
+
+        Returns:
+            Pixels per class in 'train', 'val', 'test' and 'unused' (labelled, in no
+            subset).
+        """
+        classes = int(np.max(label_map)) if num_classes is None else num_classes
+        counts = {}
+        for name in SUBSETS:
+            labels = self.labels(label_map, name)
+            counts[name] = np.bincount(labels, minlength=classes + 1)[1:].tolist()
+        every = np.asarray(label_map).ravel().astype(np.int64)
+        for source, target in self.relabel.items():
+            every[every == source] = target
+        total = np.bincount(every, minlength=classes + 1)[1:]
+        used = np.sum([counts[name] for name in SUBSETS], axis=0)
+        counts['unused'] = (total - used).tolist()
+        return counts
+
+    def overlap(self, patch_size: int) -> Overlap:
+        """Measure how much of the test set the training patches have shown.
+
+        A test patch contains a training centre if the two centres are at most
+        ``P // 2`` rows and columns apart, and shares a pixel with a training patch if
+        they are at most ``2 * (P // 2)`` apart.
+
+        Args:
+            patch_size: Rows and columns of a patch, in pixels, odd.
+
+        Returns:
+            The two shares of the test patches; (0, 0) for an empty test set.
+
+        Raises:
+            ValueError: If the patch size is not a positive odd number.
+        """
+        radius = check_patch_size(patch_size) // 2
+        if self.test.size == 0:
+            return Overlap(0.0, 0.0)
+        train = self.mask('train')
+        shares = [
+            float(dilate(train, distance).ravel()[self.test].mean())
+            for distance in (radius, 2 * radius)
+        ]
+        return Overlap(*shares)
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the split without its pixels.
+
+        Returns:
+            JSON-able protocol, settings, identity, shape, sizes, merged and dropped
+            classes.
+        """
+        return {
+            'protocol': self.protocol,
+            'settings': dict(self.settings),
+            'identity': self.identity(),
+            'shape': list(self.shape),
+            'sizes': {name: int(self.indices(name).size) for name in SUBSETS},
+            'relabel': {str(key): value for key, value in self.relabel.items()},
+            'dropped': list(self.dropped),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the split to a file.
+
+        Args:
+            path: File to write, ``.npz`` or ``.json``; folders are made.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: If the suffix is another one.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        description = json.dumps(self.describe())
+        match path.suffix:
+            case '.npz':
+                np.savez_compressed(
+                    path,
+                    description=np.array(description),
+                    train=self.train,
+                    val=self.val,
+                    test=self.test,
+                )
+            case '.json':
+                content = self.describe()
+                content.update({name: self.indices(name).tolist() for name in SUBSETS})
+                path.write_text(json.dumps(content), encoding='utf-8')
+            case suffix:
+                raise ValueError(
+                    f'split file {path} has suffix {suffix!r}, expected .npz or .json'
+                )
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'Split':
+        """Read a split that :meth:`save` wrote.
+
+        Args:
+            path: A ``.npz`` or ``.json`` file.
+
+        Returns:
+            The split.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is no split, or was changed after it was written.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f'split file {path} does not exist')
+        try:
+            if path.suffix == '.npz':
+                with np.load(path, allow_pickle=False) as archive:
+                    content = json.loads(str(archive['description']))
+                    content.update({name: archive[name] for name in SUBSETS})
+            else:
+                content = json.loads(path.read_text(encoding='utf-8'))
+            split = cls(
+                protocol=content['protocol'],
+                settings=content['settings'],
+                shape=tuple(content['shape']),
+                train=np.asarray(content['train'], dtype=np.int64),
+                val=np.asarray(content['val'], dtype=np.int64),
+                test=np.asarray(content['test'], dtype=np.int64),
+                relabel={int(k): int(v) for k, v in content['relabel'].items()},
+                dropped=tuple(int(label) for label in content['dropped']),
+            )
+            identity = content['identity']
+        except (KeyError, OSError, ValueError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f'{path} is not a split file written by Split.save: {error}'
+            ) from error
+        if identity != split.identity():
+            raise ValueError(
+                f'split file {path} names the identity {identity[:12]}..., its pixels '
+                f'have {split.identity()[:12]}...: it was changed after it was written'
+            )
+        return split
