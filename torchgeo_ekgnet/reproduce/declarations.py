@@ -421,7 +421,7 @@ _EXPERIMENTS = (
         'split',
         tuple(
             Row(f'{model}_{name}', f'{label}, {name}', model, split=f'matched_{name}')
-            for model, label in (('ekgnet_base', 'EKGNet-base'), ('rbf_svm', 'RBF-SVM'))
+            for model, label in (('ekgnet_tiny', 'EKGNet-tiny'), ('rbf_svm', 'RBF-SVM'))
             for name in ('random', 'disjoint')
         ),
     ),

@@ -243,6 +243,8 @@ def _train(settings: Settings, root: str | None, work: Path) -> Result:
         # Lightning turns Ctrl-C into a normal end; half a run is not a result.
         raise KeyboardInterrupt
     epochs = trainer.current_epoch
+    # Before the test: restoring a checkpoint restores its timer on top of this one.
+    training = timer.time_elapsed('train')
     trainer.test(task, datamodule=data, ckpt_path=checkpoint.best_model_path)
     return {
         **_described(data),
@@ -253,7 +255,7 @@ def _train(settings: Settings, root: str | None, work: Path) -> Result:
         'experts': _experts(task, work),
         'parameters': sum(p.numel() for p in task.parameters()),
         'seconds': {
-            'training': timer.time_elapsed('train'),
+            'training': training,
             'inference': timer.time_elapsed('test'),
         },
     }
