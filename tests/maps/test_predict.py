@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -67,6 +68,32 @@ def _one_by_one(
             patch = padded[row : row + PATCH, col : col + PATCH].permute(2, 0, 1)
             result[:, row, col] = network(patch[None]).softmax(1)[0].numpy()
     return result
+
+
+def test_compiled_map_is_the_map(
+    scene: HyperspectralScene,
+    network: nn.Module,
+    patches_of: Patches,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The graph that is captured is what matters; no compiler is needed to run it.
+    graphs = 0
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(
+        torch, 'compile', functools.partial(torch.compile, backend=backend)
+    )
+    source = patches_of(scene)
+    plain = predict_map(network, scene, patches=source, **OPTIONS)
+    compiled = predict_map(network, scene, patches=source, compile=True, **OPTIONS)
+    assert 1 <= graphs <= 2
+    np.testing.assert_array_equal(compiled.labels, plain.labels)
+    np.testing.assert_allclose(compiled.confidence, plain.confidence, atol=1e-6)
 
 
 def test_map_equals_single_patches(

@@ -407,7 +407,10 @@ def test_compile_keeps_the_names_of_the_state_dict(
     for mode in (True, 'default', 'reduce-overhead'):
         task = make_task(compile=mode)
         make_trainer(tmp_path, fast_dev_run=True).fit(task, make_datamodule())
+    task.setup('test')
     assert calls == [{'dynamic': True}] * 2 + [{'mode': 'reduce-overhead'}]
+    task.setup('predict')
+    assert len(calls) == 4
     plain = timm.create_model('ekgnet_tiny', in_chans=BANDS, num_classes=CLASSES)
     assert set(task.model.state_dict()) == set(plain.state_dict())
 

@@ -764,7 +764,7 @@ def _place(
     where = torch.device(device)
     network = network.to(where).eval()
     if compile:
-        network = torch.compile(network)  # type: ignore[assignment]
+        network = torch.compile(network, dynamic=True)  # type: ignore[assignment]
     return network, where
 
 

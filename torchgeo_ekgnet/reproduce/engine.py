@@ -254,10 +254,7 @@ def _train(settings: Settings, root: str | None, work: Path) -> Result:
         'curves': curves.curves,
         'experts': _experts(task, work),
         'parameters': sum(p.numel() for p in task.parameters()),
-        'seconds': {
-            'training': training,
-            'inference': timer.time_elapsed('test'),
-        },
+        'seconds': {'training': training, 'inference': timer.time_elapsed('test')},
     }
 
 

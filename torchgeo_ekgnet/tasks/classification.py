@@ -124,9 +124,9 @@ class HyperspectralClassificationTask(ClassificationTask):
             freeze_backbone: Train the classifier only.
             model_options: Further arguments of ``timm.create_model``, such as
                 ``{'num_experts': 8, 'conv_layer': 'conv3d', 'drop_rate': 0.1}``.
-            compile: Compile the network with ``torch.compile``: True or 'default' for
-                one graph of any batch size, 'reduce-overhead' for CUDA graphs,
-                'max-autotune' for searched kernels.
+            compile: Compile the network with ``torch.compile`` to train it and to
+                predict a map: True or 'default' for one graph of any batch size,
+                'reduce-overhead' for CUDA graphs, 'max-autotune' for searched kernels.
 
         Raises:
             ValueError: If an argument has no meaning; the message names it.
@@ -286,7 +286,7 @@ class HyperspectralClassificationTask(ClassificationTask):
             )
         elif weights is not None and weights != 'balanced':
             self._weigh_classes(weights)
-        if self.hparams['compile'] and stage == 'fit':
+        if self.hparams['compile'] and stage in ('fit', 'predict'):
             self._compile()
 
     def _settle(self, name: str, found: int | None, unit: str) -> None:
