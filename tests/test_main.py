@@ -20,9 +20,18 @@ from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
 from torchgeo_ekgnet.main import main, resolve_config, shipped_configs
+from torchgeo_ekgnet.reproduce.declarations import EXPERIMENTS
 
 CONF = Path(__file__).with_name('conf')
 EKGNET = str(CONF / 'ekgnet.yaml')
+SYSTEMS = sorted(
+    {
+        row.model
+        for table in ('table8', 'table9')
+        for row in EXPERIMENTS[table].rows
+        if not row.classical
+    }
+)
 BEST = 'runs/small/version_0/checkpoints/best.ckpt'
 
 
@@ -221,26 +230,24 @@ def test_plain_torchgeo_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     torchgeo_main(['test', *config, '--ckpt_path', str(checkpoint)])
 
 
-def test_short_names_and_registered_models(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_short_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    task, data = 'HyperspectralClassificationTask', 'SyntheticSceneDataModule'
+    sizes = [f'--data.{name}=20' for name in ('rows', 'cols', 'num_bands')]
+    trainer = ['--trainer.fast_dev_run=true', '--trainer.accelerator=cpu']
+    main(['fit', f'--model={task}', f'--data={data}', *sizes, *trainer])
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_every_system_of_the_tables_trains(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main(
-        [
-            'fit',
-            '--model=HyperspectralClassificationTask',
-            '--model.model=ssrn',
-            '--data=SyntheticSceneDataModule',
-            '--data.rows=20',
-            '--data.cols=20',
-            '--data.num_bands=16',
-            '--data.num_classes=2',
-            '--data.patch_size=7',
-            '--trainer.fast_dev_run=true',
-            '--trainer.accelerator=cpu',
-            '--trainer.enable_progress_bar=false',
-        ]
-    )
+    model = ['--model.init_args.model', name, '--data.init_args.patch_size', '7']
+    torchgeo_main(['fit', '--config', EKGNET, *model, '--trainer.max_epochs', '1'])
+    checkpoint = torch.load(BEST, weights_only=False)
+    assert checkpoint['hyper_parameters']['model'] == name
+    assert checkpoint['global_step'] > 0
 
 
 def test_unknown_config_key(capsys: pytest.CaptureFixture[str]) -> None:
