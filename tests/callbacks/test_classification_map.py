@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -142,8 +143,12 @@ def test_python_gives_the_same_map(mapped: Path, checkpoint: Path) -> None:
     assert (_read(mapped / 'confidence.tif')[0] == made.confidence).all()
 
 
-def test_killed_run_goes_on(mapped: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_killed_run_goes_on(
+    mapped: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = _copy(checkpoint, tmp_path)
+    said: list[str] = []
+    monkeypatch.setattr('torchgeo_ekgnet.maps.predict.rank_zero_info', said.append)
 
     class Stop(Callback):
         def on_predict_batch_end(self, trainer: Trainer, *args: Any) -> None:
@@ -161,7 +166,10 @@ def test_killed_run_goes_on(mapped: Path, checkpoint: Path, tmp_path: Path) -> N
             self.batches += 1
 
     count = Count()
+    assert said == []
     _predict(path, count)
+    (line,) = said
+    assert re.fullmatch(r'going on with a map .* \d+ of 360 pixels are done', line)
     assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', *FILES}
     for name in ('map.tif', 'confidence.tif'):
         assert (tmp_path / name).read_bytes() == (mapped / name).read_bytes()

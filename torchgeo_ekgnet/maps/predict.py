@@ -4,7 +4,6 @@
 """Classification of whole scenes, window by window."""
 
 import hashlib
-import logging
 import os
 import shutil
 import warnings
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import Tensor, nn
@@ -50,8 +50,6 @@ __all__ = (
     'select_pixels',
     'write_map',
 )
-
-logger = logging.getLogger(__name__)
 
 Scope = Literal['all', 'labelled', 'polygon']
 
@@ -362,10 +360,9 @@ class MapJob:
             left = np.resize(left, max(world_size, len(left)))
         self._writer = self.journal.open_writer(attempt, rank)
         if rank == 0 and len(done):
-            logger.info(
-                'going on with a map of which %d of %d batches are done',
-                len(done),
-                self.windows.num_batches,
+            rank_zero_info(
+                f'going on with a map of which {self.pixels_done:,} of '
+                f'{self.windows.num_pixels:,} pixels are done'
             )
         return self.windows.subset(left)
 
