@@ -12,13 +12,13 @@ what the process held before. Outside the test suite:
 
 import argparse
 import json
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from lightning.pytorch import Trainer
+from memory import Peak, anonymous_mib
 from rasterio.transform import from_origin
 
 from torchgeo_ekgnet.datamodules import CustomSceneDataModule
@@ -26,30 +26,6 @@ from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 COLS, BANDS = 1311, 200
-
-
-def anonymous_mib() -> float:
-    """Return the anonymous memory of this process in MiB."""
-    for line in Path('/proc/self/status').read_text(encoding='utf-8').splitlines():
-        if line.startswith('RssAnon'):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError('this system does not tell anonymous memory (RssAnon)')
-
-
-class Peak(threading.Thread):
-    """Watches the anonymous memory."""
-
-    def __init__(self) -> None:
-        """Start watching."""
-        super().__init__(daemon=True)
-        self.mib = 0.0
-        self.start()
-
-    def run(self) -> None:
-        """Remember the largest value, ten times a second."""
-        while True:
-            self.mib = max(self.mib, anonymous_mib())
-            time.sleep(0.1)
 
 
 def write(folder: Path, gib: float) -> int:
