@@ -48,22 +48,36 @@ def _percent(values: Sequence[float]) -> str:
     return f'{100 * sum(values) / len(values):.1f} %'
 
 
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    """Print a protocol's arguments without its seeds."""
+    return ', '.join(
+        f'{name} ({_settings_text(value)})'
+        if isinstance(value, Mapping)
+        else f'{name} {value}'
+        for name, value in settings.items()
+        if name != 'seed'
+    )
+
+
+def _range(values: Sequence[int]) -> str:
+    """Print a number, or the smallest and the largest."""
+    low, high = min(values), max(values)
+    return str(low) if low == high else f'{low} to {high}'
+
+
 def _split_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
     """Describe the splits: protocol, sizes and the two overlap shares."""
     facts = []
-    seen: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    seen: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for summary in summaries:
         for result in summary.results:
             split = result['split']
-            settings = ', '.join(
-                f'{name} {value}'
-                for name, value in split['settings'].items()
-                if name != 'seed'
-            )
-            sizes = ' / '.join(str(size) for size in split['sizes'])
-            key = (f'{split["protocol"]} ({settings})', sizes, result['patch_size'])
-            seen.setdefault(key, []).append(split)
-    for (protocol, sizes, patch_size), splits in seen.items():
+            protocol = f'{split["protocol"]} ({_settings_text(split["settings"])})'
+            seen.setdefault((protocol, result['patch_size']), []).append(split)
+    for (protocol, patch_size), splits in seen.items():
+        sizes = ' / '.join(
+            _range([split['sizes'][part] for split in splits]) for part in range(3)
+        )
         centre = _percent([split['contains_training_centre'] for split in splits])
         pixel = _percent([split['shares_training_pixel'] for split in splits])
         text = (
