@@ -146,7 +146,9 @@ def reproduce_parser() -> argparse.ArgumentParser:
     Returns:
         The parser.
     """
-    listing = '\n'.join(f'  {key:<12} {e.title}' for key, e in EXPERIMENTS.items())
+    listing = '\n'.join(
+        f'  {key:<12} {e.title} ({e.scene})' for key, e in EXPERIMENTS.items()
+    )
     parser = argparse.ArgumentParser(
         prog='torchgeo-ekgnet reproduce',
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -276,8 +278,8 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     )
     numbers = published(experiment) if scene == experiment.scene else {}
     title = experiment.title
-    if scene != experiment.scene:
-        title += f', on {summaries[0].results[0]["scene"]["name"]}' if summaries else ''
+    if summaries:
+        title += f', {summaries[0].results[0]["scene"]["name"]}'
     report = build_report(title, summaries, seeds, numbers, budget.note)
     figures = _figures(experiment, rows, runs, seeds[0], summaries, folder, options)
     _finish(folder, report, summaries, numbers, figures)

@@ -106,7 +106,7 @@ class Experiment:
 
     Attributes:
         key: Name on the command line, such as ``'table4'``.
-        title: Heading.
+        title: Heading, without the scene.
         kind: Table of the paper, figure of the paper or ablation of ours.
         scene: Scene that the paper uses, or the one that an ablation starts from.
         variable: What differs between rows, as in the published results.
@@ -236,7 +236,7 @@ def _for_pavia(row: Row) -> Row:
 _EXPERIMENTS = (
     Experiment(
         'table1',
-        'Table 1: training ratios, Indian Pines',
+        'Table 1: training ratios',
         'table',
         'indian_pines',
         'train_val_test',
@@ -245,7 +245,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'table2',
-        'Table 2: training ratios, Pavia University',
+        'Table 2: training ratios',
         'table',
         'pavia_university',
         'train_val_test',
@@ -254,7 +254,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'table3',
-        'Table 3: training ratios, Kennedy Space Center',
+        'Table 3: training ratios',
         'table',
         'ksc',
         'train_val_test',
@@ -263,7 +263,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'table4',
-        'Table 4: patch sizes, Indian Pines',
+        'Table 4: patch sizes',
         'table',
         'indian_pines',
         'patch_size',
@@ -272,7 +272,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'table5',
-        'Table 5: patch sizes, Pavia University',
+        'Table 5: patch sizes',
         'table',
         'pavia_university',
         'patch_size',
@@ -281,7 +281,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'table6',
-        'Table 6: patch sizes, Kennedy Space Center',
+        'Table 6: patch sizes',
         'table',
         'ksc',
         'patch_size',
@@ -302,7 +302,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'table8',
-        'Table 8: all systems, Indian Pines',
+        'Table 8: all systems',
         'table',
         'indian_pines',
         'model',
@@ -311,7 +311,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'table9',
-        'Table 9: all systems, Pavia University',
+        'Table 9: all systems',
         'table',
         'pavia_university',
         'model',
@@ -320,7 +320,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'figure5',
-        'Figure 5: false colour and labels, Indian Pines',
+        'Figure 5: false colour and labels',
         'figure',
         'indian_pines',
         'scene',
@@ -328,7 +328,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'figure6',
-        'Figure 6: false colour and labels, Pavia University',
+        'Figure 6: false colour and labels',
         'figure',
         'pavia_university',
         'scene',
@@ -336,7 +336,7 @@ _EXPERIMENTS = (
     ),
     Experiment(
         'figure7',
-        'Figure 7: maps of all systems, Indian Pines',
+        'Figure 7: maps of all systems',
         'figure',
         'indian_pines',
         'model',
