@@ -117,7 +117,8 @@ def _draw(
     names: Mapping[str, str],
     scale: float = 1,
 ) -> None:
-    """Draw the curves of one panel."""
+    """Draw the curves of one panel; an overflowing validation loss leaves it."""
+    reference = 0.0
     for colour, (name, label) in zip(
         ('tab:blue', 'tab:orange'), names.items(), strict=True
     ):
@@ -134,6 +135,10 @@ def _draw(
             axis.plot(epochs, line[:length], color=colour, alpha=0.35, linewidth=0.8)
         mean = np.mean([line[:length] for line in lines], axis=0)
         axis.plot(epochs, mean, color=colour, label=label)
+        largest = max(float(np.nanmax(line, initial=0)) for line in lines)
+        reference = reference or largest
+        if largest > 3 * reference:
+            axis.set_ylim(0, 3 * reference)
     axis.set_xlabel('epoch')
     axis.set_ylabel(title)
     axis.legend(fontsize=8)
