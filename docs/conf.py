@@ -21,6 +21,8 @@ exclude_patterns = ['_build']
 myst_enable_extensions = ['dollarmath', 'amsmath', 'fieldlist']
 myst_heading_anchors = 3
 
+# Attributes are described once, in the class's text.
+napoleon_use_ivar = True
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'
 autodoc_default_options = {'members': True, 'show-inheritance': True}
