@@ -235,7 +235,8 @@ def test_short_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, data = 'HyperspectralClassificationTask', 'SyntheticSceneDataModule'
     sizes = [f'--data.{name}=20' for name in ('rows', 'cols', 'num_bands')]
     trainer = ['--trainer.fast_dev_run=true', '--trainer.accelerator=cpu']
-    main(['fit', f'--model={task}', f'--data={data}', *sizes, *trainer])
+    chosen = ['--model.model=ssrn', '--data.patch_size=7']
+    main(['fit', f'--model={task}', f'--data={data}', *chosen, *sizes, *trainer])
 
 
 @pytest.mark.parametrize('name', SYSTEMS)

@@ -18,6 +18,8 @@ from torchgeo_ekgnet.layers import (
     keep_freed_memory,
 )
 
+from ..graphs import CountingBackend
+
 
 def network() -> nn.Module:
     torch.manual_seed(0)
@@ -44,13 +46,7 @@ def test_torchscript() -> None:
 
 @pytest.mark.parametrize('training', [False, True])
 def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
-    graphs = 0
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        nonlocal graphs
-        graphs += 1
-        return graph.forward
-
+    backend = CountingBackend()
     torch._dynamo.reset()
     model = network().train(training)
     compiled: Any = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
@@ -58,7 +54,7 @@ def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
     for size in (8, 7, 9):
         with torch.no_grad():
             torch.testing.assert_close(compiled(batch(size)), model(batch(size)))
-    assert graphs == 1
+    assert backend.graphs == 1
 
 
 def test_export_with_dynamic_batch() -> None:

@@ -3,7 +3,6 @@
 
 """What PyTorch users do with a network: types, layouts, compilers, exports, DDP."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.multiprocessing.spawn import spawn
 
 from torchgeo_ekgnet.layers import ContextMapping, DynamicExpertConv3d, expert_convs
 
+from ..graphs import CountingBackend
 from .conftest import BANDS, SIZES, settled, small_input, small_model
 
 
@@ -78,19 +78,6 @@ def test_deterministic(name: str) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(a.equal(b) for a, b in zip(*runs, strict=True))
-
-
-class CountingBackend:
-    """Run the captured graphs as they are and count them."""
-
-    def __init__(self) -> None:
-        self.graphs = 0
-
-    def __call__(
-        self, graph: torch.fx.GraphModule, inputs: list[Tensor]
-    ) -> Callable[..., Any]:
-        self.graphs += 1
-        return graph.forward
 
 
 def test_one_compiled_graph_for_any_batch() -> None:

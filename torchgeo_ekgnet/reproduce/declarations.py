@@ -546,15 +546,15 @@ def split_settings(
             f'split: unknown protocol {protocol!r}, expected one of '
             f'{", ".join(PROTOCOLS)}'
         )
-    shares = {'train': train, 'val': val}
+    common = {'train': train, 'val': val, 'seed': seed}
     # Small or compact classes cannot be in two places: the report names them.
     apart = {
         'class_path': f'{_SPLITS}.DisjointSplit',
-        'init_args': {**shares, 'seed': seed, 'guard': 'patch', 'unserved': 'drop'},
+        'init_args': {**common, 'guard': 'patch', 'unserved': 'drop'},
     }
     drawn: dict[str, Any] = {
         'class_path': f'{_SPLITS}.RandomSplit',
-        'init_args': {**shares, 'seed': seed},
+        'init_args': dict(common),
     }
     if test is not None:
         drawn['init_args']['test'] = test

@@ -12,7 +12,7 @@ in every process, on every Python version, whatever else draws random numbers.
 from .files import MaskSplit, SavedSplit, read_mask
 from .matched import MatchedSplit, ProtocolComparison, compare_protocols, match_counts
 from .pixels import CountSplit, RandomSplit
-from .protocol import SplitProtocol
+from .protocol import DrawnSplit, SplitProtocol
 from .spatial import BlockSplit, DisjointSplit, guard_distance
 from .split import SUBSETS, Overlap, Split, check_label_map, check_patch_size
 
@@ -21,6 +21,7 @@ __all__ = (
     'BlockSplit',
     'CountSplit',
     'DisjointSplit',
+    'DrawnSplit',
     'MaskSplit',
     'MatchedSplit',
     'Overlap',

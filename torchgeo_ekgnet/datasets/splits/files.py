@@ -22,7 +22,7 @@ from ..readers import (
     require_file,
 )
 from ..scene import whole_numbers
-from .protocol import SplitProtocol, Unserved, classes_of, joined
+from .protocol import DrawnSplit, SplitProtocol, Unserved, classes_of, joined
 from .split import SUBSETS, Indices, Labels, Mask, Split
 
 
@@ -63,7 +63,7 @@ def read_mask(path: str | Path, variable: str | None = None) -> Labels:
     return whole_numbers(str(path), array)
 
 
-class MaskSplit(SplitProtocol):
+class MaskSplit(DrawnSplit):
     """Training and test pixels as somebody published them.
 
     Masks are label maps (or plain masks) of the scene's size whose pixels other than
@@ -204,7 +204,6 @@ class SavedSplit(SplitProtocol):
         Args:
             path: A ``.npz`` or ``.json`` file.
         """
-        super().__init__()
         self.path = str(path)
 
     def __call__(
@@ -227,10 +226,3 @@ class SavedSplit(SplitProtocol):
         for name in SUBSETS:
             split.labels(label_map, name)
         return split
-
-    def _draw(
-        self, label_map: Labels, patch_size: int
-    ) -> tuple[dict[str, Indices], dict[int, str]]:
-        """Read the subsets."""
-        split = self(label_map, patch_size)
-        return {name: split.indices(name) for name in SUBSETS}, {}

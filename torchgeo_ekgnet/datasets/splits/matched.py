@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .pixels import RandomSplit
 from .protocol import SplitProtocol
 from .spatial import DisjointSplit
-from .split import SUBSETS, Indices, Labels, Overlap, Split
+from .split import Overlap, Split
 
 
 def match_counts(
@@ -103,7 +103,6 @@ class MatchedSplit(SplitProtocol):
             seed: Seed of both protocols, whatever theirs is, and of the frozen
                 generator that thins: so two runs with the same seed stay comparable.
         """
-        super().__init__('drop')
         self.split = _seeded(split or RandomSplit(unserved='drop'), seed)
         self.to = _seeded(to or DisjointSplit(unserved='drop'), seed)
         self.seed = seed
@@ -137,13 +136,6 @@ class MatchedSplit(SplitProtocol):
             protocol(label_map, patch_size) for protocol in (self.split, self.to)
         )
         return match_counts(split, other, label_map, self.seed)
-
-    def _draw(
-        self, label_map: Labels, patch_size: int
-    ) -> tuple[dict[str, Indices], dict[int, str]]:
-        """Draw the subsets."""
-        split = self(label_map, patch_size)
-        return {name: split.indices(name) for name in SUBSETS}, {}
 
 
 def _seeded(protocol: SplitProtocol, seed: int) -> SplitProtocol:

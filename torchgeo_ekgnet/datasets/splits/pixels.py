@@ -5,18 +5,11 @@
 
 import numpy as np
 
-from .protocol import (
-    SplitProtocol,
-    Unserved,
-    check_ratios,
-    classes_of,
-    joined,
-    pixels_of,
-)
+from .protocol import DrawnSplit, Unserved, check_ratios, classes_of, joined, pixels_of
 from .split import SUBSETS, Indices, Labels
 
 
-class RandomSplit(SplitProtocol):
+class RandomSplit(DrawnSplit):
     """Random pixels of every class: the protocol of the paper.
 
     Pixels of every class, classes ascending, are shuffled; the last
@@ -109,7 +102,7 @@ class RandomSplit(SplitProtocol):
         }, reasons
 
 
-class CountSplit(SplitProtocol):
+class CountSplit(DrawnSplit):
     """The same number of random training pixels of every class.
 
     Pixels of every class, classes ascending, are shuffled; the first ``per_class``

@@ -56,7 +56,7 @@ def check_ratios(train: float, val: float) -> None:
 
 
 class SplitProtocol(ABC):
-    """A rule that draws a split from a label map.
+    """A rule that gives a split for a label map.
 
     Attributes:
         name: What results call the protocol.
@@ -65,6 +65,49 @@ class SplitProtocol(ABC):
 
     name: str = 'split'
     spatial: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The protocol's arguments, JSON-able: every one is kept under its name."""
+        arguments = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in arguments if name != 'self'}
+
+    def __repr__(self) -> str:
+        """Write the protocol with its arguments.
+
+        Returns:
+            A line of code that makes the protocol again.
+        """
+        arguments = ', '.join(
+            f'{key}={value!r}' for key, value in self.settings.items()
+        )
+        return f'{type(self).__name__}({arguments})'
+
+    @abstractmethod
+    def __call__(
+        self, label_map: NDArray[np.integer[Any]], patch_size: int = 1
+    ) -> Split:
+        """Give the split of a scene.
+
+        Args:
+            label_map: Labels, shape (rows, cols), 0 is unlabelled.
+            patch_size: Rows and columns of a patch, odd; spatial protocols keep their
+                distance by it.
+
+        Returns:
+            The split.
+
+        Raises:
+            ValueError: If the label map cannot be split.
+        """
+
+
+class DrawnSplit(SplitProtocol):
+    """A protocol that draws pixels itself, and says what it does about small classes.
+
+    Attributes:
+        unserved: What becomes of classes that the protocol cannot serve.
+    """
 
     def __init__(self, unserved: Unserved = 'error') -> None:
         """Initialize a new protocol.
@@ -83,23 +126,6 @@ class SplitProtocol(ABC):
                 f"unserved is {unserved!r}, expected 'error', 'drop' or 'merge'"
             )
         self.unserved = unserved
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The protocol's arguments, JSON-able: every one is kept under its name."""
-        arguments = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in arguments if name != 'self'}
-
-    def __repr__(self) -> str:
-        """Write the protocol with its arguments.
-
-        Returns:
-            A line of code that makes the protocol again.
-        """
-        arguments = ', '.join(
-            f'{key}={value!r}' for key, value in self.settings.items()
-        )
-        return f'{type(self).__name__}({arguments})'
 
     @abstractmethod
     def _draw(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .protocol import SplitProtocol, Unserved, check_ratios, classes_of
+from .protocol import DrawnSplit, Unserved, check_ratios, classes_of
 from .split import SUBSETS, Indices, Labels, Mask, check_patch_size, dilate
 
 
@@ -42,7 +42,7 @@ def guard_distance(guard: str, patch_size: int) -> int:
             )
 
 
-class BlockSplit(SplitProtocol):
+class BlockSplit(DrawnSplit):
     """Whole square blocks of the scene train, validate or test.
 
     Blocks are dealt out at random, for the rarest class first, each to the subset that
@@ -158,7 +158,7 @@ def _lacking(
     return reasons
 
 
-class DisjointSplit(SplitProtocol):
+class DisjointSplit(DrawnSplit):
     """Training, validation and test pixels from different places.
 
     Classes are taken from the rarest to the most frequent. The pixels of a class are
