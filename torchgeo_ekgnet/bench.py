@@ -27,6 +27,8 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from . import models  # noqa: F401  (registers the networks)
 from .layers import (
@@ -39,7 +41,19 @@ from .layers import (
 
 __all__ = ['build_parser', 'main', 'run']
 
-SECTIONS = ('layers', 'models', 'growth', 'table')
+SECTIONS = ('layers', 'models', 'growth', 'profile', 'table')
+
+#: Kinds of operators in a profile, by parts of their names; the first that fits counts.
+_KINDS = {
+    'convolutions': ('conv',),
+    'matrix products': ('mm', 'matmul', 'linear', 'einsum'),
+    'batch normalization': ('batch_norm',),
+    'pooling and means': ('pool', 'mean', 'sum'),
+    'concatenation': ('aten::cat',),
+    'activations': ('relu', 'clamp', 'gelu', 'softmax', 'softplus'),
+    'copies': ('copy', 'clone', 'contiguous', 'fill', 'zero', 'pad'),
+    'element-wise arithmetic': ('aten::add', 'aten::mul', 'aten::div', 'aten::sub'),
+}
 
 #: Blocks of ekgnet_base: layers, growth rate, channels at the block's entry.
 _BLOCKS = ((4, 8, 16), (6, 16, 48), (8, 32, 144))
@@ -65,8 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=SECTIONS,
         default=['layers', 'models', 'table'],
         help='layers: geometries of ekgnet_base; models: training and inference; '
-        'growth: time against bands, patch and batch; table: parameters, '
-        'multiply-adds and memory of every model',
+        'growth: time against bands, patch and batch; profile: which operators '
+        'inference spends its time in; table: parameters, multiply-adds and memory '
+        'of every model',
     )
     add('--model', default='ekgnet_base_reference', help='registered model')
     add('--patches', nargs='+', type=int, default=[15], help='patch sizes in pixels')
@@ -578,6 +593,102 @@ def _model_rows(
     return rows
 
 
+def _kind(operator: str) -> str:
+    """Name the kind of an operator of the profiler."""
+    for kind, parts in _KINDS.items():
+        if any(part in operator.lower() for part in parts):
+            return kind
+    return 'other operators'
+
+
+def bench_profile(
+    options: argparse.Namespace, device: torch.device, floor: dict[str, float]
+) -> dict[str, Any]:
+    """Profile inference: what stands between it and the matrix peak.
+
+    Arithmetic is counted as it is executed, which is more than the network's own
+    multiply-adds where a strategy pads or unrolls kernels. What the operators do not
+    account for (Python, dispatch, the profiler itself) is a row of its own.
+
+    Args:
+        options: Command-line options.
+        device: Where to run.
+        floor: What the machine can do.
+
+    Returns:
+        Seconds of a pass, GFLOP needed and executed, and one row a kind of operator.
+    """
+    torch.manual_seed(0)
+    patch, bands, batch = options.patches[0], options.bands[0], options.batch
+    model = timm.create_model(options.model, in_chans=bands, num_classes=9)
+    model = model.to(device).eval()
+    x = torch.randn(batch, bands, patch, patch, device=device)
+    useful = 2.0 * batch * multiply_adds(model, x[:1])
+
+    with torch.no_grad(), _precision(options, device):
+        with FlopCounterMode(display=False) as counter:
+            model(x)
+        model(x)
+        _synchronize(device)
+        # PyTorch's profiler writes its own progress to stderr below level 6.
+        os.environ.setdefault('KINETO_LOG_LEVEL', '6')
+        activities = [ProfilerActivity.CPU]
+        if device.type == 'cuda':
+            activities.append(ProfilerActivity.CUDA)
+        with profile(activities=activities) as profiler:
+            start = time.perf_counter()
+            for _ in range(options.repeats):
+                model(x)
+            _synchronize(device)
+            total = (time.perf_counter() - start) / options.repeats
+
+    executed: dict[str, float] = {}
+    for operator, count in counter.get_flop_counts()['Global'].items():
+        kind = _kind(str(operator))
+        executed[kind] = executed.get(kind, 0.0) + count
+    spent: dict[str, float] = {}
+    for event in profiler.key_averages():
+        seconds = (
+            event.self_device_time_total
+            if device.type == 'cuda'
+            else event.self_cpu_time_total
+        ) / 1e6
+        kind = _kind(event.key)
+        spent[kind] = spent.get(kind, 0.0) + seconds / options.repeats
+    rows = [
+        {
+            'kind': kind,
+            'seconds': seconds,
+            'share': seconds / total,
+            'executed flops': executed.get(kind, 0.0),
+            'share of peak': executed.get(kind, 0.0) / seconds / floor['flops']
+            if executed.get(kind) and seconds
+            else None,
+        }
+        for kind, seconds in sorted(spent.items(), key=lambda item: -item[1])
+    ]
+    outside = total - sum(spent.values())
+    rows.append(
+        {
+            'kind': 'outside operators',
+            'seconds': outside,
+            'share': outside / total,
+            'executed flops': 0.0,
+            'share of peak': None,
+        }
+    )
+    return {
+        'model': options.model,
+        'patch': patch,
+        'bands': bands,
+        'batch': batch,
+        'seconds': total,
+        'useful flops': useful,
+        'executed flops': sum(executed.values()),
+        'rows': rows,
+    }
+
+
 def model_table(
     options: argparse.Namespace, device: torch.device
 ) -> list[dict[str, Any]]:
@@ -718,6 +829,27 @@ def report(results: dict[str, Any]) -> str:
         header = ['model', 'patch, bands, batch', *arms, 'patches/s', 'paper / ours']
         header += ['ours / static', 'of peak', f'peak MiB: {" / ".join(arms)}']
         parts.append(_markdown(header, rows))
+    if 'profile' in results:
+        part = results['profile']
+        parts.append(
+            f'profile of {part["model"]}, inference, patch {part["patch"]}, '
+            f'{part["bands"]} bands, batch {part["batch"]}: '
+            f'{1e3 * part["seconds"]:.0f} ms a pass; the network needs '
+            f'{part["useful flops"] / 1e9:.1f} GFLOP, '
+            f'{part["executed flops"] / 1e9:.1f} GFLOP are executed'
+        )
+        rows = [
+            [
+                row['kind'],
+                f'{1e3 * row["seconds"]:.1f}',
+                f'{row["share"]:.0%}',
+                _number(row['executed flops'] / 1e9 or None, '.1f'),
+                _number(row['share of peak'], '.0%'),
+            ]
+            for row in part['rows']
+        ]
+        header = ['operators', 'ms', 'of the time', 'GFLOP', 'of peak']
+        parts.append(_markdown(header, rows))
     if 'table' in results:
         rows = [
             [
@@ -776,6 +908,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         results['models'] = bench_models(options, device, floor)
     if 'growth' in options.sections:
         results['growth'] = bench_growth(options, device, floor)
+    if 'profile' in options.sections:
+        results['profile'] = bench_profile(options, device, floor)
     if 'table' in options.sections:
         results['table'] = model_table(options, device)
     return results
