@@ -16,12 +16,20 @@ package uses beyond their common subset is imported from here and nowhere else:
 
 import importlib
 import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchgeo.samplers import GeoSampler as SpatialSampler
-    from torchgeo.trainers import BaseTask, ClassificationTask
-    from torchgeo.trainers.utils import extract_backbone, load_state_dict
+    # The interpreter decides which release is installed, and type checkers know it.
+    if sys.version_info >= (3, 12):
+        from torchgeo.samplers import SpatialSampler
+        from torchgeo.tasks import BaseTask
+        from torchgeo.tasks import Classification as ClassificationTask
+        from torchgeo.tasks.utils import extract_backbone, load_state_dict
+    else:
+        from torchgeo.samplers import GeoSampler as SpatialSampler
+        from torchgeo.trainers import BaseTask, ClassificationTask
+        from torchgeo.trainers.utils import extract_backbone, load_state_dict
 
 __all__ = (
     'HAS_SPATIAL_SAMPLERS',

@@ -283,7 +283,7 @@ class MatSceneDataset(SceneDataset):
     stored_dtype: ClassVar[str]
     stored_shape: ClassVar[tuple[int, int, int]]
     #: Zero-based bands of the false colour image, None: by wavelength.
-    rgb_bands: ClassVar[tuple[int, int, int] | None] = None
+    false_colour_bands: ClassVar[tuple[int, int, int] | None] = None
 
     @classmethod
     @abc.abstractmethod
@@ -316,7 +316,7 @@ class MatSceneDataset(SceneDataset):
             class_names=self.class_names,
             wavelengths=self._centres_for(cube),
             bands=self.bands,
-            rgb_bands=self.rgb_bands,
+            rgb_bands=self.false_colour_bands,
             source=source,
         )
 

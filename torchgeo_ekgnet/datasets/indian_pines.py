@@ -44,7 +44,7 @@ class IndianPines(MatSceneDataset):
     directory: ClassVar[str] = 'indian_pines'
     stored_dtype: ClassVar[str] = 'uint16'
     stored_shape: ClassVar[tuple[int, int, int]] = (145, 145, 200)
-    rgb_bands: ClassVar[tuple[int, int, int] | None] = (28, 15, 9)
+    false_colour_bands: ClassVar[tuple[int, int, int] | None] = (28, 15, 9)
     cube_file: ClassVar[SceneFile] = SceneFile(
         name='Indian_pines_corrected.mat',
         variable='indian_pines_corrected',

@@ -54,7 +54,7 @@ class KSC(MatSceneDataset):
     directory: ClassVar[str] = 'ksc'
     stored_dtype: ClassVar[str] = 'uint16'
     stored_shape: ClassVar[tuple[int, int, int]] = (512, 614, 176)
-    rgb_bands: ClassVar[tuple[int, int, int] | None] = (27, 14, 5)
+    false_colour_bands: ClassVar[tuple[int, int, int] | None] = (27, 14, 5)
     cube_file: ClassVar[SceneFile] = SceneFile(
         name='KSC.mat',
         variable='KSC',

@@ -42,7 +42,7 @@ class PaviaCentre(MatSceneDataset):
     directory: ClassVar[str] = 'pavia_centre'
     stored_dtype: ClassVar[str] = 'uint16'
     stored_shape: ClassVar[tuple[int, int, int]] = (1096, 715, 102)
-    rgb_bands: ClassVar[tuple[int, int, int] | None] = (52, 29, 12)
+    false_colour_bands: ClassVar[tuple[int, int, int] | None] = (52, 29, 12)
     cube_file: ClassVar[SceneFile] = SceneFile(
         name='Pavia.mat', variable='pavia', urls=(f'{_GIC}/e/e3/Pavia.mat',)
     )

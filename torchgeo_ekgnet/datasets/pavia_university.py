@@ -43,7 +43,7 @@ class PaviaUniversity(MatSceneDataset):
     directory: ClassVar[str] = 'pavia_university'
     stored_dtype: ClassVar[str] = 'uint16'
     stored_shape: ClassVar[tuple[int, int, int]] = (610, 340, 103)
-    rgb_bands: ClassVar[tuple[int, int, int] | None] = (52, 29, 12)
+    false_colour_bands: ClassVar[tuple[int, int, int] | None] = (52, 29, 12)
     cube_file: ClassVar[SceneFile] = SceneFile(
         name='PaviaU.mat',
         variable='paviaU',
