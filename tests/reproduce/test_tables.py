@@ -108,6 +108,30 @@ def test_a_row_below_the_svm_or_rising_is_not_converged() -> None:
     assert rising.reason == 'rising +20.0 points'
 
 
+def test_the_bar_is_the_svm_on_the_same_splits() -> None:
+    def moved(run: Any) -> Any:
+        return {**run, 'split': {**run['split'], 'identity': 'elsewhere'}}
+
+    def network(right: int) -> Any:
+        return result(right, 0, FLAT, 8)
+
+    def svm(right: int) -> Any:
+        return result(right, 0, None, None)
+
+    here, there, _, _ = summarise(
+        [
+            ('here', 'HERE', [network(60)]),
+            ('there', 'THERE', [moved(network(60))]),
+            ('rbf_svm_random', 'SVM, random', [svm(70)]),
+            ('rbf_svm_disjoint', 'SVM, disjoint', [moved(svm(40))]),
+        ]
+    )
+    assert here.reason == 'below RBF-SVM'
+    assert there.reason is None
+    (alone,) = summarise([('here', 'HERE', [network(0)])])
+    assert alone.reason is None
+
+
 def test_rows_not_converged_enter_no_claim() -> None:
     summaries = rows(
         good=(90, 92, 91), other=(80, 83, 81), bad=(50, 55, 51), rbf_svm=(70, 72, 70)

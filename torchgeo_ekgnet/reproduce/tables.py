@@ -143,9 +143,12 @@ def summarise(
 ) -> list[Summary]:
     """Gather the runs of every row and apply the convergence rule.
 
+    The bar of a row is the RBF support vector machine on the row's own splits.
+
     Args:
         rows: Key, label and results (one a seed) of each row.
-        svm: Key of the row that holds the RBF support vector machine.
+        svm: Key, or beginning of the keys, of the rows that hold the RBF support
+            vector machine.
 
     Returns:
         One summary a row, rows without results left out.
@@ -154,9 +157,12 @@ def summarise(
         key: tuple(Accuracies.from_confusion(result['confusion']) for result in results)
         for key, _, results in rows
     }
-    bar = None
-    if accuracies.get(svm):
-        bar = float(np.mean([accuracy.overall for accuracy in accuracies[svm]]))
+    bars = {
+        result['split']['identity']: accuracy.overall
+        for key, _, results in rows
+        if f'{key}_'.startswith(f'{svm}_')
+        for result, accuracy in zip(results, accuracies[key], strict=True)
+    }
     summaries = []
     for key, label, results in rows:
         if not results:
@@ -166,6 +172,12 @@ def summarise(
             rises = [last_quarter_rise(r['curves'].get('val_OA', [])) for r in results]
             rise = float(np.mean(rises))
         overall = float(np.mean([a.overall for a in accuracies[key]]))
+        known = [
+            bars[result['split']['identity']]
+            for result in results
+            if bars and result['split']['identity'] in bars
+        ]
+        bar = float(np.mean(known)) if known else None
         reason = not_converged(overall, bar, rise)
         summaries.append(
             Summary(key, label, tuple(results), accuracies[key], reason, rise)
