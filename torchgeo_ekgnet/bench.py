@@ -650,6 +650,8 @@ def bench_profile(
         executed[kind] = executed.get(kind, 0.0) + count
     spent: dict[str, float] = {}
     for event in profiler.key_averages():
+        if event.device_type.name != 'CPU':
+            continue  # a kernel, whose time its operator has already
         seconds = (
             event.self_device_time_total
             if device.type == 'cuda'
