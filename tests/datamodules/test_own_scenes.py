@@ -52,6 +52,7 @@ def mat_pair(root: Path) -> dict[str, Any]:
         'labels': 'v73.mat',
         'bands': [0, 2, 3, 4, 5, 6],
         'cube_variable': 'cube',
+        'nodata': 'nan',
     }
 
 

@@ -5,11 +5,15 @@
 
 import logging
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import geopandas
+import h5py
 import numpy as np
+import pandas as pd
+import pyogrio
 import pytest
 import rasterio
 import shapely
@@ -87,6 +91,38 @@ class TestEnvi:
         scene = open_scene(path, lazy=lazy)
         assert (~scene.valid).sum() == 1 and not scene.valid[5, 6]
         assert open_scene(path, lazy=lazy, nodata=None).valid.all()
+
+    @pytest.mark.parametrize('file', ['scene.hdr', 'scene.rfl'])
+    def test_binary_file_of_any_ending(self, tmp_path: Path, file: str) -> None:
+        envi.make(tmp_path, suffix='.rfl')
+        envi.polygons(tmp_path / 'scene.gpkg')
+        for other in ('scene.tif', 'scene.txt', 'scene.rfl.aux.xml', 'other.rfl'):
+            (tmp_path / other).write_text('beside')
+        scene = open_scene(tmp_path / file, tmp_path / 'scene.gpkg', attribute='crop')
+        assert scene.band_indices.tolist() == GOOD
+        assert scene.class_names == ('maize', 'rape', 'wheat')
+        (tmp_path / 'scene.rdn').write_text('beside')
+        with pytest.raises(ValueError, match=r'several files .* \(scene.rdn, scene.rf'):
+            open_scene(tmp_path / 'scene.hdr')
+
+    def test_header_of_another_kind(self, tmp_path: Path) -> None:
+        cube = envi.cube_of()
+        cube.transpose(0, 2, 1).tofile(tmp_path / 'scene.bil')
+        (tmp_path / 'scene.hdr').write_text(
+            f'NROWS {envi.ROWS}\nNCOLS {envi.COLS}\nNBANDS {envi.BANDS}\n'
+            'NBITS 16\nPIXELTYPE SIGNEDINT\nBYTEORDER I\nLAYOUT BIL\n'
+        )
+        assert np.array_equal(open_scene(tmp_path / 'scene.bil').cube, cube)
+        with pytest.raises(ValueError, match=r'not an ENVI header.*name the raster'):
+            open_scene(tmp_path / 'scene.hdr')
+
+    def test_band_numbers_are_no_wavelengths(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = envi.make(tmp_path, unit='Index', wavelengths=np.arange(envi.BANDS))
+        with caplog.at_level(logging.WARNING):
+            assert open_scene(path).wavelengths is None
+        assert 'the wavelength units are "Index"' in caplog.text
 
     def test_lazy_scene_travels_without_values(self, tmp_path: Path) -> None:
         scene = open_scene(envi.make(tmp_path), lazy=True)
@@ -185,6 +221,17 @@ class TestRaster:
         scene = open_scene(path)
         assert scene.wavelengths is not None
         np.testing.assert_allclose(scene.wavelengths, [450, 650])
+
+    def test_wavelength_unit_overrules_the_file(self, tmp_path: Path) -> None:
+        path = geotiff.make(tmp_path)
+        with rasterio.open(path, 'r+') as file:
+            for band, centre in enumerate(geotiff.WAVELENGTHS, start=1):
+                file.update_tags(band, wavelength=f'{centre / 1000:g}')
+        with pytest.raises(ValueError, match='looks like micrometres'):
+            open_scene(path)
+        scene = open_scene(path, wavelength_unit='um')
+        assert scene.wavelengths is not None
+        np.testing.assert_allclose(scene.wavelengths, geotiff.WAVELENGTHS)
 
     def test_internal_mask(self, tmp_path: Path) -> None:
         path = geotiff.write(tmp_path / 'a.tif', np.ones((2, 4, 5), np.uint8))
@@ -310,6 +357,33 @@ class TestRasterLabels:
         path = geotiff.write(cube.with_name('l.tif'), labels[None], nodata=255)
         self.check(cube, path)
 
+    @pytest.mark.parametrize('other_grid', [False, True])
+    @pytest.mark.parametrize('unlabelled', [(), (-1,), (99,)])
+    def test_labels_from_zero(
+        self, cube: Path, unlabelled: tuple[int, ...], other_grid: bool
+    ) -> None:
+        values = geotiff.labels_of()
+        labels = np.where(values == 0, 255, np.where(values == 3, 0, values))
+        labels = labels.astype(np.uint8)
+        transform = geotiff.TRANSFORM
+        if other_grid:
+            labels = np.pad(labels[:-1, :-1], 1, constant_values=255)
+            transform = from_origin(599_990, 5_200_010, 10, 10)
+        path = geotiff.write(
+            cube.with_name('l.tif'), labels[None], transform, nodata=255
+        )
+        scene = open_scene(cube, path, unlabelled=unlabelled)
+        assert scene.class_values == (0, 20, 21)
+        expected = np.array((0, 3, 20, 21))[scene.label_map]
+        values[geotiff.EMPTY] = 0
+        assert np.array_equal(expected[:-1, :-1], values[:-1, :-1])
+
+    def test_not_a_number_in_the_labels(self, cube: Path) -> None:
+        labels = geotiff.labels_of().astype(np.float32)
+        labels[labels == 0] = np.nan
+        path = geotiff.write(cube.with_name('l.tif'), labels[None], nodata=np.nan)
+        self.check(cube, path)
+
     def test_float_labels(self, cube: Path) -> None:
         labels = geotiff.labels_of().astype(np.float32)
         self.check(cube, geotiff.write(cube.with_name('l.tif'), labels[None]))
@@ -338,6 +412,12 @@ class TestRasterLabels:
         with pytest.raises(ValueError, match="attribute='x' is for vector files"):
             open_scene(cube, labels, attribute='x')
 
+    def test_neither_raster_nor_vector(self, cube: Path) -> None:
+        path = cube.with_name('labels.tif')
+        path.write_text('damaged')
+        with pytest.raises(ValueError, match=r'labels.tif .*nor .* opened as a raster'):
+            open_scene(cube, path)
+
 
 class TestVectorLabels:
     @pytest.fixture
@@ -356,6 +436,67 @@ class TestVectorLabels:
         for number, (start, stop) in enumerate(envi.CROPS.values(), start=1):
             expected[1 : envi.ROWS - 1, start + 1 : stop - 1] = number
         assert np.array_equal(scene.label_map, expected)
+
+    @pytest.mark.parametrize(
+        'file', ['f.sqlite', 'f.tab', 'f.geojsonl', 'f.gdb', 'f.zip', 'f.vectors']
+    )
+    def test_any_file_geopandas_reads(self, cube: Path, file: str) -> None:
+        path = envi.polygons(cube.with_name('f.gpkg'), 'OGC:CRS84')
+        expected = open_scene(cube, path, attribute='code')
+        frame = geopandas.read_file(path)[['code', 'geometry']]
+        drivers = {
+            'f.sqlite': 'SQLite',
+            'f.tab': 'MapInfo File',
+            'f.geojsonl': 'GeoJSONSeq',
+            'f.gdb': 'OpenFileGDB',
+        }
+        if file == 'f.zip':
+            (cube.parent / 'shp').mkdir()
+            frame.to_file(cube.parent / 'shp' / 'f.shp')
+            shutil.make_archive(str(cube.with_name('f')), 'zip', cube.parent / 'shp')
+        elif file == 'f.vectors':
+            path.rename(cube.with_name(file))
+        else:
+            frame.to_file(cube.with_name(file), driver=drivers[file])
+        scene = open_scene(
+            cube,
+            cube.with_name(file),
+            attribute='code' if file == 'f.vectors' else None,
+        )
+        assert scene.class_values == (5, 7, 9)
+        assert np.array_equal(scene.label_map, expected.label_map)
+
+    def test_table_without_geometries(self, cube: Path) -> None:
+        path = cube.with_name('f.gpkg')
+        pyogrio.write_dataframe(pd.DataFrame({'crop': ['a', 'b']}), path)
+        with pytest.raises(ValueError, match=r"no geometries, only .* \['crop'\]"):
+            open_scene(cube, path, attribute='crop')
+
+    @pytest.mark.parametrize('unlabelled', [(), (9,), (255,)])
+    def test_numbers_from_zero(
+        self, cube: Path, unlabelled: tuple[int, ...], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6), self.box(12, 0, 20, 4)]
+        self.frame(boxes, code=[0, 4, 9]).to_file(cube.with_name('f.gpkg'))
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(cube, cube.with_name('f.gpkg'), unlabelled=unlabelled)
+        assert ('1 features have a number that' in caplog.text) is (unlabelled == (9,))
+        expected = {0: 36, 4: 12, 9: 32}
+        for number in unlabelled:
+            expected.pop(number, None)
+        found = dict(zip(scene.class_values, scene.class_counts, strict=True))
+        assert found == expected
+
+    def test_zero_means_no_label_by_default(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6)]
+        self.frame(boxes, code=[0, 4]).to_file(cube.with_name('f.gpkg'))
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(cube, cube.with_name('f.gpkg'))
+        assert scene.class_values == (4,)
+        assert '1 features have a number that means "no label"' in caplog.text
+        assert 'without geometry or class' not in caplog.text
 
     def test_numbers_as_classes(self, cube: Path) -> None:
         path = envi.polygons(cube.with_name('f.gpkg'))
@@ -531,6 +672,59 @@ class TestArrays:
     def test_errors(self, root: Path, options: dict[str, Any], match: str) -> None:
         with pytest.raises(ValueError, match=match):
             open_scene(root / 'cube.npy', **options)
+
+    @pytest.mark.parametrize('lazy', [False, True])
+    @pytest.mark.parametrize('classic', [False, True])
+    def test_what_netcdf_declares(
+        self, tmp_path: Path, classic: bool, lazy: bool
+    ) -> None:
+        missing = arrays.cube_of()[3, 4, 2]
+        path = arrays.netcdf(tmp_path / 'a.nc', classic, _FillValue=missing)
+        scene = open_scene(path, path, lazy=lazy, unlabelled=(0,))
+        assert (~scene.valid).sum() == 1 and not scene.valid[3, 4]
+        assert scene.wavelengths is not None
+        np.testing.assert_allclose(scene.wavelengths, arrays.CENTRES)
+        assert scene.class_values == (2,)
+        assert open_scene(path, nodata=None, lazy=lazy).valid.all()
+        nanometres = open_scene(path, wavelengths=arrays.CENTRES.tolist())
+        assert nanometres.wavelengths is not None
+        np.testing.assert_allclose(nanometres.wavelengths, arrays.CENTRES)
+
+    def test_several_declared_values(self, tmp_path: Path) -> None:
+        path = arrays.netcdf(tmp_path / 'a.nc', _FillValue=-9999, missing_value=-1)
+        with pytest.raises(ValueError, match='declares different nodata values'):
+            open_scene(path)
+        assert open_scene(path, nodata=-9999).nodata == -9999
+        single = np.float32(1e20)
+        path = arrays.netcdf(tmp_path / 'b.nc', _FillValue=single, missing_value=1e20)
+        assert open_scene(path).nodata == pytest.approx(1e20)
+
+    def test_unit_of_netcdf(self, tmp_path: Path) -> None:
+        path = arrays.netcdf(tmp_path / 'a.nc')
+        with h5py.File(path, 'r+') as file:
+            file['wavelength'].attrs['units'] = '1'
+        with pytest.raises(ValueError, match=r"a.nc: wavelength unit '1' is not known"):
+            open_scene(path)
+        scene = open_scene(path, wavelength_unit='um')
+        assert scene.wavelengths is not None
+        np.testing.assert_allclose(scene.wavelengths, arrays.CENTRES)
+
+    @pytest.mark.parametrize('nodata', ['nan', float('nan')])
+    def test_nodata_that_is_no_number(self, root: Path, nodata: Any) -> None:
+        cube = arrays.cube_of()
+        cube[2, 3, 1] = np.nan
+        np.save(root / 'cube.npy', cube)
+        for scene in (
+            open_scene(root / 'cube.npy', nodata=nodata),
+            CustomScene(root, 5, cube='cube.npy', nodata=nodata).scene,
+        ):
+            assert (~scene.valid).sum() == 1
+            assert scene.nodata is not None and np.isnan(scene.nodata)
+        wrong: Any = 'none'
+        with pytest.raises(
+            ValueError, match="nodata is 'none', expected 'file', a num"
+        ):
+            open_scene(root / 'cube.npy', nodata=wrong)
 
     def test_only_rasters_stack(self, root: Path) -> None:
         with pytest.raises(ValueError, match='only rasters can be stacked'):

@@ -110,7 +110,6 @@ class TestRead:
 
 
 class TestOpen:
-    @pytest.mark.parametrize('lazy', [False, True])
     @pytest.mark.parametrize(
         ('file', 'variable', 'axes'),
         [
@@ -125,10 +124,10 @@ class TestOpen:
         ],
     )
     def test_windows(
-        self, root: Path, file: str, variable: str | None, axes: str, lazy: bool
+        self, root: Path, file: str, variable: str | None, axes: str
     ) -> None:
         cube = data.cube_of()
-        source = open_array(root / file, variable, axes, lazy)
+        source = open_array(root / file, variable, axes)
         assert source.shape == cube.shape
         assert source.dtype == cube.dtype
         for copy in (source, pickle.loads(pickle.dumps(source))):
@@ -138,7 +137,7 @@ class TestOpen:
 
     def test_lazy_sources_travel_without_values(self, root: Path) -> None:
         for file in ('cube.npy', 'scene.nc'):
-            assert len(pickle.dumps(open_array(root / file, lazy=True))) < 2000
+            assert len(pickle.dumps(open_array(root / file))) < 2000
 
     @pytest.mark.parametrize('axes', ['yx', 'yyb', 'abc'])
     def test_wrong_axes(self, root: Path, axes: str) -> None:
@@ -151,6 +150,56 @@ class TestOpen:
         with pytest.raises(ValueError, match='expected 3 axes'):
             HDF5Source(root / 'scene.h5', 'product/labels')
 
+    def test_classic_netcdf(self, tmp_path: Path) -> None:
+        path = data.netcdf(tmp_path / 'scene.nc', classic=True)
+        source = open_array(path)
+        assert isinstance(source, HDF5Source)
+        assert source.dtype == np.dtype('=f4')
+        for copy in (source, pickle.loads(pickle.dumps(source))):
+            assert np.array_equal(copy.read(3, 9, 2, 11), data.cube_of()[3:9, 2:11])
+        assert np.array_equal(read_hdf5(path, ndim=2), data.labels_of())
+        path.write_bytes(path.read_bytes()[:2000])
+        with pytest.raises(ValueError, match='cannot be read as NetCDF: it is trunc'):
+            open_array(path)
+        path.write_bytes(b'CDF\x05' + bytes(100))
+        with pytest.raises(ValueError, match='of the kind CDF-5, which is not read'):
+            open_array(path)
+
+    @pytest.mark.parametrize(
+        ('place', 'name'),
+        [
+            ('product/reflectance', 'wavelengths'),
+            ('', 'wavelength'),
+            (None, 'product/Wavelength'),
+            (None, 'bands/wavelengths'),
+        ],
+    )
+    def test_band_centres(self, tmp_path: Path, place: str | None, name: str) -> None:
+        with h5py.File(tmp_path / 'cube.h5', 'w') as file:
+            file['product/reflectance'] = data.cube_of()
+            file['other/wavelength'] = np.arange(3.0)
+            if place is None:
+                file[name] = data.CENTRES
+                file[name].attrs['Units'] = np.bytes_('nm')
+            else:
+                attributes = file[place or '/'].attrs
+                attributes[name] = data.CENTRES
+                attributes[f'{name}_units'] = 'nm'
+        source = HDF5Source(tmp_path / 'cube.h5')
+        assert source.wavelengths is not None
+        assert np.array_equal(source.wavelengths, data.CENTRES)
+        assert source.wavelength_unit == 'nm'
+
+    def test_band_centres_of_the_own_group(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / 'cube.h5', 'w') as file:
+            for number, group in enumerate(('a', 'b', 'c')):
+                file[f'{group}/cube'] = data.cube_of()
+                file[f'{group}/wavelength'] = data.CENTRES + number
+        source = HDF5Source(tmp_path / 'cube.h5', 'b/cube')
+        assert source.wavelengths is not None
+        assert np.array_equal(source.wavelengths, data.CENTRES + 1)
+        assert source.wavelength_unit is None
+
     def test_unknown_format(self, tmp_path: Path) -> None:
         (tmp_path / 'cube.txt').write_text('1 2 3')
         with pytest.raises(ValueError, match=r"'.txt' is none of the array formats"):
@@ -160,4 +209,4 @@ class TestOpen:
         with h5py.File(tmp_path / 'cube.h5', 'w') as file:
             file['cube'] = np.zeros((4, 4, 4))
         with pytest.raises(ValueError, match="no variable 'other'"):
-            open_array(tmp_path / 'cube.h5', 'other', lazy=True)
+            open_array(tmp_path / 'cube.h5', 'other')

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from torchgeo.datasets import NonGeoDataset
 
 from ..datasets import CustomScene
+from ..datasets.custom import Nodata
 from .scene import HyperspectralDataModule
 
 
@@ -36,7 +37,7 @@ class CustomSceneDataModule(HyperspectralDataModule):
         unlabelled: list[int] | None = None,
         wavelengths: list[float] | str | None = None,
         wavelength_unit: Literal['nm', 'um'] | None = None,
-        nodata: float | Literal['file'] | None = 'file',
+        nodata: Nodata = 'file',
         crs: str | None = None,
         transform: list[float] | None = None,
         lazy: bool | None = None,

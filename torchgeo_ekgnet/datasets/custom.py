@@ -20,29 +20,25 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from .base import PaddingMode, Sample, SceneDataset
 from .envi import envi_source, find_envi, read_envi_header, unit_factor
-from .raster import Grid, RasterSource, grid_of, open_raster, read_label_raster
+from .raster import Grid, RasterSource, grid_of, open_raster, read_label_map
 from .readers import (
-    HDF5_SUFFIXES,
-    MAT_SUFFIXES,
-    NUMPY_SUFFIXES,
+    ARRAY_SUFFIXES,
+    VECTOR_SUFFIXES,
+    HDF5Source,
     open_array,
-    read_hdf5,
-    read_mat,
-    read_numpy,
     require_file,
 )
 from .scene import ArraySource, Bands, CubeSource, HyperspectralScene
-from .vector import VECTOR_SUFFIXES, read_vector_labels
+from .vector import VectorFileError, read_vector_labels
 
 logger = logging.getLogger(__name__)
-
-_ARRAY_SUFFIXES = MAT_SUFFIXES + NUMPY_SUFFIXES + HDF5_SUFFIXES
 
 #: Cubes above this size are read by window unless ``lazy`` says otherwise.
 LAZY_BYTES = 1 << 30
 
-#: How nodata is found: the file's own value, none, or a number (NaN included).
-Nodata = float | Literal['file'] | None
+#: How nodata is found: the file's own value, none, or a number (NaN included, also as
+#: the text that JSON and YAML files hold instead).
+Nodata = float | Literal['file', 'nan', 'inf', '-inf'] | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,9 @@ def open_scene(
         cube: The file; several files, or a pattern such as ``'B*.tif'``, for a stack.
         labels: The label file, None for a scene that is only mapped.
         cube_variable: Variable of the cube in MATLAB, ``.npz``, HDF5 and NetCDF files,
-            None for the only array with three axes.
+            None for the only array with three axes. HDF5 and NetCDF files may declare
+            nodata (``_FillValue``, ``missing_value``) and name band centres
+            (``wavelength``, ``wavelengths``); a CRS in them is not read.
         labels_variable: The same for labels, two axes.
         axes: Order of the axes in array files: ``y`` rows, ``x`` columns, ``b`` bands.
         attribute: Class attribute of vector labels.
@@ -103,7 +101,8 @@ def open_scene(
         wavelength_unit: Unit of the wavelengths where the file does not tell or is
             wrong.
         nodata: ``'file'`` for the value that the file declares, None for none, or a
-            value. NaN masks all values that are not finite.
+            value. NaN, also as the text ``'nan'``, masks all values that are not
+            finite.
         crs: CRS of an array file, in any form that PROJ reads, such as ``EPSG:32632``.
         transform: Affine transform of an array file: a, b, c, d, e, f as rasterio
             orders them.
@@ -316,9 +315,8 @@ def _open_cube(
 ) -> _Cube:
     first = paths[0]
     suffix = first.suffix.lower()
+    given = None if nodata == 'file' else _number(nodata)
     envi = find_envi(first) if len(paths) == 1 else None
-    if envi is None and suffix == '.hdr':
-        read_envi_header(first)  # says what is missing
     if envi is not None:
         header = read_envi_header(*envi, wavelength_unit=unit)
         with open_raster(header.data) as dataset:
@@ -328,30 +326,44 @@ def _open_cube(
             grid,
             header.wavelengths,
             header.bad_bands,
-            header.nodata if nodata == 'file' else nodata,
+            header.nodata if nodata == 'file' else given,
         )
-    if suffix in _ARRAY_SUFFIXES:
+    if suffix in ARRAY_SUFFIXES:
         if len(paths) > 1:
             raise ValueError(
                 f'only rasters can be stacked from several files, got {len(paths)} '
                 f'{suffix} files'
             )
-        require_file(first, 'cube')
-        size = first.stat().st_size
-        source = open_array(
-            first, variable, axes, size > LAZY_BYTES if lazy is None else lazy
-        )
+        source = open_array(first, variable, axes)
+        centres = None
+        if isinstance(source, HDF5Source):
+            if source.wavelengths is not None:
+                factor = unit_factor(unit or source.wavelength_unit, str(first))
+                centres = source.wavelengths * (factor or 1.0)
+            if nodata == 'file':
+                given = source.nodata
         grid = Grid(source.shape[0], source.shape[1])
-        return _Cube(source, grid, nodata=None if nodata == 'file' else nodata)
-    raster = RasterSource([require_file(path, 'cube') for path in paths])
+        return _Cube(_loaded(source, lazy), grid, centres, nodata=given)
+    raster = RasterSource([require_file(path, 'cube') for path in paths], unit)
     return _Cube(
         _loaded(raster, lazy),
         raster.grid,
         raster.wavelengths,
         None,
-        raster.nodata if nodata == 'file' else nodata,
+        raster.nodata if nodata == 'file' else given,
         raster.dataset_mask() if raster.masked else None,
     )
+
+
+def _number(nodata: float | str | None) -> float | None:
+    if nodata is None:
+        return None
+    try:
+        return float(nodata)
+    except ValueError:
+        raise ValueError(
+            f"nodata is {nodata!r}, expected 'file', a number ('nan' too) or None"
+        ) from None
 
 
 def _loaded(source: CubeSource, lazy: bool | None) -> CubeSource:
@@ -405,25 +417,32 @@ def _open_labels(
     class_names: Mapping[int, str] | Sequence[str] | None,
     unlabelled: Sequence[int],
 ) -> tuple[NDArray[Any], Mapping[int, str] | Sequence[str] | None]:
-    require_file(path, 'labels')
-    suffix = path.suffix.lower()
-    if suffix in VECTOR_SUFFIXES:
+    if not _is_vector(path, attribute, layer):
+        return read_label_map(path, grid, variable, unlabelled), class_names
+    try:
         return read_vector_labels(
             path, grid, attribute, class_names, layer, all_touched, unlabelled
         )
-    if attribute is not None:
-        raise ValueError(
-            f'{path}: attribute={attribute!r} is for vector files '
-            f'({", ".join(VECTOR_SUFFIXES)})'
-        )
-    if suffix in MAT_SUFFIXES:
-        return read_mat(path, variable, ndim=2), class_names
-    if suffix in NUMPY_SUFFIXES:
-        return read_numpy(path, variable, ndim=2), class_names
-    if suffix in HDF5_SUFFIXES:
-        return read_hdf5(path, variable, ndim=2), class_names
-    envi = find_envi(path)
-    raster = path if envi is None else envi[1]
-    background = unlabelled[0] if unlabelled else 0
-    labels = read_label_raster(raster, grid, background)
-    return labels, class_names
+    except VectorFileError as error:
+        if path.suffix.lower() in VECTOR_SUFFIXES:
+            raise
+        reason = 'nor can it be opened as a raster'
+        if attribute is not None:
+            reason = f'and attribute={attribute!r} is for vector files'
+        elif layer is not None:
+            reason = f'and layer={layer!r} is for vector files'
+        raise ValueError(f'{error}; {reason}') from error
+
+
+def _is_vector(path: Path, attribute: str | None, layer: str | None) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in VECTOR_SUFFIXES or attribute is not None or layer is not None:
+        return True
+    require_file(path, 'labels')
+    if suffix in ARRAY_SUFFIXES or find_envi(path) is not None:
+        return False
+    try:
+        open_raster(path).close()
+    except ValueError:
+        return True
+    return False

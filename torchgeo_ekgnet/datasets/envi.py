@@ -3,6 +3,7 @@
 
 """ENVI files: the text header and the binary cube."""
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -12,10 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .readers import MemmapSource, require_file
+from .readers import ARRAY_SUFFIXES, VECTOR_SUFFIXES, MemmapSource, require_file
 
-#: Endings of binary files that an ENVI header describes.
-ENVI_SUFFIXES = ('.hdr', '.dat', '.img', '.raw', '.bsq', '.bil', '.bip', '.bin', '')
+logger = logging.getLogger(__name__)
+
+#: Usual endings of the binary file, the most likely first; any other one is taken too.
+_USUAL = ('.dat', '.img', '.raw', '.bsq', '.bil', '.bip', '.bin')
+#: Endings of files that may lie beside a header and are not its binary file.
+_OTHER = (
+    *ARRAY_SUFFIXES,
+    *VECTOR_SUFFIXES,
+    *('.hdr', '.enp', '.sta', '.gsw', '.roi', '.prj', '.shx', '.dbf', '.cpg', '.qpj'),
+    *('.tif', '.tiff', '.jp2', '.vrt', '.png', '.jpg', '.jpeg', '.bmp', '.pdf', '.ovr'),
+    *('.txt', '.csv', '.xml', '.yaml', '.yml', '.md', '.log', '.qml', '.zip', '.gz'),
+)
 
 _TYPES = {
     1: 'u1',
@@ -34,11 +45,14 @@ _UNITS = {
     'nanometers': 1.0,
     'nanometer': 1.0,
     'nanometres': 1.0,
+    'nanometre': 1.0,
     'nm': 1.0,
     'micrometers': 1000.0,
     'micrometer': 1000.0,
     'micrometres': 1000.0,
+    'micrometre': 1000.0,
     'microns': 1000.0,
+    'micron': 1000.0,
     'um': 1000.0,
     'µm': 1000.0,
 }
@@ -108,27 +122,67 @@ def find_envi(path: str | os.PathLike[str]) -> tuple[Path, Path] | None:
         path: The header or the binary file.
 
     Returns:
-        Header and binary file, None if this is no pair of ENVI files.
+        Header and binary file, None if the path is no header and has none beside it.
+
+    Raises:
+        FileNotFoundError: If the header, or its binary file, does not exist.
+        ValueError: If the header is not ENVI's, or several files may be the binary.
     """
     path = Path(path)
-    if path.suffix.lower() not in ENVI_SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix == '.hdr':
+        header = require_file(path, 'ENVI header')
+        _check_first_line(header)
+        return header, _find_binary(header)
+    if suffix in _OTHER or not path.is_file():
         return None
-    if path.suffix.lower() == '.hdr':
-        if not path.is_file():
-            return None
-        stem = path.with_suffix('')
-        candidates = [stem]
-        for suffix in ENVI_SUFFIXES[1:-1]:
-            candidates += [
-                stem.with_name(stem.name + suffix),
-                stem.with_name(stem.name + suffix.upper()),
-            ]
-        data = next((file for file in candidates if file.is_file()), None)
-        return None if data is None else (path, data)
     for header in (path.with_name(path.name + '.hdr'), path.with_suffix('.hdr')):
-        if header.is_file() and path.is_file():
+        # ESRI describes its .bil, .bip and .bsq in files of the same ending.
+        if header.is_file() and _first_line(header) == 'ENVI':
             return header, path
     return None
+
+
+def _find_binary(header: Path) -> Path:
+    stem = header.with_suffix('')
+    usual = [stem]
+    for suffix in _USUAL:
+        usual += [stem.with_name(stem.name + end) for end in (suffix, suffix.upper())]
+    found = [file for file in usual if file.is_file()][:1] or [
+        file
+        for file in sorted(header.parent.iterdir())
+        if file.with_suffix('') == stem
+        and file.suffix.lower() not in _OTHER
+        and file.is_file()
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f'ENVI header {header} has no binary file beside it: no file of its name '
+            f'with none or another ending, such as {", ".join(_USUAL)}'
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f'ENVI header {header} has several files beside it that may be its binary '
+            f'file ({", ".join(file.name for file in found)}); name the binary file'
+        )
+    return found[0]
+
+
+def _first_line(header: Path) -> str:
+    try:
+        with header.open(encoding='utf-8-sig', errors='replace') as file:
+            return file.readline(80).strip()
+    except OSError as error:
+        raise ValueError(f'{header} cannot be read: {error}') from error
+
+
+def _check_first_line(header: Path) -> None:
+    first = _first_line(header)
+    if first != 'ENVI':
+        raise ValueError(
+            f'{header} is not an ENVI header: its first line is {first[:40]!r}, not '
+            "'ENVI'; if it describes a raster of another kind, name the raster"
+        )
 
 
 def read_envi_header(
@@ -150,19 +204,12 @@ def read_envi_header(
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If the header is not ENVI's, lacks an entry, has one that cannot be
-            read, or promises more bytes than the binary file has.
+            read, or promises more bytes than the binary file has; if several files may
+            be the binary.
     """
     path = require_file(path, 'ENVI header')
-    if data is None:
-        pair = find_envi(path)
-        if pair is None:
-            raise FileNotFoundError(
-                f'ENVI header {path} has no binary file beside it (tried its name with '
-                f'the endings {", ".join(ENVI_SUFFIXES[1:-1])} and none)'
-            )
-        data = pair[1]
-    data = require_file(data, 'ENVI binary file')
     entries = _entries(path)
+    data = require_file(data or _find_binary(path), 'ENVI binary file')
     rows, cols, bands = (
         _integer(path, entries, key) for key in ('lines', 'samples', 'bands')
     )
@@ -227,16 +274,8 @@ def envi_source(header: EnviHeader) -> MemmapSource:
 
 
 def _entries(path: Path) -> dict[str, str]:
-    try:
-        text = path.read_text(encoding='utf-8', errors='replace')
-    except OSError as error:
-        raise ValueError(f'{path} cannot be read: {error}') from error
-    lines = text.lstrip('\ufeff').splitlines()
-    if not lines or lines[0].strip() != 'ENVI':
-        first = lines[0][:40] if lines else ''
-        raise ValueError(
-            f"{path} is not an ENVI header: its first line is {first!r}, not 'ENVI'"
-        )
+    _check_first_line(path)
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
     entries: dict[str, str] = {}
     remaining = iter(lines[1:])
     for line in remaining:
@@ -306,7 +345,15 @@ def _wavelengths(
     if 'wavelength' not in entries:
         return None
     centres = _numbers(path, 'wavelength', entries['wavelength'], bands)
-    factor = unit_factor(unit or entries.get('wavelength units'), str(path))
+    unit = unit or entries.get('wavelength units')
+    if unit is not None and unit.lower() == 'index':
+        logger.warning(
+            '%s: the wavelength units are "Index", so its wavelengths are band numbers '
+            'and are left out',
+            path,
+        )
+        return None
+    factor = unit_factor(unit, str(path))
     if factor is None:
         if centres.max() < 100:
             raise ValueError(

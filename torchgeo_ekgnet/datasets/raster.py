@@ -19,9 +19,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
-from .envi import unit_factor
-from .readers import require_file
-from .scene import whole_numbers
+from .envi import find_envi, unit_factor
+from .readers import ARRAY_SUFFIXES, read_label_array, require_file
+from .scene import NO_LABEL, whole_numbers
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -162,13 +162,21 @@ class RasterSource:
 
     Args:
         paths: The files in the order of their bands, all on the same grid.
+        wavelength_unit: Unit of the wavelengths, ``'nm'`` or ``'um'``; overrules the
+            files.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        wavelength_unit: str | None = None,
+    ) -> None:
         """Initialize a new RasterSource instance.
 
         Args:
             paths: The files in the order of their bands, all on the same grid.
+            wavelength_unit: Unit of the wavelengths, ``'nm'`` or ``'um'``; overrules
+                the files.
 
         Raises:
             FileNotFoundError: If a file is missing.
@@ -183,6 +191,7 @@ class RasterSource:
         types: list[str] = []
         centres: list[float | None] = []
         nodatas: set[float | None] = set()
+        factor = unit_factor(wavelength_unit, 'wavelength_unit')
         self.masked = False
         for number, path in enumerate(self.paths):
             with open_raster(path) as dataset:
@@ -197,7 +206,9 @@ class RasterSource:
                 self._counts.append(dataset.count)
                 types += dataset.dtypes
                 nodatas.update(dataset.nodatavals)
-                centres += [_band_centre(dataset, band) for band in dataset.indexes]
+                centres += [
+                    _band_centre(dataset, band, factor) for band in dataset.indexes
+                ]
                 self.masked |= any(
                     MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums
                 )
@@ -302,16 +313,20 @@ class RasterSource:
         self._handles = {}
 
 
-def _band_centre(dataset: Any, band: int) -> float | None:
-    """Return the wavelength of a band in nm where the file's metadata tell it."""
+def _band_centre(dataset: Any, band: int, factor: float | None) -> float | None:
+    """Return the wavelength of a band in nm where the file's metadata tell it.
+
+    The factor turns the file's unit into nm; None takes the unit that the file names.
+    """
     imagery = dataset.tags(band, ns='IMAGERY').get('CENTRAL_WAVELENGTH_UM')
     tags = {key.lower(): value for key, value in dataset.tags(band).items()}
     try:
         if imagery is not None:
-            return float(imagery) * 1000
+            return float(imagery) * (factor or 1000.0)
         if 'wavelength' in tags:
-            unit = tags.get('wavelength_units') or tags.get('wavelength_unit')
-            factor = unit_factor(unit, str(dataset.name))
+            if factor is None:
+                unit = tags.get('wavelength_units') or tags.get('wavelength_unit')
+                factor = unit_factor(unit, str(dataset.name))
             value = float(tags['wavelength'])
             return value * (factor or (1000.0 if value < 100 else 1.0))
     except ValueError:
@@ -319,48 +334,83 @@ def _band_centre(dataset: Any, band: int) -> float | None:
     return None
 
 
-def read_label_raster(
-    path: str | os.PathLike[str], grid: Grid, unlabelled: int = 0
-) -> NDArray[np.int64]:
-    """Read a label raster and bring it to the grid of a scene.
-
-    A raster on the same grid, or without georeference but of the same size, is taken as
-    it is. Any other grid is reprojected with nearest neighbours.
+def read_labels(
+    path: str | os.PathLike[str], variable: str | None = None
+) -> tuple[NDArray[np.int64], Grid]:
+    """Read labels from an array file or from the first band of a raster.
 
     Args:
-        path: The raster; its first band holds the labels.
-        grid: Grid of the scene.
-        unlabelled: Value for pixels that the raster does not cover, and for its nodata.
+        path: MATLAB, NumPy, HDF5 or NetCDF file, ENVI header or binary file, or
+            anything else that rasterio opens.
+        variable: Name of the array in the file, None for the only one with two axes.
 
     Returns:
-        Labels (rows, cols).
+        Labels (rows, cols), ``NO_LABEL`` where the file has no data, and their grid.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read, or labels are no whole numbers.
+    """
+    path = Path(path)
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        stored, nodata = read_label_array(path, variable)
+        grid = Grid(*stored.shape)
+        absent = np.zeros(stored.shape, dtype=bool)
+        if nodata is not None:
+            absent = np.isnan(stored) if np.isnan(nodata) else stored == nodata
+    else:
+        envi = find_envi(path)
+        with open_raster(path if envi is None else envi[1]) as dataset:
+            grid = grid_of(dataset)
+            stored = dataset.read(1)
+            absent = dataset.read_masks(1) == 0
+    labels = whole_numbers(str(path), np.where(absent, np.zeros_like(stored), stored))
+    labels[absent] = NO_LABEL
+    return labels, grid
+
+
+def read_label_map(
+    path: str | os.PathLike[str],
+    grid: Grid,
+    variable: str | None = None,
+    unlabelled: Sequence[int] = (0,),
+) -> NDArray[np.int64]:
+    """Read labels and bring them to the grid of a scene.
+
+    Labels on the same grid, or without georeference but of the same size, are taken as
+    they are. Any other grid is reprojected with nearest neighbours.
+
+    Args:
+        path: The file, see :func:`read_labels`.
+        grid: Grid of the scene.
+        variable: Name of the array in the file, None for the only one with two axes.
+        unlabelled: Values that mean "no label".
+
+    Returns:
+        Labels (rows, cols), ``NO_LABEL`` for pixels that the file does not cover or
+        where it has no data.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If labels are no whole numbers, or the grids cannot be matched.
     """
-    with open_raster(path) as dataset:
-        own = grid_of(dataset)
-        stored = dataset.read(1)
-        nodata = dataset.nodata
-    if nodata is not None:
-        absent = np.isnan(stored) if np.isnan(nodata) else stored == nodata
-        stored = np.where(absent, np.asarray(unlabelled, dtype=stored.dtype), stored)
-    labels = whole_numbers(str(path), stored)
+    labels, own = read_labels(path, variable)
     if not own.georeferenced or not grid.georeferenced:
         if (own.rows, own.cols) == (grid.rows, grid.cols):
             return labels
         missing = 'the labels have' if not own.georeferenced else 'the cube has'
         raise ValueError(
-            f'{path}: the labels ({own}) and the cube ({grid}) differ in size, and '
-            f'{missing} no CRS, so they cannot be matched; georeference them or give '
-            'labels of the same size'
+            f'{path}: cube and labels differ in size, and {missing} no CRS, so they '
+            f'cannot be matched (labels: {own}; cube: {grid}); georeference them or '
+            'give labels of the same size'
         )
     if own.same_as(grid):
         return labels
-    matched = np.full((grid.rows, grid.cols), unlabelled, dtype=np.int32)
+    # Numbers of the values travel, because GDAL does not move every int64 unharmed.
+    values, numbers = np.unique(labels, return_inverse=True)
+    matched = np.zeros((grid.rows, grid.cols), dtype=np.int32)
     reproject(
-        labels.astype(np.int32),
+        numbers.reshape(labels.shape).astype(np.int32) + 1,
         matched,
         src_transform=own.transform,
         src_crs=own.crs,
@@ -369,9 +419,11 @@ def read_label_raster(
         resampling=Resampling.nearest,
         init_dest_nodata=False,
     )
-    if (labels != unlabelled).any() and not (matched != unlabelled).any():
+    moved = np.concatenate([[NO_LABEL], values])[matched]
+    none = [NO_LABEL, *unlabelled]
+    if not np.isin(values, none).all() and np.isin(moved, none).all():
         raise ValueError(
             f'{path}: no labelled pixel of the label raster ({own}) lies inside the '
             f'scene ({grid})'
         )
-    return matched.astype(np.int64)
+    return moved

@@ -5,8 +5,10 @@
 
 import os
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -19,6 +21,33 @@ from .scene import ArraySource, CubeSource
 MAT_SUFFIXES = ('.mat',)
 NUMPY_SUFFIXES = ('.npy', '.npz')
 HDF5_SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
+ARRAY_SUFFIXES = MAT_SUFFIXES + NUMPY_SUFFIXES + HDF5_SUFFIXES
+
+#: Endings of files that are vectors, though GDAL may find a raster in some of them.
+VECTOR_SUFFIXES = (
+    '.geojson',
+    '.json',
+    '.gpkg',
+    '.shp',
+    '.fgb',
+    '.sqlite',
+    '.tab',
+    '.mif',
+    '.geojsonl',
+    '.kml',
+    '.kmz',
+    '.gml',
+    '.gpx',
+    '.dxf',
+    '.gdb',
+    '.parquet',
+    '.geoparquet',
+)
+
+#: Names of the variable or attribute that holds the band centres.
+_WAVELENGTHS = ('wavelength', 'wavelengths')
+#: Attributes that declare a value for missing data.
+_NODATA = ('_FillValue', 'missing_value')
 
 
 def require_file(path: str | os.PathLike[str], what: str = 'file') -> Path:
@@ -124,7 +153,7 @@ def read_numpy(
 def read_hdf5(
     path: str | os.PathLike[str], variable: str | None = None, ndim: int = 3
 ) -> NDArray[Any]:
-    """Read one array from an HDF5 or NetCDF-4 file.
+    """Read one array from an HDF5 or NetCDF file.
 
     Args:
         path: The file.
@@ -143,17 +172,52 @@ def read_hdf5(
     return _read_hdf5(require_file(path, 'HDF5 file'), variable, ndim, matlab=False)
 
 
+def read_label_array(
+    path: str | os.PathLike[str], variable: str | None = None
+) -> tuple[NDArray[Any], float | None]:
+    """Read labels from a MATLAB, NumPy, HDF5 or NetCDF file.
+
+    Args:
+        path: The file; its ending tells the format.
+        variable: Name of the array, None for the only one with two axes.
+
+    Returns:
+        The labels (rows, cols) in their stored type, and the value that the file
+        declares for missing data, None if it does not.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file or the variable is not as expected.
+    """
+    path = require_file(path, 'labels')
+    suffix = path.suffix.lower()
+    if suffix in MAT_SUFFIXES:
+        return read_mat(path, variable, ndim=2), None
+    if suffix in NUMPY_SUFFIXES:
+        return read_numpy(path, variable, ndim=2), None
+    labels = read_hdf5(path, variable, ndim=2)
+    with _open_hdf5(path) as (variables, _):
+        name = _pick(path, _shapes(variables), variable, 2)
+        return labels, _nodata(path, name, variables[name].attributes)
+
+
 class HDF5Source:
-    """A cube in an HDF5 or NetCDF-4 file, read by window.
+    """A cube in an HDF5 or NetCDF file, read by window.
 
     The file is opened for every read, so that the source can be copied to other
-    processes.
+    processes. Classic NetCDF files (version 3) are read whole.
 
     Args:
         path: The file.
         variable: Path of the variable, None for the only one with three axes.
         axes: Order of the file's axes, such as ``'byx'`` for bands first.
         matlab: The file is a MATLAB v7.3 file, whose axes are stored in reverse.
+
+    Attributes:
+        wavelengths: Band centres in the file's unit: an attribute of the cube, a
+            variable of one axis, or an attribute of the file, of the name
+            ``wavelength`` or ``wavelengths`` and with one value a band; else None.
+        wavelength_unit: Their unit as the file names it, None if it does not.
     """
 
     def __init__(
@@ -177,14 +241,28 @@ class HDF5Source:
         """
         self.path = require_file(path, 'HDF5 file')
         self.axes = check_axes(axes)[::-1] if matlab else check_axes(axes)
-        with _open_hdf5(self.path) as file:
-            name = _pick(self.path, _hdf5_shapes(file, matlab), variable, 3)
-            dataset: Any = file[name]
-            _check_ndim(self.path, name, dataset.shape, 3)
-            stored = dict(zip(self.axes, dataset.shape, strict=True))
-            self._dtype: np.dtype[Any] = np.dtype(dataset.dtype)
+        with _open_hdf5(self.path) as (variables, attributes):
+            name = _pick(self.path, _shapes(variables, matlab), variable, 3)
+            data, own = variables[name]
+            _check_ndim(self.path, name, data.shape, 3)
+            stored = dict(zip(self.axes, data.shape, strict=True))
+            self._dtype: np.dtype[Any] = np.dtype(data.dtype)
+            self._values = data if isinstance(data, np.ndarray) else None
+            self._attributes = {key: own[key] for key in _NODATA if key in own}
+            self.wavelengths, self.wavelength_unit = _band_centres(
+                name, variables, attributes, stored['b']
+            )
         self.variable = name
         self._shape = (stored['y'], stored['x'], stored['b'])
+
+    @property
+    def nodata(self) -> float | None:
+        """The nodata value that the file declares, None if it does not.
+
+        Raises:
+            ValueError: If it declares different ones.
+        """
+        return _nodata(self.path, self.variable, self._attributes)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -221,9 +299,13 @@ class HDF5Source:
             'x': slice(col_start, col_stop),
             'b': slice(None),
         }
-        with _open_hdf5(self.path) as file:
-            dataset: Any = file[self.variable]
-            array = dataset[tuple(window[axis] for axis in self.axes)]
+        where = tuple(window[axis] for axis in self.axes)
+        if self._values is not None:
+            array = self._values[where]
+        else:
+            with _hdf5_file(self.path) as file:
+                dataset: Any = file[self.variable]
+                array = dataset[where]
         cube = reorder(array, self.axes)
         return cube if bands is None else cube[:, :, bands]
 
@@ -356,10 +438,7 @@ def reorder(array: NDArray[Any], axes: str) -> NDArray[Any]:
 
 
 def open_array(
-    path: str | os.PathLike[str],
-    variable: str | None = None,
-    axes: str = 'yxb',
-    lazy: bool = False,
+    path: str | os.PathLike[str], variable: str | None = None, axes: str = 'yxb'
 ) -> CubeSource:
     """Open a cube in a MATLAB, NumPy, HDF5 or NetCDF file.
 
@@ -367,11 +446,10 @@ def open_array(
         path: The file; its ending tells the format.
         variable: Name of the cube in the file, None for the only array of three axes.
         axes: Order of the axes, see :func:`check_axes`.
-        lazy: Read windows on demand where the format allows it: ``.npy``, HDF5, NetCDF
-            and MATLAB v7.3. Others are read whole.
 
     Returns:
-        The source; an :class:`ArraySource` over an ordinary array if it was read whole.
+        The source. It reads windows where the format allows it: ``.npy``, HDF5,
+        NetCDF-4 and MATLAB v7.3. Others are read whole.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -381,14 +459,11 @@ def open_array(
     suffix = path.suffix.lower()
     check_axes(axes)
     if suffix in HDF5_SUFFIXES or (suffix in MAT_SUFFIXES and h5py.is_hdf5(path)):
-        matlab = suffix in MAT_SUFFIXES
-        if lazy:
-            return HDF5Source(path, variable, axes, matlab)
-        return ArraySource(reorder(_read_hdf5(path, variable, 3, matlab), axes))
+        return HDF5Source(path, variable, axes, matlab=suffix in MAT_SUFFIXES)
     if suffix in MAT_SUFFIXES:
         return ArraySource(reorder(read_mat(path, variable), axes))
     if suffix in NUMPY_SUFFIXES:
-        array = read_numpy(path, variable, mmap=lazy)
+        array = read_numpy(path, variable, mmap=True)
         if isinstance(array, np.memmap):
             fortran = array.flags.f_contiguous and not array.flags.c_contiguous
             return MemmapSource(
@@ -401,8 +476,7 @@ def open_array(
             )
         return ArraySource(reorder(array, axes))
     raise ValueError(
-        f'{path}: {suffix!r} is none of the array formats '
-        f'{MAT_SUFFIXES + NUMPY_SUFFIXES + HDF5_SUFFIXES}'
+        f'{path}: {suffix!r} is none of the array formats {ARRAY_SUFFIXES}'
     )
 
 
@@ -410,38 +484,157 @@ class _VariableError(ValueError):
     """A variable is missing, not unique or of the wrong shape."""
 
 
-def _open_hdf5(path: Path) -> h5py.File:
+class _Variable(NamedTuple):
+    """A variable: a dataset of an HDF5 file, or an array, and its attributes."""
+
+    data: Any
+    attributes: Mapping[str, Any]
+
+
+@contextmanager
+def _hdf5_file(path: Path) -> Iterator[h5py.File]:
     try:
-        return h5py.File(path, 'r')
-    except OSError as error:
+        with h5py.File(path, 'r') as file:
+            yield file
+    except (OSError, RuntimeError) as error:
         raise ValueError(
             f'{path} ({path.stat().st_size} bytes) cannot be read as HDF5: it is '
             f'truncated, damaged or of another format ({error})'
         ) from error
 
 
-def _hdf5_shapes(file: h5py.File, matlab: bool = False) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+@contextmanager
+def _open_hdf5(path: Path) -> Iterator[tuple[dict[str, _Variable], Mapping[str, Any]]]:
+    """Open an HDF5 or NetCDF file.
 
-    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
-        if numeric and not name.startswith('#'):
-            shapes[name] = item.shape[::-1] if matlab else item.shape
+    Args:
+        path: The file.
 
-    file.visititems(visit)
-    return shapes
+    Yields:
+        The variables that hold numbers, by their path in the file, and the attributes
+        of the file.
+
+    Raises:
+        ValueError: If the file, or what is read from it meanwhile, is damaged.
+    """
+    with path.open('rb') as raw:
+        magic = raw.read(4)
+    if magic in (b'CDF\x01', b'CDF\x02'):
+        yield _read_classic_netcdf(path)
+        return
+    if magic == b'CDF\x05':
+        raise ValueError(
+            f'{path} is a NetCDF file of the kind CDF-5, which is not read; convert it '
+            'to NetCDF-4 (nccopy -k nc4)'
+        )
+    with _hdf5_file(path) as file:
+        variables: dict[str, _Variable] = {}
+
+        def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+            numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
+            if numeric and not name.startswith('#'):
+                variables[name] = _Variable(item, item.attrs)
+
+        file.visititems(visit)
+        yield variables, file.attrs
+
+
+def _read_classic_netcdf(path: Path) -> tuple[dict[str, _Variable], Mapping[str, Any]]:
+    try:
+        with scipy.io.netcdf_file(path, mmap=False) as file:
+            # scipy keeps the attributes of a file or variable among its own ones.
+            variables = {
+                name: _Variable(
+                    variable.data.astype(variable.data.dtype.newbyteorder('=')),
+                    vars(variable),
+                )
+                for name, variable in file.variables.items()
+                if variable.data.dtype.kind in 'iuf'
+            }
+            return variables, dict(vars(file))
+    except Exception as error:
+        raise ValueError(
+            f'{path} ({path.stat().st_size} bytes) cannot be read as NetCDF: it is '
+            f'truncated or damaged ({error})'
+        ) from error
+
+
+def _shapes(
+    variables: Mapping[str, _Variable], matlab: bool = False
+) -> dict[str, tuple[int, ...]]:
+    return {
+        name: variable.data.shape[::-1] if matlab else variable.data.shape
+        for name, variable in variables.items()
+    }
+
+
+def _nodata(path: Path, name: str, attributes: Mapping[str, Any]) -> float | None:
+    """Return the value that a variable declares for missing data."""
+    try:
+        declared = [
+            float(value)
+            for key in _NODATA
+            if key in attributes
+            for value in np.ravel(attributes[key])
+        ]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'{path}: {name!r} declares a nodata value that is no number ({error}); '
+            'name one with nodata='
+        ) from error
+    # One value in single and in double precision differs in its last digits.
+    if len({f'{value:.6g}' for value in declared}) > 1:
+        raise ValueError(
+            f'{path}: {name!r} declares different nodata values ({declared}); name one '
+            'with nodata='
+        )
+    return declared[0] if declared else None
+
+
+def _band_centres(
+    cube: str,
+    variables: Mapping[str, _Variable],
+    attributes: Mapping[str, Any],
+    bands: int,
+) -> tuple[NDArray[np.float64] | None, str | None]:
+    """Return the band centres of a cube and the name of their unit."""
+    # Of several variables the one that shares most of the cube's path is its own.
+    near = sorted(
+        (name for name in variables if name.split('/')[-1].lower() in _WAVELENGTHS),
+        key=lambda name: -len(os.path.commonpath([name, cube])),
+    )
+    candidates = [
+        *_listed_centres(variables[cube].attributes),
+        *(
+            (variables[name].data, _lower(variables[name].attributes).get('units'))
+            for name in near
+        ),
+        *_listed_centres(attributes),
+    ]
+    for values, unit in candidates:
+        if np.shape(values) == (bands,) and values.dtype.kind in 'iuf':
+            if unit is not None:
+                unit = np.ravel(unit)[0]
+                unit = unit.decode() if isinstance(unit, bytes) else str(unit)
+            return np.asarray(values[()], dtype=np.float64), unit
+    return None, None
+
+
+def _listed_centres(attributes: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    lower = _lower(attributes)
+    return [(lower[k], lower.get(f'{k}_units')) for k in _WAVELENGTHS if k in lower]
+
+
+def _lower(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.lower(): value for key, value in attributes.items()}
 
 
 def _read_hdf5(
     path: Path, variable: str | None, ndim: int, matlab: bool
 ) -> NDArray[Any]:
-    try:
-        with _open_hdf5(path) as file:
-            name = _pick(path, _hdf5_shapes(file, matlab), variable, ndim)
-            dataset: Any = file[name]
-            array = np.asarray(dataset[()])
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f'{path} is truncated or damaged: {error}') from error
+    with _open_hdf5(path) as (variables, _):
+        name = _pick(path, _shapes(variables, matlab), variable, ndim)
+        array = np.asarray(variables[name].data[()])
     return _checked_array(path, name, array.T if matlab else array, ndim)
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Wavelengths in nm that stand for red, green and blue.
 RGB_WAVELENGTHS = (640.0, 550.0, 460.0)
 
+#: Value of pixels that a label file says nothing about; no file holds it as a label.
+NO_LABEL = int(np.iinfo(np.int64).min)
+
 #: Upper bound on the values held at once while a lazy cube is scanned.
 _BLOCK_VALUES = 1 << 22
 
@@ -311,7 +314,7 @@ class HyperspectralScene:
             class_names: Names by label value (these values are then the classes, also
                 those without pixels), or in ascending order of the values found, or
                 None for ``class <value>``.
-            unlabelled: Label values that mean "no label".
+            unlabelled: Label values that mean "no label"; ``NO_LABEL`` always does.
             palette: Colours (classes, 3), a built-in palette if None.
             wavelengths: Centre of each band of ``cube`` in nm.
             bands: The bands to use, see :class:`BandSelection`.
@@ -555,8 +558,7 @@ class HyperspectralScene:
     ) -> None:
         rows, cols, _ = self.shape
         if labels is None:
-            labels = np.zeros((rows, cols), dtype=np.int64)
-            unlabelled = (*unlabelled, 0)
+            labels = np.full((rows, cols), NO_LABEL)
         if labels.shape != (rows, cols):
             raise ValueError(
                 f'{self.name}: cube and labels differ in size: the cube has '
@@ -564,7 +566,7 @@ class HyperspectralScene:
             )
         whole = whole_numbers(self.name, labels)
         values = np.unique(whole)
-        values = values[~np.isin(values, list(unlabelled))]
+        values = values[~np.isin(values, [NO_LABEL, *unlabelled])]
         if isinstance(class_names, Mapping):
             named = {int(value): str(text) for value, text in class_names.items()}
             unknown = sorted(set(values.tolist()) - set(named))

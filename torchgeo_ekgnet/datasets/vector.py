@@ -6,6 +6,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -16,21 +17,13 @@ from rasterio.features import rasterize
 
 from .raster import Grid
 from .readers import require_file
+from .scene import NO_LABEL
 
 logger = logging.getLogger(__name__)
 
-#: Endings of files that are read as vectors.
-VECTOR_SUFFIXES = (
-    '.geojson',
-    '.json',
-    '.gpkg',
-    '.shp',
-    '.fgb',
-    '.kml',
-    '.gml',
-    '.parquet',
-    '.geoparquet',
-)
+
+class VectorFileError(ValueError):
+    """The file is none in which geopandas finds geometries."""
 
 
 def read_vector_labels(
@@ -48,7 +41,7 @@ def read_vector_labels(
     it. Pixels that geometries of different classes claim stay unlabelled.
 
     Args:
-        path: Any file geopandas reads, in any CRS.
+        path: Any file geopandas reads, in any CRS; a folder ``.gdb`` too.
         grid: Grid of the scene, with CRS.
         attribute: Column with the class: whole numbers, or names. None takes the only
             column there is.
@@ -59,14 +52,17 @@ def read_vector_labels(
         unlabelled: Numbers that mean "no label".
 
     Returns:
-        Labels (rows, cols), 0 where there is none, and the names by number.
+        Labels (rows, cols), ``NO_LABEL`` where there is none, and the names by number.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, a CRS is missing, the attribute does not
-            exist or holds no classes, or no geometry lies in the scene.
+        VectorFileError: If geopandas cannot read the file or finds no geometries.
+        ValueError: If a CRS is missing, the attribute does not exist or holds no
+            classes, or no geometry lies in the scene.
     """
-    path = require_file(path, 'vector labels')
+    path = Path(path)
+    if path.suffix.lower() != '.gdb' or not path.is_dir():
+        require_file(path, 'vector labels')
     frame = _read(str(path), layer)
     if not grid.georeferenced:
         raise ValueError(
@@ -77,18 +73,27 @@ def read_vector_labels(
         raise ValueError(
             f'{path} names no CRS, so its geometries cannot be placed in the scene'
         )
-    numbers, names = _classes(str(path), frame, attribute, class_names)
+    numbers, names = _classes(str(path), frame, attribute, class_names, unlabelled)
     frame = frame.to_crs(grid.crs)
     shapes = frame.geometry
     usable = ~(shapes.is_empty | shapes.isna()) & (numbers >= 0)
-    usable &= ~np.isin(numbers, list(unlabelled))
     skipped = int((~usable).sum())
     if skipped:
         logger.warning(
             '%s: %d features without geometry or class are left out', path, skipped
         )
+    excluded = usable & np.isin(numbers, list(unlabelled))
+    if excluded.any():
+        logger.warning(
+            '%s: %d features have a number that means "no label" (unlabelled=%s) and '
+            'are left out',
+            path,
+            int(excluded.sum()),
+            list(unlabelled),
+        )
+    usable &= ~excluded
     claims = np.zeros((grid.rows, grid.cols), dtype=np.uint8)
-    labels = np.zeros((grid.rows, grid.cols), dtype=np.int64)
+    labels = np.full((grid.rows, grid.cols), NO_LABEL)
     for number in np.unique(numbers[usable]):
         own = shapes[usable & (numbers == number)]
         mask = rasterize(
@@ -103,7 +108,7 @@ def read_vector_labels(
         claims += mask
         labels[mask] = number
     disputed = claims > 1
-    labels[disputed] = 0
+    labels[disputed] = NO_LABEL
     if not claims.any():
         scene = shapely.box(*grid.bounds)
         touching = bool(shapes[usable].intersects(scene).any())
@@ -133,10 +138,20 @@ def read_vector_labels(
 def _read(path: str, layer: str | None) -> geopandas.GeoDataFrame:
     try:
         if path.lower().endswith(('.parquet', '.geoparquet')):
-            return geopandas.read_parquet(path)
-        return geopandas.read_file(path, **({} if layer is None else {'layer': layer}))
+            frame = geopandas.read_parquet(path)
+        else:
+            options = {} if layer is None else {'layer': layer}
+            frame = geopandas.read_file(path, **options)
     except Exception as error:  # each driver raises its own class
-        raise ValueError(f'{path} cannot be read as vector file: {error}') from error
+        raise VectorFileError(
+            f'{path} cannot be read as vector file: {error}'
+        ) from error
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise VectorFileError(
+            f'{path} has no geometries, only the attributes {list(frame.columns)}; '
+            'expected polygons, lines or points (layer= names another layer)'
+        )
+    return frame
 
 
 def _classes(
@@ -144,6 +159,7 @@ def _classes(
     frame: geopandas.GeoDataFrame,
     attribute: str | None,
     class_names: Mapping[int, str] | Sequence[str] | None,
+    unlabelled: Sequence[int],
 ) -> tuple[NDArray[np.int64], dict[int, str]]:
     """Return the class number of each feature (-1: none) and the names by number."""
     columns = [name for name in frame.columns if name != frame.geometry.name]
@@ -170,7 +186,7 @@ def _classes(
             )
         numbers[given.to_numpy()] = values.astype(np.int64)
         if class_names is None or isinstance(class_names, Mapping):
-            found = [int(value) for value in np.unique(values) if value != 0]
+            found = [int(v) for v in np.unique(values) if v not in unlabelled]
             names = {value: f'class {value}' for value in found}
             names.update({int(k): str(v) for k, v in (class_names or {}).items()})
         else:

@@ -8,13 +8,16 @@ Run as a script to look at the files: ``python data.py FOLDER``.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import scipy.io
 
 from tests.data.public_scenes.data import save_mat
 
 ROWS, COLS, BANDS = 15, 18, 7
+CENTRES = np.linspace(450, 1050, BANDS)
 
 
 def cube_of() -> np.ndarray:
@@ -29,6 +32,41 @@ def labels_of() -> np.ndarray:
     labels[:, 1:8] = 2
     labels[:, 10:18] = 5
     return labels
+
+
+def netcdf(path: Path, classic: bool = False, **attributes: Any) -> Path:
+    """Write cube, labels and band centres in micrometres as NetCDF, version 4 or 3.
+
+    Args:
+        path: File to write.
+        classic: Write version 3.
+        attributes: Attributes of the cube.
+
+    Returns:
+        The file.
+    """
+    axes = {'y': ROWS, 'x': COLS, 'band': BANDS}
+    arrays: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, Any]]] = {
+        'reflectance': (('y', 'x', 'band'), cube_of(), attributes),
+        'class': (('y', 'x'), labels_of(), {'_FillValue': np.uint8(5)}),
+        'wavelength': (('band',), CENTRES / 1000, {'units': 'micrometers'}),
+    }
+    if classic:
+        with scipy.io.netcdf_file(path, 'w') as file:
+            for name, size in axes.items():
+                file.createDimension(name, size)
+            for name, (dimensions, array, own) in arrays.items():
+                stored = array.astype('i2') if array.dtype == np.uint8 else array
+                variable = file.createVariable(name, stored.dtype, dimensions)
+                variable[:] = stored
+                for key, value in own.items():
+                    setattr(variable, key, value)
+        return path
+    with h5py.File(path, 'w') as file:
+        for name, (_, array, own) in arrays.items():
+            file[name] = array
+            file[name].attrs.update(own)
+    return path
 
 
 def make(root: Path) -> Path:
