@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.data.envi import data as envi
+from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet.datasets.splits import (
     BlockSplit,
     CountSplit,
@@ -27,6 +30,7 @@ from torchgeo_ekgnet.datasets.splits import (
     compare_protocols,
     guard_distance,
     match_counts,
+    read_mask,
 )
 
 Labels = NDArray[np.int64]
@@ -305,6 +309,96 @@ class TestMaskSplit:
         split = MaskSplit(train, test, unlabelled='drop')(labels)
         assert split.train.size + split.val.size < MaskSplit(train)(full).shape[0] ** 2
         assert labels.shape[1] + 1 not in split.train
+
+    def test_masks_of_another_edition(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """695 training and 9671 test pixels, as published for Indian Pines.
+
+        These masks number the classes in an order of their own, the small ones last,
+        and come from an edition of the label map with 10,366 labelled pixels; today's
+        has 10,249. The places here are made up, the counts are not.
+        """
+        order = np.array([2, 3, 4, 5, 6, 8, 10, 11, 12, 13, 14, 15, 16, 1, 7, 9])
+        now = np.ravel(
+            [
+                [46, 1428, 830, 237, 483, 730, 28, 478],
+                [20, 972, 2455, 593, 205, 1265, 386, 93],
+            ]
+        )
+        then = np.ravel(
+            [
+                [54, 1434, 834, 234, 497, 747, 26, 489],
+                [20, 968, 2468, 614, 212, 1294, 380, 95],
+            ]
+        )
+        trained = np.where(np.arange(16) < 13, 50, 15)
+        labels = np.zeros((145, 145), dtype=np.int64)
+        train = np.zeros((145, 145), dtype=np.uint8)
+        test = np.zeros((145, 145), dtype=np.uint8)
+        start = 0
+        for value, label in enumerate(order, start=1):
+            pixels = start + np.arange(max(now[label - 1], then[label - 1]))
+            labels.flat[pixels[: now[label - 1]]] = label
+            marked = pixels[: then[label - 1]]
+            train.flat[marked[: trained[value - 1]]] = value
+            test.flat[marked[trained[value - 1] :]] = value
+            start += len(pixels)
+        assert (labels > 0).sum() == 10249
+        assert ((train > 0).sum(), (test > 0).sum()) == (695, 9671)
+        file = str(tmp_path / 'IndianPine.mat')
+        scipy.io.savemat(file, {'TR': train, 'TE': test})
+        masks = partial(
+            MaskSplit, file, file, val=0, train_variable='TR', test_variable='TE'
+        )
+        with pytest.raises(
+            ValueError, match="no label in the scene; use unlabelled='d"
+        ):
+            masks()(labels)
+        split = masks(unlabelled='drop')(labels)
+        counts = split.counts(labels)
+        assert np.array_equal(np.array(counts['train'])[order - 1], trained)
+        assert sum(counts['train']) == 695
+        both = np.minimum(now, then)
+        assert sum(counts['test']) == both.sum() - 695
+        excess = then.sum() - both.sum()
+        assert f'{excess} of 9671 pixels have no label in the scene' in caplog.text
+        assert "scene's label: 1: 2, 2: 3, 3: 4" in caplog.text
+        assert 'not one to one' not in caplog.text
+
+    def test_values_against_labels(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        labels, train, test = self.masks(tmp_path)
+        MaskSplit(train, test)(labels)
+        MaskSplit(train)(np.where(labels > 0, labels * 2, 0))
+        assert caplog.text == ''
+        mask = np.where(np.arange(labels.shape[1]) < 20, labels, 0)
+        mask[1, 1] = labels.max() - labels[1, 1] + 1
+        np.save(tmp_path / 'moved.npy', mask)
+        split = MaskSplit(str(tmp_path / 'moved.npy'))(labels)
+        assert split == MaskSplit(train)(labels)
+        assert 'not one to one: 1 of' in caplog.text
+        assert 'numbers the classes otherwise' not in caplog.text
+        caplog.clear()
+        np.save(tmp_path / 'joined.npy', np.where(mask == 2, 1, mask))
+        MaskSplit(str(tmp_path / 'joined.npy'))(labels)
+        assert 'not one to one' in caplog.text
+
+    def test_nodata_is_outside(self, tmp_path: Path) -> None:
+        mask = np.full((1, 4, 5), 255, dtype=np.uint8)
+        mask[0, :2] = 3
+        mask[0, 2] = 0
+        path = geotiff.write(tmp_path / 'mask.tif', mask, nodata=255)
+        assert np.array_equal(read_mask(path), np.repeat([3, 3, 0, 0], 5).reshape(4, 5))
+
+    @pytest.mark.parametrize('file', ['scene.hdr', 'scene.dat'])
+    def test_envi_as_torchgeo_configures_gdal(self, tmp_path: Path, file: str) -> None:
+        rasterio = pytest.importorskip('rasterio')
+        envi.make(tmp_path)
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR'):
+            mask = read_mask(tmp_path / file)
+        assert np.array_equal(mask, envi.cube_of()[:, :, 0])
 
     def test_bad_files(self, tmp_path: Path) -> None:
         labels, train, test = self.masks(tmp_path)

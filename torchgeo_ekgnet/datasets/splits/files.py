@@ -3,64 +3,43 @@
 
 """Splits that files hold: published masks and splits that were saved."""
 
-import warnings
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
-from ..readers import (
-    HDF5_SUFFIXES,
-    MAT_SUFFIXES,
-    NUMPY_SUFFIXES,
-    read_hdf5,
-    read_mat,
-    read_numpy,
-    require_file,
-)
-from ..scene import whole_numbers
+from ..raster import read_labels
+from ..readers import require_file
+from ..scene import NO_LABEL
 from .protocol import DrawnSplit, SplitProtocol, Unserved, classes_of, joined
-from .split import SUBSETS, Indices, Labels, Mask, Split
+from .split import SUBSETS, Indices, Labels, Mask, Split, check_label_map
+
+logger = logging.getLogger(__name__)
 
 
 def read_mask(path: str | Path, variable: str | None = None) -> Labels:
     """Read a mask of training or test pixels.
 
     Args:
-        path: A ``.mat``, ``.npy``, ``.npz``, HDF5 or NetCDF file, or any raster that
-            rasterio opens (its first band).
+        path: A ``.mat``, ``.npy``, ``.npz``, HDF5 or NetCDF file, an ENVI header, or
+            any raster that rasterio opens (its first band).
         variable: Name of the array in the file, the only two-dimensional one by
             default.
 
     Returns:
-        Labels, shape (rows, cols); 0 is outside the mask.
+        Labels, shape (rows, cols); 0 is outside the mask, and so is nodata.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read or holds no whole numbers.
     """
-    path = require_file(path, 'mask')
-    suffix = path.suffix.lower()
-    array: NDArray[Any]
-    if suffix in MAT_SUFFIXES:
-        array = read_mat(path, variable, ndim=2)
-    elif suffix in NUMPY_SUFFIXES:
-        array = read_numpy(path, variable, ndim=2)
-    elif suffix in HDF5_SUFFIXES:
-        array = read_hdf5(path, variable, ndim=2)
-    else:
-        try:
-            with warnings.catch_warnings():
-                # A mask needs no georeference: it has the grid of the scene.
-                warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                with rasterio.open(path) as raster:
-                    array = raster.read(1)
-        except RasterioIOError as error:
-            raise ValueError(f'mask {path} cannot be read: {error}') from error
-    return whole_numbers(str(path), array)
+    try:
+        mask, _ = read_labels(require_file(path, 'mask'), variable)
+    except ValueError as error:
+        raise ValueError(f'mask cannot be read: {error}') from error
+    return np.where(mask == NO_LABEL, 0, mask)
 
 
 class MaskSplit(DrawnSplit):
@@ -69,6 +48,12 @@ class MaskSplit(DrawnSplit):
     Masks are label maps (or plain masks) of the scene's size whose pixels other than
     0 are members; the labels themselves come from the scene. Some training pixels may
     be set aside for validation.
+
+    Masks of another edition of the label map, such as the 695 training and 9671 test
+    pixels of Indian Pines, mark pixels that the scene does not label:
+    ``unlabelled='drop'`` leaves these out and logs how many they are. A warning tells
+    if the values of a mask are numbered otherwise than the scene's classes, or belong
+    to other pixels.
     """
 
     name = 'masks'
@@ -95,7 +80,7 @@ class MaskSplit(DrawnSplit):
             train_variable: Name of the array in ``train``.
             test_variable: Name of the array in ``test``.
             unlabelled: What to do with pixels of a mask that have no label in the
-                scene: 'error' refuses, 'drop' ignores them.
+                scene: 'error' refuses, 'drop' ignores them and logs their number.
             seed: Seed of the frozen generator that sets validation pixels aside.
             unserved: What to do with a class without training or test pixels:
                 'error', 'drop' or 'merge'.
@@ -117,11 +102,9 @@ class MaskSplit(DrawnSplit):
         self.test_variable = test_variable
         self.unlabelled = unlabelled
         self.seed = seed
-        self._known: Mask = np.zeros((0, 0), dtype=bool)
+        self._members: dict[str, Mask] = {}
 
-    def _members(
-        self, path: str, variable: str | None, label_map: Labels, known: Mask
-    ) -> Mask:
+    def _read(self, path: str, variable: str | None, label_map: Labels) -> Mask:
         """Read a mask and hold it against the label map."""
         mask = read_mask(path, variable)
         if mask.shape != label_map.shape:
@@ -130,13 +113,23 @@ class MaskSplit(DrawnSplit):
                 f'{label_map.shape}'
             )
         members: Mask = mask != 0
+        known = label_map > 0
         outside = int((members & ~known).sum())
         if outside and self.unlabelled == 'error':
             raise ValueError(
                 f'mask {path} marks {outside} pixels that have no label in the scene; '
                 "use unlabelled='drop' to ignore them"
             )
-        return members & (label_map > 0)
+        if outside:
+            logger.warning(
+                'mask %s: %d of %d pixels have no label in the scene and are ignored',
+                path,
+                outside,
+                int(members.sum()),
+            )
+        members &= known
+        _compare_values(path, mask[members], label_map[members])
+        return members
 
     def __call__(
         self, label_map: NDArray[np.integer[Any]], patch_size: int = 1
@@ -155,33 +148,36 @@ class MaskSplit(DrawnSplit):
             ValueError: If a mask does not fit the label map, the masks overlap, or a
                 class cannot be served and ``unserved`` is 'error'.
         """
-        # Dropped classes are still known: only the scene's own gaps are unlabelled.
-        self._known = np.asarray(label_map) > 0
-        return super().__call__(label_map, patch_size)
-
-    def _draw(
-        self, label_map: Labels, patch_size: int
-    ) -> tuple[dict[str, Indices], dict[int, str]]:
-        """Draw the subsets."""
-        known = self._known
-        train = self._members(self.train, self.train_variable, label_map, known)
+        # Read here, not for every draw: when classes are dropped or merged, what the
+        # masks mark is still to be held against the labels of the scene.
+        labels = check_label_map(label_map)
+        train = self._read(self.train, self.train_variable, labels)
         if self.test is None:
-            test = (label_map > 0) & ~train
+            test = (labels > 0) & ~train
         else:
-            test = self._members(self.test, self.test_variable, label_map, known)
+            test = self._read(self.test, self.test_variable, labels)
             both = int((train & test).sum())
             if both:
                 raise ValueError(
                     f'masks {self.train} and {self.test} share {both} pixels, expected '
                     'none: test pixels must not train'
                 )
+        self._members = {'train': train, 'test': test}
+        return super().__call__(labels, patch_size)
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        """Draw the subsets."""
         generator = np.random.RandomState(self.seed)
         reasons: dict[int, str] = {}
         parts: dict[str, list[Indices]] = {name: [] for name in SUBSETS}
         for label in classes_of(label_map):
             members = label_map == label
-            trained = np.flatnonzero(members & train).astype(np.int64)
-            tested = np.flatnonzero(members & test).astype(np.int64)
+            trained, tested = (
+                np.flatnonzero(members & self._members[name]).astype(np.int64)
+                for name in ('train', 'test')
+            )
             if trained.size == 0 or tested.size == 0:
                 reasons[label] = f'{trained.size} training, {tested.size} test pixels'
                 continue
@@ -191,6 +187,45 @@ class MaskSplit(DrawnSplit):
             parts['train'].append(trained[: trained.size - count])
             parts['test'].append(tested)
         return joined(parts), reasons
+
+
+def _compare_values(path: str, values: Labels, labels: Labels) -> None:
+    """Warn if the values of a mask are not the scene's classes in their order.
+
+    Args:
+        path: The mask.
+        values: Values of the mask where it marks labelled pixels, shape (N,).
+        labels: Labels of the scene there, shape (N,).
+    """
+    marked, row = np.unique(values, return_inverse=True)
+    if len(marked) < 2:  # a plain mask has no classes
+        return
+    classes, col = np.unique(labels, return_inverse=True)
+    table = np.zeros((len(marked), len(classes)), dtype=np.int64)
+    np.add.at(table, (row, col), 1)
+    pairs = {
+        int(value): int(classes[best])
+        for value, best in zip(marked, table.argmax(axis=1), strict=True)
+    }
+    others = int(table.sum() - table.max(axis=1).sum())
+    text = ', '.join(f'{value}: {label}' for value, label in pairs.items())
+    if others or len(set(pairs.values())) < len(pairs):
+        logger.warning(
+            'mask %s: its values and the labels of the scene are not one to one: %d of '
+            '%d pixels have another label than most pixels of their value (value: most '
+            "frequent label: %s); training and testing use the scene's labels",
+            path,
+            others,
+            len(values),
+            text,
+        )
+    if list(pairs.values()) != sorted(pairs.values()):
+        logger.warning(
+            "mask %s numbers the classes otherwise than the scene (mask's value: "
+            "scene's label: %s); training and testing use the scene's labels",
+            path,
+            text,
+        )
 
 
 class SavedSplit(SplitProtocol):
