@@ -3,9 +3,9 @@
 
 """Memory of training and testing on an ENVI scene that is larger than memory allows.
 
-Writes a sparse file of 2 GiB (it takes little disk), trains and tests ekgnet_tiny on it
-through the data module, and prints the peak of anonymous memory (RssAnon, Linux) over
-what the process held before. Outside the test suite:
+Writes a sparse file of 2 GiB (it takes little disk), trains ekgnet_tiny on it through
+the data module, tests it on every test pixel, and prints the peak of anonymous memory
+(RssAnon, Linux) over what the process held with the network. Outside the test suite:
 
     python benchmarks/large_scene.py --folder FOLDER
 """
@@ -105,13 +105,13 @@ def main() -> None:
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
-        limit_test_batches=10,
     )
     trainer.fit(task, datamodule=data)
     result = trainer.test(task, datamodule=data, verbose=False)[0]
     report = {
         'scene': [rows, COLS, BANDS],
         'file_gib': round((arguments.folder / 'large.dat').stat().st_size / 2**30, 3),
+        'pixels': data.split.describe()['sizes'],
         'in_memory': data.scene.in_memory,
         'anonymous_before_mib': round(before),
         'anonymous_peak_mib': round(peak.mib),

@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+import logging
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,7 @@ import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from tests.data.envi import data as envi
 from tests.data.geotiff import data as geotiff
@@ -48,16 +50,46 @@ def fields(rows: int = 40, cols: int = 48, side: int = 12) -> Labels:
 
 
 def distances(split: Split, a: str, b: str) -> int:
-    """Smallest Chebyshev distance between two subsets, by brute force."""
+    """Smallest Chebyshev distance between two subsets."""
     first, second = split.positions(a), split.positions(b)
     if not len(first) or not len(second):
         return 10**6
-    apart = np.abs(first[:, np.newaxis] - second[np.newaxis]).max(axis=2)
-    return int(apart.min())
+    return int(KDTree(second).query(first, p=np.inf)[0].min())
 
 
 def indices_of(split: Split) -> list[list[int]]:
     return [split.train.tolist(), split.val.tolist(), split.test.tolist()]
+
+
+def checked_split(
+    protocol: SplitProtocol, labels: Labels, patch_size: int
+) -> Split | None:
+    """Draw a split that must part the pixels, keep its guard and serve its classes."""
+    try:
+        split = protocol(labels, patch_size)
+    except ValueError as error:
+        reasons = 'no class', 'nothing is left', 'no place for validation'
+        assert any(reason in str(error) for reason in reasons)
+        return None
+    joined = np.concatenate([split.train, split.val, split.test])
+    assert np.unique(joined).size == joined.size
+    assert (labels.ravel()[joined] > 0).all()
+    counts = split.counts(labels)
+    total = np.sum(list(counts.values()), axis=0)
+    assert total.tolist() == np.bincount(labels.ravel())[1:].tolist()
+    for label in np.unique(labels[labels > 0]):
+        served = label not in split.dropped
+        assert (counts['train'][label - 1] > 0) == served
+        assert (counts['test'][label - 1] > 0) == served
+    # A matched split keeps the guard of the split that it thins.
+    guard = split.settings.get('split', split.settings).get('guard', 'none')
+    for a, b in (('train', 'test'), ('val', 'test'), ('train', 'val')):
+        assert distances(split, a, b) > guard_distance(guard, patch_size)
+    overlap = split.overlap(patch_size)
+    assert overlap.contains_training_centre == 0 or guard == 'none'
+    assert overlap.shares_training_pixel == 0 or guard != 'patch'
+    assert split == protocol(labels, patch_size)
+    return split
 
 
 @st.composite
@@ -154,6 +186,19 @@ class TestRandomSplit:
         assert part.test.size == int(0.2 * (fields() > 0).sum())
         assert sum(part.counts(fields())['unused']) > 0
 
+    def test_classes_missing_from_test_share(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        labels = np.array([[1] * 80 + [2] * 4 + [3] * 4])
+        with caplog.at_level(logging.WARNING):
+            whole = RandomSplit(0.4, 0.0)(labels)
+            assert not caplog.records
+            part = RandomSplit(0.4, 0.0, test=0.02)(labels)
+        assert part.counts(labels)['test'] == [1, 0, 0]
+        assert '0.02, has none of the classes [2, 3]' in caplog.text
+        assert np.array_equal(whole.train, part.train)
+        assert part.dropped == ()
+
     def test_independent_of_other_generators(self) -> None:
         np.random.seed(0)
         first = RandomSplit()(fields())
@@ -212,6 +257,31 @@ class TestUnserved:
         assert counts['train'][4] == 3 and counts['train'][5] == 0
         assert counts['val'][4] + counts['test'][4] == 3
         assert 6 not in split.labels(labels, 'train')
+
+    def test_all_held_out_pixels_validate(self) -> None:
+        # Four pixels: one trains, three are held out, and half of those validate.
+        labels = self.with_rare(4)
+        served = 0
+        for seed in range(30):
+            split = RandomSplit(0.6, 0.3, seed, unserved='drop')(labels)
+            counts = split.counts(labels)
+            assert (counts['test'][4] == 0) == (split.dropped == (5,))
+            if not split.dropped:
+                served += 1
+                assert RandomSplit(0.6, 0.3, seed)(labels) == split
+                continue
+            assert counts['unused'] == [0, 0, 0, 0, 4]
+            for test in (None, 0.1):
+                with pytest.raises(
+                    ValueError, match=r"class 5: 4 pixels, .*validate.*='drop'"
+                ):
+                    RandomSplit(0.6, 0.3, seed, test)(labels)
+        assert 0 < served < 30
+        both = {
+            RandomSplit(0.6, 0.3, seed, unserved='drop')(self.with_rare(4, 2)).dropped
+            for seed in range(30)
+        }
+        assert both == {(6,), (5, 6)}
 
     def test_merge_that_does_not_help(self) -> None:
         with pytest.raises(ValueError, match='after merging'):
@@ -276,6 +346,40 @@ class TestMaskSplit:
         for trained, validated in zip(counts['train'], counts['val'], strict=True):
             assert validated == int(0.2 * (trained + validated))
         assert MaskSplit(train, val=0.2)(labels) == split
+
+    @quick
+    @given(
+        labels=label_maps(),
+        share=st.sampled_from([0.2, 0.5]),
+        both=st.booleans(),
+        val=st.sampled_from([0.0, 0.3]),
+        seed=st.integers(0, 5),
+    )
+    def test_property(
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        labels: Labels,
+        share: float,
+        both: bool,
+        val: float,
+        seed: int,
+    ) -> None:
+        folder = tmp_path_factory.mktemp('masks')
+        number = np.random.RandomState(seed).random_sample(labels.shape)
+        train, test = number < share, number > 1 - share
+        np.save(folder / 'train.npy', train & (labels > 0))
+        np.save(folder / 'test.npy', test & (labels > 0))
+        protocol = MaskSplit(
+            str(folder / 'train.npy'),
+            str(folder / 'test.npy') if both else None,
+            val=val,
+            seed=seed,
+            unserved='drop',
+        )
+        split = checked_split(protocol, labels, 3)
+        if split is not None:
+            assert train.flat[split.train].all() and train.flat[split.val].all()
+            assert (test if both else ~train).flat[split.test].all()
 
     @pytest.mark.filterwarnings('ignore:Dataset has no geotransform')
     def test_raster(self, tmp_path: Path) -> None:
@@ -446,10 +550,11 @@ class TestBlockSplit:
         assert indices_of(split) == GOLDEN['blocks']
 
     @pytest.mark.parametrize('guard', ['none', 'centre', 'patch'])
-    def test_guard(self, guard: Any) -> None:
-        split = BlockSplit(block_size=10, guard=guard)(fields(), 5)
-        for a, b in (('train', 'test'), ('val', 'test'), ('train', 'val')):
-            assert distances(split, a, b) > guard_distance(guard, 5)
+    @pytest.mark.parametrize('patch_size', [1, 3, 5, 7, 9, 11])
+    def test_guard(self, guard: Any, patch_size: int) -> None:
+        protocol = BlockSplit(block_size=32, val=0.2, guard=guard)
+        split = checked_split(protocol, fields(160, 160), patch_size)
+        assert split is not None and split.dropped == () and split.val.size > 0
 
     def test_bad(self) -> None:
         with pytest.raises(ValueError, match='block_size is 0'):
@@ -473,38 +578,6 @@ class TestDisjointSplit:
         assert overlap.contains_training_centre == 0
         if guard == 'patch':
             assert overlap.shares_training_pixel == 0
-
-    @quick
-    @given(
-        labels=label_maps(),
-        radius=st.integers(0, 4),
-        guard=st.sampled_from(['centre', 'patch']),
-        val=st.sampled_from([0.0, 0.1]),
-        seed=st.integers(0, 5),
-    )
-    def test_property(
-        self, labels: Labels, radius: int, guard: Any, val: float, seed: int
-    ) -> None:
-        protocol = DisjointSplit(
-            val=val, guard=guard, seed=seed, min_pixels=1, attempts=3, unserved='drop'
-        )
-        patch_size = 2 * radius + 1
-        try:
-            split = protocol(labels, patch_size)
-        except ValueError as error:
-            assert 'no class' in str(error) or 'validation' in str(error)
-            return
-        guarded = guard_distance(guard, patch_size)
-        for a, b in (('train', 'test'), ('val', 'test'), ('train', 'val')):
-            assert distances(split, a, b) > guarded
-        counts = split.counts(labels)
-        total = np.sum(list(counts.values()), axis=0)
-        assert total.tolist() == np.bincount(labels.ravel())[1:].tolist()
-        for label in np.unique(labels[labels > 0]):
-            served = label not in split.dropped
-            assert (counts['train'][label - 1] > 0) == served
-            assert (counts['test'][label - 1] > 0) == served
-        assert split == protocol(labels, patch_size)
 
     def test_golden(self) -> None:
         split = DisjointSplit(seed=2, attempts=4)(fields(), 5)
@@ -550,37 +623,60 @@ class TestDisjointSplit:
             DisjointSplit()(fields(), 4)
 
 
-PROTOCOLS = [
-    RandomSplit(unserved='drop'),
-    RandomSplit(0.05, 0.1, unserved='drop'),
-    CountSplit(3, val=1, unserved='drop'),
-    BlockSplit(block_size=3, unserved='drop'),
-    BlockSplit(block_size=5, guard='centre', unserved='drop'),
-]
+def drawn(protocol: type[SplitProtocol], **arguments: Any) -> Any:
+    """Protocols of a class that leave out the classes they cannot serve."""
+    return st.builds(
+        protocol, seed=st.integers(0, 5), unserved=st.just('drop'), **arguments
+    )
+
+
+VAL = st.sampled_from([0.0, 0.1, 0.3])
+RANDOM = drawn(RandomSplit, train=st.sampled_from([0.05, 0.6]), val=VAL)
+BLOCKS = drawn(
+    BlockSplit,
+    block_size=st.integers(1, 12),
+    val=VAL,
+    guard=st.sampled_from(['none', 'centre', 'patch']),
+)
+DISJOINT = drawn(
+    DisjointSplit,
+    val=VAL,
+    guard=st.sampled_from(['centre', 'patch']),
+    min_pixels=st.just(1),
+    attempts=st.just(3),
+)
+PROTOCOLS: dict[str, Any] = {
+    'random': RANDOM,
+    'count': drawn(CountSplit, per_class=st.integers(1, 3), val=st.integers(0, 1)),
+    'blocks': BLOCKS,
+    'disjoint': DISJOINT,
+    'matched': st.builds(
+        MatchedSplit,
+        split=RANDOM | BLOCKS | DISJOINT,
+        to=RANDOM | BLOCKS | DISJOINT,
+        seed=st.integers(0, 5),
+    ),
+}
 
 
 class TestEverySplit:
+    @pytest.mark.parametrize('name', PROTOCOLS)
     @quick
-    @given(
-        labels=label_maps(),
-        protocol=st.sampled_from(PROTOCOLS),
-        radius=st.integers(0, 3),
-    )
-    def test_partition(
-        self, labels: Labels, protocol: SplitProtocol, radius: int
+    @given(data=st.data(), labels=label_maps(), radius=st.integers(0, 4))
+    def test_property(
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        name: str,
+        data: st.DataObject,
+        labels: Labels,
+        radius: int,
     ) -> None:
-        try:
-            split = protocol(labels, 2 * radius + 1)
-        except ValueError as error:
-            message = str(error)
-            assert 'no class' in message or 'nothing is left' in message
-            return
-        joined = np.concatenate([split.train, split.val, split.test])
-        assert np.unique(joined).size == joined.size
-        assert (labels.ravel()[joined] > 0).all()
-        total = np.sum(list(split.counts(labels).values()), axis=0)
-        assert total.tolist() == np.bincount(labels.ravel())[1:].tolist()
-        assert split == protocol(labels, 2 * radius + 1)
+        protocol = data.draw(PROTOCOLS[name])
+        split = checked_split(protocol, labels, 2 * radius + 1)
+        if split is not None:
+            path = split.save(tmp_path_factory.mktemp('split') / 'split.npz')
+            saved = SavedSplit(str(path))
+            assert checked_split(saved, labels, 2 * radius + 1) == split
 
     @quick
     @given(labels=label_maps(), radius=st.integers(0, 5), seed=st.integers(0, 9))
@@ -620,15 +716,20 @@ class TestEverySplit:
         assert overlap.contains_training_centre == pytest.approx(np.mean(contained))
         assert overlap.shares_training_pixel == pytest.approx(np.mean(shared))
 
-    def test_other_process(self) -> None:
+    def test_other_process(self, tmp_path: Path) -> None:
         """Another process, with another hash seed, draws the same pixels."""
+        labels = fields()
+        train = str(tmp_path / 'train.npy')
+        np.save(train, (labels > 0) & (np.arange(labels.shape[1]) % 3 == 0))
         code = (
             'import numpy as np\n'
             'from torchgeo_ekgnet.datasets.splits import *\n'
             'row, col = np.indices((40, 48))\n'
             'labels = (row // 12 + 2 * (col // 12)) % 4 + 1\n'
             'labels = np.where((row % 12 == 0) | (col % 12 == 0), 0, labels)\n'
-            'for p in (RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit()):\n'
+            'protocols = RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit()\n'
+            f'masks = MaskSplit({train!r}, val=0.2)\n'
+            'for p in (*protocols, MatchedSplit(), masks):\n'
             '    print(p(labels, 5).identity())\n'
         )
         result = subprocess.run(
@@ -638,8 +739,9 @@ class TestEverySplit:
             check=True,
             env={'PYTHONHASHSEED': '1', 'OMP_NUM_THREADS': '1'},
         )
-        protocols = (RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit())
-        here = [protocol(fields(), 5).identity() for protocol in protocols]
+        protocols = RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit()
+        masks = MaskSplit(train, val=0.2)
+        here = [p(labels, 5).identity() for p in (*protocols, MatchedSplit(), masks)]
         assert result.stdout.split() == here
 
     @pytest.mark.parametrize(
@@ -779,6 +881,12 @@ class TestComparison:
             'protocol': 'count',
             **CountSplit(3, seed=1331).settings,
         }
+
+    def test_different_merges(self) -> None:
+        labels = TestUnserved().with_rare(8, 8)
+        merging = RandomSplit(0.05, unserved='drop'), DisjointSplit(unserved='merge')
+        with pytest.raises(ValueError, match=r"\{\} and \{6: 5\}.*unserved='drop'"):
+            compare_protocols(labels, 1, *merging)
 
     def test_nothing_in_common(self) -> None:
         labels = np.array([[1, 1, 1, 2, 2, 2]])

@@ -35,8 +35,14 @@ def match_counts(
         The thinned split.
 
     Raises:
-        ValueError: If the splits have no class in common.
+        ValueError: If the splits merge different classes, or have none in common.
     """
+    if split.relabel != other.relabel:
+        raise ValueError(
+            f'the splits {split.protocol!r} and {other.protocol!r} merge different '
+            f'classes, {split.relabel} and {other.relabel}, expected the same; use '
+            "unserved='drop' in both protocols"
+        )
     classes = int(np.max(label_map))
     ours, theirs = (s.counts(label_map, classes) for s in (split, other))
     common = [
@@ -130,7 +136,8 @@ class MatchedSplit(SplitProtocol):
             The thinned split.
 
         Raises:
-            ValueError: If the protocols serve no class in common.
+            ValueError: If the protocols merge different classes, or serve none in
+                common.
         """
         split, other = (
             protocol(label_map, patch_size) for protocol in (self.split, self.to)
@@ -193,7 +200,7 @@ def compare_protocols(
         The two splits, ready for ``split=`` of a data module, and their overlap.
 
     Raises:
-        ValueError: If the protocols serve no class in common.
+        ValueError: If the protocols merge different classes, or serve none in common.
     """
     disjoint = disjoint or DisjointSplit(unserved='drop')
     random = random or RandomSplit(unserved='drop')

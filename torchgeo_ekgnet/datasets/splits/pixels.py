@@ -3,10 +3,14 @@
 
 """Random pixels of every class: a share of them, or a number."""
 
+import logging
+
 import numpy as np
 
 from .protocol import DrawnSplit, Unserved, check_ratios, classes_of, joined, pixels_of
 from .split import SUBSETS, Indices, Labels
+
+logger = logging.getLogger(__name__)
 
 
 class RandomSplit(DrawnSplit):
@@ -41,9 +45,10 @@ class RandomSplit(DrawnSplit):
             val: Share of all labelled pixels that validate, from 0.
             seed: Seed of the frozen generator; the released code counts from 1331.
             test: Share of all labelled pixels that test, for a small budget of time;
-                by default all that neither train nor validate.
-            unserved: What to do with a class of fewer than 4 pixels: 'error', 'drop'
-                or 'merge'.
+                by default all that neither train nor validate. A class that only this
+                share leaves without test pixels is named in a warning.
+            unserved: What to do with a class of fewer than 4 pixels, or one whose
+                held-out pixels all happen to validate: 'error', 'drop' or 'merge'.
 
         Raises:
             ValueError: If the ratios leave nothing to test.
@@ -93,13 +98,36 @@ class RandomSplit(DrawnSplit):
                 'them validate: nothing is left to test; use a smaller train or val'
             )
         tested = rest[: rest.size - count]
+        for label in _absent(label_map, tested):
+            # Validation pixels are not stratified: they may take all of a small class.
+            reasons.setdefault(
+                label,
+                f'{pixels_of(label_map, label).size} pixels, those held out all '
+                'validate and none is left to test',
+            )
         if self.test is not None:
             tested = tested[: max(int(self.test * (trained.size + rest.size)), 1)]
+            absent = _absent(label_map, tested)
+            # A draw with unserved classes is not the one that counts.
+            if absent and not reasons:
+                logger.warning(
+                    '%s: the share of test pixels, %g, has none of the classes %s; they '
+                    'count in no accuracy',
+                    self,
+                    self.test,
+                    absent,
+                )
         return {
             'train': trained,
             'val': rest[rest.size - count :],
             'test': tested,
         }, reasons
+
+
+def _absent(label_map: Labels, pixels: Indices) -> list[int]:
+    """List the classes that none of the pixels belongs to, ascending."""
+    present = label_map.ravel()[pixels]
+    return [label for label in classes_of(label_map) if label not in present]
 
 
 class CountSplit(DrawnSplit):

@@ -162,6 +162,7 @@ class DrawnSplit(SplitProtocol):
         labels = check_label_map(label_map)
         check_patch_size(patch_size)
         subsets, reasons = self._draw(labels, patch_size)
+        reasons = dict(sorted(reasons.items()))
         relabel: dict[int, int] = {}
         dropped: tuple[int, ...] = ()
         if reasons:
