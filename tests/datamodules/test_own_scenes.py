@@ -16,7 +16,6 @@ from tests.data.arrays import data as arrays
 from tests.data.enmap import data as enmap
 from tests.data.envi import data as envi
 from tests.data.geotiff import data as geotiff
-from torchgeo_ekgnet.datamodules import LabelledPixelsDataModule
 from torchgeo_ekgnet.main import main
 
 CONF = Path(__file__).parents[1] / 'conf' / 'ekgnet.yaml'
@@ -127,17 +126,24 @@ def test_one_config_trains_and_tests(
     assert confusion.sum() > 0
 
 
-def torchgeo_data(root: Path, **options: Any) -> dict[str, Any]:
-    enmap.make(root)
-    return {
+@pytest.mark.parametrize(
+    ('dataset', 'name', 'bands'),
+    [
+        ('EnMAP', enmap.NAME, [f'B{number}' for number in range(1, 21)]),
+        ('PRISMA', enmap.PRISMA_NAME, None),
+    ],
+)
+def test_torchgeo_datasets(
+    tmp_path: Path, dataset: str, name: str, bands: list[str] | None
+) -> None:
+    root = enmap.make(tmp_path / 'data', name, bands=20)
+    options = {'paths': str(root / 'image'), 'bands': bands}
+    data = {
         'class_path': 'torchgeo_ekgnet.datamodules.LabelledPixelsDataModule',
         'init_args': {
             'image': {
-                'class_path': 'torchgeo.datasets.EnMAP',
-                'init_args': {
-                    'paths': str(root / 'image'),
-                    'bands': [f'B{number}' for number in range(1, 21)],
-                },
+                'class_path': f'torchgeo.datasets.{dataset}',
+                'init_args': options,
             },
             'labels': {
                 'class_path': 'torchgeo_ekgnet.datasets.LabelRaster',
@@ -148,97 +154,16 @@ def torchgeo_data(root: Path, **options: Any) -> dict[str, Any]:
             },
             'patch_size': 5,
             'batch_size': 40,
-            'train': 0.4,
-            'val': 0.2,
+            'split': SPLIT,
             'statistics_pixels': 50,
-            **options,
         },
     }
-
-
-def test_torchgeo_datasets(tmp_path: Path) -> None:
-    config = write_config(tmp_path, torchgeo_data(tmp_path / 'data'), 'enmap')
-    report = fit_and_test(config, 'enmap')
-    assert report['class_names'] == ['crop', 'forest']
-    assert report['scene'] == 'EnMAP & LabelRaster'
-    assert report['split']['counts']['train'] == [32, 48]
-    assert sum(report['counts']) == 202 - (32 + 48) - (16 + 24)
-
-
-class TestLabelledPixelsDataModule:
-    def make(self, root: Path, **options: Any) -> LabelledPixelsDataModule:
-        from torchgeo.datasets import EnMAP
-
-        from torchgeo_ekgnet.datasets import LabelRaster
-
-        enmap.make(root)
-        return LabelledPixelsDataModule(
-            EnMAP(root / 'image', bands=EnMAP.all_bands[:6]),
-            LabelRaster(str(root / 'labels')),
-            patch_size=5,
-            statistics_pixels=40,
-            **options,
-        )
-
-    def test_draw(self, tmp_path: Path) -> None:
-        first, second = (self.make(tmp_path, train=0.5) for _ in range(2))
-        first.setup('fit')
-        second.setup('test')
-        state = first.state_dict()
-        assert state['split']['identity'] == second.state_dict()['split']['identity']
-        counts = state['split']['counts']
-        assert np.sum(list(counts.values()), axis=0).tolist() == [81, 121]
-        json.dumps(state)
-        other = self.make(tmp_path, train=0.5, seed=2)
-        other.setup('test')
-        with pytest.raises(ValueError, match='trained with the draw'):
-            other.load_state_dict(state)
-        other.allow_other_split = True
-        other.load_state_dict(state)
-        assert other.mean.tolist() == first.mean.tolist()
-
-    def test_blocks_keep_neighbours_together(self, tmp_path: Path) -> None:
-        module = self.make(tmp_path, block_size=4, train=0.5, val=0.2)
-        module.setup('fit')
-        train = module.train_sampler.positions  # type: ignore[union-attr]
-        test = module.test_sampler.positions  # type: ignore[union-attr]
-        assert len(train) > 60 and len(test) > 20
-        origin = np.minimum(train.min(axis=0), test.min(axis=0))
-        origin = np.minimum(origin, module.val_sampler.positions.min(axis=0))  # type: ignore[union-attr]
-        squares = [
-            set(map(tuple, np.floor((part - origin) / 120).astype(int).tolist()))
-            for part in (train, test)
-        ]
-        assert not squares[0] & squares[1]
-        assert module.describe()['split']['protocol'] == 'blocks'
-
-    def test_statistics_are_those_of_the_training_pixels(self, tmp_path: Path) -> None:
-        module = self.make(tmp_path)
-        module.setup('fit')
-        batch = next(iter(module.train_dataloader()))
-        assert batch['image'].shape[1:] == (6, 5, 5)
-        centre = module.aug({'image': batch['image']})['image'][:, :, 2, 2]
-        assert centre.mean(dim=0).abs().max() < 0.6
-        assert 0.4 < centre.std() < 1.6
-
-    @pytest.mark.parametrize(
-        ('options', 'match'),
-        [
-            ({'train': 0.0}, 'train and val must be positive'),
-            ({'train': 0.9, 'val': 0.1}, 'leave pixels to test'),
-            ({'block_size': 0}, 'block_size must be at least 1'),
-        ],
+    report = fit_and_test(
+        write_config(tmp_path, data, 'georeferenced'), 'georeferenced'
     )
-    def test_wrong_arguments(
-        self, tmp_path: Path, options: dict[str, Any], match: str
-    ) -> None:
-        with pytest.raises(ValueError, match=match):
-            self.make(tmp_path, **options)
-
-    def test_wrong_scenes(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match='1 class names for 2 classes'):
-            self.make(tmp_path, class_names=['one']).setup('fit')
-        with pytest.raises(ValueError, match=r"no training pixel of \['class 9'\]"):
-            self.make(tmp_path, class_values=[1, 2, 9]).setup('fit')
-        with pytest.raises(ValueError, match='makes no map'):
-            self.make(tmp_path).setup('predict')
+    assert report['class_names'] == ['crop', 'forest']
+    assert report['scene'] == f'{dataset} & LabelRaster'
+    assert report['protocol'] == 'random'
+    assert report['split']['counts']['train'] == [33, 49]
+    assert sum(report['counts']) == 202 - (33 + 49) - 40
+    assert report['overlap']['contains_training_centre'] > 0.9

@@ -20,6 +20,7 @@ from tests.data.geotiff.data import write
 from torchgeo_ekgnet import _compat
 from torchgeo_ekgnet.datasets import LabelRaster
 from torchgeo_ekgnet.samplers import CentreLabel, LabelledPixelSampler
+from torchgeo_ekgnet.samplers.labelled_pixels import missing
 
 #: Bands that are used; the file has more.
 BANDS = EnMAP.all_bands[:24]
@@ -74,7 +75,11 @@ class TestLabelledPixelSampler:
     def test_patches_are_exact(self, dataset: IntersectionDataset) -> None:
         sampler = LabelledPixelSampler(dataset, 5, shuffle=False)
         labels = data.labels_of()
-        cube = np.pad(data.cube_of()[: len(BANDS)], ((0, 0), (2, 2), (2, 2)))
+        cube = np.pad(
+            data.cube_of()[: len(BANDS)],
+            ((0, 0), (2, 2), (2, 2)),
+            constant_values=data.NODATA,
+        )
         windows = list(sampler)
         for window in (windows[0], windows[7], windows[-1]):
             row, col = pixel_of(window)
@@ -144,6 +149,110 @@ class TestLabelledPixelSampler:
         with pytest.raises(ValueError, match='gives no mask'):
             LabelledPixelSampler(EnMAP(root / 'image', bands=BANDS), 5)
 
+    @pytest.mark.parametrize(
+        ('resolution', 'left', 'top', 'crs'),
+        [
+            (1 / 3600, 10 - 1 / 7200, 50 + 1 / 7200, 'EPSG:4326'),
+            (1e-4, 10 - 5e-5, 50 + 5e-5, 'EPSG:4326'),
+            (1.3, 1.3 * 300_000 - 0.65, 1.3 * 4_000_000 + 0.65, 'EPSG:32632'),
+        ],
+    )
+    def test_pixel_centres_at_multiples_of_the_resolution(
+        self, tmp_path: Path, resolution: float, left: float, top: float, crs: str
+    ) -> None:
+        grid = from_origin(left, top, resolution, resolution)
+        data.make(tmp_path, bands=2)
+        write(tmp_path / 'image' / data.NAME, data.cube_of()[:2], grid, crs)
+        labels = data.labels_of()
+        write(tmp_path / 'labels' / data.LABELS_NAME, labels[None], grid, crs)
+        image = EnMAP(tmp_path / 'image', bands=EnMAP.all_bands[:2])
+        both = image & Labels(tmp_path / 'labels')
+        sampler = LabelledPixelSampler(both, 5, shuffle=False)
+        assert sampler.shape == labels.shape
+        found = list(map(tuple, sampler.places.tolist()))
+        assert sorted(found) == list(map(tuple, np.argwhere(labels > 0).tolist()))
+        assert [labels[place] for place in found] == sampler.labels.tolist()
+
+    @pytest.mark.parametrize('offset', [15.0, 30.0 * 5000])
+    def test_images_side_by_side(self, tmp_path: Path, offset: float) -> None:
+        """The second image begins between the pixels of the first, or far away."""
+        for folder in ('image', 'labels'):
+            (tmp_path / folder).mkdir()
+        labels = np.ones((6, 8), dtype=np.uint8)
+        cube = np.full((2, 6, 8), 5, dtype=np.int16)
+        for number, left in enumerate((0, 8 * 30 + offset)):
+            grid = from_origin(data.TRANSFORM.c + left, data.TRANSFORM.f, 30, 30)
+            name = data.NAME.replace('_028_', f'_{number:03}_')
+            write(tmp_path / 'image' / name, cube, grid, data.CRS)
+            path = tmp_path / 'labels' / f'LABELS_20220612_{number}.tif'
+            write(path, labels[None], grid, data.CRS)
+        image = EnMAP(tmp_path / 'image', bands=EnMAP.all_bands[:2])
+        both = image & Labels(tmp_path / 'labels')
+        sampler = LabelledPixelSampler(both, 5, shuffle=False)
+        assert len(set(map(tuple, sampler.places.tolist()))) == 2 * 48 == len(sampler)
+        assert sampler.shape[0] == 6
+        assert 16 <= sampler.shape[1] < 16 + 5
+        if offset > 30:
+            second = sampler.places[sampler.positions[:, 0] > data.TRANSFORM.c + 300]
+            assert int(second[:, 1].min()) - 7 >= 5
+
+    def test_pixels_without_image_data(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        data.make(tmp_path, bands=2)
+        cube = data.cube_of()[:2]
+        cube[1, 10:14] = data.NODATA
+        path = tmp_path / 'image' / data.NAME
+        write(path, cube, data.TRANSFORM, data.CRS, nodata=data.NODATA)
+        image = EnMAP(tmp_path / 'image', bands=EnMAP.all_bands[:2])
+        both = image & Labels(tmp_path / 'labels')
+        sampler = LabelledPixelSampler(both, 5)
+        assert len(sampler) == 202 - 40
+        assert sampler.nodata == data.NODATA
+        assert '40 labelled pixels are left out' in caplog.text
+        assert len(LabelledPixelSampler(both, 5, nodata=None)) == 202
+        assert len(LabelledPixelSampler(both, 5, nodata=-1)) == 202
+        only_first = EnMAP(tmp_path / 'image', bands=['B1']) & both.datasets[1]
+        assert len(LabelledPixelSampler(only_first, 5)) == 202
+
+    def test_images_of_different_nodata(self, root: Path, tmp_path: Path) -> None:
+        data.make(tmp_path, bands=2)
+        name = data.NAME.replace('_028_', '_029_')
+        cube = data.cube_of()[:2]
+        write(tmp_path / 'image' / name, cube, data.TRANSFORM, data.CRS, nodata=0)
+        image = EnMAP(tmp_path / 'image', bands=EnMAP.all_bands[:2])
+        both = image & Labels(tmp_path / 'labels')
+        with pytest.raises(ValueError, match='different nodata values'):
+            LabelledPixelSampler(both, 5)
+        assert len(LabelledPixelSampler(both, 5, nodata=data.NODATA)) == 202
+
+    def test_nodata_of_the_labels(self, root: Path, tmp_path: Path) -> None:
+        (tmp_path / 'labels').mkdir()
+        labels = np.where(data.labels_of() == 0, 255, data.labels_of())
+        path = tmp_path / 'labels' / data.LABELS_NAME
+        write(path, labels[None], data.TRANSFORM, data.CRS, nodata=255)
+        both = EnMAP(root / 'image', bands=BANDS) & Labels(tmp_path / 'labels')
+        assert set(LabelledPixelSampler(both, 5).labels.tolist()) == {1, 2}
+
+    @pytest.mark.parametrize('right', [20, -20])
+    @pytest.mark.parametrize('cut', [0, 2])
+    def test_labels_on_a_shifted_grid_are_the_nearest(
+        self, root: Path, tmp_path: Path, right: int, cut: int
+    ) -> None:
+        (tmp_path / 'labels').mkdir()
+        labels = data.labels_of()[cut : data.ROWS - cut, cut : data.COLS - cut]
+        left = data.TRANSFORM.c + 30 * cut + right
+        top = data.TRANSFORM.f - 30 * cut - 12
+        path = tmp_path / 'labels' / data.LABELS_NAME
+        write(path, labels[None], from_origin(left, top, 30, 30), data.CRS)
+        both = EnMAP(root / 'image', bands=BANDS[:2]) & Labels(tmp_path / 'labels')
+        sampler = LabelledPixelSampler(both, 3, shuffle=False)
+        x, y = sampler.positions.T
+        row = np.floor((top - y) / 30).astype(int)
+        col = np.floor((x - left) / 30).astype(int)
+        assert sampler.labels.tolist() == labels[row, col].tolist()
+        assert len(sampler) >= 200
+
     def test_labels_on_a_shifted_grid_keep_the_image_unresampled(
         self, root: Path, tmp_path: Path
     ) -> None:
@@ -185,8 +294,7 @@ class TestLabelledPixelSampler:
         sampler = LabelledPixelSampler(both, 3, shuffle=False)
         pixels = {pixel_of(window) for window in sampler}
         assert pixels == set(map(tuple, np.argwhere(labels > 0).tolist()))
-        if _compat.HAS_SPATIAL_SAMPLERS:
-            assert len(sampler) == len(pixels)
+        assert len(sampler) == len(pixels)
 
     def test_labels_of_another_time(self, root: Path, tmp_path: Path) -> None:
         (tmp_path / 'labels').mkdir()
@@ -216,6 +324,26 @@ def test_label_raster(root: Path) -> None:
     assert dated.index.index[0].left.year == 2022
 
 
+def test_missing() -> None:
+    image = torch.ones(2, 1, 5)
+    image[0, 0, 0] = -9
+    image[1, 0, 1] = torch.nan
+    image[0, 0, 2] = 0
+    image[:, 0, 3] = 0
+    assert missing(image, -9)[0, 0].tolist() == [True, True, False, True, False]
+    assert missing(image, None)[0, 0].tolist() == [False, True, False, True, False]
+    assert missing(image, float('nan'))[0, 0].tolist() == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    lowest = float(np.finfo(np.float32).min)
+    assert missing(torch.full((2, 3, 1, 1), lowest), lowest).shape == (2, 1, 1, 1)
+    assert missing(torch.full((2, 3, 1, 1), lowest), lowest).all()
+
+
 class TestCentreLabel:
     def test_mask_shapes(self) -> None:
         mask = torch.tensor([[0, 0, 0], [0, 7, 0], [0, 0, 5]])
@@ -243,7 +371,8 @@ def test_ekgnet_trains_on_enmap_and_labels(dataset: IntersectionDataset) -> None
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     losses = []
     for batch in loader:
-        image = (batch['image'] - 1500) / 300
+        absent = missing(batch['image'], data.NODATA)
+        image = ((batch['image'] - 1500) / 300).masked_fill(absent, 0)
         loss = torch.nn.functional.cross_entropy(model(image), batch['label'])
         optimizer.zero_grad()
         torch.autograd.backward(loss)

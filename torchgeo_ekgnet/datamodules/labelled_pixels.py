@@ -3,21 +3,93 @@
 
 """Data module of torchgeo's georeferenced images with label rasters."""
 
-import hashlib
+import copy
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-import kornia.augmentation as K
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import GeoDataset
 
-from ..samplers.labelled_pixels import CentreLabel, LabelledPixelSampler
+from ..datasets.scene import jsonable_nodata
+from ..datasets.splits import SUBSETS, RandomSplit, Split, SplitProtocol
+from ..samplers.labelled_pixels import LabelledPixelSampler, missing
+from .scene import after_setup, check_checkpoint, check_state
 
 logger = logging.getLogger(__name__)
+
+
+class LabelledPatches(Dataset[dict[str, Any]]):
+    """Patches of images with the label of their centre.
+
+    The sampler has read every label: masks are not read again with each patch.
+    """
+
+    def __init__(
+        self, image: GeoDataset, sampler: LabelledPixelSampler, labels: NDArray[Any]
+    ) -> None:
+        """Initialize a new dataset.
+
+        Args:
+            image: Images.
+            sampler: Labelled pixels; the dataset is asked for its windows.
+            labels: Class from 0 of each, shape (N,).
+        """
+        self.image = image
+        windows = sampler.subset(np.arange(len(sampler)), shuffle=False)
+        self.label_of = dict(zip(map(_key, windows), labels.tolist(), strict=True))
+
+    def __getitem__(self, window: Any) -> dict[str, Any]:
+        """Read one patch.
+
+        Args:
+            window: Slices of x, y (and time) of a sampler.
+
+        Returns:
+            What the image dataset gives, with 'label', int64 scalar.
+        """
+        label = torch.tensor(self.label_of[_key(window)])
+        return {**self.image[window], 'label': label}
+
+
+class BandZScore:
+    """Z-score of every band; pixels without data become 0.
+
+    So what lies beyond an image is what
+    :class:`~torchgeo_ekgnet.transforms.PatchSource` pads a scene with.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, nodata: float | None) -> None:
+        """Initialize a new normalisation.
+
+        Args:
+            mean: Mean of each band, shape (bands,).
+            std: Standard deviation of each band, shape (bands,).
+            nodata: Value that stands for missing data, None if there is none.
+        """
+        self.mean = mean[:, None, None]
+        self.std = std[:, None, None]
+        self.nodata = nodata
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Normalise a batch.
+
+        Args:
+            batch: Batch with 'image', shape (B, bands, P, P).
+
+        Returns:
+            The batch with another 'image'.
+        """
+        image: Tensor = batch['image']
+        mean, std = self.mean.to(image.device), self.std.to(image.device)
+        scores = (image - mean) / std
+        absent = missing(image, self.nodata)
+        return {**batch, 'image': scores.masked_fill(absent, 0.0)}
 
 
 class LabelledPixelsDataModule(GeoDataModule):
@@ -27,11 +99,17 @@ class LabelledPixelsDataModule(GeoDataModule):
     samples hold a mask, such as :class:`~torchgeo_ekgnet.datasets.LabelRaster`. Files,
     reprojection and sampling are torchgeo's own machinery.
 
-    Labelled pixels are drawn for training, validation and test by squares of
-    ``block_size`` pixels, so that with large squares few test patches overlap training
-    patches. The draw is deterministic from its seed; its identity travels in the
-    checkpoint, and testing with another draw is refused.
+    The split is drawn as that of a scene: by place, on the pixel grid of all images. A
+    place that was seen at several times is in one subset at all of them; the class that
+    it has at the first one stands for it when the split is drawn. The split travels in
+    the checkpoint, and testing with another one is refused.
+
+    Labelled pixels without image data are left out. Other pixels without data are 0
+    after normalisation, like what lies beyond the images.
     """
+
+    #: Share of training and validation pixels of the default (random) split.
+    default_split = (0.6, 0.1)
 
     def __init__(
         self,
@@ -42,10 +120,9 @@ class LabelledPixelsDataModule(GeoDataModule):
         patch_size: int = 11,
         batch_size: int = 80,
         num_workers: int = 0,
-        train: float = 0.6,
-        val: float = 0.1,
-        block_size: int = 1,
-        seed: int = 1331,
+        split: SplitProtocol | None = None,
+        nodata: float | Literal['file'] | None = 'file',
+        unlabelled: list[int] | None = None,
         statistics_pixels: int = 500,
         allow_other_split: bool = False,
     ) -> None:
@@ -54,44 +131,55 @@ class LabelledPixelsDataModule(GeoDataModule):
         Args:
             image: Images.
             labels: Label masks.
-            class_values: Mask values of the classes; those that are found, without 0,
-                if None.
+            class_values: Mask values of the classes; those that are found if None.
             class_names: Names of the classes in the same order.
             patch_size: Rows and columns of a patch, odd.
             batch_size: Patches in a batch.
             num_workers: Processes that load data.
-            train: Share of the labelled pixels used for training.
-            val: Share used for validation; the rest is tested.
-            block_size: Side of the squares that are drawn together, in pixels.
-            seed: Seed of the draw.
+            split: Protocol that chooses training, validation and test pixels; a random
+                split by default.
+            nodata: Value that stands for missing data in the images, 'file' for the one
+                that their files declare, None for none.
+            unlabelled: Mask values that mean "no label", 0 by default; the nodata
+                values of the label files always do.
             statistics_pixels: Most training pixels that are read for the mean and
                 standard deviation of each band.
-            allow_other_split: Accept a checkpoint that was trained with another draw.
+            allow_other_split: Accept a checkpoint that was trained with another split,
+                with a warning. Its scores then include pixels it was trained on.
 
         Raises:
-            ValueError: If shares or sizes are out of range.
+            ValueError: If a class is listed twice.
         """
-        if not (0 < train < 1 and 0 < val < 1 and train + val < 1):
+        if class_values is not None and len(set(class_values)) != len(class_values):
             raise ValueError(
-                f'train and val must be positive and leave pixels to test, got '
-                f'train={train}, val={val}'
+                f'class_values must list each class once, got {class_values}'
             )
-        if block_size < 1:
-            raise ValueError(f'block_size must be at least 1, got {block_size}')
         super().__init__(type(image), batch_size, patch_size, None, num_workers)
         self.size = patch_size
         self.image = image
         self.labels = labels
         self.class_values = class_values
         self.given_names = class_names
-        self.train_share = train
-        self.val_share = val
-        self.block_size = block_size
-        self.seed = seed
+        self.protocol: SplitProtocol | Split | None = split
+        self.nodata = nodata
+        self.unlabelled = [0] if unlabelled is None else unlabelled
         self.statistics_pixels = statistics_pixels
         self.allow_other_split = allow_other_split
-        self._identity: str | None = None
-        self._pending: dict[str, Any] | None = None
+        self._split: Split | None = None
+        self._nodata: float | None = None
+        self._counts: dict[str, list[int]] = {}
+        self._overlap: dict[str, float] = {}
+        self._pending: Mapping[str, Any] | None = None
+        self._checked_checkpoint: Any = None
+
+    @property
+    def split(self) -> Split:
+        """The places that train, validate and test, on the grid of all images.
+
+        Raises:
+            RuntimeError: Before setup.
+        """
+        return after_setup(self._split, 'split')
 
     @property
     def num_bands(self) -> int:
@@ -119,66 +207,87 @@ class LabelledPixelsDataModule(GeoDataModule):
             stage: Either 'fit', 'validate' or 'test'.
 
         Raises:
-            ValueError: If a class has no training pixel or names do not fit.
+            ValueError: If the split cannot be drawn, a class has no training pixel or
+                names do not fit.
         """
         if stage == 'predict':
             raise ValueError(
                 'LabelledPixelsDataModule scores labelled pixels and makes no map; '
                 'open the product as a scene (CustomSceneDataModule) to map it'
             )
-        if self._identity is None:
+        if self._split is None:
             self._prepare()
         if self._pending is not None:
             state, self._pending = self._pending, None
             self._apply(state)
 
-    def class_counts(self, split: str) -> Tensor:
-        """Count the pixels of each class.
+    def class_counts(self, subset: str = 'train') -> Tensor:
+        """Count the patches of each class.
 
         Args:
-            split: 'train', 'val' or 'test'.
+            subset: 'train', 'val' or 'test'.
 
         Returns:
-            int64 (C,).
+            int64 (C,); 0 for classes that the split dropped or merged.
         """
-        sampler: Any = getattr(self, f'{split}_sampler')
-        values = self.class_values or []
-        return torch.tensor([int((sampler.labels == value).sum()) for value in values])
+        return torch.tensor(self._counts[subset])
+
+    def _dataloader_factory(self, split: str) -> DataLoader[dict[str, Tensor]]:
+        """Make a data loader.
+
+        Args:
+            split: Either 'train', 'val' or 'test'.
+
+        Returns:
+            The data loader.
+
+        Raises:
+            MisconfigurationException: If there are no such pixels.
+            ValueError: If the trainer loads a checkpoint without a split.
+        """
+        check_checkpoint(self)
+        loader: DataLoader[dict[str, Tensor]] = super()._dataloader_factory(split)
+        return loader
+
+    def val_dataloader(self) -> Any:
+        """Make the data loader of validation pixels.
+
+        Returns:
+            The data loader, or no loader if a fit has no validation pixels.
+        """
+        fitting = self.trainer is not None and self.trainer.state.fn == 'fit'
+        if fitting and self.split.val.size == 0:
+            return []
+        return self._dataloader_factory('val')
 
     def describe(self) -> dict[str, Any]:
         """Describe the data as results report them.
 
         Returns:
-            JSON-able 'scene', 'split', 'patch_size', 'padding_mode', 'normalization',
-            'num_bands' and 'num_classes'.
+            JSON-able 'scene', 'split' (of places; with 'counts' of patches per class,
+            and 'overlap'), 'patch_size', 'padding_mode', 'normalization', 'bands',
+            'pca', 'num_bands' and 'num_classes'.
         """
-        counts = {
-            name: self.class_counts(name).tolist() for name in ('train', 'val', 'test')
-        }
         name = f'{type(self.image).__name__} & {type(self.labels).__name__}'
         return {
             'scene': {
                 'name': name,
                 'class_names': self.class_names,
                 'class_values': list(self.class_values or ()),
+                'nodata': jsonable_nodata(self._nodata),
                 'synthetic': False,
                 'source': f'torchgeo datasets {name}',
             },
             'split': {
-                'protocol': 'random' if self.block_size == 1 else 'blocks',
-                'settings': {
-                    'train': self.train_share,
-                    'val': self.val_share,
-                    'block_size': self.block_size,
-                    'seed': self.seed,
-                },
-                'identity': self._identity,
-                'counts': counts,
+                **self.split.describe(),
+                'counts': copy.deepcopy(self._counts),
+                'overlap': dict(self._overlap),
             },
             'patch_size': self.size,
             'padding_mode': 'zeros',
             'normalization': {'method': 'zscore', 'over': 'train'},
             'bands': None,
+            'pca': None,
             'num_bands': self.num_bands,
             'num_classes': self.num_classes,
         }
@@ -189,37 +298,42 @@ class LabelledPixelsDataModule(GeoDataModule):
         Returns:
             The description, with the mean and standard deviation of each band.
         """
-        if self._identity is None:
+        if self._split is None:
             return {}
         return {**self.describe(), 'mean': self.mean.tolist(), 'std': self.std.tolist()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the statistics of a checkpoint, if its draw is this one.
+        """Take over the statistics of a checkpoint, if its split is this one.
 
         Args:
             state_dict: What :meth:`state_dict` gave.
 
         Raises:
-            ValueError: If the network was trained with another draw.
+            ValueError: If the network was trained with another split, patch size or
+                number of bands.
         """
-        if self._identity is None:
+        if self.trainer is not None:
+            self._checked_checkpoint = self.trainer.ckpt_path
+        if self._split is None:
             self._pending = state_dict
         else:
             self._apply(state_dict)
 
-    def _apply(self, state: dict[str, Any]) -> None:
-        theirs = state.get('split', {}).get('identity')
-        if theirs != self._identity and not self.allow_other_split:
-            raise ValueError(
-                f'the checkpoint was trained with the draw {str(theirs)[:12]}, this one '
-                f'is {str(self._identity)[:12]}: its scores would count pixels that it '
-                'was trained on. Use its settings, or allow_other_split=True'
-            )
+    def _apply(self, state: Mapping[str, Any]) -> None:
+        """Check a state and take it over."""
+        check_state(state, self.describe(), self.allow_other_split)
         self._normalize(torch.tensor(state['mean']), torch.tensor(state['std']))
 
     def _prepare(self) -> None:
-        both = self.image & self.labels
-        everything = LabelledPixelSampler(both, self.size, shuffle=False)
+        """Find the labelled pixels and everything that hangs on them."""
+        everything = LabelledPixelSampler(
+            self.image & self.labels,
+            self.size,
+            unlabelled=self.unlabelled,
+            nodata=self.nodata,
+            shuffle=False,
+        )
+        self._nodata = everything.nodata
         if self.class_values is None:
             self.class_values = [int(value) for value in np.unique(everything.labels)]
         if self.given_names is not None and len(self.given_names) != self.num_classes:
@@ -227,50 +341,76 @@ class LabelledPixelsDataModule(GeoDataModule):
                 f'{len(self.given_names)} class names for {self.num_classes} classes '
                 f'({self.class_values})'
             )
-        both.transforms = CentreLabel(self.class_values)
-        known = np.isin(everything.labels, self.class_values)
-        part = _draw(
-            everything,
-            self.train_share,
-            self.val_share,
-            self.block_size,
-            np.random.RandomState(self.seed),
-        )
-        samplers = [
-            everything.subset(known & (part == number), shuffle=number == 0)
-            for number in range(3)
-        ]
-        self.dataset = both
-        self.train_sampler, self.val_sampler, self.test_sampler = samplers
-        missing = [
+        # Classes from 1, and 0 for values that are none.
+        labels = np.zeros(len(everything), dtype=np.int64)
+        for number, value in enumerate(self.class_values, start=1):
+            labels[everything.labels == value] = number
+        split = self._draw(everything, labels)
+        for source, target in split.relabel.items():
+            labels[labels == source] = target
+        labels[np.isin(labels, split.dropped)] = 0
+        place = np.ravel_multi_index(tuple(everything.places.T), split.shape)
+        unused = labels > 0
+        self._counts = {}
+        for subset in SUBSETS:
+            chosen = (labels > 0) & np.isin(place, split.indices(subset))
+            unused &= ~chosen
+            sampler = everything.subset(chosen, shuffle=subset == 'train')
+            setattr(self, f'{subset}_sampler', sampler)
+            self._counts[subset] = self._count(labels[chosen])
+        self._counts['unused'] = self._count(labels[unused])
+        missed = [
             name
-            for name, count in zip(
-                self.class_names, self.class_counts('train').tolist(), strict=True
-            )
-            if count == 0
+            for number, name in enumerate(self.class_names, start=1)
+            if self._counts['train'][number - 1] == 0
+            and number not in split.dropped
+            and number not in split.relabel
         ]
-        if missing or not all(len(sampler) for sampler in samplers):
-            sizes = [len(sampler) for sampler in samplers]
+        if missed:
             raise ValueError(
-                f'the draw leaves {sizes} training, validation and test pixels and no '
-                f'training pixel of {missing}; label more, change seed or shares, or '
-                f'use smaller blocks (block_size={self.block_size})'
+                f'split {split.protocol!r} leaves no training pixel of {missed}: label '
+                'more, leave these classes out of class_values or use another split'
             )
-        self.train_batch_size = min(self.batch_size, len(samplers[0]))
-        digest = hashlib.sha256()
-        for sampler in samplers:
-            digest.update(np.round(sampler.positions, 3).tobytes() + b'|')
-            digest.update(sampler.labels.tobytes() + b'|')
-        self._identity = digest.hexdigest()
-        self._measure(samplers[0])
+        self.dataset = LabelledPatches(self.image, everything, labels - 1)
+        self.train_batch_size = min(self.batch_size, sum(self._counts['train']))
+        self._measure(self.train_sampler)
+        self._overlap = split.overlap(self.size)._asdict()
+        self._split = split
         logger.info('LabelledPixelsDataModule: %s', self.describe()['split'])
 
-    def _measure(self, sampler: LabelledPixelSampler) -> None:
+    def _draw(self, pixels: LabelledPixelSampler, labels: NDArray[np.int64]) -> Split:
+        """Draw the split of the places.
+
+        Args:
+            pixels: The labelled pixels.
+            labels: Class of each from 1, 0 for none, shape (N,).
+
+        Returns:
+            The split.
+        """
+        label_map = np.zeros(pixels.shape, dtype=np.int64)
+        # Backwards, so that the first time of a place stays.
+        known = np.flatnonzero(labels)[::-1]
+        label_map[tuple(pixels.places[known].T)] = labels[known]
+        protocol = self.protocol
+        if protocol is None:
+            protocol = RandomSplit(*self.default_split)
+        split = (
+            protocol if isinstance(protocol, Split) else protocol(label_map, self.size)
+        )
+        split.labels(label_map, 'train')
+        return split
+
+    def _count(self, labels: NDArray[np.int64]) -> list[int]:
+        """Count classes from 1."""
+        counts: list[int] = np.bincount(labels, minlength=self.num_classes + 1).tolist()
+        return counts[1:]
+
+    def _measure(self, sampler: Any) -> None:
         """Measure mean and standard deviation on training pixels."""
-        random = np.random.RandomState(self.seed)
         count = min(len(sampler), self.statistics_pixels)
-        chosen = random.permutation(len(sampler))[:count]
-        pixels = sampler.subset(np.sort(chosen), shuffle=False)
+        chosen = np.linspace(0, len(sampler) - 1, count).round().astype(np.int64)
+        pixels = sampler.subset(chosen, shuffle=False)
         pixels.size = 1
         spectra = torch.stack(
             [self.image[window]['image'][:, 0, 0] for window in pixels]
@@ -280,43 +420,11 @@ class LabelledPixelsDataModule(GeoDataModule):
         self._normalize(spectra.mean(dim=0).float(), std.float())
 
     def _normalize(self, mean: Tensor, std: Tensor) -> None:
+        """Set what normalises a batch."""
         self.mean, self.std = mean, std
-        self.aug = K.AugmentationSequential(
-            K.Normalize(mean=mean, std=std), data_keys=None, keepdim=True
-        )
+        self.aug = BandZScore(mean, std, self._nodata)
 
 
-def _draw(
-    sampler: LabelledPixelSampler,
-    train: float,
-    val: float,
-    block_size: int,
-    random: np.random.RandomState,
-) -> NDArray[np.int64]:
-    """Draw 0 (training), 1 (validation) or 2 (test) for each labelled pixel.
-
-    With single pixels the shares hold for each class; squares are drawn whole.
-    """
-    part = np.full(len(sampler), 2, dtype=np.int64)
-    if block_size == 1:
-        for value in np.unique(sampler.labels):
-            own = np.flatnonzero(sampler.labels == value)
-            random.shuffle(own)
-            first = max(1, round(train * len(own)))
-            second = first + max(1, round(val * len(own)))
-            part[own[:first]] = 0
-            part[own[first:second]] = 1
-        return part
-    size = np.array(sampler.res) * block_size
-    origin = sampler.positions.min(axis=0)
-    square = np.floor((sampler.positions - origin) / size).astype(np.int64)
-    _, owner, counts = np.unique(
-        square, axis=0, return_inverse=True, return_counts=True
-    )
-    owner = owner.reshape(-1)
-    order = random.permutation(len(counts))
-    filled = np.cumsum(counts[order]) / len(sampler)
-    kind = np.full(len(counts), 2, dtype=np.int64)
-    kind[order[filled <= train + val]] = 1
-    kind[order[filled <= train]] = 0
-    return kind[owner]
+def _key(window: Any) -> tuple[Any, ...]:
+    """Return where a window begins; slices are no keys before Python 3.12."""
+    return tuple(part.start for part in window)

@@ -266,7 +266,7 @@ class HyperspectralDataModule(NonGeoDataModule):
         Raises:
             RuntimeError: Before setup.
         """
-        return _after_setup(self._scene, 'scene')
+        return after_setup(self._scene, 'scene')
 
     @property
     def split(self) -> Split:
@@ -275,7 +275,7 @@ class HyperspectralDataModule(NonGeoDataModule):
         Raises:
             RuntimeError: Before setup.
         """
-        return _after_setup(self._split, 'split')
+        return after_setup(self._split, 'split')
 
     @property
     def patch_source(self) -> PatchSource:
@@ -284,7 +284,7 @@ class HyperspectralDataModule(NonGeoDataModule):
         Raises:
             RuntimeError: Before setup.
         """
-        return _after_setup(self._patch_source, 'patch_source')
+        return after_setup(self._patch_source, 'patch_source')
 
     @property
     def num_bands(self) -> int:
@@ -505,7 +505,7 @@ class HyperspectralDataModule(NonGeoDataModule):
                 such pixels.
             ValueError: If the trainer loads a checkpoint without a split.
         """
-        self._check_checkpoint()
+        check_checkpoint(self)
         # Positions cost nothing to load: worker processes would only slow it down.
         warnings.filterwarnings(
             'ignore', '.*does not have many workers', PossibleUserWarning
@@ -557,7 +557,7 @@ class HyperspectralDataModule(NonGeoDataModule):
         Raises:
             RuntimeError: Before setup.
         """
-        dataset: Any = _after_setup(self.dataset, 'dataset')
+        dataset: Any = after_setup(self.dataset, 'dataset')
         if 'row_col' in sample:
             row, col = (int(value) for value in sample['row_col'])
             patch = read_patch(self.scene, row, col, self.patch_size, self.padding_mode)
@@ -640,48 +640,12 @@ class HyperspectralDataModule(NonGeoDataModule):
 
     def _apply_state(self, state: Mapping[str, Any]) -> None:
         """Check a state and take it over."""
-        mine = self.describe()
-        for message in _differences(state, mine):
-            raise ValueError(message)
-        for message in _other_pixels(state, mine):
-            if self.split.train.size == 0:
-                break  # Without labels there is no score to spoil.
-            if not self.allow_other_split:
-                raise ValueError(
-                    f'{message}. Its scores here would count pixels that it was '
-                    'trained on. Use the split of the checkpoint, or '
-                    'allow_other_split=True (--data.allow_other_split true) if you '
-                    'mean it'
-                )
-            rank_zero_warn(f'{message}; accepted because allow_other_split is set')
+        scored = self.split.train.size > 0
+        check_state(state, self.describe(), self.allow_other_split, scored)
         self.patch_source.clear()
         self._patch_source = PatchSource.from_state(self.scene, state)
         self._normalizer = self._patch_source.normalizer
         self._pca = self._patch_source.pca
-
-    def _check_checkpoint(self) -> None:
-        """Refuse a checkpoint whose split is not known.
-
-        Lightning restores a data module from the entry of its own class; a
-        checkpoint of another data module never gets to :meth:`load_state_dict`.
-        """
-        if self.trainer is None or self.trainer.ckpt_path is None:
-            return
-        path = self.trainer.ckpt_path
-        if path == self._checked_checkpoint:
-            return
-        message = (
-            f'checkpoint {path} holds no split of {type(self).__name__}: it was '
-            'trained with another data module'
-        )
-        if not self.allow_other_split:
-            raise ValueError(
-                f'{message}, and its scores here may count pixels that it was trained '
-                'on. Use its own data module, or allow_other_split=True '
-                '(--data.allow_other_split true) if you mean it'
-            )
-        rank_zero_warn(f'{message}; accepted because allow_other_split is set')
-        self._checked_checkpoint = path
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -699,7 +663,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f'{name} is {value!r}, expected one of {choices}')
 
 
-def _after_setup(value: T | None, name: str) -> T:
+def after_setup(value: T | None, name: str) -> T:
     """Give an attribute that setup sets.
 
     Args:
@@ -715,6 +679,68 @@ def _after_setup(value: T | None, name: str) -> T:
     if value is None:
         raise RuntimeError(f'{name} is known after setup: call setup(stage) first')
     return value
+
+
+def check_checkpoint(datamodule: Any) -> None:
+    """Refuse a checkpoint whose split is not known.
+
+    Lightning restores a data module from the entry of its own class; a checkpoint of
+    another data module never gets to its ``load_state_dict``.
+
+    Args:
+        datamodule: Data module with ``trainer``, ``allow_other_split``, and the path of
+            the checkpoint that it has checked under ``_checked_checkpoint``.
+
+    Raises:
+        ValueError: If the trainer loads a checkpoint without a split.
+    """
+    trainer = datamodule.trainer
+    if trainer is None or trainer.ckpt_path is None:
+        return
+    path = trainer.ckpt_path
+    if path == datamodule._checked_checkpoint:
+        return
+    message = (
+        f'checkpoint {path} holds no split of {type(datamodule).__name__}: it was '
+        'trained with another data module'
+    )
+    if not datamodule.allow_other_split:
+        raise ValueError(
+            f'{message}, and its scores here may count pixels that it was trained '
+            'on. Use its own data module, or allow_other_split=True '
+            '(--data.allow_other_split true) if you mean it'
+        )
+    rank_zero_warn(f'{message}; accepted because allow_other_split is set')
+    datamodule._checked_checkpoint = path
+
+
+def check_state(
+    state: Mapping[str, Any],
+    mine: Mapping[str, Any],
+    allow_other_split: bool,
+    scored: bool = True,
+) -> None:
+    """Refuse a checkpoint of another preprocessing or, if not allowed, other pixels.
+
+    Args:
+        state: State of the data module in the checkpoint.
+        mine: Description of this data module.
+        allow_other_split: Whether other pixels are only warned about.
+        scored: Whether there are labels; without them there is no score to spoil.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    for message in _differences(state, mine):
+        raise ValueError(message)
+    for message in _other_pixels(state, mine) if scored else ():
+        if not allow_other_split:
+            raise ValueError(
+                f'{message}. Its scores here would count pixels that it was trained '
+                'on. Use the split of the checkpoint, or allow_other_split=True '
+                '(--data.allow_other_split true) if you mean it'
+            )
+        rank_zero_warn(f'{message}; accepted because allow_other_split is set')
 
 
 def _differences(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:

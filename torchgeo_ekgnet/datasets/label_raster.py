@@ -13,8 +13,8 @@ from torchgeo.datasets import RasterDataset
 class LabelRaster(RasterDataset):
     """Label rasters in any folder, to be combined with images: ``EnMAP(...) & labels``.
 
-    The first band holds class numbers, 0 where there is no label. Without a date in the
-    file name the labels hold for all times.
+    The first band holds class numbers, 0 or the nodata value of the file where there is no
+    label. Without a date in the file name the labels hold for all times.
     """
 
     is_image = False

@@ -495,7 +495,7 @@ class HyperspectralScene:
             'transform': (
                 None if self.transform is None else list(tuple(self.transform)[:6])
             ),
-            'nodata': _jsonable_nodata(self.nodata),
+            'nodata': jsonable_nodata(self.nodata),
             'dtype': str(self.dtype),
             'synthetic': self.synthetic,
             'source': self.source,
@@ -705,7 +705,15 @@ def _checked_palette(
     return palette.astype(np.uint8)
 
 
-def _jsonable_nodata(nodata: float | None) -> float | str | None:
+def jsonable_nodata(nodata: float | None) -> float | str | None:
+    """Write a nodata value as JSON can hold it.
+
+    Args:
+        nodata: The value, None if there is none.
+
+    Returns:
+        The value, as text if it is not finite.
+    """
     if nodata is None or math.isfinite(nodata):
         return nodata
     return str(nodata)

@@ -4,6 +4,7 @@
 """Windows centred on the labelled pixels of torchgeo's georeferenced datasets."""
 
 import copy
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import rasterio
 import shapely
 import torch
 from numpy.typing import NDArray
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Rows and columns of a block in which labels are looked for.
-_BLOCK = 512
+#: Rows and columns of a block in which labels are looked for: the image there, with all
+#: of its bands, must fit into memory.
+_BLOCK = 256
 
 
 def label_dataset(dataset: GeoDataset) -> GeoDataset:
@@ -47,20 +50,119 @@ def label_dataset(dataset: GeoDataset) -> GeoDataset:
     return dataset
 
 
+def image_dataset(dataset: GeoDataset) -> GeoDataset:
+    """Find the dataset with the images inside a combination such as ``EnMAP & labels``.
+
+    Args:
+        dataset: A dataset or a combination of datasets.
+
+    Returns:
+        The first part that holds no mask, else the dataset itself.
+    """
+    parts: Sequence[GeoDataset] = getattr(dataset, 'datasets', ())
+    for part in parts:
+        found = label_dataset(part)
+        if not isinstance(found, RasterDataset) or found.is_image:
+            return part
+    return dataset
+
+
+def declared_nodata(dataset: GeoDataset) -> list[float]:
+    """Read which values stand for missing data in the files of a dataset.
+
+    Args:
+        dataset: A dataset or a combination of datasets.
+
+    Returns:
+        The different values, none if no file declares one.
+    """
+    parts = getattr(dataset, 'datasets', None)
+    found: dict[str, float] = {}  # by their text, because NaN does not equal NaN
+    if parts is not None:
+        for part in parts:
+            found.update({str(value): value for value in declared_nodata(part)})
+    elif isinstance(dataset, RasterDataset):
+        # From torchgeo 0.10 on a dataset may overrule its files.
+        given: float | None = getattr(dataset, 'nodata', None)
+        if given is not None:
+            return [float(given)]
+        for path in dataset.index['filepath']:
+            with rasterio.open(path) as file:
+                values = [float(v) for v in file.nodatavals if v is not None]
+            found.update({str(value): value for value in values})
+    return list(found.values())
+
+
+def image_nodata(
+    image: GeoDataset, nodata: float | Literal['file'] | None
+) -> float | None:
+    """Find the value that stands for missing data in images.
+
+    Args:
+        image: The images.
+        nodata: The value, 'file' for the one that the image files declare, or None.
+
+    Returns:
+        The value, None if there is none.
+
+    Raises:
+        ValueError: If the files declare different values.
+    """
+    if nodata != 'file':
+        return nodata
+    found = declared_nodata(image)
+    if len(found) > 1:
+        raise ValueError(
+            f'the images of {type(image).__name__} declare different nodata values '
+            f'({sorted(map(str, found))}); name one with nodata='
+        )
+    return found[0] if found else None
+
+
+def missing(image: Tensor, nodata: float | None) -> Tensor:
+    """Tell which pixels have no data.
+
+    One band without data is enough, as in
+    :class:`~torchgeo_ekgnet.datasets.HyperspectralScene`. A pixel that is 0 in every band
+    has none either: with zeros torchgeo fills what lies beyond images whose files declare
+    no nodata value.
+
+    Args:
+        image: Values as torchgeo gives them, float32 (..., bands, rows, cols).
+        nodata: Value that stands for missing data, None if there is none. Values that
+            are not finite never are data.
+
+    Returns:
+        bool (..., 1, rows, cols).
+    """
+    absent = ~image.isfinite()
+    if nodata is not None:
+        # The value as the image has it: float32.
+        absent |= image == torch.tensor(nodata, dtype=image.dtype)
+    empty = (image == 0).all(dim=-3, keepdim=True)
+    return absent.any(dim=-3, keepdim=True) | empty
+
+
 class LabelledPixelSampler(SpatialSampler):
-    """Sample windows whose centre pixel has a label.
+    """Sample windows whose centre pixel has a label and data.
 
     Works with any torchgeo dataset whose samples hold a ``mask``, such as the
     combination ``EnMAP(...) & labels``, in torchgeo 0.8 (where it yields slices of x, y
     and time) and 0.10 (where it yields slices of x and y). Windows keep to the pixel
     grid of the first dataset, so no value is resampled; they may reach beyond its edge,
-    where torchgeo fills in zeros. A pixel that several label files cover is sampled once
-    (in torchgeo 0.8 once for each time). :class:`CentreLabel` makes a patch with one label of
-    each sample.
+    where torchgeo fills in the nodata value of the file, or zeros if it has none
+    (:func:`missing` finds both). A pixel that several files cover is sampled once (in
+    torchgeo 0.8 once for each time). :class:`CentreLabel` makes a patch with one label
+    of each sample.
 
     Attributes:
         positions: float64 (N, 2), x and y of the centre of each labelled pixel.
         labels: int64 (N,), value of the mask there.
+        places: int64 (N, 2), row and column of each on one grid of pixels. Stretches of
+            rows or columns that no file covers are closed up to ``size`` pixels, so that
+            images far apart make no huge grid and no two patches come to overlap.
+        shape: Rows and columns of that grid.
+        nodata: Value that stands for missing data in the images, None if there is none.
     """
 
     def __init__(
@@ -71,6 +173,7 @@ class LabelledPixelSampler(SpatialSampler):
         roi: 'Polygon | None' = None,
         labels: GeoDataset | None = None,
         unlabelled: Sequence[int] = (0,),
+        nodata: float | Literal['file'] | None = 'file',
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
@@ -82,12 +185,17 @@ class LabelledPixelSampler(SpatialSampler):
             roi: Region of interest; only pixels whose centre lies in it are sampled.
                 Disjoint regions give disjoint training and test pixels.
             labels: Dataset with the masks, found in ``dataset`` if None.
-            unlabelled: Mask values that mean "no label".
+            unlabelled: Mask values that mean "no label", besides the nodata values that
+                the label files declare.
+            nodata: Value that stands for missing data in the images, 'file' for the one
+                that their files declare, None for none. A labelled pixel with this
+                value in any band is left out.
             shuffle: Change the order with every epoch.
             seed: Seed of the order.
 
         Raises:
-            ValueError: If the size is not odd and positive, or no pixel is labelled.
+            ValueError: If the size is not odd and positive, no pixel is labelled, or
+                the images declare different nodata values.
         """
         if size < 1 or size % 2 == 0:
             raise ValueError(f'size must be odd and positive, got {size}')
@@ -104,11 +212,18 @@ class LabelledPixelSampler(SpatialSampler):
         self.epoch = 0
         self.res = dataset.res
         self._intervals: list[Any] = []
-        self._find(dataset, labels or label_dataset(dataset), roi, tuple(unlabelled))
+        labels = label_dataset(dataset) if labels is None else labels
+        image = image_dataset(dataset)
+        self.nodata = image_nodata(image, nodata)
+        ignored = {int(value) for value in unlabelled}
+        ignored |= {int(v) for v in declared_nodata(labels) if float(v).is_integer()}
+        left_out = self._find(dataset, image, labels, roi, sorted(ignored))
         if not len(self):
             raise ValueError(
                 'no labelled pixel: every mask value inside the dataset'
-                f'{"" if roi is None else " and the roi"} is one of {tuple(unlabelled)}'
+                f'{"" if roi is None else " and the roi"} is one of {sorted(ignored)}, '
+                f'or the image has no data there ({left_out} pixels, nodata '
+                f'{self.nodata})'
             )
 
     @property
@@ -129,6 +244,7 @@ class LabelledPixelSampler(SpatialSampler):
         part = copy.copy(self)
         part.positions = self.positions[chosen]
         part.labels = self.labels[chosen]
+        part.places = self.places[chosen]
         part._interval_of = self._interval_of[chosen]
         part.shuffle = shuffle
         part.epoch = 0
@@ -177,19 +293,23 @@ class LabelledPixelSampler(SpatialSampler):
     def _find(
         self,
         dataset: GeoDataset,
+        image: GeoDataset,
         labels: GeoDataset,
         roi: 'Polygon | None',
-        unlabelled: tuple[int, ...],
-    ) -> None:
-        """Look for labelled pixels, tile by tile and block by block."""
+        unlabelled: Sequence[int],
+    ) -> int:
+        """Look for labelled pixels, tile by tile and block by block.
+
+        Returns:
+            Number of labelled pixels without image data, which are left out.
+        """
         parts = getattr(dataset, 'datasets', None)
         grid = dataset if parts is None else parts[0]
         tiles = grid.index.geometry.bounds.to_numpy()
-        seen: set[tuple[int, int, int]] = set()
-        rows: list[NDArray[np.float64]] = []
-        values: list[NDArray[np.int64]] = []
-        owners: list[NDArray[np.int64]] = []
         xres, yres = dataset.res
+        found = [np.empty((0, 6))]
+        covered: list[set[int]] = [set(), set()]
+        left_out = 0
         for bounds, interval in zip(
             dataset.index.geometry.bounds.to_numpy(), dataset.index.index, strict=True
         ):
@@ -199,42 +319,66 @@ class LabelledPixelSampler(SpatialSampler):
                     self._intervals.append(interval)
                 owner = self._intervals.index(interval)
             left, top = _anchor(bounds, tiles)
-            for window in _blocks(bounds, left, top, xres, yres):
-                mask = _read_mask(labels, window, (xres, yres), interval)
-                found = ~np.isin(mask, unlabelled)
-                if not found.any():
+            # Pixels are counted in their tile, and whole tiles from the first one: a
+            # coordinate divided by the resolution may be rounded up or down.
+            first_row = round((tiles[0, 3] - top) / yres)
+            first_col = round((left - tiles[0, 0]) / xres)
+            for rows, cols in _blocks(bounds, left, top, xres, yres):
+                covered[0].update(range(first_row + rows.start, first_row + rows.stop))
+                covered[1].update(range(first_col + cols.start, first_col + cols.stop))
+                window = _window(rows, cols, left, top, (xres, yres), interval)
+                mask = _read_mask(labels, window)
+                if mask is None:
                     continue
-                row, col = np.nonzero(found)
-                x = window[0] + (col + 0.5) * xres
-                y = window[3] - (row + 0.5) * yres
-                keep = (x > bounds[0]) & (x < bounds[2])
-                keep &= (y > bounds[1]) & (y < bounds[3])
+                row, col = np.nonzero(~np.isin(mask, unlabelled))
+                value = mask[row, col]
+                row, col = row + rows.start, col + cols.start
+                x = left + (col + 0.5) * xres
+                y = top - (row + 0.5) * yres
+                keep = np.ones(len(row), dtype=bool)
                 if roi is not None:
-                    keep &= shapely.contains_xy(roi, x, y)
-                keys = zip(
-                    [owner] * len(x),
-                    np.floor(x / xres).astype(np.int64).tolist(),
-                    np.floor(y / yres).astype(np.int64).tolist(),
-                    strict=True,
-                )
-                for number, key in enumerate(keys):
-                    if keep[number] and key in seen:
-                        keep[number] = False
-                    elif keep[number]:
-                        seen.add(key)
-                rows.append(np.stack([x[keep], y[keep]], axis=1))
-                values.append(mask[row, col][keep])
-                owners.append(np.full(int(keep.sum()), owner, dtype=np.int64))
-        self.positions = np.concatenate(rows) if rows else np.empty((0, 2))
-        self.labels = np.concatenate(values) if values else np.empty(0, dtype=np.int64)
-        self._interval_of = (
-            np.concatenate(owners) if owners else np.empty(0, dtype=np.int64)
-        )
+                    keep = shapely.contains_xy(roi, x, y)
+                if not keep.any():
+                    continue
+                inner = _around(row[keep]), _around(col[keep])
+                window = _window(*inner, left, top, (xres, yres), interval)
+                pixels = image[window].get('image')
+                if pixels is not None:
+                    absent = missing(pixels, self.nodata)[0].numpy()
+                    absent = absent[
+                        row[keep] - inner[0].start, col[keep] - inner[1].start
+                    ]
+                    left_out += int(absent.sum())
+                    keep[keep] = ~absent
+                place = row + first_row, col + first_col
+                owners = np.full(len(row), owner)
+                columns = np.stack([owners, *place, x, y, value], axis=1)
+                found.append(columns[keep])
+        table = np.concatenate(found)
+        _, first = np.unique(table[:, :3], axis=0, return_index=True)
+        table = table[np.sort(first)]
+        self._interval_of = table[:, 0].astype(np.int64)
+        self.positions = table[:, 3:5]
+        self.labels = table[:, 5].astype(np.int64)
+        numbered = [
+            _closed_up(used, table[:, axis + 1], self.size)
+            for axis, used in enumerate(covered)
+        ]
+        self.places = np.stack([numbers for numbers, _ in numbered], axis=1)
+        self.shape = (numbered[0][1], numbered[1][1])
+        if left_out:
+            logger.warning(
+                'LabelledPixelSampler: %d labelled pixels are left out because the '
+                'image has no data there (nodata %s)',
+                left_out,
+                self.nodata,
+            )
         logger.info(
             'LabelledPixelSampler: %d labelled pixels of classes %s',
             len(self),
             np.unique(self.labels).tolist(),
         )
+        return left_out
 
 
 class CentreLabel:
@@ -297,38 +441,79 @@ def _anchor(
 
 def _blocks(
     bounds: NDArray[np.float64], left: float, top: float, xres: float, yres: float
-) -> Iterator[tuple[float, float, float, float]]:
-    """Yield blocks (xmin, ymin, xmax, ymax) on the pixel grid that cover ``bounds``."""
-    first_col = math.floor((bounds[0] - left) / xres + 1e-6)
-    last_col = math.ceil((bounds[2] - left) / xres - 1e-6)
-    first_row = math.floor((top - bounds[3]) / yres + 1e-6)
-    last_row = math.ceil((top - bounds[1]) / yres - 1e-6)
-    for row in range(first_row, last_row, _BLOCK):
-        for col in range(first_col, last_col, _BLOCK):
-            yield (
-                left + col * xres,
-                top - min(row + _BLOCK, last_row) * yres,
-                left + min(col + _BLOCK, last_col) * xres,
-                top - row * yres,
-            )
+) -> Iterator[tuple[range, range]]:
+    """Yield blocks of the pixels of a grid whose centres lie in ``bounds``."""
+    first_col = math.floor((bounds[0] - left) / xres + 0.5 + 1e-6)
+    last_col = math.ceil((bounds[2] - left) / xres - 0.5 - 1e-6)
+    first_row = math.floor((top - bounds[3]) / yres + 0.5 + 1e-6)
+    last_row = math.ceil((top - bounds[1]) / yres - 0.5 - 1e-6)
+    for rows in _stretches(first_row, last_row):
+        for cols in _stretches(first_col, last_col):
+            yield rows, cols
 
 
-def _read_mask(
-    labels: GeoDataset,
-    window: tuple[float, float, float, float],
+def _stretches(first: int, last: int) -> list[range]:
+    """Cut rows or columns into the first one, the last one and blocks between them.
+
+    The file may begin or end inside the outermost pixels. What it is asked for is cut
+    off there, and in one read with others would move them by a pixel.
+    """
+    if first >= last:
+        return []
+    cuts = {first, first + 1, *range(first + 1, last - 1, _BLOCK), last - 1, last}
+    return [range(*pair) for pair in itertools.pairwise(sorted(cuts))]
+
+
+def _around(numbers: NDArray[np.int64]) -> range:
+    """Return the range from the least to the greatest number."""
+    return range(int(numbers.min()), int(numbers.max()) + 1)
+
+
+def _closed_up(
+    covered: set[int], numbers: NDArray[Any], gap: int
+) -> tuple[NDArray[np.int64], int]:
+    """Count rows or columns anew, with gaps of at most ``gap`` between covered ones.
+
+    Args:
+        covered: Rows or columns that some file covers.
+        numbers: Some of them, shape (N,).
+        gap: Largest distance of neighbours.
+
+    Returns:
+        The new numbers, from 0, shape (N,), and how many there are in all.
+    """
+    used = np.array(sorted(covered), dtype=np.int64)
+    steps = np.minimum(np.diff(used, prepend=used[:1]), gap)
+    renumbered = np.cumsum(steps)
+    count = int(renumbered[-1]) + 1 if len(used) else 0
+    return renumbered[np.searchsorted(used, numbers)], count
+
+
+def _window(
+    rows: range,
+    cols: range,
+    left: float,
+    top: float,
     res: tuple[float, float],
     interval: Any,
-) -> NDArray[np.int64]:
-    """Read the mask of a block; zeros where the labels have no file."""
-    xmin, ymin, xmax, ymax = window
-    index: Any = (slice(xmin, xmax, res[0]), slice(ymin, ymax, res[1]))
-    if not _compat.HAS_SPATIAL_SAMPLERS:
-        index = (*index, slice(interval.left, interval.right))
+) -> Any:
+    """Return what this torchgeo is asked with for a block of pixels."""
+    xres, yres = res
+    window = (
+        slice(left + cols.start * xres, left + cols.stop * xres, xres),
+        slice(top - rows.stop * yres, top - rows.start * yres, yres),
+    )
+    if _compat.HAS_SPATIAL_SAMPLERS:
+        return window
+    return (*window, slice(interval.left, interval.right))
+
+
+def _read_mask(labels: GeoDataset, window: Any) -> NDArray[np.int64] | None:
+    """Read the mask of a block, None where the labels have no file."""
     try:
-        mask = labels[index]['mask']
+        mask = labels[window]['mask']
     except IndexError:
-        rows, cols = round((ymax - ymin) / res[1]), round((xmax - xmin) / res[0])
-        return np.zeros((rows, cols), dtype=np.int64)
+        return None
     except KeyError:
         raise ValueError(
             f'{type(labels).__name__} gives no mask; combine the image with a dataset '

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""A small product with EnMAP's file name, and a label raster for it.
+"""A small product with the file name of EnMAP or PRISMA, and a label raster for it.
 
 Run as a script to look at the files: ``python data.py FOLDER``.
 """
@@ -21,6 +21,9 @@ NAME = (
     'ENMAP01-____L2A-DT0000001053_20220612T105735Z_028_V010303_20230922T131734Z-'
     'SPECTRAL_IMAGE.TIF'
 )
+PRISMA_NAME = 'PRS_L2D_STD_20220612105735_20220612105739_0001.tif'
+#: What EnMAP's products declare.
+NODATA = -32768
 LABELS_NAME = 'LABELS_20220612.tif'
 
 
@@ -45,11 +48,11 @@ def cube_of() -> np.ndarray:
     return cube.round().astype(np.int16)
 
 
-def make(root: Path) -> Path:
+def make(root: Path, name: str = NAME, bands: int = BANDS) -> Path:
     """Write image and labels into ``image`` and ``labels``."""
     for folder in ('image', 'labels'):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    write(root / 'image' / NAME, cube_of(), TRANSFORM, CRS)
+    write(root / 'image' / name, cube_of()[:bands], TRANSFORM, CRS, nodata=NODATA)
     write(root / 'labels' / LABELS_NAME, labels_of()[None], TRANSFORM, CRS)
     return root
 
