@@ -104,6 +104,8 @@ class TestSchedule:
         [
             ({'start': 0.0}, 'start: found 0.0'),
             ({'end': -1.0}, 'end: found -1.0'),
+            ({'end': 0.01}, 'end: found 0.01, expected a number above 0.01'),
+            ({'end': 0.005}, 'end: found 0.005'),
             ({'start': 1.0, 'end': 2.0}, 'end: found 2.0, expected at most start=1.0'),
             ({'step': 0.0}, 'step: found 0.0'),
             ({'decay': 0.5}, 'step and decay: found step=3.0 and decay=0.5'),

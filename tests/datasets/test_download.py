@@ -38,13 +38,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get('Range')
         self.requests.append((self.path, wanted))
         content = self.files.get(name, CONTENT)
-        if kind == 'page':  # a host that answers scripts with a page and status 200
+        # Hosts that answer scripts with a page and status 200; one knows ranges.
+        if kind in ('page', 'shortpage'):
             content = b'<html>please use a browser</html>'
         if kind == 'forbidden':
             self.send_error(403)
             return
         start = 0
-        if kind != 'noresume' and wanted is not None:
+        if kind not in ('noresume', 'page') and wanted is not None:
             start = int(wanted.removeprefix('bytes=').rstrip('-'))
             if start >= len(content):
                 self.send_response(416)
@@ -126,6 +127,17 @@ class TestDownload:
         (tmp_path / 'cube.bin.part').write_bytes(CONTENT[:999])
         path = download_file(scene_file(server, 'noresume'), tmp_path)
         assert path.read_bytes() == CONTENT
+
+    @pytest.mark.parametrize('kind', ['page', 'shortpage'])
+    @pytest.mark.parametrize('have', [9, 999])
+    def test_page_does_not_cost_the_beginning(
+        self, server: str, tmp_path: Path, kind: str, have: int
+    ) -> None:
+        (tmp_path / 'cube.bin.part').write_bytes(CONTENT[:have])
+        path = download_file(scene_file(server, kind, 'good'), tmp_path)
+        assert path.read_bytes() == CONTENT
+        assert Handler.requests[-1] == ('/good/cube.bin', f'bytes={have}-')
+        assert names(tmp_path) == ['cube.bin']
 
     def test_wrong_beginning_is_thrown_away(self, server: str, tmp_path: Path) -> None:
         (tmp_path / 'cube.bin.part').write_bytes(b'wrong' * 10)

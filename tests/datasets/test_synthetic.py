@@ -106,6 +106,6 @@ def test_spectra_alone_do_not_solve_it(seed: int) -> None:
     cube = scene.cube.astype(np.float64)
     alone = accuracy(cube, scene.label_map)
     neighbourhood = accuracy(uniform_filter(cube, (5, 5, 0)), scene.label_map)
-    assert 0.6 < alone < 0.85
-    assert neighbourhood > 0.95
-    assert neighbourhood - alone > 0.10
+    assert 0.4 < alone < 0.65
+    assert neighbourhood > 0.9
+    assert neighbourhood - alone > 0.3

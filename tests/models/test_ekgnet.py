@@ -3,6 +3,7 @@
 
 """EKGNet's variants, and the released network's computation."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,29 @@ def test_released_checkpoint(form: str, tmp_path: Path) -> None:
         torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
     assert expected.std() > 0.1
     assert (expected[0] - expected[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_published_names_and_shapes(
+    prefix: str, real_data_dir: Path, tmp_path: Path
+) -> None:
+    listing = real_data_dir.parent / 'paper' / 'reference_checkpoint_keys.json'
+    if not listing.is_file():
+        pytest.skip(f'no {listing}')
+    shapes = json.loads(listing.read_text())
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        f'{prefix}{name}': torch.rand(shape, generator=generator) + 0.5
+        for name, shape in shapes.items()
+    }
+    path = tmp_path / 'net.pth'
+    torch.save(state, path)
+    model = reference(checkpoint_path=str(path))
+    loaded = model.state_dict()
+    assert len(loaded) == len(shapes) == 566
+    # Bands are last there and first here.
+    theirs = state[f'{prefix}features.init_conv.weight']
+    assert torch.equal(loaded['stem.weight'], theirs.permute(0, 1, 4, 2, 3))
 
 
 def test_released_checkpoint_in_double_precision() -> None:

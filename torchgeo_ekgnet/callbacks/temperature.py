@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch.optim import Optimizer
 
 from ..layers import expert_convs
+from ..layers.context_mapping import TEMPERATURE_FLOOR
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,11 @@ class TemperatureAnnealing(Callback):
         """
         super().__init__()
         for name, value in (('start', start), ('end', end)):
-            if not value > 0 or math.isinf(value):
-                raise ValueError(f'{name}: found {value}, expected a positive number')
+            if not value > TEMPERATURE_FLOOR or math.isinf(value):
+                raise ValueError(
+                    f'{name}: found {value}, expected a number above '
+                    f'{TEMPERATURE_FLOOR}, where temperatures end'
+                )
         if end > start:
             raise ValueError(f'end: found {end}, expected at most start={start}')
         if step is not None and decay is not None:

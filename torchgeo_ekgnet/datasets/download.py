@@ -130,7 +130,7 @@ def download_file(
 
     The content grows in ``<name>.part`` and gets its name only when it is complete and
     has passed the check. An interrupted download is continued by the next attempt, from
-    any address.
+    any address; one that sends a page instead does not cost what is there already.
 
     Args:
         file: What to download.
@@ -153,11 +153,7 @@ def download_file(
     tried: list[str] = []
     for url in file.urls:
         logger.info('Downloading %s from %s', file.name, url)
-        resumed = part.exists() and part.stat().st_size > 0
         problem = _attempt(url, part, check)
-        if problem is not None and resumed and not part.exists():
-            # The kept beginning may have been wrong: the same address, from zero.
-            problem = _attempt(url, part, check)
         if problem is None:
             os.replace(part, target)
             if not file.checkable:
@@ -180,41 +176,85 @@ def download_file(
 
 
 def _attempt(url: str, part: Path, check: Callable[[Path], str | None]) -> str | None:
-    """Fetch one address into ``part``; return the problem, None if all is well."""
+    """Fetch one address into ``part``.
+
+    Nothing of this address stays if it is wrong, and a beginning that an earlier
+    attempt has left is not lost to an address that sends something else, such as a
+    page that asks for a browser.
+
+    Args:
+        url: The address.
+        part: File in which the content grows.
+        check: Looks at a complete file and returns what is wrong with it, or None.
+
+    Returns:
+        The problem, None if ``part`` is complete and right.
+    """
+    have = _size(part)
+    whole = part.with_name(f'{part.name}.new')
     try:
-        _fetch(url, part)
+        if _fetch(url, part, whole, have):
+            if check(part) is None:
+                return None
+            # The beginning or what came behind it is wrong: once more, from zero.
+            os.truncate(part, have)
+            _fetch(url, part, whole, 0)
+        problem = check(whole)
+        if problem is None:
+            os.replace(whole, part)
+        return problem
     except (requests.RequestException, OSError) as error:
+        if _size(whole) > _size(part):
+            os.replace(whole, part)
         return f'{type(error).__name__}: {error}'
-    problem = check(part)
-    if problem is not None:
-        part.unlink()
-    return problem
+    finally:
+        whole.unlink(missing_ok=True)
 
 
-def _fetch(url: str, part: Path) -> None:
-    have = part.stat().st_size if part.exists() else 0
+def _size(path: Path) -> int:
+    """Size of a file in bytes, 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fetch(url: str, part: Path, whole: Path, have: int) -> bool:
+    """Ask for what follows the first ``have`` bytes.
+
+    Args:
+        url: The address.
+        part: File that is continued, if the host can.
+        whole: File for an answer that starts from zero.
+        have: Bytes that need not be sent.
+
+    Returns:
+        Whether ``part`` holds the content now, ``whole`` otherwise.
+
+    Raises:
+        requests.RequestException: If there is no answer, a bad one or half of one.
+    """
     headers = {'Accept-Encoding': 'identity'}
     if have:
         headers['Range'] = f'bytes={have}-'
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
-        if answer.status_code == 416:  # nothing after what is already here
-            return
+        if have and answer.status_code == 416:  # nothing after what is already here
+            return True
         answer.raise_for_status()
         begins = f'bytes {have}-'
-        resumes = (
+        continues = (
             have > 0
             and answer.status_code == 206
             and answer.headers.get('Content-Range', '').startswith(begins)
         )
-        start = have if resumes else 0
+        start = have if continues else 0
         expected = answer.headers.get('Content-Length')
-        with open(part, 'ab' if resumes else 'wb') as out:
+        path = part if continues else whole
+        with open(path, 'ab' if continues else 'wb') as out:
             out.writelines(answer.iter_content(_CHUNK))
             out.flush()
             os.fsync(out.fileno())
-    size = part.stat().st_size
+    size = _size(path)
     if expected is not None and size != start + int(expected):
         raise requests.ConnectionError(
             f'connection closed after {size} of {start + int(expected)} bytes (kept, '
             'the next attempt continues)'
         )
+    return continues

@@ -59,6 +59,11 @@ class KSC(MatSceneDataset):
         name='KSC.mat',
         variable='KSC',
         git_blob='6cbb7742851216118ddeff9011482fff5aca3698',
+        manual=(
+            'download it with a browser from one of these addresses (nobody has '
+            'published a checksum; its git object id is '
+            '6cbb7742851216118ddeff9011482fff5aca3698, see "git hash-object KSC.mat")'
+        ),
         urls=(
             f'{_GIC}/2/26/KSC.mat',
             f'{_RAW}/zilongzhong/SSTN/master/datasets/KSC/KSC.mat',

@@ -58,8 +58,8 @@ class SyntheticScene(SceneDataset):
         num_bands: int = 100,
         num_classes: int = 8,
         seed: int = 0,
-        mixing: float = 0.8,
-        noise: float = 0.7,
+        mixing: float = 1.0,
+        noise: float = 1.0,
     ) -> None:
         """Initialize a new SyntheticScene instance.
 
@@ -117,8 +117,8 @@ def synthetic_scene(
     num_bands: int = 100,
     num_classes: int = 8,
     seed: int = 0,
-    mixing: float = 0.8,
-    noise: float = 0.7,
+    mixing: float = 1.0,
+    noise: float = 1.0,
     bands: Bands = None,
 ) -> HyperspectralScene:
     """Make a synthetic scene, see :class:`SyntheticScene`.
