@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.public_scenes import data as public_scenes
 from torchgeo_ekgnet.reproduce import main_repeat, main_reproduce
 from torchgeo_ekgnet.reproduce.declarations import BUDGETS, Recipe
 
@@ -49,6 +50,26 @@ def test_table_on_another_scene(tmp_path: Path) -> None:
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob('runs/*')}
     assert after == before
     assert (folder / 'results.csv').read_text() == values
+
+
+def test_another_cube_is_another_run(tmp_path: Path) -> None:
+    root = public_scenes.make(tmp_path / 'data', 'IndianPines')
+    out = tmp_path / 'out'
+    arguments = ['table8', '--rows', 'rbf_svm', '--budget', 'small', '--seeds', '1']
+
+    def reproduce(root: Path) -> int:
+        main_reproduce([*arguments, '--root', str(root), '--out', str(out)])
+        return len(list(out.glob('runs/*.json')))
+
+    assert reproduce(root) == 1
+    assert reproduce(root.rename(tmp_path / 'moved')) == 1
+    cube = public_scenes.cube_of('IndianPines')
+    public_scenes.save_mat(
+        tmp_path / 'moved' / 'Indian_pines_corrected.mat',
+        '5',
+        indian_pines_corrected=(cube // 32).astype('uint8'),
+    )
+    assert reproduce(tmp_path / 'moved') == 2
 
 
 def test_disjoint_split_shares_no_pixel(tmp_path: Path) -> None:

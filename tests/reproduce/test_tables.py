@@ -35,6 +35,7 @@ def result(right: int, seed: int = 0, curve: Any = FLAT, epochs: Any = 8) -> Any
     return {
         'confusion': [[right, 100 - right], [0, 100]],
         'epochs': epochs,
+        'tested_epoch': epochs and epochs - seed,
         'curves': {'val_OA': curve} if curve else {},
         'parameters': 1234567,
         'seconds': {'training': 10.0 + seed, 'inference': 2.0},
@@ -194,6 +195,7 @@ def test_accuracy_table_shows_published_beside_reproduced() -> None:
     assert cells['OA, published'] == '99.10 ± 0.20'
     assert cells['OA'] == '85.00 ± 7.07'
     assert cells['epochs'] == '8'
+    assert cells['tested epoch'] == '7 to 8'
     assert cells['last-quarter rise'] == '+0.00'
     assert cells['status'] == 'ok'
     assert table.rows[1][1] == '-'

@@ -33,9 +33,16 @@ from .declarations import (
     run_settings,
     split_settings,
 )
-from .engine import build_data, checkpoint_path, import_class, own_arguments, sweep
+from .engine import (
+    build_data,
+    checkpoint_path,
+    content_of,
+    import_class,
+    own_arguments,
+    sweep,
+)
 from .report import Report, build_report, write_report
-from .runs import RunStore
+from .runs import RunStore, encode_floats
 from .tables import Summary, summarise, to_markdown
 
 _PLACES = {
@@ -265,6 +272,8 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
         return
     checkpoints = options.out / 'checkpoints' if experiment.maps else None
     store = RunStore(options.out / 'runs')
+    content = content_of(next(iter(runs.values())), options.root)
+    runs = {name: {**settings, 'content': content} for name, settings in runs.items()}
     results = _results(runs, store, options, checkpoints)
     summaries = summarise(
         [
@@ -427,8 +436,10 @@ def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, A
     for name in ('config', 'ckpt_path', 'weights_only'):
         config.pop(name, None)
     parser = reader._parser('fit')
-    settings: dict[str, Any] = json.loads(
-        parser.dump(config, format='json', skip_default=True, skip_validation=True)
+    settings: dict[str, Any] = encode_floats(
+        json.loads(
+            parser.dump(config, format='json', skip_default=True, skip_validation=True)
+        )
     )
     kept = {
         name: settings[name]
@@ -495,12 +506,15 @@ def with_seed(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     datamodule = import_class(seeded['data']['class_path'])
     arguments = seeded['data'].setdefault('init_args', {})
     split = arguments.get('split')
-    if split is None:
+    # A scene with a protocol of its own, such as official masks, keeps it as in fit.
+    own = datamodule._default_protocol is not HyperspectralDataModule._default_protocol
+    if split is None and not own:
         train, val = datamodule.default_split
         split = split_settings('random', train, val, seed)
-    if 'seed' in inspect.signature(import_class(split['class_path'])).parameters:
-        split.setdefault('init_args', {})['seed'] = seed
-    arguments['split'] = split
+    if split is not None:
+        if 'seed' in inspect.signature(import_class(split['class_path'])).parameters:
+            split.setdefault('init_args', {})['seed'] = seed
+        arguments['split'] = split
     if arguments.get('sampler', 'random') != 'random':
         arguments['sampler_seed'] = seed
     return seeded
@@ -517,6 +531,7 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     settings = read_config(options.config, overrides)
     root = places(settings)
     options.root = options.root or root
+    settings['content'] = content_of(settings, options.root, split=True)
     seeds = _seeds(options, options.seeds)
     name = Path(options.config[-1]).stem
     folder = options.out or Path('runs', 'repeat', name)

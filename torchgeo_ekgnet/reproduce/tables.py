@@ -250,6 +250,25 @@ def _epochs(summary: Summary) -> str:
     return str(summary.results[0]['epochs'] or NONE)
 
 
+def _tested_epochs(summary: Summary) -> str:
+    """Print the epochs, from 1, whose weights were tested."""
+    known = [r['tested_epoch'] for r in summary.results if r.get('tested_epoch')]
+    return number_range(known) if known else NONE
+
+
+def number_range(values: Sequence[int]) -> str:
+    """Print numbers by their smallest and largest.
+
+    Args:
+        values: At least one number.
+
+    Returns:
+        Such as ``'7'`` or ``'7 to 12'``.
+    """
+    low, high = min(values), max(values)
+    return str(low) if low == high else f'{low} to {high}'
+
+
 def accuracy_table(
     summaries: Sequence[Summary], numbers: Mapping[tuple[str, str], Published]
 ) -> Table:
@@ -273,7 +292,7 @@ def accuracy_table(
         if numbers and name:
             header.append(f'{title}, published')
         header.append(title)
-    header += ['seeds', 'epochs', 'last-quarter rise', 'status']
+    header += ['seeds', 'epochs', 'tested epoch', 'last-quarter rise', 'status']
     rows = []
     for summary in summaries:
         cells = [summary.label]
@@ -282,7 +301,7 @@ def accuracy_table(
                 cells.append(_published(numbers, summary.key, name))
             cells.append(percent(summary.values(metric)))
         cells.append(str(len(summary.results)))
-        cells.append(_epochs(summary))
+        cells += [_epochs(summary), _tested_epochs(summary)]
         cells.append(
             NONE if summary.rise is None else f'{round(summary.rise, 2) + 0.0:+.2f}'
         )
