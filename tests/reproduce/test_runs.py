@@ -88,6 +88,15 @@ def test_spoilt_file_is_reported_and_repeated(
     assert settings_key(SETTINGS) in caplog.text
 
 
+def test_files_are_readable_as_any_other(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / 'run.json', 'text')
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'run.json').stat().st_mode & 0o777 == 0o644
+
+
 def test_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

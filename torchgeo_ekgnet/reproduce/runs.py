@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,15 +101,16 @@ def write_atomically(path: Path, text: str) -> None:
         text: Its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix='.', suffix='.part')
+    # Not tempfile's: its files are for their owner's eyes only.
+    part = path.with_name(f'.{uuid.uuid4().hex}.part')
     try:
-        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+        with part.open('x', encoding='utf-8') as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(part, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
