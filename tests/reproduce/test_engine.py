@@ -233,6 +233,16 @@ def test_kept_checkpoint_can_be_loaded(tmp_path: Path) -> None:
     assert load_classifier(path).patch_size == 5
 
 
+def test_missing_checkpoint_leaves_the_result(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / 'runs')
+    store.save(settings(1), {'confusion': [[1, 0], [0, 1]]})
+    keep = tmp_path / 'checkpoints'
+    (result, _) = sweep([settings(1), settings(2)], store, keep=keep, keep_seed=1)
+    assert result == store.load(settings(1)) == {'confusion': [[1, 0], [0, 1]]}
+    assert store.load(settings(2)) is not None
+    assert [path.stem for path in keep.iterdir()] == [settings_key(settings(1))]
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / 'tiny.yaml'
@@ -330,6 +340,7 @@ def test_repeat_command_killed_and_continued(config: Path, tmp_path: Path) -> No
         assert (killed / file).read_text() == (whole / file).read_text()
     text = (killed / 'report.md').read_text()
     assert '± ' in text
+    assert 'bar not run' not in text
     assert '**seeds**: 1, 2' in text
     assert (killed / 'report.html').read_text().startswith('<!DOCTYPE html>')
 
@@ -368,7 +379,10 @@ def test_repeat_of_other_data_is_another_run(tmp_path: Path) -> None:
     def repeat(root: Path) -> int:
         arguments = ['--config', str(config), '--root', str(root), '--seeds', '1']
         main_repeat([*arguments, '--out', str(out)])
-        return len(list(out.glob('runs/*.json')))
+        runs = [json.loads(path.read_text()) for path in out.glob('runs/*.json')]
+        bars = [run for run in runs if 'classical' in run['settings']['model']]
+        assert 2 * len(bars) == len(runs)
+        return len(bars)
 
     assert repeat(folder) == 1
     folder = folder.rename(tmp_path / 'moved')
@@ -399,9 +413,8 @@ def test_repeat_keeps_the_official_masks(tmp_path: Path) -> None:
     assert 'split' not in with_seed(found, 9)['data']['init_args']
     out = tmp_path / 'out'
     main_repeat(['--config', str(config), '--seeds', '1', '--out', str(out)])
-    (path,) = out.glob('runs/*.json')
-    split = json.loads(path.read_text())['result']['split']
-    assert split['protocol'] == 'masks'
+    runs = [json.loads(path.read_text()) for path in out.glob('runs/*.json')]
+    assert [run['result']['split']['protocol'] for run in runs] == ['masks'] * 2
 
 
 def test_report_only_trains_nothing(config: Path, tmp_path: Path) -> None:

@@ -539,6 +539,22 @@ def run(
         return {**result, 'environment': _environment()}
 
 
+def svm_settings(settings: Settings) -> dict[str, Any]:
+    """Settings of the RBF support vector machine on a run's split.
+
+    Args:
+        settings: Settings of the run.
+
+    Returns:
+        Settings of another run, with the same data and seed.
+    """
+    bar = copy.deepcopy({name: settings[name] for name in ('data', 'seed_everything')})
+    bar['data'].get('init_args', {}).pop('batch_size', None)
+    if 'content' in settings:
+        bar['content'] = settings['content']
+    return {**bar, 'model': {'classical': 'rbf_svm'}, 'trainer': {}}
+
+
 def sweep(
     runs: Iterable[Settings],
     store: RunStore,
@@ -546,6 +562,7 @@ def sweep(
     threads: int | None = None,
     keep: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] = logger.info,
+    keep_seed: int | None = None,
 ) -> list[Result]:
     """Do all runs that have not finished yet, in order.
 
@@ -556,6 +573,7 @@ def sweep(
         threads: Threads of PyTorch's operations; None: as they are.
         keep: Folder to which tested checkpoints are copied; None: not kept.
         report: Called with one line a run.
+        keep_seed: Seed of the runs whose checkpoints are kept; None: of all.
 
     Returns:
         The results, in the order of ``runs``.
@@ -566,10 +584,15 @@ def sweep(
         result = store.load(settings)
         start = time.perf_counter()
         state = 'done before'
-        if result is None or _checkpoint_lacks(settings, keep):
-            result = run(settings, root, threads, keep)
+        place = keep if keep_seed in (None, settings['seed_everything']) else None
+        if result is None:
+            result = run(settings, root, threads, place)
             store.save(settings, result)
             state = f'{time.perf_counter() - start:.0f} s'
+        elif _checkpoint_lacks(settings, place):
+            # The finished result stands; this training is for its weights only.
+            run(settings, root, threads, place)
+            state = f'done before; checkpoint, {time.perf_counter() - start:.0f} s'
         results.append(result)
         report(
             f'[{number}/{len(wanted)}] {describe_run(settings)}: '

@@ -180,9 +180,9 @@ def build_report(
         'computes under the name of average accuracy.'
     )
     notes.append(
-        'A row below the RBF-SVM, or whose validation accuracy still rises by more '
-        f'than {RISE_LIMIT} points over the last quarter of its epochs, counts as not '
-        'converged.'
+        'A network below the RBF-SVM on the same splits, or whose validation accuracy '
+        f'still rises by more than {RISE_LIMIT} points over the last quarter of its '
+        'epochs, counts as not converged.'
     )
     hours = sum(
         sum(result['seconds'].values())
