@@ -78,6 +78,16 @@ def test_experts_have_unit_variance() -> None:
     assert not layer.bias.any()
 
 
+def test_experts_may_start_as_those_of_ekgnet() -> None:
+    torch.manual_seed(0)
+    model: Any = timm.create_model('dacnet', in_chans=16, expert_init='trunc_normal')
+    _, layer = list(expert_convs(model))[-1]
+    std = layer.weight[0, 0].numel() ** -0.5
+    assert 0 < float(layer.weight.detach().abs().max()) <= 2 * std
+    with pytest.raises(ValueError, match="expert_init must be 'normal'"):
+        timm.create_model('dacnet', expert_init='uniform')
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [({'temperature': 0.0}, 'temperature'), ({'attention_ratio': 0.0}, 'ratio')],

@@ -4,27 +4,43 @@
 """Tests of ``torchgeo-ekgnet reproduce`` on the synthetic scene."""
 
 import csv
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from torchgeo_ekgnet.reproduce import main_repeat, main_reproduce
-from torchgeo_ekgnet.reproduce.declarations import BUDGETS, Recipe
+from tests.data.public_scenes import data as public_scenes
+from torchgeo_ekgnet.reproduce import (
+    cli,
+    engine,
+    fit_classical,
+    main_repeat,
+    main_reproduce,
+)
+from torchgeo_ekgnet.reproduce.declarations import BUDGETS, Budget, Recipe
 
 ROWS = ['--rows', 'cnn3d,rbf_svm', '--scene', 'synthetic', '--budget', 'small']
 
 
-@pytest.fixture(autouse=True)
-def _one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = replace(
+def one_epoch() -> Budget:
+    return replace(
         BUDGETS['small'],
         recipes={},
         default=Recipe(1, batch_size=64, lr=1e-3),
         train_limit=0.02,
         test_limit=0.05,
     )
-    monkeypatch.setitem(BUDGETS, 'small', short)
+
+
+@pytest.fixture(autouse=True)
+def _one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUDGETS, 'small', one_epoch())
 
 
 def test_table_on_another_scene(tmp_path: Path) -> None:
@@ -51,6 +67,26 @@ def test_table_on_another_scene(tmp_path: Path) -> None:
     assert (folder / 'results.csv').read_text() == values
 
 
+def test_another_cube_is_another_run(tmp_path: Path) -> None:
+    root = public_scenes.make(tmp_path / 'data', 'IndianPines')
+    out = tmp_path / 'out'
+    arguments = ['table8', '--rows', 'rbf_svm', '--budget', 'small', '--seeds', '1']
+
+    def reproduce(root: Path) -> int:
+        main_reproduce([*arguments, '--root', str(root), '--out', str(out)])
+        return len(list(out.glob('runs/*.json')))
+
+    assert reproduce(root) == 1
+    assert reproduce(root.rename(tmp_path / 'moved')) == 1
+    cube = public_scenes.cube_of('IndianPines')
+    public_scenes.save_mat(
+        tmp_path / 'moved' / 'Indian_pines_corrected.mat',
+        '5',
+        indian_pines_corrected=(cube // 32).astype('uint8'),
+    )
+    assert reproduce(tmp_path / 'moved') == 2
+
+
 def test_disjoint_split_shares_no_pixel(tmp_path: Path) -> None:
     main_reproduce(
         ['table8', *ROWS, '--seeds', '1', '--split', 'disjoint', '--out', str(tmp_path)]
@@ -60,12 +96,92 @@ def test_disjoint_split_shares_no_pixel(tmp_path: Path) -> None:
 
 
 def test_maps_of_all_systems(tmp_path: Path) -> None:
-    arguments = ['figure7', *ROWS, '--seeds', '1', '--out', str(tmp_path)]
+    # Only the first seed is drawn.
+    arguments = ['figure7', *ROWS, '--seeds', '2', '--out', str(tmp_path)]
     main_reproduce(arguments)
     folder = tmp_path / 'figure7-synthetic-random-small'
     assert (folder / 'maps.png').stat().st_size > 1000
     assert 'data:image/png' in (folder / 'report.html').read_text()
     assert len(list(tmp_path.glob('checkpoints/*.ckpt'))) == 1
+
+
+def test_the_bar_is_run_where_the_table_has_no_such_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ['table8', '--scene', 'synthetic', '--budget', 'small', '--seeds', '1']
+    arguments += ['--rows', 'random_forest', '--out', str(tmp_path)]
+    folder = tmp_path / 'table8-synthetic-random-small'
+
+    def cells() -> dict[str, str]:
+        lines = (folder / 'report.md').read_text().splitlines()
+        header = next(line for line in lines if line.startswith('| row |'))
+        row = next(line for line in lines if line.startswith('| Random forest |'))
+        return dict(zip(header.split(' | '), row.split(' | '), strict=True))
+
+    def refuse(name: str, *args: Any) -> Any:
+        if name == 'rbf_svm':
+            raise ValueError('labels: at least two classes are needed, found one')
+        return fit_classical(name, *args)
+
+    with monkeypatch.context() as context:
+        context.setattr(cli, '_BAR_PIXELS', 10)
+        main_reproduce(arguments)
+        assert cells()['RBF-SVM, OA'] == '-'
+        assert 'bar not run' in (folder / 'report.md').read_text()
+    with monkeypatch.context() as context:
+        context.setattr(engine, 'fit_classical', refuse)
+        main_reproduce(arguments)
+        assert 'bar not run' in (folder / 'report.md').read_text()
+    main_reproduce(arguments)
+    assert 0 < float(cells()['RBF-SVM, OA']) <= 100
+    text = (folder / 'report.md').read_text()
+    assert 'bar not run' not in text
+    assert '| RBF-SVM |' not in text
+    main_reproduce([*arguments, '--report-only'])
+    assert (folder / 'report.md').read_text() == text
+
+
+def test_ablation_of_the_mapping(tmp_path: Path) -> None:
+    arguments = ['mapping', '--rows', '1,dacnet', '--scene', 'synthetic']
+    arguments += ['--budget', 'small', '--seeds', '1', '--out', str(tmp_path)]
+    main_reproduce(arguments)
+    text = (tmp_path / 'mapping-synthetic-random-small' / 'report.md').read_text()
+    assert '| 1 block |' in text
+    assert '| plain attention (DACNet) |' in text
+    assert 'Use of the experts' in text
+
+
+def test_killed_sweep_ends_in_the_same_table(tmp_path: Path) -> None:
+    arguments = ['table8', '--rows', 'cnn3d', '--scene', 'synthetic', '--seeds', '2']
+    arguments += ['--budget', 'small', '--threads', '1', '--out']
+    killed, whole = tmp_path / 'killed', tmp_path / 'whole'
+    code = (
+        'import sys\n'
+        'from tests.reproduce.test_cli import BUDGETS, main_reproduce, one_epoch\n'
+        "BUDGETS['small'] = one_epoch()\n"
+        'main_reproduce(sys.argv[1:])\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, *arguments, str(killed)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+    while not list(killed.glob('runs/*.json')) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    _, error = process.communicate()
+    done = {path: path.read_bytes() for path in killed.glob('runs/*.json')}
+    assert len(done) == 1, error.decode()
+
+    main_reproduce([*arguments, str(killed)])
+    assert {path: path.read_bytes() for path in done} == done
+    main_reproduce([*arguments, str(whole)])
+    name = 'table8-synthetic-random-small'
+    tables = [(out / name / 'results.csv').read_text() for out in (killed, whole)]
+    assert tables[0] == tables[1]
+    assert ',2,' in tables[0]
 
 
 def test_scene_figure_needs_no_training(tmp_path: Path) -> None:
@@ -80,6 +196,7 @@ def test_scene_figure_needs_no_training(tmp_path: Path) -> None:
         (['table8', '--scene', 'mars'], "invalid choice: 'mars'"),
         (['table8', '--rows', 'resnet'], "table8 has no row 'resnet', expected some"),
         (['table8', '--seeds', '0'], "expected a number from 1, found '0'"),
+        (['protocols', '--split', 'disjoint'], '--split: every row of protocols has'),
         ([], 'EXPERIMENT'),
     ],
 )

@@ -5,12 +5,14 @@
 
 import csv
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 
 import torchgeo_ekgnet  # noqa: F401
+from torchgeo_ekgnet.callbacks import TemperatureAnnealing
 from torchgeo_ekgnet.reproduce.declarations import (
     BUDGETS,
     EXPERIMENTS,
@@ -114,6 +116,70 @@ def test_paper_settings_of_the_headline_run() -> None:
     assert arguments['split']['init_args'] == {'train': 0.6, 'val': 0.1, 'seed': 1331}
     assert settings['trainer']['max_epochs'] == 80
     assert settings['model']['init_args']['lr'] == 5e-4
+
+
+def settings_of(name: str, row_key: str, budget: str) -> dict[str, Any]:
+    experiment = EXPERIMENTS[name]
+    row = next(row for row in experiment.rows if row.key == row_key)
+    return run_settings(experiment, row, 1331, BUDGETS[budget])
+
+
+def annealing_of(settings: dict[str, Any]) -> TemperatureAnnealing:
+    (arguments,) = (
+        callback['init_args']
+        for callback in settings['trainer']['callbacks']
+        if callback['class_path'].endswith('TemperatureAnnealing')
+    )
+    return TemperatureAnnealing(**arguments)
+
+
+@pytest.mark.parametrize('row', [row.key for row in EXPERIMENTS['table1'].rows])
+def test_small_budget_anneals_over_half_of_any_training(row: str) -> None:
+    settings = settings_of('table1', row, 'small')
+    epochs = settings['trainer']['max_epochs']
+    annealing = annealing_of(settings)
+    temperatures = [annealing.temperature(epoch) for epoch in range(epochs)]
+    assert temperatures[0] == 34
+    assert annealing.epochs == round(epochs / 2) == settings['start_epoch']
+    assert temperatures[annealing.epochs] == pytest.approx(1)
+    assert temperatures[annealing.epochs - 1] > 1  # type: ignore[operator]
+
+
+def test_paper_budget_anneals_by_3_an_epoch() -> None:
+    settings = settings_of('table8', 'ekgnet_base', 'paper')
+    annealing = annealing_of(settings)
+    assert [annealing.temperature(epoch) for epoch in (0, 1, 11)] == [34, 31, 1]
+    assert settings['start_epoch'] == 11
+
+
+def test_weights_are_chosen_after_pruning_has_ended() -> None:
+    assert settings_of('table8', 'dgcnet', 'paper')['start_epoch'] == 60
+    # 23 of 30 epochs are the first whole number above three quarters.
+    assert settings_of('table8', 'dgcnet', 'small')['start_epoch'] == 23
+    assert settings_of('table8', 'ssrn', 'small')['start_epoch'] == 0
+
+
+def test_mapping_ablation_differs_by_the_attention_alone() -> None:
+    mapping, dacnet = (settings_of('mapping', key, 'small') for key in ('2', 'dacnet'))
+    assert mapping['trainer'] == dacnet['trainer']
+    assert dacnet['model']['init_args']['model_options'] == {
+        'expert_init': 'trunc_normal'
+    }
+    # As released elsewhere: a fixed temperature.
+    assert annealing_of(settings_of('table8', 'dacnet', 'small')).epochs == -1
+
+
+def test_pavia_networks_are_those_of_their_authors() -> None:
+    for key, options in (
+        ('se_densenet3d', {'subsample': False}),
+        ('spectralformer', {'near_bands': 7}),
+    ):
+        found = settings_of('table9', key, 'paper')['model']['init_args']
+        assert found['model_options'] == options
+        timm.create_model(found['model'], in_chans=103, num_classes=9, **options)
+        assert not settings_of('table8', key, 'paper')['model']['init_args'][
+            'model_options'
+        ]
 
 
 def test_small_budget_limits_all_but_what_is_varied() -> None:

@@ -12,13 +12,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 
+from tests.data.public_scenes import data as public_scenes
+from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.reproduce import main_repeat
 from torchgeo_ekgnet.reproduce.cli import read_config, with_seed
-from torchgeo_ekgnet.reproduce.engine import CurveLogger, run, sweep
+from torchgeo_ekgnet.reproduce.engine import (
+    CurveLogger,
+    _placed,
+    content_of,
+    run,
+    sweep,
+)
 from torchgeo_ekgnet.reproduce.runs import RunStore, settings_key
 
 DATA = {
@@ -76,7 +87,7 @@ def test_a_run_leaves_all_that_a_table_needs(
     assert {name: len(curve) for name, curve in result['curves'].items()} == {
         name: 3 for name in ('train_loss', 'train_OA', 'val_loss', 'val_OA')
     }
-    assert 1 <= result['best_epoch'] <= 3
+    assert 1 <= result['tested_epoch'] <= 3
     assert result['parameters'] > 1000
     assert result['seconds']['training'] > 0
     assert result['seconds']['inference'] > 0
@@ -98,6 +109,63 @@ def test_a_run_repeats_itself_whatever_ran_before(
     result = run(settings(2), threads=1)
     assert sum(result['seconds'].values()) < time.perf_counter() - start
     assert outcome(result) == outcome(uninterrupted[1])
+
+
+def test_only_weights_after_the_schedule_are_tested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Whatever the losses are, the first epoch has the lowest.
+    monkeypatch.setattr(
+        'torchgeo_ekgnet.tasks.HyperspectralClassificationTask.on_validation_epoch_end',
+        lambda task: task.log('val_loss', float(task.current_epoch)),
+    )
+    assert run(settings(), threads=1)['tested_epoch'] == 1
+    late = run({**settings(), 'start_epoch': 1}, threads=1)
+    assert (late['tested_epoch'], late['epochs']) == (2, 3)
+    # Stopped before the schedule has ended: the last epoch.
+    never = run({**settings(), 'start_epoch': 7}, threads=1)
+    assert never['tested_epoch'] == 3
+
+
+def test_experts_are_watched_outside_the_timed_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched_passes, elapsed = [], []
+    tested = Trainer.test
+
+    def test(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watched_passes.append(any(isinstance(c, ExpertUse) for c in self.callbacks))
+        scores = tested(self, *args, **kwargs)
+        (timer,) = (c for c in self.callbacks if isinstance(c, Timer))
+        elapsed.append(timer.time_elapsed('test'))
+        return scores
+
+    plain = run(settings(), threads=1)
+    watched = settings()
+    watched['trainer'] = {
+        **watched['trainer'],
+        'callbacks': [{'class_path': 'torchgeo_ekgnet.callbacks.expert_use.ExpertUse'}],
+    }
+    monkeypatch.setattr(Trainer, 'test', test)
+    result = run(watched, threads=1)
+    assert watched_passes == [False, True]
+    assert result['seconds']['inference'] == elapsed[0]
+    assert result['confusion'] == plain['confusion']
+    assert 0 < result['experts']['entropy'] <= 1
+
+
+def test_one_device_unless_configured() -> None:
+    assert _placed(settings(), None, Path())['trainer']['devices'] == 1
+    two = {**settings(), 'trainer': {'devices': 2}}
+    assert _placed(two, None, Path())['trainer']['devices'] == 2
+
+
+def test_content_is_that_of_the_data() -> None:
+    content = content_of(settings(1), split=True)
+    assert content == content_of(settings(1), split=True)
+    other = content_of(settings(2), split=True)
+    assert other['scene'] == content['scene']
+    assert other['split'] != content['split']
 
 
 def test_threads_are_given_back() -> None:
@@ -163,6 +231,16 @@ def test_kept_checkpoint_can_be_loaded(tmp_path: Path) -> None:
     sweep([settings(1)], store, keep=tmp_path / 'checkpoints')
     path = tmp_path / 'checkpoints' / f'{settings_key(settings(1))}.ckpt'
     assert load_classifier(path).patch_size == 5
+
+
+def test_missing_checkpoint_leaves_the_result(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / 'runs')
+    store.save(settings(1), {'confusion': [[1, 0], [0, 1]]})
+    keep = tmp_path / 'checkpoints'
+    (result, _) = sweep([settings(1), settings(2)], store, keep=keep, keep_seed=1)
+    assert result == store.load(settings(1)) == {'confusion': [[1, 0], [0, 1]]}
+    assert store.load(settings(2)) is not None
+    assert [path.stem for path in keep.iterdir()] == [settings_key(settings(1))]
 
 
 @pytest.fixture
@@ -262,8 +340,81 @@ def test_repeat_command_killed_and_continued(config: Path, tmp_path: Path) -> No
         assert (killed / file).read_text() == (whole / file).read_text()
     text = (killed / 'report.md').read_text()
     assert '± ' in text
+    assert 'bar not run' not in text
     assert '**seeds**: 1, 2' in text
     assert (killed / 'report.html').read_text().startswith('<!DOCTYPE html>')
+
+
+def own_scene(folder: Path) -> Path:
+    """A small scene of NumPy files with missing values, and its configuration."""
+    folder.mkdir()
+    random = np.random.RandomState(0)
+    labels = np.repeat([1, 2, 3], 48).reshape(12, 12)
+    cube = random.normal(size=(12, 12, 10)) + labels[:, :, None]
+    cube[0, 0] = np.nan
+    np.save(folder / 'cube.npy', cube)
+    np.save(folder / 'labels.npy', labels)
+    data = {
+        'class_path': 'torchgeo_ekgnet.datamodules.CustomSceneDataModule',
+        'init_args': {
+            'cube': 'cube.npy',
+            'labels': 'labels.npy',
+            'nodata': float('nan'),
+            'patch_size': 3,
+            'batch_size': 64,
+        },
+    }
+    model = {'class_path': TASK, 'init_args': {'model': 'ekgnet_tiny'}}
+    path = folder / 'own.yaml'
+    content = {'trainer': {'max_epochs': 1}, 'model': model, 'data': data}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_repeat_of_other_data_is_another_run(tmp_path: Path) -> None:
+    folder = tmp_path / 'scene'
+    config = own_scene(folder)
+    out = tmp_path / 'out'
+
+    def repeat(root: Path) -> int:
+        arguments = ['--config', str(config), '--root', str(root), '--seeds', '1']
+        main_repeat([*arguments, '--out', str(out)])
+        runs = [json.loads(path.read_text()) for path in out.glob('runs/*.json')]
+        bars = [run for run in runs if 'classical' in run['settings']['model']]
+        assert 2 * len(bars) == len(runs)
+        return len(bars)
+
+    assert repeat(folder) == 1
+    folder = folder.rename(tmp_path / 'moved')
+    config = folder / 'own.yaml'
+    assert repeat(folder) == 1
+    labels = np.load(folder / 'labels.npy')
+    labels[5, 5] = 3
+    np.save(folder / 'labels.npy', labels)
+    assert repeat(folder) == 2
+    cube = np.load(folder / 'cube.npy')
+    np.save(folder / 'cube.npy', np.round(cube, 1))
+    assert repeat(folder) == 3
+
+
+def test_repeat_keeps_the_official_masks(tmp_path: Path) -> None:
+    public_scenes.make(tmp_path / 'data', 'Houston2013')
+    config = tmp_path / 'houston.yaml'
+    content = {
+        'trainer': {'max_epochs': 1},
+        'model': {'class_path': TASK, 'init_args': {'model': 'ekgnet_tiny'}},
+        'data': {
+            'class_path': 'torchgeo_ekgnet.datamodules.Houston2013DataModule',
+            'init_args': {'root': str(tmp_path / 'data'), 'patch_size': 3},
+        },
+    }
+    config.write_text(yaml.safe_dump(content))
+    found = read_config([str(config)], [])
+    assert 'split' not in with_seed(found, 9)['data']['init_args']
+    out = tmp_path / 'out'
+    main_repeat(['--config', str(config), '--seeds', '1', '--out', str(out)])
+    runs = [json.loads(path.read_text()) for path in out.glob('runs/*.json')]
+    assert [run['result']['split']['protocol'] for run in runs] == ['masks'] * 2
 
 
 def test_report_only_trains_nothing(config: Path, tmp_path: Path) -> None:

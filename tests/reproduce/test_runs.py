@@ -4,6 +4,7 @@
 """Tests of the run files."""
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from torchgeo_ekgnet.reproduce.runs import RunStore, settings_key, write_atomically
+from torchgeo_ekgnet.reproduce.runs import (
+    RunStore,
+    canonical_json,
+    decode_floats,
+    encode_floats,
+    settings_key,
+    write_atomically,
+)
 
 SETTINGS = {'data': {'patch_size': 7, 'split': {'train': 0.1}}, 'seed': 1331}
 
@@ -49,6 +57,15 @@ def test_key_refuses_what_json_cannot_write(value: object) -> None:
         settings_key({'value': value})
 
 
+def test_floats_without_a_json_number() -> None:
+    value = {'nodata': float('nan'), 'limits': [float('-inf'), 1.5, float('inf')]}
+    encoded = encode_floats(value)
+    assert canonical_json(encoded) == '{"limits":["-inf",1.5,"inf"],"nodata":"nan"}'
+    decoded = decode_floats(encoded)
+    assert math.isnan(decoded['nodata'])
+    assert decoded['limits'] == value['limits']
+
+
 def test_saved_runs_are_found_again(tmp_path: Path) -> None:
     store = RunStore(tmp_path / 'runs')
     assert store.load(SETTINGS) is None
@@ -69,6 +86,15 @@ def test_spoilt_file_is_reported_and_repeated(
     with caplog.at_level(logging.WARNING):
         assert store.load(SETTINGS) is None
     assert settings_key(SETTINGS) in caplog.text
+
+
+def test_files_are_readable_as_any_other(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / 'run.json', 'text')
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'run.json').stat().st_mode & 0o777 == 0o644
 
 
 def test_failed_write_leaves_the_old_file(

@@ -33,15 +33,16 @@ def test_no_value_is_an_error() -> None:
 
 
 def test_corrected_t_test_by_hand() -> None:
-    # Differences 1, 2, 3: mean 2, variance 1. With s = 0.4, 1/3 + s/(1 - s) is 1, so t = 2.
+    # Differences 1, 2, 3: mean 2, variance 1. With 2/3 as many test as training pixels,
+    # 1/3 + 2/3 is 1, so t = 2.
     # Student's t with 2 degrees of freedom: p = 1 - t / sqrt(t^2 + 2).
-    p_value = corrected_t_test([2, 4, 6], [1, 2, 3], test_share=0.4)
+    p_value = corrected_t_test([2, 4, 6], [1, 2, 3], test_to_train=2 / 3)
     assert p_value == pytest.approx(1 - 2 / math.sqrt(6))
 
 
 def test_without_correction_it_is_the_paired_t_test() -> None:
     # t = 2 / (1 / sqrt(3)) = 2 sqrt(3): p = 1 - sqrt(12 / 14).
-    p_value = corrected_t_test([2, 4, 6], [1, 2, 3], test_share=0)
+    p_value = corrected_t_test([2, 4, 6], [1, 2, 3], test_to_train=0)
     assert p_value == pytest.approx(1 - math.sqrt(12 / 14))
 
 
@@ -53,8 +54,9 @@ def test_equal_systems_and_single_seeds() -> None:
 def test_t_test_bad_input() -> None:
     with pytest.raises(ValueError, match='expected 2 values'):
         corrected_t_test([1, 2], [1], 0.5)
-    with pytest.raises(ValueError, match='test_share'):
-        corrected_t_test([1, 2], [1, 3], 1)
+    for quotient in (-0.5, math.inf, math.nan):
+        with pytest.raises(ValueError, match='test_to_train'):
+            corrected_t_test([1, 2], [1, 3], quotient)
 
 
 def test_holm_by_hand() -> None:
@@ -93,7 +95,8 @@ def test_rise_of_one_epoch_is_unknown() -> None:
         (0.85, 0.9, 2.0, 'below RBF-SVM, rising +2.0 points'),
         (0.95, None, math.inf, 'rising +inf points'),
         (0.95, None, 0.1, None),
-        (0.85, 0.9, None, None),
+        (0.85, 0.9, None, 'below RBF-SVM'),
+        (0.9, 0.9, None, None),
     ],
 )
 def test_convergence_rule(

@@ -35,6 +35,7 @@ def result(right: int, seed: int = 0, curve: Any = FLAT, epochs: Any = 8) -> Any
     return {
         'confusion': [[right, 100 - right], [0, 100]],
         'epochs': epochs,
+        'tested_epoch': epochs and epochs - seed,
         'curves': {'val_OA': curve} if curve else {},
         'parameters': 1234567,
         'seconds': {'training': 10.0 + seed, 'inference': 2.0},
@@ -66,24 +67,25 @@ def result(right: int, seed: int = 0, curve: Any = FLAT, epochs: Any = 8) -> Any
 
 
 def rows(**right: tuple[int, ...]) -> list[Summary]:
-    return summarise(
-        [
-            (
-                name,
-                name.upper(),
-                [
-                    result(
-                        n,
-                        seed,
-                        None if 'svm' in name else FLAT,
-                        None if 'svm' in name else 8,
-                    )
-                    for seed, n in enumerate(counts)
-                ],
+    """Summaries; the bar is the row ``rbf_svm``."""
+
+    def classical(name: str) -> bool:
+        return name in ('rbf_svm', 'forest')
+
+    results = {
+        name: [
+            result(
+                n,
+                seed,
+                None if classical(name) else FLAT,
+                None if classical(name) else 8,
             )
-            for name, counts in right.items()
+            for seed, n in enumerate(counts)
         ]
-    )
+        for name, counts in right.items()
+    }
+    table = [(name, name.upper(), runs) for name, runs in results.items()]
+    return summarise(table, results.get('rbf_svm', []))
 
 
 def test_values_are_percent_of_the_one_metrics_definition() -> None:
@@ -118,18 +120,35 @@ def test_the_bar_is_the_svm_on_the_same_splits() -> None:
     def svm(right: int) -> Any:
         return result(right, 0, None, None)
 
+    bars = [svm(70), moved(svm(40))]
     here, there, _, _ = summarise(
         [
             ('here', 'HERE', [network(60)]),
             ('there', 'THERE', [moved(network(60))]),
-            ('rbf_svm_random', 'SVM, random', [svm(70)]),
-            ('rbf_svm_disjoint', 'SVM, disjoint', [moved(svm(40))]),
-        ]
+            ('rbf_svm_random', 'SVM, random', bars[:1]),
+            ('rbf_svm_disjoint', 'SVM, disjoint', bars[1:]),
+        ],
+        bars,
     )
     assert here.reason == 'below RBF-SVM'
     assert there.reason is None
     (alone,) = summarise([('here', 'HERE', [network(0)])])
     assert alone.reason is None
+    assert alone.status == 'ok, bar not run'
+
+
+def test_an_unfinished_bar_is_compared_on_its_own_seeds() -> None:
+    runs = [result(80, 0), result(20, 1)]
+    (row,) = summarise([('a', 'A', runs)], [result(70, 0, None, None)])
+    assert row.reason is None
+    assert row.bar == pytest.approx(85)
+
+
+def test_a_classical_row_below_the_bar_is_marked() -> None:
+    forest, svm = rows(forest=(50, 55), rbf_svm=(70, 72))
+    assert forest.status == 'below RBF-SVM'
+    assert svm.status == 'ok'
+    assert compare([forest, svm]) == []
 
 
 def test_rows_not_converged_enter_no_claim() -> None:
@@ -155,15 +174,22 @@ def test_pairs_need_the_same_splits() -> None:
 
 def test_comparison_is_the_corrected_t_test() -> None:
     # Overall accuracies differ by 1, 2 and 3 points (2, 4, 6 of 200 pixels):
-    # mean 2, variance 1; 200 of 650 pixels test: s / (1 - s) = 200 / 450.
+    # mean 2, variance 1; 400 pixels train, 200 test.
     first, second = rows(first=(92, 94, 96), second=(90, 90, 90))
     (pair,) = compare([second, first])
     assert (pair.better.key, pair.worse.key) == ('first', 'second')
     assert pair.difference == pytest.approx(2)
-    statistic = 2 / (1 / 3 + 200 / 450) ** 0.5
+    statistic = 2 / (1 / 3 + 200 / 400) ** 0.5
     expected = 1 - statistic / (statistic**2 + 2) ** 0.5
     assert pair.p_value == pair.adjusted == pytest.approx(expected)
     assert not pair.significant
+
+
+def test_test_and_training_pixels_are_those_of_all_seeds() -> None:
+    runs = [result(90, 0), result(92, 1)]
+    runs[1]['split']['sizes'] = [100, 50, 200]
+    (row,) = summarise([('a', 'A', runs)])
+    assert row.test_to_train == pytest.approx((0.5 + 2) / 2)
 
 
 def test_paper_order_is_checked() -> None:
@@ -188,12 +214,15 @@ def test_percent() -> None:
 
 def test_accuracy_table_shows_published_beside_reproduced() -> None:
     table = accuracy_table(
-        rows(a=(80, 60), b=(70, 70)), {('a', 'OA'): Published(99.1, 0.2)}
+        rows(a=(80, 60), b=(70, 70), rbf_svm=(50, 60)),
+        {('a', 'OA'): Published(99.1, 0.2)},
     )
     cells = dict(zip(table.header, table.rows[0], strict=True))
     assert cells['OA, published'] == '99.10 ± 0.20'
     assert cells['OA'] == '85.00 ± 7.07'
     assert cells['epochs'] == '8'
+    assert cells['tested epoch'] == '7 to 8'
+    assert cells['RBF-SVM, OA'] == '77.50'
     assert cells['last-quarter rise'] == '+0.00'
     assert cells['status'] == 'ok'
     assert table.rows[1][1] == '-'

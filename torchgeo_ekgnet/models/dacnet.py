@@ -6,10 +6,13 @@
 Dynamic convolution ("Dynamic Convolution: Attention over Convolution Kernels",
 https://arxiv.org/abs/1912.03458) in the skeleton of EKGNet, as EKGNet's authors use it.
 The attention is a squeeze-and-excitation network in place of EKGNet's contextual
-mapping, and nothing else differs: the ablation of the mapping.
+mapping. As released, two more things differ from EKGNet: kernels start with unit
+variance instead of a truncated normal draw, and the temperature stays at 34. For an
+ablation of the mapping alone pass ``expert_init='trunc_normal'`` and anneal both with
+``TemperatureAnnealing``; what remains is that EKGNet goes on to learn its temperature.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.models import generate_default_cfgs, register_model
@@ -114,6 +117,8 @@ class DACNet(DenseNet3d):
         num_experts: Number K of kernels.
         temperature: Temperature of the attention.
         attention_ratio: Width of the attention's hidden layer in input channels.
+        expert_init: Draw of the kernels: ``'normal'``, of unit variance as released,
+            or ``'trunc_normal'``, as EKGNet's experts.
         device: Where the parameters live.
         dtype: Type of the parameters.
         **kwargs: Arguments of :class:`DenseNet3d`.
@@ -127,11 +132,16 @@ class DACNet(DenseNet3d):
         num_experts: int = 4,
         temperature: float = 34.0,
         attention_ratio: float = 0.25,
+        expert_init: Literal['normal', 'trunc_normal'] = 'normal',
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the network."""
+        if expert_init not in ('normal', 'trunc_normal'):
+            raise ValueError(
+                f"expert_init must be 'normal' or 'trunc_normal', found {expert_init!r}"
+            )
 
         def bottleneck(in_channels: int, out_channels: int) -> nn.Module:
             conv = DynamicExpertConv3d(
@@ -150,10 +160,8 @@ class DACNet(DenseNet3d):
                 device=device,
                 dtype=dtype,
             )
-            # Kernels of unit variance, as released.
-            nn.init.normal_(conv.weight)
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
+            if expert_init == 'normal':
+                nn.init.normal_(conv.weight)
             return conv
 
         super().__init__(bottleneck, device=device, dtype=dtype, **kwargs)

@@ -25,7 +25,10 @@ from ._dense import DenseLayer, DenseNet3d
 
 __all__ = ['DGCNet', 'DynamicGroupConv3d', 'inactive_channels']
 
-_START, _END = 1.0 / 12.0, 3.0 / 4.0
+_START = 1.0 / 12.0
+
+#: Share of the training after which nothing more is pruned.
+PRUNING_END = 3.0 / 4.0
 
 
 def inactive_channels(progress: float, channels: int, gate_factor: float = 0.25) -> int:
@@ -47,7 +50,7 @@ def inactive_channels(progress: float, channels: int, gate_factor: float = 0.25)
     """
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f'progress must be between 0 and 1, found {progress}')
-    share = min(max((progress - _START) / (_END - _START), 0.0), 1.0)
+    share = min(max((progress - _START) / (PRUNING_END - _START), 0.0), 1.0)
     return round(channels * (1.0 - gate_factor) * share)
 
 

@@ -33,9 +33,17 @@ from .declarations import (
     run_settings,
     split_settings,
 )
-from .engine import build_data, checkpoint_path, import_class, own_arguments, sweep
+from .engine import (
+    build_data,
+    checkpoint_path,
+    content_of,
+    import_class,
+    own_arguments,
+    svm_settings,
+    sweep,
+)
 from .report import Report, build_report, write_report
-from .runs import RunStore
+from .runs import RunStore, encode_floats
 from .tables import Summary, summarise, to_markdown
 
 _PLACES = {
@@ -60,6 +68,10 @@ _WRITERS = (
     'TQDMProgressBar',
 )
 """Callbacks that only write or show; the engine has its own checkpoint."""
+
+_BAR_PIXELS = 50_000
+"""Most training pixels that the bar of :func:`_bars` is fitted on: its time grows with
+their square."""
 
 
 def _at_least_one(text: str) -> int:
@@ -183,10 +195,9 @@ def reproduce_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--split',
         choices=PROTOCOLS,
-        default='random',
         help="the paper's random split, one whose training and test patches share no "
         'pixel, or one of the two thinned to the pixels per class that both can serve '
-        '(default: %(default)s)',
+        '(default: random)',
     )
     parser.add_argument(
         '--rows',
@@ -247,6 +258,13 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
         rows = _chosen_rows(experiment, options.rows, options.extra)
     except ValueError as error:
         parser.error(str(error))
+    own_split = bool(rows) and all(row.split for row in rows)
+    if own_split and options.split:
+        parser.error(
+            f'--split: every row of {experiment.key} has a split of its own, found '
+            f'{options.split!r}, expected none'
+        )
+    options.split = options.split or 'random'
     seeds = _seeds(options, options.seeds or budget.seeds)
     runs = {
         (row.key, seed): run_settings(
@@ -256,7 +274,6 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
         for seed in seeds
         for row in rows
     }
-    own_split = bool(rows) and all(row.split for row in rows)
     protocol = 'matched' if own_split else options.split
     name = f'{experiment.key}-{scene}-{protocol}-{budget.name}'
     folder = options.out / name
@@ -265,7 +282,9 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
         return
     checkpoints = options.out / 'checkpoints' if experiment.maps else None
     store = RunStore(options.out / 'runs')
-    results = _results(runs, store, options, checkpoints)
+    content = content_of(next(iter(runs.values())), options.root)
+    runs = {name: {**settings, 'content': content} for name, settings in runs.items()}
+    results = _results(runs, store, options, checkpoints, seeds[0])
     summaries = summarise(
         [
             (
@@ -274,7 +293,8 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
                 [results[row.key, s] for s in seeds if (row.key, s) in results],
             )
             for row in rows
-        ]
+        ],
+        _bars(runs, results, store, options),
     )
     numbers = published(experiment) if scene == experiment.scene else {}
     title = experiment.title
@@ -355,15 +375,67 @@ def _results(
     store: RunStore,
     options: argparse.Namespace,
     keep: Path | None = None,
+    keep_seed: int | None = None,
 ) -> dict[Any, dict[str, Any]]:
     """Do the runs, or look up those that have finished."""
     if options.report_only:
         loaded = {name: store.load(settings) for name, settings in runs.items()}
         return {name: result for name, result in loaded.items() if result is not None}
     done = sweep(
-        runs.values(), store, options.root, options.threads, keep, rank_zero_info
+        runs.values(),
+        store,
+        options.root,
+        options.threads,
+        keep,
+        rank_zero_info,
+        keep_seed,
     )
     return dict(zip(runs, done, strict=True))
+
+
+def _bars(
+    runs: Mapping[Any, dict[str, Any]],
+    results: Mapping[Any, dict[str, Any]],
+    store: RunStore,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Fit the bar of the convergence rule, an RBF-SVM, once on every split.
+
+    Args:
+        runs: Settings of each run.
+        results: Results of those that have finished.
+        store: Folder of run files.
+        options: The command's options.
+
+    Returns:
+        Results of the machine; none for splits on which it cannot be fitted.
+    """
+    bars: dict[str, dict[str, Any] | None] = {
+        result['split']['identity']: result
+        for name, result in results.items()
+        if runs[name]['model'].get('classical') == 'rbf_svm'
+    }
+    for name, result in results.items():
+        split = result['split']
+        if split['identity'] in bars:
+            continue
+        settings = svm_settings(runs[name])
+        bars[split['identity']] = store.load(settings)
+        if bars[split['identity']] is not None or options.report_only:
+            continue
+        if split['sizes'][0] > _BAR_PIXELS:
+            rank_zero_info(
+                f'bar not run: {split["sizes"][0]} training pixels are too many for '
+                f'the RBF-SVM, at most {_BAR_PIXELS}'
+            )
+            continue
+        try:
+            (bar,) = sweep([settings], store, options.root, report=rank_zero_info)
+        except ValueError as error:
+            rank_zero_info(f'bar not run: {error}')
+        else:
+            bars[split['identity']] = bar
+    return [bar for bar in bars.values() if bar is not None]
 
 
 def _finish(
@@ -427,8 +499,10 @@ def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, A
     for name in ('config', 'ckpt_path', 'weights_only'):
         config.pop(name, None)
     parser = reader._parser('fit')
-    settings: dict[str, Any] = json.loads(
-        parser.dump(config, format='json', skip_default=True, skip_validation=True)
+    settings: dict[str, Any] = encode_floats(
+        json.loads(
+            parser.dump(config, format='json', skip_default=True, skip_validation=True)
+        )
     )
     kept = {
         name: settings[name]
@@ -495,12 +569,15 @@ def with_seed(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     datamodule = import_class(seeded['data']['class_path'])
     arguments = seeded['data'].setdefault('init_args', {})
     split = arguments.get('split')
-    if split is None:
+    # A scene with a protocol of its own, such as official masks, keeps it as in fit.
+    own = datamodule._default_protocol is not HyperspectralDataModule._default_protocol
+    if split is None and not own:
         train, val = datamodule.default_split
         split = split_settings('random', train, val, seed)
-    if 'seed' in inspect.signature(import_class(split['class_path'])).parameters:
-        split.setdefault('init_args', {})['seed'] = seed
-    arguments['split'] = split
+    if split is not None:
+        if 'seed' in inspect.signature(import_class(split['class_path'])).parameters:
+            split.setdefault('init_args', {})['seed'] = seed
+        arguments['split'] = split
     if arguments.get('sampler', 'random') != 'random':
         arguments['sampler_seed'] = seed
     return seeded
@@ -517,12 +594,17 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     settings = read_config(options.config, overrides)
     root = places(settings)
     options.root = options.root or root
+    settings['content'] = content_of(settings, options.root, split=True)
     seeds = _seeds(options, options.seeds)
     name = Path(options.config[-1]).stem
     folder = options.out or Path('runs', 'repeat', name)
     runs = {seed: with_seed(settings, seed) for seed in seeds}
-    results = _results(runs, RunStore(folder / 'runs'), options)
-    summaries = summarise([(name, name, [results[s] for s in seeds if s in results])])
+    store = RunStore(folder / 'runs')
+    results = _results(runs, store, options)
+    summaries = summarise(
+        [(name, name, [results[s] for s in seeds if s in results])],
+        _bars(runs, results, store, options),
+    )
     report = build_report(f'{name}, repeated', summaries, seeds)
     from .figures import curve_panels, save
 

@@ -7,7 +7,9 @@ A run's settings are a configuration of ``torchgeo-ekgnet fit`` (``data``, ``mod
 ``trainer``, ``optimizer``, ``lr_scheduler``, ``seed_everything``) in JSON values. The
 engine builds what they say, lets Lightning train, validate and test it, and writes the
 result. It has no training loop and no metrics of its own. ``model`` may instead be
-``{'classical': name}`` for a baseline of scikit-learn.
+``{'classical': name}`` for a baseline of scikit-learn. Two settings are the engine's:
+``content`` identifies the data that a run reads (:func:`content_of`), and
+``start_epoch`` is the first epoch, from 0, whose weights may be tested.
 
 The unit of resume is one run: a sweep that was killed repeats the run that it was
 killed in from its beginning, and none that had finished. Every run seeds all random
@@ -16,6 +18,7 @@ ends with the same results as one that was not.
 """
 
 import copy
+import hashlib
 import importlib
 import json
 import logging
@@ -38,6 +41,7 @@ from lightning.pytorch import (
     Callback,
     LightningDataModule,
     LightningModule,
+    Trainer,
     seed_everything,
 )
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
@@ -45,9 +49,10 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ..callbacks import ExpertUse
 from ..layers import expert_convs
 from .classical import confusion_counts, fit_classical, scene_spectra
-from .runs import RunStore, Settings, settings_key
+from .runs import RunStore, Settings, decode_floats, settings_key
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +61,9 @@ Result = dict[str, Any]
 
 MONITOR = 'val_loss'
 """What decides which epoch's weights are tested: the lowest validation loss."""
+
+_OWN = ('content', 'start_epoch')
+"""Settings that the engine reads itself."""
 
 _PACKAGES = (
     'torchgeo_ekgnet',
@@ -114,6 +122,43 @@ class CurveLogger(Logger):
                 value = float(metrics[name])
                 known = value if math.isfinite(value) else None
                 self.curves.setdefault(name, []).append(known)
+
+
+class SettledCheckpoint(ModelCheckpoint):
+    """Keeps the weights of the best epoch among those after a schedule has ended.
+
+    A network in the middle of pruning or annealing is another one than the table
+    means, however low its validation loss is.
+
+    Args:
+        start_epoch: First epoch, from 0, that may be kept.
+        **kwargs: Arguments of Lightning's ``ModelCheckpoint``.
+    """
+
+    def __init__(self, start_epoch: int = 0, **kwargs: Any) -> None:
+        """Note the first epoch."""
+        super().__init__(**kwargs)
+        self.start_epoch = start_epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after an epoch, if it may be kept.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        if trainer.current_epoch >= self.start_epoch:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after a validation, if the epoch may be kept.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        if trainer.current_epoch >= self.start_epoch:
+            super().on_validation_end(trainer, pl_module)
 
 
 class _Builder(LightningCLI):
@@ -193,7 +238,10 @@ def _processor() -> str:
 
 
 def _placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
-    """Settings with the places of files, which do not belong to a run's identity.
+    """Settings with what does not belong to a run's identity: the places of files.
+
+    One device, unless the settings say otherwise: several would train another way
+    under the same name.
 
     Args:
         settings: Settings of a run.
@@ -203,10 +251,13 @@ def _placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
     Returns:
         A configuration that can be built.
     """
-    placed: dict[str, Any] = copy.deepcopy(dict(settings))
+    placed: dict[str, Any] = decode_floats(settings)
+    for name in _OWN:
+        placed.pop(name, None)
     if root is not None:
         placed['data'].setdefault('init_args', {})['root'] = root
     placed['trainer'] = {
+        'devices': 1,
         **placed.get('trainer', {}),
         'default_root_dir': str(work),
         'enable_progress_bar': False,
@@ -231,30 +282,49 @@ def _train(settings: Settings, root: str | None, work: Path) -> Result:
         KeyboardInterrupt: If the user stopped the training.
     """
     curves, timer = CurveLogger(), Timer()
-    checkpoint = ModelCheckpoint(
-        dirpath=work, filename='best', monitor=MONITOR, mode='min', save_top_k=1
+    checkpoint = SettledCheckpoint(
+        settings.get('start_epoch', 0),
+        dirpath=work,
+        filename='best',
+        monitor=MONITOR,
+        mode='min',
+        save_top_k=1,
     )
     with own_arguments():
         built = _Builder(_placed(settings, root, work), (timer, checkpoint))
-    trainer, task, data = built.trainer, built.model, built.datamodule
+    trainer: Any = built.trainer
+    task, data = built.model, built.datamodule
     trainer.loggers = [curves]
     trainer.fit(task, datamodule=data)
     if trainer.interrupted:
         # Lightning turns Ctrl-C into a normal end; half a run is not a result.
         raise KeyboardInterrupt
     epochs = trainer.current_epoch
+    best = work / 'best.ckpt'
+    if not best.is_file():
+        # Stopped before the schedule had ended: nothing but the last epoch is left.
+        trainer.save_checkpoint(best)
+    tested_epoch = torch.load(best, map_location='cpu', weights_only=False)['epoch'] + 1
     # Before the test: restoring a checkpoint restores its timer on top of this one.
     training = timer.time_elapsed('train')
-    trainer.test(task, datamodule=data, ckpt_path=checkpoint.best_model_path)
+    # Watching the experts takes time, which is no part of inference: a second pass.
+    watching = [c for c in trainer.callbacks if isinstance(c, ExpertUse)]
+    trainer.callbacks = [c for c in trainer.callbacks if c not in watching]
+    trainer.test(task, datamodule=data, ckpt_path=best)
+    confusion = task.accuracies['test'].confusion.tolist()
+    inference = timer.time_elapsed('test')
+    if watching:
+        trainer.callbacks += watching
+        trainer.test(task, datamodule=data)
     return {
         **_described(data),
-        'confusion': task.accuracies['test'].confusion.tolist(),
+        'confusion': confusion,
         'epochs': epochs,
-        'best_epoch': _best_epoch(curves.curves.get(MONITOR, [])),
+        'tested_epoch': min(tested_epoch, epochs),
         'curves': curves.curves,
         'experts': _experts(task, work),
         'parameters': sum(p.numel() for p in task.parameters()),
-        'seconds': {'training': training, 'inference': timer.time_elapsed('test')},
+        'seconds': {'training': training, 'inference': inference},
     }
 
 
@@ -296,12 +366,6 @@ def _experts(task: LightningModule, work: Path) -> Result | None:
     }
 
 
-def _best_epoch(losses: Sequence[float | None]) -> int | None:
-    """Epoch, counted from 1, with the lowest validation loss."""
-    known = [math.inf if loss is None else loss for loss in losses]
-    return int(np.argmin(known)) + 1 if known else None
-
-
 def build_data(settings: Settings, root: str | os.PathLike[str] | None = None) -> Any:
     """Build the datamodule of a run and read its scene.
 
@@ -316,6 +380,34 @@ def build_data(settings: Settings, root: str | os.PathLike[str] | None = None) -
     data = _instance(_placed(settings, place, Path())['data'])
     data.setup('test')
     return data
+
+
+def content_of(
+    settings: Settings, root: str | os.PathLike[str] | None = None, split: bool = False
+) -> dict[str, str]:
+    """Identify the data that a run reads by what they hold, wherever they lie.
+
+    Args:
+        settings: Settings of the run.
+        root: Folder of the scene's files; None: as the settings say.
+        split: Whether the split may come from files, which are data as well.
+
+    Returns:
+        SHA-256 of the scene's values, labels, classes and mask of valid pixels, and,
+        if wanted, the identity of the split.
+    """
+    data = build_data(settings, root)
+    scene = data.scene
+    digest = hashlib.sha256(json.dumps([scene.shape, scene.class_names]).encode())
+    digest.update(scene.label_map.astype('<i8').tobytes())
+    digest.update(scene.valid.tobytes())
+    for start, stop in scene.iter_blocks():
+        block = scene.read(start, stop, 0, scene.shape[1])
+        digest.update(block.astype('<f4', copy=False).tobytes())
+    content = {'scene': digest.hexdigest()}
+    if split:
+        content['split'] = data.split.identity()
+    return content
 
 
 def _instance(value: Any) -> Any:
@@ -371,7 +463,7 @@ def _fit_classical(settings: Settings, root: str | None) -> Result:
         **_described(data),
         'confusion': counts.tolist(),
         'epochs': None,
-        'best_epoch': None,
+        'tested_epoch': None,
         'curves': {},
         'parameters': None,
         'seconds': {'training': fitted - start, 'inference': tested - fitted},
@@ -447,6 +539,22 @@ def run(
         return {**result, 'environment': _environment()}
 
 
+def svm_settings(settings: Settings) -> dict[str, Any]:
+    """Settings of the RBF support vector machine on a run's split.
+
+    Args:
+        settings: Settings of the run.
+
+    Returns:
+        Settings of another run, with the same data and seed.
+    """
+    bar = copy.deepcopy({name: settings[name] for name in ('data', 'seed_everything')})
+    bar['data'].get('init_args', {}).pop('batch_size', None)
+    if 'content' in settings:
+        bar['content'] = settings['content']
+    return {**bar, 'model': {'classical': 'rbf_svm'}, 'trainer': {}}
+
+
 def sweep(
     runs: Iterable[Settings],
     store: RunStore,
@@ -454,6 +562,7 @@ def sweep(
     threads: int | None = None,
     keep: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] = logger.info,
+    keep_seed: int | None = None,
 ) -> list[Result]:
     """Do all runs that have not finished yet, in order.
 
@@ -464,6 +573,7 @@ def sweep(
         threads: Threads of PyTorch's operations; None: as they are.
         keep: Folder to which tested checkpoints are copied; None: not kept.
         report: Called with one line a run.
+        keep_seed: Seed of the runs whose checkpoints are kept; None: of all.
 
     Returns:
         The results, in the order of ``runs``.
@@ -474,10 +584,15 @@ def sweep(
         result = store.load(settings)
         start = time.perf_counter()
         state = 'done before'
-        if result is None or _checkpoint_lacks(settings, keep):
-            result = run(settings, root, threads, keep)
+        place = keep if keep_seed in (None, settings['seed_everything']) else None
+        if result is None:
+            result = run(settings, root, threads, place)
             store.save(settings, result)
             state = f'{time.perf_counter() - start:.0f} s'
+        elif _checkpoint_lacks(settings, place):
+            # The finished result stands; this training is for its weights only.
+            run(settings, root, threads, place)
+            state = f'done before; checkpoint, {time.perf_counter() - start:.0f} s'
         results.append(result)
         report(
             f'[{number}/{len(wanted)}] {describe_run(settings)}: '

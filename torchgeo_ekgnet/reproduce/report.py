@@ -20,6 +20,7 @@ from .tables import (
     comparison_table,
     cost_table,
     expert_table,
+    number_range,
     order_notes,
     to_csv,
     to_markdown,
@@ -59,12 +60,6 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _range(values: Sequence[int]) -> str:
-    """Print a number, or the smallest and the largest."""
-    low, high = min(values), max(values)
-    return str(low) if low == high else f'{low} to {high}'
-
-
 def _split_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
     """Describe the splits: protocol, sizes and the two overlap shares."""
     facts = []
@@ -76,7 +71,8 @@ def _split_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
             seen.setdefault((protocol, result['patch_size']), []).append(split)
     for (protocol, patch_size), splits in seen.items():
         sizes = ' / '.join(
-            _range([split['sizes'][part] for split in splits]) for part in range(3)
+            number_range([split['sizes'][part] for split in splits])
+            for part in range(3)
         )
         centre = _percent([split['contains_training_centre'] for split in splits])
         pixel = _percent([split['shares_training_pixel'] for split in splits])
@@ -184,9 +180,9 @@ def build_report(
         'computes under the name of average accuracy.'
     )
     notes.append(
-        'A row below the RBF-SVM, or whose validation accuracy still rises by more '
-        f'than {RISE_LIMIT} points over the last quarter of its epochs, counts as not '
-        'converged.'
+        'A network below the RBF-SVM on the same splits, or whose validation accuracy '
+        f'still rises by more than {RISE_LIMIT} points over the last quarter of its '
+        'epochs, counts as not converged.'
     )
     hours = sum(
         sum(result['seconds'].values())

@@ -11,19 +11,57 @@ killed, and two processes that share a folder cannot spoil each other's files.
 import hashlib
 import json
 import logging
+import math
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file's layout; runs of another version are not reused."""
 
 Settings = Mapping[str, Any]
 """All that a run's result depends on, apart from where files lie: JSON values only."""
+
+_NOT_FINITE = {'nan': math.nan, 'inf': math.inf, '-inf': -math.inf}
+"""Names of the floats that JSON has no number for."""
+
+
+def encode_floats(value: Any) -> Any:
+    """Replace floats that JSON cannot write by their names.
+
+    Args:
+        value: JSON value that may hold NaN or infinite numbers.
+
+    Returns:
+        The value with ``'nan'``, ``'inf'`` and ``'-inf'`` in their place.
+    """
+    if isinstance(value, Mapping):
+        return {name: encode_floats(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode_floats(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def decode_floats(value: Any) -> Any:
+    """Undo :func:`encode_floats`.
+
+    Args:
+        value: JSON value.
+
+    Returns:
+        The value with numbers where their names stood.
+    """
+    if isinstance(value, Mapping):
+        return {name: decode_floats(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [decode_floats(item) for item in value]
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def canonical_json(value: Any) -> str:
@@ -63,15 +101,16 @@ def write_atomically(path: Path, text: str) -> None:
         text: Its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix='.', suffix='.part')
+    # Not tempfile's: its files are for their owner's eyes only.
+    part = path.with_name(f'.{uuid.uuid4().hex}.part')
     try:
-        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+        with part.open('x', encoding='utf-8') as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(part, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 

@@ -8,10 +8,8 @@ Nadeau and Bengio (2003, doi:10.1023/A:1024068626366), paired over seeds. Each s
 draws its own split and trains every system on it, so differences between two systems
 are paired, but the training sets of two seeds overlap; the ordinary paired t-test
 takes such differences for independent and claims too much. The correction replaces
-the variance factor 1 / n by 1 / n + s / (1 - s), where s, the correlation of two
-splits' differences, is taken to be the share of the labelled pixels that a split tests
-(test / train if all pixels are used). McNemar's test was not chosen: it
-compares two trained networks on one split and knows nothing of the scatter between
+the variance factor 1 / n by 1 / n + n_test / n_train, the quotient of a split's test
+and training pixels. McNemar's test was not chosen: it compares two trained networks on one split and knows nothing of the scatter between
 trainings. Wilcoxon's signed-rank test was not chosen: with three seeds its smallest
 possible p is 0.25. Many pairs are compared in one table, so the p-values are adjusted
 by Holm's method.
@@ -47,34 +45,33 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 
 
 def corrected_t_test(
-    first: Sequence[float], second: Sequence[float], test_share: float
+    first: Sequence[float], second: Sequence[float], test_to_train: float
 ) -> float:
     r"""Two-sided p-value of the corrected resampled t-test.
 
     With the differences :math:`d_i` of n seeds,
-    :math:`t = \bar d / \sqrt{(1 / n + s / (1 - s)) s_d^2}`, where s is the share of
-    the labelled pixels that are tested, against Student's t with n - 1 degrees of
-    freedom.
+    :math:`t = \bar d / \sqrt{(1 / n + n_{test} / n_{train}) s_d^2}` against Student's
+    t with n - 1 degrees of freedom.
 
     Args:
         first: Accuracies of one system, one a seed.
         second: Accuracies of the other system on the same splits, same order.
-        test_share: Number of test pixels over number of labelled pixels.
+        test_to_train: Number of test pixels over number of training pixels.
 
     Returns:
         The p-value; 1 if all differences are zero, NaN with fewer than two seeds.
 
     Raises:
-        ValueError: If the lengths differ or the share is not in [0, 1).
+        ValueError: If the lengths differ or the quotient is negative or not finite.
     """
     if len(first) != len(second):
         raise ValueError(
             f'second: expected {len(first)} values, one for each of the first '
             f"system's seeds, found {len(second)}"
         )
-    if not 0 <= test_share < 1:
+    if not 0 <= test_to_train < math.inf:
         raise ValueError(
-            f'test_share: expected a number from 0 to below 1, found {test_share}'
+            f'test_to_train: expected a finite number from 0, found {test_to_train}'
         )
     count = len(first)
     if count < 2:
@@ -84,7 +81,7 @@ def corrected_t_test(
     # Equal differences of 1e-17 are rounding, not evidence.
     if spread < 1e-12:
         return 1.0 if abs(mean) < 1e-12 else 0.0
-    variance = spread**2 * (1 / count + test_share / (1 - test_share))
+    variance = spread**2 * (1 / count + test_to_train)
     statistic = mean / math.sqrt(variance)
     return float(2 * stats.t.sf(abs(statistic), count - 1))
 
@@ -138,7 +135,7 @@ def not_converged(
     Args:
         accuracy: Mean overall accuracy of the row, as a fraction.
         svm_accuracy: Mean overall accuracy of the RBF support vector machine on the
-            same split, or None if it was not run.
+            same splits, or None if it was not run.
         rise: Mean gain of validation accuracy over the last quarter in points, or
             None for a classical baseline, which has no epochs.
 
@@ -146,7 +143,7 @@ def not_converged(
         None if the row counts as converged, else the reason.
     """
     reasons = []
-    if rise is not None and svm_accuracy is not None and accuracy < svm_accuracy:
+    if svm_accuracy is not None and accuracy < svm_accuracy:
         reasons.append('below RBF-SVM')
     if rise is not None and not rise <= RISE_LIMIT:
         reasons.append(f'rising {rise:+.1f} points')

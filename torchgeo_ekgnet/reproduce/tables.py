@@ -63,6 +63,8 @@ class Summary:
         reason: Why the row does not count as converged, None if it does.
         rise: Mean gain of validation accuracy over the last quarter in points, None
             for a classical baseline.
+        bar: Mean overall accuracy of the RBF support vector machine on the row's own
+            splits in percent, None if it was not run on any of them.
     """
 
     key: str
@@ -71,6 +73,7 @@ class Summary:
     accuracies: tuple[Accuracies, ...]
     reason: str | None
     rise: float | None
+    bar: float | None
 
     def values(self, metric: str) -> list[float]:
         """One number a seed.
@@ -90,10 +93,18 @@ class Summary:
         return tuple(result['split']['identity'] for result in self.results)
 
     @property
-    def test_share(self) -> float:
-        """Test pixels over labelled pixels."""
-        split = self.results[0]['split']
-        return float(split['sizes'][2] / split['labelled'])
+    def test_to_train(self) -> float:
+        """Test pixels over training pixels, mean over seeds."""
+        sizes = [result['split']['sizes'] for result in self.results]
+        return float(np.mean([test / train for train, _, test in sizes]))
+
+    @property
+    def status(self) -> str:
+        """Whether the row may enter a claim of order, and why not."""
+        if self.reason is None:
+            return 'ok' if self.bar is not None else 'ok, bar not run'
+        # A classical baseline has nothing to converge.
+        return self.reason if self.rise is None else f'not converged: {self.reason}'
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,8 @@ def _metric(accuracy: Accuracies, metric: str) -> float:
 
 
 def summarise(
-    rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], svm: str = 'rbf_svm'
+    rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]],
+    bars: Sequence[Mapping[str, Any]] = (),
 ) -> list[Summary]:
     """Gather the runs of every row and apply the convergence rule.
 
@@ -147,21 +159,16 @@ def summarise(
 
     Args:
         rows: Key, label and results (one a seed) of each row.
-        svm: Key, or beginning of the keys, of the rows that hold the RBF support
-            vector machine.
+        bars: Results of the RBF support vector machine, one a split.
 
     Returns:
         One summary a row, rows without results left out.
     """
-    accuracies = {
-        key: tuple(Accuracies.from_confusion(result['confusion']) for result in results)
-        for key, _, results in rows
-    }
-    bars = {
-        result['split']['identity']: accuracy.overall
-        for key, _, results in rows
-        if f'{key}_'.startswith(f'{svm}_')
-        for result, accuracy in zip(results, accuracies[key], strict=True)
+    heights = {
+        result['split']['identity']: Accuracies.from_confusion(
+            result['confusion']
+        ).overall
+        for result in bars
     }
     summaries = []
     for key, label, results in rows:
@@ -171,16 +178,24 @@ def summarise(
         if results[0]['epochs'] is not None:
             rises = [last_quarter_rise(r['curves'].get('val_OA', [])) for r in results]
             rise = float(np.mean(rises))
-        overall = float(np.mean([a.overall for a in accuracies[key]]))
-        known = [
-            bars[result['split']['identity']]
-            for result in results
-            if bars and result['split']['identity'] in bars
+        accuracies = tuple(Accuracies.from_confusion(r['confusion']) for r in results)
+        # An unfinished sweep may have the bar of some seeds only.
+        pairs = [
+            (accuracy.overall, heights[result['split']['identity']])
+            for accuracy, result in zip(accuracies, results, strict=True)
+            if heights and result['split']['identity'] in heights
         ]
-        bar = float(np.mean(known)) if known else None
-        reason = not_converged(overall, bar, rise)
+        overall, bar = np.mean(pairs, axis=0).tolist() if pairs else (math.nan, None)
         summaries.append(
-            Summary(key, label, tuple(results), accuracies[key], reason, rise)
+            Summary(
+                key,
+                label,
+                tuple(results),
+                accuracies,
+                not_converged(overall, bar, rise),
+                rise,
+                None if bar is None else 100 * bar,
+            )
         )
     return summaries
 
@@ -202,7 +217,7 @@ def compare(summaries: Sequence[Summary]) -> list[Comparison]:
         one, other = first.values('OA'), second.values('OA')
         difference = float(np.mean(one) - np.mean(other))
         better, worse = (first, second) if difference >= 0 else (second, first)
-        p_value = corrected_t_test(one, other, first.test_share)
+        p_value = corrected_t_test(one, other, first.test_to_train)
         found.append((better, worse, abs(difference), p_value))
     adjusted = holm([p_value for *_, p_value in found])
     comparisons = [
@@ -250,6 +265,25 @@ def _epochs(summary: Summary) -> str:
     return str(summary.results[0]['epochs'] or NONE)
 
 
+def _tested_epochs(summary: Summary) -> str:
+    """Print the epochs, from 1, whose weights were tested."""
+    known = [r['tested_epoch'] for r in summary.results if r.get('tested_epoch')]
+    return number_range(known) if known else NONE
+
+
+def number_range(values: Sequence[int]) -> str:
+    """Print numbers by their smallest and largest.
+
+    Args:
+        values: At least one number.
+
+    Returns:
+        Such as ``'7'`` or ``'7 to 12'``.
+    """
+    low, high = min(values), max(values)
+    return str(low) if low == high else f'{low} to {high}'
+
+
 def accuracy_table(
     summaries: Sequence[Summary], numbers: Mapping[tuple[str, str], Published]
 ) -> Table:
@@ -273,7 +307,8 @@ def accuracy_table(
         if numbers and name:
             header.append(f'{title}, published')
         header.append(title)
-    header += ['seeds', 'epochs', 'last-quarter rise', 'status']
+    header += ['RBF-SVM, OA', 'seeds', 'epochs', 'tested epoch']
+    header += ['last-quarter rise', 'status']
     rows = []
     for summary in summaries:
         cells = [summary.label]
@@ -281,12 +316,13 @@ def accuracy_table(
             if numbers and name:
                 cells.append(_published(numbers, summary.key, name))
             cells.append(percent(summary.values(metric)))
+        cells.append(NONE if summary.bar is None else f'{summary.bar:.2f}')
         cells.append(str(len(summary.results)))
-        cells.append(_epochs(summary))
+        cells += [_epochs(summary), _tested_epochs(summary)]
         cells.append(
             NONE if summary.rise is None else f'{round(summary.rise, 2) + 0.0:+.2f}'
         )
-        cells.append(f'not converged: {summary.reason}' if summary.reason else 'ok')
+        cells.append(summary.status)
         rows.append(tuple(cells))
     return Table(
         'accuracy',
@@ -382,7 +418,7 @@ def order_notes(
     excluded = [summary.label for summary in summaries if summary.reason]
     if excluded:
         notes.append(
-            'Not converged and kept out of every claim of order: '
+            'Below the RBF-SVM or not converged, and kept out of every claim of order: '
             f'{", ".join(excluded)}.'
         )
     held, kept, turned = 0, 0, []
@@ -551,7 +587,7 @@ def to_csv(
                     _number(mean),
                     _number(spread),
                     len(known),
-                    f'not converged: {summary.reason}' if summary.reason else 'ok',
+                    summary.status,
                 )
             )
     return text.getvalue()
