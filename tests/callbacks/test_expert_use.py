@@ -166,6 +166,31 @@ def test_mean_attention_makes_static_layers() -> None:
         pass
 
 
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_compiled_network_gives_the_eager_results(wrapped: bool) -> None:
+    torch.compiler.reset()
+    model, x = network(), torch.randn(4, 2, 3, 3, 3)
+    means = attention_means(model, [{'image': x}])
+    with torch.no_grad():
+        with mean_attention(model, means):
+            expected = model(x)
+        free = model(x)
+        compiled: Any = model
+        if wrapped:
+            compiled = torch.compile(model, backend='eager')
+        else:
+            model.compile(backend='eager')
+        torch.testing.assert_close(compiled(x), free)
+        with mean_attention(compiled, means):
+            assert compiled(x).equal(expected)
+        with record_attention(compiled) as recorded:
+            compiled(x)
+        assert list(recorded) == ['0', '2']
+        assert attention_means(compiled, [{'image': x}])['0'].equal(means['0'])
+        torch.testing.assert_close(compiled(x), free)
+    assert (free - expected).abs().max() > 1e-4
+
+
 def test_report_on_known_attention() -> None:
     model = network()
     report = ExpertUseReport(model, 3)
@@ -238,6 +263,23 @@ def test_callback_in_fit_logs_entropy(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob('expert_use.*'))
 
 
+def test_callback_with_a_compiled_network(tmp_path: Path) -> None:
+    torch.compiler.reset()
+    task = Task()
+    task.model = timm.create_model(
+        'ekgnet_tiny', in_chans=BANDS, num_classes=CLASSES, block_config=(1,)
+    )
+    task.model.compile(backend='eager', dynamic=True)
+    callback = ExpertUse(measure_worth=True)
+    runner = trainer(tmp_path, callback, max_epochs=1, limit_train_batches=1)
+    runner.fit(task, datamodule=Data())
+    assert 0.5 < float(runner.callback_metrics['val_expert_entropy']) <= 1.0
+    runner.test(task, datamodule=Data(), verbose=False)
+    content = json.loads((tmp_path / 'expert_use.json').read_text())
+    assert content['samples'] == 9
+    assert set(content['accuracy']) == {'dynamic', 'mean'}
+
+
 @pytest.mark.parametrize('worth', [False, True])
 def test_callback_in_test_writes_beside_the_run(tmp_path: Path, worth: bool) -> None:
     task = Task()
@@ -255,7 +297,7 @@ def test_callback_in_test_writes_beside_the_run(tmp_path: Path, worth: bool) -> 
     if worth:
         assert set(content['accuracy']) == {'dynamic', 'mean'}
         assert sum(content['accuracy']['mean']['counts']) == 9
-    assert not any(conv.mapping._forward_hooks for _, conv in expert_convs(task))
+    assert not hooks(task)
 
 
 def test_callback_in_validate(tmp_path: Path) -> None:
@@ -274,3 +316,47 @@ def test_callback_without_experts(tmp_path: Path) -> None:
 
     trainer(tmp_path, ExpertUse()).test(Static(), datamodule=Data(), verbose=False)
     assert not list(tmp_path.rglob('expert_use.*'))
+
+
+def hooks(task: LightningModule) -> int:
+    """Count the hooks on the mapping networks."""
+    return sum(len(conv.mapping._forward_hooks) for _, conv in expert_convs(task))
+
+
+@pytest.mark.parametrize('stage', ['validate', 'test'])
+def test_callback_leaves_no_hook_behind_an_error(tmp_path: Path, stage: str) -> None:
+    class Failing(Task):
+        def validation_step(self, batch: dict[str, Tensor]) -> None:
+            assert hooks(self)
+            raise RuntimeError('out of memory')
+
+        test_step = validation_step
+
+    task = Failing()
+    with pytest.raises(RuntimeError, match='out of memory'):
+        getattr(trainer(tmp_path, ExpertUse()), stage)(task, Data())
+    assert not hooks(task)
+
+
+def test_worth_needs_a_datamodule(tmp_path: Path) -> None:
+    runner = trainer(tmp_path, ExpertUse(measure_worth=True))
+    with pytest.raises(ValueError, match='measure_worth: found no datamodule'):
+        runner.test(Task(), Data().test_dataloader(), verbose=False)
+    runner = trainer(tmp_path, ExpertUse())
+    runner.test(Task(), Data().test_dataloader(), verbose=False)
+    assert json.loads((tmp_path / 'expert_use.json').read_text())['samples'] == 9
+
+
+def test_number_of_classes_of_a_foreign_task(tmp_path: Path) -> None:
+    class Foreign(Task):
+        def __init__(self) -> None:
+            LightningModule.__init__(self)
+            self.model = timm.create_model('ekgnet_tiny', in_chans=BANDS, num_classes=3)
+
+    task = Foreign()
+    trainer(tmp_path, ExpertUse()).test(task, datamodule=Data(), verbose=False)
+    content = json.loads((tmp_path / 'expert_use.json').read_text())
+    assert content['counts'] == [3, 3, 3]
+    del task.model.num_classes
+    with pytest.raises(ValueError, match=r'num_classes: found none .* of Foreign'):
+        trainer(tmp_path, ExpertUse()).test(task, datamodule=Data(), verbose=False)

@@ -3,17 +3,21 @@
 
 """What PyTorch users do with a network: types, layouts, compilers, exports, DDP."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.export import Dim
 from torch.multiprocessing.spawn import spawn
 
@@ -91,6 +95,21 @@ def test_one_compiled_graph_for_any_batch() -> None:
     assert backend.graphs == 1
 
 
+@pytest.mark.skipif(
+    shutil.which(os.environ.get('CXX', 'g++')) is None, reason='needs a C++ compiler'
+)
+def test_real_compiler() -> None:
+    torch.compiler.reset()
+    counters.clear()
+    model = small_model('ekgnet_base', block_config=(1, 1), in_chans=6)
+    compiled: Any = torch.compile(model, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for batch in (80, 48):
+            x = small_input('ekgnet_base', batch, 6)
+            torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=1e-4)
+    assert counters['stats']['unique_graphs'] == 1
+
+
 def test_compiled_training() -> None:
     torch.compiler.reset()
     model, twin = (
@@ -148,11 +167,9 @@ def test_export(name: str) -> None:
         dynamic_shapes=({0: Dim('batch')},),
     )
     with torch.no_grad():
-        for batch in (2, 5):
+        for batch in (1, 2, 5):
             x = torch.randn(batch, EXPORTED[name], 7, 7)
-            torch.testing.assert_close(
-                program.module()(x), model(x), rtol=1e-5, atol=1e-5
-            )
+            torch.testing.assert_close(program.module()(x), model(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
@@ -175,11 +192,11 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(
         str(path), options, providers=['CPUExecutionProvider']
     )
-    for batch in (2, 5):
+    for batch in (1, 2, 5):
         x = torch.randn(batch, EXPORTED[name], 7, 7)
         (logits,) = session.run(['logits'], {'patches': x.numpy()})
         with torch.no_grad():
-            np.testing.assert_allclose(logits, model(x).numpy(), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(logits, model(x).numpy(), rtol=0, atol=1e-5)
 
 
 def global_batch() -> tuple[Tensor, Tensor]:
@@ -215,7 +232,13 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     result = torch.load(tmp_path / 'gradients.pt')
     expected = gradients(small_model('ekgnet_tiny'), *global_batch())
     for a, b in zip(result, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_no_pyramid_of_five_stages() -> None:
+    options: Any = {'encoder_weights': None, 'in_channels': 30, 'classes': 3}
+    with pytest.raises(ValueError, match='indices holds 3, expected values from -3'):
+        smp.Unet('tu-ekgnet_base', **options)
 
 
 class Decoder(nn.Module):

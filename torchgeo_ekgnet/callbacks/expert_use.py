@@ -12,8 +12,8 @@ same, mean attention.
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import matplotlib.pyplot as plt
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..layers import expert_convs
+from ..layers import DynamicExpertConv3d, expert_convs
 from ..metrics import Accuracies
 from .run_folder import run_path
 
@@ -41,11 +41,32 @@ __all__ = (
 logger = logging.getLogger(__name__)
 
 
+def _layers(model: nn.Module) -> dict[str, DynamicExpertConv3d]:
+    """Find the expert convolutions, under the same names if ``model`` is compiled."""
+    return dict(expert_convs(getattr(model, '_orig_mod', model)))
+
+
+@contextmanager
+def _mapping_hooks(
+    model: nn.Module, hooks: Mapping[str, Callable[..., Tensor | None]]
+) -> Iterator[None]:
+    """Hook into mapping networks, by layer name, and keep the compiler away.
+
+    A captured graph would run without the hooks.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance('force_eager'))
+        for name, layer in _layers(model).items():
+            handle = layer.mapping.register_forward_hook(hooks[name])
+            stack.callback(handle.remove)
+        yield
+
+
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Keep the attention weights of the last forward pass.
 
-    Compiled networks run as they were captured and record nothing.
+    A compiled network runs uncompiled inside of the context.
 
     Args:
         model: A network with expert convolutions.
@@ -54,25 +75,24 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         Attention (B, K) by layer name, replaced by every forward pass.
     """
     recorded: dict[str, Tensor] = {}
-    handles = []
-    for name, layer in expert_convs(model):
+    hooks = {}
+    for name in _layers(model):
 
         def keep(
             module: nn.Module, inputs: Any, output: Tensor, name: str = name
         ) -> None:
             recorded[name] = output.detach()
 
-        handles.append(layer.mapping.register_forward_hook(keep))
-    try:
+        hooks[name] = keep
+    with _mapping_hooks(model, hooks):
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def mean_attention(model: nn.Module, means: Mapping[str, Tensor]) -> Iterator[None]:
     """Give every sample the same attention, so that each layer is a static one.
+
+    A compiled network runs uncompiled inside of the context.
 
     Args:
         model: A network with expert convolutions.
@@ -85,7 +105,7 @@ def mean_attention(model: nn.Module, means: Mapping[str, Tensor]) -> Iterator[No
     Raises:
         ValueError: If a layer's mean is missing or has another length than K.
     """
-    layers = dict(expert_convs(model))
+    layers = _layers(model)
     for name, layer in layers.items():
         found = tuple(means[name].shape) if name in means else None
         if found != (layer.num_experts,):
@@ -93,20 +113,17 @@ def mean_attention(model: nn.Module, means: Mapping[str, Tensor]) -> Iterator[No
                 f'means: layer {name!r} has {layer.num_experts} experts, found '
                 f'{"no entry" if found is None else f"an entry of shape {found}"}'
             )
-    handles = []
-    for name, layer in layers.items():
+    hooks = {}
+    for name in layers:
 
         def replace(
             module: nn.Module, inputs: Any, output: Tensor, mean: Tensor = means[name]
         ) -> Tensor:
             return mean.to(output).expand_as(output)
 
-        handles.append(layer.mapping.register_forward_hook(replace))
-    try:
+        hooks[name] = replace
+    with _mapping_hooks(model, hooks):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def attention_means(
@@ -215,7 +232,7 @@ class ExpertUseReport:
         Raises:
             ValueError: If the network has no expert convolution.
         """
-        experts = {name: layer.num_experts for name, layer in expert_convs(model)}
+        experts = {name: layer.num_experts for name, layer in _layers(model).items()}
         if not experts:
             raise ValueError(
                 f'model: {type(model).__name__} has no DynamicExpertConv3d, expected '
@@ -455,14 +472,18 @@ class ExpertUse(Callback):
     During ``fit``, each validation logs ``val_expert_entropy``: attention entropy
     divided by log K, averaged over the layers (1: experts are mixed evenly, 0: one
     expert a sample). ``validate`` and ``test`` write ``expert_use.json`` and
-    ``expert_use.png`` to the run folder. Nothing is recorded while a compiled network
-    is fitted.
+    ``expert_use.png`` to the run folder. While it records, a compiled network runs
+    uncompiled.
+
+    Batches need the entry ``label``, and the number of classes must be known: the
+    hyperparameter ``num_classes`` of the task or the attribute of its network.
 
     Args:
         filename: Name of the two files, without ending.
         measure_worth: After ``test``, also replace the attention by its mean over the
             training samples and put both accuracies into the JSON file; this reads
-            the training samples once and the test samples twice.
+            the training samples once and the test samples twice, both from the
+            trainer's datamodule.
     """
 
     def __init__(
@@ -480,15 +501,21 @@ class ExpertUse(Callback):
         """Hook into the network, unless there is nothing to see."""
         self.report = None
         network = _network(task)
-        compiled = trainer.state.fn == 'fit' and task.hparams.get('compile')
-        if trainer.sanity_checking or compiled:
+        if trainer.sanity_checking:
             return
-        classes = task.hparams.get('num_classes')
-        try:
-            self.report = ExpertUseReport(network, int(classes or 1))
-        except ValueError:
+        if not _layers(network):
             logger.info('ExpertUse: the network has no expert convolution')
             return
+        classes = task.hparams.get('num_classes') or getattr(
+            network, 'num_classes', None
+        )
+        if not classes:
+            raise ValueError(
+                f'num_classes: found none in the hyperparameters of '
+                f'{type(task).__name__} or in its network, expected the number of '
+                'classes'
+            )
+        self.report = ExpertUseReport(network, int(classes))
         self._context = record_attention(network)
         self._recorded = self._context.__enter__()
 
@@ -497,11 +524,15 @@ class ExpertUse(Callback):
         if self.report is not None:
             self.report.update(self._recorded, batch['label'])
 
-    def _stop(self, trainer: Trainer) -> ExpertUseReport | None:
-        """Take the hooks off and add the processes up."""
+    def _close(self) -> None:
+        """Take the hooks off."""
         if self._context is not None:
             self._context.__exit__(None, None, None)
             self._context = None
+
+    def _stop(self, trainer: Trainer) -> ExpertUseReport | None:
+        """Take the hooks off and add the processes up."""
+        self._close()
         report = self.report
         if report is not None and trainer.world_size > 1:
             vector = report.vector().to(trainer.strategy.root_device)
@@ -517,6 +548,9 @@ class ExpertUse(Callback):
         Args:
             trainer: The trainer.
             pl_module: The task.
+
+        Raises:
+            ValueError: If the number of classes is not known.
         """
         self._start(trainer, pl_module)
 
@@ -557,13 +591,34 @@ class ExpertUse(Callback):
         if trainer.state.fn != 'fit':
             self._write(trainer, report, {})
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the network as it was.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            exception: Not used.
+        """
+        self._close()
+
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hook into the network.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
+
+        Raises:
+            ValueError: If there is no datamodule to measure the worth of attention
+                with, or if the number of classes is not known.
         """
+        if self.measure_worth and getattr(trainer, 'datamodule', None) is None:
+            raise ValueError(
+                'measure_worth: found no datamodule, expected one whose training and '
+                'test samples can be read again; pass datamodule= to trainer.test'
+            )
         self._start(trainer, pl_module)
 
     def on_test_batch_end(

@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from .context_mapping import ContextMapping
 from .dynamic_expert_conv import DynamicExpertConv3d
@@ -120,9 +121,11 @@ def convert_conv3d(
 
     Kernels are kept: before training the network computes what it did before, up to
     rounding (:func:`expert_conv_from`). Subclasses of ``nn.Conv3d`` that only fix
-    arguments (torchvision's ``Conv3DSimple``) are swapped; subclasses with a ``forward``
-    of their own and transposed convolutions are left alone, because they compute
-    something else. A layer that several parents share stays shared.
+    arguments (torchvision's ``Conv3DSimple``) are swapped. Subclasses with a ``forward``
+    of their own, transposed convolutions and layers with hooks or parametrizations
+    (spectral and weight normalization, pruning) are left alone, because they compute
+    something else. A layer that is used in several places stays shared; it is swapped
+    if one of its names is selected.
 
     Example:
         >>> from torchvision.models.video import r3d_18
@@ -143,23 +146,32 @@ def convert_conv3d(
         The network itself, or the new layer where ``model`` is a convolution.
 
     Raises:
-        ValueError: If no layer was selected.
+        ValueError: If no layer was selected, or a lazy one without weights.
     """
     included = None if include is None else _selector(include)
     excluded = None if exclude is None else _selector(exclude)
     converted: dict[nn.Module, DynamicExpertConv3d] = {}
+    # Every place of a layer, also where one parent holds it twice.
+    places = [
+        (parent, name, f'{path}.{name}' if path else name, child)
+        for path, parent in model.named_modules()
+        for name, child in parent._modules.items()
+    ]
     found = 0
-
-    def replacement(name: str, conv: nn.Module) -> nn.Module | None:
-        """Give the layer that takes the place of another, or None."""
-        nonlocal found
-        if not isinstance(conv, nn.Conv3d) or not _is_plain(conv):
-            return None
+    for name, conv in [('', model), *((path, child) for *_, path, child in places)]:
+        lazy = isinstance(conv, nn.LazyConv3d)
+        if not isinstance(conv, nn.Conv3d) or not (lazy or _is_plain(conv)):
+            continue
         found += 1
         if included is not None and not included(name, conv):
-            return None
+            continue
         if excluded is not None and excluded(name, conv):
-            return None
+            continue
+        if lazy:
+            raise ValueError(
+                f'convert_conv3d: found no weights in the lazy layer {name!r}, expected '
+                'them to exist; run the network once first'
+            )
         if conv not in converted:
             converted[conv] = expert_conv_from(
                 conv,
@@ -169,26 +181,25 @@ def convert_conv3d(
                 spread=spread,
                 generator=generator,
             )
-        return converted[conv]
-
-    result = replacement('', model)
-    if result is None:
-        result = model
-        for path, parent in list(model.named_modules()):
-            for name, child in list(parent.named_children()):
-                new = replacement(f'{path}.{name}' if path else name, child)
-                if new is not None:
-                    setattr(parent, name, new)
+    for parent, name, _, child in places:
+        if child in converted:
+            setattr(parent, name, converted[child])
     if not converted:
         raise ValueError(
             f'convert_conv3d: no layer of {type(model).__name__} was selected: it has '
             f'{found} nn.Conv3d layers; include={include!r}, exclude={exclude!r}'
         )
-    return result
+    return converted.get(model, model)
 
 
 def _is_plain(conv: nn.Conv3d) -> bool:
     """Whether a layer computes what ``nn.Conv3d`` does (mapping networks do not)."""
     cls = type(conv)
     inherited = cls.forward is nn.Conv3d.forward or cls is GroupedConv3d
-    return inherited and cls._conv_forward is nn.Conv3d._conv_forward
+    hooked = bool(conv._forward_hooks or conv._forward_pre_hooks)
+    return (
+        inherited
+        and cls._conv_forward is nn.Conv3d._conv_forward
+        and not hooked
+        and not is_parametrized(conv)
+    )
