@@ -130,17 +130,22 @@ def test_map_agrees_with_the_test_stage(mapped: Path) -> None:
     assert confusion.tolist() == test['confusion_matrix']
 
 
-def test_python_gives_the_same_map(mapped: Path, checkpoint: Path) -> None:
-    classifier = load_classifier(checkpoint)
-    assert classifier.patch_size == 3
-    assert classifier.class_names == tuple(
-        json.loads((mapped / 'test.json').read_text())['class_names']
-    )
+@pytest.mark.parametrize('pca', [None, 4, 9])
+def test_python_gives_the_same_map(tmp_path: Path, pca: int | None) -> None:
+    """A checkpoint brings all its preprocessing, as few components or as many."""
+    path = tmp_path / 'checkpoints' / 'best.ckpt'
+    trainer = _trainer(ClassificationMap(**OPTIONS), max_epochs=1)
+    trainer.fit(_task(), _data(pca=pca))
+    trainer.save_checkpoint(path)
+    trainer.predict(_task(), _data(pca=pca), ckpt_path=path)
+    classifier = load_classifier(path)
     data = _data()
     data.setup('predict')
+    assert classifier.patch_size == 3
+    assert classifier.class_names == data.scene.class_names
     made = predict_map(classifier, data.scene, **OPTIONS)
-    assert (_read(mapped / 'map.tif')[0] == made.labels).all()
-    assert (_read(mapped / 'confidence.tif')[0] == made.confidence).all()
+    assert (_read(tmp_path / 'map.tif')[0] == made.labels).all()
+    assert (_read(tmp_path / 'confidence.tif')[0] == made.confidence).all()
 
 
 def test_killed_run_goes_on(
