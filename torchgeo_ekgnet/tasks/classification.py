@@ -408,17 +408,22 @@ class HyperspectralClassificationTask(ClassificationTask):
         Returns:
             The loss, a scalar.
         """
-        logits = self(batch['image'])
         label = batch['label']
-        loss: Tensor = self.criterion(logits, label)
-        counts: ConfusionCounts = getattr(self, f'{stage}_confusion')
-        counts.update(logits.detach(), label)
+        if len(label):
+            logits = self(batch['image'])
+            loss: Tensor = self.criterion(logits, label)
+            counts: ConfusionCounts = getattr(self, f'{stage}_confusion')
+            counts.update(logits.detach(), label)
+        else:
+            # A process without a pixel of its own takes part in the sums of all.
+            loss = torch.zeros((), device=label.device)
         self.log(
             f'{stage}_loss',
             loss.detach(),
             on_step=False,
             on_epoch=True,
-            batch_size=len(label),
+            # Lightning averages sizes over processes in whole numbers.
+            batch_size=len(label) * self.trainer.world_size,
             sync_dist=stage != 'train',
         )
         return loss
