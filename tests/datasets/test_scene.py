@@ -5,6 +5,8 @@
 
 import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,6 +267,35 @@ class TestScene:
         assert [row for start, stop in blocks for row in range(start, stop)] == list(
             range(50)
         )
+
+    @pytest.mark.parametrize('lazy', [False, True])
+    def test_digest_is_that_of_the_values(self, lazy: bool) -> None:
+        values = cube(40, 50).astype(np.int16)
+
+        def digest(array: np.ndarray, **options: Any) -> str:
+            stored = ArraySource(array) if lazy else array
+            return HyperspectralScene(stored, None, **options).cube_digest()
+
+        plain = digest(values)
+        assert digest(values.copy(), name='other') == plain
+        for row, col in ((0, 0), (39, 49), (20, 25), (0, 49)):
+            other = values.copy()
+            other[row, col, -1] += 1
+            assert digest(other) != plain
+        valid = np.ones((40, 50), dtype=bool)
+        valid[10, 10] = False
+        assert digest(values, valid=valid) != plain
+        assert digest(values[:5, :7]) != plain
+
+    def test_stamps_of_files(self, tmp_path: Path) -> None:
+        path = tmp_path / 'cube.npy'
+        np.save(path, cube(4, 5))
+        lazy = HyperspectralScene(np.load(path, mmap_mode='r'), None)
+        stamps = lazy.file_stamps()
+        assert stamps[0][0] == path.stat().st_size
+        os.utime(path, ns=(0, 0))
+        assert lazy.file_stamps() == [[stamps[0][0], 0]]
+        assert HyperspectralScene(cube(4, 5), None).file_stamps() == []
 
     def test_facts_are_json(self) -> None:
         scene = HyperspectralScene(

@@ -35,6 +35,7 @@ from torchgeo_ekgnet.maps.predict import (
     select_pixels,
 )
 from torchgeo_ekgnet.maps.raster import Legend
+from torchgeo_ekgnet.transforms.normalization import SpectralNormalizer
 from torchgeo_ekgnet.transforms.patches import PatchSource
 
 from ..graphs import CountingBackend
@@ -370,6 +371,36 @@ def test_other_weights_start_anew(
     other = MapJob(tmp_path, scene, job.legend, MapOptions(**OPTIONS), {'weights': 'b'})
     assert len(other.prepare()) == part.num_batches
     other.close()
+
+
+@pytest.mark.parametrize('change', ['values', 'file'])
+def test_other_values_start_anew(
+    network: nn.Module, tmp_path: Path, change: str
+) -> None:
+    """Two scenes of the same name and size are not one."""
+    path = tmp_path / 'cube.npy'
+    np.save(path, make_scene(40, 50, valid=None).cube)
+
+    def read() -> HyperspectralScene:
+        cube: NDArray[Any] = np.load(path, mmap_mode='r' if change == 'file' else None)
+        return HyperspectralScene(cube, None, class_names={1: 'a', 2: 'b', 3: 'c'})
+
+    scene = read()
+    job = _job(tmp_path / 'out', scene)
+    source = PatchSource(scene, SpectralNormalizer('none').fit(scene), PATCH)
+    part = job.prepare()
+    _work(job, part.subset(part.batches[:3]), network, source)
+    again = _job(tmp_path / 'out', read())
+    assert len(again.prepare()) == part.num_batches - 3
+    again.close()
+    other = np.load(path)
+    other[30, 5] += 1  # no window that a digest of a lazy cube looks at
+    np.save(path, other)
+    if change == 'file':
+        os.utime(path, ns=(0, 0))
+    changed = _job(tmp_path / 'out', read())
+    assert len(changed.prepare()) == part.num_batches
+    changed.close()
 
 
 def test_record_refuses_wrong_results(

@@ -196,6 +196,11 @@ class HDF5Source:
         """Type of the stored values."""
         return self._dtype
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
     def read(
         self,
         row_start: int,
@@ -275,6 +280,11 @@ class MemmapSource:
     def dtype(self) -> np.dtype[Any]:
         """Type of the stored values, in the byte order of this machine."""
         return self._cube.dtype.newbyteorder('=')
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self._file[0],)
 
     def read(
         self,

@@ -4,8 +4,10 @@
 """The hyperspectral scene: cube, label map and what is known about them."""
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,8 +26,15 @@ RGB_WAVELENGTHS = (640.0, 550.0, 460.0)
 _BLOCK_VALUES = 1 << 22
 
 
+#: A digest of a lazy cube reads this many windows down and across, of this side.
+_DIGEST_WINDOWS, _DIGEST_SIDE = 3, 16
+
+
 class CubeSource(Protocol):
-    """What a scene needs from the storage of its cube."""
+    """What a scene needs from the storage of its cube.
+
+    A source in files names them in ``files``, paths, so that a change is noticed.
+    """
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -234,6 +243,12 @@ class ArraySource:
     def dtype(self) -> np.dtype[Any]:
         """Type of the stored values."""
         return self.array.dtype
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file behind a memory map."""
+        name = getattr(self.array, 'filename', None)
+        return () if name is None else (Path(name),)
 
     def read(
         self,
@@ -497,6 +512,40 @@ class HyperspectralScene:
             'synthetic': self.synthetic,
             'source': self.source,
         }
+
+    def cube_digest(self) -> str:
+        """Identify the values of the scene and the pixels without data.
+
+        A cube in memory counts as a whole, of a lazy one the corners, the middles of
+        the sides and the centre.
+
+        Returns:
+            CRC-32, hexadecimal.
+        """
+        crc = zlib.crc32(np.packbits(self.valid).tobytes())
+        if self._cube is not None:
+            return f'{zlib.crc32(self._cube.data, crc):08x}'
+        rows, cols, _ = self.shape
+        for top in np.linspace(0, max(rows - _DIGEST_SIDE, 0), _DIGEST_WINDOWS):
+            for left in np.linspace(0, max(cols - _DIGEST_SIDE, 0), _DIGEST_WINDOWS):
+                window = self.read(
+                    int(top),
+                    min(int(top) + _DIGEST_SIDE, rows),
+                    int(left),
+                    min(int(left) + _DIGEST_SIDE, cols),
+                )
+                crc = zlib.crc32(window.data, crc)
+        return f'{crc:08x}'
+
+    def file_stamps(self) -> list[list[int]]:
+        """Tell when the files that a lazy cube is read from were written.
+
+        Returns:
+            Size in bytes and time in ns of each file; nothing for a cube in memory.
+        """
+        files: tuple[Path, ...] = getattr(self._source, 'files', ())
+        stats = [path.stat() for path in files]
+        return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
 
     def __repr__(self) -> str:
         """Return name, size and classes."""

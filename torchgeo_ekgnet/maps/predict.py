@@ -310,6 +310,8 @@ class MapJob:
             {
                 **self.settings,
                 'scene': self.scene.facts(),
+                'cube': self.scene.cube_digest(),
+                'files': self.scene.file_stamps(),
                 'selected': zlib.crc32(np.packbits(selected).tobytes()),
                 'window_size': self.options.window_size,
                 'batch_size': self.options.batch_size,
