@@ -2,7 +2,9 @@
 # Licensed under the MIT License.
 
 import json
+import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -181,6 +183,31 @@ def test_killed_run_goes_on(
     full = Count()
     _predict(path, full)
     assert count.batches == full.batches - 4
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='signals are those of POSIX')
+def test_terminated_run_goes_on(mapped: Path, checkpoint: Path, tmp_path: Path) -> None:
+    path = _copy(checkpoint, tmp_path)
+
+    class Terminate(Callback):
+        batches = 0
+
+        def on_predict_batch_start(self, *args: Any) -> None:
+            self.batches += 1
+            if self.batches == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    terminate = Terminate()
+    with (
+        pytest.warns(UserWarning, match='the same command goes on'),
+        pytest.raises(SystemExit) as stop,
+    ):
+        _predict(path, terminate)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert terminate.batches == 3
+    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
+    _predict(path)
+    assert (tmp_path / 'map.tif').read_bytes() == (mapped / 'map.tif').read_bytes()
 
 
 def test_two_processes(

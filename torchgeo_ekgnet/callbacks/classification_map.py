@@ -4,6 +4,7 @@
 """``predict`` writes a map of the whole scene into the run's folder."""
 
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from ..datasets.windows import SceneWindows
@@ -239,6 +241,7 @@ class ClassificationMap(Callback):
         Raises:
             TypeError: If the task returned something else.
             OSError: If the disk is full.
+            SIGTERMException: If the process was asked to end.
         """
         if self._job is None:
             return
@@ -251,6 +254,13 @@ class ClassificationMap(Callback):
         if self._bar is not None:
             left = self._bar.total - self._bar.n
             self._bar.update(min(new * trainer.world_size, left))
+        if trainer.received_sigterm:
+            # Lightning takes the signal, and its prediction loop goes on regardless.
+            rank_zero_warn(
+                'stopped by SIGTERM; what has been classified is kept in '
+                f'{self._job.staging}, and the same command goes on from here'
+            )
+            raise SIGTERMException(128 + signal.SIGTERM)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the results of all processes together, and write the files.
