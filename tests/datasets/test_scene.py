@@ -6,6 +6,7 @@
 import json
 import math
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,35 @@ class TestLabels:
         assert scene.class_counts == (6, 1)
         assert scene.label_map[0, 0] == 2
         assert scene.label_map[5, 0] == 0
-        assert scene.label_map.dtype == np.int64
+        assert scene.label_map.dtype == np.int8
+        assert scene.label_map.min() == 0 and scene.label_map.max() == 2
+
+    def test_type_holds_every_class(self) -> None:
+        many = np.arange(30, dtype=np.uint16).reshape(6, 5)
+        names = {value: str(value) for value in range(1, 129)}
+        scene = HyperspectralScene(cube(), many, class_names=names)
+        assert scene.label_map.dtype == np.int16
+        assert np.array_equal(scene.label_map, many)
+
+    def test_memory_is_a_few_bytes_a_pixel(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A label map costs its own size, no labels cost nothing."""
+        monkeypatch.setattr('torchgeo_ekgnet.datasets.scene._BLOCK_VALUES', 1 << 14)
+        rows, cols = 1000, 1000
+        stored = np.broadcast_to(np.int16(1), (rows, cols, 4))
+        lazy = Lazy(stored)
+        labels = np.ones((rows, cols), dtype=np.uint8)
+        found = []
+        for given in (None, labels):
+            tracemalloc.start()
+            scene = HyperspectralScene(lazy, given, class_names={1: 'a'})
+            assert sum(scene.class_counts) == (0 if given is None else rows * cols)
+            scene.cube_digest()
+            found.append(tracemalloc.get_traced_memory()[1] / (rows * cols))
+            tracemalloc.stop()
+        assert found[0] < 2
+        assert found[1] < 3
 
     def test_named_values_are_the_classes(self) -> None:
         names = {4: 'four', 7: 'seven', 9: 'nine'}

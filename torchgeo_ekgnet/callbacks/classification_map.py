@@ -31,8 +31,8 @@ class ClassificationMap(Callback):
     has one, its map projection), ``confidence.tif`` (probability of the chosen class),
     ``map.png`` and ``report.html``. See :doc:`the guide to maps </maps>`.
 
-    Results go to the disk batch by batch, so memory does not grow with the scene, and
-    Lightning is kept from collecting them. An interrupted map leaves no file that looks
+    Results go to the disk batch by batch, and Lightning is kept from collecting them, so
+    memory grows with the scene by a few bytes a pixel for masks only. An interrupted map leaves no file that looks
     complete; the same command goes on where it stopped. Several processes or devices
     (``--trainer.devices``) share the work and write one map, the same to the bit.
 

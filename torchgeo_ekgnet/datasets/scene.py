@@ -282,7 +282,8 @@ class HyperspectralScene:
 
     Attributes:
         name: Name of the scene.
-        label_map: int64 (rows, cols); 0 is unlabelled or nodata, classes are 1..C.
+        label_map: Integers (rows, cols), signed and as small as they can be; 0 is
+            unlabelled or nodata, classes are 1..C.
         class_names: C names.
         class_values: C values that the classes have in the label file.
         palette: uint8 (C, 3) colours.
@@ -420,7 +421,10 @@ class HyperspectralScene:
     @property
     def class_counts(self) -> tuple[int, ...]:
         """Labelled pixels of each class."""
-        counts = np.bincount(self.label_map.ravel(), minlength=self.num_classes + 1)
+        counts = np.zeros(self.num_classes + 1, dtype=np.int64)
+        for start, stop in self.iter_blocks():
+            block = self.label_map[start:stop].ravel()
+            counts += np.bincount(block, minlength=len(counts))
         return tuple(counts[1:].tolist())
 
     def read(
@@ -603,17 +607,21 @@ class HyperspectralScene:
         unlabelled: Sequence[int],
     ) -> None:
         rows, cols, _ = self.shape
-        if labels is None:
-            labels = np.zeros((rows, cols), dtype=np.int64)
-            unlabelled = (*unlabelled, 0)
-        if labels.shape != (rows, cols):
-            raise ValueError(
-                f'{self.name}: cube and labels differ in size: the cube has '
-                f'{rows} x {cols} pixels, the label map has shape {labels.shape}'
-            )
-        whole = whole_numbers(self.name, labels)
-        values = np.unique(whole)
-        values = values[~np.isin(values, list(unlabelled))]
+        values = np.empty(0, dtype=np.int64)
+        if labels is not None:
+            if labels.shape != (rows, cols):
+                raise ValueError(
+                    f'{self.name}: cube and labels differ in size: the cube has '
+                    f'{rows} x {cols} pixels, the label map has shape {labels.shape}'
+                )
+            if labels.dtype.kind not in 'iub':
+                labels = whole_numbers(self.name, labels)
+            # By block: sorting a copy of a large map would take many times its size.
+            parts = [
+                np.unique(labels[start:stop]) for start, stop in self.iter_blocks()
+            ]
+            values = np.unique(np.concatenate(parts)).astype(np.int64)
+            values = values[~np.isin(values, list(unlabelled))]
         if isinstance(class_names, Mapping):
             named = {int(value): str(text) for value, text in class_names.items()}
             unknown = sorted(set(values.tolist()) - set(named))
@@ -643,14 +651,20 @@ class HyperspectralScene:
             )
         self.class_values = tuple(classes)
         self.class_names = tuple(names)
-        contiguous = np.zeros((rows, cols), dtype=np.int64)
-        if classes:
-            position = np.searchsorted(classes, whole).clip(max=len(classes) - 1)
-            hit = np.asarray(classes)[position] == whole
-            contiguous[hit] = position[hit] + 1
-        self.num_masked_labels = int(((contiguous > 0) & ~self.valid).sum())
-        contiguous[~self.valid] = 0
-        self.label_map = contiguous
+        self.num_masked_labels = 0
+        self.label_map: NDArray[np.signedinteger[Any]]
+        kind = np.min_scalar_type(-1 - len(classes))
+        if labels is None or not classes:
+            self.label_map = np.broadcast_to(kind.type(0), (rows, cols))
+            return
+        self.label_map = np.zeros((rows, cols), dtype=kind)
+        for start, stop in self.iter_blocks():
+            block, valid = labels[start:stop], self.valid[start:stop]
+            position = np.searchsorted(classes, block).clip(max=len(classes) - 1)
+            hit = np.asarray(classes)[position] == block
+            self.num_masked_labels += int((hit & ~valid).sum())
+            hit &= valid
+            self.label_map[start:stop][hit] = position[hit] + 1
 
     def _choose_rgb(self, wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:
         positions = {int(band): i for i, band in enumerate(self.band_indices)}

@@ -312,7 +312,7 @@ class MapJob:
                 'scene': self.scene.facts(),
                 'cube': self.scene.cube_digest(),
                 'files': self.scene.file_stamps(),
-                'selected': zlib.crc32(np.packbits(selected).tobytes()),
+                'selected': zlib.crc32(np.packbits(selected).data),
                 'window_size': self.options.window_size,
                 'batch_size': self.options.batch_size,
                 'num_classes': self.layout.num_classes,
@@ -668,7 +668,7 @@ def write_map(
     picture: bool = True,
     **options: Any,
 ) -> MapFiles:
-    """Classify a scene into files, in memory that does not grow with the scene.
+    """Classify a scene into files; only masks of the whole scene are in memory.
 
     An interrupted call leaves no file that looks complete; the same call goes on
     where it stopped.
