@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+import errno
 import json
 import os
 import re
@@ -228,6 +229,26 @@ def test_part_of_the_batches_makes_no_map(checkpoint: Path, tmp_path: Path) -> N
     with pytest.warns(UserWarning, match='batches of the map out'):
         _predict(path, limit_predict_batches=2)
     assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
+
+
+def test_report_that_fails_does_not_cost_the_map(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _copy(checkpoint, tmp_path)
+    (tmp_path / 'test.json').write_text('{"counts": ["many"]}')
+    (tmp_path / 'report.html').write_text('of an older map')
+    with pytest.warns(UserWarning, match=r'report\.html is left out.*TypeError'):
+        _predict(path)
+    names = {item.name for item in tmp_path.iterdir()}
+    assert names == {'checkpoints', 'test.json', *FILES} - {'report.html'}
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('torchgeo_ekgnet.maps.figure.save_map_figure', full)
+    with pytest.raises(OSError, match='No space left'):
+        _predict(path)
+    assert all(item.suffix == '.journal' for item in (tmp_path / STAGING).iterdir())
 
 
 def test_fast_dev_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:

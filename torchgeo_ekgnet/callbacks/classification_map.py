@@ -6,6 +6,7 @@
 import os
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,7 @@ from ..datasets.windows import SceneWindows
 from .run_folder import RunFolder, run_of_checkpoint
 
 if TYPE_CHECKING:
-    from ..maps.predict import MapJob
+    from ..maps.predict import Extra, MapJob
 
 __all__ = ('ClassificationMap',)
 
@@ -287,27 +288,22 @@ class ClassificationMap(Callback):
             )
             return
 
-        def extras(staging: Path, counts: tuple[int, ...]) -> list[Path]:
-            return self._pictures(trainer, job, staging, counts)
-
+        extras: dict[str, Extra] = {'map.png': job.paint}
+        if self.report:
+            extras['report.html'] = partial(self._write_report, trainer, job)
         files = job.finish(extras)
+        page = job.folder / 'report.html'
         rank_zero_info(
             f'{sum(files.counts):,} pixels classified: {files.classes}'
-            + (f', {job.folder / "report.html"}' if self.report else '')
+            + (f', {page}' if page.is_file() else '')
         )
 
-    def _pictures(
-        self, trainer: Trainer, job: 'MapJob', staging: Path, counts: tuple[int, ...]
-    ) -> list[Path]:
-        """Stage picture and report."""
-        from ..maps.figure import save_map_figure
+    def _write_report(
+        self, trainer: Trainer, job: 'MapJob', path: Path, counts: tuple[int, ...]
+    ) -> None:
+        """Write the report beside the staged map."""
         from ..maps.report import write_run_report
 
-        picture = save_map_figure(
-            staging / 'map.tif', job.scene, job.legend, staging / 'map.png'
-        )
-        if not self.report:
-            return [picture]
         run = run_of_checkpoint(trainer.ckpt_path) if trainer.ckpt_path else job.folder
         facts: dict[str, Any] = {
             'classes': list(
@@ -321,10 +317,7 @@ class ClassificationMap(Callback):
         }
         if self.options.polygon is not None:
             facts['polygon'] = os.path.basename(self.options.polygon)
-        page = write_run_report(
-            run, staging / 'report.html', self._data, facts, map_folder=staging
-        )
-        return [picture, page]
+        write_run_report(run, path, self._data, facts, map_folder=path.parent)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -3,12 +3,13 @@
 
 """Classification of whole scenes, window by window."""
 
+import errno
 import hashlib
 import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import Tensor, nn
@@ -52,6 +53,9 @@ __all__ = (
 )
 
 Scope = Literal['all', 'labelled', 'polygon']
+
+#: Writes a file that goes with the rasters: given its path and the pixels of each class.
+Extra = Callable[[Path, tuple[int, ...]], object]
 
 #: Folder of unfinished work, inside the output folder.
 STAGING = '.map.partial'
@@ -482,6 +486,17 @@ class MapJob:
             tile[local[inside, 0], local[inside, 1]] = results[inside]
         return tile
 
+    def paint(self, path: Path, counts: tuple[int, ...]) -> None:
+        """Draw the picture of the staged map.
+
+        Args:
+            path: PNG file to write.
+            counts: Number of pixels of each class.
+        """
+        from .figure import save_map_figure
+
+        save_map_figure(self.staging / 'map.tif', self.scene, self.legend, path)
+
     def missing(self) -> int:
         """Count the batches that no process has recorded yet."""
         self.journal.read()
@@ -537,17 +552,15 @@ class MapJob:
         main = staged.pop('map.tif')
         return [*staged.values(), table, main], tuple(counts[1:].tolist())
 
-    def finish(
-        self, extras: Callable[[Path, tuple[int, ...]], Sequence[Path]] | None = None
-    ) -> MapFiles:
+    def finish(self, extras: Mapping[str, Extra] | None = None) -> MapFiles:
         """Write the files of the map, and clean up.
 
         Everything is written and checked in the staging folder first, and moved to
         its name at the end, so that an interruption leaves no half-written file.
 
         Args:
-            extras: Called with the staging folder and the number of pixels of each
-                class when the rasters lie there; may stage further files.
+            extras: Further files by name, written when the rasters lie in the staging
+                folder. One that cannot be written is left out with a warning.
 
         Returns:
             The rasters.
@@ -558,7 +571,11 @@ class MapJob:
         """
         try:
             staged, counts = self.stage()
-            further = list(extras(self.staging, counts)) if extras else []
+            further = [
+                self.staging / name
+                for name, write in (extras or {}).items()
+                if self._written(name, write, counts)
+            ]
         except BaseException:
             for leftover in self.staging.iterdir():
                 if leftover.suffix != '.journal':
@@ -581,6 +598,20 @@ class MapJob:
             ),
             counts=counts,
         )
+
+    def _written(self, name: str, write: Extra, counts: tuple[int, ...]) -> bool:
+        """Stage a file that the map can do without, and tell whether that went well."""
+        try:
+            write(self.staging / name, counts)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            rank_zero_warn(
+                f'{name} is left out, it could not be made ({type(error).__name__}: '
+                f'{error}); the rasters are written'
+            )
+            return False
+        return True
 
 
 def _options(given: Mapping[str, Any]) -> MapOptions:
@@ -718,14 +749,7 @@ def write_map(
     finally:
         job.close()
 
-    def paint(staging: Path, counts: tuple[int, ...]) -> list[Path]:
-        from .figure import save_map_figure
-
-        return [
-            save_map_figure(staging / 'map.tif', scene, legend, staging / 'map.png')
-        ]
-
-    return job.finish(paint if picture else None)
+    return job.finish({'map.png': job.paint} if picture else None)
 
 
 def _resolve(

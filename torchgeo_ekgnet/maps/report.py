@@ -467,13 +467,13 @@ def _headline(page: Report, test: Mapping[str, Any]) -> None:
     if test.get('epochs') is not None:
         text += f', after {test["epochs"]} epoch{"s" if test["epochs"] != 1 else ""}'
     text += '.'
-    if overlap:
+    centre = _percent(overlap.get('contains_training_centre'), 1)
+    pixel = _percent(overlap.get('shares_training_pixel'), 1)
+    if centre is not None and pixel is not None:
         text += (
-            f' Of the test patches, {_percent(overlap["contains_training_centre"], 1)} '
-            '% contain the centre of a training patch, and '
-            f'{_percent(overlap["shares_training_pixel"], 1)} % share a pixel with a '
-            'training patch: the larger these shares, the less the accuracies say '
-            'about places the network has not seen.'
+            f' Of the test patches, {centre} % contain the centre of a training patch, '
+            f'and {pixel} % share a pixel with a training patch: the larger these '
+            'shares, the less the accuracies say about places the network has not seen.'
         )
     page.paragraph(text)
 
@@ -616,7 +616,7 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
     """Draw losses and accuracies by epoch.
 
     Args:
-        path: ``metrics.csv`` of Lightning's CSV logger.
+        path: ``metrics.csv`` of Lightning's CSV logger; what is no number is left out.
 
     Returns:
         The figure, or None if the file has no epoch.
@@ -624,12 +624,13 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
     series: dict[str, list[tuple[int, float]]] = {}
     with Path(path).open(newline='', encoding='utf-8') as file:
         for line in csv.DictReader(file):
-            epoch = line.get('epoch')
-            if not epoch:
+            epoch = _float(line.get('epoch'))
+            if epoch is None or not math.isfinite(epoch):
                 continue
             for name, text in line.items():
-                if text and name not in ('epoch', 'step'):
-                    series.setdefault(name, []).append((int(float(epoch)), float(text)))
+                value = _float(text)
+                if value is not None and name not in ('epoch', 'step'):
+                    series.setdefault(name, []).append((int(epoch), value))
     losses = [
         (name, label)
         for name, label in (
@@ -682,6 +683,14 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
                 ncols=2,
             )
     return figure
+
+
+def _float(text: object) -> float | None:
+    """Read a cell of a CSV file; None if it holds no number."""
+    try:
+        return float(str(text))
+    except ValueError:
+        return None
 
 
 def _experts(page: Report, run: Path, experts: Mapping[str, Any]) -> None:
