@@ -155,6 +155,13 @@ def test_checkpoint_of_another_split_is_refused(in_fitted: Path) -> None:
         torchgeo_main([*args, '--data.allow_other_split', 'true'])
 
 
+@pytest.mark.parametrize('stage', ['test', 'predict'])
+def test_checkpoint_of_other_classes_is_refused(stage: str, in_fitted: Path) -> None:
+    args = [stage, '--config', EKGNET, '--ckpt_path', BEST, '--data.num_classes', '4']
+    with pytest.raises(ValueError, match=r'num_classes.* 3.* 4.*checkpoint'):
+        main(args)
+
+
 def test_options_of_the_checkpoint_win(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

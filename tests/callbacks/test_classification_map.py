@@ -300,16 +300,38 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
         load_classifier(path)
 
 
-@pytest.mark.parametrize('options', [{'num_bands': 8}, {'num_classes': 4}])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'num_bands': 8}, 'checkpoint was trained with in_channels 9, .* has 8'),
+        ({'num_classes': 4}, 'checkpoint was trained with num_classes 3, .* has 4'),
+    ],
+)
 def test_checkpoint_of_another_scene(
-    checkpoint: Path, tmp_path: Path, options: dict[str, int]
+    checkpoint: Path, tmp_path: Path, options: dict[str, int], message: str
 ) -> None:
     """Other bands or classes are refused before anything is written."""
     path = _copy(checkpoint, tmp_path)
     trainer = _trainer(ClassificationMap(**OPTIONS))
-    with pytest.raises((ValueError, RuntimeError), match=r'checkpoint|size mismatch'):
+    with pytest.raises(ValueError, match=message):
         trainer.predict(_task(), _data(**options), ckpt_path=path)
     assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
+
+
+def test_checkpoint_of_as_many_other_classes(checkpoint: Path, tmp_path: Path) -> None:
+    path = _copy(checkpoint, tmp_path)
+    data = _data()
+    data.setup('predict')
+    data.scene.class_names = ('Grass', 'Wood', 'Water')
+    with pytest.raises(ValueError, match=r"3 classes \[.*the 3 classes \['Grass', 'W"):
+        _trainer(ClassificationMap(**OPTIONS)).predict(_task(), data, ckpt_path=path)
+    assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
+
+
+def test_checkpoint_of_another_network(checkpoint: Path) -> None:
+    task = HyperspectralClassificationTask('ssrn')
+    with pytest.raises(ValueError, match="model 'ekgnet_tiny', this task has 'ssrn'"):
+        _trainer().test(task, _data(), ckpt_path=checkpoint)
 
 
 def test_unwritable_folder(checkpoint: Path, tmp_path: Path) -> None:

@@ -311,7 +311,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         elif found is not None and given != found:
             raise ValueError(
                 f'{name}: the network has {given} {unit}, the data have {found}; '
-                f'pass {name}={found}, or leave it out to take it from the datamodule'
+                f'pass {name}={found}, or leave it out to take it from the datamodule; '
+                f'a checkpoint knows only the {unit} that it was trained on'
             )
 
     def _settle_img_size(self, patch_size: int | None) -> None:
@@ -592,7 +593,18 @@ class HyperspectralClassificationTask(ClassificationTask):
 
         Args:
             checkpoint: Content of the checkpoint.
+
+        Raises:
+            ValueError: If its network is another one.
         """
+        saved = checkpoint.get('hyper_parameters') or {}
+        for name in ('model', 'in_channels', 'num_classes'):
+            theirs, ours = saved.get(name), self.hparams[name]
+            if None not in (theirs, ours) and theirs != ours:
+                raise ValueError(
+                    f'the checkpoint was trained with {name} {theirs!r}, this task has '
+                    f'{ours!r}: use the configuration of its run'
+                )
         self.provenance = checkpoint.get('torchgeo_ekgnet')
 
     def _current_provenance(self) -> dict[str, Any]:
