@@ -315,6 +315,9 @@ class ClassificationMap(Callback):
             'pixels without data': int((~job.scene.valid).sum()),
             'precision': str(trainer.precision),
         }
+        if trainer.ckpt_path:
+            facts['checkpoint'] = Path(trainer.ckpt_path).name
+            facts['checkpoint digest'] = job.settings['weights']
         if self.options.polygon is not None:
             facts['polygon'] = os.path.basename(self.options.polygon)
         write_run_report(run, path, self._data, facts, map_folder=path.parent)

@@ -373,7 +373,8 @@ def write_run_report(
             exist.
         path: File to write, ``report.html`` in the folder by default.
         data: What the datamodule says of its data; taken from ``test.json`` if None.
-        mapping: Facts about the map.
+        mapping: Facts about the map; with 'checkpoint digest', a notice says if
+            ``test.json`` is of another checkpoint.
         map_folder: Folder of the map's files, the run's folder by default.
 
     Returns:
@@ -398,6 +399,16 @@ def write_run_report(
             'real images.'
         )
     palette = scene.get('palette')
+    mapped, tested = (
+        (mapping or {}).get('checkpoint digest'),
+        test.get('checkpoint_digest'),
+    )
+    if mapped and tested and mapped != tested:
+        page.notice(
+            f'Accuracies and map are of two checkpoints: {test.get("checkpoint")} '
+            f'({tested[:12]}) was tested, {(mapping or {}).get("checkpoint")} '
+            f'({mapped[:12]}) made the map. Run test with the checkpoint of the map.'
+        )
     if test:
         _headline(page, test)
     if (maps / 'map.png').is_file():
@@ -728,7 +739,15 @@ def _settings(
     page.section('Settings')
     scene = described.get('scene') or {}
     facts: dict[str, object] = {}
-    for key in ('model', 'model_options', 'parameters', 'checkpoint', 'seed', 'epochs'):
+    for key in (
+        'model',
+        'model_options',
+        'parameters',
+        'checkpoint',
+        'checkpoint_digest',
+        'seed',
+        'epochs',
+    ):
         if test.get(key) is not None:
             facts[key] = test[key]
     for key in ('patch_size', 'padding_mode', 'normalization', 'pca', 'num_bands'):
