@@ -21,6 +21,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.trainers import ClassificationTask
 
 from torchgeo_ekgnet import datamodules
+from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.datamodules import (
     CustomSceneDataModule,
     Houston2013DataModule,
@@ -428,11 +429,12 @@ class TestTrainer:
         task = HyperspectralClassificationTask('ekgnet_tiny')
         module = synthetic(split=split, batch_size=10)
         options: dict[str, Any] = {'enable_checkpointing': False, 'max_epochs': 1}
-        alone = trainer(tmp_path, callbacks=[KeepScores(tmp_path / 'one')], **options)
+        kept = [KeepScores(tmp_path / 'one'), ExpertUse()]
+        alone = trainer(tmp_path, callbacks=kept, **options)
         alone.fit(task, datamodule=module)
         alone.test(task, datamodule=module, verbose=False)
-        scores = KeepScores(tmp_path / 'two')
-        options |= {'devices': 2, 'strategy': 'ddp_fork', 'callbacks': [scores]}
+        scores = [KeepScores(tmp_path / 'two'), ExpertUse()]
+        options |= {'devices': 2, 'strategy': 'ddp_fork', 'callbacks': scores}
         trainer(tmp_path, **options).test(task, datamodule=module, verbose=False)
         # One validation pixel: one of the two processes has none.
         trainer(tmp_path, **options).fit(task, datamodule=module)

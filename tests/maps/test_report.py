@@ -176,6 +176,10 @@ def test_report_of_a_run(tmp_path: Path) -> None:
     assert ['all', '24', '3', '100'] in seen.tables[3]
     experts = ['stages.0.conv', '2', '0.866', '0.1443', '0.30, 0.70']
     assert seen.tables[4][1] == experts
+    assert seen.tables[5] == [
+        ['layer', 'class 1', 'class 2', 'class 3'],
+        ['stages.0.conv', '1 (0.50)', '2 (0.80)', '\u2013'],
+    ]
 
 
 def test_report_of_an_empty_run(tmp_path: Path) -> None:

@@ -716,6 +716,7 @@ def _experts(page: Report, run: Path, experts: Mapping[str, Any]) -> None:
     if picture.is_file():
         page.figure(picture, 'Mean attention to each expert by layer and class.')
     rows: list[Sequence[object]] = []
+    by_class: list[Sequence[object]] = []
     for name, layer in (experts.get('layers') or {}).items():
         most = layer.get('log_experts') or 1.0
         rows.append(
@@ -727,10 +728,28 @@ def _experts(page: Report, run: Path, experts: Mapping[str, Any]) -> None:
                 ', '.join(f'{share:.2f}' for share in layer.get('mean') or ()),
             )
         )
-    if rows:
+        shares = layer.get('per_class') or ()
+        by_class.append((name, *(_top_expert(share) for share in shares)))
+    if not rows:
+        return
+    page.table(('layer', 'experts', 'entropy', 'information', 'mean attention'), rows)
+    names = experts.get('class_names') or [
+        f'class {number}' for number in range(1, len(by_class[0]))
+    ]
+    if all(len(row) == 1 + len(names) for row in by_class):
         page.table(
-            ('layer', 'experts', 'entropy', 'information', 'mean attention'), rows
+            ('layer', *names),
+            by_class,
+            'The expert that counts most for each class, and its mean attention.',
         )
+
+
+def _top_expert(shares: Sequence[float] | None) -> str | None:
+    """Name the expert of the largest attention; None for a class without samples."""
+    if not shares:
+        return None
+    top = max(range(len(shares)), key=shares.__getitem__)
+    return f'{top + 1} ({shares[top]:.2f})'
 
 
 def _settings(
