@@ -506,7 +506,9 @@ class HyperspectralDataModule(NonGeoDataModule):
             orientation = None
             if self.trainer is not None and self.trainer.training:
                 orientation = self.orientation(len(row_col), device)
-            image = self.patch_source.gather(row_col, device, orientation)
+            image = self.patch_source.gather(
+                row_col, device, orientation, batch.get('bounds')
+            )
         moved: dict[str, Tensor] = super().transfer_batch_to_device(
             batch, device, dataloader_idx
         )

@@ -64,8 +64,17 @@ STAGING = '.map.partial'
 class Patches(Protocol):
     """What the engine needs from a patch source."""
 
-    def gather(self, row_col: Tensor, device: torch.device | str) -> Tensor:
-        """Gather normalised patches (n, bands, P, P) by centre (n, 2)."""
+    def gather(
+        self,
+        row_col: Tensor,
+        device: torch.device | str,
+        *,
+        within: Tensor | None = None,
+    ) -> Tensor:
+        """Gather normalised patches (n, bands, P, P) by centre (n, 2).
+
+        ``within`` are the bounds (4,) of the window that the centres lie in.
+        """
 
 
 @dataclass(frozen=True)
@@ -218,7 +227,7 @@ def classify(
     device = torch.device(device)
     for index in range(len(windows)):
         item = windows[index]
-        images = patches.gather(item['row_col'], device)
+        images = patches.gather(item['row_col'], device, within=item['bounds'])
         with (
             torch.autocast(device.type, torch.bfloat16)
             if precision == 'bf16'
