@@ -362,6 +362,40 @@ def test_disk_full_while_assembling(
     assert (tmp_path / 'map.tif').is_file()
 
 
+@pytest.mark.parametrize('moved', range(3))
+def test_stopped_while_publishing(
+    scene: HyperspectralScene,
+    network: nn.Module,
+    patches_of: Patches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moved: int,
+) -> None:
+    """No file of an older map stands beside one of the new map."""
+    source = patches_of(scene)
+    options: dict[str, Any] = {'patches': source, 'picture': False, **OPTIONS}
+    write_map(network, scene, tmp_path, scope='labelled', **options)
+    old = (tmp_path / 'map.tif').read_bytes()
+    real, left = os.replace, [moved]
+
+    def replace(source: Path, target: Path) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(source, target)
+
+    monkeypatch.setattr(os, 'replace', replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_map(network, scene, tmp_path, **options)
+    assert not {path.name for path in tmp_path.iterdir()} & {'map.tif', 'report.html'}
+    monkeypatch.setattr(os, 'replace', real)
+    files = write_map(network, scene, tmp_path, **options)
+    assert files.classes.read_bytes() != old
+    whole = write_map(network, scene, tmp_path / 'whole', **options)
+    assert files.classes.read_bytes() == whole.classes.read_bytes()
+    assert not (tmp_path / STAGING).exists()
+
+
 def test_other_weights_start_anew(
     scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
 ) -> None:

@@ -591,10 +591,17 @@ class MapJob:
                     leftover.unlink()
             raise
         names = {path.name for path in (*staged, *further)}
-        for stale in ('map.png', 'report.html', 'probabilities.tif'):
-            # Pictures of an older map must not stand beside the new one.
+        # The old map goes first and the new one comes last: whenever map.tif is there,
+        # all files beside it are its own.
+        for stale in (
+            'map.tif',
+            'map.tif.aux.xml',
+            'map.png',
+            'report.html',
+            'probabilities.tif',
+        ):
             (self.folder / stale).unlink(missing_ok=True)
-        publish([*staged, *further], self.folder)
+        publish([*further, *staged], self.folder)
         self.journal.discard()
         shutil.rmtree(self.staging, ignore_errors=True)
         return MapFiles(
