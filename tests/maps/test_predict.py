@@ -362,6 +362,29 @@ def test_disk_full_while_assembling(
     assert (tmp_path / 'map.tif').is_file()
 
 
+@pytest.mark.skipif(os.name != 'posix', reason='locks of POSIX')
+def test_two_calls_on_one_folder(
+    scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
+) -> None:
+    """The second is refused, and the first goes on."""
+    refused: list[Any] = []
+
+    class Twice(PatchSource):
+        def gather(self, *args: Any, **options: Any) -> torch.Tensor:
+            if not refused:
+                with pytest.raises(BlockingIOError, match='another process') as info:
+                    write_map(network, scene, tmp_path, patches=plain, window_size=9)
+                refused.append(info.value.filename)
+            return super().gather(*args, **options)
+
+    plain = patches_of(scene)
+    source = Twice(scene, plain.normalizer, PATCH)
+    write_map(network, scene, tmp_path, patches=source, picture=False, **OPTIONS)
+    assert refused == [str(tmp_path)]
+    assert (tmp_path / 'map.tif').is_file() and not (tmp_path / STAGING).exists()
+    write_map(network, scene, tmp_path, patches=plain, picture=False, window_size=9)
+
+
 @pytest.mark.parametrize('moved', range(3))
 def test_stopped_while_publishing(
     scene: HyperspectralScene,

@@ -173,12 +173,11 @@ class ClassificationMap(Callback):
                 'patches': describe_patches(datamodule.patch_source),
             },
         )
-        left = job.prepare(
-            trainer.global_rank, trainer.world_size, trainer.strategy.broadcast
-        )
         self._job = job
         self._data = datamodule.describe()
-        return left
+        return job.prepare(
+            trainer.global_rank, trainer.world_size, trainer.strategy.broadcast
+        )
 
     def _default_folder(self, trainer: Trainer) -> Path:
         """Find the output folder of a network that was trained in this process."""
@@ -277,7 +276,8 @@ class ClassificationMap(Callback):
         job = self._job
         if job is None:
             return
-        self._close()
+        job.flush()
+        self._close_bar()
         trainer.strategy.barrier('ClassificationMap')
         if not trainer.is_global_zero:
             return
@@ -349,9 +349,13 @@ class ClassificationMap(Callback):
         self._job = None
 
     def _close(self) -> None:
-        """Close journal and progress bar, and give Lightning its bar back."""
+        """Close journal and progress bar."""
         if self._job is not None:
             self._job.close()
+        self._close_bar()
+
+    def _close_bar(self) -> None:
+        """Close the progress bar, and give Lightning its own back."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

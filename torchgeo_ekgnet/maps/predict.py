@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from .._version import __version__
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
-from .journal import Journal, JournalWriter, Layout
+from .journal import FolderLock, Journal, JournalWriter, Layout
 from .raster import (
     Legend,
     RasterSpec,
@@ -290,8 +290,9 @@ class MapFiles:
 class MapJob:
     """A map that is being written to a folder by one or more processes.
 
-    Each process calls :meth:`prepare`, records the batches it gets, and calls
-    :meth:`close`; then one process calls :meth:`finish`.
+    Each process calls :meth:`prepare` and records the batches it gets; then process 0
+    calls :meth:`finish`, and every one :meth:`close`, whatever happens. Until then
+    process 0 keeps other jobs out of the folder.
 
     Attributes:
         folder: Output folder.
@@ -333,6 +334,7 @@ class MapJob:
                 'probabilities': self.layout.probabilities,
             },
         )
+        self._lock = FolderLock(self.staging)
         self._writer: JournalWriter | None = None
         self._done: set[int] = set()
 
@@ -354,7 +356,8 @@ class MapJob:
             a process had none.
 
         Raises:
-            OSError: If the folder cannot be written to or the disk has no room.
+            OSError: If the folder cannot be written to, another job is at work there, or
+                the disk has no room.
         """
         plan: Any = None
         if rank == 0:
@@ -385,9 +388,8 @@ class MapJob:
         """Read the journal, and check folder and disk."""
         check_writable(self.folder)
         self.staging.mkdir(exist_ok=True)
-        for leftover in self.staging.iterdir():
-            if leftover.suffix != '.journal':
-                leftover.unlink()
+        self._lock.acquire()
+        self._clean()
         self.journal.read(discard_others=True)
         needed = sum(spec.disk_bytes for spec in self._specs().values())
         pending = self.windows.num_pixels - self.journal.pixels()
@@ -395,6 +397,12 @@ class MapJob:
         check_free_space(self.folder, needed, 'the map')
         done = np.array(sorted(self.journal.batches), dtype=np.int64)
         return self.journal.next_attempt(), done
+
+    def _clean(self) -> None:
+        """Delete what an unfinished assembly has left."""
+        for leftover in self.staging.iterdir():
+            if leftover.suffix != '.journal' and leftover != self._lock.path:
+                leftover.unlink()
 
     @property
     def pixels_done(self) -> int:
@@ -429,11 +437,18 @@ class MapJob:
         self._done.add(batch)
         return expected
 
-    def close(self) -> None:
-        """Bring this process's results to the disk."""
+    def flush(self) -> None:
+        """Bring this process's results to the disk; there will be no more."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def close(self) -> None:
+        """Bring this process's results to the disk, and let other jobs in."""
+        try:
+            self.flush()
+        finally:
+            self._lock.release()
 
     def _specs(self) -> dict[str, RasterSpec]:
         """Describe the rasters by file name."""
@@ -579,16 +594,23 @@ class MapJob:
             OSError: If the disk is full.
         """
         try:
+            return self._finish(extras or {})
+        finally:
+            self.close()
+
+    def _finish(self, extras: Mapping[str, Extra]) -> MapFiles:
+        """Write the files while the folder is locked."""
+        self.flush()
+        self._lock.acquire()
+        try:
             staged, counts = self.stage()
             further = [
                 self.staging / name
-                for name, write in (extras or {}).items()
+                for name, write in extras.items()
                 if self._written(name, write, counts)
             ]
         except BaseException:
-            for leftover in self.staging.iterdir():
-                if leftover.suffix != '.journal':
-                    leftover.unlink()
+            self._clean()
             raise
         names = {path.name for path in (*staged, *further)}
         # The old map goes first and the new one comes last: whenever map.tif is there,
@@ -756,16 +778,14 @@ def write_map(
             'patches': describe_patches(source),
         },
     )
-    left = job.prepare()
-    bar = progress_bar(job.windows.num_pixels, job.pixels_done, progress)
     try:
-        with bar:
+        left = job.prepare()
+        with progress_bar(job.windows.num_pixels, job.pixels_done, progress) as bar:
             for batch, values in classify(network, source, left, where, precision):
                 bar.update(job.record(batch, values))
+        return job.finish({'map.png': job.paint} if picture else None)
     finally:
         job.close()
-
-    return job.finish({'map.png': job.paint} if picture else None)
 
 
 def _resolve(
