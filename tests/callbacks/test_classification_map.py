@@ -242,10 +242,13 @@ def test_two_processes(
     assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', *FILES}
 
 
-def test_part_of_the_batches_makes_no_map(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize('limit', [1, 2, 0.3])
+def test_part_of_the_batches_makes_no_map(
+    checkpoint: Path, tmp_path: Path, limit: float
+) -> None:
     path = _copy(checkpoint, tmp_path)
     with pytest.warns(UserWarning, match='batches of the map out'):
-        _predict(path, limit_predict_batches=2)
+        _predict(path, limit_predict_batches=limit)
     assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
 
 

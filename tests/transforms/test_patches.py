@@ -165,6 +165,18 @@ def test_a_lazy_map_reads_each_window_once(size: int, share: float) -> None:
     assert patch_source._last_window is None
 
 
+def test_cube_that_does_not_fit_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = source().gather(ALL, 'cpu')
+    block = source().window(2, 5, 3, 11, 'cpu')
+    size = 4 * (9 + 4) * (11 + 4) * 6
+    for room, cubes in ((size, 1), (size - 1, 0)):
+        monkeypatch.setattr(patches, '_room', lambda device, room=room: room)
+        patch_source = source()
+        assert torch.equal(patch_source.gather(ALL, 'cpu'), expected)
+        assert torch.equal(patch_source.window(2, 5, 3, 11, 'cpu'), block)
+        assert len(patch_source._cubes) == cubes
+
+
 def test_empty_batch() -> None:
     for lazy in (False, True):
         none = torch.empty(0, 2, dtype=torch.int64)

@@ -281,7 +281,10 @@ class ClassificationMap(Callback):
         trainer.strategy.barrier('ClassificationMap')
         if not trainer.is_global_zero:
             return
-        if trainer.limit_predict_batches != 1.0 and (missing := job.missing()):
+        limit = trainer.limit_predict_batches
+        # 1.0 means all batches, 1 means one.
+        limited = isinstance(limit, int) or limit < 1.0
+        if limited and (missing := job.missing()):
             rank_zero_warn(
                 f'limit_predict_batches left {missing} batches of the map out; no map '
                 'is written, and the next call goes on from here'

@@ -10,7 +10,7 @@ import shutil
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -694,7 +694,6 @@ def predict_map(
     """
     chosen = _options(options)
     network, source, legend = _resolve(model, scene, patches, match_wavelengths)
-    network, where = _place(network, device, compile)
     windows = SceneWindows(
         select_pixels(scene, chosen), chosen.window_size, chosen.batch_size
     )
@@ -704,9 +703,11 @@ def predict_map(
     for name in layout.dtype.names or ():
         if name != 'label':
             pixels[name] = np.nan
-    bar = progress_bar(windows.num_pixels, enabled=progress)
-    with bar:
-        for batch, values in classify(network, source, windows, where, precision):
+    with (
+        _placed(network, device, precision, compile) as (placed, where),
+        progress_bar(windows.num_pixels, enabled=progress) as bar,
+    ):
+        for batch, values in classify(placed, source, windows, where, precision):
             positions = windows.positions(batch)
             pixels[positions[:, 0], positions[:, 1]] = layout.pack(values)
             bar.update(len(positions))
@@ -765,7 +766,6 @@ def write_map(
     """
     chosen = _options(options)
     network, source, legend = _resolve(model, scene, patches, match_wavelengths)
-    network, where = _place(network, device, compile)
     job = MapJob(
         Path(output),
         scene,
@@ -779,10 +779,12 @@ def write_map(
         },
     )
     try:
-        left = job.prepare()
-        with progress_bar(job.windows.num_pixels, job.pixels_done, progress) as bar:
-            for batch, values in classify(network, source, left, where, precision):
-                bar.update(job.record(batch, values))
+        with _placed(network, device, precision, compile) as (placed, where):
+            left = job.prepare()
+            total, done = job.windows.num_pixels, job.pixels_done
+            with progress_bar(total, done, progress) as bar:
+                for batch, values in classify(placed, source, left, where, precision):
+                    bar.update(job.record(batch, values))
         return job.finish({'map.png': job.paint} if picture else None)
     finally:
         job.close()
@@ -797,12 +799,23 @@ def _resolve(
     """Turn what the user gave into network, patches and legend."""
     from .checkpoint import Classifier, load_classifier
 
+    if not isinstance(scene, HyperspectralScene):
+        raise TypeError(
+            f'scene: found {type(scene).__name__}, expected a HyperspectralScene; a '
+            'data module has one as datamodule.scene after setup, an array becomes one '
+            'by HyperspectralScene(cube, None)'
+        )
     if isinstance(model, nn.Module):
         if patches is None:
             raise TypeError(
                 'a network alone does not know how spectra were normalised: pass '
                 'patches=PatchSource(scene, normalizer, patch_size), or a classifier '
                 'from load_classifier(checkpoint)'
+            )
+        if not scene.class_names:
+            raise ValueError(
+                f'scene: {scene.name} has no labels and so no classes that the map '
+                'could name; make it with class_names={1: NAME, 2: NAME, ...}'
             )
         legend = Legend.from_classes(
             scene.class_names, scene.class_values, scene.palette
@@ -813,18 +826,27 @@ def _resolve(
     return classifier.model, source, classifier.legend
 
 
-def _place(
-    network: nn.Module, device: torch.device | str | None, compile: bool
-) -> tuple[nn.Module, torch.device]:
-    """Put the network on its device, in evaluation mode."""
+@contextmanager
+def _placed(
+    network: nn.Module, device: torch.device | str | None, precision: str, compile: bool
+) -> Iterator[tuple[nn.Module, torch.device]]:
+    """Put the network on its device, and for the time of a map in evaluation mode."""
+    if precision not in ('32', 'bf16'):
+        raise ValueError(f"precision: found {precision!r}, expected '32' or 'bf16'")
     if device is None:
         first = next(network.parameters(), None)
         device = 'cpu' if first is None else first.device
     where = torch.device(device)
-    network = network.to(where).eval()
-    if compile:
-        network = torch.compile(network, dynamic=True)  # type: ignore[assignment]
-    return network, where
+    modes = [(module, module.training) for module in network.modules()]
+    network.to(where).eval()
+    try:
+        if compile:
+            yield torch.compile(network, dynamic=True), where  # type: ignore[misc]
+        else:
+            yield network, where
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def weights_digest(network: nn.Module) -> str:

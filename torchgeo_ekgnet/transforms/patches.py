@@ -3,6 +3,7 @@
 
 """Patches of a scene, gathered on the device from one normalised cube."""
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
@@ -26,6 +27,13 @@ _BLOCK_VALUES = 1 << 22
 #: A lazy scene is read by one window if that takes at most this many pixels a patch, or
 #: no more than the patches have: a read of its own costs more than some pixels.
 _DENSE = 64
+
+
+def _room(device: torch.device) -> float:
+    """Bytes that a cube may take on a device: half of what is free on a GPU."""
+    if device.type != 'cuda':
+        return math.inf
+    return torch.cuda.mem_get_info(device)[0] / 2
 
 
 @cache
@@ -89,7 +97,8 @@ class PatchSource:
 
     A scene in memory is normalised once, padded, and kept as one contiguous
     (rows, cols, bands) cube per device; patches are gathered there by index, flips and
-    turns included. A scene that is read lazily gives its windows from the file.
+    turns included. A scene that is read lazily gives its windows from the file, and one
+    that is too large for a GPU gives them from memory.
 
     Borders are never lost. They are padded by ``P // 2`` pixels after normalisation:
     with zeros (the paper), or mirrored without repeating the border ('reflect').
@@ -139,6 +148,7 @@ class PatchSource:
         self.padding_mode = padding_mode
         self.num_bands = bands if pca is None else pca.num_components
         self._cubes: dict[torch.device, Tensor] = {}
+        self._fits: dict[torch.device, bool] = {}
         self._last_window: tuple[object, Tensor] | None = None
 
     @classmethod
@@ -187,6 +197,17 @@ class PatchSource:
         """Whether patches are read from the file."""
         return not self.scene.in_memory
 
+    def _keeps_cube(self, device: torch.device) -> bool:
+        """Tell whether the whole cube lies, or can lie, on a device."""
+        if self.lazy:
+            return False
+        if device not in self._fits:
+            rows, cols, _ = self.scene.shape
+            pad = 2 * self.radius
+            size = 4 * (rows + pad) * (cols + pad) * self.num_bands
+            self._fits[device] = size <= _room(device)
+        return self._fits[device]
+
     def gather(
         self,
         row_col: Tensor,
@@ -210,7 +231,7 @@ class PatchSource:
             Patches, float32, contiguous, shape (B, bands, P, P).
         """
         device = torch.device(device)
-        if not self.lazy:
+        if self._keeps_cube(device):
             row_col = row_col.to(device, non_blocking=True)
             return gather_patches(
                 self.cube(device), row_col, self.patch_size, orientation
@@ -286,7 +307,7 @@ class PatchSource:
                 f'{cols} pixels'
             )
         device = torch.device(device)
-        if self.lazy:
+        if not self._keeps_cube(device):
             return self.read_block(row_start, row_stop, col_start, col_stop).to(device)
         pad = 2 * self.radius
         cube = self.cube(device)
@@ -314,11 +335,12 @@ class PatchSource:
     def clear(self) -> None:
         """Free the cubes and windows on every device."""
         self._cubes.clear()
+        self._fits.clear()
         self._last_window = None
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the cubes and windows out of a pickle."""
-        return {**self.__dict__, '_cubes': {}, '_last_window': None}
+        return {**self.__dict__, '_cubes': {}, '_fits': {}, '_last_window': None}
 
     def read_block(
         self, row_start: int, row_stop: int, col_start: int, col_stop: int
