@@ -6,6 +6,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -153,6 +154,13 @@ def test_checkpoint_of_another_split_is_refused(in_fitted: Path) -> None:
         torchgeo_main(args)
     with pytest.warns(UserWarning, match='allow_other_split'):
         torchgeo_main([*args, '--data.allow_other_split', 'true'])
+
+
+@pytest.mark.parametrize('stage', ['test', 'predict'])
+def test_checkpoint_of_other_classes_is_refused(stage: str, in_fitted: Path) -> None:
+    args = [stage, '--config', EKGNET, '--ckpt_path', BEST, '--data.num_classes', '4']
+    with pytest.raises(ValueError, match=r'num_classes.* 3.* 4.*checkpoint'):
+        main(args)
 
 
 def test_options_of_the_checkpoint_win(
@@ -349,6 +357,31 @@ def test_shipped_configs_parse(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert stop.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config['model']['class_path'].startswith('torchgeo_ekgnet.tasks.')
+
+
+def test_shipped_config_from_fit_to_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = {'rows': 24, 'cols': 20, 'num_bands': 16, 'num_classes': 3}
+    args = ['--config', 'quickstart', '--trainer.max_epochs', '1']
+    args += ['--trainer.accelerator', 'cpu', '--trainer.enable_progress_bar', 'false']
+    args += [f'--data.{name}={size}' for name, size in sizes.items()]
+    run = Path('runs/quickstart/version_0')
+    best = ['--ckpt_path', str(run / 'checkpoints' / 'best.ckpt')]
+    main(['fit', *args])
+    # As the documentation has it: a second ExpertUse that measures more.
+    worth = ['--trainer.callbacks+=torchgeo_ekgnet.callbacks.ExpertUse']
+    main(['test', *args, *best, *worth, '--trainer.callbacks.measure_worth=true'])
+    assert 'accuracy' in json.loads((run / 'expert_use.json').read_text())
+    main(['predict', *args, *best])
+    for name in ('map.tif', 'map.tif.aux.xml', 'confidence.tif', 'map.png'):
+        assert (run / name).is_file()
+    page = (run / 'report.html').read_text(encoding='utf-8')
+    headings = re.findall(r'<h2[^>]*>([^<]*)', page)
+    sections = ['Map', 'Accuracies', 'Split', 'Learning curves', 'Experts', 'Settings']
+    assert headings == sections
+    assert 'The expert that counts most for each class' in page
 
 
 def test_configs_by_name() -> None:

@@ -1,8 +1,11 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+import errno
 import json
+import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -21,6 +24,7 @@ from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.maps import load_classifier, predict_map, write_map
+from torchgeo_ekgnet.maps.checkpoint import file_digest
 from torchgeo_ekgnet.maps.predict import STAGING
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
@@ -115,6 +119,23 @@ def test_files_in_the_run_folder(mapped: Path) -> None:
     assert names == {'checkpoints', 'test.json', *FILES}
     text = (mapped / 'report.html').read_text(encoding='utf-8')
     assert 'Accuracies' in text and 'Split' in text and 'synthetic' in text
+    digest = file_digest(mapped / 'checkpoints' / 'best.ckpt')
+    assert json.loads((mapped / 'test.json').read_text())['checkpoint_digest'] == digest
+    assert text.count(digest) == 2 and 'two checkpoints' not in text
+
+
+def test_report_tells_checkpoints_apart(mapped: Path, tmp_path: Path) -> None:
+    """Accuracies of one checkpoint beside the map of another are pointed out."""
+    other = tmp_path / 'checkpoints' / 'last.ckpt'
+    other.parent.mkdir()
+    content = torch.load(mapped / 'checkpoints' / 'best.ckpt', weights_only=True)
+    torch.save(content | {'epoch': 7}, other)
+    test = (mapped / 'test.json').read_text()
+    (tmp_path / 'test.json').write_text(test)
+    _predict(other)
+    text = (tmp_path / 'report.html').read_text(encoding='utf-8')
+    for name, path in (('best', mapped / 'checkpoints/best.ckpt'), ('last', other)):
+        assert f'{name}.ckpt ({file_digest(path)[:12]})' in text
 
 
 def test_map_agrees_with_the_test_stage(mapped: Path) -> None:
@@ -130,17 +151,22 @@ def test_map_agrees_with_the_test_stage(mapped: Path) -> None:
     assert confusion.tolist() == test['confusion_matrix']
 
 
-def test_python_gives_the_same_map(mapped: Path, checkpoint: Path) -> None:
-    classifier = load_classifier(checkpoint)
-    assert classifier.patch_size == 3
-    assert classifier.class_names == tuple(
-        json.loads((mapped / 'test.json').read_text())['class_names']
-    )
+@pytest.mark.parametrize('pca', [None, 4, 9])
+def test_python_gives_the_same_map(tmp_path: Path, pca: int | None) -> None:
+    """A checkpoint brings all its preprocessing, as few components or as many."""
+    path = tmp_path / 'checkpoints' / 'best.ckpt'
+    trainer = _trainer(ClassificationMap(**OPTIONS), max_epochs=1)
+    trainer.fit(_task(), _data(pca=pca))
+    trainer.save_checkpoint(path)
+    trainer.predict(_task(), _data(pca=pca), ckpt_path=path)
+    classifier = load_classifier(path)
     data = _data()
     data.setup('predict')
+    assert classifier.patch_size == 3
+    assert classifier.class_names == data.scene.class_names
     made = predict_map(classifier, data.scene, **OPTIONS)
-    assert (_read(mapped / 'map.tif')[0] == made.labels).all()
-    assert (_read(mapped / 'confidence.tif')[0] == made.confidence).all()
+    assert (_read(tmp_path / 'map.tif')[0] == made.labels).all()
+    assert (_read(tmp_path / 'confidence.tif')[0] == made.confidence).all()
 
 
 def test_killed_run_goes_on(
@@ -178,6 +204,31 @@ def test_killed_run_goes_on(
     assert count.batches == full.batches - 4
 
 
+@pytest.mark.skipif(os.name != 'posix', reason='signals are those of POSIX')
+def test_terminated_run_goes_on(mapped: Path, checkpoint: Path, tmp_path: Path) -> None:
+    path = _copy(checkpoint, tmp_path)
+
+    class Terminate(Callback):
+        batches = 0
+
+        def on_predict_batch_start(self, *args: Any) -> None:
+            self.batches += 1
+            if self.batches == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    terminate = Terminate()
+    with (
+        pytest.warns(UserWarning, match='the same command goes on'),
+        pytest.raises(SystemExit) as stop,
+    ):
+        _predict(path, terminate)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert terminate.batches == 3
+    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
+    _predict(path)
+    assert (tmp_path / 'map.tif').read_bytes() == (mapped / 'map.tif').read_bytes()
+
+
 def test_two_processes(
     mapped: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,11 +242,34 @@ def test_two_processes(
     assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', *FILES}
 
 
-def test_part_of_the_batches_makes_no_map(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize('limit', [1, 2, 0.3])
+def test_part_of_the_batches_makes_no_map(
+    checkpoint: Path, tmp_path: Path, limit: float
+) -> None:
     path = _copy(checkpoint, tmp_path)
     with pytest.warns(UserWarning, match='batches of the map out'):
-        _predict(path, limit_predict_batches=2)
+        _predict(path, limit_predict_batches=limit)
     assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
+
+
+def test_report_that_fails_does_not_cost_the_map(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _copy(checkpoint, tmp_path)
+    (tmp_path / 'test.json').write_text('{"counts": ["many"]}')
+    (tmp_path / 'report.html').write_text('of an older map')
+    with pytest.warns(UserWarning, match=r'report\.html is left out.*TypeError'):
+        _predict(path)
+    names = {item.name for item in tmp_path.iterdir()}
+    assert names == {'checkpoints', 'test.json', *FILES} - {'report.html'}
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('torchgeo_ekgnet.maps.figure.save_map_figure', full)
+    with pytest.raises(OSError, match='No space left'):
+        _predict(path)
+    assert all(item.suffix == '.journal' for item in (tmp_path / STAGING).iterdir())
 
 
 def test_fast_dev_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
@@ -247,16 +321,38 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
         load_classifier(path)
 
 
-@pytest.mark.parametrize('options', [{'num_bands': 8}, {'num_classes': 4}])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'num_bands': 8}, 'checkpoint was trained with in_channels 9, .* has 8'),
+        ({'num_classes': 4}, 'checkpoint was trained with num_classes 3, .* has 4'),
+    ],
+)
 def test_checkpoint_of_another_scene(
-    checkpoint: Path, tmp_path: Path, options: dict[str, int]
+    checkpoint: Path, tmp_path: Path, options: dict[str, int], message: str
 ) -> None:
     """Other bands or classes are refused before anything is written."""
     path = _copy(checkpoint, tmp_path)
     trainer = _trainer(ClassificationMap(**OPTIONS))
-    with pytest.raises((ValueError, RuntimeError), match=r'checkpoint|size mismatch'):
+    with pytest.raises(ValueError, match=message):
         trainer.predict(_task(), _data(**options), ckpt_path=path)
     assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
+
+
+def test_checkpoint_of_as_many_other_classes(checkpoint: Path, tmp_path: Path) -> None:
+    path = _copy(checkpoint, tmp_path)
+    data = _data()
+    data.setup('predict')
+    data.scene.class_names = ('Grass', 'Wood', 'Water')
+    with pytest.raises(ValueError, match=r"3 classes \[.*the 3 classes \['Grass', 'W"):
+        _trainer(ClassificationMap(**OPTIONS)).predict(_task(), data, ckpt_path=path)
+    assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
+
+
+def test_checkpoint_of_another_network(checkpoint: Path) -> None:
+    task = HyperspectralClassificationTask('ssrn')
+    with pytest.raises(ValueError, match="model 'ekgnet_tiny', this task has 'ssrn'"):
+        _trainer().test(task, _data(), ckpt_path=checkpoint)
 
 
 def test_unwritable_folder(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from torchgeo_ekgnet.callbacks import AccuracyReport, RunFolder
+from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
 from torchgeo_ekgnet.callbacks.run_folder import (
     newest_checkpoint,
     run_of_checkpoint,
@@ -120,6 +120,28 @@ def test_loaded_weights_open_a_run(tmp_path: Path) -> None:
     task.load_state_dict(task.state_dict())
     make_trainer(tmp_path).test(task, make_datamodule(), verbose=False)
     assert (tmp_path / 'runs' / 'small' / 'version_0' / 'test.json').is_file()
+
+
+def test_run_that_cannot_be_written_to(tmp_path: Path) -> None:
+    """``test`` stops before any work, ``predict`` can write its map elsewhere."""
+    trainer = make_trainer(tmp_path, tensorboard=False)
+    datamodule = make_datamodule()
+    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), datamodule)
+    run = tmp_path / 'runs' / 'small' / 'version_0'
+    for stage in ('test', 'predict'):
+        (run / stage).write_text('in the way')
+    before = sorted(run.iterdir())
+    options: dict[str, Any] = {'ckpt_path': run / 'checkpoints' / 'best.ckpt'}
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    with pytest.raises(NotADirectoryError, match=r"file has its name.*version_0/test'"):
+        make_trainer(tmp_path).test(task, datamodule, **options)
+    trainer = make_trainer(tmp_path)
+    trainer.callbacks.append(ClassificationMap(output=str(tmp_path / 'out')))  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match='predict keeps no log') as warned:
+        trainer.predict(task, datamodule, **options)
+    assert sum('keeps no log' in str(item.message) for item in warned) == 1
+    assert (tmp_path / 'out' / 'map.tif').is_file()
+    assert sorted(run.iterdir()) == before
 
 
 @pytest.mark.parametrize('name', ['', 'a/b', '..'])

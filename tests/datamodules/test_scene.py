@@ -21,6 +21,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo.trainers import ClassificationTask
 
 from torchgeo_ekgnet import datamodules
+from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.datamodules import (
     CustomSceneDataModule,
     Houston2013DataModule,
@@ -30,6 +31,7 @@ from torchgeo_ekgnet.datamodules import (
     SalinasADataModule,
     SyntheticSceneDataModule,
 )
+from torchgeo_ekgnet.datamodules.scene import PixelBatches, PixelDataset
 from torchgeo_ekgnet.datasets import (
     BandSelection,
     CountSplit,
@@ -40,6 +42,7 @@ from torchgeo_ekgnet.datasets import (
     Split,
 )
 from torchgeo_ekgnet.samplers import ClassBalancedSampler, PerClassSampler
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 from torchgeo_ekgnet.transforms import PatchSource, orient
 
 pytestmark = [
@@ -418,6 +421,62 @@ class TestTrainer:
         )
         run.fit(task, datamodule=module)
         assert run.state.finished
+
+    def test_two_processes_score_every_pixel_once(self, tmp_path: Path) -> None:
+        """Pixels that do not go round: the same matrix as that of one process."""
+        pixels = ready('test').split.test
+        split = Split('hand', {}, (32, 30), pixels[:30], pixels[30:31], pixels[31:52])
+        task = HyperspectralClassificationTask('ekgnet_tiny')
+        module = synthetic(split=split, batch_size=10)
+        options: dict[str, Any] = {'enable_checkpointing': False, 'max_epochs': 1}
+        kept = [KeepScores(tmp_path / 'one'), ExpertUse()]
+        alone = trainer(tmp_path, callbacks=kept, **options)
+        alone.fit(task, datamodule=module)
+        alone.test(task, datamodule=module, verbose=False)
+        scores = [KeepScores(tmp_path / 'two'), ExpertUse()]
+        options |= {'devices': 2, 'strategy': 'ddp_fork', 'callbacks': scores}
+        trainer(tmp_path, **options).test(task, datamodule=module, verbose=False)
+        # One validation pixel: one of the two processes has none.
+        trainer(tmp_path, **options).fit(task, datamodule=module)
+        for stage, total in (('test', 21), ('val', 1)):
+            score = json.loads((tmp_path / 'two' / stage).read_text())
+            assert np.sum(score['confusion_matrix']) == total
+            assert np.isfinite(score['loss'])
+        one, two = (
+            json.loads((tmp_path / n / 'test').read_text()) for n in ('one', 'two')
+        )
+        assert two['confusion_matrix'] == one['confusion_matrix']
+        assert two['loss'] == pytest.approx(one['loss'], rel=1e-4)
+
+    @pytest.mark.parametrize('count', [1, 5, 21, 40, 41])
+    def test_whole_batches_go_round(self, count: int) -> None:
+        positions = np.stack([np.arange(count), np.zeros(count, int)], axis=1)
+        batches = PixelBatches(PixelDataset(positions), 10, 2)
+        assert len(batches) == 2 * -(-count // 20)
+        seen = [batches[index]['row_col'] for index in range(len(batches))]
+        assert all(len(part) <= 10 for part in seen)
+        rows = [int(row) for part in seen for row in part[:, 0]]
+        assert rows == list(range(count))
+
+
+class KeepScores(lightning.Callback):
+    """Writes down what process 0 found in the stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def keep(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if trainer.is_global_zero and stage in pl_module.accuracies:
+            scores = pl_module.accuracies[stage].to_dict()
+            scores['loss'] = float(trainer.callback_metrics[f'{stage}_loss'])
+            (self.folder / stage).write_text(json.dumps(scores))
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.keep(trainer, pl_module, 'val')
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        self.keep(trainer, pl_module, 'test')
 
 
 class CountSamples(lightning.Callback):

@@ -5,6 +5,9 @@
 
 import json
 import math
+import os
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +42,35 @@ class TestLabels:
         assert scene.class_counts == (6, 1)
         assert scene.label_map[0, 0] == 2
         assert scene.label_map[5, 0] == 0
-        assert scene.label_map.dtype == np.int64
+        assert scene.label_map.dtype == np.int8
+        assert scene.label_map.min() == 0 and scene.label_map.max() == 2
+
+    def test_type_holds_every_class(self) -> None:
+        many = np.arange(30, dtype=np.uint16).reshape(6, 5)
+        names = {value: str(value) for value in range(1, 129)}
+        scene = HyperspectralScene(cube(), many, class_names=names)
+        assert scene.label_map.dtype == np.int16
+        assert np.array_equal(scene.label_map, many)
+
+    def test_memory_is_a_few_bytes_a_pixel(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A label map costs its own size, no labels cost nothing."""
+        monkeypatch.setattr('torchgeo_ekgnet.datasets.scene._BLOCK_VALUES', 1 << 14)
+        rows, cols = 1000, 1000
+        stored = np.broadcast_to(np.int16(1), (rows, cols, 4))
+        lazy = Lazy(stored)
+        labels = np.ones((rows, cols), dtype=np.uint8)
+        found = []
+        for given in (None, labels):
+            tracemalloc.start()
+            scene = HyperspectralScene(lazy, given, class_names={1: 'a'})
+            assert sum(scene.class_counts) == (0 if given is None else rows * cols)
+            scene.cube_digest()
+            found.append(tracemalloc.get_traced_memory()[1] / (rows * cols))
+            tracemalloc.stop()
+        assert found[0] < 2
+        assert found[1] < 3
 
     def test_named_values_are_the_classes(self) -> None:
         names = {4: 'four', 7: 'seven', 9: 'nine'}
@@ -265,6 +296,35 @@ class TestScene:
         assert [row for start, stop in blocks for row in range(start, stop)] == list(
             range(50)
         )
+
+    @pytest.mark.parametrize('lazy', [False, True])
+    def test_digest_is_that_of_the_values(self, lazy: bool) -> None:
+        values = cube(40, 50).astype(np.int16)
+
+        def digest(array: np.ndarray, **options: Any) -> str:
+            stored = ArraySource(array) if lazy else array
+            return HyperspectralScene(stored, None, **options).cube_digest()
+
+        plain = digest(values)
+        assert digest(values.copy(), name='other') == plain
+        for row, col in ((0, 0), (39, 49), (20, 25), (0, 49)):
+            other = values.copy()
+            other[row, col, -1] += 1
+            assert digest(other) != plain
+        valid = np.ones((40, 50), dtype=bool)
+        valid[10, 10] = False
+        assert digest(values, valid=valid) != plain
+        assert digest(values[:5, :7]) != plain
+
+    def test_stamps_of_files(self, tmp_path: Path) -> None:
+        path = tmp_path / 'cube.npy'
+        np.save(path, cube(4, 5))
+        lazy = HyperspectralScene(np.load(path, mmap_mode='r'), None)
+        stamps = lazy.file_stamps()
+        assert stamps[0][0] == path.stat().st_size
+        os.utime(path, ns=(0, 0))
+        assert lazy.file_stamps() == [[stamps[0][0], 0]]
+        assert HyperspectralScene(cube(4, 5), None).file_stamps() == []
 
     def test_facts_are_json(self) -> None:
         scene = HyperspectralScene(

@@ -2,13 +2,14 @@
 # Licensed under the MIT License.
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from torchgeo_ekgnet.maps.journal import Journal, JournalWriter, Layout
+from torchgeo_ekgnet.maps.journal import FolderLock, Journal, JournalWriter, Layout
 
 SETTINGS = {'weights': 'abc'}
 
@@ -132,6 +133,35 @@ def test_full_disk_keeps_what_is_whole(tmp_path: Path) -> None:
     writer.close()
     journal.read()
     assert journal.batches == {0, 2}
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='locks of POSIX')
+def test_lock(tmp_path: Path) -> None:
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+    first.acquire()
+    first.acquire()
+    for _ in range(2):
+        with pytest.raises(BlockingIOError, match='another process is writing'):
+            second.acquire()
+    first.release()
+    second.acquire()
+    second.release()
+    second.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_lock_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / 'lock').touch()
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    lock.release()
+
+
+def test_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('torchgeo_ekgnet.maps.journal.fcntl', None)
+    for _ in range(2):
+        FolderLock(tmp_path).acquire()
+    assert not list(tmp_path.iterdir())
 
 
 def test_closed_writer(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import timm
 import torch
 from affine import Affine
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from shapely.geometry import Point, box
 from torch import nn
 
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
+from torchgeo_ekgnet.datasets.synthetic import synthetic_scene
 from torchgeo_ekgnet.datasets.windows import SceneWindows
 from torchgeo_ekgnet.maps import predict_map, write_map
 from torchgeo_ekgnet.maps.predict import (
@@ -35,6 +37,7 @@ from torchgeo_ekgnet.maps.predict import (
     select_pixels,
 )
 from torchgeo_ekgnet.maps.raster import Legend
+from torchgeo_ekgnet.transforms.normalization import SpectralNormalizer
 from torchgeo_ekgnet.transforms.patches import PatchSource
 
 from ..graphs import CountingBackend
@@ -109,6 +112,29 @@ def test_map_equals_single_patches(
     assert np.array_equal(made.confidence, top, equal_nan=True)
     assert (made.colours()[~valid] == 0).all()
     assert made.entropy[valid].max() <= np.log(3) + 1e-6
+
+
+def test_map_of_ekgnet_equals_single_patches() -> None:
+    """1000 pixels anywhere, corners included, cut by hand and classified alone."""
+    torch.manual_seed(0)
+    rows, cols, half = 40, 36, 3
+    scene = synthetic_scene(rows, cols, 8, 4)
+    network = timm.create_model('ekgnet_tiny', in_chans=8, num_classes=4).eval()
+    normalizer = SpectralNormalizer('zscore').fit(scene)
+    source = PatchSource(scene, normalizer, 2 * half + 1)
+    made = predict_map(network, scene, patches=source, probabilities=True)
+    assert made.probabilities is not None
+    corners = [0, cols - 1, (rows - 1) * cols, rows * cols - 1]
+    random = np.random.default_rng(0).permutation(rows * cols)[:996]
+    chosen = np.union1d(corners, random)
+    cube = normalizer(torch.from_numpy(scene.read(0, rows, 0, cols))).numpy()
+    padded = np.pad(cube, ((half, half), (half, half), (0, 0)))
+    with torch.inference_mode():
+        for row, col in zip(*np.divmod(chosen, cols), strict=True):
+            patch = padded[row : row + 7, col : col + 7].transpose(2, 0, 1)
+            alone = network(torch.from_numpy(patch[None].copy())).softmax(1)[0]
+            found = made.probabilities[:, row, col]
+            np.testing.assert_allclose(found, alone.numpy(), atol=1e-5, rtol=0)
 
 
 def test_files_hold_the_same(
@@ -233,6 +259,36 @@ def test_polygon_errors(scene: HyperspectralScene, tmp_path: Path) -> None:
 def test_network_needs_patches(scene: HyperspectralScene, network: nn.Module) -> None:
     with pytest.raises(TypeError, match='pass patches=PatchSource'):
         predict_map(network, scene)
+
+
+def test_network_keeps_its_mode(
+    scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
+) -> None:
+    network.train()
+    network.get_submodule('first').eval()
+    source = patches_of(scene)
+    predict_map(network, scene, patches=source)
+    write_map(network, scene, tmp_path, patches=source, picture=False)
+    assert [module.training for module in network.modules()] == [True, False, True]
+
+
+def test_wrong_arguments(
+    scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
+) -> None:
+    source: Any = patches_of(scene)
+    wrong: Any = '16'
+    with pytest.raises(ValueError, match="precision: found '16', expected '32' or 'bf"):
+        predict_map(network, scene, patches=source, precision=wrong)
+    with pytest.raises(ValueError, match='precision'):
+        write_map(network, scene, tmp_path / 'o', patches=source, precision=wrong)
+    assert not (tmp_path / 'o').exists()
+    bare = HyperspectralScene(scene.cube, None, name='bare')
+    with pytest.raises(ValueError, match=r'bare has no labels.*class_names='):
+        predict_map(network, bare, patches=source)
+    others: list[Any] = [scene.cube, source]
+    for other in others:
+        with pytest.raises(TypeError, match=rf'found {type(other).__name__}, expected'):
+            predict_map(network, other, patches=source)
 
 
 def test_scene_smaller_than_the_patch(patches_of: Patches) -> None:
@@ -361,6 +417,63 @@ def test_disk_full_while_assembling(
     assert (tmp_path / 'map.tif').is_file()
 
 
+@pytest.mark.skipif(os.name != 'posix', reason='locks of POSIX')
+def test_two_calls_on_one_folder(
+    scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
+) -> None:
+    """The second is refused, and the first goes on."""
+    refused: list[Any] = []
+
+    class Twice(PatchSource):
+        def gather(self, *args: Any, **options: Any) -> torch.Tensor:
+            if not refused:
+                with pytest.raises(BlockingIOError, match='another process') as info:
+                    write_map(network, scene, tmp_path, patches=plain, window_size=9)
+                refused.append(info.value.filename)
+            return super().gather(*args, **options)
+
+    plain = patches_of(scene)
+    source = Twice(scene, plain.normalizer, PATCH)
+    write_map(network, scene, tmp_path, patches=source, picture=False, **OPTIONS)
+    assert refused == [str(tmp_path)]
+    assert (tmp_path / 'map.tif').is_file() and not (tmp_path / STAGING).exists()
+    write_map(network, scene, tmp_path, patches=plain, picture=False, window_size=9)
+
+
+@pytest.mark.parametrize('moved', range(3))
+def test_stopped_while_publishing(
+    scene: HyperspectralScene,
+    network: nn.Module,
+    patches_of: Patches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moved: int,
+) -> None:
+    """No file of an older map stands beside one of the new map."""
+    source = patches_of(scene)
+    options: dict[str, Any] = {'patches': source, 'picture': False, **OPTIONS}
+    write_map(network, scene, tmp_path, scope='labelled', **options)
+    old = (tmp_path / 'map.tif').read_bytes()
+    real, left = os.replace, [moved]
+
+    def replace(source: Path, target: Path) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(source, target)
+
+    monkeypatch.setattr(os, 'replace', replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_map(network, scene, tmp_path, **options)
+    assert not {path.name for path in tmp_path.iterdir()} & {'map.tif', 'report.html'}
+    monkeypatch.setattr(os, 'replace', real)
+    files = write_map(network, scene, tmp_path, **options)
+    assert files.classes.read_bytes() != old
+    whole = write_map(network, scene, tmp_path / 'whole', **options)
+    assert files.classes.read_bytes() == whole.classes.read_bytes()
+    assert not (tmp_path / STAGING).exists()
+
+
 def test_other_weights_start_anew(
     scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
 ) -> None:
@@ -370,6 +483,36 @@ def test_other_weights_start_anew(
     other = MapJob(tmp_path, scene, job.legend, MapOptions(**OPTIONS), {'weights': 'b'})
     assert len(other.prepare()) == part.num_batches
     other.close()
+
+
+@pytest.mark.parametrize('change', ['values', 'file'])
+def test_other_values_start_anew(
+    network: nn.Module, tmp_path: Path, change: str
+) -> None:
+    """Two scenes of the same name and size are not one."""
+    path = tmp_path / 'cube.npy'
+    np.save(path, make_scene(40, 50, valid=None).cube)
+
+    def read() -> HyperspectralScene:
+        cube: NDArray[Any] = np.load(path, mmap_mode='r' if change == 'file' else None)
+        return HyperspectralScene(cube, None, class_names={1: 'a', 2: 'b', 3: 'c'})
+
+    scene = read()
+    job = _job(tmp_path / 'out', scene)
+    source = PatchSource(scene, SpectralNormalizer('none').fit(scene), PATCH)
+    part = job.prepare()
+    _work(job, part.subset(part.batches[:3]), network, source)
+    again = _job(tmp_path / 'out', read())
+    assert len(again.prepare()) == part.num_batches - 3
+    again.close()
+    other = np.load(path)
+    other[30, 5] += 1  # no window that a digest of a lazy cube looks at
+    np.save(path, other)
+    if change == 'file':
+        os.utime(path, ns=(0, 0))
+    changed = _job(tmp_path / 'out', read())
+    assert len(changed.prepare()) == part.num_batches
+    changed.close()
 
 
 def test_record_refuses_wrong_results(

@@ -176,6 +176,10 @@ def test_report_of_a_run(tmp_path: Path) -> None:
     assert ['all', '24', '3', '100'] in seen.tables[3]
     experts = ['stages.0.conv', '2', '0.866', '0.1443', '0.30, 0.70']
     assert seen.tables[4][1] == experts
+    assert seen.tables[5] == [
+        ['layer', 'class 1', 'class 2', 'class 3'],
+        ['stages.0.conv', '1 (0.50)', '2 (0.80)', '\u2013'],
+    ]
 
 
 def test_report_of_an_empty_run(tmp_path: Path) -> None:
@@ -209,6 +213,23 @@ def test_learning_curves(tmp_path: Path) -> None:
     }
     assert np.asarray(lines['validation'].get_xdata()).tolist() == [1, 2]
     assert np.allclose(np.asarray(lines['OA, validation'].get_ydata()), [50, 60])
+
+
+def test_cells_without_a_number_are_left_out(tmp_path: Path) -> None:
+    text = METRICS + '2,29,,,tensor,0.7,0.9,surplus\nlast,1,2\nnan,1,2\n'
+    (tmp_path / 'metrics.csv').write_text(text)
+    figure = learning_curves(tmp_path / 'metrics.csv')
+    assert figure is not None
+    lines = {line.get_label(): line for line in figure.axes[1].lines}
+    assert np.allclose(np.asarray(lines['OA, validation'].get_ydata()), [50, 60])
+    assert np.allclose(np.asarray(lines['kappa, validation'].get_ydata()), [40, 50, 70])
+
+
+def test_scores_without_both_shares(tmp_path: Path) -> None:
+    test = _test_json() | {'overlap': {'contains_training_centre': 0.5}}
+    (tmp_path / 'test.json').write_text(json.dumps(test))
+    seen = Page(write_run_report(tmp_path).read_text(encoding='utf-8'))
+    assert '94.00' in seen.text and 'Of the test patches' not in seen.text
 
 
 def test_report_shows_the_map(

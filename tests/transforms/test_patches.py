@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
+from torchgeo_ekgnet.datasets.windows import SceneWindows
 from torchgeo_ekgnet.transforms import (
     PatchSource,
     SpectralNormalizer,
@@ -142,6 +143,38 @@ def test_lazy_neighbours_are_one_read() -> None:
     block = torch.cartesian_prod(torch.arange(10, 26), torch.arange(30, 46))
     patch_source.gather(block, 'cpu')
     assert cube.reads == 1
+
+
+@pytest.mark.parametrize('size', [1, 3, 7])
+@pytest.mark.parametrize('share', [1.0, 0.1])
+def test_a_lazy_map_reads_each_window_once(size: int, share: float) -> None:
+    cube = ArrayWindows(make_cube(70, 90))
+    scene = HyperspectralScene(cube, None)
+    patch_source = PatchSource(scene, SpectralNormalizer('none').fit(scene), size)
+    selected = np.random.default_rng(0).random((70, 90)) < share
+    windows = SceneWindows(selected, window_size=32, batch_size=100)
+    whole = make_scene(70, 90)
+    expected = PatchSource(whole, patch_source.normalizer, size)
+    cube.reads = 0
+    for index in range(len(windows)):
+        item = windows[index]
+        found = patch_source.gather(item['row_col'], 'cpu', within=item['bounds'])
+        assert torch.equal(found, expected.gather(item['row_col'], 'cpu'))
+    assert cube.reads == 9
+    patch_source.clear()
+    assert patch_source._last_window is None
+
+
+def test_cube_that_does_not_fit_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = source().gather(ALL, 'cpu')
+    block = source().window(2, 5, 3, 11, 'cpu')
+    size = 4 * (9 + 4) * (11 + 4) * 6
+    for room, cubes in ((size, 1), (size - 1, 0)):
+        monkeypatch.setattr(patches, '_room', lambda device, room=room: room)
+        patch_source = source()
+        assert torch.equal(patch_source.gather(ALL, 'cpu'), expected)
+        assert torch.equal(patch_source.window(2, 5, 3, 11, 'cpu'), block)
+        assert len(patch_source._cubes) == cubes
 
 
 def test_empty_batch() -> None:

@@ -23,7 +23,8 @@ class AccuracyReport(Callback):
     ``test.json`` in the run folder holds overall accuracy, average accuracy (mean of
     recalls) and kappa, recall and precision of every class, the precision average that
     the reference code calls average accuracy, the confusion matrix, the protocol of the
-    split with the two overlap shares, and scene, seed, epochs, parameters, versions.
+    split with the two overlap shares, and scene, seed, epochs, parameters, versions,
+    name and SHA-256 of the checkpoint.
     The terminal shows the same as a table. ``fast_dev_run`` writes none.
     """
 
@@ -81,6 +82,7 @@ class AccuracyReport(Callback):
         Returns:
             JSON-able content of ``test.json``.
         """
+        from ..maps.checkpoint import file_digest
         from ..tasks.classification import versions
 
         datamodule: Any = getattr(trainer, 'datamodule', None)
@@ -112,6 +114,11 @@ class AccuracyReport(Callback):
             'seed': provenance.get('seed'),
             'epochs': provenance.get('epochs'),
             'checkpoint': Path(checkpoint).name if checkpoint else None,
+            'checkpoint_digest': (
+                file_digest(checkpoint)
+                if checkpoint and Path(checkpoint).is_file()
+                else None
+            ),
             'trained_with': provenance.get('versions'),
             'versions': versions(),
         }

@@ -4,20 +4,23 @@
 """``predict`` writes a map of the whole scene into the run's folder."""
 
 import os
+import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from ..datasets.windows import SceneWindows
 from .run_folder import RunFolder, run_of_checkpoint
 
 if TYPE_CHECKING:
-    from ..maps.predict import MapJob
+    from ..maps.predict import Extra, MapJob
 
 __all__ = ('ClassificationMap',)
 
@@ -29,8 +32,8 @@ class ClassificationMap(Callback):
     has one, its map projection), ``confidence.tif`` (probability of the chosen class),
     ``map.png`` and ``report.html``. See :doc:`the guide to maps </maps>`.
 
-    Results go to the disk batch by batch, so memory does not grow with the scene, and
-    Lightning is kept from collecting them. An interrupted map leaves no file that looks
+    Results go to the disk batch by batch, and Lightning is kept from collecting them, so
+    memory grows with the scene by a few bytes a pixel for masks only. An interrupted map leaves no file that looks
     complete; the same command goes on where it stopped. Several processes or devices
     (``--trainer.devices``) share the work and write one map, the same to the bit.
 
@@ -170,12 +173,11 @@ class ClassificationMap(Callback):
                 'patches': describe_patches(datamodule.patch_source),
             },
         )
-        left = job.prepare(
-            trainer.global_rank, trainer.world_size, trainer.strategy.broadcast
-        )
         self._job = job
         self._data = datamodule.describe()
-        return left
+        return job.prepare(
+            trainer.global_rank, trainer.world_size, trainer.strategy.broadcast
+        )
 
     def _default_folder(self, trainer: Trainer) -> Path:
         """Find the output folder of a network that was trained in this process."""
@@ -239,6 +241,7 @@ class ClassificationMap(Callback):
         Raises:
             TypeError: If the task returned something else.
             OSError: If the disk is full.
+            SIGTERMException: If the process was asked to end.
         """
         if self._job is None:
             return
@@ -251,6 +254,13 @@ class ClassificationMap(Callback):
         if self._bar is not None:
             left = self._bar.total - self._bar.n
             self._bar.update(min(new * trainer.world_size, left))
+        if trainer.received_sigterm:
+            # Lightning takes the signal, and its prediction loop goes on regardless.
+            rank_zero_warn(
+                'stopped by SIGTERM; what has been classified is kept in '
+                f'{self._job.staging}, and the same command goes on from here'
+            )
+            raise SIGTERMException(128 + signal.SIGTERM)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the results of all processes together, and write the files.
@@ -266,38 +276,37 @@ class ClassificationMap(Callback):
         job = self._job
         if job is None:
             return
-        self._close()
+        job.flush()
+        self._close_bar()
         trainer.strategy.barrier('ClassificationMap')
         if not trainer.is_global_zero:
             return
-        if trainer.limit_predict_batches != 1.0 and (missing := job.missing()):
+        limit = trainer.limit_predict_batches
+        # 1.0 means all batches, 1 means one.
+        limited = isinstance(limit, int) or limit < 1.0
+        if limited and (missing := job.missing()):
             rank_zero_warn(
                 f'limit_predict_batches left {missing} batches of the map out; no map '
                 'is written, and the next call goes on from here'
             )
             return
 
-        def extras(staging: Path, counts: tuple[int, ...]) -> list[Path]:
-            return self._pictures(trainer, job, staging, counts)
-
+        extras: dict[str, Extra] = {'map.png': job.paint}
+        if self.report:
+            extras['report.html'] = partial(self._write_report, trainer, job)
         files = job.finish(extras)
+        page = job.folder / 'report.html'
         rank_zero_info(
             f'{sum(files.counts):,} pixels classified: {files.classes}'
-            + (f', {job.folder / "report.html"}' if self.report else '')
+            + (f', {page}' if page.is_file() else '')
         )
 
-    def _pictures(
-        self, trainer: Trainer, job: 'MapJob', staging: Path, counts: tuple[int, ...]
-    ) -> list[Path]:
-        """Stage picture and report."""
-        from ..maps.figure import save_map_figure
+    def _write_report(
+        self, trainer: Trainer, job: 'MapJob', path: Path, counts: tuple[int, ...]
+    ) -> None:
+        """Write the report beside the staged map."""
         from ..maps.report import write_run_report
 
-        picture = save_map_figure(
-            staging / 'map.tif', job.scene, job.legend, staging / 'map.png'
-        )
-        if not self.report:
-            return [picture]
         run = run_of_checkpoint(trainer.ckpt_path) if trainer.ckpt_path else job.folder
         facts: dict[str, Any] = {
             'classes': list(
@@ -309,12 +318,12 @@ class ClassificationMap(Callback):
             'pixels without data': int((~job.scene.valid).sum()),
             'precision': str(trainer.precision),
         }
+        if trainer.ckpt_path:
+            facts['checkpoint'] = Path(trainer.ckpt_path).name
+            facts['checkpoint digest'] = job.settings['weights']
         if self.options.polygon is not None:
             facts['polygon'] = os.path.basename(self.options.polygon)
-        page = write_run_report(
-            run, staging / 'report.html', self._data, facts, map_folder=staging
-        )
-        return [picture, page]
+        write_run_report(run, path, self._data, facts, map_folder=path.parent)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -343,9 +352,13 @@ class ClassificationMap(Callback):
         self._job = None
 
     def _close(self) -> None:
-        """Close journal and progress bar, and give Lightning its bar back."""
+        """Close journal and progress bar."""
         if self._job is not None:
             self._job.close()
+        self._close_bar()
+
+    def _close_bar(self) -> None:
+        """Close the progress bar, and give Lightning its own back."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

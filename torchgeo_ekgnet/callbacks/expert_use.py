@@ -521,7 +521,7 @@ class ExpertUse(Callback):
 
     def _add(self, batch: Any) -> None:
         """Gather the attention of the batch that was just run."""
-        if self.report is not None:
+        if self.report is not None and len(batch['label']):
             self.report.update(self._recorded, batch['label'])
 
     def _close(self) -> None:

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
 __all__ = ('RunFolder', 'newest_checkpoint', 'run_of_checkpoint', 'run_path')
 
@@ -86,6 +87,10 @@ class RunFolder(Callback):
 
     ``fast_dev_run`` opens no run.
 
+    A run folder that cannot be written to stops ``validate`` and ``test`` at once;
+    ``predict``, which may write its map elsewhere, goes on without log and
+    configuration.
+
     The loggers of the trainer are replaced. To use others, leave the callback out.
 
     ``--trainer.default_root_dir DIR`` moves ``runs`` into another folder.
@@ -109,6 +114,7 @@ class RunFolder(Callback):
         self.root = root
         self.tensorboard = tensorboard
         self.path: Path | None = None
+        self._opened = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Point the loggers of the trainer to the run folder.
@@ -118,6 +124,7 @@ class RunFolder(Callback):
             pl_module: The task.
             stage: One of 'fit', 'validate', 'test' or 'predict'.
         """
+        self._opened = False
         if getattr(trainer, 'fast_dev_run', False):
             return
         if stage == 'fit':
@@ -205,8 +212,11 @@ class RunFolder(Callback):
 
         Raises:
             ValueError: If the stage has random weights.
+            OSError: If the folder cannot be written to, but for ``predict``.
         """
-        if trainer.loggers:
+        from ..maps.raster import check_writable
+
+        if trainer.loggers or self._opened:
             return
         stage = str(getattr(trainer.state.fn, 'value', trainer.state.fn))
         if trainer.ckpt_path:
@@ -223,6 +233,15 @@ class RunFolder(Callback):
                 f'{stage}: no checkpoint was given, and random weights are not worth a '
                 f'score; pass --ckpt_path FILE ({hint})'
             )
+        self._opened = True
+        try:
+            for folder in (path, path / stage):
+                check_writable(folder)
+        except OSError as error:
+            if stage != 'predict':
+                raise
+            rank_zero_warn(f'predict keeps no log and no configuration: {error}')
+            return
         trainer.loggers = [_stage_logger(path, stage)]
         for callback in _config_savers(trainer):
             callback.already_saved = False

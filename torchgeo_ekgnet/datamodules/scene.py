@@ -89,6 +89,46 @@ class PixelDataset(Dataset[dict[str, Tensor]]):
         return {name: column[chosen] for name, column in self.columns.items()}
 
 
+class PixelBatches(Dataset[dict[str, Tensor]]):
+    """Pixels as whole batches, the same number of them for each of several processes.
+
+    Lightning deals the items of a dataset out to the processes, and repeats some if
+    they do not go round: pixels would be scored twice. These batches always go round.
+    They differ by at most one pixel; only with fewer pixels than batches some are empty.
+    """
+
+    def __init__(self, pixels: PixelDataset, batch_size: int, processes: int) -> None:
+        """Initialize a new dataset.
+
+        Args:
+            pixels: The pixels.
+            batch_size: Largest number of pixels in a batch.
+            processes: Number of processes.
+        """
+        self.pixels = pixels
+        rounds = math.ceil(len(pixels) / (batch_size * processes))
+        self.parts = np.array_split(np.arange(len(pixels)), rounds * processes)
+
+    def __len__(self) -> int:
+        """Number of batches.
+
+        Returns:
+            A multiple of the number of processes.
+        """
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Look up one batch.
+
+        Args:
+            index: Number of the batch.
+
+        Returns:
+            'row_col' of shape (B, 2) and, if known, 'label' of shape (B,).
+        """
+        return self.pixels.__getitems__(self.parts[index].tolist())
+
+
 def collate_pixels(samples: Any) -> Any:
     """Collate what a dataset gave.
 
@@ -466,7 +506,9 @@ class HyperspectralDataModule(NonGeoDataModule):
             orientation = None
             if self.trainer is not None and self.trainer.training:
                 orientation = self.orientation(len(row_col), device)
-            image = self.patch_source.gather(row_col, device, orientation)
+            image = self.patch_source.gather(
+                row_col, device, orientation, batch.get('bounds')
+            )
         moved: dict[str, Tensor] = super().transfer_batch_to_device(
             batch, device, dataloader_idx
         )
@@ -518,8 +560,18 @@ class HyperspectralDataModule(NonGeoDataModule):
         batch_size = self._valid_attribute(f'{split}_batch_size', 'batch_size')
         sampler = self._train_sampler() if split == 'train' else None
         drop_last = False
+        world_size = 1 if self.trainer is None else self.trainer.world_size
+        if split != 'train' and world_size > 1:
+            warnings.filterwarnings(
+                'ignore', 'Using `DistributedSampler` with', PossibleUserWarning
+            )
+            return DataLoader(
+                PixelBatches(dataset, batch_size, world_size),
+                batch_size=None,
+                num_workers=self.num_workers,
+                persistent_workers=self.num_workers > 0,
+            )
         if split == 'train':
-            world_size = 1 if self.trainer is None else self.trainer.world_size
             samples = len(dataset) if sampler is None else len(sampler)
             samples = math.ceil(samples / world_size)
             drop_last = samples > batch_size and samples % batch_size == 1

@@ -108,7 +108,7 @@ class Houston2013(MatSceneDataset):
         Returns:
             Two label maps (rows, cols), 0 where a mask has no pixel.
         """
-        labels = self.scene.label_map
+        labels = self.scene.label_map.astype(np.int64)
         train = np.where(self._train_mask, labels, 0)
         return train, np.where(self._train_mask, 0, labels)
 

@@ -230,6 +230,11 @@ class RasterSource:
         return self._dtype
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files in the order of their bands."""
+        return tuple(self.paths)
+
+    @property
     def nodata(self) -> float | None:
         """The nodata value that the files declare, None if they do not.
 

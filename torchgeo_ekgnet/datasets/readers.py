@@ -274,6 +274,11 @@ class HDF5Source:
         """Type of the stored values."""
         return self._dtype
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
     def read(
         self,
         row_start: int,
@@ -357,6 +362,11 @@ class MemmapSource:
     def dtype(self) -> np.dtype[Any]:
         """Type of the stored values, in the byte order of this machine."""
         return self._cube.dtype.newbyteorder('=')
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self._file[0],)
 
     def read(
         self,

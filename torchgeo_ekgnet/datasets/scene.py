@@ -4,8 +4,10 @@
 """The hyperspectral scene: cube, label map and what is known about them."""
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,8 +29,15 @@ NO_LABEL = int(np.iinfo(np.int64).min)
 _BLOCK_VALUES = 1 << 22
 
 
+#: A digest of a lazy cube reads this many windows down and across, of this side.
+_DIGEST_WINDOWS, _DIGEST_SIDE = 3, 16
+
+
 class CubeSource(Protocol):
-    """What a scene needs from the storage of its cube."""
+    """What a scene needs from the storage of its cube.
+
+    A source in files names them in ``files``, paths, so that a change is noticed.
+    """
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -238,6 +247,12 @@ class ArraySource:
         """Type of the stored values."""
         return self.array.dtype
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file behind a memory map."""
+        name = getattr(self.array, 'filename', None)
+        return () if name is None else (Path(name),)
+
     def read(
         self,
         row_start: int,
@@ -270,7 +285,8 @@ class HyperspectralScene:
 
     Attributes:
         name: Name of the scene.
-        label_map: int64 (rows, cols); 0 is unlabelled or nodata, classes are 1..C.
+        label_map: Integers (rows, cols), signed and as small as they can be; 0 is
+            unlabelled or nodata, classes are 1..C.
         class_names: C names.
         class_values: C values that the classes have in the label file.
         palette: uint8 (C, 3) colours.
@@ -408,7 +424,10 @@ class HyperspectralScene:
     @property
     def class_counts(self) -> tuple[int, ...]:
         """Labelled pixels of each class."""
-        counts = np.bincount(self.label_map.ravel(), minlength=self.num_classes + 1)
+        counts = np.zeros(self.num_classes + 1, dtype=np.int64)
+        for start, stop in self.iter_blocks():
+            block = self.label_map[start:stop].ravel()
+            counts += np.bincount(block, minlength=len(counts))
         return tuple(counts[1:].tolist())
 
     def read(
@@ -501,6 +520,40 @@ class HyperspectralScene:
             'source': self.source,
         }
 
+    def cube_digest(self) -> str:
+        """Identify the values of the scene and the pixels without data.
+
+        A cube in memory counts as a whole, of a lazy one the corners, the middles of
+        the sides and the centre.
+
+        Returns:
+            CRC-32, hexadecimal.
+        """
+        crc = zlib.crc32(np.packbits(self.valid).tobytes())
+        if self._cube is not None:
+            return f'{zlib.crc32(self._cube.data, crc):08x}'
+        rows, cols, _ = self.shape
+        for top in np.linspace(0, max(rows - _DIGEST_SIDE, 0), _DIGEST_WINDOWS):
+            for left in np.linspace(0, max(cols - _DIGEST_SIDE, 0), _DIGEST_WINDOWS):
+                window = self.read(
+                    int(top),
+                    min(int(top) + _DIGEST_SIDE, rows),
+                    int(left),
+                    min(int(left) + _DIGEST_SIDE, cols),
+                )
+                crc = zlib.crc32(window.data, crc)
+        return f'{crc:08x}'
+
+    def file_stamps(self) -> list[list[int]]:
+        """Tell when the files that a lazy cube is read from were written.
+
+        Returns:
+            Size in bytes and time in ns of each file; nothing for a cube in memory.
+        """
+        files: tuple[Path, ...] = getattr(self._source, 'files', ())
+        stats = [path.stat() for path in files]
+        return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+
     def __repr__(self) -> str:
         """Return name, size and classes."""
         rows, cols, bands = self.shape
@@ -557,16 +610,21 @@ class HyperspectralScene:
         unlabelled: Sequence[int],
     ) -> None:
         rows, cols, _ = self.shape
-        if labels is None:
-            labels = np.full((rows, cols), NO_LABEL)
-        if labels.shape != (rows, cols):
-            raise ValueError(
-                f'{self.name}: cube and labels differ in size: the cube has '
-                f'{rows} x {cols} pixels, the label map has shape {labels.shape}'
-            )
-        whole = whole_numbers(self.name, labels)
-        values = np.unique(whole)
-        values = values[~np.isin(values, [NO_LABEL, *unlabelled])]
+        values = np.empty(0, dtype=np.int64)
+        if labels is not None:
+            if labels.shape != (rows, cols):
+                raise ValueError(
+                    f'{self.name}: cube and labels differ in size: the cube has '
+                    f'{rows} x {cols} pixels, the label map has shape {labels.shape}'
+                )
+            if labels.dtype.kind not in 'iub':
+                labels = whole_numbers(self.name, labels)
+            # By block: sorting a copy of a large map would take many times its size.
+            parts = [
+                np.unique(labels[start:stop]) for start, stop in self.iter_blocks()
+            ]
+            values = np.unique(np.concatenate(parts)).astype(np.int64)
+            values = values[~np.isin(values, [NO_LABEL, *unlabelled])]
         if isinstance(class_names, Mapping):
             named = {int(value): str(text) for value, text in class_names.items()}
             unknown = sorted(set(values.tolist()) - set(named))
@@ -596,14 +654,20 @@ class HyperspectralScene:
             )
         self.class_values = tuple(classes)
         self.class_names = tuple(names)
-        contiguous = np.zeros((rows, cols), dtype=np.int64)
-        if classes:
-            position = np.searchsorted(classes, whole).clip(max=len(classes) - 1)
-            hit = np.asarray(classes)[position] == whole
-            contiguous[hit] = position[hit] + 1
-        self.num_masked_labels = int(((contiguous > 0) & ~self.valid).sum())
-        contiguous[~self.valid] = 0
-        self.label_map = contiguous
+        self.num_masked_labels = 0
+        self.label_map: NDArray[np.signedinteger[Any]]
+        kind = np.min_scalar_type(-1 - len(classes))
+        if labels is None or not classes:
+            self.label_map = np.broadcast_to(kind.type(0), (rows, cols))
+            return
+        self.label_map = np.zeros((rows, cols), dtype=kind)
+        for start, stop in self.iter_blocks():
+            block, valid = labels[start:stop], self.valid[start:stop]
+            position = np.searchsorted(classes, block).clip(max=len(classes) - 1)
+            hit = np.asarray(classes)[position] == block
+            self.num_masked_labels += int((hit & ~valid).sum())
+            hit &= valid
+            self.label_map[start:stop][hit] = position[hit] + 1
 
     def _choose_rgb(self, wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:
         positions = {int(band): i for i, band in enumerate(self.band_indices)}

@@ -206,10 +206,13 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
             index: Place in :attr:`batches`.
 
         Returns:
-            ``row_col``, long (n, 2), and ``window``, the number of the batch, long.
+            ``row_col``, long (n, 2), ``window``, the number of the batch, long, and
+            ``bounds``, rows and columns of its window as :meth:`window` gives them,
+            long (4,).
         """
         batch = int(self.batches[index])
         return {
             'row_col': torch.from_numpy(self.positions(batch)),
             'window': torch.tensor(batch),
+            'bounds': torch.tensor(self.window(batch)),
         }

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..datasets.scene import HyperspectralScene
-from ..transforms.normalization import SpectralNormalizer
-from ..transforms.patches import PaddingMode, PatchSource
-from ..transforms.pca import SpectralPCA
+from ..transforms.patches import PatchSource
 from .raster import Legend
 
 __all__ = ('Classifier', 'file_digest', 'load_classifier', 'match_bands')
@@ -60,11 +58,8 @@ class Classifier:
         legend: Names, raster values and colours of the classes.
         num_bands: Bands of the scenes it reads (before PCA).
         wavelengths: Band centres in nm, float64 (bands,), or None if unknown.
-        patch_size: Rows and columns P of a patch.
-        padding_mode: What lies beyond the border of a scene.
-        normalizer: Normalisation with the statistics of the training scene.
-        pca: Principal components that replace the bands, or None.
-        description: All that the checkpoint says about its data: scene, split, bands.
+        data: State of the data module that the network was trained with: what makes
+            the patches (:meth:`PatchSource.from_state`), scene, split and bands.
         source: The checkpoint.
     """
 
@@ -72,17 +67,18 @@ class Classifier:
     legend: Legend
     num_bands: int
     wavelengths: NDArray[np.float64] | None
-    patch_size: int
-    padding_mode: PaddingMode
-    normalizer: SpectralNormalizer
-    pca: SpectralPCA | None
-    description: Mapping[str, Any]
+    data: Mapping[str, Any]
     source: str
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes."""
         return self.legend.names
+
+    @property
+    def patch_size(self) -> int:
+        """Rows and columns P of a patch."""
+        return int(self.data['patch_size'])
 
     def patches(
         self, scene: HyperspectralScene, match_wavelengths: bool = False
@@ -104,9 +100,7 @@ class Classifier:
             self.num_bands, self.wavelengths, scene, self.source, match_wavelengths
         )
         view: Any = scene if bands is None else _SelectedBands(scene, bands)
-        return PatchSource(
-            view, self.normalizer, self.patch_size, self.padding_mode, self.pca
-        )
+        return PatchSource.from_state(view, self.data)
 
 
 def match_bands(
@@ -301,7 +295,6 @@ def load_classifier(
             f'the weights in {path} do not fit {settings["model"]}: {error}'
         ) from error
     scene = state['scene']
-    pca = state.get('pca_state')
     wavelengths = scene['wavelengths']
     return Classifier(
         model=model.to(device).eval(),
@@ -314,14 +307,6 @@ def load_classifier(
         wavelengths=(
             None if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
         ),
-        patch_size=int(state['patch_size']),
-        padding_mode=state['padding_mode'],
-        normalizer=SpectralNormalizer.from_state(state['normalizer']),
-        pca=None if pca is None else SpectralPCA.from_state(pca),
-        description={
-            name: value
-            for name, value in state.items()
-            if name not in ('normalizer', 'pca_state')
-        },
+        data=state,
         source=str(path),
     )

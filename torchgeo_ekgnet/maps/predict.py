@@ -3,20 +3,21 @@
 
 """Classification of whole scenes, window by window."""
 
+import errno
 import hashlib
 import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 from .._version import __version__
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
-from .journal import Journal, JournalWriter, Layout
+from .journal import FolderLock, Journal, JournalWriter, Layout
 from .raster import (
     Legend,
     RasterSpec,
@@ -53,6 +54,9 @@ __all__ = (
 
 Scope = Literal['all', 'labelled', 'polygon']
 
+#: Writes a file that goes with the rasters: given its path and the pixels of each class.
+Extra = Callable[[Path, tuple[int, ...]], object]
+
 #: Folder of unfinished work, inside the output folder.
 STAGING = '.map.partial'
 
@@ -60,8 +64,17 @@ STAGING = '.map.partial'
 class Patches(Protocol):
     """What the engine needs from a patch source."""
 
-    def gather(self, row_col: Tensor, device: torch.device | str) -> Tensor:
-        """Gather normalised patches (n, bands, P, P) by centre (n, 2)."""
+    def gather(
+        self,
+        row_col: Tensor,
+        device: torch.device | str,
+        *,
+        within: Tensor | None = None,
+    ) -> Tensor:
+        """Gather normalised patches (n, bands, P, P) by centre (n, 2).
+
+        ``within`` are the bounds (4,) of the window that the centres lie in.
+        """
 
 
 @dataclass(frozen=True)
@@ -214,7 +227,7 @@ def classify(
     device = torch.device(device)
     for index in range(len(windows)):
         item = windows[index]
-        images = patches.gather(item['row_col'], device)
+        images = patches.gather(item['row_col'], device, within=item['bounds'])
         with (
             torch.autocast(device.type, torch.bfloat16)
             if precision == 'bf16'
@@ -277,8 +290,9 @@ class MapFiles:
 class MapJob:
     """A map that is being written to a folder by one or more processes.
 
-    Each process calls :meth:`prepare`, records the batches it gets, and calls
-    :meth:`close`; then one process calls :meth:`finish`.
+    Each process calls :meth:`prepare` and records the batches it gets; then process 0
+    calls :meth:`finish`, and every one :meth:`close`, whatever happens. Until then
+    process 0 keeps other jobs out of the folder.
 
     Attributes:
         folder: Output folder.
@@ -310,7 +324,9 @@ class MapJob:
             {
                 **self.settings,
                 'scene': self.scene.facts(),
-                'selected': zlib.crc32(np.packbits(selected).tobytes()),
+                'cube': self.scene.cube_digest(),
+                'files': self.scene.file_stamps(),
+                'selected': zlib.crc32(np.packbits(selected).data),
                 'window_size': self.options.window_size,
                 'batch_size': self.options.batch_size,
                 'num_classes': self.layout.num_classes,
@@ -318,6 +334,7 @@ class MapJob:
                 'probabilities': self.layout.probabilities,
             },
         )
+        self._lock = FolderLock(self.staging)
         self._writer: JournalWriter | None = None
         self._done: set[int] = set()
 
@@ -339,7 +356,8 @@ class MapJob:
             a process had none.
 
         Raises:
-            OSError: If the folder cannot be written to or the disk has no room.
+            OSError: If the folder cannot be written to, another job is at work there, or
+                the disk has no room.
         """
         plan: Any = None
         if rank == 0:
@@ -370,9 +388,8 @@ class MapJob:
         """Read the journal, and check folder and disk."""
         check_writable(self.folder)
         self.staging.mkdir(exist_ok=True)
-        for leftover in self.staging.iterdir():
-            if leftover.suffix != '.journal':
-                leftover.unlink()
+        self._lock.acquire()
+        self._clean()
         self.journal.read(discard_others=True)
         needed = sum(spec.disk_bytes for spec in self._specs().values())
         pending = self.windows.num_pixels - self.journal.pixels()
@@ -380,6 +397,12 @@ class MapJob:
         check_free_space(self.folder, needed, 'the map')
         done = np.array(sorted(self.journal.batches), dtype=np.int64)
         return self.journal.next_attempt(), done
+
+    def _clean(self) -> None:
+        """Delete what an unfinished assembly has left."""
+        for leftover in self.staging.iterdir():
+            if leftover.suffix != '.journal' and leftover != self._lock.path:
+                leftover.unlink()
 
     @property
     def pixels_done(self) -> int:
@@ -414,11 +437,18 @@ class MapJob:
         self._done.add(batch)
         return expected
 
-    def close(self) -> None:
-        """Bring this process's results to the disk."""
+    def flush(self) -> None:
+        """Bring this process's results to the disk; there will be no more."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def close(self) -> None:
+        """Bring this process's results to the disk, and let other jobs in."""
+        try:
+            self.flush()
+        finally:
+            self._lock.release()
 
     def _specs(self) -> dict[str, RasterSpec]:
         """Describe the rasters by file name."""
@@ -480,6 +510,17 @@ class MapJob:
             tile[local[inside, 0], local[inside, 1]] = results[inside]
         return tile
 
+    def paint(self, path: Path, counts: tuple[int, ...]) -> None:
+        """Draw the picture of the staged map.
+
+        Args:
+            path: PNG file to write.
+            counts: Number of pixels of each class.
+        """
+        from .figure import save_map_figure
+
+        save_map_figure(self.staging / 'map.tif', self.scene, self.legend, path)
+
     def missing(self) -> int:
         """Count the batches that no process has recorded yet."""
         self.journal.read()
@@ -535,17 +576,15 @@ class MapJob:
         main = staged.pop('map.tif')
         return [*staged.values(), table, main], tuple(counts[1:].tolist())
 
-    def finish(
-        self, extras: Callable[[Path, tuple[int, ...]], Sequence[Path]] | None = None
-    ) -> MapFiles:
+    def finish(self, extras: Mapping[str, Extra] | None = None) -> MapFiles:
         """Write the files of the map, and clean up.
 
         Everything is written and checked in the staging folder first, and moved to
         its name at the end, so that an interruption leaves no half-written file.
 
         Args:
-            extras: Called with the staging folder and the number of pixels of each
-                class when the rasters lie there; may stage further files.
+            extras: Further files by name, written when the rasters lie in the staging
+                folder. One that cannot be written is left out with a warning.
 
         Returns:
             The rasters.
@@ -555,18 +594,36 @@ class MapJob:
             OSError: If the disk is full.
         """
         try:
+            return self._finish(extras or {})
+        finally:
+            self.close()
+
+    def _finish(self, extras: Mapping[str, Extra]) -> MapFiles:
+        """Write the files while the folder is locked."""
+        self.flush()
+        self._lock.acquire()
+        try:
             staged, counts = self.stage()
-            further = list(extras(self.staging, counts)) if extras else []
+            further = [
+                self.staging / name
+                for name, write in extras.items()
+                if self._written(name, write, counts)
+            ]
         except BaseException:
-            for leftover in self.staging.iterdir():
-                if leftover.suffix != '.journal':
-                    leftover.unlink()
+            self._clean()
             raise
         names = {path.name for path in (*staged, *further)}
-        for stale in ('map.png', 'report.html', 'probabilities.tif'):
-            # Pictures of an older map must not stand beside the new one.
+        # The old map goes first and the new one comes last: whenever map.tif is there,
+        # all files beside it are its own.
+        for stale in (
+            'map.tif',
+            'map.tif.aux.xml',
+            'map.png',
+            'report.html',
+            'probabilities.tif',
+        ):
             (self.folder / stale).unlink(missing_ok=True)
-        publish([*staged, *further], self.folder)
+        publish([*further, *staged], self.folder)
         self.journal.discard()
         shutil.rmtree(self.staging, ignore_errors=True)
         return MapFiles(
@@ -579,6 +636,20 @@ class MapJob:
             ),
             counts=counts,
         )
+
+    def _written(self, name: str, write: Extra, counts: tuple[int, ...]) -> bool:
+        """Stage a file that the map can do without, and tell whether that went well."""
+        try:
+            write(self.staging / name, counts)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            rank_zero_warn(
+                f'{name} is left out, it could not be made ({type(error).__name__}: '
+                f'{error}); the rasters are written'
+            )
+            return False
+        return True
 
 
 def _options(given: Mapping[str, Any]) -> MapOptions:
@@ -623,7 +694,6 @@ def predict_map(
     """
     chosen = _options(options)
     network, source, legend = _resolve(model, scene, patches, match_wavelengths)
-    network, where = _place(network, device, compile)
     windows = SceneWindows(
         select_pixels(scene, chosen), chosen.window_size, chosen.batch_size
     )
@@ -633,9 +703,11 @@ def predict_map(
     for name in layout.dtype.names or ():
         if name != 'label':
             pixels[name] = np.nan
-    bar = progress_bar(windows.num_pixels, enabled=progress)
-    with bar:
-        for batch, values in classify(network, source, windows, where, precision):
+    with (
+        _placed(network, device, precision, compile) as (placed, where),
+        progress_bar(windows.num_pixels, enabled=progress) as bar,
+    ):
+        for batch, values in classify(placed, source, windows, where, precision):
             positions = windows.positions(batch)
             pixels[positions[:, 0], positions[:, 1]] = layout.pack(values)
             bar.update(len(positions))
@@ -666,7 +738,7 @@ def write_map(
     picture: bool = True,
     **options: Any,
 ) -> MapFiles:
-    """Classify a scene into files, in memory that does not grow with the scene.
+    """Classify a scene into files; only masks of the whole scene are in memory.
 
     An interrupted call leaves no file that looks complete; the same call goes on
     where it stopped.
@@ -694,7 +766,6 @@ def write_map(
     """
     chosen = _options(options)
     network, source, legend = _resolve(model, scene, patches, match_wavelengths)
-    network, where = _place(network, device, compile)
     job = MapJob(
         Path(output),
         scene,
@@ -707,23 +778,16 @@ def write_map(
             'patches': describe_patches(source),
         },
     )
-    left = job.prepare()
-    bar = progress_bar(job.windows.num_pixels, job.pixels_done, progress)
     try:
-        with bar:
-            for batch, values in classify(network, source, left, where, precision):
-                bar.update(job.record(batch, values))
+        with _placed(network, device, precision, compile) as (placed, where):
+            left = job.prepare()
+            total, done = job.windows.num_pixels, job.pixels_done
+            with progress_bar(total, done, progress) as bar:
+                for batch, values in classify(placed, source, left, where, precision):
+                    bar.update(job.record(batch, values))
+        return job.finish({'map.png': job.paint} if picture else None)
     finally:
         job.close()
-
-    def paint(staging: Path, counts: tuple[int, ...]) -> list[Path]:
-        from .figure import save_map_figure
-
-        return [
-            save_map_figure(staging / 'map.tif', scene, legend, staging / 'map.png')
-        ]
-
-    return job.finish(paint if picture else None)
 
 
 def _resolve(
@@ -735,12 +799,23 @@ def _resolve(
     """Turn what the user gave into network, patches and legend."""
     from .checkpoint import Classifier, load_classifier
 
+    if not isinstance(scene, HyperspectralScene):
+        raise TypeError(
+            f'scene: found {type(scene).__name__}, expected a HyperspectralScene; a '
+            'data module has one as datamodule.scene after setup, an array becomes one '
+            'by HyperspectralScene(cube, None)'
+        )
     if isinstance(model, nn.Module):
         if patches is None:
             raise TypeError(
                 'a network alone does not know how spectra were normalised: pass '
                 'patches=PatchSource(scene, normalizer, patch_size), or a classifier '
                 'from load_classifier(checkpoint)'
+            )
+        if not scene.class_names:
+            raise ValueError(
+                f'scene: {scene.name} has no labels and so no classes that the map '
+                'could name; make it with class_names={1: NAME, 2: NAME, ...}'
             )
         legend = Legend.from_classes(
             scene.class_names, scene.class_values, scene.palette
@@ -751,18 +826,27 @@ def _resolve(
     return classifier.model, source, classifier.legend
 
 
-def _place(
-    network: nn.Module, device: torch.device | str | None, compile: bool
-) -> tuple[nn.Module, torch.device]:
-    """Put the network on its device, in evaluation mode."""
+@contextmanager
+def _placed(
+    network: nn.Module, device: torch.device | str | None, precision: str, compile: bool
+) -> Iterator[tuple[nn.Module, torch.device]]:
+    """Put the network on its device, and for the time of a map in evaluation mode."""
+    if precision not in ('32', 'bf16'):
+        raise ValueError(f"precision: found {precision!r}, expected '32' or 'bf16'")
     if device is None:
         first = next(network.parameters(), None)
         device = 'cpu' if first is None else first.device
     where = torch.device(device)
-    network = network.to(where).eval()
-    if compile:
-        network = torch.compile(network, dynamic=True)  # type: ignore[assignment]
-    return network, where
+    modes = [(module, module.training) for module in network.modules()]
+    network.to(where).eval()
+    try:
+        if compile:
+            yield torch.compile(network, dynamic=True), where  # type: ignore[misc]
+        else:
+            yield network, where
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def weights_digest(network: nn.Module) -> str:

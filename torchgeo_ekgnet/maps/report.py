@@ -373,7 +373,8 @@ def write_run_report(
             exist.
         path: File to write, ``report.html`` in the folder by default.
         data: What the datamodule says of its data; taken from ``test.json`` if None.
-        mapping: Facts about the map.
+        mapping: Facts about the map; with 'checkpoint digest', a notice says if
+            ``test.json`` is of another checkpoint.
         map_folder: Folder of the map's files, the run's folder by default.
 
     Returns:
@@ -398,6 +399,16 @@ def write_run_report(
             'real images.'
         )
     palette = scene.get('palette')
+    mapped, tested = (
+        (mapping or {}).get('checkpoint digest'),
+        test.get('checkpoint_digest'),
+    )
+    if mapped and tested and mapped != tested:
+        page.notice(
+            f'Accuracies and map are of two checkpoints: {test.get("checkpoint")} '
+            f'({tested[:12]}) was tested, {(mapping or {}).get("checkpoint")} '
+            f'({mapped[:12]}) made the map. Run test with the checkpoint of the map.'
+        )
     if test:
         _headline(page, test)
     if (maps / 'map.png').is_file():
@@ -467,13 +478,13 @@ def _headline(page: Report, test: Mapping[str, Any]) -> None:
     if test.get('epochs') is not None:
         text += f', after {test["epochs"]} epoch{"s" if test["epochs"] != 1 else ""}'
     text += '.'
-    if overlap:
+    centre = _percent(overlap.get('contains_training_centre'), 1)
+    pixel = _percent(overlap.get('shares_training_pixel'), 1)
+    if centre is not None and pixel is not None:
         text += (
-            f' Of the test patches, {_percent(overlap["contains_training_centre"], 1)} '
-            '% contain the centre of a training patch, and '
-            f'{_percent(overlap["shares_training_pixel"], 1)} % share a pixel with a '
-            'training patch: the larger these shares, the less the accuracies say '
-            'about places the network has not seen.'
+            f' Of the test patches, {centre} % contain the centre of a training patch, '
+            f'and {pixel} % share a pixel with a training patch: the larger these '
+            'shares, the less the accuracies say about places the network has not seen.'
         )
     page.paragraph(text)
 
@@ -616,7 +627,7 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
     """Draw losses and accuracies by epoch.
 
     Args:
-        path: ``metrics.csv`` of Lightning's CSV logger.
+        path: ``metrics.csv`` of Lightning's CSV logger; what is no number is left out.
 
     Returns:
         The figure, or None if the file has no epoch.
@@ -624,12 +635,13 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
     series: dict[str, list[tuple[int, float]]] = {}
     with Path(path).open(newline='', encoding='utf-8') as file:
         for line in csv.DictReader(file):
-            epoch = line.get('epoch')
-            if not epoch:
+            epoch = _float(line.get('epoch'))
+            if epoch is None or not math.isfinite(epoch):
                 continue
             for name, text in line.items():
-                if text and name not in ('epoch', 'step'):
-                    series.setdefault(name, []).append((int(float(epoch)), float(text)))
+                value = _float(text)
+                if value is not None and name not in ('epoch', 'step'):
+                    series.setdefault(name, []).append((int(epoch), value))
     losses = [
         (name, label)
         for name, label in (
@@ -684,6 +696,14 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
     return figure
 
 
+def _float(text: object) -> float | None:
+    """Read a cell of a CSV file; None if it holds no number."""
+    try:
+        return float(str(text))
+    except ValueError:
+        return None
+
+
 def _experts(page: Report, run: Path, experts: Mapping[str, Any]) -> None:
     """Show how much each class uses each expert."""
     page.section('Experts')
@@ -696,6 +716,7 @@ def _experts(page: Report, run: Path, experts: Mapping[str, Any]) -> None:
     if picture.is_file():
         page.figure(picture, 'Mean attention to each expert by layer and class.')
     rows: list[Sequence[object]] = []
+    by_class: list[Sequence[object]] = []
     for name, layer in (experts.get('layers') or {}).items():
         most = layer.get('log_experts') or 1.0
         rows.append(
@@ -707,10 +728,28 @@ def _experts(page: Report, run: Path, experts: Mapping[str, Any]) -> None:
                 ', '.join(f'{share:.2f}' for share in layer.get('mean') or ()),
             )
         )
-    if rows:
+        shares = layer.get('per_class') or ()
+        by_class.append((name, *(_top_expert(share) for share in shares)))
+    if not rows:
+        return
+    page.table(('layer', 'experts', 'entropy', 'information', 'mean attention'), rows)
+    names = experts.get('class_names') or [
+        f'class {number}' for number in range(1, len(by_class[0]))
+    ]
+    if all(len(row) == 1 + len(names) for row in by_class):
         page.table(
-            ('layer', 'experts', 'entropy', 'information', 'mean attention'), rows
+            ('layer', *names),
+            by_class,
+            'The expert that counts most for each class, and its mean attention.',
         )
+
+
+def _top_expert(shares: Sequence[float] | None) -> str | None:
+    """Name the expert of the largest attention; None for a class without samples."""
+    if not shares:
+        return None
+    top = max(range(len(shares)), key=shares.__getitem__)
+    return f'{top + 1} ({shares[top]:.2f})'
 
 
 def _settings(
@@ -719,7 +758,15 @@ def _settings(
     page.section('Settings')
     scene = described.get('scene') or {}
     facts: dict[str, object] = {}
-    for key in ('model', 'model_options', 'parameters', 'checkpoint', 'seed', 'epochs'):
+    for key in (
+        'model',
+        'model_options',
+        'parameters',
+        'checkpoint',
+        'checkpoint_digest',
+        'seed',
+        'epochs',
+    ):
         if test.get(key) is not None:
             facts[key] = test[key]
     for key in ('patch_size', 'padding_mode', 'normalization', 'pca', 'num_bands'):

@@ -315,7 +315,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         elif found is not None and given != found:
             raise ValueError(
                 f'{name}: the network has {given} {unit}, the data have {found}; '
-                f'pass {name}={found}, or leave it out to take it from the datamodule'
+                f'pass {name}={found}, or leave it out to take it from the datamodule; '
+                f'a checkpoint knows only the {unit} that it was trained on'
             )
 
     def _settle_img_size(self, patch_size: int | None) -> None:
@@ -412,17 +413,22 @@ class HyperspectralClassificationTask(ClassificationTask):
         Returns:
             The loss, a scalar.
         """
-        logits = self(batch['image'])
         label = batch['label']
-        loss: Tensor = self.criterion(logits, label)
-        counts: ConfusionCounts = getattr(self, f'{stage}_confusion')
-        counts.update(logits.detach(), label)
+        if len(label):
+            logits = self(batch['image'])
+            loss: Tensor = self.criterion(logits, label)
+            counts: ConfusionCounts = getattr(self, f'{stage}_confusion')
+            counts.update(logits.detach(), label)
+        else:
+            # A process without a pixel of its own takes part in the sums of all.
+            loss = torch.zeros((), device=label.device)
         self.log(
             f'{stage}_loss',
             loss.detach(),
             on_step=False,
             on_epoch=True,
-            batch_size=len(label),
+            # Lightning averages sizes over processes in whole numbers.
+            batch_size=len(label) * self.trainer.world_size,
             sync_dist=stage != 'train',
         )
         return loss
@@ -591,7 +597,18 @@ class HyperspectralClassificationTask(ClassificationTask):
 
         Args:
             checkpoint: Content of the checkpoint.
+
+        Raises:
+            ValueError: If its network is another one.
         """
+        saved = checkpoint.get('hyper_parameters') or {}
+        for name in ('model', 'in_channels', 'num_classes'):
+            theirs, ours = saved.get(name), self.hparams[name]
+            if None not in (theirs, ours) and theirs != ours:
+                raise ValueError(
+                    f'the checkpoint was trained with {name} {theirs!r}, this task has '
+                    f'{ours!r}: use the configuration of its run'
+                )
         self.provenance = checkpoint.get('torchgeo_ekgnet')
 
     def _current_provenance(self) -> dict[str, Any]:

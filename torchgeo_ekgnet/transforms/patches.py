@@ -3,6 +3,7 @@
 
 """Patches of a scene, gathered on the device from one normalised cube."""
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
@@ -23,8 +24,16 @@ PADDING_MODES = ('zeros', 'reflect')
 #: Upper bound on the values that are normalised at once.
 _BLOCK_VALUES = 1 << 22
 
-#: A lazy scene is read by one window if there are at most this many pixels a patch.
-_DENSE = 16
+#: A lazy scene is read by one window if that takes at most this many pixels a patch, or
+#: no more than the patches have: a read of its own costs more than some pixels.
+_DENSE = 64
+
+
+def _room(device: torch.device) -> float:
+    """Bytes that a cube may take on a device: half of what is free on a GPU."""
+    if device.type != 'cuda':
+        return math.inf
+    return torch.cuda.mem_get_info(device)[0] / 2
 
 
 @cache
@@ -88,7 +97,8 @@ class PatchSource:
 
     A scene in memory is normalised once, padded, and kept as one contiguous
     (rows, cols, bands) cube per device; patches are gathered there by index, flips and
-    turns included. A scene that is read lazily gives its windows from the file.
+    turns included. A scene that is read lazily gives its windows from the file, and one
+    that is too large for a GPU gives them from memory.
 
     Borders are never lost. They are padded by ``P // 2`` pixels after normalisation:
     with zeros (the paper), or mirrored without repeating the border ('reflect').
@@ -138,6 +148,8 @@ class PatchSource:
         self.padding_mode = padding_mode
         self.num_bands = bands if pca is None else pca.num_components
         self._cubes: dict[torch.device, Tensor] = {}
+        self._fits: dict[torch.device, bool] = {}
+        self._last_window: tuple[object, Tensor] | None = None
 
     @classmethod
     def from_state(
@@ -185,11 +197,23 @@ class PatchSource:
         """Whether patches are read from the file."""
         return not self.scene.in_memory
 
+    def _keeps_cube(self, device: torch.device) -> bool:
+        """Tell whether the whole cube lies, or can lie, on a device."""
+        if self.lazy:
+            return False
+        if device not in self._fits:
+            rows, cols, _ = self.scene.shape
+            pad = 2 * self.radius
+            size = 4 * (rows + pad) * (cols + pad) * self.num_bands
+            self._fits[device] = size <= _room(device)
+        return self._fits[device]
+
     def gather(
         self,
         row_col: Tensor,
         device: torch.device | str,
         orientation: Tensor | None = None,
+        within: Tensor | None = None,
     ) -> Tensor:
         """Gather normalised patches on a device.
 
@@ -199,12 +223,15 @@ class PatchSource:
             device: Where the patches are wanted.
             orientation: Flip and turn of every patch, 0 to 7, shape (B,), on
                 ``device``; none by default.
+            within: A window that holds the centres of this and the next batches: first
+                row, row after the last, first column, column after the last. A lazy
+                scene reads it once for all of them.
 
         Returns:
             Patches, float32, contiguous, shape (B, bands, P, P).
         """
         device = torch.device(device)
-        if not self.lazy:
+        if self._keeps_cube(device):
             row_col = row_col.to(device, non_blocking=True)
             return gather_patches(
                 self.cube(device), row_col, self.patch_size, orientation
@@ -213,12 +240,19 @@ class PatchSource:
         centres = row_col.tolist()
         if centres:
             rows, cols = zip(*centres, strict=True)
-            top, left = min(rows), min(cols)
-            height, width = max(rows) + 1 - top, max(cols) + 1 - left
-            if height * width <= _DENSE * len(centres):
+            bounds = [min(rows), max(rows) + 1, min(cols), max(cols) + 1]
+            top, bottom, left, right = bounds
+            pad = 2 * self.radius
+            pixels = (bottom - top + pad) * (right - left + pad)
+            if pixels <= max(_DENSE, size * size) * len(centres):
                 # Neighbours, as in a map: one window holds all of them.
-                block = self.window(top, top + height, left, left + width, device)
-                local = row_col.to(device) - torch.tensor([top, left], device=device)
+                if within is None:
+                    block = self.window(top, bottom, left, right, device)
+                else:
+                    bounds = within.tolist()
+                    block = self._window_once(bounds, device)
+                corner = torch.tensor([bounds[0], bounds[2]], device=device)
+                local = row_col.to(device) - corner
                 return gather_patches(block, local, size, orientation)
             # Patches side by side: a block that is one long column of patches.
             block = torch.cat([self.read_block(r, r + 1, c, c + 1) for r, c in centres])
@@ -228,6 +262,16 @@ class PatchSource:
         first = torch.arange(len(centres), device=device) * size
         local = torch.stack([first, torch.zeros_like(first)], dim=1)
         return gather_patches(block, local, size, orientation)
+
+    def _window_once(self, bounds: list[int], device: torch.device) -> Tensor:
+        """Give the block of a window, read anew only if another was asked for before."""
+        key = (bounds, device)
+        top, bottom, left, right = bounds
+        if self._last_window is None or self._last_window[0] != key:
+            self._last_window = None  # freed before the next one is read
+            block = self.window(top, bottom, left, right, device)
+            self._last_window = (key, block)
+        return self._last_window[1]
 
     def window(
         self,
@@ -263,7 +307,7 @@ class PatchSource:
                 f'{cols} pixels'
             )
         device = torch.device(device)
-        if self.lazy:
+        if not self._keeps_cube(device):
             return self.read_block(row_start, row_stop, col_start, col_stop).to(device)
         pad = 2 * self.radius
         cube = self.cube(device)
@@ -289,12 +333,14 @@ class PatchSource:
         return cube
 
     def clear(self) -> None:
-        """Free the cubes on every device."""
+        """Free the cubes and windows on every device."""
         self._cubes.clear()
+        self._fits.clear()
+        self._last_window = None
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave the cubes out of a pickle."""
-        return {**self.__dict__, '_cubes': {}}
+        """Leave the cubes and windows out of a pickle."""
+        return {**self.__dict__, '_cubes': {}, '_fits': {}, '_last_window': None}
 
     def read_block(
         self, row_start: int, row_stop: int, col_start: int, col_stop: int

@@ -248,7 +248,8 @@ class Split:
                 the subset is unlabelled in it.
         """
         self._check_shape(label_map)
-        labels = np.asarray(label_map).ravel()[self.indices(subset)].astype(np.int64)
+        pixels = np.divmod(self.indices(subset), self.shape[1])
+        labels = np.asarray(label_map)[pixels].astype(np.int64)
         if labels.size and labels.min() < 1:
             raise ValueError(
                 f'{int((labels < 1).sum())} pixels of subset {subset!r} are unlabelled '
@@ -284,12 +285,14 @@ class Split:
         for name in SUBSETS:
             labels = self.labels(label_map, name)
             counts[name] = np.bincount(labels, minlength=classes + 1)[1:].tolist()
-        every = np.asarray(label_map).ravel().astype(np.int64)
+        total = np.zeros(classes + 1, dtype=np.int64)
+        for row in np.asarray(label_map):
+            total += np.bincount(row, minlength=classes + 1)
         for source, target in self.relabel.items():
-            every[every == source] = target
-        total = np.bincount(every, minlength=classes + 1)[1:]
+            total[target] += total[source]
+            total[source] = 0
         used = np.sum([counts[name] for name in SUBSETS], axis=0)
-        counts['unused'] = (total - used).tolist()
+        counts['unused'] = (total[1:] - used).tolist()
         return counts
 
     def overlap(self, patch_size: int) -> Overlap:
