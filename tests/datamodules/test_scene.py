@@ -528,6 +528,20 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match="trained on scene 'Mars'"):
             ready().load_state_dict(state)
 
+    @pytest.mark.parametrize('options', [{'mixing': 0.0}, {'noise': 0.5}])
+    def test_other_cube_under_the_same_labels(self, options: dict[str, Any]) -> None:
+        state = ready().state_dict()
+        other = ready(**options)
+        assert other.split == ready().split
+        with pytest.raises(ValueError, match=r'another cube: .*allow_other_split'):
+            other.load_state_dict(state)
+        other.allow_other_split = True
+        with pytest.warns(UserWarning, match='another cube'):
+            other.load_state_dict(state)
+        # Checkpoints that were written before the digest was are not refused.
+        del state['scene']['cube']
+        ready(**options).load_state_dict(state)
+
     def test_other_data_module_is_refused(
         self, task: ClassificationTask, tmp_path: Path
     ) -> None:

@@ -13,6 +13,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from torchgeo_ekgnet.datasets import BandSelection, HyperspectralScene
+from torchgeo_ekgnet.datasets import scene as scene_module
 from torchgeo_ekgnet.datasets.palette import class_palette
 from torchgeo_ekgnet.datasets.scene import ArraySource
 
@@ -287,6 +288,20 @@ class TestScene:
         assert facts['synthetic'] is True
         assert facts['nodata'] == 'nan'
         assert repr(scene).startswith("HyperspectralScene('here', synthetic, 6 x 5")
+
+    def test_digest_tells_cubes_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        digest = HyperspectralScene(cube(), labels()).digest()
+        assert HyperspectralScene(Lazy(cube()), labels()).digest() == digest
+        assert HyperspectralScene(cube(), None).facts()['cube'] == digest
+        assert HyperspectralScene(cube(), labels(), bands=[0, 1]).digest() != digest
+        other = cube().copy()
+        other[-1, -1, -1] += 1
+        assert HyperspectralScene(other, labels()).digest() != digest
+        # Of a large cube some rows tell.
+        monkeypatch.setattr(scene_module, '_BLOCK_VALUES', 2 * 5 * 4)
+        digest = HyperspectralScene(cube(), labels()).digest()
+        assert HyperspectralScene(other, labels()).digest() == digest
+        assert HyperspectralScene(cube() + 1, labels()).digest() != digest
 
 
 def test_palette_has_distinct_colours() -> None:

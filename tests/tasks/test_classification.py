@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from torchgeo_ekgnet._compat import ClassificationTask
+from torchgeo_ekgnet.callbacks import RunFolder
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.metrics import Accuracies
@@ -25,16 +27,16 @@ BANDS, CLASSES, PATCH = 12, 3, 5
 
 
 def make_datamodule(**kwargs: Any) -> SyntheticSceneDataModule:
-    return SyntheticSceneDataModule(
-        rows=20,
-        cols=20,
-        num_bands=BANDS,
-        num_classes=CLASSES,
-        patch_size=PATCH,
-        batch_size=32,
-        split=RandomSplit(0.3, 0.2, 3),
-        **kwargs,
-    )
+    arguments: dict[str, Any] = {
+        'rows': 20,
+        'cols': 20,
+        'num_bands': BANDS,
+        'num_classes': CLASSES,
+        'patch_size': PATCH,
+        'batch_size': 32,
+        'split': RandomSplit(0.3, 0.2, 3),
+    }
+    return SyntheticSceneDataModule(**{**arguments, **kwargs})
 
 
 def make_task(**kwargs: Any) -> HyperspectralClassificationTask:
@@ -389,6 +391,95 @@ class TestCheckpoints:
             next(other.model.parameters()), next(task.model.parameters())
         )
         assert not other.is_trained
+
+    @pytest.fixture(params=['weights', 'load_from_checkpoint', 'same process'])
+    def trained(
+        self,
+        request: pytest.FixtureRequest,
+        fitted: tuple[HyperspectralClassificationTask, Path],
+    ) -> HyperspectralClassificationTask:
+        """A trained task, by every way that passes no ``ckpt_path``."""
+        task, path = fitted
+        match request.param:
+            case 'weights':
+                options = {'model_options': {'num_experts': 2}}
+                return make_task(weights=str(path), **options)
+            case 'load_from_checkpoint':
+                return HyperspectralClassificationTask.load_from_checkpoint(
+                    path, map_location='cpu', weights_only=True
+                )
+            case _:
+                return task
+
+    @pytest.mark.parametrize('stage', ['validate', 'test', 'predict'])
+    @pytest.mark.parametrize(
+        ('options', 'message'),
+        [
+            ({'split': RandomSplit(0.3, 0.2, 4)}, 'another split.*allow_other_split'),
+            ({'normalization': 'minmax'}, 'normalization'),
+        ],
+    )
+    def test_training_pixels_are_not_scored(
+        self,
+        trained: HyperspectralClassificationTask,
+        stage: str,
+        options: dict[str, Any],
+        message: str,
+        tmp_path: Path,
+    ) -> None:
+        trainer = make_trainer(tmp_path, callbacks=[RunFolder('small')])
+        before = {path.name for path in tmp_path.iterdir()}
+        with pytest.raises(ValueError, match=message):
+            getattr(trainer, stage)(trained, datamodule=make_datamodule(**options))
+        # Nor is a run opened for a score that is refused.
+        assert {path.name for path in tmp_path.iterdir()} == before
+        getattr(trainer, stage)(trained, datamodule=make_datamodule())
+
+    def test_other_split_when_asked_for(
+        self, trained: HyperspectralClassificationTask, tmp_path: Path
+    ) -> None:
+        """The statistics of the training run are used, whatever the split."""
+        split = RandomSplit(0.3, 0.2, 4)
+        first, other = (
+            make_datamodule(normalize_over='train', **options)
+            for options in ({}, {'split': split, 'allow_other_split': True})
+        )
+        make_trainer(tmp_path).fit(trained, first)
+        with pytest.warns(UserWarning, match='another split'):
+            make_trainer(tmp_path).test(trained, other, verbose=False)
+        row_col = torch.tensor([[3, 4]])
+        torch.testing.assert_close(other.gather(row_col), first.gather(row_col))
+
+    def test_weights_may_be_tuned_on_another_split(
+        self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path
+    ) -> None:
+        _, path = fitted
+        options = {'model_options': {'num_experts': 2}, 'weights': str(path)}
+        datamodule = make_datamodule(split=RandomSplit(0.3, 0.2, 4))
+        task = make_task(**options)
+        trainer = make_trainer(tmp_path)
+        trainer.fit(task, datamodule)
+        trainer.test(task, datamodule, verbose=False)
+        with pytest.raises(ValueError, match='another split'):
+            trainer.test(task, make_datamodule(), verbose=False)
+
+    def test_weights_of_another_task(self, tmp_path: Path) -> None:
+        """Of torchgeo's own task, the checkpoint knows the data all the same."""
+        plain = ClassificationTask(
+            'ekgnet_tiny', in_channels=BANDS, num_classes=CLASSES
+        )
+        trainer = make_trainer(tmp_path)
+        trainer.fit(plain, make_datamodule())
+        trainer.save_checkpoint(tmp_path / 'plain.ckpt')
+        task = make_task(weights=str(tmp_path / 'plain.ckpt'))
+        trainer.test(task, make_datamodule(), verbose=False)
+        other = make_datamodule(split=RandomSplit(0.3, 0.2, 4))
+        with pytest.raises(ValueError, match='another split'):
+            trainer.test(task, other)
+        # A file of parameters alone tells nothing of its data.
+        torch.save(task.model.state_dict(), tmp_path / 'bare.pth')
+        bare = make_task(weights=str(tmp_path / 'bare.pth'))
+        trainer.test(bare, other, verbose=False)
 
     def test_missing_weights(self) -> None:
         with pytest.raises(FileNotFoundError, match=r'weights: no file .*none\.ckpt'):

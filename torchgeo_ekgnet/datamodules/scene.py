@@ -114,8 +114,8 @@ class HyperspectralDataModule(NonGeoDataModule):
     ``mean`` is 0 and ``std`` is 1: patches come from a cube that is normalised once.
 
     The split, the preprocessing and its statistics travel in every checkpoint. A
-    checkpoint is refused if this data module would show its network other pixels than
-    it was trained with: testing it would score training pixels.
+    network is refused if this data module would show it other pixels than it was
+    trained with: testing it would score training pixels.
 
     The last training batch is dropped only if it had a single sample, which batch
     normalisation cannot train on; no other sample is ever left out.
@@ -503,8 +503,9 @@ class HyperspectralDataModule(NonGeoDataModule):
         Raises:
             MisconfigurationException: If :meth:`setup` was not called, or there are no
                 such pixels.
-            ValueError: If the trainer loads a checkpoint without a split.
+            ValueError: If the network was, or may have been, trained on other pixels.
         """
+        check_training_data(self)
         self._check_checkpoint()
         # Positions cost nothing to load: worker processes would only slow it down.
         warnings.filterwarnings(
@@ -662,8 +663,9 @@ class HyperspectralDataModule(NonGeoDataModule):
     def _check_checkpoint(self) -> None:
         """Refuse a checkpoint whose split is not known.
 
-        Lightning restores a data module from the entry of its own class; a
-        checkpoint of another data module never gets to :meth:`load_state_dict`.
+        Lightning restores a data module from the entry of its own class. Of a task
+        that does not remember its data, the checkpoint of another data module never
+        gets to :meth:`load_state_dict`.
         """
         if self.trainer is None or self.trainer.ckpt_path is None:
             return
@@ -717,10 +719,31 @@ def _after_setup(value: T | None, name: str) -> T:
     return value
 
 
+def check_training_data(datamodule: Any) -> None:
+    """Refuse to show a network other pixels than those it was trained with.
+
+    A task of this package remembers the state of its training data, whichever way its
+    weights came to be: trained in this process, loaded by Lightning or by itself. The
+    data module takes that state over as if Lightning had restored it.
+
+    Args:
+        datamodule: Data module with ``trainer`` and ``load_state_dict``.
+
+    Raises:
+        ValueError: If the network was trained on other data.
+    """
+    trainer = datamodule.trainer
+    if trainer is None or trainer.state.fn == 'fit':
+        return
+    provenance = getattr(trainer.lightning_module, 'provenance', None) or {}
+    if provenance.get('data'):
+        datamodule.load_state_dict(provenance['data'])
+
+
 def _differences(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
     """Say where the preprocessing of a checkpoint is not that of a data module."""
     for name in ('num_bands', 'patch_size', 'padding_mode', 'normalization', 'pca'):
-        theirs, ours = state[name], mine[name]
+        theirs, ours = state.get(name), mine[name]
         if name == 'pca' and theirs is not None and ours is not None:
             keys = ('num_components', 'whiten')
             theirs, ours = ({key: pca[key] for key in keys} for pca in (theirs, ours))
@@ -738,8 +761,15 @@ def _other_pixels(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator
             f'the checkpoint was trained on scene {state["scene"]["name"]!r}, this '
             f'data module has {mine["scene"]["name"]!r}'
         )
+    cubes = [facts['scene'].get('cube') for facts in (state, mine)]
     if state['bands'] != mine['bands']:
         yield 'the checkpoint was trained on other bands of the file'
+    elif None not in cubes and cubes[0] != cubes[1]:
+        yield (
+            f'the checkpoint was trained on another cube: {state["scene"]["source"]} '
+            f'(digest {cubes[0][:12]}), this data module has '
+            f'{mine["scene"]["source"]} (digest {cubes[1][:12]})'
+        )
     theirs, ours = state['split'], mine['split']
     if theirs['identity'] != ours['identity']:
         yield (

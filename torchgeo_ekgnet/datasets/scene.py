@@ -3,6 +3,7 @@
 
 """The hyperspectral scene: cube, label map and what is known about them."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -471,11 +472,25 @@ class HyperspectralScene:
         for start in range(0, rows, step):
             yield start, min(rows, start + step)
 
+    def digest(self) -> str:
+        """Identify the values of the cube, by whole rows if it is large.
+
+        Returns:
+            SHA-256 of evenly spaced rows as float32, 64 hexadecimal digits; the same
+            for a scene in memory and one that is read lazily.
+        """
+        rows, cols, bands = self.shape
+        digest = hashlib.sha256(np.asarray(self.shape, dtype='<i8').tobytes())
+        for row in range(0, rows, -(-rows * cols * bands // _BLOCK_VALUES)):
+            digest.update(self.read(row, row + 1, 0, cols).astype('<f4').tobytes())
+        return digest.hexdigest()
+
     def facts(self) -> dict[str, Any]:
         """Describe the scene in values that JSON can hold.
 
         Returns:
-            Name, shape, wavelengths, classes, palette, georeference and origin.
+            Name, shape, wavelengths, classes, palette, georeference, origin and the
+            digest of the cube.
         """
         return {
             'name': self.name,
@@ -496,6 +511,7 @@ class HyperspectralScene:
             'dtype': str(self.dtype),
             'synthetic': self.synthetic,
             'source': self.source,
+            'cube': self.digest(),
         }
 
     def __repr__(self) -> str:

@@ -81,7 +81,8 @@ class HyperspectralClassificationTask(ClassificationTask):
     accuracies: dict[str, Accuracies]
 
     #: What is known of the training run that made the weights: ``epochs``, ``seed``,
-    #: ``versions``; None before fitting or loading.
+    #: ``versions``, and ``data``, the state of its datamodule, by which a datamodule
+    #: refuses to score pixels that the network has seen; None before fitting or loading.
     provenance: dict[str, Any] | None
 
     _stages: ClassVar[tuple[str, ...]] = ('train', 'val', 'test')
@@ -153,7 +154,6 @@ class HyperspectralClassificationTask(ClassificationTask):
         cls = type(self)
         self.hparams.setdefault('_class_path', f'{cls.__module__}.{cls.__qualname__}')
         self.accuracies = {}
-        self.provenance = None
 
     @property
     def is_built(self) -> bool:
@@ -172,6 +172,7 @@ class HyperspectralClassificationTask(ClassificationTask):
             ValueError: If timm knows no model of that name.
         """
         self._trained = False
+        self.provenance = None
         name = self.hparams['model']
         _check_model(name)
         options = dict(self.hparams['model_options'] or {})
@@ -216,6 +217,8 @@ class HyperspectralClassificationTask(ClassificationTask):
             state_dict = content.get('state_dict', content)
         missing, _ = load_state_dict(self.model, state_dict)
         self._trained = not missing
+        if self._trained:
+            self.provenance = _provenance(content)
 
     def configure_losses(self) -> None:
         """Create the loss; 'balanced' weights follow when the split is known."""
@@ -513,8 +516,13 @@ class HyperspectralClassificationTask(ClassificationTask):
         self._trained = True
 
     def on_train_epoch_start(self) -> None:
-        """Note where the weights come from."""
-        self.provenance = self._current_provenance()
+        """Note where the weights come from, and what they have seen."""
+        datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        known = hasattr(datamodule, 'describe')
+        self.provenance = {
+            **self._current_provenance(),
+            'data': datamodule.state_dict() if known else None,
+        }
 
     def on_validation_start(self) -> None:
         """Refuse ``validate`` with random weights.
@@ -588,7 +596,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         Args:
             checkpoint: Content of the checkpoint.
         """
-        self.provenance = checkpoint.get('torchgeo_ekgnet')
+        self.provenance = _provenance(checkpoint)
 
     def _current_provenance(self) -> dict[str, Any]:
         """Describe the training run of this process.
@@ -602,6 +610,23 @@ class HyperspectralClassificationTask(ClassificationTask):
             'seed': int(seed) if seed else None,
             'versions': versions(),
         }
+
+
+def _provenance(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read from which training run, on which data, a checkpoint comes.
+
+    Args:
+        checkpoint: Content of a checkpoint, also of torchgeo's own task.
+
+    Returns:
+        What the task has written down; of another task, what the datamodule has.
+    """
+    provenance: dict[str, Any] = dict(checkpoint.get('torchgeo_ekgnet') or {})
+    if not provenance.get('data'):
+        from ..maps.checkpoint import data_state
+
+        provenance['data'] = data_state(checkpoint)
+    return provenance if any(provenance.values()) else None
 
 
 def versions() -> dict[str, str]:
