@@ -485,9 +485,13 @@ class HyperspectralDataModule(NonGeoDataModule):
 
         Returns:
             The data loader, or no loader if a fit has no validation pixels.
+
+        Raises:
+            ValueError: If a fit without validation pixels depends on them.
         """
         fitting = self.trainer is not None and self.trainer.state.fn == 'fit'
         if fitting and self.split.val.size == 0:
+            _check_monitors(self.trainer)
             return []
         return self._dataloader_factory('val')
 
@@ -684,6 +688,26 @@ class HyperspectralDataModule(NonGeoDataModule):
             )
         rank_zero_warn(f'{message}; accepted because allow_other_split is set')
         self._checked_checkpoint = path
+
+
+def _check_monitors(trainer: Any) -> None:
+    """Refuse to train without validation pixels if something waits for their score.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        ValueError: If a callback or schedule monitors a figure of the validation.
+    """
+    for watcher in (*trainer.callbacks, *trainer.lr_scheduler_configs):
+        monitor = str(getattr(watcher, 'monitor', None))
+        if monitor.startswith('val_'):
+            name = type(getattr(watcher, 'scheduler', watcher)).__name__
+            raise ValueError(
+                f'the split leaves no validation pixel, and {name} monitors '
+                f'{monitor!r}: give a split with val > 0, or let it monitor '
+                f'{monitor.replace("val_", "train_")!r}'
+            )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
