@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
@@ -66,6 +67,16 @@ def make_batch(size: int = 8) -> dict[str, Tensor]:
 def make_loader(size: int) -> DataLoader[Any]:
     batches: Any = [make_batch(size)]
     return DataLoader(batches, batch_size=None)
+
+
+class Rates(Callback):
+    """Notes the learning rate of every epoch."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]['lr'])
 
 
 class TestConfusionCounts:
@@ -279,24 +290,42 @@ class TestOptimizer:
         ],
     )
     def test_schedules(self, schedule: str, expected: Any, tmp_path: Path) -> None:
-        task = make_task(lr_schedule=schedule, lr=0.01)
-        rates: list[float] = []
-
-        from lightning.pytorch import Callback
-
-        class Spy(Callback):
-            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-                rates.append(trainer.optimizers[0].param_groups[0]['lr'])
-
+        spy = Rates()
         trainer = make_trainer(
             tmp_path,
             max_epochs=6,
-            callbacks=[Spy()],
+            callbacks=[spy],
             limit_train_batches=1,
             limit_val_batches=0,
         )
-        trainer.fit(task, make_datamodule())
-        np.testing.assert_allclose(rates, [0.01 * expected(e) for e in range(6)])
+        trainer.fit(make_task(lr_schedule=schedule, lr=0.01), make_datamodule())
+        np.testing.assert_allclose(spy.rates, [0.01 * expected(e) for e in range(6)])
+
+    def test_cosine_of_a_run_that_is_resumed_for_more_epochs(
+        self, tmp_path: Path
+    ) -> None:
+        rates: list[float] = []
+        for epochs, path in ((2, None), (5, tmp_path / 'every.ckpt')):
+            spy = Rates()
+            # With a monitor, an epoch is saved before the schedule goes on.
+            every = ModelCheckpoint(
+                tmp_path,
+                'every',
+                monitor='val_loss',
+                save_top_k=-1,
+                enable_version_counter=False,
+            )
+            trainer = make_trainer(
+                tmp_path,
+                max_epochs=epochs,
+                callbacks=[spy, every],
+                limit_train_batches=1,
+                enable_checkpointing=True,
+            )
+            trainer.fit(make_task(lr=0.01), make_datamodule(), ckpt_path=path)
+            rates += spy.rates
+        of_five = [0.005 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
+        np.testing.assert_allclose(rates, [0.01, 0.005, *of_five[2:]])
 
     def test_wave_touches_zero_and_returns(self) -> None:
         from torchgeo_ekgnet.tasks.classification import _wave

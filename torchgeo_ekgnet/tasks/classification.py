@@ -15,12 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from segmentation_models_pytorch.losses import FocalLoss, JaccardLoss
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    LambdaLR,
-    LRScheduler,
-    ReduceLROnPlateau,
-)
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from .._compat import ClassificationTask, extract_backbone, load_state_dict
@@ -398,7 +393,7 @@ class HyperspectralClassificationTask(ClassificationTask):
                         "lr_schedule: 'cosine' needs trainer.max_epochs, found "
                         f'{epochs}; give a number of epochs or another schedule'
                     )
-                schedule = CosineAnnealingLR(optimizer, T_max=epochs)
+                schedule = _CosineToZero(optimizer, epochs)
         return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule}}
 
     def _step(self, batch: Mapping[str, Tensor], stage: str) -> Tensor:
@@ -771,6 +766,39 @@ def _needs_img_size(name: str) -> bool:
         return False
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return bool(cfg is not None and cfg.fixed_input_size)
+
+
+class _CosineToZero(LambdaLR):
+    """Cosine from the full learning rate to 0 over the epochs of this trainer.
+
+    What a checkpoint restores is the epoch only, so that a run which is resumed for
+    more epochs has the rates of one that was meant to be that long.
+    """
+
+    def __init__(self, optimizer: Optimizer, epochs: int) -> None:
+        """Initialize.
+
+        Args:
+            optimizer: The optimizer.
+            epochs: Epoch at which the rate is 0.
+        """
+        super().__init__(
+            optimizer, lambda epoch: 0.5 + 0.5 * math.cos(math.pi * epoch / epochs)
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the epoch of a checkpoint.
+
+        Args:
+            state_dict: State of a schedule, over any number of epochs.
+        """
+        super().load_state_dict(state_dict)
+        factors = [factor(self.last_epoch) for factor in self.lr_lambdas]
+        self._last_lr = [
+            rate * factor for rate, factor in zip(self.base_lrs, factors, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group['lr'] = rate
 
 
 def _wave(epoch: int) -> float:
