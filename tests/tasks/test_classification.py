@@ -164,6 +164,14 @@ class TestArguments:
             ({'lr': 0.0}, 'lr: found 0.0'),
             ({'lr': math.nan}, 'lr: found nan'),
             ({'model_options': {'in_chans': 3}}, 'model_options: in_chans belongs to'),
+            (
+                {'class_weights': 'balanced', 'loss': 'focal'},
+                "class_weights: loss 'focal' does not weigh classes",
+            ),
+            (
+                {'class_weights': [1.0, 2.0, 3.0], 'loss': 'jaccard'},
+                "class_weights: loss 'jaccard' does not weigh classes",
+            ),
         ],
     )
     def test_bad_values(self, options: dict[str, Any], message: str) -> None:
@@ -171,7 +179,7 @@ class TestArguments:
             make_task(**options)
 
     def test_unknown_model_option(self) -> None:
-        with pytest.raises(TypeError, match='num_expert'):
+        with pytest.raises(ValueError, match=r"model_options: .* option 'num_expert'"):
             make_task(in_channels=BANDS, num_classes=2, model_options={'num_expert': 3})
 
     def test_model_options_reach_the_network(self) -> None:

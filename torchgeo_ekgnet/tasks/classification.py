@@ -107,8 +107,9 @@ class HyperspectralClassificationTask(ClassificationTask):
             in_channels: Bands of the patches; None takes them from the datamodule.
             num_classes: Number of classes; None takes it from the datamodule.
             loss: One of 'ce' (cross entropy), 'focal' or 'jaccard'.
-            class_weights: Weight of every class in the cross entropy; 'balanced'
-                weighs class c with N / (C n_c), n_c of the N training pixels.
+            class_weights: Weight of every class in the cross entropy, with *loss* 'ce'
+                only; 'balanced' weighs class c with N / (C n_c), n_c of the N training
+                pixels.
             lr: Learning rate of Adam.
             lr_schedule: 'cosine' falls from *lr* to 0 over the epochs of the trainer;
                 'constant' keeps *lr*; 'cosine_wave' is what the released program does
@@ -127,7 +128,9 @@ class HyperspectralClassificationTask(ClassificationTask):
         Raises:
             ValueError: If an argument has no meaning; the message names it.
         """
-        _check_arguments(in_channels, num_classes, class_weights, lr, model_options)
+        _check_arguments(
+            in_channels, num_classes, loss, class_weights, lr, model_options
+        )
         super().__init__(weights=weights)
         names = (
             'model',
@@ -164,7 +167,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Build the network, or wait for the datamodule to tell its sizes.
 
         Raises:
-            ValueError: If timm knows no model of that name.
+            ValueError: If timm knows no model of that name, or the model no option.
         """
         self._trained = False
         self.provenance = None
@@ -180,13 +183,21 @@ class HyperspectralClassificationTask(ClassificationTask):
             self.model = _Unbuilt(unknown)
             return
 
-        self.model = timm.create_model(
-            name,
-            pretrained=self.weights is True,
-            num_classes=self.hparams['num_classes'],
-            in_chans=self.hparams['in_channels'],
-            **options,
-        )
+        try:
+            self.model = timm.create_model(
+                name,
+                pretrained=self.weights is True,
+                num_classes=self.hparams['num_classes'],
+                in_chans=self.hparams['in_channels'],
+                **options,
+            )
+        except TypeError as error:
+            unknown = [key for key in options if f"argument '{key}'" in str(error)]
+            if not unknown:
+                raise
+            raise ValueError(
+                f'model_options: {name} has no option {unknown[0]!r} ({error})'
+            ) from error
         self._trained = bool(options.get('checkpoint_path'))
         if isinstance(self.weights, str) and self.weights:
             self._load_weights(self.weights)
@@ -691,6 +702,7 @@ def _balanced_weights(counts: Tensor) -> list[float]:
 def _check_arguments(
     in_channels: int | None,
     num_classes: int | None,
+    loss: str,
     class_weights: Sequence[float] | str | None,
     lr: float,
     model_options: dict[str, Any] | None,
@@ -700,6 +712,7 @@ def _check_arguments(
     Args:
         in_channels: Bands or None.
         num_classes: Classes or None.
+        loss: 'ce', 'focal' or 'jaccard'.
         class_weights: Weights, 'balanced' or None.
         lr: Learning rate.
         model_options: Arguments of the model or None.
@@ -717,6 +730,11 @@ def _check_arguments(
         raise ValueError(
             f"class_weights: found {class_weights!r}, expected 'balanced' or a list "
             'of numbers'
+        )
+    if class_weights is not None and loss != 'ce':
+        raise ValueError(
+            f"class_weights: loss {loss!r} does not weigh classes, expected loss 'ce' "
+            'or no class_weights'
         )
     if not lr > 0 or math.isinf(lr):
         raise ValueError(f'lr: found {lr}, expected a positive number')
