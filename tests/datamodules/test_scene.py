@@ -606,6 +606,14 @@ class TestScenes:
         assert module.class_counts('train').tolist() == [196, 672, 308, 763, 337, 400]
         assert len(module.describe()['bands']) == 204
 
+    def test_options_of_the_dataset(self) -> None:
+        ksc = KSCDataModule(dataset_options={'repair': False})
+        assert ksc.kwargs['repair'] is False
+        source = ready(dataset_options={'seed': 5}, noise=0.5).scene.source
+        assert 'seed 5' in source and 'noise 0.5' in source
+        own = CustomSceneDataModule(dataset_options={'lazy': True}, cube='a.npy')
+        assert own.kwargs['lazy'] is True and own.kwargs['cube'] == 'a.npy'
+
     def test_missing_files(self, tmp_path: Path) -> None:
         from torchgeo.datasets import DatasetNotFoundError
 
