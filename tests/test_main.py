@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -455,3 +455,44 @@ def test_process_errors_are_one_line(tmp_path: Path) -> None:
     assert "no file 'nothing'" in plain.stderr
     debug = run('fit', '--config', 'nothing', TORCHGEO_EKGNET_DEBUG='1')
     assert 'Traceback' in debug.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--data.batch_size', '0'], 'batch_size is 0, expected at least 1'),
+        (['--data.pca', '0'], 'pca is 0, expected a positive number'),
+        (['--data.split.init_args.train', '0.99'], 'train + val is 1.19'),
+        (
+            ['--model.init_args.model_options', '{"num_expert": 8}'],
+            "model_options: ekgnet_tiny has no option 'num_expert'",
+        ),
+    ],
+)
+def test_errors_of_constructors_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('TORCHGEO_EKGNET_DEBUG', raising=False)
+    monkeypatch.setattr(
+        sys, 'argv', ['torchgeo', 'fit', '--config', EKGNET, *arguments]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    text = str(stop.value.code)
+    assert text.startswith(f'torchgeo-ekgnet: ValueError: {message}')
+    assert '\n' not in text
+
+
+def test_errors_of_others_keep_their_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(args: Sequence[str]) -> None:
+        try:
+            resolve_config('nothing')
+        except FileNotFoundError:
+            raise ValueError('something else') from None
+
+    monkeypatch.setattr(command_line, 'run', fail)
+    with pytest.raises(ValueError, match='something else'):
+        main()

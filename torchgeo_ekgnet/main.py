@@ -218,9 +218,27 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         run(sys.argv[1:])
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        if os.environ.get(_DEBUG) or not _raised_here(error):
+        own = _own_error(error)
+        if os.environ.get(_DEBUG) or own is None:
             raise
-        raise SystemExit(f'torchgeo-ekgnet: {type(error).__name__}: {error}') from None
+        raise SystemExit(f'torchgeo-ekgnet: {type(own).__name__}: {own}') from None
+
+
+def _own_error(error: BaseException | None) -> BaseException | None:
+    """Find what this package raised on purpose in a chain of errors.
+
+    The command line wraps errors of a constructor into its own, which list every value.
+
+    Args:
+        error: The last error of the chain.
+
+    Returns:
+        The latest error that this package raised; None if there is none.
+    """
+    while error is not None and not _raised_here(error):
+        hidden = error.__suppress_context__
+        error = error.__cause__ or (None if hidden else error.__context__)
+    return error
 
 
 def _raised_here(error: BaseException) -> bool:

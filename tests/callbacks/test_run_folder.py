@@ -4,6 +4,7 @@
 """What the command line tests do not see of the run folder."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
 from torchgeo_ekgnet.callbacks.run_folder import (
+    _create_first,
     newest_checkpoint,
     run_of_checkpoint,
     run_path,
@@ -24,25 +26,32 @@ from torchgeo_ekgnet.datasets.splits import Split
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 
-def make_datamodule() -> SyntheticSceneDataModule:
+def make_datamodule(val: float = 0.2) -> SyntheticSceneDataModule:
     return SyntheticSceneDataModule(
         rows=20,
         cols=20,
         num_bands=12,
         num_classes=3,
         patch_size=5,
-        split=RandomSplit(0.3, 0.2, 3),
+        split=RandomSplit(0.3, val, 3),
     )
 
 
-def make_trainer(folder: Path, **options: Any) -> Trainer:
+def make_trainer(
+    folder: Path,
+    tensorboard: bool = True,
+    monitor: str | None = 'val_loss',
+    max_epochs: int = 1,
+    num_sanity_val_steps: int = 2,
+) -> Trainer:
     callbacks = [
-        RunFolder('small', **options),
-        ModelCheckpoint(filename='best', monitor='val_loss'),
+        RunFolder('small', tensorboard=tensorboard),
+        ModelCheckpoint(filename='best', monitor=monitor),
         AccuracyReport(table=False),
     ]
     return Trainer(
-        max_epochs=1,
+        max_epochs=max_epochs,
+        num_sanity_val_steps=num_sanity_val_steps,
         accelerator='cpu',
         logger=False,
         callbacks=callbacks,
@@ -70,6 +79,106 @@ def test_loggers_share_the_version(tmp_path: Path) -> None:
     newest = newest_checkpoint(tmp_path / 'runs' / 'small')
     assert newest is not None
     assert newest.parent.parent.name == 'version_1'
+
+
+@pytest.mark.parametrize('moved', [False, True])
+def test_resumed_run_keeps_the_best_epochs(
+    moved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the epochs after the resume one is second best and one is worse."""
+    losses = iter([3.0, 1.0, 2.0, 5.0])
+    monkeypatch.setattr(
+        HyperspectralClassificationTask,
+        'on_validation_epoch_end',
+        lambda self: self.log('known_loss', next(losses)),
+    )
+
+    def fit(epochs: int, checkpoint: Path | None = None) -> ModelCheckpoint:
+        best = ModelCheckpoint(filename='best', monitor='known_loss', save_top_k=2)
+        last = ModelCheckpoint(filename='last', enable_version_counter=False)
+        trainer = Trainer(
+            max_epochs=epochs,
+            accelerator='cpu',
+            callbacks=[RunFolder('small'), best, last],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            num_sanity_val_steps=0,
+        )
+        task = HyperspectralClassificationTask('ekgnet_tiny')
+        trainer.fit(task, make_datamodule(), ckpt_path=checkpoint)
+        return best
+
+    fit(2)
+    first = tmp_path / 'runs' / 'small' / 'version_0'
+    if moved:
+        first = first.rename(tmp_path / 'elsewhere')
+    before = {path: path.read_bytes() for path in first.glob('checkpoints/*')}
+    best = fit(4, first / 'checkpoints' / 'last.ckpt')
+
+    second = tmp_path / 'runs' / 'small' / f'version_{int(not moved)}' / 'checkpoints'
+    assert float(best.best_model_score or 0) == 1.0
+    scores = {
+        torch.load(path, weights_only=True)['epoch']: float(score)
+        for path, score in best.best_k_models.items()
+    }
+    assert scores == {1: 1.0, 2: 2.0}
+    assert {Path(path).parent for path in best.best_k_models} == {second}
+    kept = {Path(path) for path in best.best_k_models} | {second / 'last.ckpt'}
+    assert set(second.iterdir()) == kept
+    assert torch.load(best.best_model_path, weights_only=True)['epoch'] == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_resume_without_the_best_checkpoint(tmp_path: Path) -> None:
+    """A checkpoint that came alone goes on alone."""
+    trainer = make_trainer(tmp_path)
+    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    lone = tmp_path / 'lone.ckpt'
+    path = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    Path(path).rename(lone)
+    trainer = make_trainer(tmp_path, max_epochs=2)
+    with pytest.warns(UserWarning, match='dirpath has changed'):
+        trainer.fit(
+            HyperspectralClassificationTask('ekgnet_tiny'),
+            make_datamodule(),
+            ckpt_path=lone,
+        )
+    assert (tmp_path / 'runs/small/version_1/checkpoints/best.ckpt').is_file()
+
+
+def test_runs_that_start_together_have_folders_of_their_own(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    paths = [RunFolder('small')._next_version(trainer) for _ in range(2)]
+    assert [path.name for path in paths] == ['version_0', 'version_1']
+    # Another process created the folder after this one had looked.
+    assert _create_first(paths[0].parent, 0).name == 'version_2'
+
+
+def test_other_processes_are_told_the_folder(tmp_path: Path) -> None:
+    trainer: Any = SimpleNamespace(
+        is_global_zero=False,
+        default_root_dir=tmp_path,
+        strategy=SimpleNamespace(broadcast=lambda path: path or 'told'),
+    )
+    assert RunFolder('small')._next_version(trainer) == Path('told')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_validation_pixels(tmp_path: Path) -> None:
+    datamodule = make_datamodule(val=0.0)
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    for sanity in (0, 2):
+        trainer = make_trainer(tmp_path, num_sanity_val_steps=sanity)
+        with pytest.raises(ValueError, match="ModelCheckpoint monitors 'val_loss'"):
+            trainer.fit(task, datamodule)
+        assert trainer.global_step == 0
+    plateau = HyperspectralClassificationTask('ekgnet_tiny', lr_schedule='plateau')
+    with pytest.raises(ValueError, match=r'ReduceLROnPlateau .* val > 0'):
+        make_trainer(tmp_path, monitor=None).fit(plateau, datamodule)
+    trainer = make_trainer(tmp_path, monitor='train_loss')
+    trainer.fit(task, datamodule)
+    assert Path(trainer.checkpoint_callback.best_model_path).is_file()  # type: ignore[union-attr]
 
 
 def test_versions_are_numbers() -> None:

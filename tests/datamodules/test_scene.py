@@ -587,6 +587,20 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match="trained on scene 'Mars'"):
             ready().load_state_dict(state)
 
+    @pytest.mark.parametrize('options', [{'mixing': 0.0}, {'noise': 0.5}])
+    def test_other_cube_under_the_same_labels(self, options: dict[str, Any]) -> None:
+        state = ready().state_dict()
+        other = ready(**options)
+        assert other.split == ready().split
+        with pytest.raises(ValueError, match=r'another cube: .*allow_other_split'):
+            other.load_state_dict(state)
+        other.allow_other_split = True
+        with pytest.warns(UserWarning, match='another cube'):
+            other.load_state_dict(state)
+        # Checkpoints that were written before the digest was are not refused.
+        del state['scene']['cube']
+        ready(**options).load_state_dict(state)
+
     def test_other_data_module_is_refused(
         self, task: ClassificationTask, tmp_path: Path
     ) -> None:
@@ -650,6 +664,14 @@ class TestScenes:
         module.setup('test')
         assert module.class_counts('train').tolist() == [196, 672, 308, 763, 337, 400]
         assert len(module.describe()['bands']) == 204
+
+    def test_options_of_the_dataset(self) -> None:
+        ksc = KSCDataModule(dataset_options={'repair': False})
+        assert ksc.kwargs['repair'] is False
+        source = ready(dataset_options={'seed': 5}, noise=0.5).scene.source
+        assert 'seed 5' in source and 'noise 0.5' in source
+        own = CustomSceneDataModule(dataset_options={'lazy': True}, cube='a.npy')
+        assert own.kwargs['lazy'] is True and own.kwargs['cube'] == 'a.npy'
 
     def test_missing_files(self, tmp_path: Path) -> None:
         from torchgeo.datasets import DatasetNotFoundError

@@ -16,6 +16,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from torchgeo_ekgnet.datasets import BandSelection, HyperspectralScene
+from torchgeo_ekgnet.datasets import scene as scene_module
 from torchgeo_ekgnet.datasets.palette import class_palette
 from torchgeo_ekgnet.datasets.scene import ArraySource
 
@@ -66,7 +67,7 @@ class TestLabels:
             tracemalloc.start()
             scene = HyperspectralScene(lazy, given, class_names={1: 'a'})
             assert sum(scene.class_counts) == (0 if given is None else rows * cols)
-            scene.cube_digest()
+            scene.digest()
             found.append(tracemalloc.get_traced_memory()[1] / (rows * cols))
             tracemalloc.stop()
         assert found[0] < 2
@@ -303,7 +304,7 @@ class TestScene:
 
         def digest(array: np.ndarray, **options: Any) -> str:
             stored = ArraySource(array) if lazy else array
-            return HyperspectralScene(stored, None, **options).cube_digest()
+            return HyperspectralScene(stored, None, **options).digest()
 
         plain = digest(values)
         assert digest(values.copy(), name='other') == plain
@@ -311,10 +312,8 @@ class TestScene:
             other = values.copy()
             other[row, col, -1] += 1
             assert digest(other) != plain
-        valid = np.ones((40, 50), dtype=bool)
-        valid[10, 10] = False
-        assert digest(values, valid=valid) != plain
         assert digest(values[:5, :7]) != plain
+        assert digest(values, bands=[0, 1]) != plain
 
     def test_stamps_of_files(self, tmp_path: Path) -> None:
         path = tmp_path / 'cube.npy'
@@ -346,7 +345,18 @@ class TestScene:
         assert 'UTM zone 32N' in facts['crs']
         assert facts['synthetic'] is True
         assert facts['nodata'] == 'nan'
+        assert facts['cube'] == scene.digest()
         assert repr(scene).startswith("HyperspectralScene('here', synthetic, 6 x 5")
+
+    def test_digest_of_a_large_cube(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of a very large cube some rows tell, in memory and lazily the same."""
+        monkeypatch.setattr(scene_module, '_DIGEST_VALUES', 2 * 5 * 4)
+        other = cube().copy()
+        other[-1, -1, -1] += 1
+        digest = HyperspectralScene(cube(), labels()).digest()
+        assert HyperspectralScene(other, labels()).digest() == digest
+        assert HyperspectralScene(Lazy(cube()), labels()).digest() == digest
+        assert HyperspectralScene(cube() + 1, labels()).digest() != digest
 
 
 def test_palette_has_distinct_colours() -> None:

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import timm
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from torchgeo_ekgnet._compat import ClassificationTask
+from torchgeo_ekgnet.callbacks import RunFolder
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.metrics import Accuracies
@@ -27,16 +30,16 @@ BANDS, CLASSES, PATCH = 12, 3, 5
 
 
 def make_datamodule(**kwargs: Any) -> SyntheticSceneDataModule:
-    return SyntheticSceneDataModule(
-        rows=20,
-        cols=20,
-        num_bands=BANDS,
-        num_classes=CLASSES,
-        patch_size=PATCH,
-        batch_size=32,
-        split=RandomSplit(0.3, 0.2, 3),
-        **kwargs,
-    )
+    arguments: dict[str, Any] = {
+        'rows': 20,
+        'cols': 20,
+        'num_bands': BANDS,
+        'num_classes': CLASSES,
+        'patch_size': PATCH,
+        'batch_size': 32,
+        'split': RandomSplit(0.3, 0.2, 3),
+    }
+    return SyntheticSceneDataModule(**{**arguments, **kwargs})
 
 
 def make_task(**kwargs: Any) -> HyperspectralClassificationTask:
@@ -66,6 +69,16 @@ def make_batch(size: int = 8) -> dict[str, Tensor]:
 def make_loader(size: int) -> DataLoader[Any]:
     batches: Any = [make_batch(size)]
     return DataLoader(batches, batch_size=None)
+
+
+class Rates(Callback):
+    """Notes the learning rate of every epoch."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]['lr'])
 
 
 class TestConfusionCounts:
@@ -153,6 +166,14 @@ class TestArguments:
             ({'lr': 0.0}, 'lr: found 0.0'),
             ({'lr': math.nan}, 'lr: found nan'),
             ({'model_options': {'in_chans': 3}}, 'model_options: in_chans belongs to'),
+            (
+                {'class_weights': 'balanced', 'loss': 'focal'},
+                "class_weights: loss 'focal' does not weigh classes",
+            ),
+            (
+                {'class_weights': [1.0, 2.0, 3.0], 'loss': 'jaccard'},
+                "class_weights: loss 'jaccard' does not weigh classes",
+            ),
         ],
     )
     def test_bad_values(self, options: dict[str, Any], message: str) -> None:
@@ -160,7 +181,7 @@ class TestArguments:
             make_task(**options)
 
     def test_unknown_model_option(self) -> None:
-        with pytest.raises(TypeError, match='num_expert'):
+        with pytest.raises(ValueError, match=r"model_options: .* option 'num_expert'"):
             make_task(in_channels=BANDS, num_classes=2, model_options={'num_expert': 3})
 
     def test_model_options_reach_the_network(self) -> None:
@@ -279,24 +300,42 @@ class TestOptimizer:
         ],
     )
     def test_schedules(self, schedule: str, expected: Any, tmp_path: Path) -> None:
-        task = make_task(lr_schedule=schedule, lr=0.01)
-        rates: list[float] = []
-
-        from lightning.pytorch import Callback
-
-        class Spy(Callback):
-            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-                rates.append(trainer.optimizers[0].param_groups[0]['lr'])
-
+        spy = Rates()
         trainer = make_trainer(
             tmp_path,
             max_epochs=6,
-            callbacks=[Spy()],
+            callbacks=[spy],
             limit_train_batches=1,
             limit_val_batches=0,
         )
-        trainer.fit(task, make_datamodule())
-        np.testing.assert_allclose(rates, [0.01 * expected(e) for e in range(6)])
+        trainer.fit(make_task(lr_schedule=schedule, lr=0.01), make_datamodule())
+        np.testing.assert_allclose(spy.rates, [0.01 * expected(e) for e in range(6)])
+
+    def test_cosine_of_a_run_that_is_resumed_for_more_epochs(
+        self, tmp_path: Path
+    ) -> None:
+        rates: list[float] = []
+        for epochs, path in ((2, None), (5, tmp_path / 'every.ckpt')):
+            spy = Rates()
+            # With a monitor, an epoch is saved before the schedule goes on.
+            every = ModelCheckpoint(
+                tmp_path,
+                'every',
+                monitor='val_loss',
+                save_top_k=-1,
+                enable_version_counter=False,
+            )
+            trainer = make_trainer(
+                tmp_path,
+                max_epochs=epochs,
+                callbacks=[spy, every],
+                limit_train_batches=1,
+                enable_checkpointing=True,
+            )
+            trainer.fit(make_task(lr=0.01), make_datamodule(), ckpt_path=path)
+            rates += spy.rates
+        of_five = [0.005 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
+        np.testing.assert_allclose(rates, [0.01, 0.005, *of_five[2:]])
 
     def test_wave_touches_zero_and_returns(self) -> None:
         from torchgeo_ekgnet.tasks.classification import _wave
@@ -418,6 +457,95 @@ class TestCheckpoints:
         for key, value in task.model.named_parameters():
             if not key.startswith('classifier.'):
                 assert value.equal(expected[key]), key
+
+    @pytest.fixture(params=['weights', 'load_from_checkpoint', 'same process'])
+    def trained(
+        self,
+        request: pytest.FixtureRequest,
+        fitted: tuple[HyperspectralClassificationTask, Path],
+    ) -> HyperspectralClassificationTask:
+        """A trained task, by every way that passes no ``ckpt_path``."""
+        task, path = fitted
+        match request.param:
+            case 'weights':
+                options = {'model_options': {'num_experts': 2}}
+                return make_task(weights=str(path), **options)
+            case 'load_from_checkpoint':
+                return HyperspectralClassificationTask.load_from_checkpoint(
+                    path, map_location='cpu', weights_only=True
+                )
+            case _:
+                return task
+
+    @pytest.mark.parametrize('stage', ['validate', 'test', 'predict'])
+    @pytest.mark.parametrize(
+        ('options', 'message'),
+        [
+            ({'split': RandomSplit(0.3, 0.2, 4)}, 'another split.*allow_other_split'),
+            ({'normalization': 'minmax'}, 'normalization'),
+        ],
+    )
+    def test_training_pixels_are_not_scored(
+        self,
+        trained: HyperspectralClassificationTask,
+        stage: str,
+        options: dict[str, Any],
+        message: str,
+        tmp_path: Path,
+    ) -> None:
+        trainer = make_trainer(tmp_path, callbacks=[RunFolder('small')])
+        before = {path.name for path in tmp_path.iterdir()}
+        with pytest.raises(ValueError, match=message):
+            getattr(trainer, stage)(trained, datamodule=make_datamodule(**options))
+        # Nor is a run opened for a score that is refused.
+        assert {path.name for path in tmp_path.iterdir()} == before
+        getattr(trainer, stage)(trained, datamodule=make_datamodule())
+
+    def test_other_split_when_asked_for(
+        self, trained: HyperspectralClassificationTask, tmp_path: Path
+    ) -> None:
+        """The statistics of the training run are used, whatever the split."""
+        split = RandomSplit(0.3, 0.2, 4)
+        first, other = (
+            make_datamodule(normalize_over='train', **options)
+            for options in ({}, {'split': split, 'allow_other_split': True})
+        )
+        make_trainer(tmp_path).fit(trained, first)
+        with pytest.warns(UserWarning, match='another split'):
+            make_trainer(tmp_path).test(trained, other, verbose=False)
+        row_col = torch.tensor([[3, 4]])
+        torch.testing.assert_close(other.gather(row_col), first.gather(row_col))
+
+    def test_weights_may_be_tuned_on_another_split(
+        self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path
+    ) -> None:
+        _, path = fitted
+        options = {'model_options': {'num_experts': 2}, 'weights': str(path)}
+        datamodule = make_datamodule(split=RandomSplit(0.3, 0.2, 4))
+        task = make_task(**options)
+        trainer = make_trainer(tmp_path)
+        trainer.fit(task, datamodule)
+        trainer.test(task, datamodule, verbose=False)
+        with pytest.raises(ValueError, match='another split'):
+            trainer.test(task, make_datamodule(), verbose=False)
+
+    def test_weights_of_another_task(self, tmp_path: Path) -> None:
+        """Of torchgeo's own task, the checkpoint knows the data all the same."""
+        plain = ClassificationTask(
+            'ekgnet_tiny', in_channels=BANDS, num_classes=CLASSES
+        )
+        trainer = make_trainer(tmp_path)
+        trainer.fit(plain, make_datamodule())
+        trainer.save_checkpoint(tmp_path / 'plain.ckpt')
+        task = make_task(weights=str(tmp_path / 'plain.ckpt'))
+        trainer.test(task, make_datamodule(), verbose=False)
+        other = make_datamodule(split=RandomSplit(0.3, 0.2, 4))
+        with pytest.raises(ValueError, match='another split'):
+            trainer.test(task, other)
+        # A file of parameters alone tells nothing of its data.
+        torch.save(task.model.state_dict(), tmp_path / 'bare.pth')
+        bare = make_task(weights=str(tmp_path / 'bare.pth'))
+        trainer.test(bare, other, verbose=False)
 
     def test_missing_weights(self) -> None:
         with pytest.raises(FileNotFoundError, match=r'weights: no file .*none\.ckpt'):

@@ -82,7 +82,7 @@ class AccuracyReport(Callback):
         Returns:
             JSON-able content of ``test.json``.
         """
-        from ..maps.checkpoint import file_digest
+        from ..datasets.download import file_sha256
         from ..tasks.classification import versions
 
         datamodule: Any = getattr(trainer, 'datamodule', None)
@@ -115,7 +115,7 @@ class AccuracyReport(Callback):
             'epochs': provenance.get('epochs'),
             'checkpoint': Path(checkpoint).name if checkpoint else None,
             'checkpoint_digest': (
-                file_digest(checkpoint)
+                file_sha256(checkpoint)
                 if checkpoint and Path(checkpoint).is_file()
                 else None
             ),

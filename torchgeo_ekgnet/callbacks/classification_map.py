@@ -139,12 +139,12 @@ class ClassificationMap(Callback):
             or not path
         ):
             return
-        from ..maps.checkpoint import file_digest
+        from ..datasets.download import file_sha256
 
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         _check_checkpoint(str(path), checkpoint, datamodule.scene)
         folder = run_of_checkpoint(path) if self.output is None else Path(self.output)
-        datamodule.predict_dataset = self._plan(trainer, folder, file_digest(path))
+        datamodule.predict_dataset = self._plan(trainer, folder, file_sha256(path))
 
     def _plan(self, trainer: Trainer, folder: Path, weights: str) -> SceneWindows:
         """Start or take up the work in a folder.

@@ -4,6 +4,7 @@
 """One folder for everything that belongs to a training run."""
 
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ class RunFolder(Callback):
     checkpoints go to ``checkpoints/`` in it. ``validate``, ``test`` and ``predict``
     write beside the run of their checkpoint (their logs in ``validate/``, ``test/`` and
     ``predict/``), so results always lie with the weights they belong to. Resuming
-    ``fit`` from a checkpoint opens a new version: nothing is written over.
+    ``fit`` from a checkpoint opens a new version, which takes the best checkpoints so
+    far along: nothing is written over, and later epochs have to be better.
 
     ``fast_dev_run`` opens no run.
 
@@ -152,19 +154,71 @@ class RunFolder(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write beside the run of the checkpoint.
+        """Write beside the run of the checkpoint, or take its best ones along.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
-            checkpoint: Content of the checkpoint.
+            checkpoint: Content of the checkpoint; the state of the checkpoint callbacks
+                is changed in place if ``fit`` goes on in a new folder.
         """
         if trainer.state.fn == TrainerFn.FITTING:
+            self._take_along(trainer, checkpoint)
             return
         self._open_stage(trainer, pl_module)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback.dirpath = str(Path(str(trainer.ckpt_path)).absolute().parent)
+
+    def _take_along(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """Copy the checkpoints that a resumed run has kept into its new folder.
+
+        Lightning forgets the best score if the folder of the checkpoints is another
+        one, and a worse epoch would become the best of the new run.
+
+        Args:
+            trainer: The trainer.
+            checkpoint: Content of the checkpoint, changed in place.
+        """
+        beside = Path(str(trainer.ckpt_path)).absolute().parent
+        states: dict[str, Any] = checkpoint.get('callbacks', {})
+        for callback in trainer.checkpoint_callbacks:
+            state = states.get(callback.state_key)
+            if not isinstance(callback, ModelCheckpoint) or state is None:
+                continue
+            kept = {
+                state['best_model_path'],
+                state['last_model_path'],
+                state['kth_best_model_path'],
+                *state['best_k_models'],
+            }
+            # A run may have been moved: its checkpoints lie beside the one in use.
+            sources = {
+                path: beside / Path(path).name
+                if (beside / Path(path).name).is_file()
+                else Path(path)
+                for path in kept - {''}
+            }
+            if not all(source.is_file() for source in sources.values()):
+                continue
+            folder = Path(str(callback.dirpath))
+            moved = {'': ''}
+            for path, source in sources.items():
+                target = folder / source.name
+                moved[path] = str(target)
+                if trainer.is_global_zero and not target.exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(source, target)
+            states[callback.state_key] = {
+                **state,
+                'dirpath': callback.dirpath,
+                'best_model_path': moved[state['best_model_path']],
+                'last_model_path': moved[state['last_model_path']],
+                'kth_best_model_path': moved[state['kth_best_model_path']],
+                'best_k_models': {
+                    moved[path]: score for path, score in state['best_k_models'].items()
+                },
+            }
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that ``validate`` has weights.
@@ -252,10 +306,12 @@ class RunFolder(Callback):
         return Path(trainer.default_root_dir).absolute() / self.root / self.name
 
     def _next_version(self, trainer: Trainer) -> Path:
-        """Return the folder of a new run, the same one on all processes."""
-        runs = self._runs(trainer)
-        taken = [_version(path) for path in runs.glob('version_*')]
-        path = str(runs / f'version_{max(taken, default=-1) + 1}')
+        """Create the folder of a new run, the same one on all processes."""
+        path = ''
+        if trainer.is_global_zero:
+            runs = self._runs(trainer)
+            taken = [_version(folder) for folder in runs.glob('version_*')]
+            path = str(_create_first(runs, max(taken, default=-1) + 1))
         return Path(trainer.strategy.broadcast(path))
 
     def _loggers(self, path: Path) -> list[Logger]:
@@ -267,6 +323,27 @@ class RunFolder(Callback):
         }
         csv = _open(CSVLogger(**where))
         return [csv, TensorBoardLogger(**where)] if self.tensorboard else [csv]
+
+
+def _create_first(runs: Path, number: int) -> Path:
+    """Create the first version that no other process has created meanwhile.
+
+    Args:
+        runs: Folder of the runs.
+        number: Version to begin with.
+
+    Returns:
+        The folder, which belongs to the caller alone.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = runs / f'version_{number}'
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path
 
 
 def _stage_logger(path: Path, stage: str) -> CSVLogger:

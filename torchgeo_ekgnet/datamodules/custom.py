@@ -42,6 +42,7 @@ class CustomSceneDataModule(HyperspectralDataModule):
         transform: list[float] | None = None,
         lazy: bool | None = None,
         name: str | None = None,
+        dataset_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new data module.
@@ -69,6 +70,7 @@ class CustomSceneDataModule(HyperspectralDataModule):
             transform: Affine transform of an array file: a, b, c, d, e, f.
             lazy: Whether windows are read on demand; above 1 GiB by default.
             name: Name of the scene, by default that of the file.
+            dataset_options: Further arguments of the dataset, which replace those above.
             **kwargs: Arguments of :class:`HyperspectralDataModule`.
         """
         super().__init__(
@@ -91,6 +93,7 @@ class CustomSceneDataModule(HyperspectralDataModule):
                 'transform': transform,
                 'lazy': lazy,
                 'name': name,
+                **(dataset_options or {}),
             },
             **kwargs,
         )

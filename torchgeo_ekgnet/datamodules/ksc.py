@@ -21,12 +21,23 @@ class KSCDataModule(HyperspectralDataModule):
     scene_dataset: ClassVar[type[NonGeoDataset] | None] = KSC
     default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
 
-    def __init__(self, root: str = 'data', repair: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: str = 'data',
+        repair: bool = True,
+        dataset_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Initialize a new data module.
 
         Args:
             root: Folder of the scene's files.
             repair: Read wrapped values as the negative numbers they are.
+            dataset_options: Further arguments of the dataset, which replace those above.
             **kwargs: Arguments of :class:`HyperspectralDataModule`.
         """
-        super().__init__(root=root, dataset_options={'repair': repair}, **kwargs)
+        super().__init__(
+            root=root,
+            dataset_options={'repair': repair, **(dataset_options or {})},
+            **kwargs,
+        )

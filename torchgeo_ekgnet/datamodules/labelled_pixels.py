@@ -19,7 +19,7 @@ from torchgeo.datasets import GeoDataset
 from ..datasets.scene import jsonable_nodata
 from ..datasets.splits import SUBSETS, RandomSplit, Split, SplitProtocol
 from ..samplers.labelled_pixels import LabelledPixelSampler, missing
-from .scene import after_setup, check_checkpoint, check_state
+from .scene import after_setup, check_state, check_training_data
 
 logger = logging.getLogger(__name__)
 
@@ -243,9 +243,9 @@ class LabelledPixelsDataModule(GeoDataModule):
 
         Raises:
             MisconfigurationException: If there are no such pixels.
-            ValueError: If the trainer loads a checkpoint without a split.
+            ValueError: If the network was, or may have been, trained on other pixels.
         """
-        check_checkpoint(self)
+        check_training_data(self)
         loader: DataLoader[dict[str, Tensor]] = super()._dataloader_factory(split)
         return loader
 

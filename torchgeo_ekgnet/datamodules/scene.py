@@ -154,8 +154,8 @@ class HyperspectralDataModule(NonGeoDataModule):
     ``mean`` is 0 and ``std`` is 1: patches come from a cube that is normalised once.
 
     The split, the preprocessing and its statistics travel in every checkpoint. A
-    checkpoint is refused if this data module would show its network other pixels than
-    it was trained with: testing it would score training pixels.
+    network is refused if this data module would show it other pixels than it was
+    trained with: testing it would score training pixels.
 
     The last training batch is dropped only if it had a single sample, which batch
     normalisation cannot train on; no other sample is ever left out.
@@ -527,9 +527,13 @@ class HyperspectralDataModule(NonGeoDataModule):
 
         Returns:
             The data loader, or no loader if a fit has no validation pixels.
+
+        Raises:
+            ValueError: If a fit without validation pixels depends on them.
         """
         fitting = self.trainer is not None and self.trainer.state.fn == 'fit'
         if fitting and self.split.val.size == 0:
+            _check_monitors(self.trainer)
             return []
         return self._dataloader_factory('val')
 
@@ -545,9 +549,9 @@ class HyperspectralDataModule(NonGeoDataModule):
         Raises:
             MisconfigurationException: If :meth:`setup` was not called, or there are no
                 such pixels.
-            ValueError: If the trainer loads a checkpoint without a split.
+            ValueError: If the network was, or may have been, trained on other pixels.
         """
-        check_checkpoint(self)
+        check_training_data(self)
         # Positions cost nothing to load: worker processes would only slow it down.
         warnings.filterwarnings(
             'ignore', '.*does not have many workers', PossibleUserWarning
@@ -700,6 +704,26 @@ class HyperspectralDataModule(NonGeoDataModule):
         self._pca = self._patch_source.pca
 
 
+def _check_monitors(trainer: Any) -> None:
+    """Refuse to train without validation pixels if something waits for their score.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        ValueError: If a callback or schedule monitors a figure of the validation.
+    """
+    for watcher in (*trainer.callbacks, *trainer.lr_scheduler_configs):
+        monitor = str(getattr(watcher, 'monitor', None))
+        if monitor.startswith('val_'):
+            name = type(getattr(watcher, 'scheduler', watcher)).__name__
+            raise ValueError(
+                f'the split leaves no validation pixel, and {name} monitors '
+                f'{monitor!r}: give a split with val > 0, or let it monitor '
+                f'{monitor.replace("val_", "train_")!r}'
+            )
+
+
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a word that is not among the choices.
 
@@ -733,39 +757,6 @@ def after_setup(value: T | None, name: str) -> T:
     return value
 
 
-def check_checkpoint(datamodule: Any) -> None:
-    """Refuse a checkpoint whose split is not known.
-
-    Lightning restores a data module from the entry of its own class; a checkpoint of
-    another data module never gets to its ``load_state_dict``.
-
-    Args:
-        datamodule: Data module with ``trainer``, ``allow_other_split``, and the path of
-            the checkpoint that it has checked under ``_checked_checkpoint``.
-
-    Raises:
-        ValueError: If the trainer loads a checkpoint without a split.
-    """
-    trainer = datamodule.trainer
-    if trainer is None or trainer.ckpt_path is None:
-        return
-    path = trainer.ckpt_path
-    if path == datamodule._checked_checkpoint:
-        return
-    message = (
-        f'checkpoint {path} holds no split of {type(datamodule).__name__}: it was '
-        'trained with another data module'
-    )
-    if not datamodule.allow_other_split:
-        raise ValueError(
-            f'{message}, and its scores here may count pixels that it was trained '
-            'on. Use its own data module, or allow_other_split=True '
-            '(--data.allow_other_split true) if you mean it'
-        )
-    rank_zero_warn(f'{message}; accepted because allow_other_split is set')
-    datamodule._checked_checkpoint = path
-
-
 def check_state(
     state: Mapping[str, Any],
     mine: Mapping[str, Any],
@@ -795,10 +786,50 @@ def check_state(
         rank_zero_warn(f'{message}; accepted because allow_other_split is set')
 
 
+def check_training_data(datamodule: Any) -> None:
+    """Refuse to show a network other pixels than those it was trained with.
+
+    A task of this package remembers the state of its training data, whichever way its
+    weights came to be: trained in this process, loaded by Lightning or by itself. The
+    data module takes that state over as if Lightning had restored it. Of other tasks,
+    Lightning restores it from the checkpoint; that of another data module never gets
+    to ``load_state_dict``, and its split is not known.
+
+    Args:
+        datamodule: Data module with ``trainer``, ``load_state_dict``,
+            ``allow_other_split``, and the path of the checkpoint that it has checked
+            under ``_checked_checkpoint``.
+
+    Raises:
+        ValueError: If the network was, or may have been, trained on other data.
+    """
+    trainer = datamodule.trainer
+    if trainer is None:
+        return
+    provenance = getattr(trainer.lightning_module, 'provenance', None) or {}
+    if provenance.get('data') and trainer.state.fn != 'fit':
+        datamodule.load_state_dict(provenance['data'])
+    path = trainer.ckpt_path
+    if path is None or path == datamodule._checked_checkpoint:
+        return
+    message = (
+        f'checkpoint {path} holds no split of {type(datamodule).__name__}: it was '
+        'trained with another data module'
+    )
+    if not datamodule.allow_other_split:
+        raise ValueError(
+            f'{message}, and its scores here may count pixels that it was trained '
+            'on. Use its own data module, or allow_other_split=True '
+            '(--data.allow_other_split true) if you mean it'
+        )
+    rank_zero_warn(f'{message}; accepted because allow_other_split is set')
+    datamodule._checked_checkpoint = path
+
+
 def _differences(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
     """Say where the preprocessing of a checkpoint is not that of a data module."""
     for name in ('num_bands', 'patch_size', 'padding_mode', 'normalization', 'pca'):
-        theirs, ours = state[name], mine[name]
+        theirs, ours = state.get(name), mine[name]
         if name == 'pca' and theirs is not None and ours is not None:
             keys = ('num_components', 'whiten')
             theirs, ours = ({key: pca[key] for key in keys} for pca in (theirs, ours))
@@ -816,8 +847,15 @@ def _other_pixels(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator
             f'the checkpoint was trained on scene {state["scene"]["name"]!r}, this '
             f'data module has {mine["scene"]["name"]!r}'
         )
+    cubes = [facts['scene'].get('cube') for facts in (state, mine)]
     if state['bands'] != mine['bands']:
         yield 'the checkpoint was trained on other bands of the file'
+    elif None not in cubes and cubes[0] != cubes[1]:
+        yield (
+            f'the checkpoint was trained on another cube: {state["scene"]["source"]} '
+            f'(digest {cubes[0][:12]}), this data module has '
+            f'{mine["scene"]["source"]} (digest {cubes[1][:12]})'
+        )
     theirs, ours = state['split'], mine['split']
     if theirs['identity'] != ours['identity']:
         yield (

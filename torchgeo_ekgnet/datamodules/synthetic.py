@@ -31,6 +31,7 @@ class SyntheticSceneDataModule(HyperspectralDataModule):
         seed: int = 0,
         mixing: float = 1.0,
         noise: float = 1.0,
+        dataset_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new data module.
@@ -44,6 +45,7 @@ class SyntheticSceneDataModule(HyperspectralDataModule):
             seed: Seed of everything in the scene, not of the split.
             mixing: Share of foreign materials in a pixel; 1 is hard, 0 none.
             noise: Strength of the noise; 1 is hard, 0 none.
+            dataset_options: Further arguments of the dataset, which replace those above.
             **kwargs: Arguments of :class:`HyperspectralDataModule`.
         """
         super().__init__(
@@ -56,6 +58,7 @@ class SyntheticSceneDataModule(HyperspectralDataModule):
                 'seed': seed,
                 'mixing': mixing,
                 'noise': noise,
+                **(dataset_options or {}),
             },
             **kwargs,
         )

@@ -3,8 +3,8 @@
 
 """The hyperspectral scene: cube, label map and what is known about them."""
 
+import hashlib
 import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,8 @@ NO_LABEL = int(np.iinfo(np.int64).min)
 #: Upper bound on the values held at once while a lazy cube is scanned.
 _BLOCK_VALUES = 1 << 22
 
-
-#: A digest of a lazy cube reads this many windows down and across, of this side.
-_DIGEST_WINDOWS, _DIGEST_SIDE = 3, 16
+#: Up to so many values a digest reads the whole cube, otherwise rows of it.
+_DIGEST_VALUES = 1 << 28
 
 
 class CubeSource(Protocol):
@@ -372,6 +371,7 @@ class HyperspectralScene:
         subset = not np.array_equal(self.band_indices, np.arange(total))
         self.wavelengths = None if centres is None else centres[self.band_indices]
         self._cube: NDArray[Any] | None = None
+        self._digest: str | None = None
         self._bands: NDArray[np.int64] | None = None
         if in_memory:
             assert isinstance(cube, np.ndarray)
@@ -493,11 +493,35 @@ class HyperspectralScene:
         for start in range(0, rows, step):
             yield start, min(rows, start + step)
 
+    def digest(self) -> str:
+        """Identify the values of the cube; a very large one by rows of it.
+
+        Returns:
+            SHA-256 of the values as float32, 64 hexadecimal digits; the same for a
+            scene in memory and one that is read lazily. Of more than 2**28 values,
+            evenly spaced rows count.
+        """
+        if self._digest is None:
+            rows, cols, bands = self.shape
+            digest = hashlib.sha256(np.asarray(self.shape, dtype='<i8').tobytes())
+            step = -(-rows * cols * bands // _DIGEST_VALUES)
+            blocks = (
+                self.iter_blocks()
+                if step == 1
+                else ((row, row + 1) for row in range(0, rows, step))
+            )
+            for start, stop in blocks:
+                block = self.read(start, stop, 0, cols).astype('<f4', copy=False)
+                digest.update(np.ascontiguousarray(block).data)
+            self._digest = digest.hexdigest()
+        return self._digest
+
     def facts(self) -> dict[str, Any]:
         """Describe the scene in values that JSON can hold.
 
         Returns:
-            Name, shape, wavelengths, classes, palette, georeference and origin.
+            Name, shape, wavelengths, classes, palette, georeference, origin and the
+            digest of the cube.
         """
         return {
             'name': self.name,
@@ -518,31 +542,8 @@ class HyperspectralScene:
             'dtype': str(self.dtype),
             'synthetic': self.synthetic,
             'source': self.source,
+            'cube': self.digest(),
         }
-
-    def cube_digest(self) -> str:
-        """Identify the values of the scene and the pixels without data.
-
-        A cube in memory counts as a whole, of a lazy one the corners, the middles of
-        the sides and the centre.
-
-        Returns:
-            CRC-32, hexadecimal.
-        """
-        crc = zlib.crc32(np.packbits(self.valid).tobytes())
-        if self._cube is not None:
-            return f'{zlib.crc32(self._cube.data, crc):08x}'
-        rows, cols, _ = self.shape
-        for top in np.linspace(0, max(rows - _DIGEST_SIDE, 0), _DIGEST_WINDOWS):
-            for left in np.linspace(0, max(cols - _DIGEST_SIDE, 0), _DIGEST_WINDOWS):
-                window = self.read(
-                    int(top),
-                    min(int(top) + _DIGEST_SIDE, rows),
-                    int(left),
-                    min(int(left) + _DIGEST_SIDE, cols),
-                )
-                crc = zlib.crc32(window.data, crc)
-        return f'{crc:08x}'
 
     def file_stamps(self) -> list[list[int]]:
         """Tell when the files that a lazy cube is read from were written.

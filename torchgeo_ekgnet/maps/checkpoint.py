@@ -3,7 +3,6 @@
 
 """Classifiers from checkpoints: network, bands, normalisation and classes."""
 
-import hashlib
 import os
 import pickle
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from ..datasets.scene import HyperspectralScene
 from ..transforms.patches import PatchSource
 from .raster import Legend
 
-__all__ = ('Classifier', 'file_digest', 'load_classifier', 'match_bands')
+__all__ = ('Classifier', 'load_classifier', 'match_bands')
 
 
 class _SelectedBands:
@@ -232,19 +231,6 @@ def data_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if isinstance(value, Mapping) and {'scene', 'normalizer'} <= set(value):
             return value
     return None
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """Identify a file by content.
-
-    Args:
-        path: The file.
-
-    Returns:
-        SHA-256, hexadecimal.
-    """
-    with Path(path).open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def load_classifier(

@@ -324,8 +324,8 @@ class MapJob:
             {
                 **self.settings,
                 'scene': self.scene.facts(),
-                'cube': self.scene.cube_digest(),
                 'files': self.scene.file_stamps(),
+                'valid': zlib.crc32(np.packbits(self.scene.valid).data),
                 'selected': zlib.crc32(np.packbits(selected).data),
                 'window_size': self.options.window_size,
                 'batch_size': self.options.batch_size,

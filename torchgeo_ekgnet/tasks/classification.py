@@ -16,12 +16,7 @@ from segmentation_models_pytorch.losses import FocalLoss, JaccardLoss
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    LambdaLR,
-    LRScheduler,
-    ReduceLROnPlateau,
-)
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from .._compat import ClassificationTask, extract_backbone, load_state_dict
@@ -83,7 +78,8 @@ class HyperspectralClassificationTask(ClassificationTask):
     accuracies: dict[str, Accuracies]
 
     #: What is known of the training run that made the weights: ``epochs``, ``seed``,
-    #: ``versions``; None before fitting or loading.
+    #: ``versions``, and ``data``, the state of its datamodule, by which a datamodule
+    #: refuses to score pixels that the network has seen; None before fitting or loading.
     provenance: dict[str, Any] | None
 
     _stages: ClassVar[tuple[str, ...]] = ('train', 'val', 'test')
@@ -113,8 +109,9 @@ class HyperspectralClassificationTask(ClassificationTask):
             in_channels: Bands of the patches; None takes them from the datamodule.
             num_classes: Number of classes; None takes it from the datamodule.
             loss: One of 'ce' (cross entropy), 'focal' or 'jaccard'.
-            class_weights: Weight of every class in the cross entropy; 'balanced'
-                weighs class c with N / (C n_c), n_c of the N training pixels.
+            class_weights: Weight of every class in the cross entropy, with *loss* 'ce'
+                only; 'balanced' weighs class c with N / (C n_c), n_c of the N training
+                pixels.
             lr: Learning rate of Adam.
             lr_schedule: 'cosine' falls from *lr* to 0 over the epochs of the trainer;
                 'constant' keeps *lr*; 'cosine_wave' is what the released program does
@@ -133,7 +130,9 @@ class HyperspectralClassificationTask(ClassificationTask):
         Raises:
             ValueError: If an argument has no meaning; the message names it.
         """
-        _check_arguments(in_channels, num_classes, class_weights, lr, model_options)
+        _check_arguments(
+            in_channels, num_classes, loss, class_weights, lr, model_options
+        )
         super().__init__(weights=weights)
         names = (
             'model',
@@ -155,7 +154,6 @@ class HyperspectralClassificationTask(ClassificationTask):
         cls = type(self)
         self.hparams.setdefault('_class_path', f'{cls.__module__}.{cls.__qualname__}')
         self.accuracies = {}
-        self.provenance = None
 
     @property
     def is_built(self) -> bool:
@@ -171,9 +169,10 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Build the network, or wait for the datamodule to tell its sizes.
 
         Raises:
-            ValueError: If timm knows no model of that name.
+            ValueError: If timm knows no model of that name, or the model no option.
         """
         self._trained = False
+        self.provenance = None
         name = self.hparams['model']
         _check_model(name)
         options = dict(self.hparams['model_options'] or {})
@@ -186,13 +185,21 @@ class HyperspectralClassificationTask(ClassificationTask):
             self.model = _Unbuilt(unknown)
             return
 
-        self.model = timm.create_model(
-            name,
-            pretrained=self.weights is True,
-            num_classes=self.hparams['num_classes'],
-            in_chans=self.hparams['in_channels'],
-            **options,
-        )
+        try:
+            self.model = timm.create_model(
+                name,
+                pretrained=self.weights is True,
+                num_classes=self.hparams['num_classes'],
+                in_chans=self.hparams['in_channels'],
+                **options,
+            )
+        except TypeError as error:
+            unknown = [key for key in options if f"argument '{key}'" in str(error)]
+            if not unknown:
+                raise
+            raise ValueError(
+                f'model_options: {name} has no option {unknown[0]!r} ({error})'
+            ) from error
         self._trained = bool(options.get('checkpoint_path'))
         if isinstance(self.weights, str) and self.weights:
             self._load_weights(self.weights)
@@ -220,6 +227,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         state_dict = translate_released(self.model, clean_state_dict(state_dict))
         missing, _ = load_state_dict(self.model, state_dict)
         self._trained = not missing
+        if self._trained:
+            self.provenance = _provenance(content)
 
     def configure_losses(self) -> None:
         """Create the loss; 'balanced' weights follow when the split is known."""
@@ -400,7 +409,7 @@ class HyperspectralClassificationTask(ClassificationTask):
                         "lr_schedule: 'cosine' needs trainer.max_epochs, found "
                         f'{epochs}; give a number of epochs or another schedule'
                     )
-                schedule = CosineAnnealingLR(optimizer, T_max=epochs)
+                schedule = _CosineToZero(optimizer, epochs)
         return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule}}
 
     def _step(self, batch: Mapping[str, Tensor], stage: str) -> Tensor:
@@ -523,8 +532,13 @@ class HyperspectralClassificationTask(ClassificationTask):
         self._trained = True
 
     def on_train_epoch_start(self) -> None:
-        """Note where the weights come from."""
-        self.provenance = self._current_provenance()
+        """Note where the weights come from, and what they have seen."""
+        datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        known = hasattr(datamodule, 'describe')
+        self.provenance = {
+            **self._current_provenance(),
+            'data': datamodule.state_dict() if known else None,
+        }
 
     def on_validation_start(self) -> None:
         """Refuse ``validate`` with random weights.
@@ -609,7 +623,7 @@ class HyperspectralClassificationTask(ClassificationTask):
                     f'the checkpoint was trained with {name} {theirs!r}, this task has '
                     f'{ours!r}: use the configuration of its run'
                 )
-        self.provenance = checkpoint.get('torchgeo_ekgnet')
+        self.provenance = _provenance(checkpoint)
 
     def _current_provenance(self) -> dict[str, Any]:
         """Describe the training run of this process.
@@ -623,6 +637,23 @@ class HyperspectralClassificationTask(ClassificationTask):
             'seed': int(seed) if seed else None,
             'versions': versions(),
         }
+
+
+def _provenance(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read from which training run, on which data, a checkpoint comes.
+
+    Args:
+        checkpoint: Content of a checkpoint, also of torchgeo's own task.
+
+    Returns:
+        What the task has written down; of another task, what the datamodule has.
+    """
+    provenance: dict[str, Any] = dict(checkpoint.get('torchgeo_ekgnet') or {})
+    if not provenance.get('data'):
+        from ..maps.checkpoint import data_state
+
+        provenance['data'] = data_state(checkpoint)
+    return provenance if any(provenance.values()) else None
 
 
 def versions() -> dict[str, str]:
@@ -692,6 +723,7 @@ def _balanced_weights(counts: Tensor) -> list[float]:
 def _check_arguments(
     in_channels: int | None,
     num_classes: int | None,
+    loss: str,
     class_weights: Sequence[float] | str | None,
     lr: float,
     model_options: dict[str, Any] | None,
@@ -701,6 +733,7 @@ def _check_arguments(
     Args:
         in_channels: Bands or None.
         num_classes: Classes or None.
+        loss: 'ce', 'focal' or 'jaccard'.
         class_weights: Weights, 'balanced' or None.
         lr: Learning rate.
         model_options: Arguments of the model or None.
@@ -718,6 +751,11 @@ def _check_arguments(
         raise ValueError(
             f"class_weights: found {class_weights!r}, expected 'balanced' or a list "
             'of numbers'
+        )
+    if class_weights is not None and loss != 'ce':
+        raise ValueError(
+            f"class_weights: loss {loss!r} does not weigh classes, expected loss 'ce' "
+            'or no class_weights'
         )
     if not lr > 0 or math.isinf(lr):
         raise ValueError(f'lr: found {lr}, expected a positive number')
@@ -767,6 +805,39 @@ def _needs_img_size(name: str) -> bool:
         return False
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return bool(cfg is not None and cfg.fixed_input_size)
+
+
+class _CosineToZero(LambdaLR):
+    """Cosine from the full learning rate to 0 over the epochs of this trainer.
+
+    What a checkpoint restores is the epoch only, so that a run which is resumed for
+    more epochs has the rates of one that was meant to be that long.
+    """
+
+    def __init__(self, optimizer: Optimizer, epochs: int) -> None:
+        """Initialize.
+
+        Args:
+            optimizer: The optimizer.
+            epochs: Epoch at which the rate is 0.
+        """
+        super().__init__(
+            optimizer, lambda epoch: 0.5 + 0.5 * math.cos(math.pi * epoch / epochs)
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the epoch of a checkpoint.
+
+        Args:
+            state_dict: State of a schedule, over any number of epochs.
+        """
+        super().load_state_dict(state_dict)
+        factors = [factor(self.last_epoch) for factor in self.lr_lambdas]
+        self._last_lr = [
+            rate * factor for rate, factor in zip(self.base_lrs, factors, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group['lr'] = rate
 
 
 def _wave(epoch: int) -> float:
