@@ -93,7 +93,9 @@ class TestSplit:
     def test_checkpoint_of_another_data_module(self, tmp_path: Path) -> None:
         module = make(tmp_path)
         module.setup('test')
-        module.trainer = SimpleNamespace(ckpt_path='other.ckpt')  # type: ignore[assignment]
+        module.trainer = SimpleNamespace(  # type: ignore[assignment]
+            ckpt_path='other.ckpt', lightning_module=None
+        )
         with pytest.raises(ValueError, match='holds no split of LabelledPixels'):
             module.test_dataloader()
         module.load_state_dict(module.state_dict())
