@@ -172,6 +172,14 @@ def test_features_only(name: str) -> None:
     assert sizes[0] < sizes[1] <= sizes[2]
 
 
+def test_features_have_four_axes_or_are_refused() -> None:
+    features = small_model('ekgnet_tiny', features_only=True, feature_cls='getter')
+    assert [m.dim() for m in features(small_input('ekgnet_tiny'))] == [4, 4, 4]
+    for feature_cls in ('fx', 'hook', 'list'):
+        with pytest.raises(ValueError, match=f"feature_cls: found '{feature_cls}'"):
+            small_model('ekgnet_tiny', features_only=True, feature_cls=feature_cls)
+
+
 @pytest.mark.parametrize('name', MODELS)
 def test_intermediates(name: str) -> None:
     model, x = small_model(name), small_input(name)

@@ -144,6 +144,12 @@ def test_progress_of_the_network_and_its_checkpoint(tmp_path: Path) -> None:
         model.set_progress(-0.1)
 
 
+def test_start_of_the_saliencies_is_not_decayed() -> None:
+    model: Any = timm.create_model('dgcnet', in_chans=16)
+    names = {n for n, _ in model.named_parameters() if n.endswith('excite_bias')}
+    assert len(names) == 18 and model.no_weight_decay() == names
+
+
 def test_gate_factor_one_never_prunes() -> None:
     torch.manual_seed(0)
     model: Any = timm.create_model('dgcnet', in_chans=16, gate_factor=1).eval()

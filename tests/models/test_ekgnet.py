@@ -337,11 +337,18 @@ def test_short_axes(patch: int, bands: int) -> None:
         ({'block_config': (1, 0)}, 'block_config'),
         ({'growth_rate': 6}, 'growth_rate must be a multiple of groups=4, found 6'),
         ({'num_classes': -1}, 'num_classes must not be negative'),
+        ({'stem_stride': (2, 2, 1)}, 'stem_stride must be equal .* found 2 and 1'),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EKGNet(**options)
+
+
+def test_paper() -> None:
+    for name in timm.list_models(module='ekgnet'):
+        cfg = timm.get_pretrained_cfg(name)
+        assert cfg is not None and cfg.paper_ids == 'arXiv:2504.13045', name
 
 
 def test_stated_sizes_of_the_variants() -> None:

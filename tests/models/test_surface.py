@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.distributed as dist
@@ -232,6 +233,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     expected = gradients(small_model('ekgnet_tiny'), *global_batch())
     for a, b in zip(result, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_no_pyramid_of_five_stages() -> None:
+    options: Any = {'encoder_weights': None, 'in_channels': 30, 'classes': 3}
+    with pytest.raises(ValueError, match='indices holds 3, expected values from -3'):
+        smp.Unet('tu-ekgnet_base', **options)
 
 
 class Decoder(nn.Module):

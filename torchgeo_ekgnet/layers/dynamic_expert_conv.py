@@ -82,7 +82,8 @@ class DynamicExpertConv3d(nn.Module):
         out_channels: Channels Cout of the output.
         kernel_size: Extent of the kernels along D, H, W.
         stride: Step of the kernels.
-        padding: Positions added on both sides, 'same' or 'valid'.
+        padding: Positions added on both sides, 'same' or 'valid'. Read here alone:
+            changing the attribute later has no effect.
         dilation: Spacing of the kernel elements.
         groups: Groups of channels that do not see each other.
         bias: Whether the experts have biases.

@@ -490,7 +490,17 @@ def create_spectral_model(
 
     Returns:
         The network, or timm's feature wrapper of it.
+
+    Raises:
+        ValueError: If ``feature_cls`` is another wrapper than timm's getter.
     """
+    feature_cls = kwargs.pop('feature_cls', 'getter')
+    if feature_cls != 'getter':
+        # The others take maps from inside of the network, with a spectral axis.
+        raise ValueError(
+            f"feature_cls: found {feature_cls!r}, expected 'getter', whose maps are "
+            '(B, C, H, W)'
+        )
     return build_model_with_cfg(
         model_class,
         variant,

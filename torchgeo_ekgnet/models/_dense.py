@@ -202,15 +202,16 @@ class DenseNet3d(SpectralSpatialNet):
         expansion: Width of the bottlenecks in growth rates.
         groups: Groups of the 3x3x3 convolutions.
         stem_kernel: Kernel of the stem along bands, rows and columns.
-        stem_stride: Stride of the stem along bands, rows and columns.
+        stem_stride: Stride of the stem along bands, rows and columns, the last two
+            equal.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout of the channels that a dense layer adds.
         device: Where the parameters live.
         dtype: Type of the parameters.
 
     Raises:
-        ValueError: If a size is not positive, or ``groups`` does not divide a growth
-            rate.
+        ValueError: If a size is not positive, ``groups`` does not divide a growth
+            rate, or the stem's strides along rows and columns differ.
     """
 
     def __init__(
@@ -245,6 +246,11 @@ class DenseNet3d(SpectralSpatialNet):
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         channels = 2 * growth_rate
         kernel, stride = tuple(stem_kernel), tuple(stem_stride)
+        if stride[1] != stride[2]:
+            raise ValueError(
+                'stem_stride must be equal for rows and columns, which have one '
+                f'reduction, found {stride[1]} and {stride[2]}'
+            )
         self.stem = nn.Conv3d(
             1,
             channels,

@@ -211,6 +211,8 @@ class DGCNet(DenseNet3d):
         ValueError: If an argument is out of range.
     """
 
+    no_decay_suffixes = ('excite_bias',)
+
     def __init__(
         self,
         heads: int = 4,

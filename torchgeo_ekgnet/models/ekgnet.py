@@ -13,7 +13,7 @@ the authors' released program computes and load its checkpoints; that program ke
 bands on the last axis, so its kernels are permuted on the way in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ from ..layers import ContextMapping, DynamicExpertConv3d
 from ._contract import create_spectral_model, spectral_cfg
 from ._dense import DenseLayer, DenseNet3d, init_conv3d
 
-__all__ = ['EKGNet']
+__all__ = ['EKGNet', 'translate_released']
 
 _CONV_LAYERS = ('dynamic', 'conv3d')
 
@@ -43,7 +43,8 @@ class EKGNet(DenseNet3d):
         expansion: Width of the bottlenecks in growth rates.
         groups: Groups of the 3x3x3 convolutions.
         stem_kernel: Kernel of the stem along bands, rows and columns.
-        stem_stride: Stride of the stem along bands, rows and columns.
+        stem_stride: Stride of the stem along bands, rows and columns, the last two
+            equal.
         conv_layer: 'dynamic' for expert convolutions, 'conv3d' for the static twin
             with one kernel in their place.
         num_experts: Number K of expert kernels.
@@ -212,6 +213,31 @@ def _released_names(model: EKGNet) -> dict[str, str]:
     return names
 
 
+def translate_released(
+    model: nn.Module, state_dict: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Give a released checkpoint the names and layouts of the network it is for.
+
+    ``load_state_dict`` does so by itself; this is for loaders that look into a state
+    dict before.
+
+    Args:
+        model: The network that is to receive the checkpoint.
+        state_dict: Any state dict; all but a released one for an :class:`EKGNet` is
+            left as it is.
+
+    Returns:
+        A state dict for the network.
+
+    Raises:
+        ValueError: If a released checkpoint does not fit this variant.
+    """
+    state = dict(state_dict)
+    if isinstance(model, EKGNet):
+        _translate_released(model, state, '')
+    return state
+
+
 def _translate_released(model: EKGNet, state: dict[str, Any], prefix: str) -> None:
     """Replace the names and layouts of a released checkpoint by ours, in place.
 
@@ -274,13 +300,19 @@ def _create_ekgnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
     )
 
 
+_PAPER: dict[str, Any] = {
+    'paper_ids': 'arXiv:2504.13045',
+    'paper_name': 'Expert Kernel Generation Network Driven by Contextual Mapping for '
+    'Hyperspectral Image Classification',
+}
+
 default_cfgs = generate_default_cfgs(
     {
-        'ekgnet_base': spectral_cfg(min_input_size=(200, 7, 7)),
-        'ekgnet_large': spectral_cfg(min_input_size=(200, 7, 7)),
-        'ekgnet_tiny': spectral_cfg(min_input_size=(200, 7, 7)),
-        'ekgnet_base_reference': spectral_cfg(min_input_size=(200, 7, 7)),
-        'ekgnet_large_reference': spectral_cfg(min_input_size=(200, 7, 7)),
+        'ekgnet_base': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
+        'ekgnet_large': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
+        'ekgnet_tiny': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
+        'ekgnet_base_reference': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
+        'ekgnet_large_reference': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
     }
 )
 

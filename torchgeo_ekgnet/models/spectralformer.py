@@ -182,7 +182,8 @@ class SpectralFormer(SpectralSpatialNet):
         global_pool: timm's name of the spatial pooling (of a 1x1 map).
         img_size: Rows and columns of the patches.
         centre_pixel: Read the spectrum of the patch's centre pixel alone; then any
-            patch size passes and ``img_size`` is not used.
+            patch size passes and ``img_size`` is not used. Maps have one row and one
+            column: the reduction of 1 in ``feature_info`` is that of 1x1 patches.
         near_bands: Neighbouring bands of a token, odd; the released settings are 3
             for Indian Pines and 7 for Pavia University's patches. Cut to the number
             of bands.

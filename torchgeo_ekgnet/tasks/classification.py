@@ -13,6 +13,7 @@ import timm
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from segmentation_models_pytorch.losses import FocalLoss, JaccardLoss
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import (
@@ -26,6 +27,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from .._compat import ClassificationTask, extract_backbone, load_state_dict
 from .._version import __version__
 from ..metrics import Accuracies
+from ..models.ekgnet import translate_released
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +204,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Start from the network of a checkpoint.
 
         Args:
-            path: Lightning checkpoint, or file with a state dict.
+            path: Lightning checkpoint, or file with a state dict, also of data-parallel
+                training or of the authors' program.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -214,6 +217,7 @@ class HyperspectralClassificationTask(ClassificationTask):
             _, state_dict = extract_backbone(path)
         else:
             state_dict = content.get('state_dict', content)
+        state_dict = translate_released(self.model, clean_state_dict(state_dict))
         missing, _ = load_state_dict(self.model, state_dict)
         self._trained = not missing
 
