@@ -12,6 +12,7 @@ copy, in the same process with the same threads.
 import argparse
 import contextlib
 import ctypes
+import functools
 import gc
 import json
 import os
@@ -20,15 +21,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from . import models  # noqa: F401  (registers the networks)
 from .layers import (
@@ -41,7 +44,17 @@ from .layers import (
 
 __all__ = ['build_parser', 'main', 'run']
 
-SECTIONS = ('layers', 'models', 'growth', 'profile', 'table')
+_TYPES = {'32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+#: Modes of torch.compile and what their arms are called.
+_COMPILED = {'default': 'compiled', 'reduce-overhead': 'captured'}
+
+#: Calls before the first that counts: the allocator asks for memory until then, and
+#: CUDA graphs are captured.
+_WARM_UPS = 3
+
+#: Batches of which the model table takes the slope of the memory.
+_TABLE_BATCHES = (8, 24)
 
 #: Kinds of operators in a profile, by parts of their names; the first that fits counts.
 _KINDS = {
@@ -76,14 +89,14 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         '--sections',
         nargs='+',
-        choices=SECTIONS,
+        choices=list(_SECTIONS),
         default=['layers', 'models', 'table'],
         help='layers: geometries of ekgnet_base; models: training and inference; '
         'growth: time against bands, patch and batch; profile: which operators '
-        'inference spends its time in; table: parameters, multiply-adds and memory '
-        'of every model',
+        'inference spends its time in; data: loading a batch against a training '
+        'step; table: parameters, multiply-adds and memory of every model',
     )
-    add('--model', default='ekgnet_base_reference', help='registered model')
+    add('--model', default='ekgnet_base_reference', help='model of this package')
     add('--patches', nargs='+', type=int, default=[15], help='patch sizes in pixels')
     add('--bands', nargs='+', type=int, default=[200], help='numbers of bands')
     add('--batch', type=int, default=80, help='patches in a batch')
@@ -103,7 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
         help='cpu: processor time instead of time; use it with --threads 1 on a '
         'machine that others load',
     )
-    add('--compile', action='store_true', help='add an arm with torch.compile')
+    add(
+        '--compile',
+        nargs='*',
+        choices=tuple(_COMPILED),
+        help="add arms with torch.compile in these modes, 'default' if none is named; "
+        "'reduce-overhead' captures CUDA graphs",
+    )
     add('--table-bands', nargs='+', type=int, default=[103, 200], help='model table')
     add('--table-models', nargs='+', default=None, help='models of the table; all')
     add('--output', type=Path, default=None, help='JSON file to write')
@@ -130,7 +149,7 @@ def measure(
 
     Args:
         arms: Functions by name.
-        repeats: Measurements of each, after one call that is not counted.
+        repeats: Measurements of each, after three calls that are not counted.
         device: Where they run.
         clock: 'wall', or 'cpu' for the processor time of all threads.
 
@@ -140,7 +159,8 @@ def measure(
     now = time.process_time if clock == 'cpu' else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for function in arms.values():
-        function()
+        for _ in range(_WARM_UPS):
+            function()
     for _ in range(repeats):
         for name, function in arms.items():
             _synchronize(device)
@@ -257,65 +277,227 @@ def machine_description(device: torch.device) -> dict[str, Any]:
     }
     if device.type == 'cuda':
         facts['device'] = torch.cuda.get_device_name(device)
+        facts['TF32 of matrix products'] = torch.backends.cuda.matmul.allow_tf32
+        facts['TF32 of convolutions'] = torch.backends.cudnn.allow_tf32
     return facts
+
+
+def _forbid_tf32() -> None:
+    """Make precision 32 mean the same in convolutions as in the measured peak."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 # --------------------------------------------------------------------------------------
 # Counting
 
 
-def multiply_adds(model: nn.Module, x: Tensor) -> int:
-    """Count the multiply-adds of a forward pass, of convolutions and linear layers.
+class Work(NamedTuple):
+    """What a forward pass has to do.
 
-    Expert convolutions count the convolution with the mixed kernel and the mixing.
+    Attributes:
+        multiply_adds: Multiply-adds of convolutions and matrix products.
+        values: Values that these operations read and write.
+    """
+
+    multiply_adds: int
+    values: int
+
+
+class _ValueCounter(TorchDispatchMode):
+    """Count the values that convolutions and matrix products read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            tensors = [t for t in (*args, out) if isinstance(t, Tensor)]
+            self.total += sum(t.numel() for t in tensors)
+        return out
+
+
+@functools.cache
+def count_work(
+    name: str, patch: int, bands: int, batch: int, training: bool = False
+) -> Work:
+    """Count the work of a forward pass in the plain formulation, without doing it.
+
+    Tensors without memory take the place of the real ones. No strategy pads, unrolls
+    or fuses anything there, so the count is what the network needs.
 
     Args:
-        model: The network.
-        x: Its input.
+        name: Registered model of this package.
+        patch: Rows and columns of a patch.
+        bands: Number of bands.
+        batch: Patches in the batch.
+        training: Pass through the network in training mode.
 
     Returns:
-        Multiply-adds per sample.
+        The work of the whole batch.
+
+    Raises:
+        ValueError: If the network cannot take such a batch.
     """
-    total = 0
-
-    def count(module: Any, inputs: Any, output: Any) -> None:
-        nonlocal total
-        if isinstance(module, nn.Linear):
-            total += module.weight.numel() * (output.numel() // output.shape[-1])
-            return
-        weight = module.weight
-        if isinstance(module, DynamicExpertConv3d):
-            total += x.shape[0] * weight.numel()
-            weight = weight[0]
-        positions = output[0, 0].numel() if output.dim() > 2 else 1
-        total += output.shape[0] * weight.numel() * positions
-
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, DynamicExpertConv3d)
-    hooks = [
-        module.register_forward_hook(count)
-        for module in model.modules()
-        if isinstance(module, kinds)
-    ]
-    with torch.no_grad():
-        model(x)
-    for hook in hooks:
-        hook.remove()
-    return total // x.shape[0]
+    try:
+        with torch.device('meta'), torch.no_grad(), conv_strategy('grouped'):
+            model = create_model(name, patch, bands).train(training)
+            x = torch.empty(batch, bands, patch, patch)
+            with FlopCounterMode(display=False) as counter, _ValueCounter() as values:
+                model(x)
+    except (RuntimeError, ValueError) as error:
+        purpose = 'train on' if training else 'take'
+        raise ValueError(
+            f'model {name} cannot {purpose} a batch of {batch} with patches of {patch} '
+            f'pixels and {bands} bands: {error}'
+        ) from error
+    # An operation is a multiplication or an addition.
+    return Work(counter.get_total_flops() // 2, values.total)
 
 
 # --------------------------------------------------------------------------------------
 # Sections
 
 
-@contextlib.contextmanager
-def _precision(options: argparse.Namespace, device: torch.device) -> Iterator[None]:
-    """Enter the autocast that was asked for."""
-    types = {'bf16': torch.bfloat16, 'fp16': torch.float16}
-    if options.precision == '32':
-        yield
-    else:
-        with torch.autocast(device.type, dtype=types[options.precision]):
-            yield
+class Setting(NamedTuple):
+    """What all sections share.
+
+    Attributes:
+        options: Command-line options.
+        device: Where to run.
+        floor: What the machine can do.
+    """
+
+    options: argparse.Namespace
+    device: torch.device
+    floor: dict[str, float]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the values that layers exchange."""
+        return _TYPES[self.options.precision]
+
+    def autocast(self) -> torch.autocast:
+        """Make the autocast that was asked for.
+
+        Returns:
+            A context.
+        """
+        return torch.autocast(
+            self.device.type, self.dtype, enabled=self.options.precision != '32'
+        )
+
+    def times(self, arms: dict[str, Callable[[], Any]]) -> dict[str, dict[str, float]]:
+        """Time functions in turn, see :func:`measure`.
+
+        Args:
+            arms: Functions by name.
+
+        Returns:
+            Times by name.
+        """
+        options = self.options
+        return measure(arms, options.repeats, self.device, options.clock)
+
+    def shares(self, flops: float, values: float, seconds: float) -> dict[str, float]:
+        """Hold a time against the floor.
+
+        Args:
+            flops: Multiplications and additions.
+            values: Values read and written.
+            seconds: The time.
+
+        Returns:
+            Shares of the matrix peak, of the copy bandwidth and of the floor, which is
+            the larger of the two.
+        """
+        peak = flops / self.floor['flops'] / seconds
+        copy = values * self.dtype.itemsize / self.floor['bytes'] / seconds
+        return {
+            'share of peak': peak,
+            'share of bandwidth': copy,
+            'share of floor': max(peak, copy),
+        }
+
+
+def own_models() -> list[str]:
+    """List the models of this package.
+
+    Returns:
+        Their registered names.
+    """
+    return sorted(
+        name
+        for name in timm.list_models()
+        if timm.model_entrypoint(name).__module__.startswith(f'{__package__}.')
+    )
+
+
+def create_model(name: str, patch: int, bands: int, **kwargs: Any) -> nn.Module:
+    """Make a network of 9 classes.
+
+    Args:
+        name: Registered model of this package.
+        patch: Rows and columns of a patch.
+        bands: Number of bands.
+        **kwargs: Further arguments of the network.
+
+    Returns:
+        The network.
+    """
+    if timm.get_pretrained_cfg_value(name, 'fixed_input_size'):
+        kwargs['img_size'] = patch
+    return timm.create_model(name, in_chans=bands, num_classes=9, **kwargs)
+
+
+def _random_batch(
+    setting: Setting, patch: int, bands: int, batch: int
+) -> tuple[Tensor, Tensor]:
+    """Draw patches and labels."""
+    x = torch.randn(batch, bands, patch, patch, device=setting.device)
+    return x, torch.randint(0, 9, (batch,), device=setting.device)
+
+
+def _training_step(
+    setting: Setting,
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    strategy: str | None = None,
+) -> Callable[[], None]:
+    """Make a training step: forward, backward and Adam."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-4)
+    x, labels = batch
+
+    def step() -> None:
+        network.train()
+        optimizer.zero_grad()
+        with conv_strategy(strategy):
+            with setting.autocast():
+                loss = F.cross_entropy(network(x), labels)
+            loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _inference(
+    setting: Setting,
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    strategy: str | None = None,
+) -> Callable[[], None]:
+    """Make a forward pass without gradients."""
+
+    def forward() -> None:
+        network.eval()
+        with torch.inference_mode(), conv_strategy(strategy), setting.autocast():
+            network(batch[0])
+
+    return forward
 
 
 def _sizes(patch: int, bands: int) -> list[tuple[int, int, int]]:
@@ -328,48 +510,55 @@ def _sizes(patch: int, bands: int) -> list[tuple[int, int, int]]:
     return sizes
 
 
-def _step(
-    function: Callable[[], Tensor], inputs: list[Tensor], backward: bool
+def _layer_pass(
+    setting: Setting,
+    function: Callable[[], Tensor],
+    inputs: list[Tensor],
+    backward: bool,
 ) -> Callable[[], None]:
     """Make a forward pass, or forward and backward."""
     if not backward:
 
         def forward() -> None:
-            with torch.no_grad():
+            with torch.no_grad(), setting.autocast():
                 function()
 
         return forward
-    seen = torch.randn_like(function().detach())
+    with torch.no_grad(), setting.autocast():
+        seen = torch.randn_like(function())
 
     def both() -> None:
-        torch.autograd.grad(function(), inputs, seen)
+        with setting.autocast():
+            out = function()
+        torch.autograd.grad(out, inputs, seen)
 
     return both
 
 
-def bench_layers(
-    options: argparse.Namespace, device: torch.device, floor: dict[str, float]
-) -> list[dict[str, Any]]:
+def bench_layers(setting: Setting) -> list[dict[str, Any]]:
     """Time the layers of ekgnet_base, in the middle of each block.
 
     Args:
-        options: Command-line options.
-        device: Where to run.
-        floor: What the machine can do.
+        setting: Options, device and floor.
 
     Returns:
         One row a layer and pass.
     """
     rows: list[dict[str, Any]] = []
+    options, device = setting.options, setting.device
     patch, bands, batch = options.patches[0], options.bands[0], options.batch
+    # What a layer gets from its neighbours under autocast.
+    kind: dict[str, Any] = {'device': device, 'dtype': setting.dtype}
     for block, ((layers, growth, entry), size) in enumerate(
         zip(_BLOCKS, _sizes(patch, bands), strict=True)
     ):
         cin, width = entry + (layers // 2) * growth, 4 * growth
-        x = torch.randn(batch, cin, *size, device=device, requires_grad=True)
+        x = torch.randn(batch, cin, *size, **kind, requires_grad=True)
         layer = DynamicExpertConv3d(cin, width, 1).to(device).eval()
         static = nn.Conv3d(cin, width, 1).to(device)
-        attention = layer.attention_weights(x).detach().requires_grad_()
+        with torch.no_grad(), setting.autocast():
+            attention = layer.attention_weights(x)
+        attention.requires_grad_()
         bias = cast(Tensor, layer.bias)
 
         def mixed(
@@ -393,16 +582,16 @@ def bench_layers(
             ),
         }
         work = 2.0 * batch * cin * width * size[0] * size[1] * size[2]
-        moved = 4.0 * batch * (cin + width) * size[0] * size[1] * size[2]
+        values = batch * (cin + width) * size[0] * size[1] * size[2]
         rows += _layer_rows(
             f'block {block + 1}: expert 1x1x1, {cin} to {width}, {size}',
             arms,
-            (work, moved),
-            (options, device, floor),
+            (work, values),
+            setting,
         )
 
         thin = torch.randn(
-            batch, width, size[1], size[0], size[2], device=device, requires_grad=True
+            batch, width, size[1], size[0], size[2], **kind, requires_grad=True
         )
         fast = GroupedConv3d(
             width, growth, 3, padding=1, groups=4, bias=False, rows_first=True
@@ -424,12 +613,12 @@ def bench_layers(
             ),
         }
         work = 2.0 * batch * width // 4 * growth * 27 * size[0] * size[1] * size[2]
-        moved = 4.0 * batch * (width + growth) * size[0] * size[1] * size[2]
+        values = batch * (width + growth) * size[0] * size[1] * size[2]
         rows += _layer_rows(
             f'block {block + 1}: 3x3x3 groups 4, {width} to {growth}, {size}',
             grouped_arms,
-            (work, moved),
-            (options, device, floor),
+            (work, values),
+            setting,
         )
     return rows
 
@@ -438,23 +627,18 @@ def _layer_rows(
     name: str,
     arms: dict[str, tuple[Callable[[], Tensor], list[Tensor]]],
     cost: tuple[float, float],
-    context: tuple[argparse.Namespace, torch.device, dict[str, float]],
+    setting: Setting,
 ) -> list[dict[str, Any]]:
     """Time the arms of one layer, forward and with backward."""
-    options, device, floor = context
     rows = []
     for passes in ('forward', 'forward + backward'):
-        times = measure(
+        times = setting.times(
             {
-                arm: _step(function, inputs, passes != 'forward')
+                arm: _layer_pass(setting, function, inputs, passes != 'forward')
                 for arm, (function, inputs) in arms.items()
-            },
-            options.repeats,
-            device,
-            options.clock,
+            }
         )
         factor = 1 if passes == 'forward' else 3
-        limit = max(cost[0] / floor['flops'], cost[1] / floor['bytes']) * factor
         ours = times['ours']['median']
         rows.append(
             {
@@ -465,110 +649,106 @@ def _layer_rows(
                 'ours / static': (
                     ours / times['static']['median'] if 'static' in times else None
                 ),
-                'share of peak': factor * cost[0] / ours / floor['flops'],
-                'share of floor': limit / ours,
+                **setting.shares(factor * cost[0], factor * cost[1], ours),
             }
         )
     return rows
 
 
-def bench_models(
-    options: argparse.Namespace, device: torch.device, floor: dict[str, float]
-) -> list[dict[str, Any]]:
+def _model_sizes(options: argparse.Namespace) -> list[tuple[int, int, int]]:
+    """Patch, bands and batch of every case of the sections 'models' and 'data'."""
+    sizes = product(options.bands, options.patches)
+    return [(patch, bands, options.batch) for bands, patch in sizes]
+
+
+def bench_models(setting: Setting) -> list[dict[str, Any]]:
     """Time training and inference of the whole network.
 
     The arms are the network, the same network in the paper's formulation with plain
-    grouped convolutions, and its static twin.
+    grouped convolutions, its static twin, the network with gradient checkpointing (in
+    training) and the compiled network.
 
     Args:
-        options: Command-line options.
-        device: Where to run.
-        floor: What the machine can do.
+        setting: Options, device and floor.
 
     Returns:
         One row a patch size, band count and pass.
     """
     rows = []
-    for bands in options.bands:
-        for patch in options.patches:
-            rows += _model_rows(options, device, floor, patch, bands, options.batch)
+    for size in _model_sizes(setting.options):
+        rows += _model_rows(setting, *size)
     return rows
 
 
-def bench_growth(
-    options: argparse.Namespace, device: torch.device, floor: dict[str, float]
-) -> list[dict[str, Any]]:
+def _growth_sizes(options: argparse.Namespace) -> list[tuple[int, int, int]]:
+    """Patch, bands and batch of every case of the section 'growth', each once."""
+    patch, bands, batch = options.patches[0], options.bands[0], options.batch
+    sizes = [(patch, max(b, 1), batch) for b in (bands // 4, bands // 2, bands)]
+    sizes += [(p, bands, batch) for p in (7, 11, 15)]
+    # Batch normalization needs more than one value a channel.
+    sizes += [(patch, bands, max(n, min(batch, 2))) for n in (batch // 8, batch // 2)]
+    return list(dict.fromkeys(sizes))
+
+
+def bench_growth(setting: Setting) -> list[dict[str, Any]]:
     """Time how the network grows with bands, patch and batch, one at a time.
 
     Args:
-        options: Command-line options.
-        device: Where to run.
-        floor: What the machine can do.
+        setting: Options, device and floor.
 
     Returns:
         Rows as those of :func:`bench_models`.
     """
-    patch, bands, batch = options.patches[0], options.bands[0], options.batch
-    cases = [(patch, b, batch) for b in (bands // 4, bands // 2, bands)]
-    cases += [(p, bands, batch) for p in (7, 11, 15) if p != patch]
-    cases += [(patch, bands, n) for n in (max(batch // 8, 1), max(batch // 2, 1))]
     rows = []
-    for case in cases:
-        rows += _model_rows(options, device, floor, *case, arms=('ours',))
+    for size in _growth_sizes(setting.options):
+        rows += _model_rows(setting, *size, ours_only=True)
     return rows
 
 
+def _networks(
+    setting: Setting, patch: int, bands: int, ours_only: bool
+) -> dict[str, tuple[nn.Module, str | None]]:
+    """Make the network of every arm, with the strategy that it is forced to take."""
+    options, device = setting.options, setting.device
+    ours = create_model(options.model, patch, bands).to(device)
+    networks: dict[str, tuple[nn.Module, str | None]] = {'ours': (ours, None)}
+    if ours_only:
+        return networks
+    networks['paper'] = (ours, 'grouped')
+    if options.model.startswith('ekgnet'):
+        twin = create_model(options.model, patch, bands, conv_layer='conv3d')
+        networks['static'] = (twin.to(device), None)
+    checkpointed = create_model(options.model, patch, bands).to(device)
+    cast(Any, checkpointed).set_grad_checkpointing()
+    networks['checkpointed'] = (checkpointed, None)
+    if options.compile is not None:
+        # What was compiled for other sizes counts against a limit of recompilations.
+        torch.compiler.reset()
+        for mode in options.compile or ['default']:
+            compiled = cast(nn.Module, torch.compile(ours, mode=mode))
+            networks[_COMPILED[mode]] = (compiled, None)
+    return networks
+
+
 def _model_rows(
-    options: argparse.Namespace,
-    device: torch.device,
-    floor: dict[str, float],
-    patch: int,
-    bands: int,
-    batch: int,
-    arms: Sequence[str] = ('ours', 'paper', 'static'),
+    setting: Setting, patch: int, bands: int, batch: int, ours_only: bool = False
 ) -> list[dict[str, Any]]:
     """Time one network at one size."""
     torch.manual_seed(0)
-    x = torch.randn(batch, bands, patch, patch, device=device)
-    labels = torch.randint(0, 9, (batch,), device=device)
-    options_of: dict[str, Any] = {'in_chans': bands, 'num_classes': 9}
-    ours = timm.create_model(options.model, **options_of).to(device)
-    networks: dict[str, tuple[nn.Module, str | None]] = {'ours': (ours, None)}
-    if 'paper' in arms:
-        networks['paper'] = (ours, 'grouped')
-    if 'static' in arms and options.model.startswith('ekgnet'):
-        twin = timm.create_model(options.model, conv_layer='conv3d', **options_of)
-        networks['static'] = (twin.to(device), None)
-    if options.compile:
-        networks['compiled'] = (cast(nn.Module, torch.compile(ours)), None)
-
-    def training(model: nn.Module, strategy: str | None) -> Callable[[], None]:
-        def call() -> None:
-            model.train()
-            model.zero_grad(set_to_none=True)
-            with conv_strategy(strategy), _precision(options, device):
-                F.cross_entropy(model(x), labels).backward()
-
-        return call
-
-    def inference(model: nn.Module, strategy: str | None) -> Callable[[], None]:
-        def call() -> None:
-            model.eval()
-            with (
-                torch.inference_mode(),
-                conv_strategy(strategy),
-                _precision(options, device),
-            ):
-                model(x)
-
-        return call
-
-    work = 2.0 * batch * multiply_adds(ours.eval(), x[:1])
+    options = setting.options
+    samples = _random_batch(setting, patch, bands, batch)
+    networks = _networks(setting, patch, bands, ours_only)
+    work = count_work(options.model, patch, bands, batch, training=True)
     rows = []
-    for passes, make in (('training', training), ('inference', inference)):
-        calls = {arm: make(*network) for arm, network in networks.items()}
-        times = measure(calls, options.repeats, device, options.clock)
-        memory = {arm: peak_memory(calls[arm], device) for arm in calls}
+    for passes, make in (('training', _training_step), ('inference', _inference)):
+        calls = {
+            arm: make(setting, network, samples, strategy)
+            for arm, (network, strategy) in networks.items()
+            # Without gradients there is nothing to recompute.
+            if arm != 'checkpointed' or passes == 'training'
+        }
+        times = setting.times(calls)
+        memory = {arm: peak_memory(calls[arm], setting.device) for arm in calls}
         median = times['ours']['median']
         factor = 3 if passes == 'training' else 1
         rows.append(
@@ -587,7 +767,66 @@ def _model_rows(
                 'ours / static': (
                     median / times['static']['median'] if 'static' in times else None
                 ),
-                'share of peak': factor * work / median / floor['flops'],
+                **setting.shares(
+                    factor * 2 * work.multiply_adds, factor * work.values, median
+                ),
+            }
+        )
+    return rows
+
+
+def bench_data(setting: Setting) -> list[dict[str, Any]]:
+    """Time loading against training: positions, gathered patches, transfer.
+
+    The batches are those of the built-in synthetic scene, 145 by 145 pixels.
+
+    Args:
+        setting: Options, device and floor.
+
+    Returns:
+        One row a patch size and band count.
+    """
+    # torchgeo takes seconds to import; the other sections do without.
+    from .datamodules import SyntheticSceneDataModule
+    from .datasets import RandomSplit
+
+    options, device = setting.options, setting.device
+    rows = []
+    for patch, bands, batch in _model_sizes(options):
+        torch.manual_seed(0)
+        data = SyntheticSceneDataModule(
+            rows=145,
+            cols=145,
+            num_bands=bands,
+            num_classes=9,
+            patch_size=patch,
+            batch_size=batch,
+            split=RandomSplit(0.5, 0.05),
+        )
+        data.setup('fit')
+
+        def batches(data: SyntheticSceneDataModule = data) -> Iterator[Any]:
+            while True:
+                for positions in data.train_dataloader():
+                    yield data.transfer_batch_to_device(positions, device, 0)
+
+        loaded = batches()
+        network = create_model(options.model, patch, bands).to(device)
+        first = next(loaded)
+        step = _training_step(setting, network, (first['image'], first['label']))
+        times = setting.times(
+            {'data': functools.partial(next, loaded), 'training': step}
+        )
+        rows.append(
+            {
+                'model': options.model,
+                'patch': patch,
+                'bands': bands,
+                'batch': batch,
+                'seconds': times,
+                'data / training': (
+                    times['data']['median'] / times['training']['median']
+                ),
             }
         )
     return rows
@@ -601,9 +840,7 @@ def _kind(operator: str) -> str:
     return 'other operators'
 
 
-def bench_profile(
-    options: argparse.Namespace, device: torch.device, floor: dict[str, float]
-) -> dict[str, Any]:
+def bench_profile(setting: Setting) -> dict[str, Any]:
     """Profile inference: what stands between it and the matrix peak.
 
     Arithmetic is counted as it is executed, which is more than the network's own
@@ -611,25 +848,22 @@ def bench_profile(
     account for (Python, dispatch, the profiler itself) is a row of its own.
 
     Args:
-        options: Command-line options.
-        device: Where to run.
-        floor: What the machine can do.
+        setting: Options, device and floor.
 
     Returns:
         Seconds of a pass, GFLOP needed and executed, and one row a kind of operator.
     """
     torch.manual_seed(0)
+    options, device, floor = setting
     patch, bands, batch = options.patches[0], options.bands[0], options.batch
-    model = timm.create_model(options.model, in_chans=bands, num_classes=9)
-    model = model.to(device).eval()
-    x = torch.randn(batch, bands, patch, patch, device=device)
-    useful = 2.0 * batch * multiply_adds(model, x[:1])
+    model = create_model(options.model, patch, bands).to(device).eval()
+    x, _ = _random_batch(setting, patch, bands, batch)
+    useful = 2.0 * count_work(options.model, patch, bands, batch).multiply_adds
 
-    with torch.no_grad(), _precision(options, device):
+    with torch.no_grad(), setting.autocast():
         with FlopCounterMode(display=False) as counter:
             model(x)
-        # The allocator needs some passes before it asks for no new memory.
-        for _ in range(3):
+        for _ in range(_WARM_UPS):
             model(x)
         _synchronize(device)
         # PyTorch's profiler writes its own progress to stderr below level 6.
@@ -693,52 +927,55 @@ def bench_profile(
     }
 
 
-def model_table(
-    options: argparse.Namespace, device: torch.device
-) -> list[dict[str, Any]]:
+def _usual_patch(name: str) -> int:
+    """Look up the patch size of a model's configuration."""
+    size = timm.get_pretrained_cfg_value(name, 'input_size')
+    return cast(tuple[int, int, int], size)[-1]
+
+
+def model_table(setting: Setting) -> list[dict[str, Any]]:
     """Count parameters, multiply-adds and memory of every model.
 
+    Two batches part the memory of a training step into what every patch adds and what
+    is there for any batch: gradients and the workspaces of operators.
+
     Args:
-        options: Command-line options.
-        device: Where to run.
+        setting: Options, device and floor.
 
     Returns:
         One row a model and band count.
     """
-    names = options.table_models or sorted(
-        name
-        for name in timm.list_models()
-        if timm.model_entrypoint(name).__module__.startswith(f'{__package__}.')
-    )
+    options = setting.options
+    small, large = _TABLE_BATCHES
     rows = []
-    for name in names:
-        for bands in options.table_bands:
-            model = timm.create_model(name, in_chans=bands, num_classes=9).to(device)
-            config = cast(dict[str, Any], model.pretrained_cfg)
-            size = int(config['input_size'][-1])
-            x = torch.randn(8, bands, size, size, device=device)
-            labels = torch.zeros(8, dtype=torch.long, device=device)
-
-            def step(
-                model: nn.Module = model, x: Tensor = x, labels: Tensor = labels
-            ) -> None:
-                F.cross_entropy(model(x), labels).backward()
-
-            operations = multiply_adds(model.eval(), x[:1])
-            model.train()
-            step()
-            model.zero_grad(set_to_none=True)
-            memory = peak_memory(step, device)
-            rows.append(
-                {
-                    'model': name,
-                    'bands': bands,
-                    'patch': size,
-                    'parameters': sum(p.numel() for p in model.parameters()),
-                    'multiply-adds': operations,
-                    'training bytes per patch': None if memory is None else memory / 8,
-                }
-            )
+    for name, bands in product(
+        options.table_models or own_models(), options.table_bands
+    ):
+        patch = _usual_patch(name)
+        network = create_model(name, patch, bands).to(setting.device)
+        peaks = []
+        for batch in _TABLE_BATCHES:
+            samples = _random_batch(setting, patch, bands, batch)
+            step = _training_step(setting, network, samples)
+            for _ in range(_WARM_UPS):
+                step()
+            network.zero_grad()
+            peaks.append(peak_memory(step, setting.device))
+        slope = rest = None
+        if peaks[0] is not None and peaks[1] is not None:
+            slope = (peaks[1] - peaks[0]) / (large - small)
+            rest = peaks[0] - small * slope
+        rows.append(
+            {
+                'model': name,
+                'bands': bands,
+                'patch': patch,
+                'parameters': sum(p.numel() for p in network.parameters()),
+                'multiply-adds': count_work(name, patch, bands, 1).multiply_adds,
+                'training bytes per patch': slope,
+                'training bytes besides': rest,
+            }
+        )
     return rows
 
 
@@ -772,112 +1009,217 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join([line(header), rule, *map(line, rows)])
 
 
-def report(results: dict[str, Any]) -> str:
-    """Write the results as text.
+def _mebibytes(value: float | None, form: str = '.0f') -> str:
+    """Write an amount of memory that may be missing."""
+    return _number(None if value is None else value / 2**20, form)
 
-    Args:
-        results: What :func:`run` returns.
 
-    Returns:
-        Markdown tables.
-    """
+def _heading(results: dict[str, Any]) -> str:
+    """Write where the figures come from."""
     facts = ', '.join(f'{key} {value}' for key, value in results['machine'].items())
     floor = results['floor']
-    parts = [
-        facts,
-        (
-            f'matrix peak {floor["flops"] / 1e9:.0f} GFLOP/s, '
-            f'copy {floor["bytes"] / 1e9:.1f} GB/s; '
-            f'times in ms ({results["clock"]} clock): median (quartiles)'
-        ),
+    return (
+        f'{facts}\n\n'
+        f'matrix peak {floor["flops"] / 1e9:.0f} GFLOP/s, '
+        f'copy {floor["bytes"] / 1e9:.1f} GB/s; '
+        f'precision {results["precision"]}; '
+        f'times in ms ({results["clock"]} clock): median (quartiles)'
+    )
+
+
+def _arms(rows: list[dict[str, Any]]) -> list[str]:
+    """List the arms of all rows, each once."""
+    return list(dict.fromkeys(arm for row in rows for arm in row['seconds']))
+
+
+def _layers_text(rows: list[dict[str, Any]]) -> str:
+    """Write the table of layers."""
+    arms = ('ours', 'paper', 'static', 'dense', 'with mapping')
+    cells = [
+        [
+            row['layer'],
+            row['pass'],
+            *(
+                _milliseconds(row['seconds'][arm]) if arm in row['seconds'] else ''
+                for arm in arms
+            ),
+            _number(row['paper / ours']),
+            _number(row['ours / static']),
+            _number(row['share of peak'], '.0%'),
+            _number(row['share of bandwidth'], '.0%'),
+            _number(row['share of floor'], '.0%'),
+        ]
+        for row in rows
     ]
-    if 'layers' in results:
-        rows = [
-            [
-                row['layer'],
-                row['pass'],
-                *(
-                    _milliseconds(row['seconds'][arm]) if arm in row['seconds'] else ''
-                    for arm in ('ours', 'paper', 'static', 'dense', 'with mapping')
-                ),
-                _number(row['paper / ours']),
-                _number(row['ours / static']),
-                _number(row['share of peak'], '.0%'),
-                _number(row['share of floor'], '.0%'),
-            ]
-            for row in results['layers']
+    header = ['layer', 'pass', *arms, 'paper / ours', 'ours / static', 'of peak']
+    return _markdown([*header, 'of copy', 'of floor'], cells)
+
+
+def _size_text(row: dict[str, Any]) -> str:
+    """Write patch size, bands and batch."""
+    return f'{row["patch"]}, {row["bands"]}, {row["batch"]}'
+
+
+def _models_text(rows: list[dict[str, Any]]) -> str:
+    """Write the table of networks."""
+    arms = _arms(rows)
+    cells = [
+        [
+            f'{row["model"]} {row["pass"]}',
+            _size_text(row),
+            *(
+                _milliseconds(row['seconds'][arm]) if arm in row['seconds'] else ''
+                for arm in arms
+            ),
+            _number(row['patches per second'], '.0f'),
+            _number(row['paper / ours']),
+            _number(row['ours / static']),
+            _number(row['share of peak'], '.0%'),
+            _number(row['share of bandwidth'], '.0%'),
+            _number(row['share of floor'], '.0%'),
+            ' / '.join(_mebibytes(value) for value in row['peak bytes'].values()),
         ]
-        header = ['layer', 'pass', 'ours', 'paper', 'static', 'dense', 'with mapping']
-        header += ['paper / ours', 'ours / static', 'of peak', 'of floor']
-        parts.append(_markdown(header, rows))
-    for section in ('models', 'growth'):
-        if section not in results:
-            continue
-        arms = list(results[section][0]['seconds'])
-        rows = [
-            [
-                f'{row["model"]} {row["pass"]}',
-                f'{row["patch"]}, {row["bands"]}, {row["batch"]}',
-                *(_milliseconds(row['seconds'][arm]) for arm in arms),
-                _number(row['patches per second'], '.0f'),
-                _number(row['paper / ours']),
-                _number(row['ours / static']),
-                _number(row['share of peak'], '.0%'),
-                ' / '.join(
-                    _number(None if value is None else value / 2**20, '.0f')
-                    for value in row['peak bytes'].values()
-                ),
-            ]
-            for row in results[section]
+        for row in rows
+    ]
+    header = ['model', 'patch, bands, batch', *arms, 'patches/s', 'paper / ours']
+    header += ['ours / static', 'of peak', 'of copy', 'of floor']
+    return _markdown([*header, f'peak MiB: {" / ".join(arms)}'], cells)
+
+
+def _profile_text(part: dict[str, Any]) -> str:
+    """Write the profile."""
+    cells = [
+        [
+            row['kind'],
+            f'{1e3 * row["seconds"]:.1f}',
+            f'{row["share"]:.0%}',
+            _number(row['executed flops'] / 1e9 or None, '.1f'),
+            _number(row['share of peak'], '.0%'),
         ]
-        header = ['model', 'patch, bands, batch', *arms, 'patches/s', 'paper / ours']
-        header += ['ours / static', 'of peak', f'peak MiB: {" / ".join(arms)}']
-        parts.append(_markdown(header, rows))
-    if 'profile' in results:
-        part = results['profile']
-        parts.append(
-            f'profile of {part["model"]}, inference, patch {part["patch"]}, '
-            f'{part["bands"]} bands, batch {part["batch"]}: '
-            f'{1e3 * part["seconds"]:.0f} ms a pass; the network needs '
-            f'{part["useful flops"] / 1e9:.1f} GFLOP, '
-            f'{part["executed flops"] / 1e9:.1f} GFLOP are executed'
+        for row in part['rows']
+    ]
+    return (
+        f'profile of {part["model"]}, inference, patch {part["patch"]}, '
+        f'{part["bands"]} bands, batch {part["batch"]}: '
+        f'{1e3 * part["seconds"]:.0f} ms a pass; the network needs '
+        f'{part["useful flops"] / 1e9:.1f} GFLOP, '
+        f'{part["executed flops"] / 1e9:.1f} GFLOP are executed\n\n'
+    ) + _markdown(['operators', 'ms', 'of the time', 'GFLOP', 'of peak'], cells)
+
+
+def _data_text(rows: list[dict[str, Any]]) -> str:
+    """Write the table of the data path."""
+    cells = [
+        [
+            row['model'],
+            _size_text(row),
+            *(_milliseconds(row['seconds'][arm]) for arm in ('data', 'training')),
+            f'{row["data / training"]:.1%}',
+        ]
+        for row in rows
+    ]
+    header = ['model', 'patch, bands, batch', 'data', 'training', 'data / training']
+    return _markdown(header, cells)
+
+
+def _table_text(rows: list[dict[str, Any]]) -> str:
+    """Write the model table."""
+    cells = [
+        [
+            row['model'],
+            str(row['bands']),
+            str(row['patch']),
+            f'{row["parameters"]:,}',
+            f'{row["multiply-adds"] / 1e6:.1f} M',
+            _mebibytes(row['training bytes per patch'], '.1f'),
+            _mebibytes(row['training bytes besides']),
+        ]
+        for row in rows
+    ]
+    header = ['model', 'bands', 'patch', 'parameters', 'multiply-adds']
+    return _markdown([*header, 'training MiB per patch', 'MiB besides'], cells)
+
+
+#: Sections in the order in which they run: what measures and what writes the table.
+_SECTIONS: dict[str, tuple[Callable[[Setting], Any], Callable[[Any], str]]] = {
+    'layers': (bench_layers, _layers_text),
+    'models': (bench_models, _models_text),
+    'growth': (bench_growth, _models_text),
+    'profile': (bench_profile, _profile_text),
+    'data': (bench_data, _data_text),
+    'table': (model_table, _table_text),
+}
+
+
+# --------------------------------------------------------------------------------------
+# The command
+
+
+def _check_device(options: argparse.Namespace) -> torch.device:
+    """Find the device that was asked for."""
+    try:
+        device = torch.device(options.device)
+    except RuntimeError:
+        device = torch.device('meta')
+    if device.type not in ('cpu', 'cuda'):
+        raise ValueError(f"--device must be 'cpu' or 'cuda', found {options.device!r}")
+    if options.clock == 'cpu' and device.type != 'cpu':
+        raise ValueError('--clock cpu measures --device cpu only')
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f'--device {device}: no such CUDA device was found')
+    return device
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse what a section would fail at, before anything is measured."""
+    for name in ('batch', 'repeats', 'threads', 'patches', 'bands', 'table_bands'):
+        value = getattr(options, name)
+        numbers = value if isinstance(value, list) else [value]
+        if any(number is not None and number < 1 for number in numbers):
+            raise ValueError(
+                f'--{name.replace("_", "-")} must be at least 1, found {min(numbers)}'
+            )
+    known = own_models()
+    for flag, names in (
+        ('--model', [options.model]),
+        ('--table-models', options.table_models or []),
+    ):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(
+                f'{flag}: no model {unknown[0]!r} in this package, expected one of '
+                f'{", ".join(known)}'
+            )
+    sections, batch = options.sections, options.batch
+    if 'data' in sections and any(patch % 2 == 0 for patch in options.patches):
+        raise ValueError(
+            f'--patches must be odd for the section data, found {options.patches}'
         )
-        rows = [
-            [
-                row['kind'],
-                f'{1e3 * row["seconds"]:.1f}',
-                f'{row["share"]:.0%}',
-                _number(row['executed flops'] / 1e9 or None, '.1f'),
-                _number(row['share of peak'], '.0%'),
-            ]
-            for row in part['rows']
-        ]
-        header = ['operators', 'ms', 'of the time', 'GFLOP', 'of peak']
-        parts.append(_markdown(header, rows))
-    if 'table' in results:
-        rows = [
-            [
-                row['model'],
-                str(row['bands']),
-                str(row['patch']),
-                f'{row["parameters"]:,}',
-                f'{row["multiply-adds"] / 1e6:.1f} M',
-                _number(
-                    None
-                    if row['training bytes per patch'] is None
-                    else row['training bytes per patch'] / 2**20,
-                    '.1f',
-                ),
-            ]
-            for row in results['table']
-        ]
-        header = ['model', 'bands', 'patch', 'parameters', 'multiply-adds']
-        parts.append(_markdown([*header, 'training MiB per patch'], rows))
-    return '\n\n'.join(parts) + '\n'
+    sizes = []
+    if 'models' in sections or 'data' in sections:
+        sizes += _model_sizes(options)
+    if 'growth' in sections:
+        sizes += _growth_sizes(options)
+    for size in sizes:
+        count_work(options.model, *size, training=True)
+    if 'profile' in sections:
+        count_work(options.model, options.patches[0], options.bands[0], batch)
+    if 'table' in sections:
+        for name in options.table_models or known:
+            for bands in options.table_bands:
+                count_work(name, _usual_patch(name), bands, 1)
+    if options.output is not None:
+        try:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.open('a').close()
+        except OSError as error:
+            raise ValueError(f'--output: cannot write this file: {error}') from None
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run the sections that were asked for.
+
+    When a section is done, its table is printed and the JSON file holds its results.
 
     Args:
         options: Parsed options.
@@ -886,36 +1228,32 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         Results that JSON can hold, by section.
 
     Raises:
-        ValueError: If the device is not there or a number is not positive.
+        ValueError: If an option cannot be met; nothing has been measured then.
     """
-    for name in ('batch', 'repeats'):
-        if getattr(options, name) < 1:
-            raise ValueError(f'--{name} must be at least 1')
-    device = torch.device(options.device)
-    if options.clock == 'cpu' and device.type != 'cpu':
-        raise ValueError('--clock cpu measures --device cpu only')
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError('--device cuda: no CUDA device was found')
+    device = _check_device(options)
+    _check_options(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    types = {'32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-    floor = machine_floor(device, types[options.precision], options.clock)
+    if device.type == 'cuda':
+        _forbid_tf32()
+    floor = machine_floor(device, _TYPES[options.precision], options.clock)
     results: dict[str, Any] = {
         'machine': machine_description(device),
         'precision': options.precision,
         'clock': options.clock,
         'floor': floor,
     }
-    if 'layers' in options.sections:
-        results['layers'] = bench_layers(options, device, floor)
-    if 'models' in options.sections:
-        results['models'] = bench_models(options, device, floor)
-    if 'growth' in options.sections:
-        results['growth'] = bench_growth(options, device, floor)
-    if 'profile' in options.sections:
-        results['profile'] = bench_profile(options, device, floor)
-    if 'table' in options.sections:
-        results['table'] = model_table(options, device)
+    setting = Setting(options, device, floor)
+    sys.stdout.write(_heading(results) + '\n')
+    sys.stdout.flush()
+    for name, (bench, text) in _SECTIONS.items():
+        if name not in options.sections:
+            continue
+        results[name] = bench(setting)
+        sys.stdout.write(f'\n{text(results[name])}\n')
+        sys.stdout.flush()
+        if options.output is not None:
+            options.output.write_text(json.dumps(results, indent=2) + '\n')
     return results
 
 
@@ -925,9 +1263,4 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Arguments after the command's name; None for those of the process.
     """
-    options = build_parser().parse_args(args)
-    results = run(options)
-    sys.stdout.write(report(results))
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=2) + '\n')
+    run(build_parser().parse_args(args))
