@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import torch
+from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
@@ -28,6 +29,7 @@ Bottleneck = Callable[[int, int], nn.Module]
 leaf_module(AveragePool3d)
 leaf_module(DynamicExpertConv3d)
 leaf_module(GroupedConv3d)
+register_notrace_function(pool_context)
 
 
 def init_conv3d(conv: nn.Module) -> None:
