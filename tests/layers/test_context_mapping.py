@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchgeo_ekgnet.layers import ContextMapping
+from torchgeo_ekgnet.layers import ContextMapping, pool_context
 from torchgeo_ekgnet.layers.context_mapping import ContextNorm
 
 
@@ -153,6 +153,14 @@ def test_learnt_residual_weight() -> None:
         weight = block.residual_weight
         assert isinstance(weight, nn.Parameter)
         assert weight.grad is not None and weight.grad.any()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_context_of_a_large_map_in_half_precision(dtype: torch.dtype) -> None:
+    x = torch.ones(1, 2, 64, 64, 64, dtype=dtype)
+    context = pool_context(x)
+    assert context.dtype == dtype and (context == 1).all()
+    assert torch.isfinite(ContextMapping(2).to(dtype).eval()(x)).all()
 
 
 def test_no_block() -> None:

@@ -8,12 +8,18 @@ import io
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchgeo_ekgnet.layers import ContextMapping, DynamicExpertConv3d, expert_convs
+from torchgeo_ekgnet.layers import (
+    ContextMapping,
+    DynamicExpertConv3d,
+    expert_convs,
+    grouped_conv3d,
+)
 
 GRID: list[dict[str, Any]] = [
     {'kernel_size': 1},
@@ -229,6 +235,9 @@ def test_bad_input() -> None:
         layer(torch.randn(4, 4))
     with pytest.raises(TypeError, match=r'torch.int64.*\.float\(\)'):
         layer(torch.zeros(1, 4, 4, 4, 4, dtype=torch.int64))
+    for context in (None, torch.randn(2, 4, 1, 1, 1)):
+        with pytest.raises(ValueError, match=r'\(2, 4, 0, 5, 5\) has an empty axis'):
+            layer(torch.randn(2, 4, 0, 5, 5), context)
     with pytest.raises(ValueError, match='5 channels'):
         layer.attention_weights(torch.randn(5, 4, 4, 4))
 
@@ -244,6 +253,11 @@ def test_bad_input() -> None:
         ({'padding': 'full'}, "found 'full'"),
         ({'padding': 'same', 'stride': 2}, "padding='same' needs stride 1"),
         ({'kernel_size': (3, 3)}, 'kernel_size must be an int or 3 ints'),
+        ({'kernel_size': 1.5}, 'kernel_size must be an int or 3 ints'),
+        ({'kernel_size': 0}, r'kernel_size must be at least 1, found \(0, 0, 0\)'),
+        ({'stride': (1, 0, 1)}, r'stride must be at least 1, found \(1, 0, 1\)'),
+        ({'dilation': 0}, 'dilation must be at least 1'),
+        ({'padding': -1}, 'padding must be at least 0'),
         ({'temperature': 0.0}, 'temperature must be a finite number above 0.01'),
         ({'num_mapping_blocks': -1}, 'num_blocks must be at least 0'),
     ],
@@ -252,6 +266,16 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {'in_channels': 4, 'out_channels': 6, 'kernel_size': 3}
     with pytest.raises(ValueError, match=message):
         DynamicExpertConv3d(**{**arguments, **options})
+
+
+def test_sizes_from_numpy() -> None:
+    one: Any = np.int64(1)
+    layer = DynamicExpertConv3d(4, 6, 3 * one, padding=(3 * one, one, 0))
+    assert layer.kernel_size == (3, 3, 3) and layer.padding == (3, 1, 0)
+    x = torch.randn(2, 4, 3, 3, 3)
+    assert layer(x).shape == nn.Conv3d(4, 6, 3, padding=(3, 1, 0))(x).shape
+    halved = grouped_conv3d(x, torch.randn(4, 4, 1, 1, 1), stride=2 * one)
+    assert halved.shape == (2, 4, 2, 2, 2)
 
 
 def test_own_mapping() -> None:

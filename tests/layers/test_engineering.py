@@ -15,6 +15,7 @@ from torchgeo_ekgnet.layers import (
     DynamicExpertConv3d,
     GroupedConv3d,
     expert_convs,
+    functional,
     keep_freed_memory,
 )
 
@@ -42,6 +43,7 @@ def test_torchscript() -> None:
     scripted = torch.jit.script(model)
     for size in (1, 3):
         torch.testing.assert_close(scripted(batch(size)), model(batch(size)))
+    assert scripted(batch(0)).shape == model(batch(0)).shape
 
 
 @pytest.mark.parametrize('training', [False, True])
@@ -55,6 +57,41 @@ def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
         with torch.no_grad():
             torch.testing.assert_close(compiled(batch(size)), model(batch(size)))
     assert backend.graphs == 1
+
+
+def test_compiled_layers_unroll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The choice is made when the graph runs: one graph for all sizes."""
+    calls: list[int] = []
+    original = functional._unrolled
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(functional, '_unrolled', counted)
+    torch._dynamo.reset()
+    backend = CountingBackend()
+    layer = GroupedConv3d(32, 8, 3, padding=1, groups=4)
+    compiled: Any = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+    for size in ((2, 32, 10, 8, 7), (3, 32, 12, 6, 5)):
+        x = torch.randn(*size)
+        torch.testing.assert_close(compiled(x), layer(x))
+    assert backend.graphs == 1 and len(calls) == 4
+
+
+def test_operators_of_compiled_layers() -> None:
+    geometry: Any = ([1, 1, 1], [1, 1, 1], [1, 1, 1], 4)
+    for size in ((2, 32, 10, 8, 8), (2, 32, 3, 2, 2)):  # unrolled, and plain
+        x = torch.randn(*size, requires_grad=True)
+        weight = torch.randn(8, 8, 3, 3, 3, requires_grad=True)
+        inputs = (x, weight)
+        torch.library.opcheck(functional._compiled_conv, (*inputs, *geometry))
+        y = functional._compiled_conv(*inputs, *geometry)
+        expected = nn.functional.conv3d(*inputs, None, *geometry)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+        found = torch.autograd.grad(y.square().sum(), inputs)
+        reference = torch.autograd.grad(expected.square().sum(), inputs)
+        torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-2)
 
 
 def test_export_with_dynamic_batch() -> None:
@@ -94,6 +131,16 @@ def test_autocast(dtype: torch.dtype) -> None:
         y = model(batch(4))
     assert y.dtype == dtype and torch.isfinite(y).all()
     y.float().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_parameters(dtype: torch.dtype) -> None:
+    model = network().to(dtype)
+    y = model(batch(4, dtype))
+    assert y.dtype == dtype
+    y.sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from torchgeo_ekgnet.layers import (
     GroupedConv3d,
@@ -59,6 +60,88 @@ def test_every_unrolling_is_exact(
             )
             for one, other in zip(grads, reference, strict=True):
                 torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def small(**options: Any) -> tuple[Tensor, Tensor]:
+    """An image and kernels for two groups, which require gradients."""
+    torch.manual_seed(0)
+    options = {'requires_grad': True, **options}
+    x, weight = (2, 8, 6, 4, 4), (4, 4, 3, 3, 3)
+    return torch.randn(x, **options), torch.randn(weight, **options)
+
+
+def unrolled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return grouped_conv3d(x, weight, bias, padding=1, groups=2, strategy='unrolled')
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.conv3d(x, weight, bias, padding=1, groups=2)
+
+
+@pytest.mark.parametrize('create_graph', [False, True])
+def test_kernels_that_depend_on_the_image(create_graph: bool) -> None:
+    x, base = small(dtype=torch.float64)
+    found = []
+    for conv in (unrolled, plain):
+        kernels = base * x.mean() * 10
+        y = conv(x, kernels, kernels.sum((1, 2, 3, 4))).square().sum()
+        found.append(torch.autograd.grad(y, (x, base), create_graph=create_graph))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_second_derivatives() -> None:
+    torch.manual_seed(0)
+    double: dict[str, Any] = {'dtype': torch.float64, 'requires_grad': True}
+    x, bias = torch.randn(1, 4, 4, 3, 3, **double), torch.randn(2, **double)
+    weight = torch.randn(2, 2, 3, 2, 2, **double)
+    assert torch.autograd.gradgradcheck(unrolled, (x, weight, bias), fast_mode=True)
+
+
+def test_backward_inside_autocast() -> None:
+    x, weight = small()
+    y = unrolled(x, weight).square().sum()
+    expected = torch.autograd.grad(y, (x, weight), retain_graph=True)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = torch.autograd.grad(y, (x, weight))
+    torch.testing.assert_close(found, expected)
+
+
+def test_many_gradients_at_once() -> None:
+    x, weight = small()
+    seen = torch.randn(3, 2, 4, 6, 4, 4)
+    found, expected = (
+        torch.autograd.grad(conv(x, weight), (x, weight), seen, is_grads_batched=True)
+        for conv in (unrolled, plain)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('strategy', ['unrolled', None])
+def test_forward_mode(strategy: str | None) -> None:
+    # Large enough for the rule to unroll as well.
+    x, weight = torch.randn(2, 32, 10, 8, 8), torch.randn(8, 8, 3, 3, 3)
+    direction = torch.randn_like(x)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, direction)
+        y = grouped_conv3d(dual, weight, groups=4, strategy=strategy)
+        tangent = forward_ad.unpack_dual(y).tangent
+    expected = F.conv3d(direction, weight, groups=4)
+    torch.testing.assert_close(tangent, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_meta_device() -> None:
+    x, weight = small(device='meta')
+    y = unrolled(x, weight)
+    assert y.shape == (2, 4, 6, 4, 4)
+    y.sum().backward()
+    assert x.grad is not None and x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize('strategy', [*functional.STRATEGIES, None])
+def test_empty_batch(strategy: str | None) -> None:
+    x, attention = torch.randn(0, 4, 3, 3, 3), torch.rand(0, 2)
+    weight = torch.randn(2, 6, 4, 1, 1, 1)
+    assert expert_conv3d(x, attention, weight, strategy=strategy).shape[1] == 6
 
 
 @pytest.mark.parametrize('strategy', ['grouped', 'experts', 'unrolled', None])
@@ -137,6 +220,14 @@ def test_bad_shapes() -> None:
         expert_conv3d(x, torch.rand(2, 2), weight[0])
     with pytest.raises(ValueError, match='attention has shape'):
         expert_conv3d(x, torch.rand(2, 3), weight)
+    with pytest.raises(ValueError, match=r'expected \(B, K\) = \(2, 2\)'):
+        expert_conv3d(x, torch.rand(1, 2), weight)
+    with pytest.raises(ValueError, match=r'expected \(B, K\) = \(1, 2\)'):
+        expert_conv3d(x[:1], torch.rand(3, 2), weight, strategy='experts')
+    with pytest.raises(
+        ValueError, match=r'bias has .* expected \(K, Cout\) = \(2, 4\)'
+    ):
+        expert_conv3d(x, torch.rand(2, 2), weight, torch.randn(4))
     with pytest.raises(ValueError, match='the input has 4 channels, expected 8'):
         expert_conv3d(x, torch.rand(2, 2), weight, groups=2)
     with pytest.raises(ValueError, match='weight has shape'):

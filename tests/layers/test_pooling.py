@@ -33,6 +33,16 @@ def test_axis_of_one_is_left_alone(size: tuple[int, int, int]) -> None:
     torch.testing.assert_close(pool(x), pool._reshape_mean(x))
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_types(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 5, 4, 1).to(dtype).requires_grad_()
+    y = AveragePool3d()(x)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), AveragePool3d()(x.float()), rtol=0, atol=2e-2)
+    y.sum().backward()
+    assert x.grad is not None
+
+
 def test_empty_batch_and_deterministic_mode() -> None:
     assert AveragePool3d()(torch.randn(0, 3, 4, 4, 4)).shape == (0, 3, 2, 2, 2)
     torch.use_deterministic_algorithms(True)

@@ -34,6 +34,10 @@ def pool_context(x: Tensor) -> Tensor:
     # A sum times a constant: the backward pass expands a view instead of dividing a
     # map of full size.
     positions = x.shape[2] * x.shape[3] * x.shape[4]
+    if x.dtype == torch.float16 or x.dtype == torch.bfloat16:
+        # The sum of a large map is beyond the range of float16.
+        total = x.sum(dim=(2, 3, 4), keepdim=True, dtype=torch.float32)
+        return (total * (1.0 / positions)).to(x.dtype)
     return x.sum(dim=(2, 3, 4), keepdim=True) * (1.0 / positions)
 
 

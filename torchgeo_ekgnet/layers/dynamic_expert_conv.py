@@ -15,19 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .context_mapping import ContextMapping
-from .functional import expert_conv3d
+from .functional import expert_conv3d, triple
 
 __all__ = ['DynamicExpertConv3d', 'expert_convs']
 
 _PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
-
-
-def _triple(value: int | tuple[int, int, int], name: str) -> tuple[int, int, int]:
-    """Expand an int and check the length of a tuple."""
-    values = (value, value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 3:
-        raise ValueError(f'{name} must be an int or 3 ints, found {value!r}')
-    return values
 
 
 def _plain_expert_conv3d(
@@ -42,6 +34,9 @@ def _plain_expert_conv3d(
 ) -> Tensor:
     """Convolve in the paper's formulation; what TorchScript compiles."""
     batch, out = x.shape[0], weight.shape[1]
+    if batch == 0:
+        # No sample has no group; any kernel gives the shape.
+        return F.conv3d(x, weight[0], None, stride, padding, dilation, groups)
     mixed = (attention @ weight.flatten(1)).reshape(
         batch * out, weight.shape[2], weight.shape[3], weight.shape[4], weight.shape[5]
     )
@@ -155,9 +150,9 @@ class DynamicExpertConv3d(nn.Module):
             )
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _triple(kernel_size, 'kernel_size')
-        self.stride = _triple(stride, 'stride')
-        self.dilation = _triple(dilation, 'dilation')
+        self.kernel_size = triple(kernel_size, 'kernel_size')
+        self.stride = triple(stride, 'stride')
+        self.dilation = triple(dilation, 'dilation')
         self.padding: str | tuple[int, int, int]
         if isinstance(padding, str):
             if padding not in ('same', 'valid'):
@@ -171,7 +166,15 @@ class DynamicExpertConv3d(nn.Module):
                 )
             self.padding = padding
         else:
-            self.padding = _triple(padding, 'padding')
+            self.padding = triple(padding, 'padding')
+        for name, values, least in (
+            ('kernel_size', self.kernel_size, 1),
+            ('stride', self.stride, 1),
+            ('dilation', self.dilation, 1),
+            ('padding', self.padding, 0),
+        ):
+            if not isinstance(values, str) and min(values) < least:
+                raise ValueError(f'{name} must be at least {least}, found {values}')
         self.transposed = False
         self.output_padding = (0, 0, 0)
         self.groups = groups
@@ -276,6 +279,11 @@ class DynamicExpertConv3d(nn.Module):
             raise ValueError(
                 f'DynamicExpertConv3d: the input of shape {tuple(x.shape)} has '
                 f'{channels} channels, expected in_channels={self.in_channels}'
+            )
+        if 0 in x.shape[-3:]:
+            raise ValueError(
+                f'DynamicExpertConv3d: the input of shape {tuple(x.shape)} has an '
+                'empty axis, expected at least one position along D, H and W'
             )
         if not x.is_floating_point():
             raise TypeError(

@@ -23,12 +23,14 @@ compilation and export hold for each of them:
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
+import numbers
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = ['STRATEGIES', 'conv_strategy', 'expert_conv3d', 'grouped_conv3d']
 
@@ -77,13 +79,23 @@ def _check_strategy(strategy: str | None) -> None:
         )
 
 
-def _triple(value: _Size, name: str) -> _Triple:
-    """Expand an int and check the length of a sequence."""
-    if isinstance(value, int):
-        return (value, value, value)
-    if len(value) != 3:
+def triple(value: _Size, name: str) -> _Triple:
+    """Expand an int and check the length of a sequence.
+
+    Args:
+        value: One value for D, H and W, or three; NumPy's integers as well.
+        name: Name of the argument.
+
+    Returns:
+        The values along D, H, W.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * 3
+    if len(values) != 3 or not all(isinstance(v, numbers.Integral) for v in values):
         raise ValueError(f'{name} must be an int or 3 ints, found {value!r}')
-    return (value[0], value[1], value[2])
+    return (int(values[0]), int(values[1]), int(values[2]))
 
 
 class _Geometry(NamedTuple):
@@ -125,9 +137,9 @@ def _geometry(
     """Collect the geometry of a convolution with kernels (..., kD, kH, kW)."""
     return _Geometry(
         (weight.shape[-3], weight.shape[-2], weight.shape[-1]),
-        _triple(stride, 'stride'),
-        _triple(padding, 'padding'),
-        _triple(dilation, 'dilation'),
+        triple(stride, 'stride'),
+        triple(padding, 'padding'),
+        triple(dilation, 'dilation'),
         groups,
     )
 
@@ -155,12 +167,41 @@ def _check_input(x: Tensor, channels: int, where: str) -> None:
 # The rule
 
 
-def _plain_only(x: Tensor) -> bool:
-    """Whether a transformation of PyTorch looks at the operations themselves."""
-    return (
+def _plain_only(*tensors: Tensor | None) -> bool:
+    """Whether PyTorch must see and differentiate the operations themselves."""
+    if (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
+    ):
+        return True
+    given = [t for t in tensors if t is not None]
+    device = given[0].device.type
+    # Our backward pass switches autocast off, which some devices (meta) do not know.
+    if not torch.amp.is_autocast_available(device):
+        return True
+    forward_mode = any(forward_ad.unpack_dual(t).tangent is not None for t in given)
+    return forward_mode or torch.is_autocast_enabled(device)
+
+
+def _may_unroll(x: Tensor, geometry: _Geometry) -> bool:
+    """Whether an unrolling can be faster than the plain form at all."""
+    return geometry.groups != 1 and x.device.type == 'cpu' and x.dtype == torch.float32
+
+
+def _chosen_at_run_time(x: Tensor, geometry: _Geometry) -> bool:
+    """Whether a compiled graph leaves the choice to :func:`_compiled_conv`.
+
+    An exported graph does not: it may run where this package is not installed.
+    """
+    return (
+        torch.compiler.is_compiling()
+        # PyTorch before 2.7 does not tell compilation from export.
+        and hasattr(torch.compiler, 'is_exporting')
+        and not _exporting()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.is_autocast_enabled('cpu')
+        and _may_unroll(x, geometry)
     )
 
 
@@ -196,7 +237,7 @@ def choose_expert_strategy(
     pointwise = geometry.is_pointwise()
     if forced is not None and (forced != 'pointwise' or pointwise):
         # No sample has no group to be folded into.
-        return 'experts' if x.shape[0] == 0 and not pointwise else forced
+        return 'experts' if x.shape[0] == 0 else forced
     if forced is not None:
         return 'grouped'
     if pointwise:
@@ -226,9 +267,7 @@ def choose_conv_strategy(
         ``'grouped'`` and None, or ``'unrolled'`` and how to unroll.
     """
     if (
-        geometry.groups == 1
-        or x.device.type != 'cpu'
-        or x.dtype != torch.float32
+        not _may_unroll(x, geometry)
         or x.numel() == 0
         or not torch.backends.mkldnn.is_available()
     ):
@@ -285,10 +324,15 @@ def expert_conv3d(
             'expected (K, Cout, Cin/groups, kD, kH, kW)'
         )
     _check_input(x, weight.shape[2] * groups, 'expert_conv3d')
-    if attention.dim() != 2 or attention.shape[1] != weight.shape[0]:
+    if attention.shape != (x.shape[0], weight.shape[0]):
         raise ValueError(
             f'expert_conv3d: attention has shape {tuple(attention.shape)}, '
             f'expected (B, K) = ({x.shape[0]}, {weight.shape[0]})'
+        )
+    if bias is not None and bias.shape != weight.shape[:2]:
+        raise ValueError(
+            f'expert_conv3d: bias has shape {tuple(bias.shape)}, '
+            f'expected (K, Cout) = {tuple(weight.shape[:2])}'
         )
     geometry = _geometry(weight, stride, padding, dilation, groups)
     if strategy == 'pointwise' and not geometry.is_pointwise():
@@ -453,10 +497,13 @@ def _conv(
     forced: str | None,
 ) -> Tensor:
     """Convolve with static kernels."""
-    unrolling = None
+    if forced is None and _chosen_at_run_time(x, geometry):
+        y = cast(Tensor, _compiled_conv(x, weight, *geometry[1:]))
+        return y if bias is None else y + bias[:, None, None, None]
+    plain, unrolling = _plain_only(x, weight, bias), None
     if forced == 'unrolled' and x.numel() > 0:
         unrolling = _any_unrolling(x.shape, weight.shape, geometry)
-    elif forced is None and not _plain_only(x) and not torch.is_autocast_enabled('cpu'):
+    elif forced is None and not plain:
         unrolling = choose_conv_strategy(x, weight, geometry)[1]
     if unrolling is None:
         return F.conv3d(
@@ -468,10 +515,9 @@ def _conv(
             geometry.dilation,
             geometry.groups,
         )
-    if _plain_only(x) or torch.is_autocast_enabled(x.device.type):
+    if plain:
         return _unrolled(x, weight, bias, unrolling)
-    y: Tensor = _UnrolledConv.apply(x, weight, bias, unrolling)
-    return y
+    return cast(Tensor, _UnrolledConv.apply(x, weight, bias, unrolling))
 
 
 class _AxisPlan(NamedTuple):
@@ -797,6 +843,64 @@ def _unrolled(
     return _fold_output(y, unrolling)
 
 
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _composed_gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    unrolling: _Unrolling,
+    wanted: Sequence[bool],
+) -> _Gradients:
+    """Differentiate :func:`_unrolled`; the gradients can be differentiated again."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: the kernel may have been computed from the image, a path that the
+        # surrounding graph follows itself.
+        x, weight = x.view_as(x), weight.view_as(weight)
+        bias = None if bias is None else bias.view_as(bias)
+        y = _unrolled(x, weight, bias, unrolling)
+        pairs = zip((x, weight, bias), wanted, strict=True)
+        inputs = [t for t, w in pairs if w and t is not None]
+        found = torch.autograd.grad(y, inputs, grad, create_graph=create_graph)
+    grads = iter(found)
+    gx, gw, gb = (next(grads) if w else None for w in wanted)
+    return gx, gw, gb
+
+
+def _unrolled_gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    unrolling: _Unrolling,
+    wanted: Sequence[bool],
+) -> _Gradients:
+    """Compute the gradients from the image's unrolled copy, made anew."""
+    geometry = unrolling.geometry
+    gx, gw, _ = torch.ops.aten.convolution_backward(
+        _unfold_grad(grad, unrolling),
+        _unroll_input(x, unrolling),
+        _unroll_kernel(weight, unrolling),
+        None,
+        unrolling.kept(geometry.stride, 1),
+        unrolling.kept(geometry.padding, 0),
+        unrolling.kept(geometry.dilation, 1),
+        False,
+        (0, 0, 0),
+        geometry.groups,
+        (wanted[0], wanted[1], False),
+    )
+    if wanted[0]:
+        gx = _refold_input(gx, unrolling, x.shape[2:])
+    if wanted[1]:
+        gw = _roll_kernel(gw, weight.shape, unrolling)
+    gb = grad.sum((0, 2, 3, 4)) if wanted[2] else None
+    return gx, gw, gb
+
+
 class _UnrolledConv(torch.autograd.Function):
     """:func:`_unrolled` that keeps the image, not its unrolled copy, for backward."""
 
@@ -821,31 +925,118 @@ class _UnrolledConv(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors  # type: ignore[attr-defined]
         unrolling: _Unrolling = ctx.unrolling  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
-        if torch.is_grad_enabled():
-            # Double backward: differentiate the composition instead.
-            inputs = [t for t, w in zip((x, weight, bias), wanted, strict=True) if w]
-            with torch.enable_grad():
-                y = _unrolled(x, weight, bias, unrolling)
-                grads = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
-            gx, gw, gb = (next(grads) if w else None for w in wanted)
-            return gx, gw, gb, None
-        geometry = unrolling.geometry
-        gx, gw, _ = torch.ops.aten.convolution_backward(
-            _unfold_grad(grad, unrolling),
-            _unroll_input(x, unrolling),
-            _unroll_kernel(weight, unrolling),
-            None,
-            unrolling.kept(geometry.stride, 1),
-            unrolling.kept(geometry.padding, 0),
-            unrolling.kept(geometry.dilation, 1),
-            False,
-            (0, 0, 0),
-            geometry.groups,
-            (wanted[0], wanted[1], False),
-        )
-        if wanted[0]:
-            gx = _refold_input(gx, unrolling, x.shape[2:])
-        if wanted[1]:
-            gw = _roll_kernel(gw, weight.shape, unrolling)
-        gb = grad.sum((0, 2, 3, 4)) if wanted[2] else None
-        return gx, gw, gb, None
+        # The forward pass ran without autocast, whatever surrounds this one.
+        with torch.autocast(grad.device.type, enabled=False):
+            # A second derivative, or many gradients at once (is_grads_batched).
+            if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(
+                grad
+            ):
+                gradients = _composed_gradients
+            else:
+                gradients = _unrolled_gradients
+            return *gradients(grad, x, weight, bias, unrolling, wanted), None
+
+
+# --------------------------------------------------------------------------------------
+# Operators that torch.compile does not look into. The choice among unrollings depends
+# on all sizes; made here it leaves one graph for every batch and patch size, and a
+# graph that is captured in a fraction of the time.
+
+
+@torch.library.custom_op('torchgeo_ekgnet::conv3d', mutates_args=())
+def _compiled_conv(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Convolve with static kernels in a compiled graph."""
+    geometry = _geometry(weight, stride, padding, dilation, groups)
+    with torch.autocast(x.device.type, enabled=False):
+        return _conv(x, weight, None, geometry, None).contiguous()
+
+
+@_compiled_conv.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Give the shape of the output."""
+    geometry = _geometry(weight, stride, padding, dilation, groups)
+    size = geometry.output_size(x.shape[2:])
+    return x.new_empty(x.shape[0], weight.shape[0], *size)
+
+
+@torch.library.custom_op('torchgeo_ekgnet::conv3d_backward', mutates_args=())
+def _compiled_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of :func:`_compiled_conv`."""
+    geometry = _geometry(weight, stride, padding, dilation, groups)
+    unrolling = choose_conv_strategy(x, weight, geometry)[1]
+    with torch.autocast(x.device.type, enabled=False):
+        if unrolling is None:
+            gx, gw, _ = torch.ops.aten.convolution_backward(
+                grad,
+                x,
+                weight,
+                None,
+                geometry.stride,
+                geometry.padding,
+                geometry.dilation,
+                False,
+                (0, 0, 0),
+                geometry.groups,
+                (True, True, False),
+            )
+        else:
+            gx, gw, _ = _unrolled_gradients(
+                grad, x, weight, None, unrolling, (True, True, False)
+            )
+    return gx.contiguous(), gw.contiguous()
+
+
+@_compiled_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """Give the shapes of the gradients."""
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _keep_inputs(
+    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Any, ...], output: Tensor
+) -> None:
+    """Save what :func:`_compiled_backward` needs."""
+    ctx.save_for_backward(*inputs[:2])
+    ctx.geometry = inputs[2:]  # type: ignore[attr-defined]
+
+
+def _compiled_gradients(
+    ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Differentiate :func:`_compiled_conv`."""
+    x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+    gx, gw = _compiled_backward(grad, x, weight, *ctx.geometry)  # type: ignore[attr-defined]
+    return gx, gw, None, None, None, None
+
+
+_compiled_conv.register_autograd(_compiled_gradients, setup_context=_keep_inputs)

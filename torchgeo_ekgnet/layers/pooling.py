@@ -3,6 +3,7 @@
 
 """Average pooling that is deterministic and never empties an axis."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,7 +17,8 @@ class AveragePool3d(nn.Module):
     of odd length is dropped. The one rule of its own: an axis of length 1 is left
     alone, so small patches and few bands pass. On a CPU it is PyTorch's pooling; elsewhere
     it is written with reshapes and means, because the backward pass of PyTorch's pooling
-    is not deterministic on CUDA.
+    is not deterministic on CUDA. Half types, which PyTorch's pooling lacks on a CPU, take
+    the reshapes too.
 
     Shape: (B, C, D, H, W) to (B, C, max(D // 2, 1), max(H // 2, 1), max(W // 2, 1)).
     """
@@ -30,7 +32,7 @@ class AveragePool3d(nn.Module):
         Returns:
             Pooled maps.
         """
-        if x.is_cpu:
+        if x.is_cpu and (x.dtype == torch.float32 or x.dtype == torch.float64):
             depth, height, width = x.shape[2], x.shape[3], x.shape[4]
             return F.avg_pool3d(x, [min(2, depth), min(2, height), min(2, width)])
         return self._reshape_mean(x)

@@ -20,8 +20,7 @@ from timm.layers import (
     register_notrace_function,
     register_notrace_module,
 )
-from timm.models import build_model_with_cfg
-from timm.models import checkpoint as checkpoint_module
+from timm.models import build_model_with_cfg, checkpoint
 from torch import Tensor, nn
 
 __all__ = [
@@ -110,6 +109,20 @@ def feature_indices(
             )
         taken.append(level)
     return taken
+
+
+def recomputed(stage: nn.Module, x: Tensor) -> Tensor:
+    """Run a stage so that the backward pass computes its maps anew.
+
+    Args:
+        stage: A stage; its method ``recompute``, if any, knows a finer way.
+        x: Maps, (B, C, D, H, W).
+
+    Returns:
+        What ``stage(x)`` returns.
+    """
+    finer = getattr(stage, 'recompute', None)
+    return cast(Tensor, checkpoint(stage, x) if finer is None else finer(x))
 
 
 def spectral_cfg(
@@ -266,9 +279,10 @@ class SpectralSpatialNet(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computing time for memory: recompute the stages in the backward pass.
+        """Trade computing time for memory: recompute maps in the backward pass.
 
-        Batch-norm statistics are updated a second time by the recomputation.
+        A stage is recomputed as its ``recompute`` method says (the dense networks: layer
+        by layer), or as a whole. Batch-norm statistics are updated a second time by the recomputation.
 
         Args:
             enable: Whether to recompute.
@@ -382,7 +396,7 @@ class SpectralSpatialNet(nn.Module):
         for level, stage in enumerate(self.stages):
             if stop_early and level > max(taken):
                 break
-            x = checkpoint_module(stage, x) if self.grad_checkpointing else stage(x)
+            x = recomputed(stage, x) if self.grad_checkpointing else stage(x)
             if level in taken:
                 normed = norm and level == last
                 maps[level] = self.spectral_mean(self.forward_norm(x) if normed else x)
@@ -435,7 +449,7 @@ class SpectralSpatialNet(nn.Module):
         x = self.forward_stem(x)
         for stage in self.stages:
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint_module(stage, x)
+                x = recomputed(stage, x)
             else:
                 x = stage(x)
         return self.spectral_mean(self.forward_norm(x))

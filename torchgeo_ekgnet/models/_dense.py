@@ -11,9 +11,12 @@ of a dense layer alone.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import torch
+from timm.layers import register_notrace_function
+from timm.models import checkpoint
 from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
@@ -28,6 +31,7 @@ Bottleneck = Callable[[int, int], nn.Module]
 leaf_module(AveragePool3d)
 leaf_module(DynamicExpertConv3d)
 leaf_module(GroupedConv3d)
+register_notrace_function(pool_context)
 
 
 def init_conv3d(conv: nn.Module) -> None:
@@ -181,6 +185,33 @@ class DenseStage(nn.Module):
             context = torch.cat([context, pool_context(new)], 1)
             x = torch.cat([x, new], 1)
         return x.transpose(2, 3)
+
+    @torch.jit.unused
+    def recompute(self, x: Tensor) -> Tensor:
+        """Compute :meth:`forward`, each layer anew in the backward pass.
+
+        What is kept are the added channels, once; the maps that a layer reads are put
+        together again as well. So memory grows with the depth, not with its square.
+
+        Args:
+            x: Maps, (B, C, D, H, W).
+
+        Returns:
+            Maps, (B, out_channels, D', H', W').
+        """
+        x = self.pool(x).transpose(2, 3).contiguous()
+        context, maps = pool_context(x), [x]
+        for layer in self.layers:
+            new = checkpoint(partial(_joined, layer), context, *maps)
+            context = torch.cat([context, pool_context(new)], 1)
+            maps.append(new)
+        return torch.cat(maps, 1).transpose(2, 3)
+
+
+def _joined(layer: nn.Module, context: Tensor, *maps: Tensor) -> Tensor:
+    """Run a dense layer on maps that lie apart."""
+    new: Tensor = layer(torch.cat(maps, 1), context)
+    return new
 
 
 class DenseNet3d(SpectralSpatialNet):

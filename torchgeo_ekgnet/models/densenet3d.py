@@ -12,10 +12,10 @@ The transition between two blocks subsamples (every second band, row and column)
 the released program does; it names the step an average pooling, of size 1.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ._blocks import MaxPool3d
@@ -155,6 +155,22 @@ class Transition(nn.Module):
         return out
 
 
+class DenseSequence(nn.Sequential):
+    """A stage: pooling or transition, dense layers, squeeze and excitation."""
+
+    @torch.jit.unused
+    def recompute(self, x: Tensor) -> Tensor:
+        """Compute the stage, each layer anew in the backward pass.
+
+        Args:
+            x: Maps, (B, C, D, H, W).
+
+        Returns:
+            What the stage returns.
+        """
+        return cast(Tensor, checkpoint_seq(self, x))
+
+
 class BottleneckDenseNet3d(SpectralSpatialNet):
     """3D-DenseNet with bottlenecks, with or without squeeze and excitation.
 
@@ -231,7 +247,7 @@ class BottleneckDenseNet3d(SpectralSpatialNet):
                 channels += growth_rate
             if se_reduction is not None and index < len(block_config) - 1:
                 layers.append(SqueezeExcitation3d(channels, se_reduction, **dd))
-            self.stages.append(nn.Sequential(*layers))
+            self.stages.append(DenseSequence(*layers))
             self.feature_info.append(
                 {
                     'num_chs': channels,
