@@ -467,6 +467,9 @@ class HyperspectralDataModule(NonGeoDataModule):
             if self.trainer is not None and self.trainer.training:
                 orientation = self.orientation(len(row_col), device)
             image = self.patch_source.gather(row_col, device, orientation)
+            if self.trainer is not None:
+                # Lightning converts a batch to the trainer's precision before this.
+                image = self.trainer.precision_plugin.convert_input(image)
         moved: dict[str, Tensor] = super().transfer_batch_to_device(
             batch, device, dataloader_idx
         )
