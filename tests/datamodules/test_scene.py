@@ -16,6 +16,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.trainers import ClassificationTask
@@ -202,6 +203,7 @@ class TestAugmentation:
 
         class Stage:
             validating = sanity_checking = testing = predicting = False
+            precision_plugin = Precision()
 
         stage: Any = Stage()
         stage.training = training

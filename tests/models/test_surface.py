@@ -68,6 +68,15 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
         assert torch.isfinite(parameter.grad).all(), key
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_parameters(dtype: torch.dtype) -> None:
+    model = small_model('ekgnet_tiny').to(dtype).train()
+    logits = model(small_input('ekgnet_tiny', 4).to(dtype))
+    assert logits.dtype == dtype
+    logits.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 @pytest.mark.parametrize('name', SIZES)
 def test_deterministic(name: str) -> None:
     x = small_input(name, 3)

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -599,29 +600,87 @@ def test_compile_keeps_the_names_of_the_state_dict(
     assert set(task.model.state_dict()) == set(plain.state_dict())
 
 
+@pytest.mark.parametrize('precision', ['64-true', 'bf16-true'])
+def test_true_precision(tmp_path: Path, precision: Any) -> None:
+    task, trainer = make_task(), make_trainer(tmp_path, precision=precision)
+    trainer.fit(task, make_datamodule(spectral_gain=0.1, spectral_noise=0.1))
+    expected = torch.float64 if precision == '64-true' else torch.bfloat16
+    assert {p.dtype for p in task.model.parameters()} == {expected}
+    assert torch.isfinite(trainer.callback_metrics['train_loss'])
+    trainer.test(task, make_datamodule(), verbose=False)
+
+
+class DeviceReads(TorchDispatchMode):
+    """Note the operators for which a host waits for its device."""
+
+    waiting = frozenset(
+        (
+            '_local_scalar_dense',
+            '_unique',
+            '_unique2',
+            'bincount',
+            'equal',
+            'masked_select',
+            'nonzero',
+            'unique_dim',
+        )
+    )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+    def waits(self) -> list[str]:
+        return [name for name in self.seen if name in self.waiting]
+
+
+class WatchSteps(Callback):
+    """Watch forward and backward passes; Adam reads its own counters on the host."""
+
+    def __init__(self, reads: DeviceReads) -> None:
+        self.reads = reads
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            # The first transfer has read the cube into memory, once and for all.
+            self.reads.seen.clear()
+        self.reads.__enter__()  # type: ignore[no-untyped-call]
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        self.reads.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize('options', [{}, {'class_weights': 'balanced'}], ids=str)
 def test_no_step_waits_for_the_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    """Nothing in a training step reads a value back, as ``.item()`` does."""
-    reads: list[str] = []
-    inside = False
-    original = Tensor.item
-    step = HyperspectralClassificationTask.training_step
+    """Nothing from the transfer of a batch to its backward pass reads a value back."""
+    reads = DeviceReads()
+    transfer = SyntheticSceneDataModule.transfer_batch_to_device
 
-    def item(self: Tensor) -> Any:
-        if inside:
-            reads.append('item')
-        return original(self)
+    def watched(*args: Any) -> Any:
+        with reads:
+            return transfer(*args)
 
-    def watched(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        nonlocal inside
-        inside = True
-        try:
-            return step(self, *args, **kwargs)
-        finally:
-            inside = False
+    monkeypatch.setattr(SyntheticSceneDataModule, 'transfer_batch_to_device', watched)
+    trainer = make_trainer(tmp_path, callbacks=[WatchSteps(reads)], limit_val_batches=0)
+    trainer.fit(make_task(**options), make_datamodule())
+    assert {'index_select', 'native_batch_norm_backward'} <= set(reads.seen)
+    assert reads.waits() == []
 
-    monkeypatch.setattr(Tensor, 'item', item)
-    monkeypatch.setattr(HyperspectralClassificationTask, 'training_step', watched)
-    make_trainer(tmp_path).fit(make_task(), make_datamodule())
-    assert reads == []
+
+def test_reads_of_a_device_are_noted() -> None:
+    values, reads = torch.ones(2), DeviceReads()
+    with reads:
+        float(values[0])
+        values.nonzero()
+        torch.bincount(values.long())
+    assert reads.waits() == ['_local_scalar_dense', 'nonzero', 'bincount']

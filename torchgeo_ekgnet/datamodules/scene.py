@@ -509,6 +509,9 @@ class HyperspectralDataModule(NonGeoDataModule):
             image = self.patch_source.gather(
                 row_col, device, orientation, batch.get('bounds')
             )
+            if self.trainer is not None:
+                # Lightning converts a batch to the trainer's precision before this.
+                image = self.trainer.precision_plugin.convert_input(image)
         moved: dict[str, Tensor] = super().transfer_batch_to_device(
             batch, device, dataloader_idx
         )
