@@ -459,33 +459,6 @@ class TestCheckpoints:
         )
         assert not other.is_trained
 
-    @pytest.mark.parametrize('prefix', ['', 'module.'])
-    @pytest.mark.parametrize('released', [False, True])
-    def test_weights_of_a_bare_network(
-        self, released: bool, prefix: str, tmp_path: Path
-    ) -> None:
-        name = 'ekgnet_base_reference'
-        options: dict[str, Any] = {'block_config': (1, 1, 1)}
-        state = released_state((1, 1, 1))
-        source = timm.create_model(name, in_chans=200, num_classes=16, **options)
-        source.load_state_dict(state)
-        if not released:
-            state = source.state_dict()
-        path = tmp_path / 'net.pth'
-        torch.save({f'{prefix}{key}': value for key, value in state.items()}, path)
-        with pytest.warns(UserWarning, match='num classes'):
-            task = make_task(
-                model=name,
-                model_options=options,
-                weights=str(path),
-                in_channels=103,
-                num_classes=9,
-            )
-        expected = dict(source.named_parameters())
-        for key, value in task.model.named_parameters():
-            if not key.startswith('classifier.'):
-                assert value.equal(expected[key]), key
-
     @pytest.fixture(params=['weights', 'load_from_checkpoint', 'same process'])
     def trained(
         self,
