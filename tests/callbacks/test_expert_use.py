@@ -30,6 +30,8 @@ from torchgeo_ekgnet.callbacks.expert_use import (
 )
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, expert_convs
 
+from ..graphs import CountingBackend
+
 BANDS, CLASSES = 6, 3
 
 
@@ -360,3 +362,23 @@ def test_number_of_classes_of_a_foreign_task(tmp_path: Path) -> None:
     del task.model.num_classes
     with pytest.raises(ValueError, match=r'num_classes: found none .* of Foreign'):
         trainer(tmp_path, ExpertUse()).test(task, datamodule=Data(), verbose=False)
+
+
+def test_overlapping_records_give_the_compiler_back() -> None:
+    """Two callbacks enter one after the other and leave in the same order."""
+    torch.compiler.reset()
+    backend = CountingBackend()
+    model = timm.create_model('ekgnet_tiny', in_chans=8, num_classes=3).eval()
+    compiled: Any = torch.compile(model, backend=backend)
+    x = torch.rand(2, 8, 7, 7)
+    first, second = record_attention(model), record_attention(model)
+    with torch.no_grad():
+        first.__enter__()
+        second.__enter__()
+        compiled(x)
+        first.__exit__(None, None, None)
+        compiled(x)
+        assert backend.graphs == 0
+        second.__exit__(None, None, None)
+        compiled(x)
+    assert backend.graphs > 0

@@ -46,6 +46,30 @@ def _layers(model: nn.Module) -> dict[str, DynamicExpertConv3d]:
     return dict(expert_convs(getattr(model, '_orig_mod', model)))
 
 
+# Contexts that keep the compiler away at present, and what the first one has entered.
+_watching = 0
+_eager = ExitStack()
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Run compiled networks uncompiled.
+
+    PyTorch's own context restores what it found, so of two that overlap without being
+    nested, as those of two callbacks do, the second would leave its stance behind.
+    """
+    global _watching
+    if _watching == 0:
+        _eager.enter_context(torch.compiler.set_stance('force_eager'))
+    _watching += 1
+    try:
+        yield
+    finally:
+        _watching -= 1
+        if _watching == 0:
+            _eager.close()
+
+
 @contextmanager
 def _mapping_hooks(
     model: nn.Module, hooks: Mapping[str, Callable[..., Tensor | None]]
@@ -55,7 +79,7 @@ def _mapping_hooks(
     A captured graph would run without the hooks.
     """
     with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance('force_eager'))
+        stack.enter_context(_uncompiled())
         for name, layer in _layers(model).items():
             handle = layer.mapping.register_forward_hook(hooks[name])
             stack.callback(handle.remove)
