@@ -30,12 +30,21 @@ GEOMETRIES: list[dict[str, Any]] = [
 @pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
 @pytest.mark.parametrize('size', [(5, 4, 4), (18, 3, 5), (40, 6, 6)], ids=str)
 @pytest.mark.parametrize(('cin', 'cout'), [(8, 4), (2, 6)])
+@pytest.mark.parametrize(('samples', 'pieces'), [(3, 1), (3, 3), (1, 2)])
 def test_every_unrolling_is_exact(
-    geometry: dict[str, Any], size: tuple[int, int, int], cin: int, cout: int
+    geometry: dict[str, Any],
+    size: tuple[int, int, int],
+    cin: int,
+    cout: int,
+    samples: int,
+    pieces: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
+    if pieces > 1:  # as many as there are samples, or groups of one sample
+        monkeypatch.setattr(functional, '_PIECE', 1)
     double = {'dtype': torch.float64, 'requires_grad': True}
-    x = torch.randn(2, cin, *size, **double)  # type: ignore[call-overload]
+    x = torch.randn(samples, cin, *size, **double)  # type: ignore[call-overload]
     weight = torch.randn(cout, cin // 2, 3, 2, 3, **double)  # type: ignore[call-overload]
     bias = torch.randn(cout, **double)  # type: ignore[call-overload]
     inputs = (x, weight, bias)
@@ -52,6 +61,7 @@ def test_every_unrolling_is_exact(
     found = functional._candidates(size, full, cin // 2, cout // 2)
     assert found
     for unrolling in found:
+        assert len(functional._pieces(x, weight, unrolling)) == pieces
         y = functional._UnrolledConv.apply(x, weight, bias, unrolling)
         torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
         for second in (False, True):

@@ -25,6 +25,7 @@ import contextlib
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -516,7 +517,7 @@ def _conv(
             geometry.groups,
         )
     if plain:
-        return _unrolled(x, weight, bias, unrolling)
+        return _unrolled(x, weight, bias, unrolling).contiguous()
     return cast(Tensor, _UnrolledConv.apply(x, weight, bias, unrolling))
 
 
@@ -552,12 +553,21 @@ class _Unrolling(NamedTuple):
         kept = [instead if self.axes[a].block else values[a] for a in range(3)]
         return (kept[0], kept[1], kept[2])
 
+    def sizes(self, x_shape: Sequence[int], w_shape: Sequence[int]) -> tuple[int, int]:
+        """Elements of the unrolled input and of the output before it is folded."""
+        inputs, outputs = x_shape[0] * x_shape[1], x_shape[0] * w_shape[0]
+        for a, plan in enumerate(self.axes):
+            inputs *= plan.window * plan.blocks if plan.block else x_shape[2 + a]
+            outputs *= plan.block * plan.blocks if plan.block else self.out_size[a]
+        return inputs, outputs
+
 
 # Constants of the estimate, measured on two AVX-512 cores; only their ratios matter.
 _FAST = 100e9  # multiply-adds * 2 per second of oneDNN's kernels for wide groups
 _SLOW = 5e9  # of its fallback for thin groups
 _COPY = 6e9  # bytes per second of a permuting copy
 _WIDTH = 16  # channels of a group must be a multiple of this
+_PIECE = 16 << 20  # bytes of unrolled copies at a time, measured like them
 
 
 def _full_axis(
@@ -622,7 +632,7 @@ def _cost(
     if unrolling is None:
         wide = cin % _WIDTH == 0 and cout % _WIDTH == 0
         return work * math.prod(out) / (_FAST if wide else _SLOW)
-    inputs, outputs = float(x_shape[0] * x_shape[1]), float(x_shape[0] * w_shape[0])
+    inputs, outputs = unrolling.sizes(x_shape, w_shape)
     first = unrolling.axes[0]
     # The axis behind the channels joins them without a copy.
     alone = first.block > 0 and first.blocks == 1 and not unrolling.axes[1].block
@@ -631,12 +641,8 @@ def _cost(
     for a, plan in enumerate(unrolling.axes):
         if plan.block:
             work *= plan.window * plan.block * plan.blocks / geometry.kernel[a]
-            inputs *= plan.window * plan.blocks
-            outputs *= plan.block * plan.blocks
         else:
             work *= out[a]
-            inputs *= x_shape[2 + a]
-            outputs *= out[a]
     return work / _FAST + (moves_in * inputs + moves_out * outputs) / _COPY
 
 
@@ -705,7 +711,7 @@ def _fold_output(y: Tensor, unrolling: _Unrolling) -> Tensor:
         y = y.flatten(2 + a, 3 + a)
     for a in axes:
         y = y.narrow(2 + a, 0, unrolling.out_size[a])
-    return y.contiguous()
+    return y
 
 
 def _unfold_grad(grad: Tensor, unrolling: _Unrolling) -> Tensor:
@@ -759,7 +765,7 @@ def _refold_input(grad: Tensor, unrolling: _Unrolling, size: Sequence[int]) -> T
             pads = [0] * (2 * (grad.dim() - 3 - a))
             pads += [0, size[a] - length]
             grad = F.pad(grad, pads)
-    return grad.contiguous()
+    return grad
 
 
 def _bands(unrolling: _Unrolling, axis: int, like: Tensor) -> Tensor:
@@ -829,7 +835,7 @@ def _unrolled_bias(bias: Tensor | None, unrolling: _Unrolling) -> Tensor | None:
 def _unrolled(
     x: Tensor, weight: Tensor, bias: Tensor | None, unrolling: _Unrolling
 ) -> Tensor:
-    """Convolve the unrolled image with banded kernels."""
+    """Convolve the unrolled image with banded kernels; not always contiguous."""
     geometry = unrolling.geometry
     y = F.conv3d(
         _unroll_input(x, unrolling),
@@ -841,6 +847,65 @@ def _unrolled(
         geometry.groups,
     )
     return _fold_output(y, unrolling)
+
+
+class _Piece(NamedTuple):
+    """Some samples, or some groups of all samples, and how they are unrolled."""
+
+    samples: slice
+    inputs: slice
+    outputs: slice
+    unrolling: _Unrolling
+
+
+def _pieces(x: Tensor, weight: Tensor, unrolling: _Unrolling) -> list[_Piece]:
+    """Cut a convolution into parts with small unrolled copies.
+
+    The copies of a whole batch leave the processor's caches, raise the peak and, above
+    32 MiB, are mapped anew by glibc's allocator for every layer.
+    """
+    needed = sum(unrolling.sizes(x.shape, weight.shape)) * x.element_size()
+    geometry = unrolling.geometry
+    samples, groups = x.shape[0], geometry.groups
+    parts = samples if samples > 1 else groups
+    count = min(parts, math.ceil(needed / _PIECE))
+    edges = [parts * i // count for i in range(count + 1)]
+    found = []
+    for start, stop in pairwise(edges):
+        if samples > 1:
+            found.append(
+                _Piece(slice(start, stop), slice(None), slice(None), unrolling)
+            )
+            continue
+        cin, cout = weight.shape[1], weight.shape[0] // groups
+        part = geometry._replace(groups=stop - start)
+        found.append(
+            _Piece(
+                slice(None),
+                slice(start * cin, stop * cin),
+                slice(start * cout, stop * cout),
+                unrolling._replace(geometry=part),
+            )
+        )
+    return found
+
+
+def _unrolled_in_pieces(
+    x: Tensor, weight: Tensor, bias: Tensor | None, unrolling: _Unrolling
+) -> Tensor:
+    """Compute :func:`_unrolled` piece by piece; not for autograd."""
+    pieces = _pieces(x, weight, unrolling)
+    if len(pieces) == 1:
+        return _unrolled(x, weight, bias, unrolling).contiguous()
+    y = x.new_empty(x.shape[0], weight.shape[0], *unrolling.out_size)
+    for samples, inputs, outputs, part in pieces:
+        y[samples, outputs] = _unrolled(
+            x[samples, inputs],
+            weight[outputs],
+            None if bias is None else bias[outputs],
+            part,
+        )
+    return y
 
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -878,25 +943,29 @@ def _unrolled_gradients(
     unrolling: _Unrolling,
     wanted: Sequence[bool],
 ) -> _Gradients:
-    """Compute the gradients from the image's unrolled copy, made anew."""
-    geometry = unrolling.geometry
-    gx, gw, _ = torch.ops.aten.convolution_backward(
-        _unfold_grad(grad, unrolling),
-        _unroll_input(x, unrolling),
-        _unroll_kernel(weight, unrolling),
-        None,
-        unrolling.kept(geometry.stride, 1),
-        unrolling.kept(geometry.padding, 0),
-        unrolling.kept(geometry.dilation, 1),
-        False,
-        (0, 0, 0),
-        geometry.groups,
-        (wanted[0], wanted[1], False),
-    )
-    if wanted[0]:
-        gx = _refold_input(gx, unrolling, x.shape[2:])
-    if wanted[1]:
-        gw = _roll_kernel(gw, weight.shape, unrolling)
+    """Compute the gradients piece by piece, unrolling the image anew."""
+    # Not empty_like: the image may lie in another order.
+    gx = x.new_empty(x.shape) if wanted[0] else None
+    gw = torch.zeros_like(weight) if wanted[1] else None
+    for samples, inputs, outputs, part in _pieces(x, weight, unrolling):
+        geometry, kernels = part.geometry, weight[outputs]
+        gx_part, gw_part, _ = torch.ops.aten.convolution_backward(
+            _unfold_grad(grad[samples, outputs], part),
+            _unroll_input(x[samples, inputs], part),
+            _unroll_kernel(kernels, part),
+            None,
+            part.kept(geometry.stride, 1),
+            part.kept(geometry.padding, 0),
+            part.kept(geometry.dilation, 1),
+            False,
+            (0, 0, 0),
+            geometry.groups,
+            (wanted[0], wanted[1], False),
+        )
+        if gx is not None:
+            gx[samples, inputs] = _refold_input(gx_part, part, x.shape[2:])
+        if gw is not None:
+            gw[outputs] += _roll_kernel(gw_part, kernels.shape, part)
     gb = grad.sum((0, 2, 3, 4)) if wanted[2] else None
     return gx, gw, gb
 
@@ -915,7 +984,7 @@ class _UnrolledConv(torch.autograd.Function):
         """Convolve."""
         ctx.save_for_backward(x, weight, bias)  # type: ignore[arg-type]
         ctx.unrolling = unrolling  # type: ignore[attr-defined]
-        return _unrolled(x, weight, bias, unrolling)
+        return _unrolled_in_pieces(x, weight, bias, unrolling)
 
     @staticmethod
     def backward(
