@@ -4,6 +4,7 @@
 """The benchmark command on sizes that take no time."""
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -342,6 +343,26 @@ def test_data(floor: None, capsys: pytest.CaptureFixture[str]) -> None:
     seconds = {arm: times['median'] for arm, times in rows[0]['seconds'].items()}
     assert rows[0]['data / training'] == seconds['data'] / seconds['training'] > 0
     assert 'data / training' in capsys.readouterr().out
+
+
+def test_peaks_are_medians_of_arms_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = bench.build_parser().parse_args(['--repeats', '3'])
+    setting = bench.Setting(options, CPU, {})
+    order: list[str] = []
+    arms: dict[str, Callable[[], Any]] = {
+        name: functools.partial(order.append, name) for name in 'ab'
+    }
+    values = iter([1, 10, 5, 30, 2, None])
+
+    def peak(call: Callable[[], Any], device: torch.device) -> int | None:
+        call()
+        return next(values)
+
+    monkeypatch.setattr(bench, 'peak_memory', peak)
+    assert setting.peaks(arms) == {'a': 2, 'b': 20}
+    assert ''.join(order) == 'ababab'
+    monkeypatch.setattr(bench, 'peak_memory', lambda *args: None)
+    assert setting.peaks(arms) == {'a': None, 'b': None}
 
 
 def test_memory_of_the_table_is_a_slope(
