@@ -4,7 +4,6 @@
 """The benchmark command on sizes that take no time."""
 
 import argparse
-import functools
 import json
 import time
 from collections.abc import Callable
@@ -24,7 +23,15 @@ SMALL = ('--model', 'ekgnet_tiny', '--patches', '5', '--repeats', '1')
 
 
 @pytest.fixture
-def floor(monkeypatch: pytest.MonkeyPatch) -> None:
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the new processes in which the memory of the arms is measured."""
+    monkeypatch.setattr(
+        bench, 'peaks_apart', lambda setting, size, passes, arms: dict.fromkeys(arms, 1)
+    )
+
+
+@pytest.fixture
+def floor(memory: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the measurements of the machine's floor and of memory."""
     monkeypatch.setattr(
         bench, 'machine_floor', lambda *args: {'flops': 1e11, 'bytes': 1e10}
@@ -37,7 +44,9 @@ def run(*args: str) -> dict[str, Any]:
     return bench.run(bench.build_parser().parse_args([*SMALL, *args]))
 
 
-def test_all_sections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_sections(
+    memory: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / 'out' / 'bench.json'
     bench.main(
         [
@@ -345,24 +354,49 @@ def test_data(floor: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'data / training' in capsys.readouterr().out
 
 
-def test_peaks_are_medians_of_arms_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = bench.build_parser().parse_args(['--repeats', '3'])
+def test_peaks_of_new_processes() -> None:
+    options = bench.build_parser().parse_args([*SMALL, '--threads', '1'])
     setting = bench.Setting(options, CPU, {})
-    order: list[str] = []
-    arms: dict[str, Callable[[], Any]] = {
-        name: functools.partial(order.append, name) for name in 'ab'
-    }
-    values = iter([1, 10, 5, 30, 2, None])
 
-    def peak(call: Callable[[], Any], device: torch.device) -> int | None:
+    def here() -> None:
+        raise AssertionError('called in this process')
+
+    # Patches of 9 pixels and 40 bands: 12,960 bytes a patch for the image alone.
+    found = [
+        bench.peaks_apart(setting, (9, 40, batch), 'inference', {'ours': here})['ours']
+        for batch in (2, 402)
+    ]
+    if found[0] is None:  # the system does not tell
+        assert found == [None, None]
+    else:
+        assert found[1] is not None and found[1] - found[0] > 400 * 12_960
+
+
+def test_peak_alone_measures_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = bench.build_parser().parse_args(['--batch', '3'])
+    called: list[tuple[int, ...]] = []
+
+    def calls(setting: bench.Setting, *size: int) -> dict[str, Any]:
+        arms = {'ours': called.clear, 'paper': lambda: called.append(size)}
+        return {'training': arms}
+
+    def peak(call: Callable[[], Any], device: torch.device) -> int:
         call()
-        return next(values)
+        return len(called)
 
+    monkeypatch.setattr(bench, '_model_calls', calls)
     monkeypatch.setattr(bench, 'peak_memory', peak)
-    assert setting.peaks(arms) == {'a': 2, 'b': 20}
-    assert ''.join(order) == 'ababab'
-    monkeypatch.setattr(bench, 'peak_memory', lambda *args: None)
-    assert setting.peaks(arms) == {'a': None, 'b': None}
+    assert bench.peak_alone(options, (5, 16, 2), 'training', 'paper') == len(called)
+    assert set(called) == {(5, 16, 2)}
+
+
+def test_peaks_on_cuda_are_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = bench.build_parser().parse_args([])
+    setting = bench.Setting(options, torch.device('cuda'), {})
+    monkeypatch.setattr(bench, 'peak_memory', lambda call, device: call())
+    arms: dict[str, Callable[[], Any]] = {'ours': lambda: 5, 'paper': lambda: 7}
+    found = bench.peaks_apart(setting, (5, 16, 2), 'training', arms)
+    assert found == {'ours': 5, 'paper': 7}
 
 
 def test_memory_of_the_table_is_a_slope(

@@ -15,12 +15,14 @@ import ctypes
 import functools
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -403,28 +405,6 @@ class Setting(NamedTuple):
         options = self.options
         return measure(arms, options.repeats, self.device, options.clock)
 
-    def peaks(self, arms: dict[str, Callable[[], Any]]) -> dict[str, int | None]:
-        """Measure peak memory in turn, see :func:`peak_memory`.
-
-        What the allocator keeps between calls moves a single peak by a tenth.
-
-        Args:
-            arms: Functions by name.
-
-        Returns:
-            Medians by name; None where memory cannot be known.
-        """
-        found: dict[str, list[int]] = {arm: [] for arm in arms}
-        for _ in range(self.options.repeats):
-            for arm, call in arms.items():
-                peak = peak_memory(call, self.device)
-                if peak is not None:
-                    found[arm].append(peak)
-        return {
-            arm: int(statistics.median(peaks)) if peaks else None
-            for arm, peaks in found.items()
-        }
-
     def shares(self, flops: float, values: float, seconds: float) -> dict[str, float]:
         """Hold a time against the floor.
 
@@ -752,25 +732,88 @@ def _networks(
     return networks
 
 
-def _model_rows(
+def _model_calls(
     setting: Setting, patch: int, bands: int, batch: int, ours_only: bool = False
-) -> list[dict[str, Any]]:
-    """Time one network at one size."""
+) -> dict[str, dict[str, Callable[[], Any]]]:
+    """Make the training step and the forward pass of every arm, by pass and arm."""
     torch.manual_seed(0)
-    options = setting.options
     samples = _random_batch(setting, patch, bands, batch)
     networks = _networks(setting, patch, bands, ours_only)
-    work = count_work(options.model, patch, bands, batch, training=True)
-    rows = []
-    for passes, make in (('training', _training_step), ('inference', _inference)):
-        calls = {
+    return {
+        passes: {
             arm: make(setting, network, samples, strategy)
             for arm, (network, strategy) in networks.items()
             # Without gradients there is nothing to recompute.
             if arm != 'checkpointed' or passes == 'training'
         }
-        times = setting.times(calls)
-        memory = setting.peaks(calls)
+        for passes, make in (('training', _training_step), ('inference', _inference))
+    }
+
+
+def peak_alone(
+    options: argparse.Namespace, size: tuple[int, int, int], passes: str, arm: str
+) -> int | None:
+    """Measure the peak of one arm on a CPU, in a process in which nothing else ran.
+
+    Args:
+        options: Command-line options.
+        size: Patch, bands and batch.
+        passes: 'training' or 'inference'.
+        arm: The arm.
+
+    Returns:
+        How far some calls raise the memory in use, gradients and the optimizer's state
+        included, in bytes; None where it cannot be known.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device('cpu')
+    call = _model_calls(Setting(options, device, {}), *size)[passes][arm]
+    return peak_memory(lambda: [call() for _ in range(_WARM_UPS)], device)
+
+
+def peaks_apart(
+    setting: Setting,
+    size: tuple[int, int, int],
+    passes: str,
+    arms: dict[str, Callable[[], Any]],
+) -> dict[str, int | None]:
+    """Measure the peak of every arm, on a CPU each in a new process.
+
+    What one arm leaves in the heap of the C library moves the peak of the next by a
+    tenth. The counters of CUDA are exact in any process.
+
+    Args:
+        setting: Options, device and floor.
+        size: Patch, bands and batch.
+        passes: 'training' or 'inference'.
+        arms: What the arms call, by name.
+
+    Returns:
+        Bytes by arm, see :func:`peak_memory`.
+    """
+    if setting.device.type != 'cpu':
+        return {arm: peak_memory(call, setting.device) for arm, call in arms.items()}
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context('spawn'), max_tasks_per_child=1
+    ) as pool:
+        return {
+            arm: pool.submit(peak_alone, setting.options, size, passes, arm).result()
+            for arm in arms
+        }
+
+
+def _model_rows(
+    setting: Setting, patch: int, bands: int, batch: int, ours_only: bool = False
+) -> list[dict[str, Any]]:
+    """Time one network at one size."""
+    options = setting.options
+    work = count_work(options.model, patch, bands, batch, training=True)
+    rows = []
+    calls = _model_calls(setting, patch, bands, batch, ours_only)
+    for passes, arms in calls.items():
+        times = setting.times(arms)
+        memory = peaks_apart(setting, (patch, bands, batch), passes, arms)
         median = times['ours']['median']
         factor = 3 if passes == 'training' else 1
         rows.append(

@@ -190,6 +190,106 @@ def test_pointwise_in_channels_last() -> None:
         assert ours.is_contiguous(memory_format=torch.channels_last_3d)
 
 
+def pointwise(groups: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """An image, mixing weights, 1x1x1 experts and their biases, in float64."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {'dtype': torch.float64, 'requires_grad': True}
+    return (
+        torch.randn(3, 4, 3, 2, 2, **options),
+        torch.rand(3, 2, **options),
+        torch.randn(2, 6, 4 // groups, 1, 1, 1, **options),
+        torch.randn(2, 6, **options),
+    )
+
+
+@pytest.mark.parametrize('create_graph', [False, True])
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('groups', [1, 2])
+def test_gradients_of_pointwise_experts(
+    groups: int, last: bool, create_graph: bool
+) -> None:
+    leaves = x, attention, weight, bias = pointwise(groups)
+    if last:
+        x = x.to(memory_format=torch.channels_last_3d)
+    # The experts and their weights may have been computed from the image.
+    inputs = (attention + x.mean(), weight * x.std(), bias)
+    expected, found = (
+        expert_conv3d(x, *inputs, groups=groups, strategy=strategy)
+        for strategy in ('grouped', None)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    seen = torch.randn_like(expected)
+    for chosen in (leaves, *([leaf] for leaf in leaves)):
+        grads, reference = (
+            torch.autograd.grad(
+                y, chosen, seen, retain_graph=True, create_graph=create_graph
+            )
+            for y in (found, expected)
+        )
+        torch.testing.assert_close(grads, reference, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('fixed', range(4))
+def test_pointwise_experts_partly_frozen(fixed: int) -> None:
+    inputs = pointwise()
+    expected = torch.autograd.grad(
+        expert_conv3d(*inputs, strategy='grouped').square().sum(), inputs
+    )
+    inputs[fixed].requires_grad_(False)
+    expert_conv3d(*inputs).square().sum().backward()
+    assert inputs[fixed].grad is None
+    for i, (leaf, grad) in enumerate(zip(inputs, expected, strict=True)):
+        if i != fixed:
+            torch.testing.assert_close(leaf.grad, grad, rtol=0, atol=1e-10)
+
+
+def test_second_derivatives_of_pointwise_experts() -> None:
+    assert torch.autograd.gradgradcheck(expert_conv3d, pointwise(), fast_mode=True)
+
+
+def test_many_gradients_of_pointwise_experts_at_once() -> None:
+    inputs = pointwise()
+    seen = torch.randn(5, 3, 6, 3, 2, 2, dtype=torch.float64)
+    found, expected = (
+        torch.autograd.grad(
+            expert_conv3d(*inputs, strategy=strategy),
+            inputs,
+            seen,
+            is_grads_batched=True,
+        )
+        for strategy in (None, 'grouped')
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_backward_of_pointwise_experts_inside_autocast() -> None:
+    x, attention, weight = (
+        t.detach().float().requires_grad_() for t in pointwise()[:3]
+    )
+    y = expert_conv3d(x, attention, weight).square().sum()
+    expected = torch.autograd.grad(y, (x, attention, weight), retain_graph=True)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = torch.autograd.grad(y, (x, attention, weight))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_mixed_pointwise_kernels_are_not_kept_for_backward() -> None:
+    x, attention, weight, bias = pointwise()
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    mixed = 3 * 6 * 4
+    for strategy in ('grouped', None):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            expert_conv3d(x, attention, weight, bias, strategy=strategy)
+        assert (mixed in kept) == (strategy == 'grouped')
+        assert x.numel() in kept
+
+
 def test_the_rule() -> None:
     thin = GroupedConv3d(32, 8, 3, padding=1, groups=4, bias=False)
     x = torch.randn(2, 32, 10, 8, 8)
