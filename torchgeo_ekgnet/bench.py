@@ -762,14 +762,17 @@ def peak_alone(
         arm: The arm.
 
     Returns:
-        How far some calls raise the memory in use, gradients and the optimizer's state
-        included, in bytes; None where it cannot be known.
+        The median of some calls, see :func:`peak_memory`.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device('cpu')
     call = _model_calls(Setting(options, device, {}), *size)[passes][arm]
-    return peak_memory(lambda: [call() for _ in range(_WARM_UPS)], device)
+    for _ in range(_WARM_UPS):
+        call()
+    peaks = [peak_memory(call, device) for _ in range(options.repeats)]
+    known = [peak for peak in peaks if peak is not None]
+    return int(statistics.median(known)) if known else None
 
 
 def peaks_apart(

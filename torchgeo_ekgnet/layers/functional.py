@@ -214,6 +214,19 @@ def _exporting() -> bool:
     )
 
 
+def reads_slices(x: Tensor) -> bool:
+    """Whether 1x1x1 experts read some channels of larger maps without copying them.
+
+    Args:
+        x: Maps like those to come.
+
+    Returns:
+        False where PyTorch's own convolution runs, and where PyTorch must see how maps
+        are concatenated (compilation, tracing, export, transforms, autocast).
+    """
+    return _forced in (None, 'pointwise') and not _plain_only(x)
+
+
 def choose_expert_strategy(
     x: Tensor, weight: Tensor, geometry: _Geometry, forced: str | None = None
 ) -> str:

@@ -20,6 +20,7 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
+from ..layers.functional import reads_slices
 from ._contract import SpectralSpatialNet, leaf_module
 
 __all__ = ['Bottleneck', 'DenseLayer', 'DenseNet3d', 'DenseStage', 'init_conv3d']
@@ -121,6 +122,69 @@ class DenseLayer(nn.Module):
         return added
 
 
+class _Append(torch.autograd.Function):
+    """Concatenation whose first part lies at the front of a buffer already."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor | None,
+        new: Tensor,
+        buffer: Tensor,
+    ) -> Tensor:
+        """Write the new channels behind those that are there."""
+        start = 0 if x is None else x.shape[1]
+        ctx.start = start  # type: ignore[attr-defined]
+        # The alias has a version of its own: autograd must not take this for a change
+        # of the channels in front, which the layers before have kept for backward.
+        buffer.data.narrow(1, start, new.shape[1]).copy_(new)
+        return buffer.narrow(1, 0, start + new.shape[1])
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor, None]:
+        """Part the gradient."""
+        start: int = ctx.start  # type: ignore[attr-defined]
+        rest = grad.narrow(1, start, grad.shape[1] - start)
+        return grad.narrow(1, 0, start) if start else None, rest, None
+
+
+def make_buffer(x: Tensor, channels: int) -> Tensor | None:
+    """Make a buffer for maps of a block, where its layers can read parts of it."""
+    if torch.jit.is_scripting():
+        return None
+    if not reads_slices(x):
+        return None
+    return x.new_empty([x.shape[0], channels, x.shape[2], x.shape[3], x.shape[4]])
+
+
+def append_maps(x: Tensor | None, new: Tensor, buffer: Tensor | None) -> Tensor:
+    """Concatenate channels, in the buffer while there is room.
+
+    Every layer of a block reads all channels before it. Copies of them take memory that
+    grows with the square of the depth; slices of one buffer do not.
+
+    Args:
+        x: Maps, (B, C, H, D, W), the buffer's first channels; None for none.
+        new: Maps to follow, (B, C', H, D, W).
+        buffer: What :func:`make_buffer` made.
+
+    Returns:
+        Maps, (B, C + C', H, D, W).
+    """
+    if not torch.jit.is_scripting():
+        channels = new.shape[1] + (0 if x is None else x.shape[1])
+        if buffer is not None and channels <= buffer.shape[1]:
+            return cast(Tensor, _Append.apply(x, new, buffer))
+    return new.contiguous() if x is None else torch.cat([x, new], 1)
+
+
+# fx wraps functions only whose names have no underscore in front.
+register_notrace_function(make_buffer)
+register_notrace_function(append_maps)
+
+
 class DenseStage(nn.Module):
     """A dense block behind its pooling.
 
@@ -136,6 +200,9 @@ class DenseStage(nn.Module):
         device: Where the parameters live.
         dtype: Type of the parameters.
     """
+
+    # A constant for TorchScript, which compiles only the branch that is taken.
+    reads_slices: Final[bool]
 
     def __init__(
         self,
@@ -167,6 +234,12 @@ class DenseStage(nn.Module):
             for index in range(num_layers)
         )
         self.out_channels = in_channels + num_layers * growth_rate
+        #: Channels of which the layers read the first few; the output is apart.
+        self.read_channels = self.out_channels - growth_rate
+        self.reads_slices = all(
+            isinstance(cast(Any, layer).bottleneck, DynamicExpertConv3d)
+            for layer in self.layers
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool, then append the channels of every layer.
@@ -177,13 +250,15 @@ class DenseStage(nn.Module):
         Returns:
             Maps, (B, out_channels, D', H', W').
         """
-        x = self.pool(x).transpose(2, 3).contiguous()
+        x = self.pool(x).transpose(2, 3)
+        buffer = make_buffer(x, self.read_channels) if self.reads_slices else None
+        x = append_maps(None, x, buffer)
         # The mean of a concatenation is the concatenation of the means.
         context = pool_context(x)
         for layer in self.layers:
             new = layer(x, context)
             context = torch.cat([context, pool_context(new)], 1)
-            x = torch.cat([x, new], 1)
+            x = append_maps(x, new, buffer)
         return x.transpose(2, 3)
 
     @torch.jit.unused
