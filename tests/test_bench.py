@@ -373,7 +373,7 @@ def test_peaks_of_new_processes() -> None:
 
 
 def test_peak_alone_measures_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = bench.build_parser().parse_args(['--batch', '3'])
+    options = bench.build_parser().parse_args(['--repeats', '3'])
     called: list[tuple[int, ...]] = []
 
     def calls(setting: bench.Setting, *size: int) -> dict[str, Any]:
@@ -386,8 +386,12 @@ def test_peak_alone_measures_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bench, '_model_calls', calls)
     monkeypatch.setattr(bench, 'peak_memory', peak)
-    assert bench.peak_alone(options, (5, 16, 2), 'training', 'paper') == len(called)
-    assert set(called) == {(5, 16, 2)}
+    # The median of what three calls after the warm-up give: 4, 5 and 6.
+    assert bench._WARM_UPS == 3
+    assert bench.peak_alone(options, (5, 16, 2), 'training', 'paper') == 5
+    assert called == 6 * [(5, 16, 2)]
+    monkeypatch.setattr(bench, 'peak_memory', lambda *args: None)
+    assert bench.peak_alone(options, (5, 16, 2), 'training', 'paper') is None
 
 
 def test_peaks_on_cuda_are_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
