@@ -36,23 +36,17 @@ def maps(batch: int = 3) -> Tensor:
 
 def buffers_read(stage: DenseStage, x: Tensor, strategy: str | None = None) -> int:
     """In how many buffers the inputs of the layers lie."""
-    seen: set[int] = set()
+    # Kept until the end: freed memory would come again at the same address.
+    read: list[Tensor] = []
     hooks = [
-        layer.register_forward_pre_hook(
-            lambda module, args: seen.add(args[0].untyped_storage().data_ptr())
-        )
-        for layer in stage.layers
-    ]
-    kept = []  # the inputs must not be freed, or their addresses come again
-    hooks += [
-        layer.register_forward_hook(lambda module, args, out: kept.append(args[0]))
+        layer.register_forward_pre_hook(lambda module, args: read.append(args[0]))
         for layer in stage.layers
     ]
     with conv_strategy(strategy):
         stage(x)
     for hook in hooks:
         hook.remove()
-    return len(seen)
+    return len({tensor.untyped_storage().data_ptr() for tensor in read})
 
 
 @pytest.mark.parametrize('pool', [False, True])

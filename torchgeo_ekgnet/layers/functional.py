@@ -517,12 +517,11 @@ class _MixedProducts(torch.autograd.Function):
                     wanted,
                 )
                 return *gradients, None  # type: ignore[return-value]
-            kernels = _mix(attention, stacked).unflatten(1, (groups, -1))
             gx = ga = gs = None
             if wanted[0]:
-                gx = _products(
-                    grad, kernels.transpose(2, 3).flatten(1, 2), None, groups
-                )
+                kernels = _mix(attention, stacked).unflatten(1, (groups, -1))
+                turned = kernels.transpose(2, 3).flatten(1, 2)
+                gx = _products(grad, turned, None, groups)
             if wanted[1] or wanted[2]:
                 rows = grad.flatten(2).unflatten(1, (groups, -1))
                 columns = x.flatten(2).unflatten(1, (groups, -1))
