@@ -352,7 +352,7 @@ def _experts(task: LightningModule, work: Path) -> Result | None:
     told = [layer['class_information'] / layer['log_experts'] for layer in layers]
     mappings: list[Any] = [layer.mapping for _, layer in expert_convs(task)]
     temperatures = [
-        float(mapping.temperature)
+        float(mapping.temperature.detach())
         for mapping in mappings
         if hasattr(mapping, 'temperature')
     ]
