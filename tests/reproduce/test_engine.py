@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,19 @@ from lightning.pytorch.callbacks import Timer
 
 from tests.data.public_scenes import data as public_scenes
 from torchgeo_ekgnet.callbacks import ExpertUse
+from torchgeo_ekgnet.layers import expert_convs
 from torchgeo_ekgnet.reproduce import main_repeat
 from torchgeo_ekgnet.reproduce.cli import read_config, with_seed
 from torchgeo_ekgnet.reproduce.engine import (
     CurveLogger,
+    _experts,
     _placed,
     content_of,
     run,
     sweep,
 )
 from torchgeo_ekgnet.reproduce.runs import RunStore, settings_key
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 DATA = {
     'class_path': 'torchgeo_ekgnet.datamodules.SyntheticSceneDataModule',
@@ -152,6 +156,31 @@ def test_experts_are_watched_outside_the_timed_test(
     assert result['seconds']['inference'] == elapsed[0]
     assert result['confusion'] == plain['confusion']
     assert 0 < result['experts']['entropy'] <= 1
+
+
+def test_learnt_temperature_is_read_without_a_warning(tmp_path: Path) -> None:
+    layer = {
+        'experts': 4,
+        'entropy': 0.5,
+        'class_information': 0.25,
+        'log_experts': 1.0,
+    }
+    use = {'layers': {'a': layer}, 'normalised_entropy': 0.5}
+    (tmp_path / 'expert_use.json').write_text(json.dumps(use))
+    task = HyperspectralClassificationTask('ekgnet_tiny', in_channels=12, num_classes=3)
+    temperatures = [conv.temperature for _, conv in expert_convs(task)]
+    assert all(temperature.requires_grad for temperature in temperatures)
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # PyTorch warns once a process otherwise.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            experts = _experts(task, tmp_path)
+    finally:
+        torch.set_warn_always(always)
+    assert experts is not None
+    assert experts['temperature'] == pytest.approx(34.0)
+    assert (experts['lowest_entropy'], experts['information']) == (0.5, 0.25)
 
 
 def test_one_device_unless_configured() -> None:
