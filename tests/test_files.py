@@ -1,0 +1,132 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torchgeo_ekgnet._files import (
+    check_free_space,
+    check_writable,
+    file_digest,
+    replaced,
+    write_json,
+    write_text,
+)
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    """An unusual umask, for the time of a test."""
+    before = os.umask(0o027)
+    yield 0o027
+    os.umask(before)
+
+
+class TestReplaced:
+    def test_the_file_appears_when_the_block_ends(self, tmp_path: Path) -> None:
+        path = tmp_path / 'new' / 'a.npz'
+        with replaced(path) as part:
+            part.write_bytes(b'abc')
+            assert not path.exists()
+            assert part.suffix == '.npz'
+        assert path.read_bytes() == b'abc'
+        assert os.listdir(path.parent) == ['a.npz']
+
+    @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, OSError])
+    def test_an_error_leaves_the_old_file(
+        self, tmp_path: Path, error: type[BaseException]
+    ) -> None:
+        path = write_text(tmp_path / 'a.txt', 'old')
+        with pytest.raises(error), replaced(path) as part:
+            part.write_text('half')
+            raise error
+        assert path.read_text() == 'old'
+        assert os.listdir(tmp_path) == ['a.txt']
+
+    @pytest.mark.parametrize('broken', [False, True])
+    def test_a_link_is_replaced_not_followed(
+        self, tmp_path: Path, broken: bool
+    ) -> None:
+        other = tmp_path / 'other.txt'
+        if not broken:
+            other.write_text('theirs')
+        path = tmp_path / 'a.txt'
+        path.symlink_to(other)
+        write_text(path, 'ours')
+        assert not path.is_symlink()
+        assert path.read_text() == 'ours'
+        assert other.exists() is not broken
+        assert broken or other.read_text() == 'theirs'
+
+    def test_a_second_name_of_the_file_keeps_its_content(self, tmp_path: Path) -> None:
+        path = write_text(tmp_path / 'a.txt', 'old')
+        os.link(path, tmp_path / 'b.txt')
+        write_text(path, 'new')
+        assert (tmp_path / 'b.txt').read_text() == 'old'
+
+    def test_permissions_are_those_of_new_files(
+        self, tmp_path: Path, umask: int
+    ) -> None:
+        path = write_text(tmp_path / 'a.txt', 'x')
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+    def test_a_folder_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(IsADirectoryError, match='expected the name of a file'):
+            write_text(tmp_path, 'x')
+
+    def test_a_full_disk_names_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / 'a.txt'
+        with (
+            pytest.raises(OSError, match=r'No space left.* MB free.*a\.txt') as caught,
+            replaced(path),
+        ):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert caught.value.errno == errno.ENOSPC
+        assert os.listdir(tmp_path) == []
+
+
+class TestWriteJson:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        path = write_json(tmp_path / 'a.json', {'ä': [1, None]})
+        assert json.loads(path.read_text(encoding='utf-8')) == {'ä': [1, None]}
+
+    @pytest.mark.parametrize('value', [float('nan'), float('inf')])
+    def test_what_json_cannot_write_leaves_nothing(
+        self, tmp_path: Path, value: float
+    ) -> None:
+        with pytest.raises(ValueError, match='JSON'):
+            write_json(tmp_path / 'a.json', [value])
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('algorithm', ['sha256', 'md5', 'sha1'])
+def test_file_digest(tmp_path: Path, algorithm: str) -> None:
+    path = tmp_path / 'a'
+    path.write_bytes(b'abc')
+    assert (
+        file_digest(path, algorithm)
+        == hashlib.new(algorithm, b'abc', usedforsecurity=False).hexdigest()
+    )
+
+
+class TestChecks:
+    def test_free_space(self, tmp_path: Path) -> None:
+        check_free_space(tmp_path, 1, 'a file')
+        with pytest.raises(OSError, match='not enough room for the map') as caught:
+            check_free_space(tmp_path, 1 << 60, 'the map')
+        assert caught.value.errno == errno.ENOSPC
+
+    def test_writable_makes_the_folder_and_leaves_nothing(self, tmp_path: Path) -> None:
+        check_writable(tmp_path / 'a' / 'b')
+        assert os.listdir(tmp_path / 'a' / 'b') == []
+
+    def test_a_file_in_the_way(self, tmp_path: Path) -> None:
+        write_text(tmp_path / 'a', 'x')
+        with pytest.raises(NotADirectoryError, match='a file has its name'):
+            check_writable(tmp_path / 'a' / 'b')

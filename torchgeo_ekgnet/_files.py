@@ -1,0 +1,182 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Result files: written aside and moved, so that a file with its name is complete."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+#: Room left for headers and pictures, in bytes.
+_DISK_MARGIN = 8 << 20
+
+#: What a full disk, an exhausted quota and a file system's size limit are called.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+StrPath = str | os.PathLike[str]
+
+
+@contextmanager
+def replaced(path: StrPath) -> Iterator[Path]:
+    """Write a file that either gets its name as a whole or not at all.
+
+    The file has the permissions that the process gives to new files. A link that has
+    the name is replaced; what it leads to is not touched.
+
+    Args:
+        path: File to write, in a folder that is made if there is none.
+
+    Yields:
+        File beside it, of the same suffix, which does not exist yet. It is brought to
+        the disk and moved when the block ends, deleted if the block raises.
+
+    Raises:
+        OSError: If the file cannot be written; names it and, on a full disk, the room
+            that is left.
+    """
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(
+            errno.EISDIR, 'found a folder, expected the name of a file', str(path)
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile's: its files are for their owner's eyes only.
+    part = path.with_name(f'.{uuid.uuid4().hex}.part{path.suffix}')
+    try:
+        yield part
+        fsync(part)
+        os.replace(part, path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename == str(path):
+            raise
+        raise no_room(path, error.strerror or str(error)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: StrPath, text: str) -> Path:
+    """Write a text file, UTF-8, as a whole or not at all (:func:`replaced`)."""
+    with replaced(path) as part:
+        part.write_text(text, encoding='utf-8')
+    return Path(path)
+
+
+def write_json(path: StrPath, value: Any, indent: int | None = 2) -> Path:
+    """Write a JSON file as a whole or not at all (:func:`replaced`).
+
+    Raises:
+        ValueError: If the value holds NaN or an infinite number.
+        TypeError: If the value holds something that JSON cannot write.
+    """
+    return write_text(path, json.dumps(value, indent=indent, allow_nan=False) + '\n')
+
+
+def file_digest(path: StrPath, algorithm: str = 'sha256') -> str:
+    """Give the digest of a file in hexadecimal digits, by any name hashlib knows."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+        ).hexdigest()
+
+
+def fsync(path: StrPath) -> None:
+    """Bring a file's content to the disk."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Bring a folder's list of files to the disk, where the system can."""
+    if os.name != 'posix':
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems do not know it for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+def no_room(path: Path, reason: str) -> OSError:
+    """Make the error of a file for which the disk had no room."""
+    free = shutil.disk_usage(path.parent).free
+    return OSError(
+        errno.ENOSPC,
+        f'the file could not be written ({reason}), found {_megabytes(free)} free on '
+        'this disk; free some room and start again',
+        str(path),
+    )
+
+
+def check_free_space(folder: StrPath, needed: int, purpose: str) -> None:
+    """Refuse work for which a disk has no room.
+
+    Args:
+        folder: Existing folder on the disk.
+        needed: Bytes that are about to be written.
+        purpose: What they are, for the message.
+
+    Raises:
+        OSError: With ``errno.ENOSPC`` if less room is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + _DISK_MARGIN:
+        raise OSError(
+            errno.ENOSPC,
+            f'not enough room for {purpose}: {_megabytes(needed + _DISK_MARGIN)} are '
+            f'needed, {_megabytes(free)} are free; free some, or choose another output '
+            'folder',
+            str(folder),
+        )
+
+
+def _megabytes(count: float) -> str:
+    return f'{count / 1e6:,.1f} MB'
+
+
+def check_writable(folder: StrPath) -> None:
+    """Make a folder and see that files can be written there.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        PermissionError: If the folder cannot be made or written to.
+        NotADirectoryError: If the path, or a part of it, is a file.
+    """
+    folder = Path(folder)
+    probe = folder / f'.{uuid.uuid4().hex}.part'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b'')
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            errno.ENOTDIR,
+            'the output folder cannot be made because a file has its name; choose '
+            'another output folder',
+            str(folder),
+        ) from error
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        raise PermissionError(
+            errno.EACCES,
+            f'the output folder cannot be written to ({error.strerror}); choose '
+            'another output folder, or change its permissions',
+            str(folder),
+        ) from error
