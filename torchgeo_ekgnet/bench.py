@@ -10,7 +10,6 @@ copy, in the same process with the same threads.
 """
 
 import argparse
-import contextlib
 import ctypes
 import functools
 import gc
@@ -36,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from . import models  # noqa: F401  (registers the networks)
+from ._environment import machine
 from .layers import (
     DynamicExpertConv3d,
     GroupedConv3d,
@@ -263,15 +263,11 @@ def machine_description(device: torch.device) -> dict[str, Any]:
     Returns:
         Processor, threads, versions, allocator.
     """
-    name = platform.processor()
-    with contextlib.suppress(OSError):
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        names = [line.split(':')[1] for line in lines if line.startswith('model name')]
-        name = names[0].strip() if names else name
+    described = machine()
     facts: dict[str, Any] = {
-        'processor': name,
-        'cores': os.cpu_count(),
-        'threads': torch.get_num_threads(),
+        'processor': described['processor'],
+        'cores': int(described['cores']),
+        'threads': int(described['threads']),
         'capability': torch.backends.cpu.get_cpu_capability(),
         'torch': str(torch.__version__),
         'python': platform.python_version(),

@@ -96,7 +96,7 @@ def test_a_run_leaves_all_that_a_table_needs(
     assert result['seconds']['training'] > 0
     assert result['seconds']['inference'] > 0
     assert result['environment']['versions']['torch']
-    assert result['environment']['threads'] == 1
+    assert result['environment']['threads'] == '1'
 
 
 def test_seeds_change_split_and_training(uninterrupted: list[dict[str, Any]]) -> None:

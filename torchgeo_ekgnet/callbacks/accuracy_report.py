@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from .._environment import versions
 from ..metrics import Accuracies
 from .run_folder import run_path
 
@@ -83,7 +84,6 @@ class AccuracyReport(Callback):
             JSON-able content of ``test.json``.
         """
         from ..datasets.download import file_sha256
-        from ..tasks.classification import versions
 
         datamodule: Any = getattr(trainer, 'datamodule', None)
         describe = getattr(datamodule, 'describe', dict)

@@ -24,14 +24,12 @@ import json
 import logging
 import math
 import os
-import platform
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from .._environment import machine, versions
 from ..callbacks import ExpertUse
 from ..layers import expert_convs
 from .classical import confusion_counts, fit_classical, scene_spectra
@@ -65,14 +64,6 @@ MONITOR = 'val_loss'
 _OWN = ('content', 'start_epoch')
 """Settings that the engine reads itself."""
 
-_PACKAGES = (
-    'torchgeo_ekgnet',
-    'torch',
-    'lightning',
-    'torchgeo',
-    'timm',
-    'scikit-learn',
-)
 _CURVES = ('train_loss', 'train_OA', 'val_loss', 'val_OA')
 
 
@@ -205,36 +196,6 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _environment() -> dict[str, Any]:
-    """Versions and hardware, for the header of a report."""
-    versions = {'python': platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        'versions': versions,
-        'platform': platform.system(),
-        'processor': _processor(),
-        'threads': torch.get_num_threads(),
-        'accelerator': (
-            torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
-        ),
-    }
-
-
-def _processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    try:
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.split(':', 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
@@ -533,7 +494,7 @@ def run(
                 kept = checkpoint_path(settings, keep)
                 shutil.copy(Path(folder) / 'best.ckpt', kept.with_suffix('.part'))
                 kept.with_suffix('.part').replace(kept)
-        return {**result, 'environment': _environment()}
+        return {**result, 'environment': {**machine(), 'versions': versions()}}
 
 
 def svm_settings(settings: Settings) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from .._compat import ClassificationTask, extract_backbone, load_state_dict
-from .._version import __version__
+from .._environment import versions
 from ..metrics import Accuracies
 from ..models.ekgnet import translate_released
 
@@ -654,23 +654,6 @@ def _provenance(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
 
         provenance['data'] = data_state(checkpoint)
     return provenance if any(provenance.values()) else None
-
-
-def versions() -> dict[str, str]:
-    """List the versions that a result depends on.
-
-    Returns:
-        Versions by package.
-    """
-    import platform
-    from importlib.metadata import version
-
-    names = ('torch', 'torchgeo', 'timm', 'lightning', 'numpy')
-    return {
-        'torchgeo_ekgnet': __version__,
-        'python': platform.python_version(),
-        **{name: version(name) for name in names},
-    }
 
 
 class _Unbuilt(nn.Module):
