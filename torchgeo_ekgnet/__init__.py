@@ -17,6 +17,7 @@ _LAZY_ROOMS = (
     'callbacks',
     'datamodules',
     'datasets',
+    'experts',
     'maps',
     'metrics',
     'reproduce',

@@ -1,36 +1,23 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Recording of expert use, and the worth of attention."""
+"""Recording of expert use in the trainer."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from torchgeo_ekgnet.callbacks.expert_use import (
-    ExpertUse,
-    ExpertUseReport,
-    attention_means,
-    mean_attention,
-    plot_expert_use,
-    record_attention,
-    worth_of_attention,
-)
-from torchgeo_ekgnet.layers import DynamicExpertConv3d, expert_convs
-
-from ..graphs import CountingBackend
+from torchgeo_ekgnet.callbacks import ExpertUse
+from torchgeo_ekgnet.layers import expert_convs
 
 BANDS, CLASSES = 6, 3
 
@@ -112,143 +99,6 @@ def trainer(folder: Path, *callbacks: ExpertUse, **kwargs: Any) -> Trainer:
         enable_checkpointing=False,
         **kwargs,
     )
-
-
-def network() -> Any:
-    """Two expert convolutions of different K."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        DynamicExpertConv3d(2, 4, 1, num_experts=3, temperature=0.5),
-        nn.ReLU(),
-        DynamicExpertConv3d(4, 5, 3, padding=1, num_experts=2, temperature=0.5),
-    ).eval()
-
-
-def test_record_attention() -> None:
-    model, x = network(), torch.randn(4, 2, 3, 3, 3)
-    with torch.no_grad(), record_attention(model) as recorded:
-        assert not recorded
-        y = model(x)
-        assert list(recorded) == ['0', '2']
-        assert recorded['0'].equal(model[0].attention_weights(x))
-        assert recorded['2'].shape == (4, 2)
-        recorded.clear()
-    with torch.no_grad():
-        assert model(x).equal(y)
-    assert not recorded
-
-
-def test_mean_attention_makes_static_layers() -> None:
-    model, x = network(), torch.randn(4, 2, 3, 3, 3)
-    means = attention_means(model, [{'image': x[:3]}, {'image': x[3:]}])
-    with torch.no_grad():
-        free = model(x)
-        expected = model[0].attention_weights(x).double().mean(0)
-        torch.testing.assert_close(means['0'], expected)
-        with mean_attention(model, means):
-            fixed = model(x)
-        static: Any = nn.Conv3d(2, 4, 1)
-        weights = means['0'].float()
-        static.weight.copy_(torch.einsum('k,koidhw->oidhw', weights, model[0].weight))
-        static.bias.copy_(weights @ model[0].bias)
-        hidden = static(x).relu()
-        with mean_attention(model, means):
-            torch.testing.assert_close(model[2](hidden), fixed, rtol=1e-4, atol=1e-5)
-        assert model(x).equal(free)
-    assert (free - fixed).abs().max() > 1e-4
-    with (
-        pytest.raises(ValueError, match=r"'2' has 2 experts, found no entry"),
-        mean_attention(model, {'0': means['0']}),
-    ):
-        pass
-    with (
-        pytest.raises(ValueError, match=r"'0' has 3 experts, .* shape \(2,\)"),
-        mean_attention(model, {'0': means['2'], '2': means['2']}),
-    ):
-        pass
-
-
-@pytest.mark.parametrize('wrapped', [False, True])
-def test_compiled_network_gives_the_eager_results(wrapped: bool) -> None:
-    torch.compiler.reset()
-    model, x = network(), torch.randn(4, 2, 3, 3, 3)
-    means = attention_means(model, [{'image': x}])
-    with torch.no_grad():
-        with mean_attention(model, means):
-            expected = model(x)
-        free = model(x)
-        compiled: Any = model
-        if wrapped:
-            compiled = torch.compile(model, backend='eager')
-        else:
-            model.compile(backend='eager')
-        torch.testing.assert_close(compiled(x), free)
-        with mean_attention(compiled, means):
-            assert compiled(x).equal(expected)
-        with record_attention(compiled) as recorded:
-            compiled(x)
-        assert list(recorded) == ['0', '2']
-        assert attention_means(compiled, [{'image': x}])['0'].equal(means['0'])
-        torch.testing.assert_close(compiled(x), free)
-    assert (free - expected).abs().max() > 1e-4
-
-
-def test_report_on_known_attention() -> None:
-    model = network()
-    report = ExpertUseReport(model, 3)
-    # Layer 0: class 0 uses expert 0, class 1 expert 1; layer 2: no preference.
-    first = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
-    even = torch.full((4, 2), 0.5)
-    report.update({'0': first[:2], '2': even[:2]}, torch.tensor([0, 1]))
-    report.update({'0': first[2:], '2': even[2:]}, torch.tensor([0, 1]))
-    assert report.samples == 4
-    assert report.counts.tolist() == [2, 2, 0]
-    np.testing.assert_allclose(report.mean('0'), [0.5, 0.5, 0])
-    np.testing.assert_allclose(report.per_class('0')[:2], [[1, 0, 0], [0, 1, 0]])
-    assert np.isnan(report.per_class('0')[2]).all()
-    assert report.entropy('0') == 0
-    assert report.entropy('2') == pytest.approx(math.log(2))
-    assert report.information('0') == pytest.approx(math.log(2))
-    assert report.information('2') == pytest.approx(0, abs=1e-12)
-    assert report.normalised_entropy() == pytest.approx(0.5)
-    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert content['layers']['0']['log_experts'] == pytest.approx(math.log(3))
-    assert content['layers']['0']['per_class'][2] is None
-    twice = ExpertUseReport(model, 3)
-    twice.load_vector(2 * report.vector())
-    assert twice.samples == 8
-    assert twice.entropy('2') == pytest.approx(report.entropy('2'))
-    np.testing.assert_allclose(twice.per_class('0'), report.per_class('0'))
-    figure = plot_expert_use(report, ['oak', 'road', 'sea'])
-    titles = [axis.get_title() for axis in figure.axes]
-    assert any('H/log K 1.00' in title for title in titles)
-    assert any('H/log K 0.00' in title for title in titles)
-    plt.close(figure)
-
-
-def test_report_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match='has no DynamicExpertConv3d'):
-        ExpertUseReport(nn.Linear(2, 2), 3)
-    report = ExpertUseReport(network(), 2)
-    with pytest.raises(ValueError, match="expected 2 samples of layer '0', found none"):
-        report.update({}, torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match='found no sample'):
-        attention_means(network(), [])
-
-
-def test_worth_of_attention() -> None:
-    task, batch = Task(), Pixels(30)
-    batches = [{'image': batch.image, 'label': batch.label}]
-    optimizer = torch.optim.Adam(task.parameters(), 3e-3)
-    for _ in range(30):
-        optimizer.zero_grad()
-        task.training_step(batches[0]).backward()
-        optimizer.step()
-    figures = worth_of_attention(task.model, batches, batches, CLASSES)
-    assert figures['dynamic'].overall > 0.9
-    assert figures['dynamic'].counts.tolist() == [10, 10, 10]
-    assert 0 <= figures['mean'].overall <= 1
-    assert task.model.training
 
 
 def test_callback_in_fit_logs_entropy(tmp_path: Path) -> None:
@@ -362,23 +212,3 @@ def test_number_of_classes_of_a_foreign_task(tmp_path: Path) -> None:
     del task.model.num_classes
     with pytest.raises(ValueError, match=r'num_classes: found none .* of Foreign'):
         trainer(tmp_path, ExpertUse()).test(task, datamodule=Data(), verbose=False)
-
-
-def test_overlapping_records_give_the_compiler_back() -> None:
-    """Two callbacks enter one after the other and leave in the same order."""
-    torch.compiler.reset()
-    backend = CountingBackend()
-    model = timm.create_model('ekgnet_tiny', in_chans=8, num_classes=3).eval()
-    compiled: Any = torch.compile(model, backend=backend)
-    x = torch.rand(2, 8, 7, 7)
-    first, second = record_attention(model), record_attention(model)
-    with torch.no_grad():
-        first.__enter__()
-        second.__enter__()
-        compiled(x)
-        first.__exit__(None, None, None)
-        compiled(x)
-        assert backend.graphs == 0
-        second.__exit__(None, None, None)
-        compiled(x)
-    assert backend.graphs > 0

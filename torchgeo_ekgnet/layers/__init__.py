@@ -3,6 +3,7 @@
 
 """Layers that any network can use; they need torch alone."""
 
+from .attention import mean_attention, record_attention
 from .context_mapping import ContextMapping, pool_context
 from .convert import convert_conv3d, expert_conv_from
 from .dynamic_expert_conv import DynamicExpertConv3d, expert_convs
@@ -24,7 +25,9 @@ __all__ = (
     'expert_convs',
     'grouped_conv3d',
     'keep_freed_memory',
+    'mean_attention',
     'pool_context',
+    'record_attention',
 )
 
 keep_freed_memory()

@@ -1,0 +1,105 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Analysis of expert use, and the worth of attention."""
+
+import json
+import math
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchgeo_ekgnet.experts import (
+    ExpertUseReport,
+    attention_means,
+    plot_expert_use,
+    worth_of_attention,
+)
+from torchgeo_ekgnet.layers import DynamicExpertConv3d
+
+
+def network() -> Any:
+    """Two expert convolutions of different K."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        DynamicExpertConv3d(2, 4, 1, num_experts=3, temperature=0.5),
+        nn.ReLU(),
+        DynamicExpertConv3d(4, 5, 3, padding=1, num_experts=2, temperature=0.5),
+    ).eval()
+
+
+def test_attention_means_weigh_samples_alike() -> None:
+    model, x = network(), torch.randn(4, 2, 3, 3, 3)
+    means = attention_means(model, [{'image': x[:3]}, {'image': x[3:]}])
+    with torch.no_grad():
+        expected = model[0].attention_weights(x).double().mean(0)
+    torch.testing.assert_close(means['0'], expected)
+    compiled: Any = torch.compile(model, backend='eager')
+    torch.testing.assert_close(attention_means(compiled, [{'image': x}]), means)
+
+
+def test_report_on_known_attention() -> None:
+    model = network()
+    report = ExpertUseReport(model, 3)
+    # Layer 0: class 0 uses expert 0, class 1 expert 1; layer 2: no preference.
+    first = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
+    even = torch.full((4, 2), 0.5)
+    report.update({'0': first[:2], '2': even[:2]}, torch.tensor([0, 1]))
+    report.update({'0': first[2:], '2': even[2:]}, torch.tensor([0, 1]))
+    assert report.samples == 4
+    assert report.counts.tolist() == [2, 2, 0]
+    np.testing.assert_allclose(report.mean('0'), [0.5, 0.5, 0])
+    np.testing.assert_allclose(report.per_class('0')[:2], [[1, 0, 0], [0, 1, 0]])
+    assert np.isnan(report.per_class('0')[2]).all()
+    assert report.entropy('0') == 0
+    assert report.entropy('2') == pytest.approx(math.log(2))
+    assert report.information('0') == pytest.approx(math.log(2))
+    assert report.information('2') == pytest.approx(0, abs=1e-12)
+    assert report.normalised_entropy() == pytest.approx(0.5)
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert content['layers']['0']['log_experts'] == pytest.approx(math.log(3))
+    assert content['layers']['0']['per_class'][2] is None
+    twice = ExpertUseReport(model, 3)
+    twice.load_vector(2 * report.vector())
+    assert twice.samples == 8
+    assert twice.entropy('2') == pytest.approx(report.entropy('2'))
+    np.testing.assert_allclose(twice.per_class('0'), report.per_class('0'))
+    figure = plot_expert_use(report, ['oak', 'road', 'sea'])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert any('H/log K 1.00' in title for title in titles)
+    assert any('H/log K 0.00' in title for title in titles)
+    plt.close(figure)
+
+
+def test_report_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match='has no DynamicExpertConv3d'):
+        ExpertUseReport(nn.Linear(2, 2), 3)
+    report = ExpertUseReport(network(), 2)
+    with pytest.raises(ValueError, match="expected 2 samples of layer '0', found none"):
+        report.update({}, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match='found no sample'):
+        attention_means(network(), [])
+
+
+def test_worth_of_attention() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model('ekgnet_tiny', in_chans=6, num_classes=3)
+    label = torch.arange(30) % 3
+    batch = {'image': torch.randn(30, 6, 3, 3) + 2 * label.view(-1, 1, 1, 1)}
+    batches = [{**batch, 'label': label}]
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch['image']), label).backward()
+        optimizer.step()
+    figures = worth_of_attention(model, batches, batches, 3)
+    assert figures['dynamic'].overall > 0.9
+    assert figures['dynamic'].counts.tolist() == [10, 10, 10]
+    assert 0 <= figures['mean'].overall <= 1
+    assert model.training
