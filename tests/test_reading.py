@@ -1,0 +1,62 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of the boundary to libraries that read files."""
+
+import zlib
+from pathlib import Path
+
+import pytest
+
+from torchgeo_ekgnet import _reading
+from torchgeo_ekgnet._reading import FileError, check_memory, reading, require_file
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        zlib.error('incorrect header check'),
+        KeyError('name'),
+        UnicodeDecodeError('utf-8', b'\xff', 0, 1, 'invalid start byte'),
+        OverflowError('too\nlarge'),
+        RecursionError(),
+        MemoryError('2 TiB'),
+        AssertionError('x' * 5000),
+    ],
+)
+def test_whatever_is_raised_becomes_one_line(tmp_path: Path, error: Exception) -> None:
+    path = tmp_path / 'a.bin'
+    path.write_bytes(bytes(7))
+    with (
+        pytest.raises(FileError, match=r'a.bin \(7 bytes\) cannot be read') as caught,
+        reading(path, 'a test file'),
+    ):
+        raise error
+    text = str(caught.value)
+    assert 'found' in text and 'expected' in text
+    assert '\n' not in text and len(text) < 800
+    assert caught.value.__cause__ is error
+
+
+def test_own_errors_and_interrupts_pass() -> None:
+    own = FileError('ours')
+    for error in (own, KeyboardInterrupt()):
+        with pytest.raises(type(error)) as caught, reading('a.bin', 'a test file'):
+            raise error
+        assert caught.value is error
+
+
+def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_reading, '_free_memory', lambda: 1000)
+    check_memory(1000, 'a.npz', 'cube')
+    with pytest.raises(FileError, match=r'a.npz: cube needs .* check_memory=False'):
+        check_memory(1001, 'a.npz', 'cube')
+    monkeypatch.setattr(_reading, '_free_memory', lambda: None)
+    check_memory(1 << 60, 'a.npz', 'cube')
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='cube: there is no file'):
+        require_file(tmp_path / 'absent', 'cube')
+    with pytest.raises(FileNotFoundError, match='is a folder, expected a file'):
+        require_file(tmp_path, 'cube')

@@ -1,0 +1,122 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The one boundary to the libraries that read files."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ('FileError', 'check_memory', 'reading', 'require_file')
+
+#: Longest part of a library's message that is passed on.
+_MESSAGE = 240
+
+
+class FileError(ValueError):
+    """A file is damaged, of another kind, or does not hold what was asked for."""
+
+
+def require_file(path: str | os.PathLike[str], what: str = 'file') -> Path:
+    """Return a path that is known to be a file.
+
+    Args:
+        path: File to look for.
+        what: What the file holds, for the error.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f'{what}: {path} is a folder, expected a file')
+    if not path.is_file():
+        raise FileNotFoundError(f'{what}: there is no file {path}')
+    return path
+
+
+@contextmanager
+def reading(
+    path: str | os.PathLike[str], kind: str, error_class: type[FileError] = FileError
+) -> Iterator[None]:
+    """Turn whatever a library raises while it reads a file into one error of ours.
+
+    What this package raises itself, a :class:`FileError`, passes unchanged.
+
+    Args:
+        path: The file, for the error.
+        kind: What it is read as, such as ``'a MATLAB file'``.
+        error_class: Class of the error.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        FileError: If anything goes wrong inside.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except MemoryError as error:
+        raise error_class(
+            f'{_sized(path)} cannot be read as {kind}: found that it needs more memory '
+            f'than there is ({_line(error)}), expected less; read it by window '
+            '(lazy=True), cut it, or take a larger machine'
+        ) from error
+    except Exception as error:
+        raise error_class(
+            f'{_sized(path)} cannot be read as {kind}: it is truncated, damaged or of '
+            f'another format (found {type(error).__name__}: {_line(error)}; expected a '
+            'complete file of this kind); download or export it again'
+        ) from error
+
+
+def check_memory(needed: int, path: str | os.PathLike[str], what: str) -> None:
+    """Refuse to read what does not fit into the free memory.
+
+    Args:
+        needed: Bytes that the file says it holds.
+        path: The file, for the error.
+        what: Which array, for the error.
+
+    Raises:
+        FileError: If there is less free memory.
+    """
+    free = _free_memory()
+    if free is not None and needed > free:
+        raise FileError(
+            f'{path}: {what} needs {needed / 1e9:.3g} GB in memory, found '
+            f'{free / 1e9:.3g} GB free; read it by window (lazy=True, not for .npz and '
+            'older MATLAB files), cut it, or read it all the same with '
+            'check_memory=False'
+        )
+
+
+def _free_memory() -> int | None:
+    try:
+        with open('/proc/meminfo', encoding='ascii') as file:
+            for line in file:
+                if line.startswith('MemAvailable:'):
+                    return int(line.split()[1]) * 1024
+        return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def _sized(path: str | os.PathLike[str]) -> str:
+    try:
+        return f'{path} ({os.stat(path).st_size} bytes)'
+    except (OSError, ValueError):
+        return str(path)
+
+
+def _line(error: BaseException) -> str:
+    text = ' '.join(str(error).split())
+    if len(text) > _MESSAGE:
+        text = text[:_MESSAGE] + ' ...'
+    return text or 'no message'
