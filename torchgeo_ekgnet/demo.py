@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from .main import resolve_config
-from .metrics import Accuracies
+from .metrics import SCORES, Accuracies
 
 FIGURE = 'demo.png'
 REPORT = 'demo.json'
@@ -183,10 +183,13 @@ def _summary(rows: dict[str, Accuracies], chance: float, shuffled: bool) -> str:
     """
     width = max(len(name) for name in rows)
     lines = ['', 'Built-in SYNTHETIC scene: a program made it, nothing was measured.']
-    lines.append(f'{"test pixels, %":<{width}}  {"OA":>6}  {"AA":>6}  {"kappa":>6}')
+    titles = '  '.join(f'{score.name:>6}' for score in SCORES)
+    lines.append(f'{"test pixels, %":<{width}}  {titles}')
     for name, figures in rows.items():
-        values = (figures.overall, figures.average, figures.kappa)
-        text = '  '.join(f'{100 * value:6.2f}' for value in values)
+        text = '  '.join(
+            f'{100 * score.of(figures):{max(6, len(score.name))}.2f}'
+            for score in SCORES
+        )
         lines.append(f'{name:<{width}}  {text}')
     if shuffled:
         lines.append(

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""The one definition of every accuracy figure: all derive from a confusion matrix.
+"""The one definition of every score: all derive from a confusion matrix.
 
 The released code of the paper hands its predictions and labels to scikit-learn in
 swapped order, so what its tables call "average accuracy" is the mean of the
@@ -10,18 +10,23 @@ beside it the reference's as :attr:`Accuracies.average_precision`.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
 
-__all__ = ('Accuracies',)
+__all__ = ('SCORES', 'Accuracies', 'ConfusionCounts', 'Score')
 
 
 @dataclass(frozen=True, eq=False)
 class Accuracies:
-    """Accuracy figures of one confusion matrix.
+    """Scores of one confusion matrix.
 
     Attributes:
         confusion: Counts of shape (C, C), true class in rows, predicted in columns.
@@ -32,7 +37,7 @@ class Accuracies:
             occur.
         precision: Precision of every class, shape (C,); 0 for a class that occurs but
             is never predicted, NaN for one that neither occurs nor is predicted.
-        average_precision: Mean of :attr:`precision`: the figure that the reference
+        average_precision: Mean of :attr:`precision`: the score that the reference
             code of arXiv 2504.13045 reports as average accuracy.
         counts: Number of scored samples of every class, shape (C,).
     """
@@ -48,13 +53,13 @@ class Accuracies:
 
     @classmethod
     def from_confusion(cls, confusion: ArrayLike) -> 'Accuracies':
-        """Derive every figure from a confusion matrix.
+        """Derive every score from a confusion matrix.
 
         Args:
             confusion: Counts of shape (C, C): ``confusion[true, predicted]``.
 
         Returns:
-            The figures.
+            The scores.
 
         Raises:
             ValueError: If the matrix is not square, holds negative or fractional
@@ -97,21 +102,78 @@ class Accuracies:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON-able values, with None for what is undefined.
+        """Return the scores as JSON-able values, with None for what is undefined.
 
         Returns:
-            Figures by name, as they are written to ``test.json``.
+            Scores by their :attr:`Score.key`, then 'per_class' (recalls), 'precision',
+            'counts' and 'confusion_matrix', as they are written to ``test.json``.
         """
         return {
-            'overall_accuracy': self.overall,
-            'average_accuracy': self.average,
-            'kappa': _or_none(self.kappa),
+            **{score.key: _or_none(score.of(self)) for score in SCORES},
             'per_class': [_or_none(value) for value in self.per_class],
             'precision': [_or_none(value) for value in self.precision],
-            'precision_average': self.average_precision,
             'counts': self.counts.tolist(),
             'confusion_matrix': self.confusion.tolist(),
         }
+
+
+@dataclass(frozen=True)
+class Score:
+    """One overall score, as it is computed, stored and shown.
+
+    Attributes:
+        key: Name in ``test.json``.
+        name: Short name in logs (``val_OA``), tables and files of tables.
+        title: Name in reports, where 1 is shown as 100.
+        of: Its value, from 0 to 1, for :class:`Accuracies`.
+    """
+
+    key: str
+    name: str
+    title: str
+    of: Callable[[Accuracies], float]
+
+    def shown(self, report: Mapping[str, Any]) -> str:
+        """Format the score of a ``test.json`` times 100, or a dash if undefined."""
+        value = report.get(self.key)
+        return '-' if value is None else f'{100 * value:.2f}'
+
+
+SCORES = (
+    Score('overall_accuracy', 'OA', 'overall accuracy', attrgetter('overall')),
+    Score('average_accuracy', 'AA', 'average accuracy', attrgetter('average')),
+    Score('kappa', 'kappa', 'kappa x 100', attrgetter('kappa')),
+    Score(
+        'precision_average',
+        'AA_precision',
+        'precision average',
+        attrgetter('average_precision'),
+    ),
+)
+"""Every overall score: whoever logs, stores or shows scores reads this table."""
+
+
+class ConfusionCounts(MulticlassConfusionMatrix):
+    """A confusion matrix that is counted on the device without waiting for it.
+
+    torchmetrics counts with ``torch.bincount``, which makes the host wait for a GPU at
+    every step. The counts here are equal; 1-D ``scatter_add_`` also is deterministic.
+    """
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            preds: Logits of shape (B, C), or predicted classes of shape (B,).
+            target: True classes of shape (B,).
+        """
+        if preds.ndim == target.ndim + 1:
+            preds = preds.argmax(dim=1)
+        cells = (target * self.num_classes + preds).flatten()
+        counts = self.confmat.flatten()
+        self.confmat = counts.scatter_add(
+            0, cells, torch.ones_like(cells, dtype=counts.dtype)
+        ).reshape(self.num_classes, self.num_classes)
 
 
 def _or_none(value: float) -> float | None:

@@ -21,9 +21,8 @@ from torchgeo_ekgnet._compat import ClassificationTask
 from torchgeo_ekgnet.callbacks import RunFolder
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
-from torchgeo_ekgnet.metrics import Accuracies
+from torchgeo_ekgnet.metrics import Accuracies, ConfusionCounts
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
-from torchgeo_ekgnet.tasks.classification import ConfusionCounts
 
 from ..models.test_ekgnet import released_state
 
@@ -388,8 +387,8 @@ class TestCheckpoints:
         image = make_batch()['image']
         torch.testing.assert_close(loaded.eval()(image), task.eval()(image))
         assert loaded.provenance is not None
-        assert loaded.provenance['epochs'] == 1
-        assert 'torch' in loaded.provenance['versions']
+        assert loaded.provenance.epochs == 1
+        assert 'torch' in loaded.provenance.versions
 
     def test_test_of_a_checkpoint_made_in_python(
         self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path

@@ -12,7 +12,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from .._environment import versions
-from ..metrics import Accuracies
+from ..checkpoint import Provenance
+from ..metrics import SCORES, Accuracies
 from .run_folder import run_path
 
 __all__ = ('AccuracyReport', 'accuracy_table')
@@ -90,7 +91,7 @@ class AccuracyReport(Callback):
         data: dict[str, Any] = _finite(describe())
         split: dict[str, Any] = data.get('split') or {}
         scene: dict[str, Any] = data.get('scene') or {}
-        provenance = getattr(pl_module, 'provenance', None) or {}
+        provenance = getattr(pl_module, 'provenance', None) or Provenance()
         names = scene.get('class_names') or [
             f'class {index}' for index in range(len(accuracies.counts))
         ]
@@ -111,15 +112,15 @@ class AccuracyReport(Callback):
             'padding_mode': data.get('padding_mode'),
             'normalization': data.get('normalization'),
             'bands': data.get('bands'),
-            'seed': provenance.get('seed'),
-            'epochs': provenance.get('epochs'),
+            'seed': provenance.seed,
+            'epochs': provenance.epochs,
             'checkpoint': Path(checkpoint).name if checkpoint else None,
             'checkpoint_digest': (
                 file_sha256(checkpoint)
                 if checkpoint and Path(checkpoint).is_file()
                 else None
             ),
-            'trained_with': provenance.get('versions'),
+            'trained_with': dict(provenance.versions) or None,
             'versions': versions(),
         }
 
@@ -134,7 +135,7 @@ def accuracy_table(report: dict[str, Any]) -> str:
         Lines of text: the classes, then the overall figures and where they come from.
     """
     names = report['class_names']
-    width = max(len('precision average'), *(len(name) for name in names))
+    width = max(len(name) for name in (*names, *(score.title for score in SCORES)))
     lines = [f'{"class":<{width}}  {"pixels":>7}  {"recall %":>9}  {"precision %":>11}']
     lines.append('-' * len(lines[0]))
     for name, count, recall, precision in zip(
@@ -145,13 +146,8 @@ def accuracy_table(report: dict[str, Any]) -> str:
             f'{_percent(precision):>11}'
         )
     lines.append('-' * len(lines[0]))
-    for name, key in (
-        ('overall accuracy', 'overall_accuracy'),
-        ('average accuracy', 'average_accuracy'),
-        ('kappa x 100', 'kappa'),
-        ('precision average', 'precision_average'),
-    ):
-        lines.append(f'{name:<{width}}  {"":>7}  {_percent(report[key]):>9}')
+    for score in SCORES:
+        lines.append(f'{score.title:<{width}}  {"":>7}  {score.shown(report):>9}')
     lines.append('')
     synthetic = ' (SYNTHETIC)' if report['synthetic'] else ''
     lines.append(

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from ..checkpoint import data_state
 from ..datasets.windows import SceneWindows
 from .run_folder import RunFolder, run_of_checkpoint
 
@@ -380,7 +381,7 @@ def _check_checkpoint(path: str, checkpoint: Mapping[str, Any], scene: Any) -> N
     """
     import numpy as np
 
-    from ..maps.checkpoint import data_state, match_bands
+    from ..maps.checkpoint import match_bands
 
     state = data_state(checkpoint)
     if state is None:

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import GeoDataset
 
+from ..checkpoint import check_same_pixels, check_training_data
 from ..datasets.scene import jsonable_nodata
 from ..datasets.splits import SUBSETS, RandomSplit, Split, SplitProtocol
 from ..samplers.labelled_pixels import LabelledPixelSampler, missing
-from .scene import after_setup, check_state, check_training_data
+from .scene import after_setup
 
 logger = logging.getLogger(__name__)
 
@@ -321,7 +322,7 @@ class LabelledPixelsDataModule(GeoDataModule):
 
     def _apply(self, state: Mapping[str, Any]) -> None:
         """Check a state and take it over."""
-        check_state(state, self.describe(), self.allow_other_split)
+        check_same_pixels(state, self.describe(), self.allow_other_split)
         self._normalize(torch.tensor(state['mean']), torch.tensor(state['std']))
 
     def _prepare(self) -> None:

@@ -10,7 +10,7 @@ normalised cube, so that no patch is ever stored or copied between processes.
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
+from ..checkpoint import check_same_pixels, check_training_data
 from ..datasets.base import read_patch
 from ..datasets.scene import BandSelection, HyperspectralScene
 from ..datasets.splits import RandomSplit, Split, SplitProtocol
@@ -700,7 +701,7 @@ class HyperspectralDataModule(NonGeoDataModule):
     def _apply_state(self, state: Mapping[str, Any]) -> None:
         """Check a state and take it over."""
         scored = self.split.train.size > 0
-        check_state(state, self.describe(), self.allow_other_split, scored)
+        check_same_pixels(state, self.describe(), self.allow_other_split, scored)
         self.patch_source.clear()
         self._patch_source = PatchSource.from_state(self.scene, state)
         self._normalizer = self._patch_source.normalizer
@@ -758,112 +759,3 @@ def after_setup(value: T | None, name: str) -> T:
     if value is None:
         raise RuntimeError(f'{name} is known after setup: call setup(stage) first')
     return value
-
-
-def check_state(
-    state: Mapping[str, Any],
-    mine: Mapping[str, Any],
-    allow_other_split: bool,
-    scored: bool = True,
-) -> None:
-    """Refuse a checkpoint of another preprocessing or, if not allowed, other pixels.
-
-    Args:
-        state: State of the data module in the checkpoint.
-        mine: Description of this data module.
-        allow_other_split: Whether other pixels are only warned about.
-        scored: Whether there are labels; without them there is no score to spoil.
-
-    Raises:
-        ValueError: If they differ.
-    """
-    for message in _differences(state, mine):
-        raise ValueError(message)
-    for message in _other_pixels(state, mine) if scored else ():
-        if not allow_other_split:
-            raise ValueError(
-                f'{message}. Its scores here would count pixels that it was trained '
-                'on. Use the split of the checkpoint, or allow_other_split=True '
-                '(--data.allow_other_split true) if you mean it'
-            )
-        rank_zero_warn(f'{message}; accepted because allow_other_split is set')
-
-
-def check_training_data(datamodule: Any) -> None:
-    """Refuse to show a network other pixels than those it was trained with.
-
-    A task of this package remembers the state of its training data, whichever way its
-    weights came to be: trained in this process, loaded by Lightning or by itself. The
-    data module takes that state over as if Lightning had restored it. Of other tasks,
-    Lightning restores it from the checkpoint; that of another data module never gets
-    to ``load_state_dict``, and its split is not known.
-
-    Args:
-        datamodule: Data module with ``trainer``, ``load_state_dict``,
-            ``allow_other_split``, and the path of the checkpoint that it has checked
-            under ``_checked_checkpoint``.
-
-    Raises:
-        ValueError: If the network was, or may have been, trained on other data.
-    """
-    trainer = datamodule.trainer
-    if trainer is None:
-        return
-    provenance = getattr(trainer.lightning_module, 'provenance', None) or {}
-    if provenance.get('data') and trainer.state.fn != 'fit':
-        datamodule.load_state_dict(provenance['data'])
-    path = trainer.ckpt_path
-    if path is None or path == datamodule._checked_checkpoint:
-        return
-    message = (
-        f'checkpoint {path} holds no split of {type(datamodule).__name__}: it was '
-        'trained with another data module'
-    )
-    if not datamodule.allow_other_split:
-        raise ValueError(
-            f'{message}, and its scores here may count pixels that it was trained '
-            'on. Use its own data module, or allow_other_split=True '
-            '(--data.allow_other_split true) if you mean it'
-        )
-    rank_zero_warn(f'{message}; accepted because allow_other_split is set')
-    datamodule._checked_checkpoint = path
-
-
-def _differences(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
-    """Say where the preprocessing of a checkpoint is not that of a data module."""
-    for name in ('num_bands', 'patch_size', 'padding_mode', 'normalization', 'pca'):
-        theirs, ours = state.get(name), mine[name]
-        if name == 'pca' and theirs is not None and ours is not None:
-            keys = ('num_components', 'whiten')
-            theirs, ours = ({key: pca[key] for key in keys} for pca in (theirs, ours))
-        if theirs != ours:
-            yield (
-                f'the checkpoint was trained with {name} {theirs!r}, this data module '
-                f'has {ours!r}: set it to the value of the checkpoint'
-            )
-
-
-def _other_pixels(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
-    """Say where the pixels of a checkpoint are not those of a data module."""
-    if state['scene']['name'] != mine['scene']['name']:
-        yield (
-            f'the checkpoint was trained on scene {state["scene"]["name"]!r}, this '
-            f'data module has {mine["scene"]["name"]!r}'
-        )
-    cubes = [facts['scene'].get('cube') for facts in (state, mine)]
-    if state['bands'] != mine['bands']:
-        yield 'the checkpoint was trained on other bands of the file'
-    elif None not in cubes and cubes[0] != cubes[1]:
-        yield (
-            f'the checkpoint was trained on another cube: {state["scene"]["source"]} '
-            f'(digest {cubes[0][:12]}), this data module has '
-            f'{mine["scene"]["source"]} (digest {cubes[1][:12]})'
-        )
-    theirs, ours = state['split'], mine['split']
-    if theirs['identity'] != ours['identity']:
-        yield (
-            f'the checkpoint was trained with another split: {theirs["protocol"]} '
-            f'{theirs["settings"]} (identity {theirs["identity"][:12]}), this data '
-            f'module has {ours["protocol"]} {ours["settings"]} (identity '
-            f'{ours["identity"][:12]})'
-        )

@@ -4,10 +4,8 @@
 """Classifiers from checkpoints: network, bands, normalisation and classes."""
 
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..checkpoint import data_state, read_checkpoint
 from ..datasets.scene import HyperspectralScene
 from ..transforms.patches import PatchSource
 from .raster import Legend
@@ -186,51 +185,6 @@ def _reach(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
     reach: NDArray[np.float64] = np.empty_like(nearer)
     reach[order] = np.maximum(nearer / 2, 0.5)
     return reach
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'there is no checkpoint {path}; fit writes checkpoints/best.ckpt into '
-            'its run folder'
-        )
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f'{path} is not a readable checkpoint: {error}') from error
-    if not isinstance(content, dict) or 'state_dict' not in content:
-        raise ValueError(
-            f'{path} is not a Lightning checkpoint: it has no entry state_dict'
-        )
-    return content
-
-
-def data_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Find what a checkpoint says about its data.
-
-    Args:
-        checkpoint: Content of a checkpoint.
-
-    Returns:
-        State of its datamodule, or None if it has none of this package.
-    """
-    for value in checkpoint.values():
-        if isinstance(value, Mapping) and {'scene', 'normalizer'} <= set(value):
-            return value
-    return None
 
 
 def load_classifier(

@@ -17,11 +17,11 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from .._compat import ClassificationTask, extract_backbone, load_state_dict
 from .._environment import versions
-from ..metrics import Accuracies
+from ..checkpoint import KEY, Provenance
+from ..metrics import SCORES, Accuracies, ConfusionCounts
 from ..models.ekgnet import translate_released
 
 logger = logging.getLogger(__name__)
@@ -31,29 +31,6 @@ Compile = Literal['default', 'reduce-overhead', 'max-autotune']
 
 WAVE_EPOCHS = 15
 """Half period, in epochs, of the learning-rate wave of the released program."""
-
-
-class ConfusionCounts(MulticlassConfusionMatrix):
-    """A confusion matrix that is counted on the device without waiting for it.
-
-    torchmetrics counts with ``torch.bincount``, which makes the host wait for a GPU at
-    every step. The counts here are equal; 1-D ``scatter_add_`` also is deterministic.
-    """
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count one batch.
-
-        Args:
-            preds: Logits of shape (B, C), or predicted classes of shape (B,).
-            target: True classes of shape (B,).
-        """
-        if preds.ndim == target.ndim + 1:
-            preds = preds.argmax(dim=1)
-        cells = (target * self.num_classes + preds).flatten()
-        counts = self.confmat.flatten()
-        self.confmat = counts.scatter_add(
-            0, cells, torch.ones_like(cells, dtype=counts.dtype)
-        ).reshape(self.num_classes, self.num_classes)
 
 
 class HyperspectralClassificationTask(ClassificationTask):
@@ -77,10 +54,9 @@ class HyperspectralClassificationTask(ClassificationTask):
     #: Figures of the last finished epoch by stage ('train', 'val', 'test').
     accuracies: dict[str, Accuracies]
 
-    #: What is known of the training run that made the weights: ``epochs``, ``seed``,
-    #: ``versions``, and ``data``, the state of its datamodule, by which a datamodule
-    #: refuses to score pixels that the network has seen; None before fitting or loading.
-    provenance: dict[str, Any] | None
+    #: The training run that made the weights, by which a datamodule refuses to score
+    #: pixels that the network has seen; None before fitting or loading.
+    provenance: Provenance | None
 
     _stages: ClassVar[tuple[str, ...]] = ('train', 'val', 'test')
 
@@ -228,7 +204,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         missing, _ = load_state_dict(self.model, state_dict)
         self._trained = not missing
         if self._trained:
-            self.provenance = _provenance(content)
+            self.provenance = Provenance.of(content)
 
     def configure_losses(self) -> None:
         """Create the loss; 'balanced' weights follow when the split is known."""
@@ -456,12 +432,12 @@ class HyperspectralClassificationTask(ClassificationTask):
         accuracies = Accuracies.from_confusion(confusion.numpy())
         self.accuracies[stage] = accuracies
         # Values on the host: a progress bar may show them without waiting for a GPU.
-        for name, value, shown in (
-            ('OA', accuracies.overall, stage == 'val'),
-            ('AA', accuracies.average, False),
-            ('kappa', accuracies.kappa, False),
-        ):
-            self.log(f'{stage}_{name}', torch.tensor(value), prog_bar=shown)
+        for score in SCORES:
+            self.log(
+                f'{stage}_{score.name}',
+                torch.tensor(score.of(accuracies)),
+                prog_bar=(stage, score.name) == ('val', 'OA'),
+            )
 
     def training_step(
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -535,10 +511,9 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Note where the weights come from, and what they have seen."""
         datamodule: Any = getattr(self.trainer, 'datamodule', None)
         known = hasattr(datamodule, 'describe')
-        self.provenance = {
-            **self._current_provenance(),
-            'data': datamodule.state_dict() if known else None,
-        }
+        self.provenance = self._current_provenance(
+            datamodule.state_dict() if known else None
+        )
 
     def on_validation_start(self) -> None:
         """Refuse ``validate`` with random weights.
@@ -604,7 +579,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         Args:
             checkpoint: Content of the checkpoint, changed in place.
         """
-        checkpoint['torchgeo_ekgnet'] = self.provenance or self._current_provenance()
+        provenance = self.provenance or self._current_provenance()
+        checkpoint[KEY] = provenance.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read which training run a checkpoint comes from.
@@ -623,37 +599,17 @@ class HyperspectralClassificationTask(ClassificationTask):
                     f'the checkpoint was trained with {name} {theirs!r}, this task has '
                     f'{ours!r}: use the configuration of its run'
                 )
-        self.provenance = _provenance(checkpoint)
+        self.provenance = Provenance.of(checkpoint)
 
-    def _current_provenance(self) -> dict[str, Any]:
-        """Describe the training run of this process.
-
-        Returns:
-            ``epochs`` (begun), ``seed`` (None if none was set), ``versions``.
-        """
+    def _current_provenance(self, data: Mapping[str, Any] | None = None) -> Provenance:
+        """Describe the training run of this process."""
         seed = os.environ.get('PL_GLOBAL_SEED')
-        return {
-            'epochs': self.current_epoch + 1 if self._trained else 0,
-            'seed': int(seed) if seed else None,
-            'versions': versions(),
-        }
-
-
-def _provenance(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Read from which training run, on which data, a checkpoint comes.
-
-    Args:
-        checkpoint: Content of a checkpoint, also of torchgeo's own task.
-
-    Returns:
-        What the task has written down; of another task, what the datamodule has.
-    """
-    provenance: dict[str, Any] = dict(checkpoint.get('torchgeo_ekgnet') or {})
-    if not provenance.get('data'):
-        from ..maps.checkpoint import data_state
-
-        provenance['data'] = data_state(checkpoint)
-    return provenance if any(provenance.values()) else None
+        return Provenance(
+            data=data,
+            epochs=self.current_epoch + 1 if self._trained else 0,
+            seed=int(seed) if seed else None,
+            versions=versions(),
+        )
 
 
 class _Unbuilt(nn.Module):
