@@ -31,6 +31,37 @@ def test_import_is_light_and_registers_models() -> None:
     assert int(count) >= 5
 
 
+def test_import_leaves_the_allocator_alone() -> None:
+    watch = (
+        'import ctypes\n'
+        'calls = []\n'
+        'class Library(ctypes.CDLL):\n'
+        '    def __getattr__(self, name):\n'
+        '        calls.append(name)\n'
+        '        return super().__getattr__(name)\n'
+        'ctypes.CDLL = Library\n'
+        'import torch, warnings, torchgeo_ekgnet\n'
+        'from torchgeo_ekgnet.layers import keep_freed_memory\n'
+        'print("mallopt" in calls)\n'
+    )
+    assert run_python(watch) == 'False'
+    called = run_python(watch + 'print(keep_freed_memory(), "mallopt" in calls)')
+    kept, seen = called.splitlines()[1].split()
+    assert kept == seen
+
+
+def test_import_keeps_warnings_and_threads() -> None:
+    out = run_python(
+        'import os, warnings, timm, torch\n'
+        'state = lambda: (list(warnings.filters), torch.get_num_threads(),'
+        ' torch.get_default_dtype(), dict(os.environ))\n'
+        'before = state()\n'
+        'import torchgeo_ekgnet\n'
+        'print(state() == before)'
+    )
+    assert out == 'True'
+
+
 def test_rooms_load_on_first_use() -> None:
     out = run_python(
         'import sys, torchgeo_ekgnet\n'

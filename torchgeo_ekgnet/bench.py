@@ -794,7 +794,10 @@ def peaks_apart(
     if setting.device.type != 'cpu':
         return {arm: peak_memory(call, setting.device) for arm, call in arms.items()}
     with ProcessPoolExecutor(
-        1, multiprocessing.get_context('spawn'), max_tasks_per_child=1
+        1,
+        multiprocessing.get_context('spawn'),
+        keep_freed_memory,
+        max_tasks_per_child=1,
     ) as pool:
         return {
             arm: pool.submit(peak_alone, setting.options, size, passes, arm).result()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ._version import __version__
+from .layers import keep_freed_memory
 
 
 class Command(NamedTuple):
@@ -176,6 +177,7 @@ def run(args: Sequence[str]) -> None:
         )
         return
     name, rest = args[0], args[1:]
+    keep_freed_memory()
     if name in COMMANDS:
         command = COMMANDS[name]
         module = importlib.import_module(f'{__package__}.{command.module}')

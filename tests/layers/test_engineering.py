@@ -15,9 +15,10 @@ from torchgeo_ekgnet.layers import (
     DynamicExpertConv3d,
     GroupedConv3d,
     expert_convs,
-    functional,
     keep_freed_memory,
+    unrolled,
 )
+from torchgeo_ekgnet.layers.compiled import compiled_conv3d
 
 from ..graphs import CountingBackend
 
@@ -62,13 +63,13 @@ def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
 def test_compiled_layers_unroll(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice is made when the graph runs: one graph for all sizes."""
     calls: list[int] = []
-    original = functional._unrolled
+    original = unrolled.unrolled_conv3d
 
     def counted(*args: Any) -> Tensor:
         calls.append(1)
         return original(*args)
 
-    monkeypatch.setattr(functional, '_unrolled', counted)
+    monkeypatch.setattr(unrolled, 'unrolled_conv3d', counted)
     torch._dynamo.reset()
     backend = CountingBackend()
     layer = GroupedConv3d(32, 8, 3, padding=1, groups=4)
@@ -85,8 +86,8 @@ def test_operators_of_compiled_layers() -> None:
         x = torch.randn(*size, requires_grad=True)
         weight = torch.randn(8, 8, 3, 3, 3, requires_grad=True)
         inputs = (x, weight)
-        torch.library.opcheck(functional._compiled_conv, (*inputs, *geometry))
-        y = functional._compiled_conv(*inputs, *geometry)
+        torch.library.opcheck(compiled_conv3d, (*inputs, *geometry))
+        y = compiled_conv3d(*inputs, *geometry)
         expected = nn.functional.conv3d(*inputs, None, *geometry)
         torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
         found = torch.autograd.grad(y.square().sum(), inputs)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""The strategies compute the same; the rule chooses among them."""
+"""The strategies compute the same."""
 
 from typing import Any
 
@@ -12,64 +12,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from torchgeo_ekgnet.layers import (
+    STRATEGIES,
     GroupedConv3d,
-    conv_strategy,
     expert_conv3d,
-    functional,
     grouped_conv3d,
 )
-
-GEOMETRIES: list[dict[str, Any]] = [
-    {'padding': 1},
-    {'padding': (2, 1, 0), 'stride': (1, 2, 1)},
-    {'padding': 1, 'dilation': (1, 2, 1)},
-    {'stride': 2},
-]
-
-
-@pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
-@pytest.mark.parametrize('size', [(5, 4, 4), (18, 3, 5), (40, 6, 6)], ids=str)
-@pytest.mark.parametrize(('cin', 'cout'), [(8, 4), (2, 6)])
-@pytest.mark.parametrize(('samples', 'pieces'), [(3, 1), (3, 3), (1, 2)])
-def test_every_unrolling_is_exact(
-    geometry: dict[str, Any],
-    size: tuple[int, int, int],
-    cin: int,
-    cout: int,
-    samples: int,
-    pieces: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    torch.manual_seed(0)
-    if pieces > 1:  # as many as there are samples, or groups of one sample
-        monkeypatch.setattr(functional, '_PIECE', 1)
-    double = {'dtype': torch.float64, 'requires_grad': True}
-    x = torch.randn(samples, cin, *size, **double)  # type: ignore[call-overload]
-    weight = torch.randn(cout, cin // 2, 3, 2, 3, **double)  # type: ignore[call-overload]
-    bias = torch.randn(cout, **double)  # type: ignore[call-overload]
-    inputs = (x, weight, bias)
-    expected = F.conv3d(x, weight, bias, groups=2, **geometry)
-    seen = torch.randn_like(expected)
-    reference = torch.autograd.grad(expected, inputs, seen)
-    full = functional._geometry(
-        weight,
-        geometry.get('stride', 1),
-        geometry.get('padding', 0),
-        geometry.get('dilation', 1),
-        2,
-    )
-    found = functional._candidates(size, full, cin // 2, cout // 2)
-    assert found
-    for unrolling in found:
-        assert len(functional._pieces(x, weight, unrolling)) == pieces
-        y = functional._UnrolledConv.apply(x, weight, bias, unrolling)
-        torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
-        for second in (False, True):
-            grads = torch.autograd.grad(
-                y, inputs, seen, retain_graph=True, create_graph=second
-            )
-            for one, other in zip(grads, reference, strict=True):
-                torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
 def small(**options: Any) -> tuple[Tensor, Tensor]:
@@ -147,7 +94,7 @@ def test_meta_device() -> None:
     assert x.grad is not None and x.grad.shape == x.shape
 
 
-@pytest.mark.parametrize('strategy', [*functional.STRATEGIES, None])
+@pytest.mark.parametrize('strategy', [*STRATEGIES, None])
 def test_empty_batch(strategy: str | None) -> None:
     x, attention = torch.randn(0, 4, 3, 3, 3), torch.rand(0, 2)
     weight = torch.randn(2, 6, 4, 1, 1, 1)
@@ -288,40 +235,6 @@ def test_mixed_pointwise_kernels_are_not_kept_for_backward() -> None:
             expert_conv3d(x, attention, weight, bias, strategy=strategy)
         assert (mixed in kept) == (strategy == 'grouped')
         assert x.numel() in kept
-
-
-def test_the_rule() -> None:
-    thin = GroupedConv3d(32, 8, 3, padding=1, groups=4, bias=False)
-    x = torch.randn(2, 32, 10, 8, 8)
-    geometry = functional._geometry(thin.weight, 1, 1, 1, 4)
-    assert functional.choose_conv_strategy(x, thin.weight, geometry)[0] == 'unrolled'
-    double = x.double()
-    assert (
-        functional.choose_conv_strategy(double, thin.weight, geometry)[0] == 'grouped'
-    )
-    wide = torch.empty(64, 16, 3, 3, 3)
-    x64 = torch.empty(2, 64, 40, 32, 32)
-    geometry = functional._geometry(wide, 1, 1, 1, 4)
-    assert functional.choose_conv_strategy(x64, wide, geometry)[0] == 'grouped'
-    torch.testing.assert_close(
-        thin(x), F.conv3d(x, thin.weight, padding=1, groups=4), rtol=1e-4, atol=1e-5
-    )
-
-
-def test_forced_strategy() -> None:
-    x, attention = torch.randn(2, 4, 3, 3, 3), torch.rand(2, 2)
-    weight = torch.randn(2, 4, 4, 3, 3, 3)
-    expected = expert_conv3d(x, attention, weight, padding=1)
-    for strategy in (*functional.STRATEGIES, None):
-        with conv_strategy(strategy):
-            y = expert_conv3d(x, attention, weight, padding=1)
-        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="found 'fast'"), conv_strategy('fast'):
-        pass
-    with pytest.raises(ValueError, match="'pointwise' needs 1x1x1 kernels"):
-        expert_conv3d(x, attention, weight, strategy='pointwise')
-    with pytest.raises(ValueError, match="found 'experts'"):
-        grouped_conv3d(x, weight[0], strategy='experts')
 
 
 def test_bad_shapes() -> None:

@@ -1,7 +1,11 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Layers that any network can use; they need torch alone."""
+"""Layers that any network can use; they need torch alone.
+
+Importing them changes nothing in the process. The commands of this package call
+:func:`keep_freed_memory` before they work; programs that train on a CPU may as well.
+"""
 
 from .attention import mean_attention, record_attention
 from .context_mapping import ContextMapping, pool_context
@@ -29,5 +33,3 @@ __all__ = (
     'pool_context',
     'record_attention',
 )
-
-keep_freed_memory()

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .context_mapping import ContextMapping
-from .functional import expert_conv3d, triple
+from .functional import expert_conv3d
+from .geometry import triple
 
 __all__ = ['DynamicExpertConv3d', 'expert_convs']
 

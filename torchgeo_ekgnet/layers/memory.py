@@ -5,9 +5,9 @@
 
 glibc asks the kernel for every buffer above 32 MiB anew and gives it back when it is
 freed. The maps of a batch are that large, so each layer pays for page faults again:
-up to half of the time of a step. Importing :mod:`torchgeo_ekgnet.layers` raises the
-two thresholds of glibc's ``malloc`` once. Memory that was used stays with the process
-until it ends; the peak is the same.
+up to half of the time of a step. The commands of this package raise the two thresholds
+of glibc's ``malloc`` before they work. Memory that was used stays with the process until
+it ends; the peak is the same.
 
 ``TORCHGEO_EKGNET_MALLOC=0`` in the environment leaves the allocator alone. So do
 settings that the user has made (``MALLOC_MMAP_THRESHOLD_`` and its siblings,

@@ -20,7 +20,7 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
-from ..layers.functional import reads_slices
+from ..layers.rule import reads_slices
 from ._contract import SpectralSpatialNet, leaf_module
 
 __all__ = ['Bottleneck', 'DenseLayer', 'DenseNet3d', 'DenseStage', 'init_conv3d']

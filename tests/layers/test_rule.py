@@ -1,0 +1,110 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The rule chooses among the strategies, or the caller does."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from torchgeo_ekgnet.layers import (
+    STRATEGIES,
+    GroupedConv3d,
+    conv_strategy,
+    expert_conv3d,
+    grouped_conv3d,
+)
+from torchgeo_ekgnet.layers.geometry import geometry_of
+from torchgeo_ekgnet.layers.rule import asked_strategy, choose_conv_strategy
+
+from ..graphs import CountingBackend
+
+
+def test_the_rule() -> None:
+    thin = GroupedConv3d(32, 8, 3, padding=1, groups=4, bias=False)
+    x = torch.randn(2, 32, 10, 8, 8)
+    geometry = geometry_of(thin.weight, 1, 1, 1, 4)
+    assert choose_conv_strategy(x, thin.weight, geometry)[0] == 'unrolled'
+    double = x.double()
+    assert choose_conv_strategy(double, thin.weight, geometry)[0] == 'grouped'
+    wide = torch.empty(64, 16, 3, 3, 3)
+    x64 = torch.empty(2, 64, 40, 32, 32)
+    geometry = geometry_of(wide, 1, 1, 1, 4)
+    assert choose_conv_strategy(x64, wide, geometry)[0] == 'grouped'
+    torch.testing.assert_close(
+        thin(x), F.conv3d(x, thin.weight, padding=1, groups=4), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_forced_strategy() -> None:
+    x, attention = torch.randn(2, 4, 3, 3, 3), torch.rand(2, 2)
+    weight = torch.randn(2, 4, 4, 3, 3, 3)
+    expected = expert_conv3d(x, attention, weight, padding=1)
+    for strategy in (*STRATEGIES, None):
+        with conv_strategy(strategy):
+            y = expert_conv3d(x, attention, weight, padding=1)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="found 'fast'"), conv_strategy('fast'):
+        pass
+    with pytest.raises(ValueError, match="'pointwise' needs 1x1x1 kernels"):
+        expert_conv3d(x, attention, weight, strategy='pointwise')
+    with pytest.raises(ValueError, match="found 'experts'"):
+        grouped_conv3d(x, weight[0], strategy='experts')
+
+
+def test_interleaved_blocks_of_two_threads() -> None:
+    first, second, left = (threading.Event() for _ in range(3))
+    seen: dict[str, str | None] = {}
+
+    def one() -> None:
+        with conv_strategy('grouped'):
+            first.set()
+            second.wait(5)
+            seen['one'] = asked_strategy()
+        left.set()
+
+    def two() -> None:
+        first.wait(5)
+        seen['before'] = asked_strategy()
+        with conv_strategy('unrolled'):
+            second.set()
+            left.wait(5)
+            seen['two'] = asked_strategy()
+        seen['after'] = asked_strategy()
+
+    threads = [threading.Thread(target=one), threading.Thread(target=two)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {'one': 'grouped', 'before': None, 'two': 'unrolled', 'after': None}
+    assert asked_strategy() is None
+
+
+def test_blocks_nest_and_end_with_an_error() -> None:
+    with conv_strategy('grouped'):
+        with pytest.raises(RuntimeError), conv_strategy('experts'):
+            assert asked_strategy() == 'experts'
+            raise RuntimeError
+        assert asked_strategy() == 'grouped'
+        with conv_strategy(None):
+            assert asked_strategy() is None
+    assert asked_strategy() is None
+
+
+def test_compiled_graphs_follow_the_strategy() -> None:
+    torch.compiler.reset()
+    backend = CountingBackend()
+    layer = GroupedConv3d(32, 8, 3, padding=1, groups=4)
+    compiled: Any = torch.compile(layer, backend=backend)
+    x = torch.randn(2, 32, 10, 8, 8)
+    with torch.no_grad():
+        ruled = compiled(x)
+        with conv_strategy('grouped'):
+            assert compiled(x).equal(layer(x))
+        graphs = backend.graphs
+        assert compiled(x).equal(ruled)
+    assert backend.graphs == graphs == 2

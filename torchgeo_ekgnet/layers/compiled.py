@@ -1,0 +1,132 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Operators that torch.compile does not look into.
+
+The choice among unrollings depends on all sizes; made here it leaves one graph for
+every batch and patch size, and a graph that is captured in a fraction of the time.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .geometry import geometry_of
+from .rule import choose_conv_strategy
+from .unrolled import unrolled_gradients, unrolled_in_pieces
+
+__all__ = ['compiled_conv3d']
+
+
+@torch.library.custom_op('torchgeo_ekgnet::conv3d', mutates_args=())
+def compiled_conv3d(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Convolve with static kernels in a compiled graph."""
+    geometry = geometry_of(weight, stride, padding, dilation, groups)
+    with torch.autocast(x.device.type, enabled=False):
+        unrolling = choose_conv_strategy(x, weight, geometry)[1]
+        if unrolling is None:
+            y = F.conv3d(
+                x,
+                weight,
+                None,
+                geometry.stride,
+                geometry.padding,
+                geometry.dilation,
+                geometry.groups,
+            )
+            return y.contiguous()
+        return unrolled_in_pieces(x, weight, None, unrolling)
+
+
+@compiled_conv3d.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Give the shape of the output."""
+    geometry = geometry_of(weight, stride, padding, dilation, groups)
+    size = geometry.output_size(x.shape[2:])
+    return x.new_empty(x.shape[0], weight.shape[0], *size)
+
+
+@torch.library.custom_op('torchgeo_ekgnet::conv3d_backward', mutates_args=())
+def _compiled_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of :func:`compiled_conv3d`."""
+    geometry = geometry_of(weight, stride, padding, dilation, groups)
+    unrolling = choose_conv_strategy(x, weight, geometry)[1]
+    with torch.autocast(x.device.type, enabled=False):
+        if unrolling is None:
+            gx, gw, _ = torch.ops.aten.convolution_backward(
+                grad,
+                x,
+                weight,
+                None,
+                geometry.stride,
+                geometry.padding,
+                geometry.dilation,
+                False,
+                (0, 0, 0),
+                geometry.groups,
+                (True, True, False),
+            )
+        else:
+            gx, gw, _ = unrolled_gradients(
+                grad, x, weight, None, unrolling, (True, True, False)
+            )
+    return gx.contiguous(), gw.contiguous()
+
+
+@_compiled_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """Give the shapes of the gradients."""
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _keep_inputs(
+    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Any, ...], output: Tensor
+) -> None:
+    """Save what :func:`_compiled_backward` needs."""
+    ctx.save_for_backward(*inputs[:2])
+    ctx.geometry = inputs[2:]  # type: ignore[attr-defined]
+
+
+def _compiled_gradients(
+    ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Differentiate :func:`compiled_conv3d`."""
+    x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+    gx, gw = _compiled_backward(grad, x, weight, *ctx.geometry)  # type: ignore[attr-defined]
+    return gx, gw, None, None, None, None
+
+
+compiled_conv3d.register_autograd(_compiled_gradients, setup_context=_keep_inputs)

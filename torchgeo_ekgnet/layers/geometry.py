@@ -1,0 +1,99 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Shapes and steps of a convolution, without its tensors."""
+
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ['Geometry', 'Size', 'Triple', 'check_input', 'geometry_of', 'triple']
+
+Size = int | Sequence[int]
+Triple = tuple[int, int, int]
+
+
+def triple(value: Size, name: str) -> Triple:
+    """Expand an int and check the length of a sequence.
+
+    Args:
+        value: One value for D, H and W, or three; NumPy's integers as well.
+        name: Name of the argument.
+
+    Returns:
+        The values along D, H, W.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * 3
+    if len(values) != 3 or not all(isinstance(v, numbers.Integral) for v in values):
+        raise ValueError(f'{name} must be an int or 3 ints, found {value!r}')
+    return (int(values[0]), int(values[1]), int(values[2]))
+
+
+class Geometry(NamedTuple):
+    """A convolution without its tensors."""
+
+    kernel: Triple
+    stride: Triple
+    padding: Triple
+    dilation: Triple
+    groups: int
+
+    def is_pointwise(self) -> bool:
+        """Whether each output position depends on one input position alone."""
+        return (
+            self.kernel == (1, 1, 1)
+            and self.stride == (1, 1, 1)
+            and self.padding == (0, 0, 0)
+        )
+
+    def output_size(self, size: Sequence[int]) -> Triple:
+        """Positions of the output along each axis."""
+        out = [
+            (
+                size[a]
+                + 2 * self.padding[a]
+                - self.dilation[a] * (self.kernel[a] - 1)
+                - 1
+            )
+            // self.stride[a]
+            + 1
+            for a in range(3)
+        ]
+        return (out[0], out[1], out[2])
+
+
+def geometry_of(
+    weight: Tensor, stride: Size, padding: Size, dilation: Size, groups: int
+) -> Geometry:
+    """Collect the geometry of a convolution with kernels (..., kD, kH, kW)."""
+    return Geometry(
+        (weight.shape[-3], weight.shape[-2], weight.shape[-1]),
+        triple(stride, 'stride'),
+        triple(padding, 'padding'),
+        triple(dilation, 'dilation'),
+        groups,
+    )
+
+
+def check_input(x: Tensor, channels: int, where: str) -> None:
+    """Refuse inputs that no strategy can convolve."""
+    if x.dim() != 5:
+        raise ValueError(
+            f'{where}: the input has {x.dim()} dimensions {tuple(x.shape)}, '
+            'expected 5: (B, C, D, H, W)'
+        )
+    if x.shape[1] != channels:
+        raise ValueError(
+            f'{where}: the input has {x.shape[1]} channels, '
+            f'expected {channels} (Cin/groups of the kernels times groups)'
+        )
+    if not x.is_floating_point():
+        raise TypeError(
+            f'{where}: the input is {x.dtype}, expected floating point values; '
+            'convert it with .float()'
+        )

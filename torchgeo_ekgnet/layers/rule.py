@@ -1,0 +1,209 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The one rule that says how a convolution is computed.
+
+The exact strategies are in :mod:`.functional` and :mod:`.unrolled`; what is asked for
+with :func:`conv_strategy` goes before the rule.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .geometry import Geometry
+from .unrolled import Unrolling, best_unrolling
+
+__all__ = [
+    'STRATEGIES',
+    'asked_strategy',
+    'check_strategy',
+    'choose_conv_strategy',
+    'choose_expert_strategy',
+    'chosen_at_run_time',
+    'conv_strategy',
+    'plain_only',
+    'reads_slices',
+]
+
+#: Names that ``strategy=`` and :func:`conv_strategy` accept.
+STRATEGIES = ('grouped', 'pointwise', 'experts', 'unrolled')
+
+_asked: ContextVar[str | None] = ContextVar('conv_strategy', default=None)
+# How many blocks of conv_strategy are open in all threads. While there is none, nothing
+# looks at the context variable, which compilers of older PyTorch do not understand.
+_open_blocks = 0
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def conv_strategy(strategy: str | None) -> Iterator[None]:
+    """Choose the strategy of all convolutions of this package in a block of code.
+
+    A convolution to which the strategy does not apply (a 3x3x3 kernel under
+    ``'pointwise'``) takes the plain ``'grouped'`` form; ``None`` restores the rule.
+    The choice is that of the context (:mod:`contextvars`): other threads and other
+    asynchronous tasks do not see it.
+
+    Args:
+        strategy: One of :data:`STRATEGIES`, or None.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: If there is no such strategy.
+    """
+    global _open_blocks
+    check_strategy(strategy)
+    token = _asked.set(strategy)
+    with _lock:
+        _open_blocks += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _open_blocks -= 1
+        _asked.reset(token)
+
+
+def asked_strategy() -> str | None:
+    """Return what the innermost :func:`conv_strategy` asks for; None for the rule."""
+    return _asked.get() if _open_blocks else None
+
+
+def check_strategy(strategy: str | None) -> None:
+    """Refuse a name that is not a strategy."""
+    if strategy is not None and strategy not in STRATEGIES:
+        raise ValueError(
+            f'strategy must be one of {STRATEGIES} or None, found {strategy!r}'
+        )
+
+
+def plain_only(*tensors: Tensor | None) -> bool:
+    """Whether PyTorch must see and differentiate the operations themselves."""
+    if (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return True
+    given = [t for t in tensors if t is not None]
+    device = given[0].device.type
+    # Our backward pass switches autocast off, which some devices (meta) do not know.
+    if not torch.amp.is_autocast_available(device):
+        return True
+    forward_mode = any(forward_ad.unpack_dual(t).tangent is not None for t in given)
+    return forward_mode or torch.is_autocast_enabled(device)
+
+
+def _may_unroll(x: Tensor, geometry: Geometry) -> bool:
+    """Whether an unrolling can be faster than the plain form at all."""
+    return geometry.groups != 1 and x.device.type == 'cpu' and x.dtype == torch.float32
+
+
+def chosen_at_run_time(x: Tensor, geometry: Geometry) -> bool:
+    """Whether a compiled graph leaves the choice to :func:`compiled_conv3d`.
+
+    An exported graph does not: it may run where this package is not installed.
+    """
+    return (
+        torch.compiler.is_compiling()
+        # PyTorch before 2.7 does not tell compilation from export.
+        and hasattr(torch.compiler, 'is_exporting')
+        and not exporting()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.is_autocast_enabled('cpu')
+        and _may_unroll(x, geometry)
+    )
+
+
+def exporting() -> bool:
+    """Whether the graph that is being made will be given batches of any size."""
+    # torch.compiler.is_exporting came with PyTorch 2.7.
+    return torch.onnx.is_in_onnx_export() or (
+        hasattr(torch.compiler, 'is_exporting') and torch.compiler.is_exporting()
+    )
+
+
+def reads_slices(x: Tensor) -> bool:
+    """Whether 1x1x1 experts read some channels of larger maps without copying them.
+
+    Args:
+        x: Maps like those to come.
+
+    Returns:
+        False where PyTorch's own convolution runs, and where PyTorch must see how maps
+        are concatenated (compilation, tracing, export, transforms, autocast).
+    """
+    return asked_strategy() in (None, 'pointwise') and not plain_only(x)
+
+
+def choose_expert_strategy(
+    x: Tensor, weight: Tensor, geometry: Geometry, forced: str | None = None
+) -> str:
+    """Say how :func:`expert_conv3d` computes; the one rule for experts.
+
+    1. What the caller or :func:`conv_strategy` asks for, where it applies.
+    2. 1x1x1 kernels: one matrix product per sample, on every device.
+    3. Graphs that must hold for any batch size (export, ONNX) and empty batches: all
+       experts, then their weighted sum.
+    4. Everything else: mix the kernels, fold the batch into groups; the convolution
+       that results chooses for itself (:func:`choose_conv_strategy`).
+
+    Args:
+        x: Input (B, Cin, D, H, W).
+        weight: Expert kernels (K, Cout, Cin/groups, kD, kH, kW).
+        geometry: Strides and so on.
+        forced: Strategy asked for.
+
+    Returns:
+        A strategy; ``'unrolled'`` stands for step 4.
+    """
+    pointwise = geometry.is_pointwise()
+    if forced is not None and (forced != 'pointwise' or pointwise):
+        # No sample has no group to be folded into.
+        return 'experts' if x.shape[0] == 0 else forced
+    if forced is not None:
+        return 'grouped'
+    if pointwise:
+        return 'pointwise'
+    if exporting() or x.shape[0] == 0:
+        return 'experts'
+    return 'unrolled'
+
+
+def choose_conv_strategy(
+    x: Tensor, weight: Tensor, geometry: Geometry
+) -> tuple[str, Unrolling | None]:
+    """Say how a static convolution computes; the one rule for grouped kernels.
+
+    oneDNN, PyTorch's engine for float32 on CPUs, has matrix kernels for groups whose
+    input and output channels are multiples of 16 and falls back to tiny products
+    otherwise. So, for grouped float32 convolutions on a CPU, the estimated time of
+    each unrolling is compared with that of the plain form. Other devices, types and
+    ungrouped convolutions take the plain form.
+
+    Args:
+        x: Input (B, Cin, D, H, W).
+        weight: Kernels (Cout, Cin/groups, kD, kH, kW).
+        geometry: Strides and so on.
+
+    Returns:
+        ``'grouped'`` and None, or ``'unrolled'`` and how to unroll.
+    """
+    if (
+        not _may_unroll(x, geometry)
+        or x.numel() == 0
+        or not torch.backends.mkldnn.is_available()
+    ):
+        return 'grouped', None
+    best = best_unrolling(x.shape, weight.shape, geometry)
+    if best is None:
+        return 'grouped', None
+    return 'unrolled', best

@@ -1,0 +1,489 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The engine of grouped float32 convolutions on CPUs: unrolled axes.
+
+An axis (or two) of the image becomes part of the channels and the kernel a banded
+matrix over it, so that thin groups become wide enough for fast matrix kernels.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .derivatives import Gradients, composed_gradients, differentiated_again
+from .geometry import Geometry, Triple
+
+__all__ = [
+    'UnrolledConv',
+    'Unrolling',
+    'any_unrolling',
+    'best_unrolling',
+    'unrolled_conv3d',
+    'unrolled_gradients',
+    'unrolled_in_pieces',
+]
+
+# Constants of the estimate, measured on two AVX-512 cores; only their ratios matter.
+_FAST = 100e9  # multiply-adds * 2 per second of oneDNN's kernels for wide groups
+_SLOW = 5e9  # of its fallback for thin groups
+_COPY = 6e9  # bytes per second of a permuting copy
+_WIDTH = 16  # channels of a group must be a multiple of this
+_PIECE = 16 << 20  # bytes of unrolled copies at a time, measured like them
+
+
+class AxisPlan(NamedTuple):
+    """How one axis is treated.
+
+    An axis that is kept has ``block == 0``. An unrolled axis is cut into ``blocks`` of
+    ``block`` output positions, each of which sees ``window`` input positions, starting
+    ``-left`` positions into the image and ``step`` further for each block. Positions
+    outside the image, and those behind the last output, are zeros.
+    """
+
+    block: int = 0
+    blocks: int = 1
+    window: int = 1
+    left: int = 0
+    step: int = 1
+
+
+class Unrolling(NamedTuple):
+    """Which axes become channels."""
+
+    axes: tuple[AxisPlan, AxisPlan, AxisPlan]
+    out_size: Triple
+    geometry: Geometry
+
+    def unrolled_axes(self) -> list[int]:
+        """The axes (0 to 2) that become channels."""
+        return [a for a in range(3) if self.axes[a].block]
+
+    def kept(self, values: Triple, instead: int) -> Triple:
+        """Replace a value on unrolled axes."""
+        kept = [instead if self.axes[a].block else values[a] for a in range(3)]
+        return (kept[0], kept[1], kept[2])
+
+    def sizes(self, x_shape: Sequence[int], w_shape: Sequence[int]) -> tuple[int, int]:
+        """Elements of the unrolled input and of the output before it is folded."""
+        inputs, outputs = x_shape[0] * x_shape[1], x_shape[0] * w_shape[0]
+        for a, plan in enumerate(self.axes):
+            inputs *= plan.window * plan.blocks if plan.block else x_shape[2 + a]
+            outputs *= plan.block * plan.blocks if plan.block else self.out_size[a]
+        return inputs, outputs
+
+
+def _full_axis(
+    size: int, out: int, geometry: Geometry, axis: int, pad_in: int, pad_out: int
+) -> AxisPlan:
+    """Unroll an axis as one block that covers it, rounded up to multiples."""
+    window = math.ceil(size / pad_in) * pad_in
+    block = math.ceil(out / pad_out) * pad_out
+    return AxisPlan(block, 1, window, 0, 1)
+
+
+def _block_axis(
+    block: int, out: int, geometry: Geometry, axis: int, pad_in: int
+) -> AxisPlan:
+    """Cut an axis into blocks with their halo."""
+    stride = geometry.stride[axis]
+    reach = (block - 1) * stride + geometry.dilation[axis] * (geometry.kernel[axis] - 1)
+    window = math.ceil((reach + 1) / pad_in) * pad_in
+    return AxisPlan(
+        block, math.ceil(out / block), window, geometry.padding[axis], block * stride
+    )
+
+
+def candidates(
+    size: Sequence[int], geometry: Geometry, cin: int, cout: int
+) -> list[Unrolling]:
+    """List unrollings whose groups are wide multiples of the vector length."""
+    out = geometry.output_size(size)
+    keep = AxisPlan()
+    need_in = _WIDTH // math.gcd(cin, _WIDTH)
+    need_out = _WIDTH // math.gcd(cout, _WIDTH)
+    found = []
+    for a in (0, 1, 2):
+        plans = []
+        if size[a] <= 32:
+            plans.append(_full_axis(size[a], out[a], geometry, a, need_in, need_out))
+        if need_out < out[a]:
+            plans.append(_block_axis(need_out, out[a], geometry, a, need_in))
+        for plan in plans:
+            axes = [keep, keep, keep]
+            axes[a] = plan
+            found.append(Unrolling((axes[0], axes[1], axes[2]), out, geometry))
+    if size[1] * size[2] <= 32:
+        rows = AxisPlan(out[1], 1, size[1], 0, 1)
+        need_in = need_in // math.gcd(need_in, size[1])
+        need_out = need_out // math.gcd(need_out, out[1])
+        columns = _full_axis(size[2], out[2], geometry, 2, need_in, need_out)
+        found.append(Unrolling((keep, rows, columns), out, geometry))
+    return found
+
+
+def _cost(
+    unrolling: Unrolling | None,
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    geometry: Geometry,
+) -> float:
+    """Estimate the seconds of a forward pass."""
+    out = geometry.output_size(x_shape[2:])
+    cin, cout = w_shape[1], w_shape[0] // geometry.groups
+    work = 2.0 * x_shape[0] * w_shape[0] * cin * math.prod(geometry.kernel)
+    if unrolling is None:
+        wide = cin % _WIDTH == 0 and cout % _WIDTH == 0
+        return work * math.prod(out) / (_FAST if wide else _SLOW)
+    inputs, outputs = unrolling.sizes(x_shape, w_shape)
+    first = unrolling.axes[0]
+    # The axis behind the channels joins them without a copy.
+    alone = first.block > 0 and first.blocks == 1 and not unrolling.axes[1].block
+    moves_in = 0 if alone and first.window == x_shape[2] else 4
+    moves_out = 0 if alone and first.block == out[0] else 4
+    for a, plan in enumerate(unrolling.axes):
+        if plan.block:
+            work *= plan.window * plan.block * plan.blocks / geometry.kernel[a]
+        else:
+            work *= out[a]
+    return work / _FAST + (moves_in * inputs + moves_out * outputs) / _COPY
+
+
+def best_unrolling(
+    x_shape: Sequence[int], w_shape: Sequence[int], geometry: Geometry
+) -> Unrolling | None:
+    """Choose the unrolling that is estimated to be fastest; None for the plain form."""
+    if min(geometry.output_size(x_shape[2:])) < 1:
+        return None
+    best, least = None, _cost(None, x_shape, w_shape, geometry)
+    cin, cout = w_shape[1], w_shape[0] // geometry.groups
+    for candidate in candidates(x_shape[2:], geometry, cin, cout):
+        cost = _cost(candidate, x_shape, w_shape, geometry)
+        if cost < least:
+            best, least = candidate, cost
+    return best
+
+
+def any_unrolling(
+    x_shape: Sequence[int], w_shape: Sequence[int], geometry: Geometry
+) -> Unrolling | None:
+    """Choose an unrolling even where the plain form is estimated to be faster."""
+    if min(geometry.output_size(x_shape[2:])) < 1:
+        return None
+    cin, cout = w_shape[1], w_shape[0] // geometry.groups
+    found = candidates(x_shape[2:], geometry, cin, cout)
+    return min(found, key=lambda c: _cost(c, x_shape, w_shape, geometry), default=None)
+
+
+def _unroll_input(x: Tensor, unrolling: Unrolling) -> Tensor:
+    """Move the unrolled axes of (B, C, D, H, W) into the channels.
+
+    Returns:
+        (B, C * windows, D', H', W'), an unrolled axis having one position per block.
+    """
+    pads = [0, 0, 0, 0, 0, 0]
+    for a, plan in enumerate(unrolling.axes):
+        if plan.block:
+            needed = (plan.blocks - 1) * plan.step + plan.window
+            pads[4 - 2 * a] = plan.left
+            pads[5 - 2 * a] = needed - plan.left - x.shape[2 + a]
+    if any(pads):
+        # Negative padding crops what no output sees.
+        x = F.pad(x, pads)
+    axes = unrolling.unrolled_axes()
+    for a in axes:
+        plan = unrolling.axes[a]
+        x = x.unfold(2 + a, plan.window, plan.step)
+    order = [0, 1, *range(5, 5 + len(axes)), 2, 3, 4]
+    return x.permute(order).flatten(1, 1 + len(axes))
+
+
+def _fold_output(y: Tensor, unrolling: Unrolling) -> Tensor:
+    """Move the unrolled positions of an output from the channels back to their axes."""
+    axes = unrolling.unrolled_axes()
+    plans = unrolling.axes
+    y = y.unflatten(1, (-1, *(plans[a].block for a in axes)))
+    # (B, Cout, blocks of axes..., D', H', W'): each block goes behind its axis.
+    order = [0, 1]
+    for a in range(3):
+        order.append(2 + len(axes) + a)
+        if a in axes:
+            order.append(2 + axes.index(a))
+    y = y.permute(order)
+    for a in axes:
+        y = y.flatten(2 + a, 3 + a)
+    for a in axes:
+        y = y.narrow(2 + a, 0, unrolling.out_size[a])
+    return y
+
+
+def _unfold_grad(grad: Tensor, unrolling: Unrolling) -> Tensor:
+    """Bring the gradient of an output into the layout of the unrolled convolution."""
+    pads = [0, 0, 0, 0, 0, 0]
+    axes = unrolling.unrolled_axes()
+    for a in axes:
+        plan = unrolling.axes[a]
+        pads[5 - 2 * a] = plan.block * plan.blocks - grad.shape[2 + a]
+    if any(pads):
+        grad = F.pad(grad, pads)
+    for a in reversed(axes):
+        plan = unrolling.axes[a]
+        grad = grad.unflatten(2 + a, (plan.blocks, plan.block))
+    # Positions of the blocks in the unflattened tensor.
+    order_kept, order_blocks, position = [], [], 2
+    for a in range(3):
+        order_kept.append(position)
+        position += 1
+        if a in axes:
+            order_blocks.append(position)
+            position += 1
+    return grad.permute(0, 1, *order_blocks, *order_kept).flatten(1, 1 + len(axes))
+
+
+def _refold_input(grad: Tensor, unrolling: Unrolling, size: Sequence[int]) -> Tensor:
+    """Transpose :func:`_unroll_input`: add up the gradients of overlapping windows."""
+    axes = unrolling.unrolled_axes()
+    plans = unrolling.axes
+    grad = grad.unflatten(1, (-1, *(plans[a].window for a in axes)))
+    grad = grad.permute(
+        0, 1, *range(2 + len(axes), 5 + len(axes)), *range(2, 2 + len(axes))
+    )
+    # The windows are the last dimensions now, that of the last axis at the end.
+    for a in reversed(axes):
+        plan = plans[a]
+        needed = (plan.blocks - 1) * plan.step + plan.window
+        if plan.blocks == 1:
+            grad = grad.select(2 + a, 0).movedim(-1, 2 + a)
+        else:
+            shape = [*grad.shape[:-1]]
+            shape[2 + a] = needed
+            total = grad.new_zeros(shape)
+            for block in range(plan.blocks):
+                window = total.narrow(2 + a, block * plan.step, plan.window)
+                window += grad.select(2 + a, block).movedim(-1, 2 + a)
+            grad = total
+        length = min(size[a], needed - plan.left)
+        grad = grad.narrow(2 + a, plan.left, length)
+        if length < size[a]:
+            pads = [0] * (2 * (grad.dim() - 3 - a))
+            pads += [0, size[a] - length]
+            grad = F.pad(grad, pads)
+    return grad
+
+
+def _bands(unrolling: Unrolling, axis: int, like: Tensor) -> Tensor:
+    """Say which kernel element joins which input and output position of a block.
+
+    Returns:
+        Zeros and ones, (kernel, block, window).
+    """
+    plan, geometry = unrolling.axes[axis], unrolling.geometry
+    offset = plan.left - geometry.padding[axis]
+    device = like.device
+    element = torch.arange(geometry.kernel[axis], device=device)[:, None, None]
+    output = torch.arange(plan.block, device=device)[None, :, None]
+    window = torch.arange(plan.window, device=device)[None, None, :]
+    seen = output * geometry.stride[axis] + element * geometry.dilation[axis] + offset
+    return (seen == window).to(like.dtype)
+
+
+def _unroll_kernel(weight: Tensor, unrolling: Unrolling) -> Tensor:
+    """Turn kernels into banded matrices over the unrolled axes.
+
+    Returns:
+        (Cout * blocks, Cin/groups * windows, kD', kH', kW'), 1 along unrolled axes.
+    """
+    axes = unrolling.unrolled_axes()
+    if len(axes) == 1:
+        bands = _bands(unrolling, axes[0], weight)
+        moved = weight.movedim(2 + axes[0], -1)
+        unrolled = torch.einsum('ocijk,kbw->obcwij', moved, bands)
+        unrolled = unrolled.flatten(2, 3).flatten(0, 1).unsqueeze(-1)
+        return unrolled.movedim(-1, 2 + axes[0])
+    rows = _bands(unrolling, 1, weight)
+    columns = _bands(unrolling, 2, weight)
+    unrolled = torch.einsum('ocijk,jpq,kbw->opbcqwi', weight, rows, columns)
+    return unrolled.flatten(3, 5).flatten(0, 2)[..., None, None]
+
+
+def _roll_kernel(
+    grad: Tensor, weight_shape: Sequence[int], unrolling: Unrolling
+) -> Tensor:
+    """Transpose :func:`_unroll_kernel`."""
+    axes = unrolling.unrolled_axes()
+    plans = unrolling.axes
+    out, cin = weight_shape[0], weight_shape[1]
+    if len(axes) == 1:
+        plan = plans[axes[0]]
+        grad = grad.movedim(2 + axes[0], -1).squeeze(-1)
+        grad = grad.unflatten(1, (cin, plan.window)).unflatten(0, (out, plan.block))
+        bands = _bands(unrolling, axes[0], grad)
+        rolled = torch.einsum('obcwij,kbw->ocijk', grad, bands)
+        return rolled.movedim(-1, 2 + axes[0])
+    grad = grad[..., 0, 0]
+    grad = grad.unflatten(1, (cin, plans[1].window, plans[2].window))
+    grad = grad.unflatten(0, (out, plans[1].block, plans[2].block))
+    rows, columns = _bands(unrolling, 1, grad), _bands(unrolling, 2, grad)
+    return torch.einsum('opbcqwi,jpq,kbw->ocijk', grad, rows, columns)
+
+
+def _unrolled_bias(bias: Tensor | None, unrolling: Unrolling) -> Tensor | None:
+    """Repeat a bias for the output positions that became channels."""
+    if bias is None:
+        return None
+    times = math.prod(plan.block for plan in unrolling.axes if plan.block)
+    return bias[:, None].expand(-1, times).flatten()
+
+
+def unrolled_conv3d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, unrolling: Unrolling
+) -> Tensor:
+    """Convolve the unrolled image with banded kernels; not always contiguous."""
+    geometry = unrolling.geometry
+    y = F.conv3d(
+        _unroll_input(x, unrolling),
+        _unroll_kernel(weight, unrolling),
+        _unrolled_bias(bias, unrolling),
+        unrolling.kept(geometry.stride, 1),
+        unrolling.kept(geometry.padding, 0),
+        unrolling.kept(geometry.dilation, 1),
+        geometry.groups,
+    )
+    return _fold_output(y, unrolling)
+
+
+class _Piece(NamedTuple):
+    """Some samples, or some groups of all samples, and how they are unrolled."""
+
+    samples: slice
+    inputs: slice
+    outputs: slice
+    unrolling: Unrolling
+
+
+def pieces_of(x: Tensor, weight: Tensor, unrolling: Unrolling) -> list[_Piece]:
+    """Cut a convolution into parts with small unrolled copies.
+
+    The copies of a whole batch leave the processor's caches, raise the peak and, above
+    32 MiB, are mapped anew by glibc's allocator for every layer.
+    """
+    needed = sum(unrolling.sizes(x.shape, weight.shape)) * x.element_size()
+    geometry = unrolling.geometry
+    samples, groups = x.shape[0], geometry.groups
+    parts = samples if samples > 1 else groups
+    count = min(parts, math.ceil(needed / _PIECE))
+    edges = [parts * i // count for i in range(count + 1)]
+    found = []
+    for start, stop in pairwise(edges):
+        if samples > 1:
+            found.append(
+                _Piece(slice(start, stop), slice(None), slice(None), unrolling)
+            )
+            continue
+        cin, cout = weight.shape[1], weight.shape[0] // groups
+        part = geometry._replace(groups=stop - start)
+        found.append(
+            _Piece(
+                slice(None),
+                slice(start * cin, stop * cin),
+                slice(start * cout, stop * cout),
+                unrolling._replace(geometry=part),
+            )
+        )
+    return found
+
+
+def unrolled_in_pieces(
+    x: Tensor, weight: Tensor, bias: Tensor | None, unrolling: Unrolling
+) -> Tensor:
+    """Compute :func:`unrolled_conv3d` piece by piece; not for autograd."""
+    pieces = pieces_of(x, weight, unrolling)
+    if len(pieces) == 1:
+        return unrolled_conv3d(x, weight, bias, unrolling).contiguous()
+    y = x.new_empty(x.shape[0], weight.shape[0], *unrolling.out_size)
+    for samples, inputs, outputs, part in pieces:
+        y[samples, outputs] = unrolled_conv3d(
+            x[samples, inputs],
+            weight[outputs],
+            None if bias is None else bias[outputs],
+            part,
+        )
+    return y
+
+
+def unrolled_gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    unrolling: Unrolling,
+    wanted: Sequence[bool],
+) -> Gradients:
+    """Compute the gradients piece by piece, unrolling the image anew."""
+    # Not empty_like: the image may lie in another order.
+    gx = x.new_empty(x.shape) if wanted[0] else None
+    gw = torch.zeros_like(weight) if wanted[1] else None
+    for samples, inputs, outputs, part in pieces_of(x, weight, unrolling):
+        geometry, kernels = part.geometry, weight[outputs]
+        gx_part, gw_part, _ = torch.ops.aten.convolution_backward(
+            _unfold_grad(grad[samples, outputs], part),
+            _unroll_input(x[samples, inputs], part),
+            _unroll_kernel(kernels, part),
+            None,
+            part.kept(geometry.stride, 1),
+            part.kept(geometry.padding, 0),
+            part.kept(geometry.dilation, 1),
+            False,
+            (0, 0, 0),
+            geometry.groups,
+            (wanted[0], wanted[1], False),
+        )
+        if gx is not None:
+            gx[samples, inputs] = _refold_input(gx_part, part, x.shape[2:])
+        if gw is not None:
+            gw[outputs] += _roll_kernel(gw_part, kernels.shape, part)
+    gb = grad.sum((0, 2, 3, 4)) if wanted[2] else None
+    return gx, gw, gb
+
+
+class UnrolledConv(torch.autograd.Function):
+    """:func:`unrolled_conv3d` that keeps the image, not its unrolled copy, for backward."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        unrolling: Unrolling,
+    ) -> Tensor:
+        """Convolve."""
+        ctx.save_for_backward(x, weight, bias)  # type: ignore[arg-type]
+        ctx.unrolling = unrolling  # type: ignore[attr-defined]
+        return unrolled_in_pieces(x, weight, bias, unrolling)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """Compute the gradients; differentiable when a graph is asked for."""
+        x, weight, bias = ctx.saved_tensors  # type: ignore[attr-defined]
+        unrolling: Unrolling = ctx.unrolling  # type: ignore[attr-defined]
+        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        # The forward pass ran without autocast, whatever surrounds this one.
+        with torch.autocast(grad.device.type, enabled=False):
+            if differentiated_again(grad):
+                gradients = composed_gradients(
+                    lambda x, weight, bias: unrolled_conv3d(x, weight, bias, unrolling),
+                    (x, weight, bias),
+                    grad,
+                    wanted,
+                )
+            else:
+                gradients = unrolled_gradients(grad, x, weight, bias, unrolling, wanted)
+        return *gradients, None  # type: ignore[return-value]
