@@ -1,0 +1,237 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What a checkpoint says of its training run, and whether other data are the same.
+
+Task, datamodules and maps meet here: the task writes a :class:`Provenance` into its
+checkpoints, and whoever shows the network data compares them with it.
+"""
+
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+__all__ = (
+    'Provenance',
+    'check_same_pixels',
+    'check_training_data',
+    'data_state',
+    'read_checkpoint',
+)
+
+KEY = 'torchgeo_ekgnet'
+"""Entry of a checkpoint under which the task writes its :class:`Provenance`."""
+
+_STATE = frozenset(('scene', 'split', 'patch_size', 'padding_mode', 'num_bands'))
+_PREPROCESSING = ('num_bands', 'patch_size', 'padding_mode', 'normalization', 'pca')
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The training run that made the weights of a network.
+
+    Attributes:
+        data: State of its datamodule (scene, split, preprocessing and its statistics);
+            None if that is not known.
+        epochs: Epochs begun; None if not known.
+        seed: Seed of the run; None if none was set.
+        versions: Versions that the result depends on, by package.
+    """
+
+    data: Mapping[str, Any] | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> 'Provenance':
+        """Read what :meth:`to_dict` gave."""
+        return cls(
+            data=values.get('data') or None,
+            epochs=values.get('epochs'),
+            seed=values.get('seed'),
+            versions=dict(values.get('versions') or {}),
+        )
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> 'Provenance | None':
+        """Read from which run a checkpoint comes.
+
+        Args:
+            checkpoint: Content of a checkpoint, also of torchgeo's own task, of which
+                the state of a datamodule is known at most.
+
+        Returns:
+            The run; None if the checkpoint tells nothing of it.
+        """
+        values = {**(checkpoint.get(KEY) or {}), 'data': data_state(checkpoint)}
+        return cls.from_dict(values) if any(values.values()) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint can hold."""
+        return asdict(self)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'there is no checkpoint {path}; fit writes checkpoints/best.ckpt into '
+            'its run folder'
+        )
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f'{path} is not a readable checkpoint: {error}') from error
+    if not isinstance(content, dict) or 'state_dict' not in content:
+        raise ValueError(
+            f'{path} is not a Lightning checkpoint: it has no entry state_dict'
+        )
+    return content
+
+
+def data_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Find what a checkpoint says about its data.
+
+    Args:
+        checkpoint: Content of a checkpoint.
+
+    Returns:
+        State of its datamodule, or None if it has none of this package.
+    """
+    entry = checkpoint.get(KEY)
+    own = entry.get('data') if isinstance(entry, Mapping) else None
+    for value in (own, *checkpoint.values()):
+        if isinstance(value, Mapping) and set(value) >= _STATE:
+            return value
+    return None
+
+
+def check_same_pixels(
+    state: Mapping[str, Any],
+    mine: Mapping[str, Any],
+    allow_other_split: bool,
+    scored: bool = True,
+) -> None:
+    """Refuse data of another preprocessing or, if not allowed, other pixels.
+
+    Args:
+        state: State of the datamodule that a network was trained with.
+        mine: Description of the datamodule that is to show it data.
+        allow_other_split: Whether other pixels are only warned about.
+        scored: Whether there are labels; without them there is no score to spoil.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    for message in _other_preprocessing(state, mine):
+        raise ValueError(message)
+    for message in _other_pixels(state, mine) if scored else ():
+        if not allow_other_split:
+            raise ValueError(
+                f'{message}. Its scores here would count pixels that it was trained '
+                'on. Use the split of the checkpoint, or allow_other_split=True '
+                '(--data.allow_other_split true) if you mean it'
+            )
+        rank_zero_warn(f'{message}; accepted because allow_other_split is set')
+
+
+def check_training_data(datamodule: Any) -> None:
+    """Refuse to show a network other pixels than those it was trained with.
+
+    A task of this package remembers the state of its training data, whichever way its
+    weights came to be: trained in this process, loaded by Lightning or by itself. The
+    datamodule takes that state over as if Lightning had restored it. Of other tasks,
+    Lightning restores it from the checkpoint; that of another datamodule never gets
+    to ``load_state_dict``, and its split is not known.
+
+    Args:
+        datamodule: Datamodule with ``trainer``, ``load_state_dict``,
+            ``allow_other_split``, and the path of the checkpoint that it has checked
+            under ``_checked_checkpoint``.
+
+    Raises:
+        ValueError: If the network was, or may have been, trained on other data.
+    """
+    trainer = datamodule.trainer
+    if trainer is None:
+        return
+    provenance = getattr(trainer.lightning_module, 'provenance', None)
+    known = provenance.data if isinstance(provenance, Provenance) else None
+    if known is not None and trainer.state.fn != 'fit':
+        datamodule.load_state_dict(dict(known))
+    path = trainer.ckpt_path
+    if path is None or path == datamodule._checked_checkpoint:
+        return
+    message = (
+        f'checkpoint {path} holds no split of {type(datamodule).__name__}: it was '
+        'trained with another data module'
+    )
+    if not datamodule.allow_other_split:
+        raise ValueError(
+            f'{message}, and its scores here may count pixels that it was trained '
+            'on. Use its own data module, or allow_other_split=True '
+            '(--data.allow_other_split true) if you mean it'
+        )
+    rank_zero_warn(f'{message}; accepted because allow_other_split is set')
+    datamodule._checked_checkpoint = path
+
+
+def _other_preprocessing(
+    state: Mapping[str, Any], mine: Mapping[str, Any]
+) -> Iterator[str]:
+    """Say where the preprocessing of a checkpoint is not that of a datamodule."""
+    for name in _PREPROCESSING:
+        theirs, ours = state.get(name), mine[name]
+        if name == 'pca' and theirs is not None and ours is not None:
+            keys = ('num_components', 'whiten')
+            theirs, ours = ({key: pca[key] for key in keys} for pca in (theirs, ours))
+        if theirs != ours:
+            yield (
+                f'the checkpoint was trained with {name} {theirs!r}, this data module '
+                f'has {ours!r}: set it to the value of the checkpoint'
+            )
+
+
+def _other_pixels(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
+    """Say where the pixels of a checkpoint are not those of a datamodule."""
+    if state['scene']['name'] != mine['scene']['name']:
+        yield (
+            f'the checkpoint was trained on scene {state["scene"]["name"]!r}, this '
+            f'data module has {mine["scene"]["name"]!r}'
+        )
+    cubes = [data['scene'].get('cube') for data in (state, mine)]
+    if state['bands'] != mine['bands']:
+        yield 'the checkpoint was trained on other bands of the file'
+    elif None not in cubes and cubes[0] != cubes[1]:
+        yield (
+            f'the checkpoint was trained on another cube: {state["scene"]["source"]} '
+            f'(digest {cubes[0][:12]}), this data module has '
+            f'{mine["scene"]["source"]} (digest {cubes[1][:12]})'
+        )
+    theirs, ours = state['split'], mine['split']
+    if theirs['identity'] != ours['identity']:
+        yield (
+            f'the checkpoint was trained with another split: {theirs["protocol"]} '
+            f'{theirs["settings"]} (identity {theirs["identity"][:12]}), this data '
+            f'module has {ours["protocol"]} {ours["settings"]} (identity '
+            f'{ours["identity"][:12]})'
+        )
