@@ -23,6 +23,8 @@ from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.metrics import Accuracies, ConfusionCounts
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+from torchgeo_ekgnet.tasks.losses import balanced_weights
+from torchgeo_ekgnet.tasks.schedules import wave
 
 from ..models.test_ekgnet import released_state
 
@@ -223,9 +225,7 @@ class TestClassWeights:
         assert 'criterion.weight' not in task.state_dict()
 
     def test_class_without_pixels_weighs_nothing(self) -> None:
-        from torchgeo_ekgnet.tasks.classification import _balanced_weights
-
-        assert _balanced_weights(torch.tensor([6, 0, 2])) == [8 / 12, 0.0, 2.0]
+        assert balanced_weights(torch.tensor([6, 0, 2])) == [8 / 12, 0.0, 2.0]
 
     def test_given(self) -> None:
         task = make_task(
@@ -338,11 +338,9 @@ class TestOptimizer:
         np.testing.assert_allclose(rates, [0.01, 0.005, *of_five[2:]])
 
     def test_wave_touches_zero_and_returns(self) -> None:
-        from torchgeo_ekgnet.tasks.classification import _wave
-
-        assert [_wave(epoch) for epoch in (0, 1, 31, 61)] == pytest.approx([1] * 4)
-        assert [_wave(epoch) for epoch in (16, 46, 76)] == pytest.approx([0] * 3)
-        assert 5e-4 * _wave(79) == pytest.approx(4.8e-5, rel=0.01)
+        assert [wave(epoch) for epoch in (0, 1, 31, 61)] == pytest.approx([1] * 4)
+        assert [wave(epoch) for epoch in (16, 46, 76)] == pytest.approx([0] * 3)
+        assert 5e-4 * wave(79) == pytest.approx(4.8e-5, rel=0.01)
 
     def test_plateau_follows_the_validation_loss(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path)

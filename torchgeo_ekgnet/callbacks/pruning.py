@@ -22,16 +22,7 @@ class PruningSchedule(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a training without an end.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-
-        Raises:
-            ValueError: If there is something to prune, and neither
-                ``max_epochs`` nor ``max_steps`` is set.
-        """
+        """Refuse a training without an end, if there is something to prune."""
         self._networks: list[Any] = [
             module
             for module in pl_module.modules()
@@ -48,13 +39,6 @@ class PruningSchedule(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the progress of the training.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            batch: The batch.
-            batch_idx: Its number within the epoch.
-        """
+        """Set the progress of the training."""
         for module in self._networks:
             module.set_progress(min(trainer.global_step / self._total, 1.0))

@@ -90,14 +90,7 @@ class TemperatureAnnealing(Callback):
         self.learn = learn
 
     def temperature(self, epoch: int) -> float | None:
-        """Return what the temperature is set to at the start of an epoch.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-
-        Returns:
-            The temperature, or None where it is learnt freely.
-        """
+        """Return what the temperature is set to at the start of an epoch, None if nothing."""
         if epoch > self.epochs:
             return None
         if self.step is not None:
@@ -117,12 +110,7 @@ class TemperatureAnnealing(Callback):
         return -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn about runs in which annealing has no effect or no end.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
+        """Warn about runs in which annealing has no effect or no end."""
         if self.epochs < 0:
             return
         if not any(True for _ in expert_convs(pl_module)):
@@ -139,12 +127,7 @@ class TemperatureAnnealing(Callback):
     def on_train_epoch_start(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> None:
-        """Set the temperature of the epoch.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
+        """Set the temperature of the epoch."""
         temperature = self.temperature(trainer.current_epoch)
         if temperature is None:
             return
@@ -156,13 +139,7 @@ class TemperatureAnnealing(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Keep the optimizer off temperatures that are not learnt.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            optimizer: The optimizer, which skips parameters without gradient.
-        """
+        """Keep the optimizer off temperatures that are not learnt."""
         if self.learn:
             return
         for _, layer in expert_convs(pl_module):

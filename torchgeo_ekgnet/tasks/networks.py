@@ -1,0 +1,140 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Networks of the task: found by name, built when their sizes are known, loaded."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.models import clean_state_dict
+from torch import Tensor, nn
+
+from .._compat import extract_backbone, load_state_dict
+from ..checkpoint import Provenance
+from ..models.ekgnet import translate_released
+
+
+class Unbuilt(nn.Module):
+    """Stands for a network whose sizes are not known yet.
+
+    It has one parameter, so that an optimizer can be created before the network is.
+    """
+
+    def __init__(self, unknown: Sequence[str]) -> None:
+        """Initialize.
+
+        Args:
+            unknown: What is missing.
+        """
+        super().__init__()
+        self.unknown = tuple(unknown)
+        self.placeholder = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raise RuntimeError: there is no network."""
+        raise RuntimeError(
+            f'the network is not built, {", ".join(self.unknown)} is unknown; pass it '
+            'to the task, or run the task in a Trainer with its datamodule'
+        )
+
+
+def check_model(name: str) -> None:
+    """Check that timm knows a model.
+
+    Args:
+        name: Name of the model.
+
+    Raises:
+        ValueError: If it does not; the message lists the models of this package.
+    """
+    if ':' in name or '/' in name or timm.is_model(name):
+        return
+    from .. import models
+
+    prefix = f'{models.__name__}.'
+    own = [
+        model
+        for model in timm.list_models()
+        if timm.model_entrypoint(model).__module__.startswith(prefix)
+    ]
+    raise ValueError(
+        f'model: timm knows no {name!r}; this package has {", ".join(own)}, and '
+        'timm.list_models() lists all'
+    )
+
+
+def needs_img_size(name: str) -> bool:
+    """Tell whether the constructor of a network wants ``img_size``."""
+    if ':' in name or '/' in name:
+        return False
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(cfg is not None and cfg.fixed_input_size)
+
+
+def create_network(
+    name: str,
+    in_channels: int,
+    num_classes: int,
+    options: Mapping[str, Any],
+    pretrained: bool,
+) -> nn.Module:
+    """Build a network.
+
+    Args:
+        name: Name of a timm model.
+        in_channels: Bands of the patches.
+        num_classes: Number of classes.
+        options: Further arguments of ``timm.create_model``.
+        pretrained: Whether weights that timm publishes are loaded.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: If the model has no such option.
+    """
+    try:
+        network: nn.Module = timm.create_model(
+            name,
+            pretrained=pretrained,
+            num_classes=num_classes,
+            in_chans=in_channels,
+            **options,
+        )
+    except TypeError as error:
+        unknown = [key for key in options if f"argument '{key}'" in str(error)]
+        if not unknown:
+            raise
+        raise ValueError(
+            f'model_options: {name} has no option {unknown[0]!r} ({error})'
+        ) from error
+    return network
+
+
+def load_weights(network: nn.Module, path: str) -> tuple[bool, Provenance | None]:
+    """Start from the network of a checkpoint.
+
+    Args:
+        network: Network, changed in place; layers of other shapes are left alone.
+        path: Lightning checkpoint, or file with a state dict, also of data-parallel
+            training or of the authors' program.
+
+    Returns:
+        Whether every layer was loaded, and which training run the file tells of.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'weights: no file at {path!r}')
+    content = torch.load(path, map_location='cpu', weights_only=True)
+    if 'hyper_parameters' in content:
+        _, state_dict = extract_backbone(path)
+    else:
+        state_dict = content.get('state_dict', content)
+    state_dict = translate_released(network, clean_state_dict(state_dict))
+    missing, _ = load_state_dict(network, state_dict)
+    return not missing, Provenance.of(content)
