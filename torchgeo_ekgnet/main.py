@@ -45,6 +45,8 @@ TORCHGEO_COMMANDS = {
 }
 
 COMMANDS = {
+    'inspect': Command('intake.inspect', 'main', 'look at a scene before any training'),
+    'init': Command('intake.init', 'main', 'write a configuration for your own files'),
     'demo': Command(
         'demo', 'main', 'train on the built-in synthetic scene and compare with an SVM'
     ),

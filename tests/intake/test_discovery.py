@@ -1,0 +1,162 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Cube, labels, variables, axes and attributes are found among files."""
+
+from pathlib import Path
+
+import geopandas
+import h5py
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import shapely.affinity
+from affine import Affine
+
+from tests.data.public_scenes.data import save_mat
+from torchgeo_ekgnet.intake import find_scene
+
+from .conftest import BANDS, COLS, ROWS, VALUES, own_cube, own_labels
+
+GRID = {'crs': 'EPSG:32633', 'transform': Affine(30, 0, 300000, 0, -30, 5800000)}
+
+
+def write_raster(path: Path, values: np.ndarray, **profile: object) -> Path:
+    """Write bands, rows and columns as GeoTIFF."""
+    bands, rows, cols = values.shape
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        height=rows,
+        width=cols,
+        count=bands,
+        dtype=values.dtype,
+        **profile,
+    ) as file:
+        file.write(values)
+    return path
+
+
+@pytest.mark.parametrize('turned', [False, True])
+def test_pair_of_mat_files(mat_files: tuple[Path, Path], turned: bool) -> None:
+    found = find_scene(mat_files[::-1] if turned else mat_files)
+    assert (found.cube, found.labels) == ('farm.mat', 'farm_gt.mat')
+    assert found.options == {'cube_variable': 'reflectance', 'labels_variable': 'truth'}
+    assert found.scene.class_values == VALUES
+    assert found.scene.shape == (ROWS, COLS, BANDS)
+
+
+def test_folder_is_searched(mat_files: tuple[Path, Path]) -> None:
+    Path('notes.md').write_text('not a scene', encoding='utf-8')
+    found = find_scene(['.'])
+    assert (found.cube, found.labels) == ('farm.mat', 'farm_gt.mat')
+    assert found.root == Path.cwd()
+
+
+@pytest.mark.parametrize('axes', ['byx', 'ybx', 'xyb', 'bxy'])
+def test_axes_follow_the_labels(axes: str, tmp_path: Path) -> None:
+    order = ['yxb'.index(axis) for axis in axes]
+    np.savez(tmp_path / 'all.npz', cube=own_cube().transpose(order), truth=own_labels())
+    found = find_scene([tmp_path / 'all.npz'])
+    assert found.options['axes'] == axes
+    assert found.cube == found.labels == 'all.npz'
+    np.testing.assert_array_equal(found.scene.cube, own_cube())
+
+
+def test_bands_first_without_labels_is_a_guess(tmp_path: Path) -> None:
+    np.save(tmp_path / 'cube.npy', np.ones((7, 20, 20), dtype=np.float32))
+    found = find_scene([tmp_path / 'cube.npy'])
+    assert found.labels is None
+    assert found.options == {'axes': 'byx'}
+    assert 'guess' in found.notes['axes']
+
+
+def test_two_cubes_are_a_question(mat_files: tuple[Path, Path]) -> None:
+    with h5py.File('two.h5', 'w') as file:
+        file['before'] = own_cube()
+        file['after'] = own_cube() + 1
+    with pytest.raises(ValueError, match=r'found 2 cubes .*after.*before.*--cube'):
+        find_scene(['two.h5', 'farm_gt.mat'])
+    given = {'cube_variable': 'after'}
+    found = find_scene(['two.h5', 'farm_gt.mat'], given)
+    np.testing.assert_array_equal(found.scene.cube, own_cube() + 1)
+
+
+def test_two_label_maps_are_a_question(mat_files: tuple[Path, Path]) -> None:
+    save_mat(Path('other_gt.mat'), '5', other=own_labels())
+    with pytest.raises(ValueError, match=r'found 2 label files.*--labels'):
+        find_scene(['.'])
+    assert find_scene(['.'], {'labels': 'other_gt.mat'}).labels == 'other_gt.mat'
+
+
+def test_labels_of_another_size_are_not_taken(mat_files: tuple[Path, Path]) -> None:
+    save_mat(Path('farm_gt.mat'), '5', truth=own_labels()[:-1])
+    assert find_scene(['.']).labels is None
+    with pytest.raises(ValueError, match=r'found the cube farm\.mat.*no labels'):
+        find_scene(['.'], need_labels=True)
+
+
+def test_nan_is_declared_missing(tmp_path: Path) -> None:
+    cube = own_cube()
+    cube[0, 0] = np.nan
+    np.savez(tmp_path / 'all.npz', cube=cube, truth=own_labels())
+    found = find_scene([tmp_path / 'all.npz'])
+    assert np.isnan(found.options['nodata'])
+    assert int((~found.scene.valid).sum()) == 1
+
+
+def test_raster_and_polygons(tmp_path: Path) -> None:
+    cube = write_raster(
+        tmp_path / 'flight.tif',
+        own_cube().transpose(2, 0, 1).astype(np.float32),
+        **GRID,
+    )
+    left, right = (
+        shapely.box(300000 + 30 * first, 5799400, 300000 + 30 * (first + 6), 5800000)
+        for first in (0, 12)
+    )
+    frame = geopandas.GeoDataFrame(
+        {'fid_2': [7, 8, 9], 'crop': ['maize', 'rye', 'rye'], 'area': [1.5, 2.5, 3.5]},
+        geometry=[left, right, shapely.affinity.translate(right, 300)],
+        crs='EPSG:32633',
+    )
+    frame.to_file(tmp_path / 'fields.gpkg')
+    found = find_scene([tmp_path / 'fields.gpkg', cube])
+    assert (found.cube, found.labels) == ('flight.tif', 'fields.gpkg')
+    assert found.options == {'attribute': 'crop'}
+    assert found.scene.class_names == ('maize', 'rye')
+
+
+def test_raster_and_label_raster(tmp_path: Path) -> None:
+    values = own_cube().transpose(2, 0, 1).astype(np.float32)
+    write_raster(tmp_path / 'flight.tif', values, **GRID)
+    write_raster(tmp_path / 'classes.tif', own_labels()[None], **GRID)
+    found = find_scene([tmp_path])
+    assert (found.cube, found.labels) == ('flight.tif', 'classes.tif')
+    assert found.options == {}
+    assert found.scene.class_values == VALUES
+
+
+def test_wavelengths_from_a_text_file(mat_files: tuple[Path, Path]) -> None:
+    centres = np.linspace(450, 900, BANDS)
+    np.savetxt('centres.txt', centres)
+    found = find_scene(['.'])
+    assert found.options['wavelengths'] == 'centres.txt'
+    assert found.scene.wavelengths is not None
+    np.testing.assert_allclose(found.scene.wavelengths, centres)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'found no file .*nowhere\.mat'):
+        find_scene([tmp_path / 'nowhere.mat'])
+    with pytest.raises(FileNotFoundError, match=r'no file that matches'):
+        find_scene([str(tmp_path / '*.tif')])
+
+
+def test_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / 'broken.mat'
+    path.write_bytes(b'no MATLAB file at all')
+    with pytest.raises(ValueError, match=r'broken\.mat: found no readable \.mat'):
+        find_scene([path])

@@ -1,0 +1,113 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""A configuration is written that runs as it is."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from lightning.pytorch.cli import LightningCLI
+from torchgeo.datamodules import BaseDataModule
+
+from torchgeo_ekgnet._compat import BaseTask
+from torchgeo_ekgnet.datasets import DisjointSplit, HyperspectralScene, RandomSplit
+from torchgeo_ekgnet.intake import advise
+from torchgeo_ekgnet.intake.init import main
+
+from .conftest import VALUES, own_cube, own_labels
+
+
+def built(path: str) -> Any:
+    """Make what a configuration describes, as torchgeo's command does."""
+    return LightningCLI(
+        BaseTask,
+        BaseDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        run=False,
+        args=['--config', path],
+    )
+
+
+def test_configuration_is_complete(
+    mat_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([])
+    text = Path('farm.yaml').read_text(encoding='utf-8')
+    content = yaml.safe_load(text)
+    data = content['data']['init_args']
+    assert data['root'] == '.'
+    assert (data['cube'], data['labels']) == ('farm.mat', 'farm_gt.mat')
+    assert data['class_names'] == {value: f'class {value}' for value in VALUES}
+    assert max(map(len, text.splitlines())) < 120
+    printed = capsys.readouterr().out
+    assert 'torchgeo-ekgnet fit --config farm.yaml' in printed
+    cli = built('farm.yaml')
+    names = [type(item).__name__ for item in cli.trainer.callbacks]
+    assert {'RunFolder', 'AccuracyReport', 'ClassificationMap'} <= set(names)
+    cli.datamodule.setup('fit')
+    assert cli.datamodule.scene.class_values == VALUES
+    assert cli.datamodule.split.protocol == 'disjoint'
+
+
+def test_older_file_is_kept(mat_files: tuple[Path, Path]) -> None:
+    Path('farm.yaml').write_text('mine', encoding='utf-8')
+    with pytest.raises(FileExistsError, match=r'farm\.yaml exists.*--force'):
+        main([])
+    assert Path('farm.yaml').read_text(encoding='utf-8') == 'mine'
+    main(['--force', '--model', 'ekgnet_tiny', '--split', 'random'])
+    content = yaml.safe_load(Path('farm.yaml').read_text(encoding='utf-8'))
+    assert content['model']['init_args']['model'] == 'ekgnet_tiny'
+    assert content['data']['init_args']['split']['class_path'].endswith('RandomSplit')
+
+
+def test_files_elsewhere_are_named_in_full(
+    mat_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp('elsewhere'))
+        main([str(folder)])
+        content = yaml.safe_load(Path('farm.yaml').read_text(encoding='utf-8'))
+    assert content['data']['init_args']['root'] == folder.as_posix()
+
+
+def test_odd_names_and_nan_survive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cube = own_cube()
+    cube[0, 0] = np.nan
+    arrays: dict[str, Any] = {'a: b': cube, 'yes': own_labels()}
+    np.savez("Été: 'n° 1' #2.npz", **arrays)
+    main(['.', '--output', 'x.yaml'])
+    cli = built('x.yaml')
+    cli.datamodule.setup('fit')
+    assert cli.datamodule.scene.num_classes == 3
+    assert int((~cli.datamodule.scene.valid).sum()) == 1
+
+
+def test_few_labels_ask_for_ssrn() -> None:
+    labels = own_labels()
+    many = advise(HyperspectralScene(own_cube(), labels), split='random')
+    assert many.model == 'ekgnet_tiny'
+    labels[:20] = 0
+    few = advise(HyperspectralScene(own_cube(), labels), split='random')
+    assert few.model == 'ssrn'
+    assert 'few' in few.reasons['model']
+
+
+def test_split_is_the_most_honest_possible() -> None:
+    assert isinstance(
+        advise(HyperspectralScene(own_cube(), own_labels()), patch_size=3).protocol,
+        DisjointSplit,
+    )
+    one_place = np.zeros((30, 36), dtype=np.uint8)
+    one_place[4:8, 4:8] = 1
+    one_place[4:8, 8:12] = 2
+    advice = advise(HyperspectralScene(own_cube(), one_place), patch_size=9)
+    assert isinstance(advice.protocol, RandomSplit)
+    assert 'optimistic' in advice.reasons['split']

@@ -1,0 +1,103 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What is told of a scene before training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from torchgeo_ekgnet.datasets import HyperspectralScene
+from torchgeo_ekgnet.intake import Overview
+from torchgeo_ekgnet.intake.inspect import main
+
+from .conftest import VALUES, own_cube, own_labels
+
+
+@pytest.fixture
+def overview() -> Overview:
+    return Overview(HyperspectralScene(own_cube(), own_labels(), name='farm'), 3)
+
+
+def test_statistics_are_those_of_valid_pixels() -> None:
+    cube = own_cube()
+    cube[:2] = -1
+    scene = HyperspectralScene(cube, own_labels(), nodata=-1)
+    seen = Overview(scene).statistics
+    inside = cube[2:].reshape(-1, cube.shape[2]).astype(np.float32)
+    np.testing.assert_allclose(seen.low, inside.min(axis=0))
+    np.testing.assert_allclose(seen.high, inside.max(axis=0))
+    np.testing.assert_allclose(seen.mean, inside.mean(axis=0), rtol=1e-5)
+
+
+def test_class_table_counts_training_pixels(overview: Overview) -> None:
+    head, rows = overview.class_table()
+    assert head[:3] == ['class', 'value', 'pixels']
+    assert [row[1] for row in rows] == list(VALUES)
+    counts = [int((own_labels() == value).sum()) for value in VALUES]
+    assert [row[2] for row in rows] == counts
+    random = next(item for item in overview.previews if item.name == 'random')
+    assert random.split is not None
+    column = head.index('training, random')
+    assert sum(int(str(row[column])) for row in rows) == random.split.train.size
+
+
+def test_splits_are_judged_by_the_patch(overview: Overview) -> None:
+    shares = {item.name: (item.contains, item.shares) for item in overview.previews}
+    assert sum(shares['disjoint']) == 0
+    assert min(shares['random']) > 0.9
+
+
+def test_split_that_cannot_be_drawn_is_explained() -> None:
+    labels = np.zeros((30, 36), dtype=np.uint8)
+    labels[3:5, 3:5] = 1
+    labels[20, 20] = 2
+    scene = HyperspectralScene(own_cube(), labels)
+    text = Overview(scene).text()
+    assert 'disjoint: cannot be drawn' in text
+    assert 'fewer than 10 labelled pixels: class 1 (4), class 2 (1)' in text
+
+
+def test_odd_things_are_said() -> None:
+    cube = own_cube()
+    cube[..., 3] = 5
+    labels = own_labels()
+    labels[labels == 0] = 7
+    labels[:, 8:] = 7
+    remarks = ' '.join(Overview(HyperspectralScene(cube, labels)).remarks)
+    assert '1 bands hold one value only (counted from 0: 3)' in remarks
+    assert '--data.unlabelled [0,7]' in remarks
+
+
+def test_scene_without_labels(
+    mat_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(mat_files[0])])
+    assert 'none: the scene can be mapped' in capsys.readouterr().out
+    page = Path('farm.html').read_text(encoding='utf-8')
+    assert 'Splits' not in page
+
+
+def test_command_writes_text_and_page(
+    mat_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*map(str, mat_files), '--patch_size', '3'])
+    printed = capsys.readouterr().out
+    for text in ('30 x 36 pixels, 8 bands', 'class 9', 'disjoint', 'page: farm.html'):
+        assert text in printed
+    page = Path('farm.html').read_text(encoding='utf-8')
+    assert page.count('<img src="data:image/png;base64,') == 3
+    for text in ('<script', 'src="http', 'href="http', '@import', 'url('):
+        assert text not in page
+
+
+def test_configuration_is_inspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(['quickstart', '--no_page'])
+    printed = capsys.readouterr().out
+    assert 'SYNTHETIC' in printed
+    assert 'random (configured)' in printed
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,128 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Which network, recipe and split suit a scene."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..datasets import DisjointSplit, HyperspectralScene, RandomSplit
+from ..datasets.splits import Split, SplitProtocol
+
+__all__ = ('Advice', 'advise')
+
+#: Training pixels of the typical class below which labels are few.
+FEW = 50
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Settings for a scene, each with its reason.
+
+    Attributes:
+        model: Name of the network.
+        patch_size: Rows and columns of a patch.
+        batch_size: Patches of a batch.
+        epochs: Epochs at most.
+        patience: Epochs without improvement that end the training.
+        protocol: How training, validation and test pixels are chosen.
+        split: The split that it draws.
+        reasons: A sentence for each setting, by its name.
+    """
+
+    model: str
+    patch_size: int
+    batch_size: int
+    epochs: int
+    patience: int
+    protocol: SplitProtocol
+    split: Split
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether the network mixes kernels, so that its temperature is annealed."""
+        return self.model.startswith('ekgnet')
+
+
+def advise(
+    scene: HyperspectralScene,
+    model: str | None = None,
+    patch_size: int | None = None,
+    split: str | None = None,
+) -> Advice:
+    """Advise on a scene with labels.
+
+    Args:
+        scene: The scene.
+        model: Name of the network, if it is chosen already.
+        patch_size: Rows and columns of a patch, if chosen already.
+        split: 'random' or 'disjoint', if chosen already.
+
+    Returns:
+        The advice.
+
+    Raises:
+        ValueError: If no split can be drawn.
+    """
+    reasons = {}
+    side = min(scene.shape[:2])
+    if patch_size is None:
+        patch_size = 7 if side >= 7 else side - 1 + side % 2
+        reasons['patch_size'] = (
+            'odd; larger patches see more of the surroundings, and remember them'
+        )
+    protocol, drawn, reasons['split'] = _choose_split(scene, patch_size, split)
+    counts = drawn.counts(scene.label_map, scene.num_classes)['train']
+    typical = int(np.median([count for count in counts if count]))
+    training = drawn.train.size
+    few = typical < FEW
+    if model is None:
+        model = 'ssrn' if few else 'ekgnet_tiny'
+        reasons['model'] = (
+            f'{typical} training pixels in the typical class are few: SSRN led then'
+            if few
+            else "of a laptop's size; ekgnet_base is the paper's, for a GPU; ssrn is "
+            'worth a try'
+        )
+    batch_size = 16 if training < 2000 else 32 if training < 8000 else 80
+    reasons['batch_size'] = f'follows the {training:,} training pixels'
+    epochs = 100 if training < 500 else 60 if training < 4000 else 30
+    reasons['max_epochs'] = 'fewer if the validation loss stops falling'
+    return Advice(
+        model, patch_size, batch_size, epochs, epochs // 2 + 5, protocol, drawn, reasons
+    )
+
+
+def _choose_split(
+    scene: HyperspectralScene, patch_size: int, wanted: str | None
+) -> tuple[SplitProtocol, Split, str]:
+    """Draw the most honest split that serves every class."""
+    optimistic = (
+        'test patches overlap training patches: scores are optimistic for new ground'
+    )
+    choices: tuple[tuple[SplitProtocol, str], ...] = (
+        (
+            DisjointSplit(train=0.5, val=0.15, guard='patch'),
+            'no test patch shares a pixel with a training patch: scores of new ground',
+        ),
+        (RandomSplit(train=0.5, val=0.15), optimistic),
+        # A split that leaves a class out is better than none.
+        (
+            RandomSplit(train=0.5, val=0.15, unserved='drop'),
+            f'{optimistic}; classes of a pixel or two are left out',
+        ),
+    )
+    problem = ''
+    for protocol, reason in choices:
+        if wanted is not None and protocol.name != wanted:
+            continue
+        try:
+            split = protocol(scene.label_map, patch_size)
+        except ValueError as error:
+            problem = problem or str(error)
+            continue
+        if split.val.size and split.test.size:
+            return protocol, split, reason
+    raise ValueError(f'found no split that this scene allows: {problem}')

@@ -1,0 +1,475 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Find out what the files of a scene are: cube, labels, variables, axes, attribute."""
+
+import glob
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas as pd
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from ..datasets import HyperspectralScene, open_scene
+from .arrays import ARRAY_SUFFIXES, list_variables
+
+__all__ = ('SceneFiles', 'find_scene')
+
+logger = logging.getLogger(__name__)
+
+VECTOR_SUFFIXES = (
+    *('.gpkg', '.geojson', '.json', '.shp', '.fgb', '.kml', '.gml', '.parquet'),
+)
+TEXT_SUFFIXES = ('.txt', '.csv')
+
+#: Files that belong to another one and are never a scene's own.
+_COMPANIONS = (
+    *('.xml', '.prj', '.dbf', '.shx', '.cpg', '.qmd', '.qml', '.tfw', '.ovr'),
+    *('.yaml', '.yml', '.html', '.png', '.md', '.pdf'),
+)
+
+#: Words in the name of a column that holds classes, the likeliest first.
+_CLASS_WORDS = (
+    *('class', 'label', 'landcover', 'land_cover', 'category', 'type', 'species'),
+    *('crop', 'cover', 'level', 'name', 'code', 'id'),
+)
+
+#: More values than this are no classes.
+_MANY = 256
+
+#: Axes orders from the likeliest to the least likely.
+_AXES = ('yxb', 'byx', 'ybx', 'xyb', 'bxy', 'xby')
+
+
+@dataclass
+class SceneFiles:
+    """What the files of a scene were found to be.
+
+    Attributes:
+        root: Folder that the paths start from.
+        cube: File, pattern or files of the cube, relative to ``root``.
+        labels: File of the labels, relative to ``root``, None without labels.
+        options: Further arguments of ``open_scene``, those that are not its defaults.
+        notes: A sentence on each option that was chosen, by its name.
+        scene: The opened scene.
+        warnings: What was said while it was opened.
+    """
+
+    root: Path
+    cube: str | list[str]
+    labels: str | None
+    options: dict[str, Any]
+    notes: dict[str, str]
+    scene: HyperspectralScene
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One candidate for cube or labels."""
+
+    paths: tuple[str, ...]
+    kind: str
+    shape: tuple[int, ...]
+    variable: str | None = None
+    several: bool = False
+    whole: bool | None = None
+
+    def __str__(self) -> str:
+        """Name file, variable and size."""
+        name = self.paths[0] + (f' and {len(self.paths) - 1} more' * self.many)
+        inside = f', variable {self.variable}' if self.variable else ''
+        size = ' x '.join(map(str, self.shape))
+        return f'{name}{inside}' + (f' ({size})' if size else '')
+
+    @property
+    def many(self) -> bool:
+        """Whether there is more than one file."""
+        return len(self.paths) > 1
+
+
+def find_scene(
+    files: Sequence[str | os.PathLike[str]],
+    given: Mapping[str, Any] | None = None,
+    need_labels: bool = False,
+) -> SceneFiles:
+    """Find cube and labels among files, and open the scene.
+
+    Args:
+        files: Files, patterns such as ``'tiles/*.tif'``, or one folder.
+        given: Arguments of ``open_scene`` that are known already; they are not guessed.
+            'cube' and 'labels' are paths as in ``files``.
+        need_labels: Whether a scene without labels is an error.
+
+    Returns:
+        What was found.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If no cube is found, or several, or the files do not fit together.
+    """
+    known = {key: value for key, value in (given or {}).items() if value is not None}
+    named = [str(known[key]) for key in ('cube', 'labels') if key in known]
+    groups = _groups([*map(str, files), *(n for n in named if n not in files)])
+    items = [item for group in groups for item in _look_at(group)]
+    cube = _choose_cube(items, known)
+    labels = _choose_labels([item for item in items if item != cube], cube, known)
+    if labels is None and need_labels:
+        raise ValueError(
+            f'found the cube {cube} and no labels beside it; name a label file: a '
+            'raster, polygons or points, or an array of the same rows and columns'
+        )
+    options = {k: v for k, v in known.items() if k not in ('cube', 'labels')}
+    notes: dict[str, str] = {}
+    _describe_cube(cube, labels, options, notes)
+    if labels is not None:
+        _describe_labels(labels, options, notes)
+    _find_wavelengths(items, options, notes)
+    return _open(cube, labels, options, notes)
+
+
+def _groups(files: Iterable[str]) -> list[tuple[str, ...]]:
+    """Put files that belong together side by side: patterns, and headers with data."""
+    groups: list[tuple[str, ...]] = []
+    single: list[str] = []
+    for name in files:
+        if glob.has_magic(name) and not os.path.exists(name):
+            found = tuple(sorted(glob.glob(name)))
+            if not found:
+                raise FileNotFoundError(f'found no file that matches {name}')
+            groups.append((name, *found))
+        elif os.path.isdir(name) and not name.lower().endswith('.gdb'):
+            single += sorted(
+                str(path)
+                for path in Path(name).iterdir()
+                if path.is_file()
+                and not path.name.startswith('.')
+                and path.suffix.lower() not in _COMPANIONS
+            )
+        elif os.path.exists(name):
+            single.append(name)
+        else:
+            raise FileNotFoundError(f'found no file {name}')
+    headers = {str(Path(name).with_suffix('')) for name in single if _is_header(name)}
+    for name in dict.fromkeys(single):
+        # An ENVI scene is named by its header.
+        if name in headers or (
+            not _is_header(name) and str(Path(name).with_suffix('')) in headers
+        ):
+            continue
+        groups.append((name,))
+    if not groups:
+        raise FileNotFoundError(
+            'found no file of a scene: name its cube and its labels'
+        )
+    return groups
+
+
+def _is_header(name: str) -> bool:
+    """Tell whether a file is an ENVI header."""
+    return name.lower().endswith('.hdr')
+
+
+def _look_at(group: tuple[str, ...]) -> list[_Item]:
+    """Tell what a file, or a pattern and its files, can be."""
+    name = group[-1]
+    path = Path(name)
+    suffix = path.suffix.lower()
+    paths = group[1:] or group
+    several = len(group) > 1
+    shown = (group[0],) if several else group
+    if suffix in ARRAY_SUFFIXES:
+        return [
+            _Item(shown, 'array', item.shape, item.name, several, item.whole)
+            for path in paths
+            for item in list_variables(Path(path))
+            if len(item.shape) in (2, 3) and min(item.shape) > 1
+        ]
+    if suffix in VECTOR_SUFFIXES or suffix == '.gdb':
+        return [_Item(shown, 'vector', ())]
+    if suffix in TEXT_SUFFIXES:
+        return [_Item(shown, 'text', ())]
+    if suffix in _COMPANIONS:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        try:
+            with rasterio.open(_data_of(paths[0])) as file:
+                shape = (file.height, file.width, file.count)
+                whole = np.dtype(file.dtypes[0]).kind in 'iu'
+        except RasterioError as error:
+            raise ValueError(
+                f'{paths[0]}: found no raster, array or vector file that can be read, '
+                f'expected a file of a scene: {error}'
+            ) from error
+    return [_Item(shown, 'raster', shape, None, several, whole)]
+
+
+def _data_of(name: str) -> str:
+    """Find the binary file of an ENVI header; other files are their own."""
+    if not _is_header(name):
+        return name
+    stem = Path(name).with_suffix('')
+    for path in (stem, *sorted(stem.parent.glob(f'{glob.escape(stem.name)}.*'))):
+        if path.is_file() and str(path) != name and path.suffix.lower() != '.hdr':
+            return str(path)
+    raise FileNotFoundError(f'found no binary file beside the header {name}')
+
+
+def _is_cube(item: _Item) -> bool:
+    """Tell whether a candidate has bands."""
+    return len(item.shape) == 3 and (item.kind == 'array' or item.shape[2] > 1)
+
+
+def _choose_cube(items: Sequence[_Item], known: Mapping[str, Any]) -> _Item:
+    """Find the cube, or say what there is."""
+    cubes = [item for item in items if _is_cube(item)]
+    if 'cube' in known:
+        cubes = [item for item in cubes if item.paths[0] == str(known['cube'])]
+    if 'cube_variable' in known:
+        cubes = [item for item in cubes if item.variable == known['cube_variable']]
+    rasters = [item for item in cubes if item.kind == 'raster' and not item.several]
+    if len(cubes) == len(rasters) > 1 and len({item.shape[2] for item in rasters}) == 1:
+        # Tiles that the shell listed.
+        return _Item(
+            tuple(item.paths[0] for item in rasters), 'raster', rasters[0].shape
+        )
+    if not cubes:
+        single = [item for item in items if item.several and len(item.shape) == 3]
+        if len(single) == 1:
+            return single[0]
+    if len(cubes) > 1:
+        most = max(item.shape[2] for item in cubes)
+        large = [item for item in cubes if item.shape[2] == most]
+        # A picture of three bands beside a cube is a picture.
+        if (
+            len(large) == 1
+            and most > 4
+            and all(item.shape[2] <= 4 for item in cubes if item not in large)
+        ):
+            return large[0]
+    if len(cubes) != 1:
+        there = '; '.join(map(str, cubes or items)) or 'nothing'
+        raise ValueError(
+            f'found {len(cubes) or "no"} cube{"s" * (len(cubes) != 1)} among the files '
+            f'({there}), expected one file or variable with rows, columns and bands; '
+            'name it with --cube and --cube_variable'
+        )
+    return cubes[0]
+
+
+def _choose_labels(
+    items: Sequence[_Item], cube: _Item, known: Mapping[str, Any]
+) -> _Item | None:
+    """Find the labels of a cube, or None."""
+    if 'labels' in known:
+        items = [item for item in items if item.paths[0] == str(known['labels'])]
+    if 'labels_variable' in known:
+        items = [item for item in items if item.variable == known['labels_variable']]
+    arrays = [
+        item
+        for item in items
+        if item.kind == 'array'
+        and len(item.shape) == 2
+        and (cube.kind != 'array' or _orders(cube.shape, item.shape))
+    ]
+    flat = [item for item in items if item.kind == 'raster' and item.shape[2] == 1]
+    vectors = [item for item in items if item.kind == 'vector']
+    found = [item for item in [*arrays, *flat, *vectors] if item.whole is not False]
+    found = found or [*arrays, *flat]
+    if len(found) > 1:
+        there = '; '.join(map(str, found))
+        raise ValueError(
+            f'found {len(found)} label files or variables ({there}), expected one; name '
+            'it with --labels and --labels_variable'
+        )
+    if not found and 'labels' in known:
+        raise ValueError(
+            f'labels: found no label map of the size of {cube} in {known["labels"]}, '
+            'expected rows and columns of the cube, a raster, polygons or points'
+        )
+    return found[0] if found else None
+
+
+def _orders(cube: Sequence[int], labels: Sequence[int]) -> list[str]:
+    """List the orders of a cube's axes under which labels fit, the likeliest first."""
+    fitting = {
+        ''.join(order)
+        for order in permutations('yxb')
+        if (cube[order.index('y')], cube[order.index('x')]) == tuple(labels)
+    }
+    return [order for order in _AXES if order in fitting]
+
+
+def _describe_cube(
+    cube: _Item, labels: _Item | None, options: dict[str, Any], notes: dict[str, str]
+) -> None:
+    """Choose variable and order of axes."""
+    if cube.kind != 'array':
+        return
+    if cube.variable is not None:
+        options.setdefault('cube_variable', cube.variable)
+        notes['cube_variable'] = ' x '.join(map(str, cube.shape)) + ' values'
+    if 'axes' in options:
+        return
+    if labels is not None and labels.kind == 'array':
+        order = _orders(cube.shape, labels.shape)[0]
+        notes['axes'] = 'rows (y), columns (x), bands (b): as the labels fit'
+    else:
+        first, second, third = cube.shape
+        order = 'byx' if second == third != first else 'yxb'
+        notes['axes'] = 'rows (y), columns (x), bands (b): a guess, look at the picture'
+    if order != 'yxb':
+        options['axes'] = order
+
+
+def _describe_labels(
+    labels: _Item, options: dict[str, Any], notes: dict[str, str]
+) -> None:
+    """Choose the variable, or the attribute of vector labels."""
+    if labels.kind == 'array' and labels.variable is not None:
+        options.setdefault('labels_variable', labels.variable)
+        notes['labels_variable'] = ' x '.join(map(str, labels.shape)) + ' values'
+    if labels.kind != 'vector' or 'attribute' in options:
+        return
+    path = labels.paths[0]
+    try:
+        frame = (
+            geopandas.read_parquet(path)
+            if path.lower().endswith('.parquet')
+            else geopandas.read_file(path, **_layer(path, options))
+        )
+    except Exception as error:  # each driver raises its own class
+        raise ValueError(
+            f'{path}: found no readable vector file, expected one: {error}'
+        ) from error
+    columns = _class_columns(frame)
+    if not columns:
+        raise ValueError(
+            f'{path}: found the attributes {sorted(map(str, frame.columns))}, expected '
+            'one that holds classes; name it with --attribute'
+        )
+    options['attribute'] = columns[0]
+    others = f'; others: {", ".join(columns[1:])}' if columns[1:] else ''
+    notes['attribute'] = f'{frame[columns[0]].nunique()} values{others}'
+
+
+def _layer(path: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Choose the layer of a vector file: the one named, or the first with geometries."""
+    if 'layer' not in options:
+        layers = geopandas.list_layers(path)
+        drawn = layers[layers.geometry_type.notna()].name.tolist()
+        if len(layers) > 1 and drawn:
+            options['layer'] = drawn[0]
+    return {'layer': options['layer']} if 'layer' in options else {}
+
+
+def _class_columns(frame: geopandas.GeoDataFrame) -> list[str]:
+    """List the columns that may hold classes, the likeliest first."""
+    ranked = []
+    for name in frame.columns.drop(frame.geometry.name):
+        values = frame[name].dropna()
+        kinds = values.nunique()
+        text = not pd.api.types.is_numeric_dtype(values)
+        numbers = not text and bool((values % 1 == 0).all())
+        if not (text or numbers) or not 1 < kinds <= _MANY:
+            continue
+        unique = kinds == len(values) > 2
+        lowered = str(name).lower()
+        word = next(
+            (rank for rank, word in enumerate(_CLASS_WORDS) if word in lowered),
+            len(_CLASS_WORDS),
+        )
+        ranked.append((unique, word, not text, str(name)))
+    return [name for *_, name in sorted(ranked)]
+
+
+def _find_wavelengths(
+    items: Sequence[_Item], options: dict[str, Any], notes: dict[str, str]
+) -> None:
+    """Take a text file of numbers for the band centres."""
+    texts = [item.paths[0] for item in items if item.kind == 'text']
+    if len(texts) == 1 and 'wavelengths' not in options:
+        options['wavelengths'] = texts[0]
+        notes['wavelengths'] = 'one number a band'
+
+
+class _Heard(logging.Handler):
+    """Keeps what is said while a scene is opened."""
+
+    def __init__(self) -> None:
+        """Start with nothing heard."""
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self.texts.append(record.getMessage())
+
+
+def _open(
+    cube: _Item, labels: _Item | None, options: dict[str, Any], notes: dict[str, str]
+) -> SceneFiles:
+    """Open the scene; NaN values are declared missing if they are in the way."""
+    paths = list(cube.paths) + (list(labels.paths) if labels is not None else [])
+    paths += [options['wavelengths']] if _is_path(options.get('wavelengths')) else []
+    root = Path(os.path.commonpath([os.path.abspath(Path(p).parent) for p in paths]))
+    heard = _Heard()
+    package = logging.getLogger(__package__.split('.')[0])
+    package.addHandler(heard)
+    propagates, package.propagate = package.propagate, False
+    label_path = None if labels is None else labels.paths[0]
+    cube_paths: Any = cube.paths if cube.many else cube.paths[0]
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            try:
+                scene = open_scene(cube_paths, label_path, **options)
+            except ValueError as error:
+                if 'NaN' not in str(error) or 'nodata' in options:
+                    raise
+                scene = open_scene(cube_paths, label_path, nodata='nan', **options)
+                options['nodata'] = float('nan')
+                notes['nodata'] = 'the cube has NaN values'
+    finally:
+        package.removeHandler(heard)
+        package.propagate = propagates
+    said = [str(item.message) for item in caught if _is_ours(item.category)]
+    inside = [_relative(path, root) for path in cube.paths]
+    if _is_path(options.get('wavelengths')):
+        options['wavelengths'] = _relative(options['wavelengths'], root)
+    return SceneFiles(
+        root=root,
+        cube=inside if cube.many else inside[0],
+        labels=None if label_path is None else _relative(label_path, root),
+        options=options,
+        notes=notes,
+        scene=scene,
+        warnings=list(dict.fromkeys([*heard.texts, *said])),
+    )
+
+
+def _is_path(value: object) -> bool:
+    """Tell whether wavelengths are given as a file."""
+    return isinstance(value, str)
+
+
+def _is_ours(category: type[Warning]) -> bool:
+    """Tell a warning about the scene from those about programs."""
+    return issubclass(category, UserWarning) and not issubclass(
+        category, NotGeoreferencedWarning
+    )
+
+
+def _relative(path: str, root: Path) -> str:
+    """Write a path relative to the scene's folder."""
+    return Path(os.path.relpath(path, root)).as_posix()

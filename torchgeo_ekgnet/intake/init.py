@@ -1,0 +1,82 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""``torchgeo-ekgnet init``: a configuration for the files of a scene."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .._files import write_text
+from .advice import advise
+from .configuration import write_configuration
+from .discovery import find_scene
+from .options import add_scene_options, scene_options
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        args: Command-line arguments; None for those of the process.
+
+    Raises:
+        FileExistsError: If the configuration exists already.
+    """
+    parser = argparse.ArgumentParser(
+        prog='torchgeo-ekgnet init',
+        description='Write a complete configuration for your files: cube and labels '
+        'are found, network, recipe and split are proposed.',
+    )
+    parser.add_argument(
+        'files',
+        nargs='*',
+        default=['.'],
+        metavar='FILE',
+        help='cube and labels in any order, a pattern in quotes, or a folder '
+        '(default: the current one)',
+    )
+    parser.add_argument('--name', help='name of the run (default: that of the cube)')
+    parser.add_argument(
+        '--output', metavar='FILE.yaml', help='file to write (default: NAME.yaml)'
+    )
+    parser.add_argument('--force', action='store_true', help='replace an older file')
+    parser.add_argument('--model', help='network (default: as advised)')
+    parser.add_argument('--patch_size', type=int, help='rows and columns of a patch')
+    parser.add_argument(
+        '--split', choices=('disjoint', 'random'), help='default: disjoint if possible'
+    )
+    add_scene_options(parser)
+    options = parser.parse_args(args)
+    found = find_scene(options.files, scene_options(options), need_labels=True)
+    name = _plain(options.name or found.scene.name)
+    path = Path(options.output or f'{name}.yaml')
+    if path.exists() and not options.force:
+        raise FileExistsError(
+            f'{path} exists already; name another with --output, or replace it with '
+            '--force'
+        )
+    advice = advise(found.scene, options.model, options.patch_size, options.split)
+    write_text(path, write_configuration(found, advice, name))
+    for text in found.warnings:
+        sys.stdout.write(f'note: {text}\n')
+    sys.stdout.write(_summary(found.labels, found.cube, path, name))
+
+
+def _plain(name: str) -> str:
+    """Make a name that is safe as a folder and on a command line."""
+    return re.sub(r'[^\w.-]+', '_', name).strip('._-').lower() or 'scene'
+
+
+def _summary(labels: str | None, cube: object, path: Path, name: str) -> str:
+    """Say what was found and what to type next."""
+    best = f'runs/{name}/version_0/checkpoints/best.ckpt'
+    return (
+        f'cube    {cube}\nlabels  {labels}\nwrote   {path}\n\n'
+        'next:\n'
+        f'  torchgeo-ekgnet fit --config {path}\n'
+        f'  torchgeo-ekgnet test --config {path} --ckpt_path {best}\n'
+        f'  torchgeo-ekgnet predict --config {path} --ckpt_path {best}\n'
+    )

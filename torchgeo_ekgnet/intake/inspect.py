@@ -1,0 +1,114 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""``torchgeo-ekgnet inspect``: look at a scene before anything is trained."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+from torchgeo.datamodules import BaseDataModule
+
+from ..main import resolve_config, shipped_configs
+from .discovery import find_scene
+from .options import add_scene_options, scene_options
+from .overview import Overview
+from .page import write_overview
+
+#: Rows and columns of a patch where no configuration says it.
+PATCH_SIZE = 7
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        args: Command-line arguments; None for those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog='torchgeo-ekgnet inspect',
+        description='Show what a scene holds: facts, bands, classes, splits, and, on '
+        'a page, pictures and spectra.',
+    )
+    parser.add_argument(
+        'files',
+        nargs='+',
+        metavar='FILE',
+        help='cube and labels in any order, a folder, a pattern, or a configuration '
+        f'(a .yaml file, or one of {", ".join(shipped_configs())})',
+    )
+    parser.add_argument('--root', help="folder of a configuration's scene")
+    parser.add_argument(
+        '--patch_size', type=int, help='patch that splits are judged by (default: 7)'
+    )
+    parser.add_argument(
+        '--output', metavar='PAGE.html', help='page to write (default: NAME.html)'
+    )
+    parser.add_argument('--no_page', action='store_true', help='write no page')
+    add_scene_options(parser)
+    options = parser.parse_args(args)
+    overview = _overview(options)
+    sys.stdout.write(overview.text())
+    if not options.no_page:
+        name = overview.scene.name.replace('/', '_').replace(' ', '_').lower()
+        page = write_overview(overview, options.output or f'{name}.html')
+        sys.stdout.write(f'\npage: {page}\n')
+
+
+def _overview(options: argparse.Namespace) -> Overview:
+    """Open what was named: files, or the scene of a configuration."""
+    first = options.files[0]
+    is_config = Path(first).suffix in ('.yaml', '.yml') or (
+        first in shipped_configs() and not Path(first).exists()
+    )
+    if not is_config:
+        found = find_scene(options.files, scene_options(options))
+        size = options.patch_size or PATCH_SIZE
+        return Overview(found.scene, size, found.warnings)
+    datamodule = _datamodule(resolve_config(first), options.root)
+    datamodule.setup('fit' if _labelled(datamodule) else 'predict')
+    return Overview(
+        datamodule.scene,
+        options.patch_size or datamodule.patch_size,
+        split=datamodule.split,
+    )
+
+
+def _labelled(datamodule: Any) -> bool:
+    """Tell whether a data module names labels; those of public scenes always do."""
+    options = datamodule.kwargs
+    return 'labels' not in options or options['labels'] is not None
+
+
+def _datamodule(path: str, root: str | None) -> Any:
+    """Make the data module of a configuration.
+
+    Args:
+        path: The configuration.
+        root: Folder of the scene, that of the configuration if None.
+
+    Returns:
+        The data module.
+
+    Raises:
+        ValueError: If the configuration has no data, or data that is not of a scene.
+    """
+    content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    if not isinstance(content, dict) or 'data' not in content:
+        raise ValueError(f'{path}: found no entry data:, expected a configuration')
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(BaseDataModule, 'data', required=True)
+    parsed = parser.parse_object({'data': content['data']})
+    if root is not None:
+        parsed.data.init_args.root = root
+    datamodule: Any = parser.instantiate_classes(parsed).data
+    if not hasattr(datamodule, 'patch_size'):
+        raise ValueError(
+            f'{path}: found {type(datamodule).__name__}, expected a data module of one '
+            'scene'
+        )
+    return datamodule

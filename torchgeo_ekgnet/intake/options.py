@@ -1,0 +1,65 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What ``inspect`` and ``init`` can be told about the files of a scene."""
+
+import argparse
+from typing import Any
+
+#: Options that are arguments of ``open_scene`` under the same name.
+_SCENE_OPTIONS = (
+    ('cube', 'FILE', 'which of the files is the cube'),
+    ('labels', 'FILE', 'which of the files holds the labels'),
+    ('cube_variable', 'NAME', 'variable of the cube in an array file'),
+    ('labels_variable', 'NAME', 'variable of the labels in an array file'),
+    ('axes', 'yxb', 'order of the axes of an array: y rows, x columns, b bands'),
+    ('attribute', 'NAME', 'attribute of vector labels that holds the class'),
+    ('layer', 'NAME', 'layer of vector labels'),
+    ('wavelength_unit', 'nm|um', 'unit of the wavelengths where the file is silent'),
+    ('crs', 'CRS', 'coordinate reference system of an array file'),
+)
+
+
+def add_scene_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about a scene's files to a command.
+
+    Args:
+        parser: Parser of the command.
+    """
+    group = parser.add_argument_group('where the files leave it open')
+    for name, metavar, text in _SCENE_OPTIONS:
+        group.add_argument(f'--{name}', metavar=metavar, help=text)
+    group.add_argument(
+        '--nodata', help='value that means "no data", nan too; default: the file\'s'
+    )
+    group.add_argument(
+        '--unlabelled',
+        type=int,
+        nargs='+',
+        metavar='VALUE',
+        help='label values that mean "no label" (default: 0)',
+    )
+
+
+def scene_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Collect what was said about a scene's files.
+
+    Args:
+        options: Parsed command line.
+
+    Returns:
+        Arguments of ``open_scene`` that were given.
+
+    Raises:
+        ValueError: If ``--nodata`` is no number.
+    """
+    known = {name: getattr(options, name) for name, *_ in _SCENE_OPTIONS}
+    known['unlabelled'] = options.unlabelled
+    if options.nodata is not None:
+        try:
+            known['nodata'] = float(options.nodata)
+        except ValueError:
+            raise ValueError(
+                f'--nodata: found {options.nodata!r}, expected a number or nan'
+            ) from None
+    return {name: value for name, value in known.items() if value is not None}
