@@ -53,7 +53,7 @@ def replaced(path: StrPath) -> Iterator[Path]:
         yield part
         fsync(part)
         os.replace(part, path)
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         if error.errno not in _NO_ROOM or error.filename == str(path):
             raise
@@ -96,7 +96,7 @@ def fsync(path: StrPath) -> None:
         os.close(handle)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Bring a folder's list of files to the disk, where the system can."""
     if os.name != 'posix':
         return

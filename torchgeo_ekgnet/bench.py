@@ -13,7 +13,6 @@ import argparse
 import ctypes
 import functools
 import gc
-import json
 import multiprocessing
 import os
 import platform
@@ -36,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from . import models  # noqa: F401  (registers the networks)
 from ._environment import machine
+from ._files import write_json
 from .layers import (
     DynamicExpertConv3d,
     GroupedConv3d,
@@ -1334,7 +1334,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         sys.stdout.write(f'\n{text(results[name])}\n')
         sys.stdout.flush()
         if options.output is not None:
-            options.output.write_text(json.dumps(results, indent=2) + '\n')
+            write_json(options.output, results)
     return results
 
 

@@ -10,7 +10,6 @@ the classified scene next to its labels.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ._files import replaced, write_json
 from .main import resolve_config
 from .metrics import SCORES, Accuracies
 
@@ -59,8 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
         'largest_class': chance,
         'seconds': round(seconds, 1),
     }
-    text = json.dumps(report, indent=2, allow_nan=False) + '\n'
-    (folder / REPORT).write_text(text, encoding='utf-8')
+    write_json(folder / REPORT, report)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,7 +165,8 @@ def _draw(task: Any, datamodule: Any, path: Path) -> Path:
         task.model.eval(), datamodule.scene, patches=datamodule.patch_source
     )
     figure = map_figure(found.labels, datamodule.scene, found.legend)
-    figure.savefig(path)
+    with replaced(path) as part:
+        figure.savefig(part)
     return path
 
 

@@ -20,12 +20,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
-from torchgeo_ekgnet.datasets.download import file_sha256
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.maps import load_classifier, predict_map, write_map
-from torchgeo_ekgnet.maps.predict import STAGING
+from torchgeo_ekgnet.maps.job import STAGING
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 OPTIONS: dict[str, Any] = {'window_size': 8, 'batch_size': 48}
@@ -119,7 +119,7 @@ def test_files_in_the_run_folder(mapped: Path) -> None:
     assert names == {'checkpoints', 'test.json', *FILES}
     text = (mapped / 'report.html').read_text(encoding='utf-8')
     assert 'Accuracies' in text and 'Split' in text and 'synthetic' in text
-    digest = file_sha256(mapped / 'checkpoints' / 'best.ckpt')
+    digest = file_digest(mapped / 'checkpoints' / 'best.ckpt')
     assert json.loads((mapped / 'test.json').read_text())['checkpoint_digest'] == digest
     assert text.count(digest) == 2 and 'two checkpoints' not in text
 
@@ -135,7 +135,7 @@ def test_report_tells_checkpoints_apart(mapped: Path, tmp_path: Path) -> None:
     _predict(other)
     text = (tmp_path / 'report.html').read_text(encoding='utf-8')
     for name, path in (('best', mapped / 'checkpoints/best.ckpt'), ('last', other)):
-        assert f'{name}.ckpt ({file_sha256(path)[:12]})' in text
+        assert f'{name}.ckpt ({file_digest(path)[:12]})' in text
 
 
 def test_map_agrees_with_the_test_stage(mapped: Path) -> None:
@@ -174,7 +174,7 @@ def test_killed_run_goes_on(
 ) -> None:
     path = _copy(checkpoint, tmp_path)
     said: list[str] = []
-    monkeypatch.setattr('torchgeo_ekgnet.maps.predict.rank_zero_info', said.append)
+    monkeypatch.setattr('torchgeo_ekgnet.maps.job.rank_zero_info', said.append)
 
     class Stop(Callback):
         def on_predict_batch_end(self, trainer: Trainer, *args: Any) -> None:

@@ -14,12 +14,12 @@ from typing import ClassVar
 import pytest
 
 from tests.data.public_scenes import data
+from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet.datasets import SalinasA
 from torchgeo_ekgnet.datasets.download import (
     DownloadError,
     SceneFile,
     download_file,
-    file_md5,
     git_blob_id,
 )
 
@@ -194,7 +194,7 @@ class TestSceneDownload:
                 old.name,
                 old.variable,
                 (f'{server}/page/{old.name}', f'{server}/good/{old.name}'),
-                md5=file_md5(path),
+                md5=file_digest(path, 'md5'),
                 is_labels=old.is_labels,
             )
             monkeypatch.setattr(SalinasA, attribute, new)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from torchgeo_ekgnet.maps.journal import FolderLock, Journal, JournalWriter, Layout
 
@@ -158,9 +159,14 @@ def test_lock_of_a_process_that_was_killed(tmp_path: Path) -> None:
 
 
 def test_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('torchgeo_ekgnet.maps.journal.fcntl', None)
+    def unknown(self: FileLock) -> None:
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(FileLock, 'acquire', unknown)
     for _ in range(2):
-        FolderLock(tmp_path).acquire()
+        lock = FolderLock(tmp_path)
+        lock.acquire()
+        lock.release()
     assert not list(tmp_path.iterdir())
 
 

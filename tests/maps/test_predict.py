@@ -29,14 +29,10 @@ from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.datasets.synthetic import synthetic_scene
 from torchgeo_ekgnet.datasets.windows import SceneWindows
 from torchgeo_ekgnet.maps import predict_map, write_map
-from torchgeo_ekgnet.maps.predict import (
-    STAGING,
-    MapJob,
-    MapOptions,
-    classify,
-    select_pixels,
-)
+from torchgeo_ekgnet.maps.job import STAGING, MapJob
+from torchgeo_ekgnet.maps.predict import classify
 from torchgeo_ekgnet.maps.raster import Legend
+from torchgeo_ekgnet.maps.selection import MapOptions, select_pixels
 from torchgeo_ekgnet.transforms.normalization import SpectralNormalizer
 from torchgeo_ekgnet.transforms.patches import PatchSource
 

@@ -21,7 +21,6 @@ from torchgeo_ekgnet.maps.raster import (
     Legend,
     RasterSpec,
     attribute_table,
-    check_writable,
     publish,
     stage_raster,
 )
@@ -185,21 +184,6 @@ def test_damage_that_gdal_does_not_report(
     with pytest.raises(OSError, match=r'map\.tif could not be written'):
         _write(tmp_path, _legend())
     assert not list(tmp_path.iterdir())
-
-
-def test_folder_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / 'taken').write_text('x')
-    with pytest.raises(NotADirectoryError, match='a file has its name'):
-        check_writable(tmp_path / 'taken' / 'out')
-
-
-def test_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, data: bytes) -> int:
-        raise PermissionError(errno.EACCES, 'Permission denied')
-
-    monkeypatch.setattr(Path, 'write_bytes', refuse)
-    with pytest.raises(PermissionError, match='cannot be written to'):
-        check_writable(tmp_path)
 
 
 def test_publish_replaces(tmp_path: Path) -> None:

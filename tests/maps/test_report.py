@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
-from torchgeo_ekgnet.maps import Report, write_map, write_run_report
-from torchgeo_ekgnet.maps.report import learning_curves
+from torchgeo_ekgnet.maps import Page, write_map, write_run_report
+from torchgeo_ekgnet.maps.run_report import learning_curves
 
 
-class Page(HTMLParser):
+class Seen(HTMLParser):
     """Tags, links and text of a page; fails on tags that are not closed."""
 
     VOID = ('meta', 'img', 'br', 'link')
@@ -96,7 +96,7 @@ METRICS = """epoch,step,train_OA,train_loss,val_OA,val_kappa,val_loss
 
 
 def test_page_stands_alone(tmp_path: Path) -> None:
-    page = Report('A <title>', 'below & beyond')
+    page = Page('A <title>', 'below & beyond')
     page.section('First')
     page.paragraph('1 < 2')
     page.table(('name', 'value'), [('a', 1.5), ('b', None)], 'numbers', [(1, 2, 3)])
@@ -107,7 +107,7 @@ def test_page_stands_alone(tmp_path: Path) -> None:
     page.matrix([[3, 0], [1, 2]], ['x', 'y'])
     page.cards({'OA': '99.00'})
     path = page.write(tmp_path / 'new' / 'page.html')
-    seen = Page(path.read_text(encoding='utf-8'))
+    seen = Seen(path.read_text(encoding='utf-8'))
     assert 'A <title>' in seen.text and '1 < 2' in seen.text and 'a: <b>' in seen.text
     assert all(link.startswith(('#', 'data:image/png;base64,')) for link in seen.links)
     assert 'http' not in path.read_text(encoding='utf-8')
@@ -117,7 +117,7 @@ def test_page_stands_alone(tmp_path: Path) -> None:
 
 
 def test_numbers_are_aligned() -> None:
-    page = Report('t')
+    page = Page('t')
     page.table(('a', 'b', 'c'), [('x', '1,000', '9.5 ± 0.1'), ('y', None, '3')])
     html = page.render()
     assert html.count('class="number"') == 6
@@ -125,7 +125,7 @@ def test_numbers_are_aligned() -> None:
 
 def test_table_of_uneven_rows() -> None:
     with pytest.raises(ValueError, match='a row has 1 cells, the table 2 columns'):
-        Report('t').table(('a', 'b'), [(1,)])
+        Page('t').table(('a', 'b'), [(1,)])
 
 
 def test_failed_write_keeps_the_old_page(
@@ -139,7 +139,7 @@ def test_failed_write_keeps_the_old_page(
 
     monkeypatch.setattr('os.fsync', full)
     with pytest.raises(OSError, match='No space'):
-        Report('t').write(path)
+        Page('t').write(path)
     assert path.read_text() == 'old'
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -162,7 +162,7 @@ def test_report_of_a_run(tmp_path: Path) -> None:
     path = write_run_report(tmp_path)
     assert path == tmp_path / 'report.html'
     text = path.read_text(encoding='utf-8')
-    seen = Page(text)
+    seen = Seen(text)
     headings = re.findall(r'<h2[^>]*>([^<]*)', text)
     assert headings == ['Accuracies', 'Split', 'Learning curves', 'Experts', 'Settings']
     for part in ('94.00', '94.50', '91.00', '61.0 %', '99.0 %', 'seed_everything: 7'):
@@ -183,7 +183,7 @@ def test_report_of_a_run(tmp_path: Path) -> None:
 
 
 def test_report_of_an_empty_run(tmp_path: Path) -> None:
-    seen = Page(write_run_report(tmp_path).read_text(encoding='utf-8'))
+    seen = Seen(write_run_report(tmp_path).read_text(encoding='utf-8'))
     assert tmp_path.name in seen.text
     with pytest.raises(FileNotFoundError, match='there is no run folder'):
         write_run_report(tmp_path / 'none')
@@ -228,7 +228,7 @@ def test_cells_without_a_number_are_left_out(tmp_path: Path) -> None:
 def test_scores_without_both_shares(tmp_path: Path) -> None:
     test = _test_json() | {'overlap': {'contains_training_centre': 0.5}}
     (tmp_path / 'test.json').write_text(json.dumps(test))
-    seen = Page(write_run_report(tmp_path).read_text(encoding='utf-8'))
+    seen = Seen(write_run_report(tmp_path).read_text(encoding='utf-8'))
     assert '94.00' in seen.text and 'Of the test patches' not in seen.text
 
 
@@ -246,7 +246,7 @@ def test_report_shows_the_map(
     data = {'scene': scene.facts(), 'split': {}}
     path = write_run_report(tmp_path, tmp_path / 'page.html', data, facts)
     text = path.read_text(encoding='utf-8')
-    seen = Page(text)
+    seen = Seen(text)
     assert 'synthetic' in seen.text
     assert sum(link.startswith('data:') for link in seen.links) == 2
     assert (

@@ -18,7 +18,6 @@ from torchgeo_ekgnet.reproduce.runs import (
     decode_floats,
     encode_floats,
     settings_key,
-    write_atomically,
 )
 
 SETTINGS = {'data': {'patch_size': 7, 'split': {'train': 0.1}}, 'seed': 1331}
@@ -86,28 +85,3 @@ def test_spoilt_file_is_reported_and_repeated(
     with caplog.at_level(logging.WARNING):
         assert store.load(SETTINGS) is None
     assert settings_key(SETTINGS) in caplog.text
-
-
-def test_files_are_readable_as_any_other(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        write_atomically(tmp_path / 'run.json', 'text')
-    finally:
-        os.umask(before)
-    assert (tmp_path / 'run.json').stat().st_mode & 0o777 == 0o644
-
-
-def test_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / 'run.json'
-    write_atomically(path, 'old')
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, 'replace', killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, 'new')
-    assert path.read_text() == 'old'
-    assert list(tmp_path.iterdir()) == [path]

@@ -3,7 +3,6 @@
 
 """What ``test`` leaves behind: a table in the terminal and ``test.json`` in the run."""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from .._environment import versions
+from .._files import file_digest, write_json
 from ..checkpoint import Provenance
 from ..metrics import SCORES, Accuracies
 from .run_folder import run_path
@@ -62,12 +62,7 @@ class AccuracyReport(Callback):
         if 'test' not in accuracies:
             return
         report = self.report(trainer, pl_module, accuracies['test'])
-        folder = run_path(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / self.filename
-        path.write_text(
-            json.dumps(report, indent=2, allow_nan=False) + '\n', encoding='utf-8'
-        )
+        path = write_json(run_path(trainer) / self.filename, report)
         if self.table:
             sys.stdout.write(f'\n{accuracy_table(report)}\nwritten to {path}\n')
 
@@ -84,8 +79,6 @@ class AccuracyReport(Callback):
         Returns:
             JSON-able content of ``test.json``.
         """
-        from ..datasets.download import file_sha256
-
         datamodule: Any = getattr(trainer, 'datamodule', None)
         describe = getattr(datamodule, 'describe', dict)
         data: dict[str, Any] = _finite(describe())
@@ -116,7 +109,7 @@ class AccuracyReport(Callback):
             'epochs': provenance.epochs,
             'checkpoint': Path(checkpoint).name if checkpoint else None,
             'checkpoint_digest': (
-                file_sha256(checkpoint)
+                file_digest(checkpoint)
                 if checkpoint and Path(checkpoint).is_file()
                 else None
             ),

@@ -16,12 +16,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from .._files import file_digest
 from ..checkpoint import data_state
 from ..datasets.windows import SceneWindows
 from .run_folder import RunFolder, run_of_checkpoint
 
 if TYPE_CHECKING:
-    from ..maps.predict import Extra, MapJob
+    from ..maps.job import Extra, MapJob
 
 __all__ = ('ClassificationMap',)
 
@@ -72,7 +73,7 @@ class ClassificationMap(Callback):
             ValueError: If an option is unknown or misses another.
         """
         super().__init__()
-        from ..maps.predict import MapOptions
+        from ..maps.selection import MapOptions
 
         self.options = MapOptions(
             scope, polygon, entropy, probabilities, window_size, batch_size
@@ -102,7 +103,7 @@ class ClassificationMap(Callback):
         trainer.predict_loop.return_predictions = False
         if getattr(trainer, 'fast_dev_run', False):
             return
-        from ..maps.predict import select_pixels
+        from ..maps.selection import select_pixels
 
         datamodule: Any = getattr(trainer, 'datamodule', None)
         if not hasattr(datamodule, 'scene') or not hasattr(datamodule, 'patch_source'):
@@ -140,12 +141,10 @@ class ClassificationMap(Callback):
             or not path
         ):
             return
-        from ..datasets.download import file_sha256
-
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         _check_checkpoint(str(path), checkpoint, datamodule.scene)
         folder = run_of_checkpoint(path) if self.output is None else Path(self.output)
-        datamodule.predict_dataset = self._plan(trainer, folder, file_sha256(path))
+        datamodule.predict_dataset = self._plan(trainer, folder, file_digest(path))
 
     def _plan(self, trainer: Trainer, folder: Path, weights: str) -> SceneWindows:
         """Start or take up the work in a folder.
@@ -158,7 +157,8 @@ class ClassificationMap(Callback):
         Returns:
             The batches that are left.
         """
-        from ..maps.predict import MapJob, describe_patches
+        from ..maps.job import MapJob
+        from ..maps.predict import describe_patches
         from ..maps.raster import Legend
 
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -306,7 +306,7 @@ class ClassificationMap(Callback):
         self, trainer: Trainer, job: 'MapJob', path: Path, counts: tuple[int, ...]
     ) -> None:
         """Write the report beside the staged map."""
-        from ..maps.report import write_run_report
+        from ..maps.run_report import write_run_report
 
         run = run_of_checkpoint(trainer.ckpt_path) if trainer.ckpt_path else job.folder
         facts: dict[str, Any] = {
@@ -381,7 +381,7 @@ def _check_checkpoint(path: str, checkpoint: Mapping[str, Any], scene: Any) -> N
     """
     import numpy as np
 
-    from ..maps.checkpoint import match_bands
+    from ..maps.classifier import match_bands
 
     state = data_state(checkpoint)
     if state is None:

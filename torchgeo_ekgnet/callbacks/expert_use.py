@@ -3,7 +3,6 @@
 
 """Recording of expert use during training and tests."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -12,6 +11,7 @@ import matplotlib.pyplot as plt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from .._files import replaced, write_json
 from ..experts import ExpertUseReport, plot_expert_use, worth_of_attention
 from ..layers.attention import attention_layers, record_attention
 from ..metrics import Accuracies
@@ -201,12 +201,12 @@ class ExpertUse(Callback):
         scene = getattr(datamodule, 'scene', None)
         names = list(getattr(scene, 'class_names', ())) or None
         folder = run_path(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
         content = {'class_names': names, **report.to_dict(), **more}
         path = folder / f'{self.filename}.json'
-        path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+        write_json(path, content)
         figure = plot_expert_use(report, names)
-        figure.savefig(folder / f'{self.filename}.png', dpi=150)
+        with replaced(folder / f'{self.filename}.png') as part:
+            figure.savefig(part, dpi=150)
         plt.close(figure)
 
 

@@ -16,6 +16,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from .._files import check_writable
+
 __all__ = ('RunFolder', 'newest_checkpoint', 'run_of_checkpoint', 'run_path')
 
 _VERSION = re.compile(r'version_(\d+)$')
@@ -268,8 +270,6 @@ class RunFolder(Callback):
             ValueError: If the stage has random weights.
             OSError: If the folder cannot be written to, but for ``predict``.
         """
-        from ..maps.raster import check_writable
-
         if trainer.loggers or self._opened:
             return
         stage = str(getattr(trainer.state.fn, 'value', trainer.state.fn))

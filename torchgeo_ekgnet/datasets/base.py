@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 
+from .._files import file_digest
 from . import plotting
-from .download import SceneFile, download_file, file_md5
+from .download import SceneFile, download_file
 from .readers import read_mat
 from .scene import Bands, HyperspectralScene
 
@@ -357,7 +358,7 @@ class MatSceneDataset(SceneDataset):
 
     def _describe(self, path: Path, cube: NDArray[Any]) -> str:
         name = self.cube_file.name
-        found = file_md5(path)
+        found = file_digest(path, 'md5')
         if not self.cube_file.checkable:
             return f'{name}, md5 {found}; no checksum of the public file is known'
         if self.cube_file.mismatch(path) is None:

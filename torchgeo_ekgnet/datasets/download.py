@@ -12,6 +12,8 @@ from pathlib import Path
 
 import requests
 
+from .._files import file_digest
+
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
@@ -58,9 +60,9 @@ class SceneFile:
             None if it is the public file or no checksum is known, else a sentence.
         """
         if self.md5 is not None:
-            kind, known, found = 'md5', self.md5, file_md5(path)
+            kind, known, found = 'md5', self.md5, file_digest(path, 'md5')
         elif self.sha256 is not None:
-            kind, known, found = 'sha256', self.sha256, file_sha256(path)
+            kind, known, found = 'sha256', self.sha256, file_digest(path)
         elif self.git_blob is not None:
             kind, known, found = 'git blob id', self.git_blob, git_blob_id(path)
         else:
@@ -70,38 +72,8 @@ class SceneFile:
         return f'{kind} is {found}, the public file has {known}'
 
 
-def _md5() -> 'hashlib._Hash':
-    return hashlib.md5(usedforsecurity=False)
-
-
 class DownloadError(RuntimeError):
     """No address gave the file."""
-
-
-def file_md5(path: str | os.PathLike[str]) -> str:
-    """Return the MD5 of a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        32 hexadecimal digits.
-    """
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, _md5).hexdigest()
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def git_blob_id(path: str | os.PathLike[str]) -> str:

@@ -3,18 +3,21 @@
 
 """Classification maps of whole scenes, and reports."""
 
-from .checkpoint import Classifier, load_classifier
+from .classifier import Classifier, load_classifier
 from .figure import map_figure, save_map_figure
-from .predict import MapFiles, MapOptions, SceneMap, predict_map, write_map
+from .job import MapFiles
+from .page import Page
+from .predict import SceneMap, predict_map, write_map
 from .raster import Legend
-from .report import Report, write_run_report
+from .run_report import write_run_report
+from .selection import MapOptions
 
 __all__ = (
     'Classifier',
     'Legend',
     'MapFiles',
     'MapOptions',
-    'Report',
+    'Page',
     'SceneMap',
     'load_classifier',
     'map_figure',

@@ -3,6 +3,7 @@
 
 """The picture of a map: map, false colour and labels side by side, with a legend."""
 
+import csv
 import math
 import os
 import warnings
@@ -17,11 +18,19 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
+from .._files import replaced
 from ..datasets.plotting import MAX_SIDE, colour_labels, false_colour
 from ..datasets.scene import HyperspectralScene
-from .raster import Legend, fsync_file
+from .raster import Legend
 
-__all__ = ('map_figure', 'read_confidence', 'read_labels', 'save_map_figure')
+__all__ = (
+    'confidence_figure',
+    'learning_curves',
+    'map_figure',
+    'read_confidence',
+    'read_labels',
+    'save_map_figure',
+)
 
 #: Width of a picture that fills a page, in inches.
 PAGE_WIDTH = 7.2
@@ -162,8 +171,114 @@ def save_map_figure(
     Returns:
         The file.
     """
-    path = Path(path)
     figure = map_figure(read_labels(classes, legend), scene, legend)
-    figure.savefig(path, format='png', metadata={'Software': None})
-    fsync_file(path)
-    return path
+    with replaced(path) as part:
+        figure.savefig(part, format='png', metadata={'Software': None})
+    return Path(path)
+
+
+def confidence_figure(path: Path) -> Figure:
+    """Draw the top probability as a picture and a histogram.
+
+    Args:
+        path: ``confidence.tif``.
+
+    Returns:
+        The figure.
+    """
+    values = read_confidence(path)
+    figure = Figure(figsize=(7.2, 3.0), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    picture = left.imshow(values, vmin=0, vmax=1, cmap='viridis', aspect='equal')
+    left.set_axis_off()
+    left.set_title('Top probability', fontsize=9)
+    figure.colorbar(picture, ax=left, shrink=0.9).ax.tick_params(labelsize=8)
+    known = values[np.isfinite(values)]
+    right.hist(known, bins=np.linspace(0, 1, 41).tolist(), color='#1d5f8a')
+    right.set_xlabel('top probability', fontsize=8)
+    right.set_ylabel('pixels', fontsize=8)
+    right.set_xlim(0, 1)
+    right.tick_params(labelsize=8)
+    right.set_title('Histogram', fontsize=9)
+    return figure
+
+
+def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
+    """Draw losses and accuracies by epoch.
+
+    Args:
+        path: ``metrics.csv`` of Lightning's CSV logger; what is no number is left out.
+
+    Returns:
+        The figure, or None if the file has no epoch.
+    """
+    series: dict[str, list[tuple[int, float]]] = {}
+    with Path(path).open(newline='', encoding='utf-8') as file:
+        for line in csv.DictReader(file):
+            epoch = _float(line.get('epoch'))
+            if epoch is None or not math.isfinite(epoch):
+                continue
+            for name, text in line.items():
+                value = _float(text)
+                if value is not None and name not in ('epoch', 'step'):
+                    series.setdefault(name, []).append((int(epoch), value))
+    losses = [
+        (name, label)
+        for name, label in (
+            ('train_loss_epoch', 'training'),
+            ('train_loss', 'training'),
+            ('val_loss', 'validation'),
+        )
+        if name in series
+    ]
+    scores = [
+        (name, label)
+        for name, label in (
+            ('train_OA', 'OA, training'),
+            ('val_OA', 'OA, validation'),
+            ('val_AA', 'AA, validation'),
+            ('val_kappa', 'kappa, validation'),
+        )
+        if name in series
+    ]
+    if not losses and not scores:
+        return None
+    figure = Figure(figsize=(7.2, 2.8), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    for axes, names, factor, unit in (
+        (left, losses, 1.0, 'loss'),
+        (right, scores, 100.0, 'per cent'),
+    ):
+        for name, label in names:
+            points = sorted(dict(series[name]).items())
+            marker = 'o' if len(points) < 3 else None
+            axes.plot(
+                [epoch + 1 for epoch, _ in points],
+                [factor * value for _, value in points],
+                label=label,
+                marker=marker,
+                markersize=3,
+                linewidth=1.3,
+            )
+        axes.set_xlabel('epoch', fontsize=8)
+        axes.set_ylabel(unit, fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+        if names:
+            axes.legend(
+                fontsize=8,
+                frameon=False,
+                loc='lower center',
+                bbox_to_anchor=(0.5, 1.0),
+                ncols=2,
+            )
+    return figure
+
+
+def _float(text: object) -> float | None:
+    """Read a cell of a CSV file; None if it holds no number."""
+    try:
+        return float(str(text))
+    except ValueError:
+        return None

@@ -17,19 +17,14 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ('FolderLock', 'Journal', 'JournalWriter', 'Layout')
 
@@ -47,59 +42,41 @@ _SYNC_INTERVAL = 10.0
 
 
 class FolderLock:
-    """Keeps other processes out of a folder, if system and disk know such locks.
+    """Keeps other jobs out of a folder, if system and disk know such locks.
 
     The system frees the lock of a process that ends, however it ends.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Create a new FolderLock instance.
-
-        Args:
-            folder: The folder.
-        """
+        """Create the lock of a folder; nothing is written yet."""
         self.path = folder / 'lock'
-        self._file: BinaryIO | None = None
+        self._lock = FileLock(self.path, timeout=0, thread_local=False)
 
     def acquire(self) -> None:
         """Take the lock, unless it is held already.
 
         Raises:
-            BlockingIOError: If another process has it.
+            BlockingIOError: If another job has it.
         """
-        if fcntl is None or self._file is not None:
+        if self._lock.is_locked:
             return
-        file = self.path.open('ab')
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have deleted the file after it was opened here.
-            taken = not self.path.exists() or not os.path.samestat(
-                os.fstat(file.fileno()), self.path.stat()
-            )
-        except BlockingIOError:
-            taken = True
-        except OSError:
-            logger.debug('%s: no locks on this disk', self.path)
-            taken = False
-        if taken:
-            file.close()
+            self._lock.acquire()
+        except Timeout:
             raise BlockingIOError(
                 errno.EAGAIN,
                 'another process is writing this map; wait for it, or choose another '
                 'output folder',
                 str(self.path.parent.parent),
-            )
-        self._file = file
+            ) from None
+        except (OSError, NotImplementedError):
+            logger.debug('%s: no locks on this disk', self.path)
 
     def release(self) -> None:
-        """Free the lock."""
-        if self._file is not None:
+        """Free the lock, and delete its file."""
+        if self._lock.is_locked:
             self.path.unlink(missing_ok=True)
-            # Closing alone would leave it to copies of the file in forked processes.
-            with suppress(OSError):
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-            self._file.close()
-            self._file = None
+            self._lock.release()
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ to a cloud-optimised file with nearest-neighbour overviews, read back and compar
 and only then moved to its name. So a file that has its final name is complete.
 """
 
-import errno
 import os
-import shutil
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +26,8 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
+from .._files import check_free_space, fsync, fsync_folder, no_room
+
 if TYPE_CHECKING:
     from affine import Affine
     from rasterio.crs import CRS
@@ -37,9 +37,6 @@ __all__ = (
     'Legend',
     'RasterSpec',
     'attribute_table',
-    'check_free_space',
-    'check_writable',
-    'fsync_file',
     'publish',
     'stage_raster',
     'tiles',
@@ -57,9 +54,6 @@ _MAX_CATEGORIES = 4096
 #: Uncompressed bytes on disk per byte of raster: the temporary file, the final file
 #: and its overviews (1/4 + 1/16 + ... of it, once in a temporary file of GDAL).
 _DISK_FACTOR = 2.7
-
-#: Room left for headers and pictures, in bytes.
-_DISK_MARGIN = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -169,65 +163,6 @@ class RasterSpec:
         return int(self.num_bytes * _DISK_FACTOR)
 
 
-def check_free_space(folder: Path, needed: int, purpose: str) -> None:
-    """Refuse work for which a disk has no room.
-
-    Args:
-        folder: Existing folder on the disk.
-        needed: Bytes that are about to be written.
-        purpose: What they are, for the message.
-
-    Raises:
-        OSError: With ``errno.ENOSPC`` if less room is free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed + _DISK_MARGIN:
-        raise OSError(
-            errno.ENOSPC,
-            f'not enough room for {purpose}: {_megabytes(needed + _DISK_MARGIN)} are '
-            f'needed, {_megabytes(free)} are free; free some, or choose another output '
-            'folder',
-            str(folder),
-        )
-
-
-def _megabytes(count: float) -> str:
-    return f'{count / 1e6:,.1f} MB'
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder and see that files can be written there.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        PermissionError: If the folder cannot be made or written to.
-        NotADirectoryError: If the path, or a part of it, is a file.
-    """
-    probe = folder / f'.write-test-{os.getpid()}'
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b'')
-        probe.unlink()
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(
-            errno.ENOTDIR,
-            'the output folder cannot be made because a file has its name; choose '
-            'another output folder',
-            str(folder),
-        ) from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise PermissionError(
-            errno.EACCES,
-            f'the output folder cannot be written to ({error.strerror}); choose '
-            'another output folder, or change its permissions',
-            str(folder),
-        ) from error
-
-
 def tiles(shape: tuple[int, int], size: int = TILE_SIZE) -> Iterator[Window]:
     """Cut a raster into tiles, row by row of tiles.
 
@@ -285,7 +220,7 @@ def stage_raster(
                 bigtiff='IF_SAFER',
             )
             _compare(target, spec, sums)
-        fsync_file(target)
+        fsync(target)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -371,33 +306,10 @@ def _clear_errors(name: str, folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise _write_error(name, folder, error) from error
+        raise no_room(folder / name, str(error)) from error
     except (RasterioError, CPLE_BaseError) as error:
         # A copy on a full disk fails with GDAL's own errors.
-        raise _write_error(name, folder, error) from error
-
-
-def _write_error(name: str, folder: Path, error: Exception) -> OSError:
-    free = _megabytes(shutil.disk_usage(folder).free)
-    return OSError(
-        errno.ENOSPC,
-        f'{name} could not be written ({error}); {free} are free on this disk. Nothing '
-        'was published; free some room and start again',
-        str(folder),
-    )
-
-
-def fsync_file(path: Path) -> None:
-    """Bring a file's content, or a folder's list of files, to the disk.
-
-    Args:
-        path: The file or folder.
-    """
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        raise no_room(folder / name, str(error)) from error
 
 
 def publish(staged: Sequence[Path], folder: Path) -> list[Path]:
@@ -412,11 +324,10 @@ def publish(staged: Sequence[Path], folder: Path) -> list[Path]:
     """
     final = [folder / path.name for path in staged]
     for path in staged:
-        fsync_file(path)
+        fsync(path)
     for path, target in zip(staged, final, strict=True):
         os.replace(path, target)
-    if os.name == 'posix':
-        fsync_file(folder)
+    fsync_folder(folder)
     return final
 
 

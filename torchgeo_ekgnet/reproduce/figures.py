@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from .._files import replaced
 from ..datasets.plotting import colour_labels, false_colour, legend_patches
 from .classical import fit_classical, scene_spectra
 
@@ -155,5 +156,6 @@ def save(figure: Figure, path: Path) -> Path:
         The file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with replaced(path) as part:
+        figure.savefig(part, dpi=150)
     return path

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._files import write_text
 from .declarations import Published
-from .runs import write_atomically
 from .statistics import RISE_LIMIT
 from .tables import (
     Summary,
@@ -222,7 +222,7 @@ def write_page(
         report: The report.
         figures: PNG files with their captions.
     """
-    from ..maps.report import Report as Page
+    from ..maps.page import Page
 
     page = Page(report.title)
     page.table(('', ''), report.facts)
@@ -258,7 +258,7 @@ def write_report(
     markdown, values = folder / 'report.md', folder / 'results.csv'
     page = folder / 'report.html'
     images = [f'![{caption}]({image.name})\n' for image, caption in figures]
-    write_atomically(markdown, '\n'.join([report_markdown(report), *images]))
-    write_atomically(values, to_csv(summaries, numbers or {}))
+    write_text(markdown, '\n'.join([report_markdown(report), *images]))
+    write_text(values, to_csv(summaries, numbers or {}))
     write_page(page, report, figures)
     return [markdown, values, page]

@@ -13,10 +13,11 @@ import json
 import logging
 import math
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from .._files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -93,27 +94,6 @@ def settings_key(settings: Settings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that either exists in full or not at all.
-
-    Args:
-        path: File to write; an older one is replaced.
-        text: Its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile's: its files are for their owner's eyes only.
-    part = path.with_name(f'.{uuid.uuid4().hex}.part')
-    try:
-        with part.open('x', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 class RunStore:
     """Folder of finished runs.
 
@@ -180,5 +160,4 @@ class RunStore:
             'settings': settings,
             'result': result,
         }
-        write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + '\n')
-        return path
+        return write_json(path, content, indent=1)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..._files import replaced, write_json
+
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -351,21 +353,21 @@ class Split:
             ValueError: If the suffix is another one.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         description = json.dumps(self.describe())
         match path.suffix:
             case '.npz':
-                np.savez_compressed(
-                    path,
-                    description=np.array(description),
-                    train=self.train,
-                    val=self.val,
-                    test=self.test,
-                )
+                with replaced(path) as part:
+                    np.savez_compressed(
+                        part,
+                        description=np.array(description),
+                        train=self.train,
+                        val=self.val,
+                        test=self.test,
+                    )
             case '.json':
                 content = self.describe()
                 content.update({name: self.indices(name).tolist() for name in SUBSETS})
-                path.write_text(json.dumps(content), encoding='utf-8')
+                write_json(path, content, indent=None)
             case suffix:
                 raise ValueError(
                     f'split file {path} has suffix {suffix!r}, expected .npz or .json'

@@ -1,0 +1,338 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The report of a run: what lies in its folder, on one page."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .figure import confidence_figure, learning_curves
+from .page import Page
+
+__all__ = ('write_run_report',)
+
+logger = logging.getLogger(__name__)
+
+
+def write_run_report(
+    run: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    data: Mapping[str, Any] | None = None,
+    mapping: Mapping[str, Any] | None = None,
+    map_folder: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write the report of a run: what there is in its folder, on one page.
+
+    Args:
+        run: Folder of the run. ``test.json``, ``metrics.csv``, ``config.yaml``,
+            ``expert_use.json``, ``map.png`` and ``confidence.tif`` are shown if they
+            exist.
+        path: File to write, ``report.html`` in the folder by default.
+        data: What the datamodule says of its data; taken from ``test.json`` if None.
+        mapping: Facts about the map; with 'checkpoint digest', a notice says if
+            ``test.json`` is of another checkpoint.
+        map_folder: Folder of the map's files, the run's folder by default.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise FileNotFoundError(f'there is no run folder {run}')
+    maps = run if map_folder is None else Path(map_folder)
+    test = _read_json(run / 'test.json')
+    described: Mapping[str, Any] = data or {}
+    scene: Mapping[str, Any] = described.get('scene') or {}
+    name = scene.get('name') or test.get('scene') or run.name
+    synthetic = scene.get('synthetic') or test.get('synthetic')
+    page = Page(f'Classification of {name}', _subtitle(test, scene))
+    if synthetic:
+        page.notice(
+            'This scene is synthetic: a program made it. Figures say nothing about '
+            'real images.'
+        )
+    palette = scene.get('palette')
+    mapped, tested = (
+        (mapping or {}).get('checkpoint digest'),
+        test.get('checkpoint_digest'),
+    )
+    if mapped and tested and mapped != tested:
+        page.notice(
+            f'Accuracies and map are of two checkpoints: {test.get("checkpoint")} '
+            f'({tested[:12]}) was tested, {(mapping or {}).get("checkpoint")} '
+            f'({mapped[:12]}) made the map. Run test with the checkpoint of the map.'
+        )
+    if test:
+        _headline(page, test)
+    if (maps / 'map.png').is_file():
+        _show_map(page, maps, mapping or {})
+    if test:
+        _accuracies(page, test, palette)
+    split = described.get('split') or test.get('split') or {}
+    names = scene.get('class_names') or test.get('class_names') or []
+    if split:
+        _split(page, split, names, palette)
+    if (run / 'metrics.csv').is_file():
+        curves = learning_curves(run / 'metrics.csv')
+        if curves is not None:
+            page.section('Learning curves')
+            page.figure(curves, 'Loss and accuracy by epoch.')
+    experts = _read_json(run / 'expert_use.json')
+    if experts:
+        _experts(page, run, experts)
+    _settings(page, run, test, described)
+    return page.write(run / 'report.html' if path is None else path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file; nothing if there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        logger.warning('%s cannot be read and is left out: %s', path, error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _percent(value: Any, digits: int = 2) -> str | None:
+    """Write a share as a percentage."""
+    return None if value is None else f'{100 * float(value):.{digits}f}'
+
+
+def _subtitle(test: Mapping[str, Any], scene: Mapping[str, Any]) -> str:
+    parts = []
+    if test.get('model'):
+        parts.append(f'{test["model"]}')
+    if test.get('parameters'):
+        parts.append(f'{test["parameters"]:,} parameters')
+    if scene.get('shape'):
+        rows, cols, bands = scene['shape']
+        parts.append(f'{rows} x {cols} pixels, {bands} bands')
+    source = scene.get('source') or test.get('source')
+    if source:
+        parts.append(str(source))
+    return ' · '.join(parts)
+
+
+def _headline(page: Page, test: Mapping[str, Any]) -> None:
+    overlap = test.get('overlap') or {}
+    page.cards(
+        {
+            'overall accuracy, %': _percent(test.get('overall_accuracy')),
+            'average accuracy, %': _percent(test.get('average_accuracy')),
+            'kappa x 100': _percent(test.get('kappa')),
+        }
+    )
+    text = f'On the test pixels of the {test.get("protocol")} split'
+    if test.get('seed') is not None:
+        text += f', seed {test["seed"]}'
+    if test.get('epochs') is not None:
+        text += f', after {test["epochs"]} epoch{"s" if test["epochs"] != 1 else ""}'
+    text += '.'
+    centre = _percent(overlap.get('contains_training_centre'), 1)
+    pixel = _percent(overlap.get('shares_training_pixel'), 1)
+    if centre is not None and pixel is not None:
+        text += (
+            f' Of the test patches, {centre} % contain the centre of a training patch, '
+            f'and {pixel} % share a pixel with a training patch: the larger these '
+            'shares, the less the accuracies say about places the network has not seen.'
+        )
+    page.paragraph(text)
+
+
+def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
+    page.section('Map')
+    page.figure(
+        folder / 'map.png', 'The map, the scene in false colour, and its labels.'
+    )
+    confidence = folder / 'confidence.tif'
+    if confidence.is_file():
+        page.figure(
+            confidence_figure(confidence),
+            'Probability of the class that was chosen (not calibrated).',
+        )
+    if facts.get('classes'):
+        rows = facts['classes']
+        total = max(sum(row[2] for row in rows), 1)
+        page.table(
+            ('class', 'value in map.tif', 'pixels', 'share, %'),
+            [
+                (name, value, f'{count:,}', _percent(count / total))
+                for name, value, count in rows
+            ],
+            'Pixels of the map by class.',
+            swatches=facts.get('palette'),
+        )
+    rest = {
+        name: value
+        for name, value in facts.items()
+        if name not in ('classes', 'palette')
+    }
+    if rest:
+        page.settings(rest)
+
+
+def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
+    page.section('Accuracies')
+    names = test.get('class_names') or []
+    counts, recalls = test.get('counts') or [], test.get('per_class') or []
+    precisions = test.get('precision') or [None] * len(recalls)
+    rows: list[Sequence[object]] = [
+        (number, name, count, _percent(recall), _percent(precision))
+        for number, (name, count, recall, precision) in enumerate(
+            zip(names, counts, recalls, precisions, strict=False), start=1
+        )
+    ]
+    shown: list[Sequence[object]] = [(name, *rest) for _, name, *rest in rows]
+    shown += [
+        ('overall accuracy', sum(counts), _percent(test.get('overall_accuracy')), None),
+        (
+            'average',
+            None,
+            _percent(test.get('average_accuracy')),
+            _percent(test.get('precision_average')),
+        ),
+        ('kappa x 100', None, _percent(test.get('kappa')), None),
+    ]
+    page.table(
+        ('class', 'test pixels', 'recall, %', 'precision, %'),
+        shown,
+        'Average accuracy is the mean of the recalls.',
+        swatches=palette,
+        totals=3,
+    )
+    if test.get('confusion_matrix'):
+        page.matrix(
+            test['confusion_matrix'],
+            names,
+            'Confusion matrix: pixels by true class (rows) and predicted class '
+            '(columns). Colour is the share of the row.',
+        )
+
+
+def _split(
+    page: Page, split: Mapping[str, Any], names: Sequence[str], palette: Any
+) -> None:
+    page.section('Split')
+    overlap = split.get('overlap') or {}
+    facts = {
+        'protocol': split.get('protocol'),
+        **(split.get('settings') or {}),
+        'identity': split.get('identity'),
+    }
+    if overlap:
+        facts['test patches that contain a training centre, %'] = _percent(
+            overlap.get('contains_training_centre')
+        )
+        facts['test patches that share a pixel with a training patch, %'] = _percent(
+            overlap.get('shares_training_pixel')
+        )
+    page.settings(facts)
+    counts = split.get('counts') or {}
+    parts = [part for part in ('train', 'val', 'test') if part in counts]
+    if parts and all(len(counts[part]) == len(names) for part in parts):
+        rows: list[Sequence[object]] = [
+            (name, *(counts[part][index] for part in parts))
+            for index, name in enumerate(names)
+        ]
+        rows.append(('all', *(sum(counts[part]) for part in parts)))
+        heads = {'train': 'training', 'val': 'validation', 'test': 'test'}
+        page.table(
+            ('class', *(heads[part] for part in parts)),
+            rows,
+            'Pixels by class.',
+            swatches=palette,
+            totals=1,
+        )
+
+
+def _experts(page: Page, run: Path, experts: Mapping[str, Any]) -> None:
+    """Show how much each class uses each expert."""
+    page.section('Experts')
+    page.paragraph(
+        'How the network mixes its kernels. An entropy of 1 means that all experts '
+        'count the same; information about the class is how much the mixture of a '
+        'pixel tells of its class, as a share of the most that is possible.'
+    )
+    picture = run / 'expert_use.png'
+    if picture.is_file():
+        page.figure(picture, 'Mean attention to each expert by layer and class.')
+    rows: list[Sequence[object]] = []
+    by_class: list[Sequence[object]] = []
+    for name, layer in (experts.get('layers') or {}).items():
+        most = layer.get('log_experts') or 1.0
+        rows.append(
+            (
+                name,
+                layer.get('experts'),
+                f'{layer.get("entropy", 0.0) / most:.3f}',
+                f'{layer.get("class_information", 0.0) / most:.4f}',
+                ', '.join(f'{share:.2f}' for share in layer.get('mean') or ()),
+            )
+        )
+        shares = layer.get('per_class') or ()
+        by_class.append((name, *(_top_expert(share) for share in shares)))
+    if not rows:
+        return
+    page.table(('layer', 'experts', 'entropy', 'information', 'mean attention'), rows)
+    names = experts.get('class_names') or [
+        f'class {number}' for number in range(1, len(by_class[0]))
+    ]
+    if all(len(row) == 1 + len(names) for row in by_class):
+        page.table(
+            ('layer', *names),
+            by_class,
+            'The expert that counts most for each class, and its mean attention.',
+        )
+
+
+def _top_expert(shares: Sequence[float] | None) -> str | None:
+    """Name the expert of the largest attention; None for a class without samples."""
+    if not shares:
+        return None
+    top = max(range(len(shares)), key=shares.__getitem__)
+    return f'{top + 1} ({shares[top]:.2f})'
+
+
+def _settings(
+    page: Page, run: Path, test: Mapping[str, Any], described: Mapping[str, Any]
+) -> None:
+    page.section('Settings')
+    scene = described.get('scene') or {}
+    facts: dict[str, object] = {}
+    for key in (
+        'model',
+        'model_options',
+        'parameters',
+        'checkpoint',
+        'checkpoint_digest',
+        'seed',
+        'epochs',
+    ):
+        if test.get(key) is not None:
+            facts[key] = test[key]
+    for key in ('patch_size', 'padding_mode', 'normalization', 'pca', 'num_bands'):
+        value = described.get(key, test.get(key))
+        if value is not None:
+            facts[key] = value
+    for key in ('source', 'dtype', 'nodata', 'crs'):
+        if scene.get(key):
+            facts[f'scene: {key}'] = scene[key]
+    versions = test.get('versions') or {}
+    if versions:
+        facts['versions'] = ', '.join(f'{k} {v}' for k, v in versions.items())
+    if facts:
+        page.settings(facts)
+    config = run / 'config.yaml'
+    if config.is_file():
+        page.paragraph('Configuration of the training run (config.yaml):')
+        page.code(config.read_text(encoding='utf-8'))

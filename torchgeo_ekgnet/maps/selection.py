@@ -1,0 +1,117 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Which pixels of a scene are mapped."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets.scene import HyperspectralScene
+
+__all__ = ('MapOptions', 'select_pixels')
+
+Scope = Literal['all', 'labelled', 'polygon']
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """What is mapped, and what is kept of it.
+
+    Attributes:
+        scope: 'all' classifies every pixel that has data, 'labelled' the pixels with a
+            reference label, 'polygon' those inside :attr:`polygon`.
+        polygon: File with one or more polygons that GDAL reads (GeoPackage, GeoJSON,
+            Shapefile), in any reference system. For a scene without one, x is the
+            column and y the row, counted from the upper left corner.
+        entropy: Also write the entropy of the class probabilities, in nats.
+        probabilities: Also write every class's probability.
+        window_size: Side of the windows in pixels.
+        batch_size: Largest number of patches in a batch.
+    """
+
+    scope: Scope = 'all'
+    polygon: str | None = None
+    entropy: bool = False
+    probabilities: bool = False
+    window_size: int = 64
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ValueError: If an option is unknown or misses another.
+        """
+        if self.scope not in ('all', 'labelled', 'polygon'):
+            raise ValueError(
+                f"scope must be 'all', 'labelled' or 'polygon', found {self.scope!r}"
+            )
+        if (self.scope == 'polygon') != (self.polygon is not None):
+            raise ValueError(
+                "scope='polygon' and polygon=FILE belong together, found "
+                f'scope={self.scope!r} and polygon={self.polygon!r}'
+            )
+
+
+def select_pixels(scene: HyperspectralScene, options: MapOptions) -> NDArray[np.bool_]:
+    """Find the pixels that are to be classified.
+
+    Args:
+        scene: The scene.
+        options: What is mapped.
+
+    Returns:
+        True for these pixels, (rows, cols). Pixels without data never are.
+
+    Raises:
+        ValueError: If no pixel is left.
+        FileNotFoundError: If there is no file of polygons.
+    """
+    selected = scene.valid
+    match options.scope:
+        case 'labelled':
+            selected = selected & (scene.label_map > 0)
+        case 'polygon':
+            selected = selected & _inside(scene, str(options.polygon))
+        case _:
+            pass
+    if not selected.any():
+        raise ValueError(
+            f'{scene.name}: no pixel to classify (scope {options.scope!r}, '
+            f'{int(scene.valid.sum())} pixels have data)'
+        )
+    return selected
+
+
+def _inside(scene: HyperspectralScene, path: str) -> NDArray[np.bool_]:
+    """Draw polygons onto the pixel grid; pixels whose centre is inside count."""
+    import geopandas
+    from rasterio.features import geometry_mask
+    from rasterio.transform import Affine
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'polygon: there is no file {path}')
+    frame = geopandas.read_file(path)
+    frame = frame[frame.geometry.notna()]
+    kinds = sorted(set(frame.geometry.geom_type))
+    if not kinds or not set(kinds) <= {'Polygon', 'MultiPolygon'}:
+        raise ValueError(f'polygon: {path} must hold polygons, found {kinds}')
+    if scene.crs is not None:
+        if frame.crs is None:
+            raise ValueError(
+                f'polygon: {path} has no coordinate reference system, the scene '
+                f'{scene.name} has one'
+            )
+        frame = frame.to_crs(scene.crs.to_wkt())
+    rows, cols, _ = scene.shape
+    mask: NDArray[np.bool_] = geometry_mask(
+        list(frame.geometry),
+        out_shape=(rows, cols),
+        transform=Affine.identity() if scene.transform is None else scene.transform,
+        invert=True,
+    )
+    return mask
