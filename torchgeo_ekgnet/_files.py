@@ -116,8 +116,8 @@ def no_room(path: Path, reason: str) -> OSError:
     free = shutil.disk_usage(path.parent).free
     return OSError(
         errno.ENOSPC,
-        f'the file could not be written ({reason}), found {_megabytes(free)} free on '
-        'this disk; free some room and start again',
+        f'{path.name} could not be written ({reason}); {_megabytes(free)} are free on '
+        'this disk. Free some room and start again',
         str(path),
     )
 

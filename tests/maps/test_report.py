@@ -14,7 +14,7 @@ from torch import nn
 
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.maps import Page, write_map, write_run_report
-from torchgeo_ekgnet.maps.run_report import learning_curves
+from torchgeo_ekgnet.maps.figure import learning_curves
 
 
 class Seen(HTMLParser):
