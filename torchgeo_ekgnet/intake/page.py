@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..datasets import HyperspectralScene
 from ..datasets.plotting import class_spectra, colour_labels, false_colour, plot_spectra
-from ..maps import Report
+from ..maps import Page
 from .overview import Overview
 
 __all__ = ('write_overview',)
@@ -34,7 +34,7 @@ def write_overview(overview: Overview, path: str | os.PathLike[str]) -> Path:
     """
     scene = overview.scene
     rows, cols, bands = scene.shape
-    page = Report(f'Scene {scene.name}', f'{rows:,} x {cols:,} pixels, {bands} bands')
+    page = Page(f'Scene {scene.name}', f'{rows:,} x {cols:,} pixels, {bands} bands')
     if scene.synthetic:
         page.notice('This scene is synthetic: a program made it.')
     for remark in overview.remarks:
