@@ -461,7 +461,10 @@ def test_process_errors_are_one_line(tmp_path: Path) -> None:
     ('arguments', 'message'),
     [
         (['--data.batch_size', '0'], 'batch_size is 0, expected at least 1'),
-        (['--data.pca', '0'], 'pca is 0, expected a positive number'),
+        (
+            ['--data.pca.num_components', '0'],
+            'pca: num_components is 0, expected a positive number',
+        ),
         (['--data.split.init_args.train', '0.99'], 'train + val is 1.19'),
         (
             ['--model.init_args.model_options', '{"num_expert": 8}'],

@@ -27,6 +27,7 @@ from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.maps import load_classifier, predict_map, write_map
 from torchgeo_ekgnet.maps.job import STAGING
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+from torchgeo_ekgnet.transforms import SpectralPCA
 
 OPTIONS: dict[str, Any] = {'window_size': 8, 'batch_size': 48}
 FILES = {'map.tif', 'map.tif.aux.xml', 'confidence.tif', 'map.png', 'report.html'}
@@ -156,9 +157,10 @@ def test_python_gives_the_same_map(tmp_path: Path, pca: int | None) -> None:
     """A checkpoint brings all its preprocessing, as few components or as many."""
     path = tmp_path / 'checkpoints' / 'best.ckpt'
     trainer = _trainer(ClassificationMap(**OPTIONS), max_epochs=1)
-    trainer.fit(_task(), _data(pca=pca))
+    preprocessing = {} if pca is None else {'pca': SpectralPCA(pca)}
+    trainer.fit(_task(), _data(**preprocessing))
     trainer.save_checkpoint(path)
-    trainer.predict(_task(), _data(pca=pca), ckpt_path=path)
+    trainer.predict(_task(), _data(**preprocessing), ckpt_path=path)
     classifier = load_classifier(path)
     data = _data()
     data.setup('predict')

@@ -189,8 +189,14 @@ class TestSplit:
         module = make(tmp_path, split=RandomSplit(0.5, 0.0))
         module.setup('fit')
         state = SimpleNamespace(fn='fit')
-        module.trainer = SimpleNamespace(state=state, ckpt_path=None)  # type: ignore[assignment]
+        trainer: Any = SimpleNamespace(
+            state=state, ckpt_path=None, callbacks=[], lr_scheduler_configs=[]
+        )
+        module.trainer = trainer
         assert module.val_dataloader() == []
+        trainer.callbacks.append(SimpleNamespace(monitor='val_loss'))
+        with pytest.raises(ValueError, match='leaves no validation pixel'):
+            module.val_dataloader()
 
 
 class TestNodata:

@@ -32,7 +32,7 @@ from torchgeo_ekgnet.datamodules import (
     SalinasADataModule,
     SyntheticSceneDataModule,
 )
-from torchgeo_ekgnet.datamodules.scene import PixelBatches, PixelDataset
+from torchgeo_ekgnet.datamodules.pixels import PixelBatches, PixelDataset
 from torchgeo_ekgnet.datasets import (
     BandSelection,
     CountSplit,
@@ -44,7 +44,13 @@ from torchgeo_ekgnet.datasets import (
 )
 from torchgeo_ekgnet.samplers import ClassBalancedSampler, PerClassSampler
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
-from torchgeo_ekgnet.transforms import PatchSource, orient
+from torchgeo_ekgnet.transforms import (
+    PatchAugmentation,
+    PatchSource,
+    SpectralNormalizer,
+    SpectralPCA,
+    orient,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings('ignore:.*Consider increasing the value of the'),
@@ -219,7 +225,7 @@ class TestAugmentation:
         assert torch.equal(self.batch(module, True), self.batch(module, False))
 
     def test_flips_and_turns_are_exact(self) -> None:
-        module = ready(flips=True, quarter_turns=True)
+        module = ready(augmentation=PatchAugmentation(flips=True, turns=True))
         plain = self.batch(module, False)
         torch.manual_seed(0)
         turned = self.batch(module, True)
@@ -231,7 +237,7 @@ class TestAugmentation:
         assert len(drawn) > 4
 
     def test_spectral(self) -> None:
-        module = ready(spectral_gain=0.1, spectral_offset=0.1, spectral_noise=0.1)
+        module = ready(augmentation=PatchAugmentation(gain=0.1, offset=0.1, noise=0.1))
         plain = self.batch(module, False)
         assert torch.equal(plain, self.batch(ready(), False))
         assert not torch.equal(plain, self.batch(module, True))
@@ -239,7 +245,7 @@ class TestAugmentation:
 
 class TestOptions:
     def test_train_statistics(self) -> None:
-        module = ready(normalize_over='train', batch_size=1000)
+        module = ready(normalization=SpectralNormalizer(over='train'), batch_size=1000)
         batch = next(iter(module.train_dataloader()))
         image = module.transfer_batch_to_device(batch, CPU, 0)['image']
         centre = image[:, :, 2, 2]
@@ -249,12 +255,12 @@ class TestOptions:
 
     @pytest.mark.parametrize('method', ['minmax', 'snv', 'l2', 'none'])
     def test_methods(self, method: Any) -> None:
-        module = ready(normalization=method)
+        module = ready(normalization=SpectralNormalizer(method))
         assert module.gather(torch.tensor([[3, 3]])).isfinite().all()
         assert module.describe()['normalization']['method'] == method
 
     def test_pca(self) -> None:
-        module = ready(pca=3, pca_whiten=True)
+        module = ready(pca=SpectralPCA(3, whiten=True))
         assert module.num_bands == 3
         assert module.gather(torch.tensor([[3, 3]])).shape == (1, 3, 5, 5)
         facts = module.describe()['pca']
@@ -303,30 +309,19 @@ class TestOptions:
         assert module.num_classes == 3
 
     @pytest.mark.parametrize(
-        ('kind', 'expected', 'size'),
-        [('balanced', ClassBalancedSampler, 60), ('per_class', PerClassSampler, 12)],
+        ('sampler', 'size'), [(ClassBalancedSampler(), 60), (PerClassSampler(4), 12)]
     )
-    def test_samplers(self, kind: Any, expected: type[Any], size: int) -> None:
-        each = 4 if kind == 'per_class' else None
-        module = ready(
-            split=CountSplit(20, val=2), sampler=kind, samples_per_class=each
-        )
+    def test_samplers(self, sampler: Any, size: int) -> None:
+        module = ready(split=CountSplit(20, val=2), sampler=sampler)
         loader = module.train_dataloader()
-        assert isinstance(loader.sampler, expected)
+        assert isinstance(loader.sampler, type(sampler))
         assert sum(len(batch['label']) for batch in loader) == size
 
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [
             ({'padding_mode': 'wrap'}, 'padding_mode is'),
-            ({'normalization': 'log'}, 'normalization is'),
-            ({'normalize_over': 'test'}, 'normalize_over is'),
-            ({'sampler': 'weighted'}, 'sampler is'),
-            ({'sampler': 'per_class'}, 'samples_per_class is None'),
-            ({'samples_per_class': 3}, 'samples_per_class is 3'),
             ({'batch_size': 0}, 'batch_size is 0'),
-            ({'spectral_noise': -1.0}, 'spectral noise'),
-            ({'pca': 0}, 'pca is 0'),
         ],
     )
     def test_bad_arguments(self, arguments: dict[str, Any], message: str) -> None:
@@ -338,7 +333,7 @@ class TestOptions:
         [
             ({'patch_size': 4}, 'odd'),
             ({'patch_size': 31}, 'larger than the scene'),
-            ({'pca': 9}, 'at most the 8 bands'),
+            ({'pca': SpectralPCA(9)}, 'at most the 8 bands'),
             ({'bands': [8]}, 'band 8'),
         ],
     )
@@ -372,7 +367,7 @@ class TestOptions:
         batch = module.transfer_batch_to_device(batch, CPU, 0)
         sample = {key: value[0] for key, value in batch.items()}
         sample['prediction'] = torch.tensor(1)
-        for kwargs in ({}, {'pca': 2}):
+        for kwargs in ({}, {'pca': SpectralPCA(2)}):
             assert ready('validate', **kwargs).plot(dict(sample), suptitle='A patch')
         assert module.plot(module.dataset[0])  # type: ignore[index]
         plt.close('all')
@@ -388,7 +383,10 @@ class TestTrainer:
         recwarn: pytest.WarningsRecorder,
     ) -> None:
         """torchgeo's own task trains, tests and predicts, validation plots included."""
-        module = synthetic(num_workers=num_workers, flips=True, quarter_turns=True)
+        module = synthetic(
+            num_workers=num_workers,
+            augmentation=PatchAugmentation(flips=True, turns=True),
+        )
         run = trainer(tmp_path, logger=TensorBoardLogger(tmp_path), max_epochs=2)
         run.fit(task, datamodule=module)
         assert run.global_step == 2 * 3
@@ -413,7 +411,7 @@ class TestTrainer:
         assert run.global_step == 3
 
     def test_distributed(self, task: ClassificationTask, tmp_path: Path) -> None:
-        module = synthetic(sampler='per_class', samples_per_class=5, batch_size=4)
+        module = synthetic(sampler=PerClassSampler(5), batch_size=4)
         run = trainer(
             tmp_path,
             devices=2,
@@ -511,10 +509,11 @@ class TestCheckpoint:
         return path
 
     def test_state_travels(self, task: ClassificationTask, tmp_path: Path) -> None:
-        path = self.save(task, tmp_path, pca=None, normalize_over='train')
+        over = SpectralNormalizer(over='train')
+        path = self.save(task, tmp_path, normalization=over)
         checkpoint = torch.load(path, weights_only=False)
         state = checkpoint['SyntheticSceneDataModule']
-        module = ready(normalize_over='train')
+        module = ready(normalization=over)
         assert state['split']['identity'] == module.split.identity()
         assert state['split']['settings']['seed'] == 1331
         assert state['patch_size'] == 5
@@ -550,12 +549,12 @@ class TestCheckpoint:
         [
             ({'patch_size': 7}, 'patch_size 5, this data module has 7'),
             ({'padding_mode': 'reflect'}, 'padding_mode'),
-            ({'normalization': 'minmax'}, 'normalization'),
-            ({'normalize_over': 'train'}, 'normalization'),
-            ({'pca': 4}, 'num_bands 8'),
+            ({'normalization': SpectralNormalizer('minmax')}, 'normalization'),
+            ({'normalization': SpectralNormalizer(over='train')}, 'normalization'),
+            ({'pca': SpectralPCA(4)}, 'num_bands 8'),
             ({'bands': [0, 1, 2, 3]}, 'num_bands 8'),
             ({'bands': [1, 0, 2, 3, 4, 5, 6, 7]}, 'other bands of the file'),
-            ({'pca': 8}, 'with pca None'),
+            ({'pca': SpectralPCA(8)}, 'with pca None'),
         ],
     )
     def test_other_data_are_refused(
@@ -572,10 +571,10 @@ class TestCheckpoint:
             module.setup('test')
 
     def test_statistics_are_taken_over(self) -> None:
-        module = ready(pca=3)
+        module = ready(pca=SpectralPCA(3))
         state = module.state_dict()
         state['normalizer']['offset'] = state['normalizer']['offset'] + 1
-        other = ready(pca=3)
+        other = ready(pca=SpectralPCA(3))
         other.load_state_dict(state)
         row_col = torch.tensor([[9, 9]])
         assert not torch.equal(other.gather(row_col), module.gather(row_col))
@@ -649,6 +648,61 @@ def test_nested_protocols_on_the_command_line() -> None:
     instantiate = getattr(parser, 'instantiate', parser.instantiate_classes)
     protocol = instantiate(config).data.protocol
     assert protocol.split.name == 'disjoint' and protocol.to.name == 'random'
+
+
+@pytest.mark.parametrize('written', ['in YAML', 'with class paths', 'as arguments'])
+def test_what_can_be_chosen_is_an_object(written: str, tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    parser.add_argument('--config', action='config')
+    parser.add_subclass_arguments(BaseDataModule, 'data')
+    chosen: dict[str, tuple[str, dict[str, Any]]] = {
+        'normalization': (
+            'transforms.SpectralNormalizer',
+            {'method': 'snv', 'over': 'train'},
+        ),
+        'pca': ('transforms.SpectralPCA', {'num_components': 4}),
+        'augmentation': ('transforms.PatchAugmentation', {'flips': True, 'gain': 0.1}),
+        'sampler': ('samplers.PerClassSampler', {'samples_per_class': 5}),
+    }
+    arguments: list[str] = []
+    options: dict[str, Any] = {}
+    for name, (path, values) in chosen.items():
+        if written == 'as arguments':
+            if name == 'sampler':
+                arguments.append(f'--data.sampler={path.split(".")[1]}')
+            arguments += [f'--data.{name}.{key}={v}' for key, v in values.items()]
+        elif written == 'with class paths' or name == 'sampler':
+            full = f'torchgeo_ekgnet.{path}'
+            options[name] = {'class_path': full, 'init_args': values}
+        else:
+            options[name] = values
+    config = {
+        'data': {
+            'class_path': 'torchgeo_ekgnet.datamodules.CustomSceneDataModule',
+            'init_args': {'cube': 'a.npy', **options},
+        }
+    }
+    (tmp_path / 'config.yaml').write_text(json.dumps(config))
+    parsed = parser.parse_args([f'--config={tmp_path / "config.yaml"}', *arguments])
+    instantiate = getattr(parser, 'instantiate', parser.instantiate_classes)
+    module = instantiate(parsed).data
+    assert repr(module.normalizer) == "SpectralNormalizer(method='snv', over='train')"
+    assert repr(module.pca) == 'SpectralPCA(num_components=4, whiten=False)'
+    assert module.augmentation.flips and module.augmentation.gain == 0.1
+    assert not module.augmentation.turns
+    assert repr(module.sampler) == 'PerClassSampler(5, seed=0)'
+
+
+def test_objects_are_not_fitted_for_others() -> None:
+    """Two data modules may be given the same objects."""
+    normalizer, pca = SpectralNormalizer(over='train'), SpectralPCA(3)
+    sampler = PerClassSampler(4)
+    for seed in (1, 2):
+        split = CountSplit(20, val=2, seed=seed)
+        ready(split=split, normalization=normalizer, pca=pca, sampler=sampler)
+    assert not normalizer.fitted and pca.mean is None
+    with pytest.raises(RuntimeError, match='call bind'):
+        len(sampler)
 
 
 class TestScenes:
@@ -727,7 +781,7 @@ class TestScenes:
         assert torch.equal(*statistics)
         cases: list[tuple[str, dict[str, Any]]] = [
             ('test', {}),
-            ('predict', {'pca': 2}),
+            ('predict', {'pca': SpectralPCA(2)}),
         ]
         for stage, options in cases:
             with pytest.raises(ValueError, match='no labelled pixel'):

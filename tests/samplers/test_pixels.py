@@ -15,8 +15,8 @@ LABELS = torch.tensor([3] * 90 + [1] * 9 + [7])
 
 def make(kind: type[Any], seed: int = 0) -> Any:
     if kind is PerClassSampler:
-        return PerClassSampler(LABELS, 12, seed)
-    return ClassBalancedSampler(LABELS, 300, seed)
+        return PerClassSampler(12, seed).bind(LABELS)
+    return ClassBalancedSampler(300, seed).bind(LABELS)
 
 
 KINDS = [ClassBalancedSampler, PerClassSampler]
@@ -36,11 +36,11 @@ def test_per_class_counts() -> None:
 
 
 def test_balanced_frequencies() -> None:
-    sampler = ClassBalancedSampler(LABELS, 3000)
+    sampler = ClassBalancedSampler(3000).bind(LABELS)
     counts = LABELS[list(sampler)].bincount()
     for label in (1, 3, 7):
         assert 900 < int(counts[label]) < 1100
-    assert len(ClassBalancedSampler(LABELS)) == 100
+    assert len(ClassBalancedSampler().bind(LABELS)) == 100
     assert len(set(sampler)) == 100
 
 
@@ -108,8 +108,21 @@ def test_lightnings_distributed_wrapper(kind: type[Any]) -> None:
 
 def test_errors() -> None:
     with pytest.raises(ValueError, match='labels is empty'):
-        ClassBalancedSampler([])
+        ClassBalancedSampler().bind([])
     with pytest.raises(ValueError, match='num_samples is 0'):
-        ClassBalancedSampler(LABELS, 0)
+        ClassBalancedSampler(0)
     with pytest.raises(ValueError, match='samples_per_class is 0'):
-        PerClassSampler(LABELS, 0)
+        PerClassSampler(0)
+    with pytest.raises(RuntimeError, match=r'no pixels yet: call bind'):
+        list(PerClassSampler(1))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_bind_leaves_the_sampler_as_it_is(kind: type[Any]) -> None:
+    sampler = kind(9, seed=5)
+    bound = sampler.bind(LABELS)
+    first = list(bound)
+    assert list(sampler.bind(LABELS)) == first
+    with pytest.raises(RuntimeError, match='call bind'):
+        list(sampler)
+    assert repr(bound) == repr(sampler) and 'seed=5' in repr(sampler)

@@ -25,6 +25,7 @@ from torchgeo_ekgnet.metrics import Accuracies, ConfusionCounts
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 from torchgeo_ekgnet.tasks.losses import balanced_weights
 from torchgeo_ekgnet.tasks.schedules import wave
+from torchgeo_ekgnet.transforms import PatchAugmentation, SpectralNormalizer
 
 from ..models.test_ekgnet import released_state
 
@@ -480,7 +481,7 @@ class TestCheckpoints:
         ('options', 'message'),
         [
             ({'split': RandomSplit(0.3, 0.2, 4)}, 'another split.*allow_other_split'),
-            ({'normalization': 'minmax'}, 'normalization'),
+            ({'normalization': SpectralNormalizer('minmax')}, 'normalization'),
         ],
     )
     def test_training_pixels_are_not_scored(
@@ -505,7 +506,7 @@ class TestCheckpoints:
         """The statistics of the training run are used, whatever the split."""
         split = RandomSplit(0.3, 0.2, 4)
         first, other = (
-            make_datamodule(normalize_over='train', **options)
+            make_datamodule(normalization=SpectralNormalizer(over='train'), **options)
             for options in ({}, {'split': split, 'allow_other_split': True})
         )
         make_trainer(tmp_path).fit(trained, first)
@@ -573,7 +574,8 @@ def test_compile_keeps_the_names_of_the_state_dict(
 @pytest.mark.parametrize('precision', ['64-true', 'bf16-true'])
 def test_true_precision(tmp_path: Path, precision: Any) -> None:
     task, trainer = make_task(), make_trainer(tmp_path, precision=precision)
-    trainer.fit(task, make_datamodule(spectral_gain=0.1, spectral_noise=0.1))
+    augmentation = PatchAugmentation(band_gain=0.1, noise=0.1)
+    trainer.fit(task, make_datamodule(augmentation=augmentation))
     expected = torch.float64 if precision == '64-true' else torch.bfloat16
     assert {p.dtype for p in task.model.parameters()} == {expected}
     assert torch.isfinite(trainer.callback_metrics['train_loss'])

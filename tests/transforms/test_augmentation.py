@@ -1,12 +1,20 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
-from torchgeo_ekgnet.transforms import RandomOrientation, SpectralJitter, orient
+from torchgeo_ekgnet.transforms import PatchAugmentation, orient
 
 CPU = torch.device('cpu')
+DEVIATIONS = ['gain', 'band_gain', 'offset', 'smooth_offset', 'noise']
+
+
+def make(**options: Any) -> PatchAugmentation:
+    return PatchAugmentation(**options)
 
 
 def test_orientations_are_the_eight_of_a_square() -> None:
@@ -30,53 +38,84 @@ def test_orientations_are_the_eight_of_a_square() -> None:
     ],
 )
 def test_drawn(flips: bool, turns: bool, expected: set[int]) -> None:
-    draw = RandomOrientation(flips, turns)
-    assert draw.active == bool(expected)
+    augmentation = PatchAugmentation(flips, turns)
     torch.manual_seed(0)
-    drawn = draw(400, CPU)
+    drawn = augmentation.draw_orientations(400, CPU)
     assert (set() if drawn is None else set(drawn.tolist())) == expected
     if drawn is not None:
         share = drawn.bincount().max() / 400
         assert share < 1.6 / len(expected)
         torch.manual_seed(0)
-        again = draw(400, CPU)
+        again = augmentation.draw_orientations(400, CPU)
         assert again is not None and torch.equal(drawn, again)
 
 
-def test_jitter_of_nothing_changes_nothing() -> None:
+def test_nothing_changes_nothing_and_draws_nothing() -> None:
     batch = {'image': torch.randn(2, 3, 5, 5), 'label': torch.tensor([0, 1])}
-    after = SpectralJitter()(batch)
+    before = torch.get_rng_state()
+    augmentation = PatchAugmentation()
+    after = augmentation(batch)
+    assert augmentation.draw_orientations(2, CPU) is None
     assert torch.equal(after['image'], batch['image'])
     assert after['label'] is batch['label']
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_gain_is_one_factor_per_band() -> None:
+@pytest.mark.parametrize(('name', 'each'), [('gain', 1), ('band_gain', 6)])
+def test_gain_is_one_factor_per_patch_or_band(name: str, each: int) -> None:
     torch.manual_seed(0)
     image = torch.rand(4, 6, 5, 5) + 1
-    after = SpectralJitter(gain=0.1)({'image': image})['image']
+    after = make(**{name: 0.1})({'image': image})['image']
     factor = after / image
     assert torch.allclose(factor, factor[:, :, :1, :1].expand_as(factor), atol=1e-6)
-    assert factor[:, :, 0, 0].unique().numel() == 24
+    per_patch = factor[:, :, 0, 0].round(decimals=4)
+    assert [row.unique().numel() for row in per_patch] == [each] * 4
+    assert len({tuple(row.tolist()) for row in per_patch}) == 4
 
 
 def test_offset_is_one_value_per_patch() -> None:
     torch.manual_seed(0)
     image = torch.zeros(4, 6, 5, 5)
-    after = SpectralJitter(offset=0.5)({'image': image})['image']
+    after = PatchAugmentation(offset=0.5)({'image': image})['image']
     assert torch.equal(after, after[:, :1, :1, :1].expand_as(after))
     assert after[:, 0, 0, 0].unique().numel() == 4
+
+
+@pytest.mark.parametrize('bands', [1, 5, 200])
+def test_smooth_offset_is_a_curve_over_the_bands(bands: int) -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(3000, bands, 3, 3)
+    after = PatchAugmentation(smooth_offset=0.5)({'image': image})['image']
+    curves = after[:, :, 0, 0]
+    assert torch.equal(after, curves[:, :, None, None].expand_as(after))
+    assert not torch.equal(curves[0], curves[1])
+    if bands == 200:
+        assert float(curves.std()) == pytest.approx(0.5, rel=0.05)
+        # Neighbours differ little, distant bands as if they were independent.
+        assert float(curves.diff(dim=1).std()) < 0.05
+        distant = torch.corrcoef(torch.stack([curves[:, 10], curves[:, 110]]))[0, 1]
+        assert abs(float(distant)) < 0.4
 
 
 def test_noise_has_the_wanted_spread() -> None:
     torch.manual_seed(0)
     batch = {'image': torch.zeros(8, 16, 11, 11)}
-    after = SpectralJitter(noise=0.2)(batch)['image']
+    after = PatchAugmentation(noise=0.2)(batch)['image']
     assert float(after.std()) == pytest.approx(0.2, rel=0.05)
     assert not batch['image'].any()
 
 
-@pytest.mark.parametrize('name', ['gain', 'offset', 'noise'])
-def test_negative(name: str) -> None:
-    with pytest.raises(ValueError, match=f'spectral {name} is -1'):
-        SpectralJitter(**{name: -1.0})
-    assert f'{name}=0.5' in repr(SpectralJitter(**{name: 0.5}))
+@pytest.mark.parametrize('name', DEVIATIONS)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_values_keep_their_type(name: str, dtype: torch.dtype) -> None:
+    image = torch.ones(2, 3, 5, 5, dtype=dtype)
+    after = make(**{name: 0.1})({'image': image})['image']
+    assert after.dtype == dtype and not torch.equal(after, image)
+
+
+@pytest.mark.parametrize('name', DEVIATIONS)
+@pytest.mark.parametrize('value', [-1.0, math.nan, math.inf])
+def test_no_standard_deviation(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f'{name} is {value}, expected a standard'):
+        make(**{name: value})
+    assert f'{name}=0.5' in repr(make(**{name: 0.5}))

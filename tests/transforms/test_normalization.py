@@ -96,7 +96,7 @@ def test_state(method: Any) -> None:
     again = SpectralNormalizer.from_state(normalizer.state_dict())
     assert np.array_equal(apply(normalizer, make_cube()), apply(again, make_cube()))
     assert again.fitted
-    with pytest.raises(ValueError, match='expected method, offset and scale'):
+    with pytest.raises(ValueError, match='expected method, over, offset and scale'):
         SpectralNormalizer.from_state({'method': method})
 
 
@@ -109,8 +109,10 @@ def test_state_of_lists() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match='normalization is'):
+    with pytest.raises(ValueError, match="method is 'log', expected one of"):
         SpectralNormalizer('log')  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="over is 'test', expected one of"):
+        SpectralNormalizer(over='test')  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match='call fit first'):
         apply(SpectralNormalizer(), make_cube())
     normalizer = SpectralNormalizer().fit(make_scene())

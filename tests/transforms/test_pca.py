@@ -57,11 +57,11 @@ def test_state() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match='pca is 0'):
+    with pytest.raises(ValueError, match='num_components is 0'):
         SpectralPCA(0)
     with pytest.raises(ValueError, match='at most the 6 bands'):
         SpectralPCA(7).fit(make_scene())
-    with pytest.raises(ValueError, match='fewer components than the 2'):
+    with pytest.raises(ValueError, match='fewer than the 2'):
         SpectralPCA(2).fit(make_scene(), np.array([[0, 0], [1, 1]]))
     with pytest.raises(RuntimeError, match='call fit first'):
         SpectralPCA(2)(torch.zeros(3, 6))

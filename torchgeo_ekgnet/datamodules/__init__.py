@@ -11,8 +11,9 @@ from .ksc import KSCDataModule
 from .labelled_pixels import LabelledPixelsDataModule
 from .pavia_centre import PaviaCentreDataModule
 from .pavia_university import PaviaUniversityDataModule
+from .pixels import PixelDataset, collate_pixels
 from .salinas import SalinasADataModule, SalinasDataModule
-from .scene import HyperspectralDataModule, PixelDataset, collate_pixels
+from .scene import HyperspectralDataModule
 from .synthetic import SyntheticSceneDataModule
 
 __all__ = (

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import GeoDataset
 
-from ..checkpoint import check_same_pixels, check_training_data
+from ..checkpoint import check_same_pixels
 from ..datasets.scene import jsonable_nodata
-from ..datasets.splits import SUBSETS, RandomSplit, Split, SplitProtocol
+from ..datasets.splits import SUBSETS, Split, SplitProtocol
 from ..samplers.labelled_pixels import LabelledPixelSampler, missing
-from .scene import after_setup
+from .base import SplitDataModule
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class BandZScore:
         return {**batch, 'image': scores.masked_fill(absent, 0.0)}
 
 
-class LabelledPixelsDataModule(GeoDataModule):
+class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
     """Patches round the labelled pixels of ``image & labels``.
 
     Both are torchgeo datasets: EnMAP, PRISMA or any other raster dataset, and one whose
@@ -108,9 +108,6 @@ class LabelledPixelsDataModule(GeoDataModule):
     Labelled pixels without image data are left out. Other pixels without data are 0
     after normalisation, like what lies beyond the images.
     """
-
-    #: Share of training and validation pixels of the default (random) split.
-    default_split = (0.6, 0.1)
 
     def __init__(
         self,
@@ -161,26 +158,14 @@ class LabelledPixelsDataModule(GeoDataModule):
         self.labels = labels
         self.class_values = class_values
         self.given_names = class_names
-        self.protocol: SplitProtocol | Split | None = split
+        self.protocol = split
         self.nodata = nodata
         self.unlabelled = [0] if unlabelled is None else unlabelled
         self.statistics_pixels = statistics_pixels
         self.allow_other_split = allow_other_split
-        self._split: Split | None = None
         self._nodata: float | None = None
         self._counts: dict[str, list[int]] = {}
         self._overlap: dict[str, float] = {}
-        self._pending: Mapping[str, Any] | None = None
-        self._checked_checkpoint: Any = None
-
-    @property
-    def split(self) -> Split:
-        """The places that train, validate and test, on the grid of all images.
-
-        Raises:
-            RuntimeError: Before setup.
-        """
-        return after_setup(self._split, 'split')
 
     @property
     def num_bands(self) -> int:
@@ -218,9 +203,7 @@ class LabelledPixelsDataModule(GeoDataModule):
             )
         if self._split is None:
             self._prepare()
-        if self._pending is not None:
-            state, self._pending = self._pending, None
-            self._apply(state)
+        self._apply_pending_state()
 
     def class_counts(self, subset: str = 'train') -> Tensor:
         """Count the patches of each class.
@@ -233,33 +216,12 @@ class LabelledPixelsDataModule(GeoDataModule):
         """
         return torch.tensor(self._counts[subset])
 
-    def _dataloader_factory(self, split: str) -> DataLoader[dict[str, Tensor]]:
-        """Make a data loader.
-
-        Args:
-            split: Either 'train', 'val' or 'test'.
-
-        Returns:
-            The data loader.
-
-        Raises:
-            MisconfigurationException: If there are no such pixels.
-            ValueError: If the network was, or may have been, trained on other pixels.
-        """
-        check_training_data(self)
-        loader: DataLoader[dict[str, Tensor]] = super()._dataloader_factory(split)
+    def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
+        """Make a data loader of windows."""
+        loader: DataLoader[dict[str, Tensor]] = GeoDataModule._dataloader_factory(
+            self, split
+        )
         return loader
-
-    def val_dataloader(self) -> Any:
-        """Make the data loader of validation pixels.
-
-        Returns:
-            The data loader, or no loader if a fit has no validation pixels.
-        """
-        fitting = self.trainer is not None and self.trainer.state.fn == 'fit'
-        if fitting and self.split.val.size == 0:
-            return []
-        return self._dataloader_factory('val')
 
     def describe(self) -> dict[str, Any]:
         """Describe the data as results report them.
@@ -303,25 +265,8 @@ class LabelledPixelsDataModule(GeoDataModule):
             return {}
         return {**self.describe(), 'mean': self.mean.tolist(), 'std': self.std.tolist()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the statistics of a checkpoint, if its split is this one.
-
-        Args:
-            state_dict: What :meth:`state_dict` gave.
-
-        Raises:
-            ValueError: If the network was trained with another split, patch size or
-                number of bands.
-        """
-        if self.trainer is not None:
-            self._checked_checkpoint = self.trainer.ckpt_path
-        if self._split is None:
-            self._pending = state_dict
-        else:
-            self._apply(state_dict)
-
-    def _apply(self, state: Mapping[str, Any]) -> None:
-        """Check a state and take it over."""
+    def _apply_state(self, state: Mapping[str, Any]) -> None:
+        """Check a state and take its statistics over."""
         check_same_pixels(state, self.describe(), self.allow_other_split)
         self._normalize(torch.tensor(state['mean']), torch.tensor(state['std']))
 
@@ -380,27 +325,12 @@ class LabelledPixelsDataModule(GeoDataModule):
         logger.info('LabelledPixelsDataModule: %s', self.describe()['split'])
 
     def _draw(self, pixels: LabelledPixelSampler, labels: NDArray[np.int64]) -> Split:
-        """Draw the split of the places.
-
-        Args:
-            pixels: The labelled pixels.
-            labels: Class of each from 1, 0 for none, shape (N,).
-
-        Returns:
-            The split.
-        """
+        """Draw the split of the places from the class of every pixel, 0 for none."""
         label_map = np.zeros(pixels.shape, dtype=np.int64)
         # Backwards, so that the first time of a place stays.
         known = np.flatnonzero(labels)[::-1]
         label_map[tuple(pixels.places[known].T)] = labels[known]
-        protocol = self.protocol
-        if protocol is None:
-            protocol = RandomSplit(*self.default_split)
-        split = (
-            protocol if isinstance(protocol, Split) else protocol(label_map, self.size)
-        )
-        split.labels(label_map, 'train')
-        return split
+        return self._draw_split(self.image, label_map, self.size)
 
     def _count(self, labels: NDArray[np.int64]) -> list[int]:
         """Count classes from 1."""

@@ -11,138 +11,33 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
-from ..checkpoint import check_same_pixels, check_training_data
+from ..checkpoint import check_same_pixels
 from ..datasets.base import read_patch
 from ..datasets.scene import BandSelection, HyperspectralScene
-from ..datasets.splits import RandomSplit, Split, SplitProtocol
+from ..datasets.splits import Split, SplitProtocol
 from ..datasets.windows import SceneWindows
-from ..samplers.pixels import ClassBalancedSampler, PerClassSampler
-from ..transforms.augmentation import RandomOrientation, SpectralJitter
-from ..transforms.normalization import METHODS, SpectralNormalizer
-from ..transforms.patches import PADDING_MODES, PatchSource
+from ..samplers.pixels import PixelSampler
+from ..transforms.augmentation import PatchAugmentation
+from ..transforms.normalization import SpectralNormalizer
+from ..transforms.patches import PaddingMode, PatchSource
 from ..transforms.pca import SpectralPCA
-
-T = TypeVar('T')
-
-
-class PixelDataset(Dataset[dict[str, Tensor]]):
-    """Positions, and labels if known, of a set of pixels.
-
-    A whole batch is taken by one index operation (``__getitems__``); use
-    :func:`collate_pixels` with it.
-    """
-
-    def __init__(
-        self, positions: NDArray[np.int64], labels: NDArray[np.int64] | None = None
-    ) -> None:
-        """Initialize a new dataset.
-
-        Args:
-            positions: Rows and columns, shape (N, 2).
-            labels: Classes from 0, shape (N,).
-        """
-        self.columns = {'row_col': torch.from_numpy(np.ascontiguousarray(positions))}
-        if labels is not None:
-            self.columns['label'] = torch.from_numpy(np.ascontiguousarray(labels))
-
-    def __len__(self) -> int:
-        """Number of pixels.
-
-        Returns:
-            N.
-        """
-        return len(self.columns['row_col'])
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Look up one pixel.
-
-        Args:
-            index: Number of the pixel.
-
-        Returns:
-            'row_col' of shape (2,) and, if known, 'label', a scalar.
-        """
-        return {name: column[index] for name, column in self.columns.items()}
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """Look up a batch of pixels.
-
-        Args:
-            indices: Numbers of the pixels.
-
-        Returns:
-            'row_col' of shape (B, 2) and, if known, 'label' of shape (B,).
-        """
-        chosen = torch.tensor(indices, dtype=torch.int64)
-        return {name: column[chosen] for name, column in self.columns.items()}
+from .base import SplitDataModule, after_setup
+from .pixels import PixelBatches, PixelDataset, collate_pixels
 
 
-class PixelBatches(Dataset[dict[str, Tensor]]):
-    """Pixels as whole batches, the same number of them for each of several processes.
-
-    Lightning deals the items of a dataset out to the processes, and repeats some if
-    they do not go round: pixels would be scored twice. These batches always go round.
-    They differ by at most one pixel; only with fewer pixels than batches some are empty.
-    """
-
-    def __init__(self, pixels: PixelDataset, batch_size: int, processes: int) -> None:
-        """Initialize a new dataset.
-
-        Args:
-            pixels: The pixels.
-            batch_size: Largest number of pixels in a batch.
-            processes: Number of processes.
-        """
-        self.pixels = pixels
-        rounds = math.ceil(len(pixels) / (batch_size * processes))
-        self.parts = np.array_split(np.arange(len(pixels)), rounds * processes)
-
-    def __len__(self) -> int:
-        """Number of batches.
-
-        Returns:
-            A multiple of the number of processes.
-        """
-        return len(self.parts)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Look up one batch.
-
-        Args:
-            index: Number of the batch.
-
-        Returns:
-            'row_col' of shape (B, 2) and, if known, 'label' of shape (B,).
-        """
-        return self.pixels.__getitems__(self.parts[index].tolist())
-
-
-def collate_pixels(samples: Any) -> Any:
-    """Collate what a dataset gave.
-
-    Args:
-        samples: A batch that is collated already, or a list of samples.
-
-    Returns:
-        The batch.
-    """
-    return samples if isinstance(samples, Mapping) else default_collate(samples)
-
-
-class HyperspectralDataModule(NonGeoDataModule):
+class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
     """Data module of one scene; subclasses name the scene.
 
     After :meth:`setup` the attributes ``scene``, ``split``, ``patch_source``,
@@ -165,9 +60,6 @@ class HyperspectralDataModule(NonGeoDataModule):
     #: Dataset of the scene.
     scene_dataset: ClassVar[type[NonGeoDataset] | None] = None
 
-    #: Share of training and validation pixels of the default (random) split.
-    default_split: ClassVar[tuple[float, float]] = (0.6, 0.1)
-
     mean = torch.tensor(0.0)
     std = torch.tensor(1.0)
 
@@ -179,19 +71,11 @@ class HyperspectralDataModule(NonGeoDataModule):
         num_workers: int = 0,
         split: SplitProtocol | None = None,
         bands: list[int] | BandSelection | None = None,
-        padding_mode: Literal['zeros', 'reflect'] = 'zeros',
-        normalization: Literal['zscore', 'minmax', 'snv', 'l2', 'none'] = 'zscore',
-        normalize_over: Literal['scene', 'train'] = 'scene',
-        pca: int | None = None,
-        pca_whiten: bool = False,
-        flips: bool = False,
-        quarter_turns: bool = False,
-        spectral_gain: float = 0.0,
-        spectral_offset: float = 0.0,
-        spectral_noise: float = 0.0,
-        sampler: Literal['random', 'balanced', 'per_class'] = 'random',
-        samples_per_class: int | None = None,
-        sampler_seed: int = 0,
+        padding_mode: PaddingMode = 'zeros',
+        normalization: SpectralNormalizer | None = None,
+        pca: SpectralPCA | None = None,
+        augmentation: PatchAugmentation | None = None,
+        sampler: PixelSampler | None = None,
         predict_batch_size: int | None = None,
         allow_other_split: bool = False,
         download: bool = False,
@@ -212,23 +96,16 @@ class HyperspectralDataModule(NonGeoDataModule):
                 wavelength; all by default.
             padding_mode: What lies beyond the border: 'zeros' after normalisation
                 (the paper), or 'reflect'.
-            normalization: 'zscore' and 'minmax' per band, 'snv' and 'l2' per pixel,
-                or 'none'.
-            normalize_over: Pixels that the statistics of a band come from: the whole
-                'scene' (the paper) or the pixels of 'train' only.
-            pca: Number of principal components that replace the bands, fitted on
-                training pixels.
-            pca_whiten: Whether components are scaled to unit variance.
-            flips: Whether training patches are flipped at random.
-            quarter_turns: Whether training patches are turned at random.
-            spectral_gain: Standard deviation of a random gain per band in training.
-            spectral_offset: Standard deviation of a random offset per training patch.
-            spectral_noise: Standard deviation of noise on training patches.
-            sampler: 'random' shuffles the training pixels, 'balanced' draws every
-                class equally often with replacement, 'per_class' draws
-                ``samples_per_class`` pixels of every class in each epoch.
-            samples_per_class: Pixels of every class per epoch, for 'per_class'.
-            sampler_seed: Seed of 'balanced' and 'per_class'.
+            normalization: What brings spectra to a common scale: z-scores over the
+                scene (the paper) by default.
+            pca: Principal components that replace the bands, fitted on training pixels;
+                none by default.
+            augmentation: What flips, turns and disturbs training patches; nothing by
+                default.
+            sampler: What draws the training pixels of an epoch:
+                :class:`~torchgeo_ekgnet.samplers.ClassBalancedSampler` or
+                :class:`~torchgeo_ekgnet.samplers.PerClassSampler`; by default all of
+                them are shuffled.
             predict_batch_size: Patches per batch in prediction, ``batch_size`` by
                 default.
             allow_other_split: Whether a checkpoint of another split or scene is
@@ -246,17 +123,13 @@ class HyperspectralDataModule(NonGeoDataModule):
                 f'{type(self).__name__} names no scene: use a data module of a scene '
                 'such as IndianPinesDataModule, or set scene_dataset in a subclass'
             )
-        _check_choice('padding_mode', padding_mode, PADDING_MODES)
-        _check_choice('normalization', normalization, METHODS)
-        _check_choice('normalize_over', normalize_over, ('scene', 'train'))
-        _check_choice('sampler', sampler, ('random', 'balanced', 'per_class'))
+        if padding_mode not in get_args(PaddingMode):
+            raise ValueError(
+                f'padding_mode is {padding_mode!r}, expected one of '
+                f'{get_args(PaddingMode)}'
+            )
         if batch_size < 1:
             raise ValueError(f'batch_size is {batch_size}, expected at least 1')
-        if (samples_per_class is None) == (sampler == 'per_class'):
-            raise ValueError(
-                f'samples_per_class is {samples_per_class} with sampler={sampler!r}: '
-                "give it with sampler='per_class' and only then"
-            )
         super().__init__(
             self.scene_dataset,
             batch_size,
@@ -270,35 +143,25 @@ class HyperspectralDataModule(NonGeoDataModule):
             **(dataset_options or {}),
         )
         self.patch_size = patch_size
-        self.protocol: SplitProtocol | Split | None = split
+        self.protocol = split
         self.bands = bands
-        self.padding_mode: Literal['zeros', 'reflect'] = padding_mode
-        self.normalization = normalization
-        self.normalize_over = normalize_over
-        self.pca_components = pca
-        self.pca_whiten = pca_whiten
-        self.orientation = RandomOrientation(flips, quarter_turns)
+        self.padding_mode = padding_mode
+        # Copies: what is fitted here stays here.
+        self.normalizer = copy.copy(normalization or SpectralNormalizer())
+        self.pca = copy.copy(pca)
+        self.augmentation = augmentation or PatchAugmentation()
         self.sampler = sampler
-        self.samples_per_class = samples_per_class
-        self.sampler_seed = sampler_seed
         self.predict_batch_size = predict_batch_size
         self.allow_other_split = allow_other_split
         self.collate_fn = collate_pixels
 
         # Patches are normalised where they are gathered.
         self.aug = nn.Identity()
-        jitter = SpectralJitter(spectral_gain, spectral_offset, spectral_noise)
-        if spectral_gain or spectral_offset or spectral_noise:
-            self.train_aug = jitter
+        self.train_aug = self.augmentation
 
-        self._normalizer = SpectralNormalizer(normalization)
-        self._pca = None if pca is None else SpectralPCA(pca, pca_whiten)
         self._scene: HyperspectralScene | None = None
-        self._split: Split | None = None
         self._patch_source: PatchSource | None = None
         self._description: dict[str, Any] | None = None
-        self._pending_state: dict[str, Any] | None = None
-        self._checked_checkpoint: Any = None
 
     @property
     def scene(self) -> HyperspectralScene:
@@ -308,15 +171,6 @@ class HyperspectralDataModule(NonGeoDataModule):
             RuntimeError: Before setup.
         """
         return after_setup(self._scene, 'scene')
-
-    @property
-    def split(self) -> Split:
-        """The training, validation and test pixels.
-
-        Raises:
-            RuntimeError: Before setup.
-        """
-        return after_setup(self._split, 'split')
 
     @property
     def patch_source(self) -> PatchSource:
@@ -356,30 +210,19 @@ class HyperspectralDataModule(NonGeoDataModule):
             self.predict_dataset = SceneWindows(
                 self.scene.valid, batch_size=self.predict_batch_size or self.batch_size
             )
-        if self._pending_state is not None:
-            state, self._pending_state = self._pending_state, None
-            self._apply_state(state)
+        self._apply_pending_state()
 
     def _prepare(self, stage: str) -> None:
-        """Read the scene and everything that hangs on it.
-
-        Args:
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-
-        Raises:
-            ValueError: If the scene has no labels and the stage needs some, or an
-                argument does not fit the scene.
-        """
+        """Read the scene and everything that hangs on it."""
         dataset: Any = self.dataset_class(**self.kwargs)
         scene: HyperspectralScene = dataset.scene
-        split = self._draw_split(dataset, stage)
+        split = self._split_of(dataset, stage)
         train = split.positions('train')
-        over = train if self.normalize_over == 'train' else None
-        self._normalizer.fit(scene, over)
-        if self._pca is not None:
-            self._pca.fit(scene, train, self._normalizer)
+        self.normalizer.fit(scene, train if self.normalizer.over == 'train' else None)
+        if self.pca is not None:
+            self.pca.fit(scene, train, self.normalizer)
         self._patch_source = PatchSource(
-            scene, self._normalizer, self.patch_size, self.padding_mode, self._pca
+            scene, self.normalizer, self.patch_size, self.padding_mode, self.pca
         )
         self.dataset = dataset
         self._scene = scene
@@ -400,53 +243,23 @@ class HyperspectralDataModule(NonGeoDataModule):
                 f'{ {names[k - 1]: names[v - 1] for k, v in split.relabel.items()} }'
             )
 
-    def _draw_split(self, dataset: Any, stage: str) -> Split:
-        """Draw the split of the scene.
-
-        Args:
-            dataset: The scene's dataset.
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-
-        Returns:
-            The split; an empty one if a scene without labels is to be mapped.
-
-        Raises:
-            ValueError: If there is nothing to train with.
-        """
+    def _split_of(self, dataset: Any, stage: str) -> Split:
+        """Draw the split; an empty one if a scene without labels is to be mapped."""
         scene: HyperspectralScene = dataset.scene
         if not scene.label_map.any():
-            needs_training = self.normalize_over == 'train' or self._pca is not None
+            needs_training = self.normalizer.over == 'train' or self.pca is not None
             if stage != 'predict' or needs_training:
                 raise ValueError(
                     f'scene {scene.name!r} has no labelled pixel: training, testing, '
-                    "normalize_over='train' and pca need labels"
+                    "normalization over 'train' and pca need labels"
                 )
             empty = np.empty(0, dtype=np.int64)
             rows, cols, _ = scene.shape
             return Split('unlabelled', {}, (rows, cols), empty, empty, empty)
-        protocol = self.protocol
-        if protocol is None:
-            protocol = self._default_protocol(dataset)
-        split = (
-            protocol
-            if isinstance(protocol, Split)
-            else protocol(scene.label_map, self.patch_size)
-        )
-        split.labels(scene.label_map, 'train')
+        split = self._draw_split(dataset, scene.label_map, self.patch_size)
         if split.train.size == 0:
             raise ValueError(f'split {split.protocol!r} has no training pixel')
         return split
-
-    def _default_protocol(self, dataset: Any) -> SplitProtocol:
-        """Choose the split if none is given.
-
-        Args:
-            dataset: The scene's dataset.
-
-        Returns:
-            The protocol.
-        """
-        return RandomSplit(*self.default_split)
 
     def teardown(self, stage: str) -> None:
         """Free the cubes on the devices.
@@ -506,7 +319,7 @@ class HyperspectralDataModule(NonGeoDataModule):
             row_col = batch['row_col']
             orientation = None
             if self.trainer is not None and self.trainer.training:
-                orientation = self.orientation(len(row_col), device)
+                orientation = self.augmentation.draw_orientations(len(row_col), device)
             image = self.patch_source.gather(
                 row_col, device, orientation, batch.get('bounds')
             )
@@ -526,36 +339,8 @@ class HyperspectralDataModule(NonGeoDataModule):
         """
         return self._dataloader_factory('train')
 
-    def val_dataloader(self) -> Any:
-        """Make the data loader of validation pixels.
-
-        Returns:
-            The data loader, or no loader if a fit has no validation pixels.
-
-        Raises:
-            ValueError: If a fit without validation pixels depends on them.
-        """
-        fitting = self.trainer is not None and self.trainer.state.fn == 'fit'
-        if fitting and self.split.val.size == 0:
-            _check_monitors(self.trainer)
-            return []
-        return self._dataloader_factory('val')
-
-    def _dataloader_factory(self, split: str) -> DataLoader[dict[str, Tensor]]:
-        """Make a data loader.
-
-        Args:
-            split: Either 'train', 'val', 'test', or 'predict'.
-
-        Returns:
-            The data loader.
-
-        Raises:
-            MisconfigurationException: If :meth:`setup` was not called, or there are no
-                such pixels.
-            ValueError: If the network was, or may have been, trained on other pixels.
-        """
-        check_training_data(self)
+    def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
+        """Make a data loader of positions, or of windows for a map."""
         # Positions cost nothing to load: worker processes would only slow it down.
         warnings.filterwarnings(
             'ignore', '.*does not have many workers', PossibleUserWarning
@@ -594,15 +379,11 @@ class HyperspectralDataModule(NonGeoDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
-    def _train_sampler(self) -> ClassBalancedSampler | PerClassSampler | None:
-        """Make the sampler of training pixels."""
-        if self.sampler == 'random':
+    def _train_sampler(self) -> PixelSampler | None:
+        """Make the sampler of training pixels, None for a plain shuffle."""
+        if self.sampler is None:
             return None
-        labels = self.split.labels(self.scene.label_map, 'train')
-        if self.sampler == 'balanced':
-            return ClassBalancedSampler(labels, seed=self.sampler_seed)
-        assert self.samples_per_class is not None
-        return PerClassSampler(labels, self.samples_per_class, self.sampler_seed)
+        return self.sampler.bind(self.split.labels(self.scene.label_map, 'train'))
 
     def plot(self, sample: dict[str, Any], **kwargs: Any) -> Figure | None:
         """Plot a sample in the scene's own units.
@@ -648,17 +429,17 @@ class HyperspectralDataModule(NonGeoDataModule):
                 'patch_size': self.patch_size,
                 'padding_mode': self.padding_mode,
                 'normalization': {
-                    'method': self.normalization,
-                    'over': self.normalize_over,
+                    'method': self.normalizer.method,
+                    'over': self.normalizer.over,
                 },
                 'bands': [int(band) for band in self.scene.band_indices],
                 'pca': (
                     None
-                    if self._pca is None
+                    if self.pca is None
                     else {
-                        'num_components': self._pca.num_components,
-                        'whiten': self._pca.whiten,
-                        'variance_ratio': self._pca.variance_ratio,
+                        'num_components': self.pca.num_components,
+                        'whiten': self.pca.whiten,
+                        'variance_ratio': self.pca.variance_ratio,
                     }
                 ),
                 'num_bands': self.num_bands,
@@ -677,26 +458,9 @@ class HyperspectralDataModule(NonGeoDataModule):
             return {}
         return {
             **self.describe(),
-            'normalizer': self._normalizer.state_dict(),
-            'pca': None if self._pca is None else self._pca.state_dict(),
+            'normalizer': self.normalizer.state_dict(),
+            'pca': None if self.pca is None else self.pca.state_dict(),
         }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the preprocessing of a checkpoint, if its split is this one.
-
-        Args:
-            state_dict: What :meth:`state_dict` gave.
-
-        Raises:
-            ValueError: If the network was trained with another split, scene, patch
-                size, padding, normalisation or other bands.
-        """
-        if self.trainer is not None:
-            self._checked_checkpoint = self.trainer.ckpt_path
-        if self._scene is None:
-            self._pending_state = state_dict
-        else:
-            self._apply_state(state_dict)
 
     def _apply_state(self, state: Mapping[str, Any]) -> None:
         """Check a state and take it over."""
@@ -704,58 +468,5 @@ class HyperspectralDataModule(NonGeoDataModule):
         check_same_pixels(state, self.describe(), self.allow_other_split, scored)
         self.patch_source.clear()
         self._patch_source = PatchSource.from_state(self.scene, state)
-        self._normalizer = self._patch_source.normalizer
-        self._pca = self._patch_source.pca
-
-
-def _check_monitors(trainer: Any) -> None:
-    """Refuse to train without validation pixels if something waits for their score.
-
-    Args:
-        trainer: The trainer.
-
-    Raises:
-        ValueError: If a callback or schedule monitors a figure of the validation.
-    """
-    for watcher in (*trainer.callbacks, *trainer.lr_scheduler_configs):
-        monitor = str(getattr(watcher, 'monitor', None))
-        if monitor.startswith('val_'):
-            name = type(getattr(watcher, 'scheduler', watcher)).__name__
-            raise ValueError(
-                f'the split leaves no validation pixel, and {name} monitors '
-                f'{monitor!r}: give a split with val > 0, or let it monitor '
-                f'{monitor.replace("val_", "train_")!r}'
-            )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is not among the choices.
-
-    Args:
-        name: Name of the argument.
-        value: Its value.
-        choices: Words that are allowed.
-
-    Raises:
-        ValueError: If the value is another one.
-    """
-    if value not in choices:
-        raise ValueError(f'{name} is {value!r}, expected one of {choices}')
-
-
-def after_setup(value: T | None, name: str) -> T:
-    """Give an attribute that setup sets.
-
-    Args:
-        value: The attribute, None before setup.
-        name: Its name.
-
-    Returns:
-        The attribute.
-
-    Raises:
-        RuntimeError: If it is not set.
-    """
-    if value is None:
-        raise RuntimeError(f'{name} is known after setup: call setup(stage) first')
-    return value
+        self.normalizer = self._patch_source.normalizer
+        self.pca = self._patch_source.pca

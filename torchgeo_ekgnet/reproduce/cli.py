@@ -578,8 +578,8 @@ def with_seed(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         if 'seed' in inspect.signature(import_class(split['class_path'])).parameters:
             split.setdefault('init_args', {})['seed'] = seed
         arguments['split'] = split
-    if arguments.get('sampler', 'random') != 'random':
-        arguments['sampler_seed'] = seed
+    if arguments.get('sampler') is not None:
+        arguments['sampler'].setdefault('init_args', {})['seed'] = seed
     return seeded
 
 

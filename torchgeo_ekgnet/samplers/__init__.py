@@ -4,11 +4,12 @@
 """Samplers over labelled pixels."""
 
 from .labelled_pixels import CentreLabel, LabelledPixelSampler
-from .pixels import ClassBalancedSampler, PerClassSampler
+from .pixels import ClassBalancedSampler, PerClassSampler, PixelSampler
 
 __all__ = (
     'CentreLabel',
     'ClassBalancedSampler',
     'LabelledPixelSampler',
     'PerClassSampler',
+    'PixelSampler',
 )

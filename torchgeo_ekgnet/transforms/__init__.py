@@ -3,15 +3,14 @@
 
 """Normalisation, components, augmentation and patches of spectra."""
 
-from .augmentation import RandomOrientation, SpectralJitter, orient
+from .augmentation import PatchAugmentation, orient
 from .normalization import SpectralNormalizer
 from .patches import PatchSource, gather_patches
 from .pca import SpectralPCA
 
 __all__ = (
+    'PatchAugmentation',
     'PatchSource',
-    'RandomOrientation',
-    'SpectralJitter',
     'SpectralNormalizer',
     'SpectralPCA',
     'gather_patches',

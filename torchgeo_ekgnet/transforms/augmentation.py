@@ -1,8 +1,9 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Augmentation of patches: exact flips and turns, gain and noise of bands."""
+"""Augmentation of patches: exact flips and turns, and changes of the spectra."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 #: Orientations are numbered 0 to 7: quarter turns (counter-clockwise) modulo 4, after
 #: a left-right flip from 4 on.
 NUM_ORIENTATIONS = 8
+
+#: Cosines that a smooth offset is made of.
+_NUM_CURVES = 6
 
 
 def orient(patches: Tensor, orientation: int) -> Tensor:
@@ -29,40 +33,59 @@ def orient(patches: Tensor, orientation: int) -> Tensor:
     return torch.rot90(patches, orientation % 4, (-2, -1))
 
 
-class RandomOrientation:
-    """Draw an orientation for every patch of a batch, on the batch's device."""
+class PatchAugmentation(nn.Module):
+    """Flip, turn and disturb training patches at random, on the batch's device.
 
-    def __init__(self, flips: bool = False, quarter_turns: bool = False) -> None:
-        """Initialize a new drawing.
+    Flips and turns are drawn by :meth:`draw_orientations` and happen where the patches
+    are gathered. Then, with independent standard normal draws e, a value x of band b in
+    patch i becomes
+
+    ``x * (1 + gain * e[i]) * (1 + band_gain * e[i, b]) + offset * e[i]
+    + smooth_offset * c[i, b] + noise * e[i, b, row, col]``,
+
+    where c[i] is a random curve over the bands of about unit variance: the sum of the
+    first six cosines with normal weights. Values are in normalised units. What is 0
+    draws no random number.
+    """
+
+    def __init__(
+        self,
+        flips: bool = False,
+        turns: bool = False,
+        gain: float = 0.0,
+        band_gain: float = 0.0,
+        offset: float = 0.0,
+        smooth_offset: float = 0.0,
+        noise: float = 0.0,
+    ) -> None:
+        """Initialize a new augmentation.
 
         Args:
             flips: Whether patches are flipped left-right and up-down, each with
                 probability one half.
-            quarter_turns: Whether patches are turned by 0, 90, 180 or 270 degrees with
-                equal probability.
+            turns: Whether patches are turned by 0, 90, 180 or 270 degrees with equal
+                probability.
+            gain: Standard deviation of a factor per patch.
+            band_gain: Standard deviation of a factor per band of a patch.
+            offset: Standard deviation of an offset per patch.
+            smooth_offset: Standard deviation of an offset that changes smoothly over
+                the bands of a patch.
+            noise: Standard deviation of noise per value.
+
+        Raises:
+            ValueError: If a standard deviation is negative, NaN or infinite.
         """
+        super().__init__()
         self.flips = flips
-        self.quarter_turns = quarter_turns
-        match flips, quarter_turns:
-            case True, True:
-                allowed = list(range(NUM_ORIENTATIONS))
-            case True, False:
-                # Turning by 180 degrees after a left-right flip is an up-down flip.
-                allowed = [0, 2, 4, 6]
-            case False, True:
-                allowed = [0, 1, 2, 3]
-            case _:
-                allowed = [0]
-        self.allowed = torch.tensor(allowed)
-        self._on_device: dict[torch.device, Tensor] = {}
+        self.turns = turns
+        self.gain = _checked('gain', gain)
+        self.band_gain = _checked('band_gain', band_gain)
+        self.offset = _checked('offset', offset)
+        self.smooth_offset = _checked('smooth_offset', smooth_offset)
+        self.noise = _checked('noise', noise)
 
-    @property
-    def active(self) -> bool:
-        """Whether there is more than one orientation to draw from."""
-        return self.allowed.numel() > 1
-
-    def __call__(self, batch_size: int, device: torch.device) -> Tensor | None:
-        """Draw orientations without waiting for the device.
+    def draw_orientations(self, batch_size: int, device: torch.device) -> Tensor | None:
+        """Draw a flip and turn of every patch, without waiting for the device.
 
         Args:
             batch_size: Number of patches.
@@ -71,49 +94,15 @@ class RandomOrientation:
         Returns:
             Orientations 0 to 7, shape (batch_size,), or None if nothing is drawn.
         """
-        if not self.active:
+        if not (self.flips or self.turns):
             return None
-        allowed = self._on_device.get(device)
-        if allowed is None:
-            allowed = self._on_device[device] = self.allowed.to(device)
-        drawn = torch.randint(allowed.numel(), (batch_size,), device=device)
-        return allowed[drawn]
-
-
-class SpectralJitter(nn.Module):
-    """Random gain per band, offset per patch and noise per value.
-
-    With standard deviations ``g``, ``o`` and ``n``, and independent standard normal
-    draws e, a value x of band b in patch i becomes
-    ``x * (1 + g * e[i, b]) + o * e[i] + n * e[i, b, row, col]``. Values are in
-    normalised units.
-    """
-
-    def __init__(
-        self, gain: float = 0.0, offset: float = 0.0, noise: float = 0.0
-    ) -> None:
-        """Initialize a new augmentation.
-
-        Args:
-            gain: Standard deviation of the gain of a band.
-            offset: Standard deviation of the offset of a whole patch.
-            noise: Standard deviation of the noise of a value.
-
-        Raises:
-            ValueError: If a standard deviation is negative.
-        """
-        super().__init__()
-        for name, value in (('gain', gain), ('offset', offset), ('noise', noise)):
-            if value < 0:
-                raise ValueError(
-                    f'spectral {name} is {value}, expected a standard deviation >= 0'
-                )
-        self.gain = gain
-        self.offset = offset
-        self.noise = noise
+        count = NUM_ORIENTATIONS if self.flips and self.turns else 4
+        drawn = torch.randint(count, (batch_size,), device=device)
+        # An up-down flip is a left-right flip with half a turn: 0, 2, 4 and 6.
+        return drawn if self.turns else 2 * drawn
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Augment the images of a batch.
+        """Disturb the spectra of a batch.
 
         Args:
             batch: A batch with 'image' of shape (B, bands, P, P).
@@ -124,21 +113,43 @@ class SpectralJitter(nn.Module):
         image: Tensor = batch['image']
         size, bands = image.shape[:2]
         if self.gain:
-            gain = torch.randn(
-                size, bands, 1, 1, device=image.device, dtype=image.dtype
-            )
-            image = image * (1 + self.gain * gain)
+            image = image * (1 + self.gain * image.new_empty(size, 1, 1, 1).normal_())
+        if self.band_gain:
+            gain = image.new_empty(size, bands, 1, 1).normal_()
+            image = image * (1 + self.band_gain * gain)
         if self.offset:
-            offset = torch.randn(size, 1, 1, 1, device=image.device, dtype=image.dtype)
-            image = image + self.offset * offset
+            image = image + self.offset * image.new_empty(size, 1, 1, 1).normal_()
+        if self.smooth_offset:
+            weights = image.new_empty(size, _NUM_CURVES).normal_()
+            curves = weights @ _cosines(bands, image)
+            image = image + self.smooth_offset * curves[:, :, None, None]
         if self.noise:
             image = image + self.noise * torch.randn_like(image)
         return {**batch, 'image': image}
 
     def extra_repr(self) -> str:
-        """Write the arguments.
+        """Write the arguments."""
+        return (
+            f'flips={self.flips}, turns={self.turns}, gain={self.gain}, '
+            f'band_gain={self.band_gain}, offset={self.offset}, '
+            f'smooth_offset={self.smooth_offset}, noise={self.noise}'
+        )
 
-        Returns:
-            The standard deviations.
-        """
-        return f'gain={self.gain}, offset={self.offset}, noise={self.noise}'
+
+def _checked(name: str, value: float) -> float:
+    """Refuse what is no standard deviation."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(
+            f'augmentation: {name} is {value}, expected a standard deviation: a finite '
+            'number, 0 or more'
+        )
+    return value
+
+
+def _cosines(bands: int, like: Tensor) -> Tensor:
+    """The slowest cosines over the bands, shape (_NUM_CURVES, bands), power 1 in all."""
+    order = torch.arange(_NUM_CURVES, device=like.device)
+    place = torch.arange(bands, device=like.device) + 0.5
+    curves = torch.cos(math.pi / bands * order[:, None] * place)
+    power = torch.where(order > 0, 2.0, 1.0) / _NUM_CURVES
+    return (curves * power.sqrt()[:, None]).to(like.dtype)

@@ -4,7 +4,7 @@
 """Normalisation of spectra."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 Method = Literal['zscore', 'minmax', 'snv', 'l2', 'none']
 
-METHODS = ('zscore', 'minmax', 'snv', 'l2', 'none')
+Over = Literal['scene', 'train']
 
 #: Upper bound on the values that a scan of the scene holds at once.
 _BLOCK_VALUES = 1 << 22
@@ -84,25 +84,37 @@ class SpectralNormalizer:
     ======== ==========================================================
 
     Standard deviations divide by N (ddof 0). A band, or a pixel, without spread is
-    set to zero. ``zscore`` over the whole scene is what the paper does; the
-    statistics can be taken over training pixels only. Pixels without data never enter
-    a statistic.
+    set to zero. ``zscore`` over the whole scene is what the paper does. Pixels without
+    data never enter a statistic.
     """
 
-    def __init__(self, method: Method = 'zscore') -> None:
+    def __init__(self, method: Method = 'zscore', over: Over = 'scene') -> None:
         """Initialize a new normalizer.
 
         Args:
             method: 'zscore', 'minmax', 'snv', 'l2' or 'none'.
+            over: Pixels that a data module takes the statistics of a band from: the
+                whole 'scene', test pixels included, or the pixels of 'train' only.
 
         Raises:
-            ValueError: If the method is unknown.
+            ValueError: If a word is unknown.
         """
-        if method not in METHODS:
-            raise ValueError(f'normalization is {method!r}, expected one of {METHODS}')
+        for name, value, known in (
+            ('method', method, get_args(Method)),
+            ('over', over, get_args(Over)),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f'normalization: {name} is {value!r}, expected one of {known}'
+                )
         self.method: Method = method
+        self.over: Over = over
         self.offset: Tensor | None = None
         self.scale: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """Write the arguments."""
+        return f'{type(self).__name__}(method={self.method!r}, over={self.over!r})'
 
     @property
     def per_band(self) -> bool:
@@ -217,10 +229,15 @@ class SpectralNormalizer:
         """Give the method and its statistics.
 
         Returns:
-            'method', 'offset' and 'scale' (float64 tensors of shape (bands,), or
-            None).
+            'method', 'over', 'offset' and 'scale' (float64 tensors of shape (bands,),
+            or None).
         """
-        return {'method': self.method, 'offset': self.offset, 'scale': self.scale}
+        return {
+            'method': self.method,
+            'over': self.over,
+            'offset': self.offset,
+            'scale': self.scale,
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> 'SpectralNormalizer':
@@ -236,7 +253,7 @@ class SpectralNormalizer:
             ValueError: If the state lacks an entry.
         """
         try:
-            normalizer = cls(state['method'])
+            normalizer = cls(state['method'], state['over'])
             for name in ('offset', 'scale'):
                 value = state[name]
                 if value is not None:
@@ -245,6 +262,6 @@ class SpectralNormalizer:
         except KeyError as error:
             raise ValueError(
                 f'normalizer state has the entries {sorted(state)}, expected method, '
-                'offset and scale'
+                'over, offset and scale'
             ) from error
         return normalizer

@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from .normalization import SpectralNormalizer, SpectralScene
 from .pca import SpectralPCA
 
 PaddingMode = Literal['zeros', 'reflect']
-
-PADDING_MODES = ('zeros', 'reflect')
 
 #: Upper bound on the values that are normalised at once.
 _BLOCK_VALUES = 1 << 22
@@ -137,9 +135,10 @@ class PatchSource:
                 f'patch_size is {patch_size}, expected at most {min(rows, cols)}: the '
                 f'scene has {rows} x {cols} pixels'
             )
-        if padding_mode not in PADDING_MODES:
+        if padding_mode not in get_args(PaddingMode):
             raise ValueError(
-                f'padding_mode is {padding_mode!r}, expected one of {PADDING_MODES}'
+                f'padding_mode is {padding_mode!r}, expected one of '
+                f'{get_args(PaddingMode)}'
             )
         self.scene = scene
         self.normalizer = normalizer

@@ -34,7 +34,7 @@ class SpectralPCA:
         """
         if num_components < 1:
             raise ValueError(
-                f'pca is {num_components}, expected a positive number of components'
+                f'pca: num_components is {num_components}, expected a positive number'
             )
         self.num_components = num_components
         self.whiten = whiten
@@ -42,6 +42,13 @@ class SpectralPCA:
         self.components: Tensor | None = None
         self.variance: Tensor | None = None
         self.variance_ratio: float | None = None
+
+    def __repr__(self) -> str:
+        """Write the arguments."""
+        return (
+            f'{type(self).__name__}(num_components={self.num_components}, '
+            f'whiten={self.whiten})'
+        )
 
     def fit(
         self,
@@ -66,8 +73,8 @@ class SpectralPCA:
         bands = scene.shape[2]
         if self.num_components > bands:
             raise ValueError(
-                f'pca is {self.num_components}, expected at most the {bands} bands of '
-                'the scene'
+                f'pca: num_components is {self.num_components}, expected at most the '
+                f'{bands} bands of the scene'
             )
         count = 0
         mean = np.zeros(bands)
@@ -87,7 +94,7 @@ class SpectralPCA:
             count = total
         if count <= self.num_components:
             raise ValueError(
-                f'pca is {self.num_components}, expected fewer components than the '
+                f'pca: num_components is {self.num_components}, expected fewer than the '
                 f'{count} training pixels'
             )
         if not np.isfinite(scatter).all():

@@ -1,0 +1,149 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What every data module with a split shares, whatever its pixels come from."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchgeo.datamodules import BaseDataModule
+
+from ..checkpoint import check_training_data
+from ..datasets.splits import RandomSplit, Split, SplitProtocol
+
+T = TypeVar('T')
+
+
+class SplitDataModule(BaseDataModule):
+    """Base of data modules whose split travels in every checkpoint.
+
+    A network is refused if the data module would show it other pixels than it was
+    trained with: testing it would score training pixels.
+    """
+
+    #: Share of training and validation pixels of the default (random) split.
+    default_split: ClassVar[tuple[float, float]] = (0.6, 0.1)
+
+    #: Protocol that draws the split, or a split; None for the default one.
+    protocol: SplitProtocol | Split | None
+
+    #: Whether a checkpoint of another split is accepted, with a warning.
+    allow_other_split: bool
+
+    _split: Split | None = None
+    _pending_state: Mapping[str, Any] | None = None
+    _checked_checkpoint: Any = None
+
+    @property
+    def split(self) -> Split:
+        """The training, validation and test pixels.
+
+        Raises:
+            RuntimeError: Before setup.
+        """
+        return after_setup(self._split, 'split')
+
+    def _default_protocol(self, dataset: Any) -> SplitProtocol:
+        """Choose the protocol of a dataset if none is given."""
+        return RandomSplit(*self.default_split)
+
+    def _draw_split(
+        self, dataset: Any, label_map: NDArray[np.integer[Any]], patch_size: int
+    ) -> Split:
+        """Draw the split of a dataset with these labels."""
+        split = self.protocol or self._default_protocol(dataset)
+        if not isinstance(split, Split):
+            split = split(label_map, patch_size)
+        split.labels(label_map, 'train')
+        return split
+
+    def val_dataloader(self) -> Any:
+        """Make the data loader of validation pixels.
+
+        Returns:
+            The data loader, or no loader if a fit has no validation pixels.
+
+        Raises:
+            ValueError: If a fit without validation pixels depends on them.
+        """
+        fitting = self.trainer is not None and self.trainer.state.fn == 'fit'
+        if fitting and self.split.val.size == 0:
+            _check_monitors(self.trainer)
+            return []
+        return self._dataloader_factory('val')
+
+    def _dataloader_factory(self, split: str) -> DataLoader[dict[str, Tensor]]:
+        """Make the data loader of 'train', 'val', 'test' or 'predict'."""
+        check_training_data(self)
+        return self._loader(split)
+
+    @abstractmethod
+    def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
+        """Make a data loader for a network that was trained on these pixels."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Describe the data as results report them."""
+
+    @abstractmethod
+    def _apply_state(self, state: Mapping[str, Any]) -> None:
+        """Check the state of a checkpoint and take its preprocessing over."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the preprocessing of a checkpoint, if its split is this one.
+
+        Args:
+            state_dict: What ``state_dict`` gave.
+
+        Raises:
+            ValueError: If the network was trained with another split, scene or
+                preprocessing.
+        """
+        if self.trainer is not None:
+            self._checked_checkpoint = self.trainer.ckpt_path
+        if self._split is None:
+            self._pending_state = state_dict
+        else:
+            self._apply_state(state_dict)
+
+    def _apply_pending_state(self) -> None:
+        """Take over a state that was loaded before setup."""
+        if self._pending_state is not None:
+            state, self._pending_state = self._pending_state, None
+            self._apply_state(state)
+
+
+def after_setup(value: T | None, name: str) -> T:
+    """Give an attribute that setup sets.
+
+    Args:
+        value: The attribute, None before setup.
+        name: Its name.
+
+    Returns:
+        The attribute.
+
+    Raises:
+        RuntimeError: If it is not set.
+    """
+    if value is None:
+        raise RuntimeError(f'{name} is known after setup: call setup(stage) first')
+    return value
+
+
+def _check_monitors(trainer: Any) -> None:
+    """Refuse to train without validation pixels if something waits for their score."""
+    for watcher in (*trainer.callbacks, *trainer.lr_scheduler_configs):
+        monitor = str(getattr(watcher, 'monitor', None))
+        if monitor.startswith('val_'):
+            name = type(getattr(watcher, 'scheduler', watcher)).__name__
+            raise ValueError(
+                f'the split leaves no validation pixel, and {name} monitors '
+                f'{monitor!r}: give a split with val > 0, or let it monitor '
+                f'{monitor.replace("val_", "train_")!r}'
+            )
