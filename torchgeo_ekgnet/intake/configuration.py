@@ -183,8 +183,9 @@ def _data(found: SceneFiles, advice: Advice) -> list[str]:
         *_line(
             4, 'batch_size', advice.batch_size, advice.reasons.get('batch_size', '')
         ),
-        '    flips: true  # training patches are flipped and turned at random',
-        '    quarter_turns: true',
+        '    augmentation:  # of training patches, at random',
+        '      flips: true',
+        '      turns: true',
         *_comment(4, advice.reasons['split']),
         '    split:',
         f'      class_path: torchgeo_ekgnet.datasets.{type(advice.protocol).__name__}',
