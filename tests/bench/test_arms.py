@@ -1,0 +1,119 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What is compared, and its memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from torchgeo_ekgnet.bench import arms as bench_arms
+from torchgeo_ekgnet.bench import build_parser
+from torchgeo_ekgnet.bench.measure import WARM_UPS
+
+from .conftest import SMALL
+
+CPU = torch.device('cpu')
+
+
+@pytest.mark.parametrize(
+    ('args', 'arms'),
+    [
+        ([], {}),
+        (['--compile'], {'compiled': 'default'}),
+        (
+            ['--compile', 'default', 'reduce-overhead'],
+            {'compiled': 'default', 'captured': 'reduce-overhead'},
+        ),
+    ],
+)
+def test_arms(
+    monkeypatch: pytest.MonkeyPatch, args: list[str], arms: dict[str, str]
+) -> None:
+    compiled: list[tuple[nn.Module, str]] = []
+
+    def compile_model(model: nn.Module, mode: str) -> nn.Module:
+        compiled.append((model, mode))
+        return model
+
+    monkeypatch.setattr(torch, 'compile', compile_model)
+    options = build_parser().parse_args([*SMALL, *args])
+    networks = bench_arms.networks_of(
+        bench_arms.Setting(options, CPU, {}), 5, 16, False
+    )
+    assert list(networks) == ['ours', 'paper', 'static', 'checkpointed', *arms]
+    ours, paper = networks['ours'], networks['paper']
+    assert ours[0] is paper[0] and (ours[1], paper[1]) == (None, 'grouped')
+    assert compiled == [(ours[0], mode) for mode in arms.values()]
+    assert [
+        name
+        for name, (network, _) in networks.items()
+        if getattr(network, 'grad_checkpointing', False)
+    ] == ['checkpointed']
+
+
+def test_training_step_is_whole() -> None:
+    options = build_parser().parse_args(SMALL)
+    setting = bench_arms.Setting(options, CPU, {})
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 9))
+    before = [parameter.clone() for parameter in network.parameters()]
+    step = bench_arms.training_step(
+        setting, network, bench_arms.random_batch(setting, 2, 1, 3)
+    )
+    step()
+    for old, parameter in zip(before, network.parameters(), strict=True):
+        assert not torch.equal(old, parameter)
+
+
+def test_peaks_of_new_processes() -> None:
+    options = build_parser().parse_args([*SMALL, '--threads', '1'])
+    setting = bench_arms.Setting(options, CPU, {})
+
+    def here() -> None:
+        raise AssertionError('called in this process')
+
+    # Patches of 9 pixels and 40 bands: 12,960 bytes a patch for the image alone.
+    found = [
+        bench_arms.peaks_apart(setting, (9, 40, batch), 'inference', {'ours': here})[
+            'ours'
+        ]
+        for batch in (2, 402)
+    ]
+    if found[0] is None:  # the system does not tell
+        assert found == [None, None]
+    else:
+        assert found[1] is not None and found[1] - found[0] > 400 * 12_960
+
+
+def test_peak_alone_measures_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = build_parser().parse_args(['--repeats', '3'])
+    called: list[tuple[int, ...]] = []
+
+    def calls(setting: bench_arms.Setting, *size: int) -> dict[str, Any]:
+        arms = {'ours': called.clear, 'paper': lambda: called.append(size)}
+        return {'training': arms}
+
+    def peak(call: Callable[[], Any], device: torch.device) -> int:
+        call()
+        return len(called)
+
+    monkeypatch.setattr(bench_arms, 'model_calls', calls)
+    monkeypatch.setattr(bench_arms, 'peak_memory', peak)
+    # The median of what three calls after the warm-up give: 4, 5 and 6.
+    assert WARM_UPS == 3
+    assert bench_arms.peak_alone(options, (5, 16, 2), 'training', 'paper') == 5
+    assert called == 6 * [(5, 16, 2)]
+    monkeypatch.setattr(bench_arms, 'peak_memory', lambda *args: None)
+    assert bench_arms.peak_alone(options, (5, 16, 2), 'training', 'paper') is None
+
+
+def test_peaks_on_cuda_are_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = build_parser().parse_args([])
+    setting = bench_arms.Setting(options, torch.device('cuda'), {})
+    monkeypatch.setattr(bench_arms, 'peak_memory', lambda call, device: call())
+    arms: dict[str, Callable[[], Any]] = {'ours': lambda: 5, 'paper': lambda: 7}
+    found = bench_arms.peaks_apart(setting, (5, 16, 2), 'training', arms)
+    assert found == {'ours': 5, 'paper': 7}

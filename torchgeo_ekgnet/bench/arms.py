@@ -1,0 +1,263 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What is compared: networks, passes and their memory."""
+
+import argparse
+import multiprocessing
+import statistics
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import conv_strategy, keep_freed_memory
+from .count import create_model
+from .measure import WARM_UPS, measure, peak_memory
+
+__all__ = (
+    'COMPILED',
+    'TYPES',
+    'Setting',
+    'inference_pass',
+    'model_calls',
+    'networks_of',
+    'peak_alone',
+    'peaks_apart',
+    'random_batch',
+    'training_peak',
+    'training_step',
+)
+
+TYPES = {'32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+#: Modes of torch.compile and what their arms are called.
+COMPILED = {'default': 'compiled', 'reduce-overhead': 'captured'}
+
+
+class Setting(NamedTuple):
+    """What all sections share.
+
+    Attributes:
+        options: Command-line options.
+        device: Where to run.
+        floor: What the machine can do.
+    """
+
+    options: argparse.Namespace
+    device: torch.device
+    floor: dict[str, float]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the values that layers exchange."""
+        return TYPES[self.options.precision]
+
+    def autocast(self) -> torch.autocast:
+        """Make the autocast that was asked for.
+
+        Returns:
+            A context.
+        """
+        return torch.autocast(
+            self.device.type, self.dtype, enabled=self.options.precision != '32'
+        )
+
+    def times(self, arms: dict[str, Callable[[], Any]]) -> dict[str, dict[str, float]]:
+        """Time functions in turn, see :func:`measure`.
+
+        Args:
+            arms: Functions by name.
+
+        Returns:
+            Times by name.
+        """
+        options = self.options
+        return measure(arms, options.repeats, self.device, options.clock)
+
+    def shares(self, flops: float, values: float, seconds: float) -> dict[str, float]:
+        """Hold a time against the floor.
+
+        Args:
+            flops: Multiplications and additions.
+            values: Values read and written.
+            seconds: The time.
+
+        Returns:
+            Shares of the matrix peak, of the copy bandwidth and of the floor, which is
+            the larger of the two.
+        """
+        peak = flops / self.floor['flops'] / seconds
+        copy = values * self.dtype.itemsize / self.floor['bytes'] / seconds
+        return {
+            'share of peak': peak,
+            'share of bandwidth': copy,
+            'share of floor': max(peak, copy),
+        }
+
+
+def random_batch(
+    setting: Setting, patch: int, bands: int, batch: int
+) -> tuple[Tensor, Tensor]:
+    """Draw patches and labels."""
+    x = torch.randn(batch, bands, patch, patch, device=setting.device)
+    return x, torch.randint(0, 9, (batch,), device=setting.device)
+
+
+def training_step(
+    setting: Setting,
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    strategy: str | None = None,
+) -> Callable[[], None]:
+    """Make a training step: forward, backward and Adam."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-4)
+    x, labels = batch
+
+    def step() -> None:
+        network.train()
+        optimizer.zero_grad()
+        with conv_strategy(strategy):
+            with setting.autocast():
+                loss = F.cross_entropy(network(x), labels)
+            loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def inference_pass(
+    setting: Setting,
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    strategy: str | None = None,
+) -> Callable[[], None]:
+    """Make a forward pass without gradients."""
+
+    def forward() -> None:
+        network.eval()
+        with torch.inference_mode(), conv_strategy(strategy), setting.autocast():
+            network(batch[0])
+
+    return forward
+
+
+def networks_of(
+    setting: Setting, patch: int, bands: int, ours_only: bool
+) -> dict[str, tuple[nn.Module, str | None]]:
+    """Make the network of every arm, with the strategy that it is forced to take."""
+    options, device = setting.options, setting.device
+    ours = create_model(options.model, patch, bands).to(device)
+    networks: dict[str, tuple[nn.Module, str | None]] = {'ours': (ours, None)}
+    if ours_only:
+        return networks
+    networks['paper'] = (ours, 'grouped')
+    if options.model.startswith('ekgnet'):
+        twin = create_model(options.model, patch, bands, conv_layer='conv3d')
+        networks['static'] = (twin.to(device), None)
+    checkpointed = create_model(options.model, patch, bands).to(device)
+    cast(Any, checkpointed).set_grad_checkpointing()
+    networks['checkpointed'] = (checkpointed, None)
+    if options.compile is not None:
+        # What was compiled for other sizes counts against a limit of recompilations.
+        torch.compiler.reset()
+        for mode in options.compile or ['default']:
+            compiled = cast(nn.Module, torch.compile(ours, mode=mode))
+            networks[COMPILED[mode]] = (compiled, None)
+    return networks
+
+
+def model_calls(
+    setting: Setting, patch: int, bands: int, batch: int, ours_only: bool = False
+) -> dict[str, dict[str, Callable[[], Any]]]:
+    """Make the training step and the forward pass of every arm, by pass and arm."""
+    torch.manual_seed(0)
+    samples = random_batch(setting, patch, bands, batch)
+    networks = networks_of(setting, patch, bands, ours_only)
+    return {
+        passes: {
+            arm: make(setting, network, samples, strategy)
+            for arm, (network, strategy) in networks.items()
+            # Without gradients there is nothing to recompute.
+            if arm != 'checkpointed' or passes == 'training'
+        }
+        for passes, make in (('training', training_step), ('inference', inference_pass))
+    }
+
+
+def peak_alone(
+    options: argparse.Namespace, size: tuple[int, int, int], passes: str, arm: str
+) -> int | None:
+    """Measure the peak of one arm on a CPU, in a process in which nothing else ran.
+
+    Args:
+        options: Command-line options.
+        size: Patch, bands and batch.
+        passes: 'training' or 'inference'.
+        arm: The arm.
+
+    Returns:
+        The median of some calls, see :func:`peak_memory`.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device('cpu')
+    call = model_calls(Setting(options, device, {}), *size)[passes][arm]
+    for _ in range(WARM_UPS):
+        call()
+    peaks = [peak_memory(call, device) for _ in range(options.repeats)]
+    known = [peak for peak in peaks if peak is not None]
+    return int(statistics.median(known)) if known else None
+
+
+def peaks_apart(
+    setting: Setting,
+    size: tuple[int, int, int],
+    passes: str,
+    arms: dict[str, Callable[[], Any]],
+) -> dict[str, int | None]:
+    """Measure the peak of every arm, on a CPU each in a new process.
+
+    What one arm leaves in the heap of the C library moves the peak of the next by a
+    tenth. The counters of CUDA are exact in any process.
+
+    Args:
+        setting: Options, device and floor.
+        size: Patch, bands and batch.
+        passes: 'training' or 'inference'.
+        arms: What the arms call, by name.
+
+    Returns:
+        Bytes by arm, see :func:`peak_memory`.
+    """
+    if setting.device.type != 'cpu':
+        return {arm: peak_memory(call, setting.device) for arm, call in arms.items()}
+    with ProcessPoolExecutor(
+        1,
+        multiprocessing.get_context('spawn'),
+        keep_freed_memory,
+        max_tasks_per_child=1,
+    ) as pool:
+        return {
+            arm: pool.submit(peak_alone, setting.options, size, passes, arm).result()
+            for arm in arms
+        }
+
+
+def training_peak(
+    setting: Setting, network: nn.Module, batch: tuple[Tensor, Tensor]
+) -> int | None:
+    """Measure the peak of a training step, its gradients included.
+
+    The state of the optimizer appears in the first call and stays; fragments of freed
+    memory only add. So the smallest of some measurements is taken.
+    """
+    step = training_step(setting, network, batch)
+    peaks = []
+    for _ in range(WARM_UPS):
+        network.zero_grad()
+        peaks.append(peak_memory(step, setting.device))
+    return min((peak for peak in peaks if peak is not None), default=None)

@@ -1,0 +1,173 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tables of the results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = (
+    'data_text',
+    'heading',
+    'layers_text',
+    'models_text',
+    'profile_text',
+    'table_text',
+)
+
+
+def _milliseconds(times: dict[str, float]) -> str:
+    """Write a time with its spread."""
+    low, high = 1e3 * times['lower'], 1e3 * times['upper']
+    return f'{1e3 * times["median"]:.1f} ({low:.1f}-{high:.1f})'
+
+
+def _number(value: float | None, form: str = '.2f') -> str:
+    """Write a figure that may be missing."""
+    return '' if value is None else format(value, form)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table whose columns are aligned."""
+    widths = [
+        max(len(str(row[column])) for row in [header, *rows])
+        for column in range(len(header))
+    ]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) for c, w in zip(cells, widths, strict=True)]
+        return '| ' + ' | '.join(padded) + ' |'
+
+    rule = '|' + '|'.join('-' * (width + 2) for width in widths) + '|'
+    return '\n'.join([line(header), rule, *map(line, rows)])
+
+
+def _mebibytes(value: float | None, form: str = '.0f') -> str:
+    """Write an amount of memory that may be missing."""
+    return _number(None if value is None else value / 2**20, form)
+
+
+def heading(results: dict[str, Any]) -> str:
+    """Write where the figures come from."""
+    facts = ', '.join(f'{key} {value}' for key, value in results['machine'].items())
+    floor = results['floor']
+    return (
+        f'{facts}\n\n'
+        f'matrix peak {floor["flops"] / 1e9:.0f} GFLOP/s, '
+        f'copy {floor["bytes"] / 1e9:.1f} GB/s; '
+        f'precision {results["precision"]}; '
+        f'times in ms ({results["clock"]} clock): median (quartiles)'
+    )
+
+
+def _arms(rows: list[dict[str, Any]]) -> list[str]:
+    """List the arms of all rows, each once."""
+    return list(dict.fromkeys(arm for row in rows for arm in row['seconds']))
+
+
+def layers_text(rows: list[dict[str, Any]]) -> str:
+    """Write the table of layers."""
+    arms = ('ours', 'paper', 'static', 'dense', 'with mapping')
+    cells = [
+        [
+            row['layer'],
+            row['pass'],
+            *(
+                _milliseconds(row['seconds'][arm]) if arm in row['seconds'] else ''
+                for arm in arms
+            ),
+            _number(row['paper / ours']),
+            _number(row['ours / static']),
+            _number(row['share of peak'], '.0%'),
+            _number(row['share of bandwidth'], '.0%'),
+            _number(row['share of floor'], '.0%'),
+        ]
+        for row in rows
+    ]
+    header = ['layer', 'pass', *arms, 'paper / ours', 'ours / static', 'of peak']
+    return _markdown([*header, 'of copy', 'of floor'], cells)
+
+
+def _size_text(row: dict[str, Any]) -> str:
+    """Write patch size, bands and batch."""
+    return f'{row["patch"]}, {row["bands"]}, {row["batch"]}'
+
+
+def models_text(rows: list[dict[str, Any]]) -> str:
+    """Write the table of networks."""
+    arms = _arms(rows)
+    cells = [
+        [
+            f'{row["model"]} {row["pass"]}',
+            _size_text(row),
+            *(
+                _milliseconds(row['seconds'][arm]) if arm in row['seconds'] else ''
+                for arm in arms
+            ),
+            _number(row['patches per second'], '.0f'),
+            _number(row['paper / ours']),
+            _number(row['ours / static']),
+            _number(row['share of peak'], '.0%'),
+            _number(row['share of bandwidth'], '.0%'),
+            _number(row['share of floor'], '.0%'),
+            ' / '.join(_mebibytes(value) for value in row['peak bytes'].values()),
+        ]
+        for row in rows
+    ]
+    header = ['model', 'patch, bands, batch', *arms, 'patches/s', 'paper / ours']
+    header += ['ours / static', 'of peak', 'of copy', 'of floor']
+    return _markdown([*header, f'peak MiB: {" / ".join(arms)}'], cells)
+
+
+def profile_text(part: dict[str, Any]) -> str:
+    """Write the profile."""
+    cells = [
+        [
+            row['kind'],
+            f'{1e3 * row["seconds"]:.1f}',
+            f'{row["share"]:.0%}',
+            _number(row['executed flops'] / 1e9 or None, '.1f'),
+            _number(row['share of peak'], '.0%'),
+        ]
+        for row in part['rows']
+    ]
+    return (
+        f'profile of {part["model"]}, inference, patch {part["patch"]}, '
+        f'{part["bands"]} bands, batch {part["batch"]}: '
+        f'{1e3 * part["seconds"]:.0f} ms a pass; the network needs '
+        f'{part["useful flops"] / 1e9:.1f} GFLOP, '
+        f'{part["executed flops"] / 1e9:.1f} GFLOP are executed\n\n'
+    ) + _markdown(['operators', 'ms', 'of the time', 'GFLOP', 'of peak'], cells)
+
+
+def data_text(rows: list[dict[str, Any]]) -> str:
+    """Write the table of the data path."""
+    cells = [
+        [
+            row['model'],
+            _size_text(row),
+            *(_milliseconds(row['seconds'][arm]) for arm in ('data', 'training')),
+            f'{row["data / training"]:.1%}',
+        ]
+        for row in rows
+    ]
+    header = ['model', 'patch, bands, batch', 'data', 'training', 'data / training']
+    return _markdown(header, cells)
+
+
+def table_text(rows: list[dict[str, Any]]) -> str:
+    """Write the model table."""
+    cells = [
+        [
+            row['model'],
+            str(row['bands']),
+            str(row['patch']),
+            f'{row["parameters"]:,}',
+            f'{row["multiply-adds"] / 1e6:.1f} M',
+            _mebibytes(row['training bytes per patch'], '.1f'),
+            _mebibytes(row['training bytes besides']),
+        ]
+        for row in rows
+    ]
+    header = ['model', 'bands', 'patch', 'parameters', 'multiply-adds']
+    return _markdown([*header, 'training MiB per patch', 'MiB besides'], cells)
