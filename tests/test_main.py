@@ -21,7 +21,7 @@ from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
 from torchgeo_ekgnet.main import main, resolve_config, shipped_configs
-from torchgeo_ekgnet.reproduce.declarations import EXPERIMENTS
+from torchgeo_ekgnet.reproduce.experiments import EXPERIMENTS
 
 CONF = Path(__file__).with_name('conf')
 EKGNET = str(CONF / 'ekgnet.yaml')

@@ -13,7 +13,6 @@ from torchgeo_ekgnet.datasets.splits import Split
 from torchgeo_ekgnet.reproduce.classical import (
     CLASSICAL_NAMES,
     classical_confusion,
-    confusion_counts,
     fit_classical,
     scene_spectra,
 )
@@ -83,11 +82,6 @@ def test_scene_spectra_are_the_pixels() -> None:
     pixels = np.array([119, 0, 13, 14, 40])
     expected = three_classes()[0][pixels]
     np.testing.assert_array_equal(scene_spectra(scene, pixels), expected)
-
-
-def test_confusion_is_true_by_predicted() -> None:
-    counts = confusion_counts(np.array([0, 0, 1, 2]), np.array([0, 2, 1, 1]), 3)
-    np.testing.assert_array_equal(counts, [[1, 0, 1], [0, 1, 0], [0, 1, 0]])
 
 
 def test_classical_confusion_counts_test_pixels_only() -> None:

@@ -23,7 +23,8 @@ from torchgeo_ekgnet.reproduce import (
     main_repeat,
     main_reproduce,
 )
-from torchgeo_ekgnet.reproduce.declarations import BUDGETS, Budget, Recipe
+from torchgeo_ekgnet.reproduce.declarations import Budget, Recipe
+from torchgeo_ekgnet.reproduce.experiments import BUDGETS
 
 ROWS = ['--rows', 'cnn3d,rbf_svm', '--scene', 'synthetic', '--budget', 'small']
 

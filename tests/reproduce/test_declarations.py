@@ -13,9 +13,8 @@ import timm
 
 import torchgeo_ekgnet  # noqa: F401
 from torchgeo_ekgnet.callbacks import TemperatureAnnealing
+from torchgeo_ekgnet.reproduce.build import build_data
 from torchgeo_ekgnet.reproduce.declarations import (
-    BUDGETS,
-    EXPERIMENTS,
     SCENES,
     Budget,
     Experiment,
@@ -23,7 +22,7 @@ from torchgeo_ekgnet.reproduce.declarations import (
     run_settings,
     split_settings,
 )
-from torchgeo_ekgnet.reproduce.engine import build_data
+from torchgeo_ekgnet.reproduce.experiments import BUDGETS, EXPERIMENTS
 from torchgeo_ekgnet.reproduce.runs import canonical_json, settings_key
 
 TABLES = [e for e in EXPERIMENTS.values() if e.kind == 'table']

@@ -24,16 +24,11 @@ from tests.data.public_scenes import data as public_scenes
 from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.layers import expert_convs
 from torchgeo_ekgnet.reproduce import main_repeat
-from torchgeo_ekgnet.reproduce.cli import read_config, with_seed
-from torchgeo_ekgnet.reproduce.engine import (
-    CurveLogger,
-    _experts,
-    _placed,
-    content_of,
-    run,
-    sweep,
-)
+from torchgeo_ekgnet.reproduce.build import content_of, placed
+from torchgeo_ekgnet.reproduce.engine import run, sweep
 from torchgeo_ekgnet.reproduce.runs import RunStore, settings_key
+from torchgeo_ekgnet.reproduce.settings import read_config, with_seed
+from torchgeo_ekgnet.reproduce.training import CurveLogger, _experts
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 DATA = {
@@ -184,9 +179,9 @@ def test_learnt_temperature_is_read_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_one_device_unless_configured() -> None:
-    assert _placed(settings(), None, Path())['trainer']['devices'] == 1
+    assert placed(settings(), None, Path())['trainer']['devices'] == 1
     two = {**settings(), 'trainer': {'devices': 2}}
-    assert _placed(two, None, Path())['trainer']['devices'] == 2
+    assert placed(two, None, Path())['trainer']['devices'] == 2
 
 
 def test_content_is_that_of_the_data() -> None:
@@ -308,6 +303,8 @@ def test_configuration_of_fit_becomes_settings(config: Path) -> None:
 
 def test_data_of_another_package_are_refused(config: Path) -> None:
     with pytest.raises(TypeError, match='expected HyperspectralDataModule'):
+        read_config([str(config)], ['--data', 'torchgeo.datamodules.EuroSATDataModule'])
+    with pytest.raises(SystemExit):
         read_config([str(config)], ['--data', 'lightning.pytorch.LightningDataModule'])
 
 

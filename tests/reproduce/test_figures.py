@@ -6,7 +6,7 @@
 from typing import Any
 
 from torchgeo_ekgnet.reproduce.figures import curve_panels
-from torchgeo_ekgnet.reproduce.tables import summarise
+from torchgeo_ekgnet.reproduce.summary import summarise
 
 
 def curves(val_loss: list[float | None]) -> dict[str, Any]:

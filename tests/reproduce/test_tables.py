@@ -11,17 +11,15 @@ import pytest
 
 from torchgeo_ekgnet.reproduce.declarations import Published
 from torchgeo_ekgnet.reproduce.report import build_report, report_markdown
+from torchgeo_ekgnet.reproduce.summary import Summary, compare, summarise
 from torchgeo_ekgnet.reproduce.tables import (
     CSV_HEADER,
-    Summary,
     Table,
     accuracy_table,
     class_table,
-    compare,
     cost_table,
     order_notes,
     percent,
-    summarise,
     to_csv,
     to_markdown,
 )

@@ -30,6 +30,9 @@ class AccuracyReport(Callback):
     The terminal shows the same as a table. ``fast_dev_run`` writes none.
     """
 
+    #: The callback changes no weights: repeated runs leave it out.
+    only_writes = True
+
     def __init__(self, filename: str = 'test.json', table: bool = True) -> None:
         """Initialize a new AccuracyReport instance.
 

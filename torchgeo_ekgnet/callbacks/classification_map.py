@@ -42,6 +42,9 @@ class ClassificationMap(Callback):
     The callback does nothing in other stages.
     """
 
+    #: The callback changes no weights: repeated runs leave it out.
+    only_writes = True
+
     def __init__(
         self,
         scope: Literal['all', 'labelled', 'polygon'] = 'all',

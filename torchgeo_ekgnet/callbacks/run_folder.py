@@ -100,6 +100,9 @@ class RunFolder(Callback):
     ``--trainer.default_root_dir DIR`` moves ``runs`` into another folder.
     """
 
+    #: The callback changes no weights: repeated runs leave it out.
+    only_writes = True
+
     def __init__(self, name: str, root: str = 'runs', tensorboard: bool = True) -> None:
         """Initialize a new RunFolder instance.
 

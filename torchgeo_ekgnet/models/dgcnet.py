@@ -27,7 +27,6 @@ __all__ = ['DGCNet', 'DynamicGroupConv3d', 'inactive_channels']
 
 _START = 1.0 / 12.0
 
-#: Share of the training after which nothing more is pruned.
 PRUNING_END = 3.0 / 4.0
 
 
@@ -215,6 +214,9 @@ class DGCNet(DenseNet3d):
     """
 
     no_decay_suffixes = ('excite_bias',)
+
+    #: Share of the training after which nothing more is pruned.
+    settled_share = PRUNING_END
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -202,24 +203,6 @@ def scene_spectra(
     return spectra
 
 
-def confusion_counts(
-    truth: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
-) -> NDArray[np.int64]:
-    """Count predictions.
-
-    Args:
-        truth: Class indices from 0 of shape (N,).
-        predicted: Class indices from 0 of shape (N,).
-        num_classes: Number of classes C.
-
-    Returns:
-        Counts of shape (C, C), first axis true class, second axis predicted class.
-    """
-    flat = truth * num_classes + predicted
-    counts = np.bincount(flat, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes).astype(np.int64)
-
-
 def classical_confusion(
     name: str, scene: 'HyperspectralScene', split: 'Split', seed: int = 0
 ) -> NDArray[np.int64]:
@@ -239,4 +222,6 @@ def classical_confusion(
     test = split.labels(scene.label_map, 'test') - 1
     estimator = fit_classical(name, scene_spectra(scene, split.train), train, seed)
     predicted = estimator.predict(scene_spectra(scene, split.test))
-    return confusion_counts(test, predicted, scene.num_classes)
+    labels = range(scene.num_classes)
+    counts: NDArray[np.int64] = confusion_matrix(test, predicted, labels=labels)
+    return counts

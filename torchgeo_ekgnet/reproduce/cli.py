@@ -4,25 +4,14 @@
 """The commands ``torchgeo-ekgnet repeat`` and ``torchgeo-ekgnet reproduce``."""
 
 import argparse
-import copy
-import inspect
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
-from .. import callbacks as _callbacks  # noqa: F401  # short names in configurations
-from ..datamodules import HyperspectralDataModule
-from ..main import resolve_config
-from ..tasks import HyperspectralClassificationTask
+from .build import build_data, content_of
 from .declarations import (
-    BUDGETS,
-    EXPERIMENTS,
     FIRST_SEED,
     PROTOCOLS,
     SCENES,
@@ -31,43 +20,14 @@ from .declarations import (
     Row,
     published,
     run_settings,
-    split_settings,
 )
-from .engine import (
-    build_data,
-    checkpoint_path,
-    content_of,
-    import_class,
-    own_arguments,
-    svm_settings,
-    sweep,
-)
+from .engine import checkpoint_path, svm_settings, sweep
+from .experiments import BUDGETS, EXPERIMENTS
 from .report import Report, build_report, write_report
-from .runs import RunStore, encode_floats
-from .tables import Summary, summarise, to_markdown
-
-_PLACES = {
-    'data': ('root', 'download', 'checksum', 'num_workers'),
-    'trainer': (
-        'default_root_dir',
-        'logger',
-        'enable_progress_bar',
-        'enable_model_summary',
-        'log_every_n_steps',
-    ),
-}
-"""Arguments that tell where files lie or what is shown: they change no result."""
-
-_WRITERS = (
-    'AccuracyReport',
-    'ClassificationMap',
-    'LearningRateMonitor',
-    'ModelCheckpoint',
-    'RichProgressBar',
-    'RunFolder',
-    'TQDMProgressBar',
-)
-"""Callbacks that only write or show; the engine has its own checkpoint."""
+from .runs import RunStore
+from .settings import places, read_config, with_seed
+from .summary import Summary, summarise
+from .tables import to_markdown
 
 _BAR_PIXELS = 50_000
 """Most training pixels that the bar of :func:`_bars` is fitted on: its time grows with
@@ -451,136 +411,6 @@ def _finish(
     for note in report.notes:
         rank_zero_info(note)
     rank_zero_info('written: ' + ', '.join(str(file) for file in files))
-
-
-class _Reader(LightningCLI):
-    """LightningCLI that reads a configuration and neither builds nor runs anything."""
-
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
-
-
-def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """Read a configuration of ``fit`` into settings of the repeat engine.
-
-    Where files lie, and callbacks that only write files, do not belong to a run's
-    settings and are left out.
-
-    Args:
-        configs: YAML files or names of shipped configurations; later ones override
-            earlier ones.
-        overrides: Further arguments of ``fit``.
-
-    Returns:
-        Settings in JSON values; what equals a default is left out.
-
-    Raises:
-        FileNotFoundError: If there is no such configuration.
-        TypeError: If data or model are not of this package.
-        ValueError: If data or model are missing.
-        SystemExit: If an argument is unknown or wrong.
-    """
-    arguments = ['fit']
-    for config in configs:
-        arguments += ['--config', resolve_config(config)]
-    with own_arguments(), warnings.catch_warnings():
-        reader = _Reader(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=False,
-            args=[*arguments, *overrides],
-        )
-    config = reader.config['fit'].clone()
-    for name in ('config', 'ckpt_path', 'weights_only'):
-        config.pop(name, None)
-    parser = reader._parser('fit')
-    settings: dict[str, Any] = encode_floats(
-        json.loads(
-            parser.dump(config, format='json', skip_default=True, skip_validation=True)
-        )
-    )
-    kept = {
-        name: settings[name]
-        for name in ('data', 'model', 'trainer', 'optimizer', 'lr_scheduler')
-        if settings.get(name)
-    }
-    for name in ('data', 'model'):
-        if name not in kept:
-            raise ValueError(
-                f'--config: {configs[-1]} has no {name!r}, which fit needs'
-            )
-    for name, base in (
-        ('data', HyperspectralDataModule),
-        ('model', HyperspectralClassificationTask),
-    ):
-        found = kept[name]['class_path']
-        if not issubclass(import_class(found), base):
-            raise TypeError(
-                f'--config: {name} is {found}, expected {base.__name__} or a subclass'
-            )
-    trainer = kept.setdefault('trainer', {})
-    for name in _PLACES['trainer']:
-        trainer.pop(name, None)
-    callbacks = trainer.get('callbacks') or []
-    if isinstance(callbacks, dict):
-        callbacks = [callbacks]
-    trainer['callbacks'] = [
-        callback
-        for callback in callbacks
-        if callback['class_path'].rpartition('.')[2] not in _WRITERS
-    ]
-    return kept
-
-
-def places(settings: dict[str, Any]) -> str | None:
-    """Take the folder of the scene's files out of the settings.
-
-    Args:
-        settings: Settings of :func:`read_config`, changed in place.
-
-    Returns:
-        The folder, None if the configuration does not say.
-    """
-    arguments = settings['data'].setdefault('init_args', {})
-    root: str | None = arguments.get('root')
-    for name in _PLACES['data']:
-        arguments.pop(name, None)
-    return root
-
-
-def with_seed(settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Settings of one repetition.
-
-    Args:
-        settings: Settings of :func:`read_config`.
-        seed: Seed of the split (if its protocol has one), of a sampler and of the
-            training.
-
-    Returns:
-        Settings of one run.
-    """
-    seeded = copy.deepcopy(settings)
-    seeded['seed_everything'] = seed
-    datamodule = import_class(seeded['data']['class_path'])
-    arguments = seeded['data'].setdefault('init_args', {})
-    split = arguments.get('split')
-    # A scene with a protocol of its own, such as official masks, keeps it as in fit.
-    own = datamodule._default_protocol is not HyperspectralDataModule._default_protocol
-    if split is None and not own:
-        train, val = datamodule.default_split
-        split = split_settings('random', train, val, seed)
-    if split is not None:
-        if 'seed' in inspect.signature(import_class(split['class_path'])).parameters:
-            split.setdefault('init_args', {})['seed'] = seed
-        arguments['split'] = split
-    if arguments.get('sampler') is not None:
-        arguments['sampler'].setdefault('init_args', {})['seed'] = seed
-    return seeded
 
 
 def main_repeat(args: Sequence[str] | None = None) -> None:

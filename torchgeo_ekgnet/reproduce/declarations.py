@@ -1,34 +1,37 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""The paper's tables and figures, and ablations that it lacks, as data.
+"""What a table, figure or ablation is, and the settings of its runs.
 
 Nothing here runs anything: an :class:`Experiment` says which systems are trained on
 which scene under which split and patch size, :func:`run_settings` turns one row and
 one seed into the settings of one run, and the repeat engine runs them.
-
-Sources: arXiv 2504.13045, tables 1-9 and figures 5-8. Where the paper contradicts
-itself (patch size 11, 15 or 17), the setting is the one that its numbers obey.
 """
 
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import timm
+import torch
 
 from ..callbacks import TemperatureAnnealing
-from ..models.dgcnet import PRUNING_END
+from ..layers import expert_convs
 from .classical import CLASSICAL_NAMES
 
 _PACKAGE = 'torchgeo_ekgnet'
+
 _DATAMODULES = f'{_PACKAGE}.datamodules'
+
 _SPLITS = f'{_PACKAGE}.datasets.splits'
+
 _TASKS = f'{_PACKAGE}.tasks'
 
-METRICS = ('OA', 'AA', 'Kappa')
+
 FIRST_SEED = 1331
 """Seed of the first run; the released code numbers its runs from here."""
 
@@ -46,10 +49,8 @@ SCENES = {
 """Scenes that ``--scene`` knows, with their datamodules."""
 
 Temperature = Literal['anneal', 'learnt', 'fixed']
+
 Kind = Literal['table', 'figure', 'ablation']
-
-
-_EXPERT_USE = {'class_path': f'{_PACKAGE}.callbacks.expert_use.ExpertUse'}
 
 
 @dataclass(frozen=True)
@@ -169,310 +170,6 @@ class Budget:
             Its own recipe, or the budget's default.
         """
         return self.recipes.get(model, self.default)
-
-
-_SYSTEMS = (
-    Row('ssrn', 'SSRN', 'ssrn'),
-    Row('cnn3d', '3D-CNN', 'cnn3d'),
-    Row('se_densenet3d', '3D-SE-DenseNet', 'se_densenet3d'),
-    Row('spectralformer', 'SpectralFormer', 'spectralformer'),
-    Row('lgcnet', 'LGCNet', 'lgcnet'),
-    Row('dgcnet', 'DGCNet', 'dgcnet'),
-    Row('ekgnet_base', 'EKGNet-base', 'ekgnet_base'),
-    Row('rbf_svm', 'RBF-SVM', 'rbf_svm'),
-    Row('random_forest', 'Random forest', 'random_forest'),
-    Row('densenet3d', '3D-DenseNet', 'densenet3d', extra=True),
-    Row('dacnet', 'DACNet', 'dacnet', temperature='fixed', extra=True),
-    Row(
-        'spectralformer_pixel',
-        'SpectralFormer (pixel)',
-        'spectralformer_pixel',
-        extra=True,
-    ),
-    Row(
-        'ekgnet_base_reference',
-        'EKGNet-base (released code)',
-        'ekgnet_base_reference',
-        temperature='learnt',
-        extra=True,
-    ),
-)
-
-
-def _ratios(patch_size: int) -> tuple[Row, ...]:
-    """Rows of tables 1-3: the share of training pixels."""
-    return tuple(
-        Row(f'{n}:1:{9 - n}', f'{n}:1:{9 - n}', patch_size=patch_size, train=n / 10)
-        for n in range(2, 7)
-    )
-
-
-def _patches(train: float) -> tuple[Row, ...]:
-    """Rows of tables 4-6: the patch size."""
-    return tuple(
-        Row(str(size), f'{size} x {size}', patch_size=size, train=train)
-        for size in (7, 9, 11, 13, 15, 17)
-    )
-
-
-def _for_pavia(row: Row) -> Row:
-    """A row of table 8 as table 9 has it."""
-    options = row.options
-    if row.model == 'spectralformer':
-        # Its authors group 7 neighbouring bands of this sensor, 3 of AVIRIS.
-        options = {'near_bands': 7}
-    if row.model in ('densenet3d', 'se_densenet3d'):
-        # Its authors' network for this scene does not subsample between blocks.
-        options = {'subsample': False}
-    return replace(row, train=0.5, options=options)
-
-
-_EXPERIMENTS = (
-    Experiment(
-        'table1',
-        'Table 1: training ratios',
-        'table',
-        'indian_pines',
-        'train_val_test',
-        _ratios(11),
-        number=1,
-    ),
-    Experiment(
-        'table2',
-        'Table 2: training ratios',
-        'table',
-        'pavia_university',
-        'train_val_test',
-        _ratios(11),
-        number=2,
-    ),
-    Experiment(
-        'table3',
-        'Table 3: training ratios',
-        'table',
-        'ksc',
-        'train_val_test',
-        _ratios(11),
-        number=3,
-    ),
-    Experiment(
-        'table4',
-        'Table 4: patch sizes',
-        'table',
-        'indian_pines',
-        'patch_size',
-        _patches(0.6),
-        number=4,
-    ),
-    Experiment(
-        'table5',
-        'Table 5: patch sizes',
-        'table',
-        'pavia_university',
-        'patch_size',
-        _patches(0.5),
-        number=5,
-    ),
-    Experiment(
-        'table6',
-        'Table 6: patch sizes',
-        'table',
-        'ksc',
-        'patch_size',
-        _patches(0.5),
-        number=6,
-    ),
-    Experiment(
-        'table7',
-        'Table 7: EKGNet-base and EKGNet-large',
-        'table',
-        'indian_pines',
-        'model',
-        (
-            Row('ekgnet_base', 'EKGNet-base', 'ekgnet_base'),
-            Row('ekgnet_large', 'EKGNet-large', 'ekgnet_large'),
-        ),
-        number=7,
-    ),
-    Experiment(
-        'table8',
-        'Table 8: all systems',
-        'table',
-        'indian_pines',
-        'model',
-        _SYSTEMS,
-        number=8,
-    ),
-    Experiment(
-        'table9',
-        'Table 9: all systems',
-        'table',
-        'pavia_university',
-        'model',
-        tuple(map(_for_pavia, _SYSTEMS)),
-        number=9,
-    ),
-    Experiment(
-        'figure5',
-        'Figure 5: false colour and labels',
-        'figure',
-        'indian_pines',
-        'scene',
-        (),
-    ),
-    Experiment(
-        'figure6',
-        'Figure 6: false colour and labels',
-        'figure',
-        'pavia_university',
-        'scene',
-        (),
-    ),
-    Experiment(
-        'figure7',
-        'Figure 7: maps of all systems',
-        'figure',
-        'indian_pines',
-        'model',
-        _SYSTEMS,
-        maps=True,
-    ),
-    Experiment(
-        'figure8',
-        'Figure 8: training curves of EKGNet',
-        'figure',
-        'indian_pines',
-        'model',
-        (Row('ekgnet_base', 'EKGNet-base', 'ekgnet_base'),),
-    ),
-    Experiment(
-        'experts',
-        'Ablation: number of experts K',
-        'ablation',
-        'indian_pines',
-        'num_experts',
-        tuple(
-            Row(str(k), f'K = {k}', options={'num_experts': k}) for k in (1, 2, 4, 8)
-        ),
-    ),
-    Experiment(
-        'temperature',
-        'Ablation: temperature',
-        'ablation',
-        'indian_pines',
-        'temperature',
-        (
-            Row('anneal', 'annealed from 34 to 1', temperature='anneal'),
-            Row('learnt', 'learnt from 34', temperature='learnt'),
-            Row('fixed', 'fixed at 34', temperature='fixed'),
-        ),
-    ),
-    Experiment(
-        'mapping',
-        'Ablation: depth of the mapping network',
-        'ablation',
-        'indian_pines',
-        'num_mapping_blocks',
-        (
-            *(
-                Row(
-                    str(n),
-                    f'{n} blocks' if n > 1 else '1 block',
-                    options={'num_mapping_blocks': n},
-                )
-                for n in (1, 2, 3)
-            ),
-            # Annealed and drawn as the rows above; its temperature is not learnt.
-            Row(
-                'dacnet',
-                'plain attention (DACNet)',
-                'dacnet',
-                options={'expert_init': 'trunc_normal'},
-            ),
-        ),
-    ),
-    Experiment(
-        'static',
-        'Ablation: dynamic experts against their static twin',
-        'ablation',
-        'indian_pines',
-        'conv_layer',
-        (
-            Row('dynamic', 'dynamic, K = 4'),
-            Row('static', 'static twin', options={'conv_layer': 'conv3d'}),
-        ),
-    ),
-    Experiment(
-        'expert_use',
-        'Ablation: use of the experts',
-        'ablation',
-        'indian_pines',
-        'model',
-        (
-            Row('ekgnet_base', 'EKGNet-base'),
-            Row('learnt', 'EKGNet-base, temperature learnt', temperature='learnt'),
-        ),
-    ),
-    Experiment(
-        'protocols',
-        'Ablation: random against disjoint, the same training pixels per class',
-        'ablation',
-        'indian_pines',
-        'split',
-        tuple(
-            Row(f'{model}_{name}', f'{label}, {name}', model, split=f'matched_{name}')
-            for model, label in (('ekgnet_tiny', 'EKGNet-tiny'), ('rbf_svm', 'RBF-SVM'))
-            for name in ('random', 'disjoint')
-        ),
-    ),
-)
-
-EXPERIMENTS = {experiment.key: experiment for experiment in _EXPERIMENTS}
-"""All tables, figures and ablations by their name on the command line."""
-
-BUDGETS = {
-    budget.name: budget
-    for budget in (
-        Budget(
-            'paper',
-            seeds=10,
-            # SpectralFormer's authors train it for 300 epochs; 80 leave it rising.
-            recipes={
-                name: Recipe(300, batch_size=64)
-                for name in ('spectralformer', 'spectralformer_pixel')
-            },
-            default=Recipe(80),
-            note="The paper's effort: 80 epochs, batches of 80 patches, Adam at 5e-4.",
-        ),
-        Budget(
-            'small',
-            seeds=3,
-            # As many epochs as each needs on Indian Pines: EKGNet and its kin learn
-            # slowly, SSRN and SE-DenseNet fast, a step of 3D-CNN costs next to nothing.
-            recipes={
-                'ssrn': Recipe(10, batch_size=16, lr=1e-3),
-                'cnn3d': Recipe(40, batch_size=16, lr=1e-3),
-                'densenet3d': Recipe(8, batch_size=16, lr=1e-3),
-                'se_densenet3d': Recipe(8, batch_size=16, lr=1e-3),
-                'spectralformer': Recipe(30, batch_size=32, lr=1e-3),
-                'spectralformer_pixel': Recipe(30, batch_size=32, lr=1e-3),
-            },
-            default=Recipe(24, batch_size=16, lr=1e-3),
-            patch_limit=7,
-            train_limit=0.1,
-            val_limit=0.03,
-            test_limit=0.3,
-            # By the same factor: the last step of 3, from 4 to 1, costs accuracy where
-            # few epochs are left to recover.
-            annealing=0.5,
-            note=(
-                'A reduced version for a laptop: 10 % training pixels, few epochs of '
-                'small batches, patches of 7 x 7, where the paper does not vary them.'
-            ),
-        ),
-    )
-}
-"""Budgets by their name on the command line."""
 
 
 @dataclass(frozen=True)
@@ -623,13 +320,63 @@ def run_settings(
         # Spectra of single pixels: the patch size only enters the overlap shares.
         return _settings(scene, data, {'classical': row.model}, {}, seed)
     data['batch_size'] = recipe.batch_size
+    arguments = {
+        'model': row.model,
+        'lr': recipe.lr,
+        'lr_schedule': 'cosine',
+        'model_options': dict(row.options),
+    }
+    model = {
+        'class_path': f'{_TASKS}.HyperspectralClassificationTask',
+        'init_args': arguments,
+    }
+    callbacks, start_epoch = _schedules(
+        row, epochs, budget.annealing, worth=experiment.key == 'expert_use'
+    )
+    trainer = {'max_epochs': epochs, 'callbacks': callbacks}
+    settings = _settings(scene, data, model, trainer, seed)
+    # Weights in the middle of a schedule are not those of the system in the table.
+    settings['start_epoch'] = max(0, min(start_epoch, epochs - 1))
+    return settings
+
+
+class _Traits(NamedTuple):
+    """What decides which callbacks a network is trained with.
+
+    Attributes:
+        experts: Whether it mixes experts, whose temperature is annealed.
+        settled_share: Share of the training after which it prunes no more, 0 if it
+            never does.
+    """
+
+    experts: bool
+    settled_share: float
+
+
+@cache
+def _traits(model: str) -> _Traits:
+    """Look at a network, of no data and no size."""
+    with torch.device('meta'):
+        network = timm.create_model(model, in_chans=32, num_classes=2)
+    experts = any(True for _ in expert_convs(network))
+    return _Traits(experts, getattr(network, 'settled_share', 0.0))
+
+
+def _schedules(
+    row: Row, epochs: int, annealing: float | None, worth: bool
+) -> tuple[list[dict[str, Any]], int]:
+    """Callbacks that a network is trained with, and the epoch after their schedule."""
     callbacks: list[dict[str, Any]] = []
     start_epoch = 0
-    if row.model.startswith(('ekgnet', 'dacnet')):
-        callbacks.append(_EXPERT_USE)
-        if experiment.key == 'expert_use':
-            callbacks[0] = {**_EXPERT_USE, 'init_args': {'measure_worth': True}}
-        arguments = _annealing_arguments(row.temperature, epochs, budget.annealing)
+    traits = _traits(row.model)
+    if traits.experts:
+        use: dict[str, Any] = {
+            'class_path': f'{_PACKAGE}.callbacks.expert_use.ExpertUse'
+        }
+        if worth:
+            use['init_args'] = {'measure_worth': True}
+        callbacks.append(use)
+        arguments = _annealing_arguments(row.temperature, epochs, annealing)
         if arguments:
             callbacks.append(
                 {
@@ -638,45 +385,19 @@ def run_settings(
                 }
             )
             start_epoch = TemperatureAnnealing(**arguments).epochs
-    if row.model == 'dgcnet':
+    if traits.settled_share:
         # Without it nothing is pruned, as in the released port.
         callbacks.append(
             {'class_path': f'{_PACKAGE}.callbacks.pruning.PruningSchedule'}
         )
-        start_epoch = math.ceil(PRUNING_END * epochs)
-    settings = _settings(
-        scene,
-        data,
-        {
-            'class_path': f'{_TASKS}.HyperspectralClassificationTask',
-            'init_args': {
-                'model': row.model,
-                'lr': recipe.lr,
-                'lr_schedule': 'cosine',
-                'model_options': dict(row.options),
-            },
-        },
-        {'max_epochs': epochs, 'callbacks': callbacks},
-        seed,
-    )
-    # Weights in the middle of a schedule are not those of the system in the table.
-    settings['start_epoch'] = max(0, min(start_epoch, epochs - 1))
-    return settings
+        start_epoch = math.ceil(traits.settled_share * epochs)
+    return callbacks, start_epoch
 
 
 def _annealing_arguments(
     temperature: Temperature, epochs: int, share: float | None
 ) -> dict[str, Any]:
-    """Arguments of the callback ``TemperatureAnnealing``.
-
-    Args:
-        temperature: How the temperature is treated.
-        epochs: Epochs of the run.
-        share: Share of them that annealing lasts; None: the paper's steps.
-
-    Returns:
-        The arguments; none if the callback is not wanted.
-    """
+    """Arguments of ``TemperatureAnnealing``; none if the callback is not wanted."""
     if temperature == 'learnt':
         return {}
     if temperature == 'fixed':

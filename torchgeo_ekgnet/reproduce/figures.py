@@ -19,7 +19,7 @@ from .classical import fit_classical, scene_spectra
 if TYPE_CHECKING:
     from ..datasets.scene import HyperspectralScene
     from ..datasets.splits import Split
-    from .tables import Summary
+    from .summary import Summary
 
 PANELS_ACROSS = 4
 PANEL_INCHES = 2.6

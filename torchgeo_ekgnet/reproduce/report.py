@@ -11,12 +11,11 @@ from typing import Any
 from .._files import write_text
 from .declarations import Published
 from .statistics import RISE_LIMIT
+from .summary import Summary, compare
 from .tables import (
-    Summary,
     Table,
     accuracy_table,
     class_table,
-    compare,
     comparison_table,
     cost_table,
     expert_table,

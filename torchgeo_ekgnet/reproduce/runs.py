@@ -27,6 +27,9 @@ FORMAT = 2
 Settings = Mapping[str, Any]
 """All that a run's result depends on, apart from where files lie: JSON values only."""
 
+Result = dict[str, Any]
+"""What a run leaves behind: JSON values."""
+
 _NOT_FINITE = {'nan': math.nan, 'inf': math.inf, '-inf': -math.inf}
 """Names of the floats that JSON has no number for."""
 

@@ -1,0 +1,186 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Build what settings say, through the parser that reads configurations of ``fit``."""
+
+import copy
+import hashlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torchgeo.datamodules import BaseDataModule
+
+# Names of classes may be short in configurations, as on the command line.
+from .. import callbacks as _callbacks  # noqa: F401
+from .. import tasks as _tasks  # noqa: F401
+from .._compat import BaseTask
+from ..datamodules import HyperspectralDataModule
+from .runs import Result, Settings, decode_floats
+
+_OWN = ('content', 'start_epoch', 'checkpoint')
+"""Settings that the engine reads itself."""
+
+
+class Builder(LightningCLI):
+    """The command line's parser; builds trainer, task and datamodule and stops there.
+
+    Args:
+        settings: Configuration in JSON values.
+        callbacks: Callbacks in addition to the configured ones.
+    """
+
+    def __init__(self, settings: Settings, callbacks: Sequence[Callback] = ()) -> None:
+        """Build what the settings say."""
+        super().__init__(
+            BaseTask,
+            BaseDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={'callbacks': list(callbacks)},
+            run=False,
+            args=dict(settings),
+        )
+
+
+@contextmanager
+def own_arguments() -> Iterator[None]:
+    """Hide the process's arguments, which Lightning compares with those it is given."""
+    before = sys.argv
+    sys.argv = before[:1]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
+    """Add to settings what does not belong to a run's identity: the places of files.
+
+    One device, unless the settings say otherwise: several would train another way
+    under the same name.
+
+    Args:
+        settings: Settings of a run.
+        root: Folder of the scene's files; None: as configured.
+        work: Folder for checkpoints.
+
+    Returns:
+        A configuration that can be built.
+    """
+    configuration: dict[str, Any] = decode_floats(settings)
+    for name in _OWN:
+        configuration.pop(name, None)
+    if root is not None:
+        configuration['data'].setdefault('init_args', {})['root'] = root
+    configuration['trainer'] = {
+        'devices': 1,
+        **configuration.get('trainer', {}),
+        'default_root_dir': str(work),
+        'enable_progress_bar': False,
+        'enable_model_summary': False,
+        'num_sanity_val_steps': 0,
+    }
+    return configuration
+
+
+def build_data(
+    settings: Settings, root: str | os.PathLike[str] | None = None
+) -> HyperspectralDataModule:
+    """Build the datamodule of a run and read its scene.
+
+    Args:
+        settings: Settings of the run.
+        root: Folder of the scene's files; None: as the settings say.
+
+    Returns:
+        The datamodule, with scene and split.
+    """
+    place = None if root is None else os.fspath(root)
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(HyperspectralDataModule, 'data', subclass_mode=True)
+    chosen = placed(settings, place, Path())['data']
+    # Wrong settings are an error here, not the end of the process.
+    parser.exit_on_error = False
+    config = parser.parse_object({'data': chosen})
+    # Its name before jsonargparse 4.49.
+    instantiate = getattr(parser, 'instantiate', None) or parser.instantiate_classes
+    data: HyperspectralDataModule = instantiate(config).data
+    data.setup('test')
+    return data
+
+
+def content_of(
+    settings: Settings, root: str | os.PathLike[str] | None = None, split: bool = False
+) -> dict[str, str]:
+    """Identify the data that a run reads by what they hold, wherever they lie.
+
+    Args:
+        settings: Settings of the run.
+        root: Folder of the scene's files; None: as the settings say.
+        split: Whether the split may come from files, which are data as well.
+
+    Returns:
+        SHA-256 of the scene's values, labels, classes and mask of valid pixels, and,
+        if wanted, the identity of the split.
+    """
+    data = build_data(settings, root)
+    scene = data.scene
+    digest = hashlib.sha256(json.dumps([scene.digest(), scene.class_names]).encode())
+    digest.update(scene.label_map.astype('<i8').tobytes())
+    digest.update(scene.valid.tobytes())
+    content = {'scene': digest.hexdigest()}
+    if split:
+        content['split'] = data.split.identity()
+    return content
+
+
+def described(data: HyperspectralDataModule) -> Result:
+    """What the datamodule says about scene and split.
+
+    Args:
+        data: A datamodule of this package that is set up.
+
+    Returns:
+        Scene, split and preprocessing in JSON values.
+    """
+    description = copy.deepcopy(data.describe())
+    scene, split, patch_size = description['scene'], data.split, data.patch_size
+    overlap = split.overlap(patch_size)
+    return {
+        'scene': {
+            key: scene[key]
+            for key in ('name', 'shape', 'class_names', 'synthetic', 'source')
+        },
+        'split': {
+            'protocol': split.protocol,
+            'settings': dict(split.settings),
+            'identity': split.identity(),
+            'sizes': [len(part) for part in (split.train, split.val, split.test)],
+            'labelled': int((data.scene.label_map > 0).sum()),
+            'dropped': list(split.dropped),
+            'contains_training_centre': overlap.contains_training_centre,
+            'shares_training_pixel': overlap.shares_training_pixel,
+        },
+        'patch_size': patch_size,
+        'preprocessing': {
+            key: value
+            for key, value in description.items()
+            if key not in ('scene', 'split')
+        },
+    }
+
+
+def import_class(path: str) -> Any:
+    """Import a class that the parser has accepted by its dotted path."""
+    module, _, name = path.rpartition('.')
+    return getattr(importlib.import_module(module), name)

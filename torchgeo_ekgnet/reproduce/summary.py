@@ -1,0 +1,193 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The runs of every row, the convergence rule, and comparisons of rows in pairs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from ..metrics import Accuracies
+from .statistics import corrected_t_test, holm, last_quarter_rise, not_converged
+
+SIGNIFICANCE = 0.05
+"""Holm-adjusted p below which an order of two systems is claimed."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All runs of one row.
+
+    Attributes:
+        key: Key of the row.
+        label: Name as printed.
+        results: One result a seed.
+        accuracies: Accuracies of each seed.
+        reason: Why the row does not count as converged, None if it does.
+        rise: Mean gain of validation accuracy over the last quarter in points, None
+            for a classical baseline.
+        bar: Mean overall accuracy of the RBF support vector machine on the row's own
+            splits in percent, None if it was not run on any of them.
+    """
+
+    key: str
+    label: str
+    results: tuple[Mapping[str, Any], ...]
+    accuracies: tuple[Accuracies, ...]
+    reason: str | None
+    rise: float | None
+    bar: float | None
+
+    def values(self, metric: str) -> list[float]:
+        """One number a seed.
+
+        Args:
+            metric: ``'OA'``, ``'AA'`` (mean recall), ``'AA_precision'``,
+                ``'Kappa'``, ``'class_1'`` ... (recall) or ``'class_1_precision'`` ...
+
+        Returns:
+            The accuracies in percent.
+        """
+        return [100 * _metric(accuracy, metric) for accuracy in self.accuracies]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Identity of each seed's split."""
+        return tuple(result['split']['identity'] for result in self.results)
+
+    @property
+    def test_to_train(self) -> float:
+        """Test pixels over training pixels, mean over seeds."""
+        sizes = [result['split']['sizes'] for result in self.results]
+        return float(np.mean([test / train for train, _, test in sizes]))
+
+    @property
+    def status(self) -> str:
+        """Whether the row may enter a claim of order, and why not."""
+        if self.reason is None:
+            return 'ok' if self.bar is not None else 'ok, bar not run'
+        # A classical baseline has nothing to converge.
+        return self.reason if self.rise is None else f'not converged: {self.reason}'
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two converged systems on the same splits.
+
+    Attributes:
+        better: The system with the higher mean overall accuracy.
+        worse: The other one.
+        difference: Mean difference of overall accuracy in points, from 0.
+        p_value: Corrected resampled t-test, NaN with one seed.
+        adjusted: The same adjusted by Holm's method over all pairs.
+    """
+
+    better: Summary
+    worse: Summary
+    difference: float
+    p_value: float
+    adjusted: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether an order may be claimed."""
+        return self.adjusted < SIGNIFICANCE
+
+
+def _metric(accuracy: Accuracies, metric: str) -> float:
+    """Look one figure up by its name in the tables."""
+    match metric.split('_'):
+        case ['OA']:
+            return accuracy.overall
+        case ['AA']:
+            return accuracy.average
+        case ['AA', 'precision']:
+            return accuracy.average_precision
+        case ['Kappa']:
+            return accuracy.kappa
+        case ['class', number, *precision]:
+            figures = accuracy.precision if precision else accuracy.per_class
+            return float(figures[int(number) - 1])
+        case _:
+            raise ValueError(f'metric: unknown {metric!r}')
+
+
+def summarise(
+    rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]],
+    bars: Sequence[Mapping[str, Any]] = (),
+) -> list[Summary]:
+    """Gather the runs of every row and apply the convergence rule.
+
+    The bar of a row is the RBF support vector machine on the row's own splits.
+
+    Args:
+        rows: Key, label and results (one a seed) of each row.
+        bars: Results of the RBF support vector machine, one a split.
+
+    Returns:
+        One summary a row, rows without results left out.
+    """
+    heights = {
+        result['split']['identity']: Accuracies.from_confusion(
+            result['confusion']
+        ).overall
+        for result in bars
+    }
+    summaries = []
+    for key, label, results in rows:
+        if not results:
+            continue
+        rise = None
+        if results[0]['epochs'] is not None:
+            rises = [last_quarter_rise(r['curves'].get('val_OA', [])) for r in results]
+            rise = float(np.mean(rises))
+        accuracies = tuple(Accuracies.from_confusion(r['confusion']) for r in results)
+        # An unfinished sweep may have the bar of some seeds only.
+        pairs = [
+            (accuracy.overall, heights[result['split']['identity']])
+            for accuracy, result in zip(accuracies, results, strict=True)
+            if heights and result['split']['identity'] in heights
+        ]
+        overall, bar = np.mean(pairs, axis=0).tolist() if pairs else (math.nan, None)
+        summaries.append(
+            Summary(
+                key,
+                label,
+                tuple(results),
+                accuracies,
+                not_converged(overall, bar, rise),
+                rise,
+                None if bar is None else 100 * bar,
+            )
+        )
+    return summaries
+
+
+def compare(summaries: Sequence[Summary]) -> list[Comparison]:
+    """Compare every pair of converged rows that share their splits.
+
+    Args:
+        summaries: The rows.
+
+    Returns:
+        One comparison a pair, the largest difference first.
+    """
+    found = []
+    converged = [summary for summary in summaries if summary.reason is None]
+    for first, second in combinations(converged, 2):
+        if first.splits != second.splits:
+            continue
+        one, other = first.values('OA'), second.values('OA')
+        difference = float(np.mean(one) - np.mean(other))
+        better, worse = (first, second) if difference >= 0 else (second, first)
+        p_value = corrected_t_test(one, other, first.test_to_train)
+        found.append((better, worse, abs(difference), p_value))
+    adjusted = holm([p_value for *_, p_value in found])
+    comparisons = [
+        Comparison(*pair, q) for pair, q in zip(found, adjusted, strict=True)
+    ]
+    return sorted(comparisons, key=lambda pair: -pair.difference)
