@@ -70,10 +70,11 @@ def test_report_on_known_attention() -> None:
     assert twice.samples == 8
     assert twice.entropy('2') == pytest.approx(report.entropy('2'))
     np.testing.assert_allclose(twice.per_class('0'), report.per_class('0'))
-    figure = plot_expert_use(report, ['oak', 'road', 'sea'])
+    figure = plot_expert_use(report, ['oak', 'cost $5_$', 'a $\\frac$'])
     titles = [axis.get_title() for axis in figure.axes]
     assert any('H/log K 1.00' in title for title in titles)
     assert any('H/log K 0.00' in title for title in titles)
+    figure.canvas.draw()  # names are text, not formulas
     plt.close(figure)
 
 

@@ -73,10 +73,10 @@ def worth_of_attention(
         ValueError: If there is no sample or no expert convolution.
     """
     means = attention_means(model, train)
-    figures = {'dynamic': _score(model, test, num_classes)}
+    scores = {'dynamic': _score(model, test, num_classes)}
     with mean_attention(model, means):
-        figures['mean'] = _score(model, test, num_classes)
-    return figures
+        scores['mean'] = _score(model, test, num_classes)
+    return scores
 
 
 @contextmanager
@@ -282,7 +282,7 @@ class ExpertUseReport:
         return float(np.mean(shares)) if shares else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON-able values.
+        """Return what was found as JSON-able values.
 
         Returns:
             Samples, counts and, for every layer, K, entropy and log K, the information
@@ -361,7 +361,8 @@ def plot_expert_use(
             fontsize=7,
         )
         axis.set_xticks(range(experts), [str(i + 1) for i in range(experts)], size=6)
-        axis.set_yticks(range(len(names)), names if index % columns == 0 else [])
+        labels = names if index % columns == 0 else []
+        axis.set_yticks(range(len(names)), labels, parse_math=False)
         axis.tick_params(labelsize=6, length=0)
     figure.colorbar(image, ax=axes, label='mean attention', shrink=0.6)
     figure.supxlabel('expert', fontsize=8)

@@ -48,7 +48,7 @@ def _mebibytes(value: float | None, form: str = '.0f') -> str:
 
 
 def heading(results: dict[str, Any]) -> str:
-    """Write where the figures come from."""
+    """Write where the times come from."""
     facts = ', '.join(f'{key} {value}' for key, value in results['machine'].items())
     floor = results['floor']
     return (

@@ -159,12 +159,12 @@ class ExpertUse(Callback):
             return
         more: dict[str, Any] = {}
         if self.measure_worth and trainer.is_global_zero:
-            figures = self._worth(trainer, pl_module, len(report.counts))
-            more['accuracy'] = {key: f.to_dict() for key, f in figures.items()}
+            scores = self._worth(trainer, pl_module, len(report.counts))
+            more['accuracy'] = {key: value.to_dict() for key, value in scores.items()}
             logger.info(
                 'ExpertUse: overall accuracy %.4f, %.4f with mean attention',
-                figures['dynamic'].overall,
-                figures['mean'].overall,
+                scores['dynamic'].overall,
+                scores['mean'].overall,
             )
         self._write(trainer, report, more)
 
@@ -204,10 +204,13 @@ class ExpertUse(Callback):
         content = {'class_names': names, **report.to_dict(), **more}
         path = folder / f'{self.filename}.json'
         write_json(path, content)
-        figure = plot_expert_use(report, names)
-        with replaced(folder / f'{self.filename}.png') as part:
-            figure.savefig(part, dpi=150)
-        plt.close(figure)
+        try:
+            figure = plot_expert_use(report, names)
+            with replaced(folder / f'{self.filename}.png') as part:
+                figure.savefig(part, dpi=150)
+            plt.close(figure)
+        except Exception:  # a picture must not cost the stage its results
+            logger.warning('ExpertUse: the figure could not be drawn', exc_info=True)
 
 
 def _network(task: LightningModule) -> nn.Module:

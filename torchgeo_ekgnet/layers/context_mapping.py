@@ -51,14 +51,7 @@ class ContextNorm(nn.BatchNorm3d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize.
-
-        Args:
-            input: Pooled maps, (B, C, 1, 1, 1).
-
-        Returns:
-            A tensor of the same shape.
-        """
+        """Normalize."""
         from_batch = self.running_mean is None
         momentum = 0.0
         if self.training and input.shape[0] > 1:
@@ -85,14 +78,7 @@ class PooledConv3d(nn.Conv3d):
     """A 1x1x1 convolution of pooled maps, computed as the linear map that it is."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map the channels.
-
-        Args:
-            input: Pooled maps, (B, C, 1, 1, 1).
-
-        Returns:
-            Mapped channels, (B, Cout, 1, 1, 1).
-        """
+        """Map the channels."""
         mapped = F.linear(input.flatten(1), self.weight.flatten(1), self.bias)
         return mapped[:, :, None, None, None]
 
@@ -137,14 +123,7 @@ class MappingBlock(nn.Module):
         self.learnable_residual = learnable_residual
 
     def forward(self, g: Tensor) -> Tensor:
-        """Apply the block.
-
-        Args:
-            g: Pooled maps, (B, C, 1, 1, 1).
-
-        Returns:
-            A tensor of the same shape.
-        """
+        """Apply the block."""
         alpha: Tensor = self.residual_weight
         if not self.learnable_residual:
             alpha = 1.0 + 0.0 * alpha
@@ -154,24 +133,14 @@ class MappingBlock(nn.Module):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        """Store a frozen residual weight as the 1 that it stands for.
-
-        Args:
-            destination: State dict that is being written.
-            prefix: Name of the block.
-            keep_vars: Whether to store parameters instead of tensors.
-        """
+        """Store a frozen residual weight as the 1 that it stands for."""
         if not self.learnable_residual:
             with torch.no_grad():
                 self.residual_weight.fill_(1.0)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def extra_repr(self) -> str:
-        """Describe the block.
-
-        Returns:
-            Its one argument that the children do not show.
-        """
+        """Describe the block."""
         return f'learnable_residual={self.learnable_residual}'
 
 
@@ -319,9 +288,5 @@ class ContextMapping(nn.Module):
         return torch.softmax(logits / tau, dim=1).to(self.raw_temperature.dtype)
 
     def extra_repr(self) -> str:
-        """Describe the network.
-
-        Returns:
-            Its sizes.
-        """
+        """Describe the network."""
         return f'{self.in_channels}, num_experts={self.num_experts}'

@@ -55,6 +55,41 @@ def _plain_expert_conv3d(
     return y.reshape(batch, out, y.shape[2], y.shape[3], y.shape[4])
 
 
+def _check_sizes(
+    in_channels: int, out_channels: int, groups: int, num_experts: int
+) -> None:
+    """Refuse numbers of channels, groups and experts that make no layer."""
+    for name, value in (
+        ('in_channels', in_channels),
+        ('out_channels', out_channels),
+        ('groups', groups),
+        ('num_experts', num_experts),
+    ):
+        if value < 1:
+            raise ValueError(f'{name} must be at least 1, found {value}')
+    for name, channels in (
+        ('in_channels', in_channels),
+        ('out_channels', out_channels),
+    ):
+        if channels % groups:
+            raise ValueError(f'{name}={channels} must be a multiple of groups={groups}')
+
+
+def _check_padding(
+    padding: str | int | tuple[int, int, int], stride: tuple[int, int, int]
+) -> str | tuple[int, int, int]:
+    """Expand a padding and refuse names that PyTorch does not know either."""
+    if not isinstance(padding, str):
+        return triple(padding, 'padding')
+    if padding not in ('same', 'valid'):
+        raise ValueError(
+            f"padding must be 'same', 'valid', an int or 3 ints, found {padding!r}"
+        )
+    if padding == 'same' and stride != (1, 1, 1):
+        raise ValueError(f"padding='same' needs stride 1, found stride={stride}")
+    return padding
+
+
 class DynamicExpertConv3d(nn.Module):
     r"""3D convolution with a kernel of its own for every sample of a batch.
 
@@ -129,22 +164,7 @@ class DynamicExpertConv3d(nn.Module):
     ) -> None:
         """Make the experts and the mapping network."""
         super().__init__()
-        for name, value in (
-            ('in_channels', in_channels),
-            ('out_channels', out_channels),
-            ('groups', groups),
-            ('num_experts', num_experts),
-        ):
-            if value < 1:
-                raise ValueError(f'{name} must be at least 1, found {value}')
-        for name, channels in (
-            ('in_channels', in_channels),
-            ('out_channels', out_channels),
-        ):
-            if channels % groups:
-                raise ValueError(
-                    f'{name}={channels} must be a multiple of groups={groups}'
-                )
+        _check_sizes(in_channels, out_channels, groups, num_experts)
         if padding_mode not in _PADDING_MODES:
             raise ValueError(
                 f'padding_mode must be one of {_PADDING_MODES}, found {padding_mode!r}'
@@ -154,20 +174,7 @@ class DynamicExpertConv3d(nn.Module):
         self.kernel_size = triple(kernel_size, 'kernel_size')
         self.stride = triple(stride, 'stride')
         self.dilation = triple(dilation, 'dilation')
-        self.padding: str | tuple[int, int, int]
-        if isinstance(padding, str):
-            if padding not in ('same', 'valid'):
-                raise ValueError(
-                    "padding must be 'same', 'valid', an int or 3 ints, "
-                    f'found {padding!r}'
-                )
-            if padding == 'same' and self.stride != (1, 1, 1):
-                raise ValueError(
-                    f"padding='same' needs stride 1, found stride={self.stride}"
-                )
-            self.padding = padding
-        else:
-            self.padding = triple(padding, 'padding')
+        self.padding = _check_padding(padding, self.stride)
         for name, values, least in (
             ('kernel_size', self.kernel_size, 1),
             ('stride', self.stride, 1),
@@ -261,15 +268,7 @@ class DynamicExpertConv3d(nn.Module):
 
     @torch.jit.unused
     def _check(self, x: Tensor) -> None:
-        """Refuse input that the layer cannot convolve.
-
-        Args:
-            x: The input.
-
-        Raises:
-            ValueError: If its shape does not fit.
-            TypeError: If it is not floating point.
-        """
+        """Refuse input that the layer cannot convolve."""
         if x.dim() not in (4, 5):
             raise ValueError(
                 f'DynamicExpertConv3d: the input has shape {tuple(x.shape)}, expected '
@@ -358,11 +357,7 @@ class DynamicExpertConv3d(nn.Module):
         return y.squeeze(0) if unbatched else y
 
     def extra_repr(self) -> str:
-        """Describe the layer as ``nn.Conv3d`` does.
-
-        Returns:
-            Its arguments, defaults left out.
-        """
+        """Describe the layer as ``nn.Conv3d`` does."""
         parts = [
             f'{self.in_channels}, {self.out_channels}',
             f'kernel_size={self.kernel_size}',

@@ -70,14 +70,7 @@ class GroupedConv3d(nn.Conv3d):
         self.rows_first = rows_first
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve.
-
-        Args:
-            input: Maps, (B, C, D, H, W) or (C, D, H, W).
-
-        Returns:
-            Maps, (B, Cout, D', H', W') or (Cout, D', H', W').
-        """
+        """Convolve."""
         if torch.jit.is_scripting():
             if self.rows_first:
                 input = input.transpose(-3, -2)

@@ -24,28 +24,14 @@ class AveragePool3d(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool.
-
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Pooled maps.
-        """
+        """Pool."""
         if x.is_cpu and (x.dtype == torch.float32 or x.dtype == torch.float64):
             depth, height, width = x.shape[2], x.shape[3], x.shape[4]
             return F.avg_pool3d(x, [min(2, depth), min(2, height), min(2, width)])
         return self._reshape_mean(x)
 
     def _reshape_mean(self, x: Tensor) -> Tensor:
-        """Pool with reshapes and means.
-
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Pooled maps.
-        """
+        """Pool with reshapes and means."""
         for axis in (4, 3, 2):
             half = x.shape[axis] // 2
             if half > 0:
