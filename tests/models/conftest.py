@@ -11,17 +11,12 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.models import model_entrypoint
 from torch import Tensor, nn
 
-import torchgeo_ekgnet
+from torchgeo_ekgnet.models import network_class
 
 #: Every model that the package registers; new files join by being imported.
-MODELS = sorted(
-    name
-    for name in timm.list_models()
-    if model_entrypoint(name).__module__.startswith(f'{torchgeo_ekgnet.__name__}.')
-)
+MODELS = sorted(name for name in timm.list_models() if network_class(name))
 
 #: One size of each network is enough where the class matters, not the depth.
 SIZES = [name for name in MODELS if '_large' not in name]

@@ -16,6 +16,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from torchgeo_ekgnet.layers import expert_convs
+from torchgeo_ekgnet.models import SSRN, network_class
+from torchgeo_ekgnet.models._contract import register_network
+
 from .conftest import BANDS, MODELS, SIZES, small_input, small_model
 
 
@@ -41,6 +45,40 @@ def test_models_are_registered() -> None:
         'ekgnet_large_reference',
     } <= set(MODELS)
     assert set(timm.list_models(module='ekgnet')) <= set(MODELS)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_traits_are_those_of_the_network(name: str) -> None:
+    network, model = network_class(name), small_model(name)
+    assert network is type(model)
+    assert network.has_experts == any(True for _ in expert_convs(model))
+    assert bool(network.settled_share) == hasattr(model, 'set_progress')
+    if network.static_options is not None:
+        twin = small_model(name, **network.static_options)
+        assert not any(True for _ in expert_convs(twin))
+
+
+def test_traits_of_other_models() -> None:
+    assert network_class('resnet18') is None
+    assert network_class('no_such_model') is None
+    assert network_class('ssrn.some_tag') is SSRN
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_unknown_argument(name: str) -> None:
+    with pytest.raises(TypeError, match="'no_such_option'"):
+        timm.create_model(name, no_such_option=1)
+
+
+def test_a_name_of_another_package_stays_its_own() -> None:
+    def resnet18(pretrained: bool = False) -> None:
+        """A network of this package whose name is taken."""
+
+    resnet18.__module__ = 'torchgeo_ekgnet.models.resnet'
+    theirs = timm.model_entrypoint('resnet18')
+    with pytest.warns(UserWarning, match=r"'resnet18' of timm\.models\.resnet"):
+        assert register_network(SSRN)(resnet18) is resnet18
+    assert timm.model_entrypoint('resnet18') is theirs
 
 
 @pytest.mark.parametrize('name', MODELS)

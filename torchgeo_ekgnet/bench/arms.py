@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import conv_strategy, keep_freed_memory
+from ..models import network_class
 from .count import create_model
 from .measure import WARM_UPS, measure, peak_memory
 
@@ -155,8 +156,9 @@ def networks_of(
     if ours_only:
         return networks
     networks['paper'] = (ours, 'grouped')
-    if options.model.startswith('ekgnet'):
-        twin = create_model(options.model, patch, bands, conv_layer='conv3d')
+    network = network_class(options.model)
+    if network is not None and network.static_options is not None:
+        twin = create_model(options.model, patch, bands, **network.static_options)
         networks['static'] = (twin.to(device), None)
     checkpointed = create_model(options.model, patch, bands).to(device)
     cast(Any, checkpointed).set_grad_checkpointing()

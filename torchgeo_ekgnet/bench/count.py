@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from .. import models  # registers the networks
 from ..layers import conv_strategy
+from ..models import network_class
 
 __all__ = ('Work', 'count_work', 'create_model', 'own_models', 'usual_patch')
 
@@ -24,11 +24,7 @@ def own_models() -> list[str]:
     Returns:
         Their registered names.
     """
-    return sorted(
-        name
-        for name in timm.list_models()
-        if timm.model_entrypoint(name).__module__.startswith(f'{models.__name__}.')
-    )
+    return sorted(name for name in timm.list_models() if network_class(name))
 
 
 def create_model(name: str, patch: int, bands: int, **kwargs: Any) -> nn.Module:

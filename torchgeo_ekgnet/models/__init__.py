@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""The networks; importing this room registers them with timm."""
+"""The networks; importing this subpackage registers them with timm."""
 
-from ._contract import SpectralSpatialNet
-from ._dense import DenseNet3d
+from ._contract import SpectralSpatialNet, network_class
+from ._skeleton import DenseSkeleton
 from .cnn3d import CNN3d
 from .dacnet import DACNet
-from .densenet3d import BottleneckDenseNet3d
+from .densenet3d import DenseNet3d
 from .dgcnet import DGCNet
 from .ekgnet import EKGNet
 from .lgcnet import LGCNet
@@ -16,13 +16,14 @@ from .ssrn import SSRN
 
 __all__ = (
     'SSRN',
-    'BottleneckDenseNet3d',
     'CNN3d',
     'DACNet',
     'DGCNet',
     'DenseNet3d',
+    'DenseSkeleton',
     'EKGNet',
     'LGCNet',
     'SpectralFormer',
     'SpectralSpatialNet',
+    'network_class',
 )

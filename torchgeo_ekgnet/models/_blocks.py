@@ -58,17 +58,7 @@ class ExpectSize(nn.Module):
         self.cols = cols
 
     def forward(self, x: Tensor) -> Tensor:
-        """Check.
-
-        Args:
-            x: Patches, (B, bands, H, W).
-
-        Returns:
-            The same patches.
-
-        Raises:
-            ValueError: If the size is another.
-        """
+        """Check: (B, bands, H, W) to the same shape."""
         rows, cols = x.shape[2], x.shape[3]
         if rows != self.rows or cols != self.cols:
             raise ValueError(
@@ -87,8 +77,6 @@ class FullExtentConv3d(nn.Conv3d):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         size: Bands, rows and columns of the input.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -105,11 +93,7 @@ class FullExtentConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         """Connect everything with everything.
 
-        Args:
-            x: Maps, (B, C, D, H, W) of the size given to the constructor.
-
-        Returns:
-            Maps, (B, out_channels, 1, 1, 1).
+        (B, C, D, H, W) to (B, out_channels, 1, 1, 1).
         """
         out = F.linear(x.flatten(1), self.weight.flatten(1), self.bias)
         return out.reshape(x.shape[0], -1, 1, 1, 1)
@@ -139,22 +123,11 @@ class MaxPool3d(nn.Module):
         self.stride = stride
 
     def extra_repr(self) -> str:
-        """Describe the layer.
-
-        Returns:
-            Its stride.
-        """
+        """Describe the layer."""
         return f'stride={self.stride}'
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take maxima.
-
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Maps; every axis keeps its length n, or has (n - 3) // 2 + 1 at stride 2.
-        """
+        """Take maxima; an axis of n keeps it, or has (n - 3) // 2 + 1 at stride 2."""
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript needs the nesting)
             if x.is_cuda and torch.are_deterministic_algorithms_enabled():
                 return shifted_maximum(x, self.stride)

@@ -10,8 +10,9 @@ average over (D, H, W) equals the spectral mean followed by a spatial average an
 logits do not depend on where the border is drawn.
 """
 
+import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 from timm.layers import (
@@ -20,7 +21,13 @@ from timm.layers import (
     register_notrace_function,
     register_notrace_module,
 )
-from timm.models import build_model_with_cfg, checkpoint
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint,
+    is_model,
+    model_entrypoint,
+    register_model,
+)
 from torch import Tensor, nn
 
 __all__ = [
@@ -29,8 +36,12 @@ __all__ = [
     'create_spectral_model',
     'feature_indices',
     'leaf_module',
+    'network_class',
+    'register_network',
     'spectral_cfg',
 ]
+
+Entry = TypeVar('Entry', bound=Callable[..., Any])
 
 
 def leaf_module(module: type[nn.Module]) -> type[nn.Module]:
@@ -180,9 +191,24 @@ class SpectralSpatialNet(nn.Module):
         num_classes: Number of classes; 0 removes the classifier.
         in_chans: Number of spectral bands of the patches.
 
+    Every network also takes, and hands to :meth:`make_head`, ``global_pool`` (timm's
+    name of the spatial pooling), ``drop_rate`` (dropout before the classifier),
+    ``device`` and ``dtype`` (of the parameters).
+
     Raises:
         ValueError: If ``in_chans`` is not positive or ``num_classes`` negative.
     """
+
+    #: Whether expert convolutions decide: their use can be recorded, their temperature
+    #: annealed.
+    has_experts: ClassVar[bool] = False
+
+    #: Share of the training after which ``set_progress`` prunes no more; 0 if the
+    #: network never prunes.
+    settled_share: ClassVar[float] = 0.0
+
+    #: Options that turn the network into its static twin; None if there is none.
+    static_options: ClassVar[dict[str, Any] | None] = None
 
     #: Ends of parameter names that weight decay must leave alone.
     no_decay_suffixes: tuple[str, ...] = ('raw_temperature', 'residual_weight')
@@ -484,6 +510,52 @@ class SpectralSpatialNet(nn.Module):
             TypeError: If the patches are not floating point.
         """
         return self.forward_head(self.forward_features(x))
+
+
+def register_network(network: type[SpectralSpatialNet]) -> Callable[[Entry], Entry]:
+    """Register an entry function with timm and remember the class that it builds.
+
+    A name that another package has registered is left to that package, with a warning;
+    our entry function is then reached by its module alone.
+
+    Args:
+        network: Class of the network.
+
+    Returns:
+        A decorator for the entry function.
+    """
+
+    def register(entry: Entry) -> Entry:
+        name, ours = entry.__name__, entry.__module__
+        cast(Any, entry).network = network
+        if is_model(name):
+            other = model_entrypoint(name).__module__
+            if other.partition('.')[0] != ours.partition('.')[0]:
+                warnings.warn(
+                    f'timm has a model {name!r} of {other} already, which stays; that '
+                    f'of this package is {ours}.{name}',
+                    stacklevel=2,
+                )
+                return entry
+        return cast(Entry, register_model(entry))
+
+    return register
+
+
+def network_class(name: str) -> type[SpectralSpatialNet] | None:
+    """Find the class behind a registered name, whose attributes are its traits.
+
+    Args:
+        name: Name of a model, with or without a tag.
+
+    Returns:
+        The class; None for models of other packages and unknown names.
+    """
+    name = name.partition('.')[0]
+    if not is_model(name):
+        return None
+    network = getattr(model_entrypoint(name), 'network', None)
+    return cast('type[SpectralSpatialNet] | None', network)
 
 
 def create_spectral_model(

@@ -14,11 +14,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ._blocks import ExpectSize, FullExtentConv3d, MaxPool3d, rows_and_columns
-from ._contract import SpectralSpatialNet, create_spectral_model, spectral_cfg
+from ._contract import (
+    SpectralSpatialNet,
+    create_spectral_model,
+    register_network,
+    spectral_cfg,
+)
 
 __all__ = ['CNN3d']
 
@@ -32,16 +37,10 @@ class CNN3d(SpectralSpatialNet):
     Shape: patches (B, in_chans, rows, columns) to logits (B, num_classes).
 
     Args:
-        num_classes: Number of classes; 0 removes the classifier.
-        in_chans: Number of spectral bands of the patches.
-        global_pool: timm's name of the spatial pooling (of a 1x1 map).
         img_size: Rows and columns of the patches.
         channels: Channels of the two convolutions.
         hidden_features: Width of the fully connected layers.
-        drop_rate: Dropout before the classifier, on top of ``proj_drop_rate``.
         proj_drop_rate: Dropout after each fully connected layer.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
 
     Raises:
         ValueError: If a size is not positive.
@@ -107,46 +106,20 @@ class CNN3d(SpectralSpatialNet):
         self.make_head(hidden_features, global_pool, drop_rate, **dd)
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """Check the patch size and take the first convolution.
-
-        Args:
-            x: Patches, (B, in_chans, rows, columns).
-
-        Returns:
-            Maps, (B, C, D, H, W).
-
-        Raises:
-            ValueError: If the patches have another size than ``img_size``.
-        """
+        """Check the patch size and take the first convolution."""
         out: Tensor = self.stem(self.expect_size(x).unsqueeze(1))
         return out
 
 
 def _fit(size: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Cut the kernel of 10 bands by 3x3 pixels to a map.
-
-    Args:
-        size: Bands, rows and columns of the map.
-
-    Returns:
-        The kernel.
-    """
+    """Cut the kernel of 10 bands by 3x3 pixels to a map."""
     return min(10, size[0]), min(3, size[1]), min(3, size[2])
 
 
 def _after(
     size: tuple[int, int, int], kernel: tuple[int, int, int], stride: int
 ) -> tuple[int, int, int]:
-    """Compute the size of a map behind a valid convolution.
-
-    Args:
-        size: Bands, rows and columns of the map.
-        kernel: The kernel.
-        stride: Stride along the bands.
-
-    Returns:
-        Bands, rows and columns of the result.
-    """
+    """Compute the size of a map behind a valid convolution."""
     return (
         (size[0] - kernel[0]) // stride + 1,
         size[1] - kernel[1] + 1,
@@ -159,15 +132,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_model
+@register_network(CNN3d)
 def cnn3d(pretrained: bool = False, **kwargs: Any) -> Any:
-    """3D-CNN with 4 and 16 feature maps and 200 hidden units.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`CNN3d`; ``img_size`` is the patch size.
-
-    Returns:
-        The network.
-    """
+    """3D-CNN with 4 and 16 feature maps and 200 hidden units."""
     return create_spectral_model(CNN3d, 'cnn3d', pretrained, **kwargs)

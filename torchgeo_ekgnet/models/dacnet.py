@@ -15,12 +15,12 @@ ablation of the mapping alone pass ``expert_init='trunc_normal'`` and anneal bot
 from typing import Any, Literal
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ..layers import DynamicExpertConv3d
-from ._contract import create_spectral_model, spectral_cfg
-from ._dense import DenseNet3d
+from ._contract import create_spectral_model, register_network, spectral_cfg
+from ._skeleton import DenseSkeleton
 
 __all__ = ['DACNet', 'SqueezeAttention']
 
@@ -33,8 +33,6 @@ class SqueezeAttention(nn.Module):
         num_experts: Number K of kernels.
         ratio: Width of the hidden layer in input channels; one is added.
         temperature: Temperature tau of the softmax.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
 
     Raises:
         ValueError: If ``ratio`` or ``temperature`` is not positive.
@@ -96,19 +94,12 @@ class SqueezeAttention(nn.Module):
             self.set_temperature(max(value - step, end))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight the kernels.
-
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Attention, (B, K); rows sum to one.
-        """
+        """Weight the kernels: (B, C, D, H, W) to (B, K)."""
         logits: Tensor = self.excite(self.act(self.squeeze(x.mean((2, 3, 4)))))
         return (logits / self.temperature.to(logits.dtype)).softmax(1)
 
 
-class DACNet(DenseNet3d):
+class DACNet(DenseSkeleton):
     """3D-DenseNet with dynamic convolutions as bottlenecks.
 
     Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
@@ -119,13 +110,13 @@ class DACNet(DenseNet3d):
         attention_ratio: Width of the attention's hidden layer in input channels.
         expert_init: Draw of the kernels: ``'normal'``, of unit variance as released,
             or ``'trunc_normal'``, as EKGNet's experts.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
-        **kwargs: Arguments of :class:`DenseNet3d`.
+        **kwargs: Arguments of :class:`DenseSkeleton`.
 
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    has_experts = True
 
     def __init__(
         self,
@@ -178,17 +169,9 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_model
+@register_network(DACNet)
 def dacnet(pretrained: bool = False, **kwargs: Any) -> Any:
-    """DACNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`DACNet`.
-
-    Returns:
-        The network.
-    """
+    """DACNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32."""
     model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
     model_args.update(kwargs)
     return create_spectral_model(

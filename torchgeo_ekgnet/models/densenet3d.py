@@ -15,7 +15,7 @@ the released program does; it names the step an average pooling, of size 1.
 from typing import Any, cast
 
 import torch
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs
 from torch import Tensor, nn
 
 from ._blocks import MaxPool3d
@@ -23,10 +23,11 @@ from ._contract import (
     SpectralSpatialNet,
     create_spectral_model,
     leaf_module,
+    register_network,
     spectral_cfg,
 )
 
-__all__ = ['BottleneckDenseNet3d', 'SqueezeExcitation3d']
+__all__ = ['DenseNet3d', 'SqueezeExcitation3d']
 
 _EPS = 1.001e-5
 
@@ -37,8 +38,6 @@ class SqueezeExcitation3d(nn.Module):
     Args:
         channels: Channels of input and output.
         reduction: Division of the width of the hidden layer.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -57,14 +56,7 @@ class SqueezeExcitation3d(nn.Module):
         self.excite = nn.Linear(hidden, channels, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rescale the channels.
-
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Maps of the same shape.
-        """
+        """Rescale the channels: (B, C, D, H, W) to the same shape."""
         gate: Tensor = self.excite(self.act(self.squeeze(x.mean((2, 3, 4)))))
         gate = gate.sigmoid()
         return x * gate.unsqueeze(2).unsqueeze(3).unsqueeze(4)
@@ -77,8 +69,6 @@ class BottleneckDenseLayer(nn.Module):
         in_channels: Channels of the input.
         growth_rate: Channels that the layer adds.
         expansion: Width of the bottleneck in growth rates.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -100,14 +90,7 @@ class BottleneckDenseLayer(nn.Module):
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Append new channels.
-
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Maps, (B, C + growth_rate, D, H, W).
-        """
+        """Append new channels: (B, C, D, H, W) to (B, C + growth_rate, D, H, W)."""
         out = self.conv1(self.act(self.norm1(x)))
         return torch.cat([x, self.conv2(self.act(self.norm2(out)))], 1)
 
@@ -119,8 +102,6 @@ class Transition(nn.Module):
     Args:
         in_channels: Channels of the input.
         subsample: Keep every second band, row and column; or all of them.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -141,11 +122,7 @@ class Transition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Halve the channels and, usually, the axes.
 
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Maps, (B, C // 2, ceil(D / 2), ceil(H / 2), ceil(W / 2)).
+        (B, C, D, H, W) to (B, C // 2, ceil(D / 2), ceil(H / 2), ceil(W / 2)).
         """
         x = self.act(self.norm(x))
         # A convolution of 1x1x1 sees no neighbours: drop them before it.
@@ -160,18 +137,11 @@ class DenseSequence(nn.Sequential):
 
     @torch.jit.unused
     def recompute(self, x: Tensor) -> Tensor:
-        """Compute the stage, each layer anew in the backward pass.
-
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            What the stage returns.
-        """
+        """Compute the stage, each layer anew in the backward pass."""
         return cast(Tensor, checkpoint_seq(self, x))
 
 
-class BottleneckDenseNet3d(SpectralSpatialNet):
+class DenseNet3d(SpectralSpatialNet):
     """3D-DenseNet with bottlenecks, with or without squeeze and excitation.
 
     Shape: patches (B, in_chans, P, P) to logits (B, num_classes). Any number of bands
@@ -179,9 +149,6 @@ class BottleneckDenseNet3d(SpectralSpatialNet):
     alone.
 
     Args:
-        num_classes: Number of classes; 0 removes the classifier.
-        in_chans: Number of spectral bands of the patches.
-        global_pool: timm's name of the spatial pooling behind the spectral mean.
         block_config: Number of dense layers of each block.
         growth_rate: Channels that each dense layer adds.
         stem_channels: Channels of the stem.
@@ -190,9 +157,6 @@ class BottleneckDenseNet3d(SpectralSpatialNet):
             the last; None for the plain network.
         subsample: Subsample in the transitions; the released network for Pavia
             University does not.
-        drop_rate: Dropout before the classifier.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
 
     Raises:
         ValueError: If a size is not positive.
@@ -280,46 +244,21 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_densenet3d(variant: str, pretrained: bool, **kwargs: Any) -> Any:
-    """Build a variant.
-
-    Args:
-        variant: Registered name.
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`BottleneckDenseNet3d` and of timm's builder.
-
-    Returns:
-        The network, or timm's feature wrapper of it.
-    """
+    """Build a variant."""
     return create_spectral_model(
-        BottleneckDenseNet3d, variant, pretrained, len(kwargs['block_config']), **kwargs
+        DenseNet3d, variant, pretrained, len(kwargs['block_config']), **kwargs
     )
 
 
-@register_model
+@register_network(DenseNet3d)
 def densenet3d(pretrained: bool = False, **kwargs: Any) -> Any:
-    """3D-DenseNet: three blocks of three layers, growth 32.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`BottleneckDenseNet3d`.
-
-    Returns:
-        The network.
-    """
+    """3D-DenseNet: three blocks of three layers, growth 32."""
     model_args: dict[str, Any] = {'block_config': (3, 3, 3)}
     return _create_densenet3d('densenet3d', pretrained, **dict(model_args, **kwargs))
 
 
-@register_model
+@register_network(DenseNet3d)
 def se_densenet3d(pretrained: bool = False, **kwargs: Any) -> Any:
-    """3D-SE-DenseNet: the same with squeeze and excitation behind two blocks.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`BottleneckDenseNet3d`.
-
-    Returns:
-        The network.
-    """
+    """3D-SE-DenseNet: the same with squeeze and excitation behind two blocks."""
     model_args: dict[str, Any] = {'block_config': (3, 3, 3), 'se_reduction': 16}
     return _create_densenet3d('se_densenet3d', pretrained, **dict(model_args, **kwargs))

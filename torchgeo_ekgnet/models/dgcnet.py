@@ -17,11 +17,16 @@ with ``gate_factor=1``, to compute the same.
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from ._contract import create_spectral_model, leaf_module, spectral_cfg
-from ._dense import DenseLayer, DenseNet3d
+from ._contract import (
+    create_spectral_model,
+    leaf_module,
+    register_network,
+    spectral_cfg,
+)
+from ._skeleton import DenseLayer, DenseSkeleton
 
 __all__ = ['DGCNet', 'DynamicGroupConv3d', 'inactive_channels']
 
@@ -70,8 +75,6 @@ class DynamicGroupConv3d(nn.Module):
             halved for fewer than 80 input channels.
         gate_factor: Share of the channels that is kept at the end of the training;
             1 never prunes.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
 
     Raises:
         ValueError: If ``heads`` does not divide ``out_channels``, or another argument
@@ -146,11 +149,7 @@ class DynamicGroupConv3d(nn.Module):
         self.inactive.fill_(inactive_channels(progress, channels, self.gate_factor))
 
     def extra_repr(self) -> str:
-        """Describe the layer.
-
-        Returns:
-            Its channels, heads and gate factor.
-        """
+        """Describe the layer."""
         out_channels, in_channels = self.weight.shape[:2]
         return (
             f'{in_channels}, {out_channels}, heads={self.heads}, '
@@ -180,11 +179,7 @@ class DynamicGroupConv3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate and convolve.
 
-        Args:
-            x: Maps, (B, in_channels, D, H, W).
-
-        Returns:
-            Maps, (B, out_channels, D, H, W).
+        (B, in_channels, D, H, W) to (B, out_channels, D, H, W).
         """
         batch, _, bands, rows, cols = x.shape
         x = self.act(self.norm(x)).flatten(2)
@@ -195,7 +190,7 @@ class DynamicGroupConv3d(nn.Module):
         return torch.bmm(kernel, x).reshape(batch, -1, bands, rows, cols)
 
 
-class DGCNet(DenseNet3d):
+class DGCNet(DenseSkeleton):
     """3D-DenseNet with dynamic group convolutions as bottlenecks.
 
     Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
@@ -205,17 +200,13 @@ class DGCNet(DenseNet3d):
         squeeze_rate: Division of the width of the saliency networks' hidden layer.
         gate_factor: Share of the channels that is kept at the end of the training; 1
             never prunes, like the authors' 3D port.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
-        **kwargs: Arguments of :class:`DenseNet3d`.
+        **kwargs: Arguments of :class:`DenseSkeleton`.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
     no_decay_suffixes = ('excite_bias',)
-
-    #: Share of the training after which nothing more is pruned.
     settled_share = PRUNING_END
 
     def __init__(
@@ -277,46 +268,21 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_dgcnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
-    """Build a variant.
-
-    Args:
-        variant: Registered name.
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`DGCNet` and of timm's builder.
-
-    Returns:
-        The network, or timm's feature wrapper of it.
-    """
+    """Build a variant."""
     return create_spectral_model(
         DGCNet, variant, pretrained, len(kwargs['block_config']), **kwargs
     )
 
 
-@register_model
+@register_network(DGCNet)
 def dgcnet(pretrained: bool = False, **kwargs: Any) -> Any:
-    """DGCNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`DGCNet`.
-
-    Returns:
-        The network.
-    """
+    """DGCNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32."""
     model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
     return _create_dgcnet('dgcnet', pretrained, **dict(model_args, **kwargs))
 
 
-@register_model
+@register_network(DGCNet)
 def dgcnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
-    """DGCNet in its authors' size: three blocks of 14 layers, growth 8-16-32.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`DGCNet`.
-
-    Returns:
-        The network.
-    """
+    """DGCNet in its authors' size: three blocks of 14 layers, growth 8-16-32."""
     model_args: dict[str, Any] = {'block_config': (14, 14, 14), 'growth_rate': 8}
     return _create_dgcnet('dgcnet_large', pretrained, **dict(model_args, **kwargs))

@@ -13,38 +13,28 @@ the authors' released program computes and load its checkpoints; that program ke
 bands on the last axis, so its kernels are permuted on the way in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import nn
 
 from ..layers import ContextMapping, DynamicExpertConv3d
-from ._contract import create_spectral_model, spectral_cfg
-from ._dense import DenseLayer, DenseNet3d, init_conv3d
+from ._contract import create_spectral_model, register_network, spectral_cfg
+from ._skeleton import DenseLayer, DenseSkeleton, init_conv3d
 
 __all__ = ['EKGNet', 'translate_released']
 
 _CONV_LAYERS = ('dynamic', 'conv3d')
 
 
-class EKGNet(DenseNet3d):
+class EKGNet(DenseSkeleton):
     """3D-DenseNet with expert convolutions as the bottlenecks of its dense layers.
 
     Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
 
     Args:
-        num_classes: Number of classes; 0 removes the classifier.
-        in_chans: Number of spectral bands of the patches.
-        global_pool: timm's name of the spatial pooling behind the spectral mean.
-        block_config: Number of dense layers of each block.
-        growth_rate: Channels a layer of the first block adds; doubled in each block.
-        expansion: Width of the bottlenecks in growth rates.
-        groups: Groups of the 3x3x3 convolutions.
-        stem_kernel: Kernel of the stem along bands, rows and columns.
-        stem_stride: Stride of the stem along bands, rows and columns, the last two
-            equal.
         conv_layer: 'dynamic' for expert convolutions, 'conv3d' for the static twin
             with one kernel in their place.
         num_experts: Number K of expert kernels.
@@ -52,38 +42,31 @@ class EKGNet(DenseNet3d):
         num_mapping_blocks: Number N of residual blocks of a mapping network.
         mapping_units_per_block: BN-GELU-convolution units in such a block.
         learnable_residual: Learn the weights of the residual connections.
-        drop_rate: Dropout before the classifier.
-        proj_drop_rate: Dropout of the channels that a dense layer adds.
         reference_init: Draw experts and mapping networks as the released program does.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
+        **kwargs: Arguments of :class:`~torchgeo_ekgnet.models.DenseSkeleton`.
 
     Raises:
         ValueError: If ``conv_layer`` is unknown or a size is not valid.
     """
 
+    has_experts = True
+    static_options = {'conv_layer': 'conv3d'}
+
     def __init__(
         self,
         num_classes: int = 16,
         in_chans: int = 200,
-        global_pool: str = 'avg',
-        block_config: Sequence[int] = (4, 6, 8),
-        growth_rate: int = 8,
-        expansion: int = 4,
-        groups: int = 4,
-        stem_kernel: Sequence[int] = (3, 3, 3),
-        stem_stride: Sequence[int] = (2, 2, 2),
+        *,
         conv_layer: str = 'dynamic',
         num_experts: int = 4,
         temperature: float = 34.0,
         num_mapping_blocks: int = 2,
         mapping_units_per_block: int = 1,
         learnable_residual: bool = True,
-        drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
         reference_init: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **kwargs: Any,
     ) -> None:
         """Make the network."""
         if conv_layer not in _CONV_LAYERS:
@@ -110,20 +93,7 @@ class EKGNet(DenseNet3d):
             )
 
         super().__init__(
-            bottleneck,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            global_pool=global_pool,
-            block_config=block_config,
-            growth_rate=growth_rate,
-            expansion=expansion,
-            groups=groups,
-            stem_kernel=stem_kernel,
-            stem_stride=stem_stride,
-            drop_rate=drop_rate,
-            proj_drop_rate=proj_drop_rate,
-            device=device,
-            dtype=dtype,
+            bottleneck, num_classes, in_chans, device=device, dtype=dtype, **kwargs
         )
         if reference_init:
             self._draw_as_released()
@@ -146,27 +116,13 @@ class EKGNet(DenseNet3d):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Translate a released checkpoint, recognised by its names, then load.
-
-        Raises:
-            ValueError: If a released checkpoint does not fit this variant.
-        """
+        """Translate a released checkpoint, recognised by its names, then load."""
         _translate_released(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def _released_names(model: EKGNet) -> dict[str, str]:
-    """Map the names of a released checkpoint to ours.
-
-    Args:
-        model: The network that receives the checkpoint.
-
-    Returns:
-        Our name for each released one.
-
-    Raises:
-        ValueError: If the network's mapping blocks are not those of the release.
-    """
+    """Map the names of a released checkpoint to ours."""
     names = {'features.init_conv.weight': 'stem.weight'}
     statistics = (
         'weight',
@@ -239,19 +195,7 @@ def translate_released(
 
 
 def _translate_released(model: EKGNet, state: dict[str, Any], prefix: str) -> None:
-    """Replace the names and layouts of a released checkpoint by ours, in place.
-
-    A checkpoint of our own is left alone: its names differ, so that a kernel is
-    permuted exactly once however often it is saved and loaded.
-
-    Args:
-        model: The network that receives the checkpoint.
-        state: The state dict on its way into the network.
-        prefix: Name of the network inside a larger module.
-
-    Raises:
-        ValueError: If a released checkpoint does not fit this variant.
-    """
+    """Replace the names and layouts of a released checkpoint by ours, in place."""
     for wrapped in (f'{prefix}module.', prefix):
         if f'{wrapped}features.init_conv.weight' in state:
             break
@@ -285,16 +229,7 @@ def _translate_released(model: EKGNet, state: dict[str, Any], prefix: str) -> No
 
 
 def _create_ekgnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
-    """Build a variant.
-
-    Args:
-        variant: Registered name.
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`EKGNet` and of timm's builder.
-
-    Returns:
-        The network, or timm's feature wrapper of it.
-    """
+    """Build a variant."""
     return create_spectral_model(
         EKGNet, variant, pretrained, len(kwargs['block_config']), **kwargs
     )
@@ -316,6 +251,14 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
+_BASE: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
+_LARGE: dict[str, Any] = {'block_config': (14, 14, 14), 'growth_rate': 8}
+_TINY: dict[str, Any] = {
+    'block_config': (2, 2, 2),
+    'growth_rate': 8,
+    'stem_kernel': (9, 3, 3),
+    'stem_stride': (6, 2, 2),
+}
 _REFERENCE: dict[str, Any] = {
     'num_mapping_blocks': 1,
     'mapping_units_per_block': 2,
@@ -324,96 +267,37 @@ _REFERENCE: dict[str, Any] = {
 }
 
 
-@register_model
+@register_network(EKGNet)
 def ekgnet_base(pretrained: bool = False, **kwargs: Any) -> Any:
-    """EKGNet-base of the paper's text: blocks of 4, 6 and 8 layers, growth 8-16-32.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
-
-    Returns:
-        The network.
-    """
-    model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
-    return _create_ekgnet('ekgnet_base', pretrained, **dict(model_args, **kwargs))
+    """EKGNet-base of the paper's text: blocks of 4, 6 and 8 layers, growth 8-16-32."""
+    return _create_ekgnet('ekgnet_base', pretrained, **{**_BASE, **kwargs})
 
 
-@register_model
+@register_network(EKGNet)
 def ekgnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
-    """EKGNet-large of the paper's text: three blocks of 14 layers, growth 8-16-32.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
-
-    Returns:
-        The network.
-    """
-    model_args: dict[str, Any] = {'block_config': (14, 14, 14), 'growth_rate': 8}
-    return _create_ekgnet('ekgnet_large', pretrained, **dict(model_args, **kwargs))
+    """EKGNet-large of the paper's text: three blocks of 14 layers, growth 8-16-32."""
+    return _create_ekgnet('ekgnet_large', pretrained, **{**_LARGE, **kwargs})
 
 
-@register_model
+@register_network(EKGNet)
 def ekgnet_tiny(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet for a laptop: blocks of 2 layers, a stem of 9 bands that strides 6.
 
     About a twelfth of the parameters of ``ekgnet_base`` and an eighth of its time; the
     mapping networks and the expert convolutions are the same.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
-
-    Returns:
-        The network.
     """
-    model_args: dict[str, Any] = {
-        'block_config': (2, 2, 2),
-        'growth_rate': 8,
-        'stem_kernel': (9, 3, 3),
-        'stem_stride': (6, 2, 2),
-    }
-    return _create_ekgnet('ekgnet_tiny', pretrained, **dict(model_args, **kwargs))
+    return _create_ekgnet('ekgnet_tiny', pretrained, **{**_TINY, **kwargs})
 
 
-@register_model
+@register_network(EKGNet)
 def ekgnet_base_reference(pretrained: bool = False, **kwargs: Any) -> Any:
-    """EKGNet-base as the released program computes it; loads its checkpoints.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
-
-    Returns:
-        The network.
-    """
-    model_args: dict[str, Any] = {
-        'block_config': (4, 6, 8),
-        'growth_rate': 8,
-        **_REFERENCE,
-    }
-    return _create_ekgnet(
-        'ekgnet_base_reference', pretrained, **dict(model_args, **kwargs)
-    )
+    """EKGNet-base as the released program computes it; loads its checkpoints."""
+    model_args = {**_BASE, **_REFERENCE, **kwargs}
+    return _create_ekgnet('ekgnet_base_reference', pretrained, **model_args)
 
 
-@register_model
+@register_network(EKGNet)
 def ekgnet_large_reference(pretrained: bool = False, **kwargs: Any) -> Any:
-    """EKGNet-large as the released program computes it; loads its checkpoints.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`EKGNet`, which replace the variant's own.
-
-    Returns:
-        The network.
-    """
-    model_args: dict[str, Any] = {
-        'block_config': (14, 14, 14),
-        'growth_rate': 8,
-        **_REFERENCE,
-    }
-    return _create_ekgnet(
-        'ekgnet_large_reference', pretrained, **dict(model_args, **kwargs)
-    )
+    """EKGNet-large as the released program computes it; loads its checkpoints."""
+    model_args = {**_LARGE, **_REFERENCE, **kwargs}
+    return _create_ekgnet('ekgnet_large_reference', pretrained, **model_args)

@@ -11,11 +11,16 @@ as EKGNet's authors use it in their comparison. Only the bottleneck differs.
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from ._contract import create_spectral_model, leaf_module, spectral_cfg
-from ._dense import DenseNet3d, init_conv3d
+from ._contract import (
+    create_spectral_model,
+    leaf_module,
+    register_network,
+    spectral_cfg,
+)
+from ._skeleton import DenseSkeleton, init_conv3d
 
 __all__ = ['LGCNet', 'LearnedGroupConv3d']
 
@@ -46,8 +51,6 @@ class LearnedGroupConv3d(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         num_groups: Number of groups to learn.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
 
     Raises:
         ValueError: If ``num_groups`` is not positive.
@@ -84,11 +87,7 @@ class LearnedGroupConv3d(nn.Module):
         nn.init.normal_(self.output_groups)
 
     def extra_repr(self) -> str:
-        """Describe the layer.
-
-        Returns:
-            Its channels and groups.
-        """
+        """Describe the layer."""
         out_channels, in_channels = self.weight.shape[:2]
         return f'{in_channels}, {out_channels}, num_groups={self.input_groups.shape[1]}'
 
@@ -105,11 +104,7 @@ class LearnedGroupConv3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve within the learnt groups.
 
-        Args:
-            x: Maps, (B, in_channels, D, H, W).
-
-        Returns:
-            Maps, (B, out_channels, D, H, W).
+        (B, in_channels, D, H, W) to (B, out_channels, D, H, W).
         """
         batch, _, bands, rows, cols = x.shape
         kernel = (self.weight.flatten(1) * self.mask()).expand(batch, -1, -1)
@@ -118,16 +113,14 @@ class LearnedGroupConv3d(nn.Module):
         return out.reshape(batch, -1, bands, rows, cols)
 
 
-class LGCNet(DenseNet3d):
+class LGCNet(DenseSkeleton):
     """3D-DenseNet with learned group convolutions as bottlenecks.
 
     Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
 
     Args:
         num_groups: Number of groups that a bottleneck learns.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
-        **kwargs: Arguments of :class:`DenseNet3d`.
+        **kwargs: Arguments of :class:`DenseSkeleton`.
 
     Raises:
         ValueError: If a size is not valid.
@@ -165,46 +158,21 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_lgcnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
-    """Build a variant.
-
-    Args:
-        variant: Registered name.
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`LGCNet` and of timm's builder.
-
-    Returns:
-        The network, or timm's feature wrapper of it.
-    """
+    """Build a variant."""
     return create_spectral_model(
         LGCNet, variant, pretrained, len(kwargs['block_config']), **kwargs
     )
 
 
-@register_model
+@register_network(LGCNet)
 def lgcnet(pretrained: bool = False, **kwargs: Any) -> Any:
-    """LGCNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`LGCNet`.
-
-    Returns:
-        The network.
-    """
+    """LGCNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32."""
     model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
     return _create_lgcnet('lgcnet', pretrained, **dict(model_args, **kwargs))
 
 
-@register_model
+@register_network(LGCNet)
 def lgcnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
-    """LGCNet in its authors' size: three blocks of 10 layers, growth 8-16-32.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`LGCNet`.
-
-    Returns:
-        The network.
-    """
+    """LGCNet in its authors' size: three blocks of 10 layers, growth 8-16-32."""
     model_args: dict[str, Any] = {'block_config': (10, 10, 10), 'growth_rate': 8}
     return _create_lgcnet('lgcnet_large', pretrained, **dict(model_args, **kwargs))

@@ -18,12 +18,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._blocks import ExpectSize, rows_and_columns
-from ._contract import SpectralSpatialNet, create_spectral_model, spectral_cfg
+from ._contract import (
+    SpectralSpatialNet,
+    create_spectral_model,
+    register_network,
+    spectral_cfg,
+)
 
 __all__ = ['SpectralFormer']
 
@@ -36,8 +41,6 @@ class TokenAttention(nn.Module):
         num_heads: Number of heads.
         head_dim: Width of a head.
         proj_drop_rate: Dropout of the output.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -60,14 +63,7 @@ class TokenAttention(nn.Module):
         self.drop = nn.Dropout(proj_drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Exchange information between tokens.
-
-        Args:
-            x: Tokens, (B, N, C).
-
-        Returns:
-            What to add to them, (B, N, C).
-        """
+        """Exchange information between tokens: (B, N, C) to (B, N, C)."""
         qkv = self.qkv(self.norm(x)).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value)
@@ -80,8 +76,6 @@ class CrossLayerFusion(nn.Module):
 
     Args:
         num_tokens: Number N of tokens.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -95,15 +89,7 @@ class CrossLayerFusion(nn.Module):
         self.mix = nn.Linear(2 * num_tokens, num_tokens, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, earlier: Tensor) -> Tensor:
-        """Fuse.
-
-        Args:
-            x: Tokens, (B, N, C).
-            earlier: Tokens of an earlier layer, (B, N, C).
-
-        Returns:
-            Tokens, (B, N, C).
-        """
+        """Fuse: (B, N, C) to (B, N, C)."""
         pair = torch.cat([x, earlier], 1)
         return torch.matmul(self.mix.weight, pair) + self.mix.bias.unsqueeze(1)
 
@@ -122,8 +108,6 @@ class TransformerStage(nn.Module):
         hidden_dim: Width of the perceptron's hidden layer.
         fuse: Fuse with the input of the layer two before.
         proj_drop_rate: Dropout inside.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -155,14 +139,7 @@ class TransformerStage(nn.Module):
         )
 
     def forward(self, states: Tensor) -> Tensor:
-        """Transform the newest state.
-
-        Args:
-            states: Stack of states, (B, S, N, C), newest first.
-
-        Returns:
-            Stack of at most three states, (B, min(S + 1, 3), N, C).
-        """
+        """Transform the newest state: (B, S, N, C) to (B, min(S + 1, 3), N, C)."""
         x = states[:, 0]
         if self.fusion is not None:
             x = self.fusion(x, states[:, 2])
@@ -177,9 +154,6 @@ class SpectralFormer(SpectralSpatialNet):
     Shape: patches (B, in_chans, rows, columns) to logits (B, num_classes).
 
     Args:
-        num_classes: Number of classes; 0 removes the classifier.
-        in_chans: Number of spectral bands of the patches.
-        global_pool: timm's name of the spatial pooling (of a 1x1 map).
         img_size: Rows and columns of the patches.
         centre_pixel: Read the spectrum of the patch's centre pixel alone; then any
             patch size passes and ``img_size`` is not used. Maps have one row and one
@@ -192,10 +166,7 @@ class SpectralFormer(SpectralSpatialNet):
         num_heads: Number of heads.
         head_dim: Width of a head.
         hidden_dim: Width of the perceptrons' hidden layer.
-        drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout of the embedding and inside of the layers.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
 
     Raises:
         ValueError: If ``near_bands`` is even or a size is not positive.
@@ -270,14 +241,7 @@ class SpectralFormer(SpectralSpatialNet):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Order the parameters by depth, for layer-wise learning rates.
-
-        Args:
-            coarse: Not used: one group a layer is the coarsest there is.
-
-        Returns:
-            timm's matcher.
-        """
+        """Order the parameters by depth, for layer-wise learning rates."""
         return {
             'stem': r'^stem',
             'blocks': [
@@ -288,17 +252,7 @@ class SpectralFormer(SpectralSpatialNet):
         }
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """Make tokens.
-
-        Args:
-            x: Patches, (B, in_chans, rows, columns).
-
-        Returns:
-            A stack of one state, (B, 1, in_chans + 1, embed_dim).
-
-        Raises:
-            ValueError: If the patches have another size than ``img_size``.
-        """
+        """Make tokens."""
         if self.centre_pixel:
             row, col = x.shape[2] // 2, x.shape[3] // 2
             x = x[:, :, row : row + 1, col : col + 1]
@@ -313,26 +267,12 @@ class SpectralFormer(SpectralSpatialNet):
         return states
 
     def forward_norm(self, x: Tensor) -> Tensor:
-        """Normalise the class token of the newest state.
-
-        Args:
-            x: Stack of states, (B, S, N, C).
-
-        Returns:
-            The class token, (B, 1, 1, C).
-        """
+        """Normalise the class token of the newest state."""
         out: Tensor = self.norm(x[:, :1, :1])
         return out
 
     def spectral_mean(self, x: Tensor) -> Tensor:
-        """Take the class token of the newest state; it summarises the spectrum.
-
-        Args:
-            x: Stack of states, (B, S, N, C).
-
-        Returns:
-            The class token as a map, (B, C, 1, 1).
-        """
+        """Take the class token of the newest state; it summarises the spectrum."""
         return x[:, 0, 0].unsqueeze(2).unsqueeze(3)
 
 
@@ -352,33 +292,17 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_model
+@register_network(SpectralFormer)
 def spectralformer(pretrained: bool = False, **kwargs: Any) -> Any:
-    """SpectralFormer on patches: tokens of 3 bands and all pixels.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`SpectralFormer`; ``img_size`` is the patch size.
-
-    Returns:
-        The network.
-    """
+    """SpectralFormer on patches: tokens of 3 bands and all pixels."""
     return create_spectral_model(
         SpectralFormer, 'spectralformer', pretrained, kwargs.get('depth', 5), **kwargs
     )
 
 
-@register_model
+@register_network(SpectralFormer)
 def spectralformer_pixel(pretrained: bool = False, **kwargs: Any) -> Any:
-    """SpectralFormer on the centre pixel's spectrum: tokens of 3 bands.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`SpectralFormer`.
-
-    Returns:
-        The network.
-    """
+    """SpectralFormer on the centre pixel's spectrum: tokens of 3 bands."""
     model_args: dict[str, Any] = {'centre_pixel': True}
     return create_spectral_model(
         SpectralFormer,

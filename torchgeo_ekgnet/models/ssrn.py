@@ -15,7 +15,7 @@ same), and the spectral kernels shrink for scenes of fewer than seven bands.
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +23,7 @@ from ._contract import (
     SpectralSpatialNet,
     create_spectral_model,
     leaf_module,
+    register_network,
     spectral_cfg,
 )
 
@@ -40,8 +41,6 @@ class SpectralCollapse(nn.Conv3d):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         length: Length of the spectral axis.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -60,11 +59,7 @@ class SpectralCollapse(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         """Collapse the spectral axis.
 
-        Args:
-            x: Maps, (B, C, length, H, W).
-
-        Returns:
-            Maps, (B, out_channels, 1, H, W).
+        (B, C, length, H, W) to (B, out_channels, 1, H, W).
         """
         batch, _, _, rows, cols = x.shape
         out = torch.matmul(self.weight.flatten(1), x.flatten(3).flatten(1, 2))
@@ -80,8 +75,6 @@ class ResidualBlock(nn.Module):
     Args:
         channels: Channels of input and output.
         kernel: Kernel along bands, rows and columns; odd.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -101,14 +94,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm3d(channels, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the block has learnt.
-
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Maps of the same shape.
-        """
+        """Add what the block has learnt: (B, C, D, H, W) to the same shape."""
         out = F.relu(self.norm1(F.relu(self.conv1(x))))
         return F.relu(x + self.norm2(self.conv2(out)))
 
@@ -119,8 +105,6 @@ class SpectralStage(nn.Module):
     Args:
         channels: Channels of input and output.
         num_blocks: Number of residual blocks.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -138,14 +122,7 @@ class SpectralStage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform the spectra.
-
-        Args:
-            x: Maps of the stem, (B, C, D, H, W).
-
-        Returns:
-            Maps of the same shape.
-        """
+        """Transform the spectra: (B, C, D, H, W) to the same shape."""
         x = F.relu(self.norm(x))
         for block in self.blocks:
             x = block(x)
@@ -159,8 +136,6 @@ class CollapseStage(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         length: Length of the spectral axis.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -181,11 +156,7 @@ class CollapseStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Collapse the spectral axis.
 
-        Args:
-            x: Maps, (B, C, length, H, W).
-
-        Returns:
-            Maps, (B, out_channels, 1, H, W).
+        (B, C, length, H, W) to (B, out_channels, 1, H, W).
         """
         return F.relu(self.norm(self.conv(x)))
 
@@ -200,8 +171,6 @@ class SpatialStage(nn.Module):
         in_channels: Channels of the input.
         channels: Channels of the output.
         num_blocks: Number of residual blocks.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -224,11 +193,7 @@ class SpatialStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform the neighbourhood.
 
-        Args:
-            x: Maps, (B, C, 1, H, W).
-
-        Returns:
-            Maps, (B, channels, 1, H - 2, W - 2).
+        (B, C, 1, H, W) to (B, channels, 1, H - 2, W - 2).
         """
         x = F.relu(self.norm(self.conv(x.transpose(1, 2))))
         for block in self.blocks:
@@ -246,15 +211,10 @@ class SSRN(SpectralSpatialNet):
     Shape: patches (B, in_chans, P, P), P at least 3, to logits (B, num_classes).
 
     Args:
-        num_classes: Number of classes; 0 removes the classifier.
-        in_chans: Number of spectral bands of the patches.
-        global_pool: timm's name of the spatial pooling.
         channels: Channels of the residual blocks.
         collapsed_channels: Channels that the spectrum is collapsed into.
         num_blocks: Residual blocks of each domain.
         drop_rate: Dropout before the classifier; the original paper uses 0.5.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
 
     Raises:
         ValueError: If a size is not positive.
@@ -312,15 +272,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_model
+@register_network(SSRN)
 def ssrn(pretrained: bool = False, **kwargs: Any) -> Any:
-    """SSRN with two residual blocks in each domain.
-
-    Args:
-        pretrained: Load the weights that the configuration names.
-        **kwargs: Arguments of :class:`SSRN`.
-
-    Returns:
-        The network.
-    """
+    """SSRN with two residual blocks in each domain."""
     return create_spectral_model(SSRN, 'ssrn', pretrained, **kwargs)

@@ -14,13 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, NamedTuple
-
-import timm
-import torch
+from typing import Any, Literal
 
 from ..callbacks import TemperatureAnnealing
-from ..layers import expert_convs
+from ..models import SpectralSpatialNet, network_class
 from .classical import CLASSICAL_NAMES
 
 _PACKAGE = 'torchgeo_ekgnet'
@@ -340,36 +337,14 @@ def run_settings(
     return settings
 
 
-class _Traits(NamedTuple):
-    """What decides which callbacks a network is trained with.
-
-    Attributes:
-        experts: Whether it mixes experts, whose temperature is annealed.
-        settled_share: Share of the training after which it prunes no more, 0 if it
-            never does.
-    """
-
-    experts: bool
-    settled_share: float
-
-
-@cache
-def _traits(model: str) -> _Traits:
-    """Look at a network, of no data and no size."""
-    with torch.device('meta'):
-        network = timm.create_model(model, in_chans=32, num_classes=2)
-    experts = any(True for _ in expert_convs(network))
-    return _Traits(experts, getattr(network, 'settled_share', 0.0))
-
-
 def _schedules(
     row: Row, epochs: int, annealing: float | None, worth: bool
 ) -> tuple[list[dict[str, Any]], int]:
     """Callbacks that a network is trained with, and the epoch after their schedule."""
     callbacks: list[dict[str, Any]] = []
     start_epoch = 0
-    traits = _traits(row.model)
-    if traits.experts:
+    network = network_class(row.model) or SpectralSpatialNet
+    if network.has_experts:
         use: dict[str, Any] = {
             'class_path': f'{_PACKAGE}.callbacks.expert_use.ExpertUse'
         }
@@ -385,12 +360,12 @@ def _schedules(
                 }
             )
             start_epoch = TemperatureAnnealing(**arguments).epochs
-    if traits.settled_share:
+    if network.settled_share:
         # Without it nothing is pruned, as in the released port.
         callbacks.append(
             {'class_path': f'{_PACKAGE}.callbacks.pruning.PruningSchedule'}
         )
-        start_epoch = math.ceil(traits.settled_share * epochs)
+        start_epoch = math.ceil(network.settled_share * epochs)
     return callbacks, start_epoch
 
 

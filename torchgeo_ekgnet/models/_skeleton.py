@@ -23,7 +23,7 @@ from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_con
 from ..layers.rule import reads_slices
 from ._contract import SpectralSpatialNet, leaf_module
 
-__all__ = ['Bottleneck', 'DenseLayer', 'DenseNet3d', 'DenseStage', 'init_conv3d']
+__all__ = ['Bottleneck', 'DenseLayer', 'DenseSkeleton', 'DenseStage', 'init_conv3d']
 
 #: Makes the 1x1x1 layer of a dense layer from its input and output channels.
 Bottleneck = Callable[[int, int], nn.Module]
@@ -63,8 +63,6 @@ class DenseLayer(nn.Module):
         expansion: Width of the bottleneck in growth rates.
         groups: Groups of the 3x3x3 convolution.
         drop_rate: Dropout of the added channels.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     # A constant for TorchScript, which compiles only the branch that is taken.
@@ -105,15 +103,7 @@ class DenseLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Compute the new channels.
-
-        Args:
-            x: Maps, (B, C, H, D, W).
-            context: Their mean over space, (B, C, 1, 1, 1).
-
-        Returns:
-            New maps, (B, growth_rate, H, D, W).
-        """
+        """Compute the new channels: (B, C, H, D, W) to (B, growth_rate, H, D, W)."""
         if self.takes_context:
             new = self.bottleneck(x, context)
         else:
@@ -197,8 +187,6 @@ class DenseStage(nn.Module):
         expansion: Width of the bottlenecks in growth rates.
         groups: Groups of the 3x3x3 convolutions.
         drop_rate: Dropout of the added channels.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
     """
 
     # A constant for TorchScript, which compiles only the branch that is taken.
@@ -244,11 +232,7 @@ class DenseStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Pool, then append the channels of every layer.
 
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Maps, (B, out_channels, D', H', W').
+        (B, C, D, H, W) to (B, out_channels, D', H', W').
         """
         x = self.pool(x).transpose(2, 3)
         buffer = make_buffer(x, self.read_channels) if self.reads_slices else None
@@ -267,12 +251,6 @@ class DenseStage(nn.Module):
 
         What is kept are the added channels, once; the maps that a layer reads are put
         together again as well. So memory grows with the depth, not with its square.
-
-        Args:
-            x: Maps, (B, C, D, H, W).
-
-        Returns:
-            Maps, (B, out_channels, D', H', W').
         """
         x = self.pool(x).transpose(2, 3).contiguous()
         context, maps = pool_context(x), [x]
@@ -289,7 +267,7 @@ def _joined(layer: nn.Module, context: Tensor, *maps: Tensor) -> Tensor:
     return new
 
 
-class DenseNet3d(SpectralSpatialNet):
+class DenseSkeleton(SpectralSpatialNet):
     """3D-DenseNet with doubling growth and connections across blocks.
 
     The stem halves the rows, columns and bands; each pooling between blocks halves
@@ -299,9 +277,6 @@ class DenseNet3d(SpectralSpatialNet):
     Args:
         bottleneck_layer: Makes the 1x1x1 layer of a dense layer from its input and
             output channels.
-        num_classes: Number of classes; 0 removes the classifier.
-        in_chans: Number of spectral bands of the patches.
-        global_pool: timm's name of the spatial pooling behind the spectral mean.
         block_config: Number of dense layers of each block.
         growth_rate: Channels a layer of the first block adds (k0); block m adds
             2^(m-1) k0.
@@ -310,10 +285,7 @@ class DenseNet3d(SpectralSpatialNet):
         stem_kernel: Kernel of the stem along bands, rows and columns.
         stem_stride: Stride of the stem along bands, rows and columns, the last two
             equal.
-        drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout of the channels that a dense layer adds.
-        device: Where the parameters live.
-        dtype: Type of the parameters.
 
     Raises:
         ValueError: If a size is not positive, ``groups`` does not divide a growth

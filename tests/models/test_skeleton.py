@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy
-from torchgeo_ekgnet.models._dense import DenseStage
+from torchgeo_ekgnet.models._skeleton import DenseStage
 
 
 def make_stage(bottleneck: Callable[[int, int], nn.Module], pool: bool) -> DenseStage:
