@@ -3,6 +3,7 @@
 
 """DACNet: sizes, attention, and the layer against a loop over patches."""
 
+import math
 from typing import Any, cast
 
 import pytest
@@ -47,8 +48,10 @@ def test_temperature() -> None:
     mapping.set_temperature(0.5)
     mapping.update_temperature()
     assert float(mapping.temperature) == 0.5
-    with pytest.raises(ValueError, match='temperature must be positive'):
-        mapping.set_temperature(0.0)
+    for value in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match='temperature must be positive and finite'):
+            mapping.set_temperature(value)
+    assert float(mapping.temperature) == 0.5
 
 
 def test_layers_are_mixed_from_experts() -> None:
@@ -90,7 +93,12 @@ def test_experts_may_start_as_those_of_ekgnet() -> None:
 
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
-    [({'temperature': 0.0}, 'temperature'), ({'attention_ratio': 0.0}, 'ratio')],
+    [
+        ({'temperature': 0.0}, 'temperature'),
+        ({'temperature': math.nan}, 'temperature'),
+        ({'attention_ratio': 0.0}, 'ratio'),
+        ({'attention_ratio': math.inf}, 'ratio'),
+    ],
 )
 def test_wrong_arguments(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f'{message} must be positive'):

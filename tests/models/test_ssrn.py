@@ -85,6 +85,19 @@ def test_few_bands_and_any_patch(bands: int) -> None:
     model: Any = timm.create_model('ssrn', in_chans=bands).eval()
     assert model(torch.randn(2, bands, 3, 3)).shape == (2, 16)
     assert model(torch.randn(1, bands, 9, 9)).shape == (1, 16)
+    assert model(torch.randn(1, bands, 2, 4)).shape == (1, 16)
+
+
+def test_single_pixels_are_seen_by_the_kernels_centre() -> None:
+    torch.manual_seed(0)
+    model: Any = timm.create_model('ssrn', in_chans=20).eval()
+    x = torch.randn(3, 20, 1, 1)
+    logits = model(x)
+    for name, parameter in model.named_parameters():
+        if name.endswith('weight') and parameter.shape[-2:] == (3, 3):
+            with torch.no_grad():
+                parameter[..., [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 9.0
+    torch.testing.assert_close(model(x), logits)
 
 
 def test_wrong_sizes() -> None:

@@ -12,6 +12,7 @@ ablation of the mapping alone pass ``expert_init='trunc_normal'`` and anneal bot
 ``TemperatureAnnealing``; what remains is that EKGNet goes on to learn its temperature.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,12 @@ from ._contract import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseSkeleton
 
 __all__ = ['DACNet', 'SqueezeAttention']
+
+
+def _check_positive(name: str, value: float) -> None:
+    """Refuse what is not a positive number: zero, infinity, NaN."""
+    if not 0 < value < math.inf:
+        raise ValueError(f'{name} must be positive and finite, found {value}')
 
 
 class SqueezeAttention(nn.Module):
@@ -54,10 +61,8 @@ class SqueezeAttention(nn.Module):
     ) -> None:
         """Make the layers."""
         super().__init__()
-        if ratio <= 0:
-            raise ValueError(f'ratio must be positive, found {ratio}')
-        if temperature <= 0:
-            raise ValueError(f'temperature must be positive, found {temperature}')
+        _check_positive('ratio', ratio)
+        _check_positive('temperature', temperature)
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         hidden = int(in_channels * ratio) + 1
         self.squeeze = nn.Linear(in_channels, hidden, bias=False, **dd)
@@ -77,8 +82,7 @@ class SqueezeAttention(nn.Module):
         Raises:
             ValueError: If ``value`` is not positive.
         """
-        if value <= 0:
-            raise ValueError(f'the temperature must be positive, found {value}')
+        _check_positive('temperature', value)
         self.temperature.fill_(value)
 
     @torch.jit.ignore

@@ -8,8 +8,8 @@ Deep Learning Framework", IEEE TGRS 2018, https://doi.org/10.1109/TGRS.2017.2755
 
 The form is the one that EKGNet's authors compare with: two residual blocks in each
 domain, biases everywhere, no dropout. Two things are free here. A global average in
-place of the 5x5 pooling takes any patch of at least 3x3 pixels (at 7x7 both are the
-same), and the spectral kernels shrink for scenes of fewer than seven bands.
+place of the 5x5 pooling takes patches of any size (at 7x7 both are the same), and the
+spectral kernels shrink for scenes of fewer than seven bands.
 """
 
 from typing import Any
@@ -67,6 +67,22 @@ class SpectralCollapse(nn.Conv3d):
         if bias is not None:
             out = out + bias.unsqueeze(1)
         return out.reshape(batch, -1, 1, rows, cols)
+
+
+@leaf_module
+class NeighbourhoodConv3d(nn.Conv3d):
+    """A convolution of 3x3 pixels without padding, unless there are fewer pixels.
+
+    An axis of one or two pixels is padded with zeros to three, so that a single pixel
+    is seen by the kernel's centre.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve: (B, C, D, H, W) to (B, C', D', max(H - 2, 1), max(W - 2, 1))."""
+        rows, cols = max(3 - x.shape[3], 0), max(3 - x.shape[4], 0)
+        if rows + cols > 0:
+            x = F.pad(x, [(cols + 1) // 2, cols // 2, (rows + 1) // 2, rows // 2])
+        return self._conv_forward(x, self.weight, self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -184,7 +200,7 @@ class SpatialStage(nn.Module):
         """Make the stage."""
         super().__init__()
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        self.conv = nn.Conv3d(1, channels, (in_channels, 3, 3), **dd)
+        self.conv = NeighbourhoodConv3d(1, channels, (in_channels, 3, 3), **dd)
         self.norm = nn.BatchNorm3d(channels, eps=_WIDE_EPS, **dd)
         self.blocks = nn.ModuleList(
             ResidualBlock(channels, (1, 3, 3), device, dtype) for _ in range(num_blocks)
@@ -208,7 +224,7 @@ class SSRN(SpectralSpatialNet):
     stem: the parameters depend on the number of bands, and a checkpoint fits scenes
     of the same number of bands only.
 
-    Shape: patches (B, in_chans, P, P), P at least 3, to logits (B, num_classes).
+    Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
 
     Args:
         channels: Channels of the residual blocks.
