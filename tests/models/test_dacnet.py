@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from torchgeo_ekgnet.layers import expert_convs
 from torchgeo_ekgnet.models.dacnet import SqueezeAttention
 
+from .conftest import settled, small_input, small_model
+
 
 def test_parameters() -> None:
     model: Any = timm.create_model('dacnet')
@@ -89,6 +91,19 @@ def test_experts_may_start_as_those_of_ekgnet() -> None:
     assert 0 < float(layer.weight.detach().abs().max()) <= 2 * std
     with pytest.raises(ValueError, match="expert_init must be 'normal'"):
         timm.create_model('dacnet', expert_init='uniform')
+
+
+def test_bfloat16_is_exact_where_attention_is_not_one_hot() -> None:
+    # With initial statistics kernels of unit variance make attention one-hot, and
+    # rounding chooses another kernel; with the statistics of a batch it does not.
+    model = small_model('dacnet', block_config=(4, 4))
+    x = small_input('dacnet', 16)
+    model = settled(model, x)
+    with torch.no_grad():
+        expected = model(x)
+        with torch.autocast('cpu', torch.bfloat16):
+            result = model(x).float()
+    assert float((result - expected).norm() / expected.norm()) < 0.05
 
 
 @pytest.mark.parametrize(

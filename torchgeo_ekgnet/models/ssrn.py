@@ -82,7 +82,7 @@ class NeighbourhoodConv3d(nn.Conv3d):
         rows, cols = max(3 - x.shape[3], 0), max(3 - x.shape[4], 0)
         if rows + cols > 0:
             x = F.pad(x, [(cols + 1) // 2, cols // 2, (rows + 1) // 2, rows // 2])
-        return self._conv_forward(x, self.weight, self.bias)
+        return F.conv3d(x, self.weight, self.bias)
 
 
 class ResidualBlock(nn.Module):
