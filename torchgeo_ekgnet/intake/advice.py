@@ -9,6 +9,7 @@ import numpy as np
 
 from ..datasets import DisjointSplit, HyperspectralScene, RandomSplit
 from ..datasets.splits import Split, SplitProtocol
+from ..models import network_class
 
 __all__ = ('Advice', 'advise')
 
@@ -43,7 +44,8 @@ class Advice:
     @property
     def has_experts(self) -> bool:
         """Whether the network mixes kernels, so that its temperature is annealed."""
-        return self.model.startswith('ekgnet')
+        network = network_class(self.model)
+        return network is not None and network.has_experts
 
 
 def advise(
