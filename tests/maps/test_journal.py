@@ -104,6 +104,32 @@ def test_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [
+        ('diary.journal', b'EKGMAP01'),
+        ('0000-0000.journal', b'Dear diary'),
+        ('0001-0000.journal', b'EKGMAP00 and more'),
+    ],
+)
+def test_files_of_others_are_neither_read_nor_deleted(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    _fill(tmp_path, Journal(tmp_path, SETTINGS).next_attempt(), 0, [0])
+    journal = Journal(tmp_path, {'weights': 'xyz'})
+    journal.read(discard_others=True)
+    journal.discard()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_a_file_cut_short_in_its_first_bytes_is_discarded(tmp_path: Path) -> None:
+    (tmp_path / '0000-0000.journal').write_bytes(b'EKG')
+    Journal(tmp_path, SETTINGS).read(discard_others=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_full_disk_keeps_what_is_whole(tmp_path: Path) -> None:
     layout = Layout(3)
     journal = Journal(tmp_path, SETTINGS)

@@ -4,9 +4,11 @@
 """A map that is being written to a folder, by one or more processes."""
 
 import errno
-import shutil
+import re
+import stat
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,13 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from .._files import check_free_space, check_writable
-from .._version import __version__
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
+from .assembly import Assembly
 from .journal import FolderLock, Journal, JournalWriter, Layout
-from .raster import Legend, RasterSpec, attribute_table, publish, stage_raster
+from .raster import Legend, publish
 from .selection import MapOptions, select_pixels
 
 __all__ = ('STAGING', 'Extra', 'MapFiles', 'MapJob')
@@ -31,6 +32,13 @@ Extra = Callable[[Path, tuple[int, ...]], object]
 
 #: Folder of unfinished work, inside the output folder.
 STAGING = '.map.partial'
+
+#: What an unfinished assembly can leave in that folder: rasters, drafts of them, side
+#: files and GDAL's temporary ones. Nothing else is ever deleted there.
+_LEFTOVER = re.compile(
+    r'(map|confidence|probabilities)(\.draft)?\.tif(\.aux\.xml|\..+\.tmp)?'
+    r'|map\.(png|json)|report\.html|\.[0-9a-f]{32}\.part(\.\w+)?'
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,9 @@ class MapJob:
                 'probabilities': self.layout.probabilities,
             },
         )
+        self._assembly = Assembly(
+            self.scene, self.legend, self.windows, self.layout, self.journal
+        )
         self._lock = FolderLock(self.staging)
         self._writer: JournalWriter | None = None
         self._done: set[int] = set()
@@ -151,21 +162,34 @@ class MapJob:
     def _plan(self) -> tuple[int, NDArray[np.int64]]:
         """Read the journal, and check folder and disk."""
         check_writable(self.folder)
-        self.staging.mkdir(exist_ok=True)
+        self._open_staging()
         self._lock.acquire()
         self._clean()
         self.journal.read(discard_others=True)
-        needed = sum(spec.disk_bytes for spec in self._specs().values())
         pending = self.windows.num_pixels - self.journal.pixels()
+        needed = self._assembly.disk_bytes
         needed += max(pending, 0) * self.layout.dtype.itemsize
         check_free_space(self.folder, needed, 'the map')
         done = np.array(sorted(self.journal.batches), dtype=np.int64)
         return self.journal.next_attempt(), done
 
+    def _open_staging(self) -> None:
+        """Make the folder of unfinished work; a link is not followed."""
+        with suppress(FileExistsError):
+            self.staging.mkdir()
+        if not stat.S_ISDIR(self.staging.lstat().st_mode):
+            kind = 'a link' if self.staging.is_symlink() else 'a file'
+            raise NotADirectoryError(
+                errno.ENOTDIR,
+                f'found {kind}, expected the folder of an unfinished map or nothing; '
+                'remove it, or choose another output folder',
+                str(self.staging),
+            )
+
     def _clean(self) -> None:
         """Delete what an unfinished assembly has left."""
         for leftover in self.staging.iterdir():
-            if leftover.suffix != '.journal' and leftover != self._lock.path:
+            if _LEFTOVER.fullmatch(leftover.name) and not _is_folder(leftover):
                 leftover.unlink()
 
     @property
@@ -214,73 +238,8 @@ class MapJob:
         finally:
             self._lock.release()
 
-    def _specs(self) -> dict[str, RasterSpec]:
-        """Describe the rasters by file name."""
-        rows, cols, _ = self.scene.shape
-        common: dict[str, Any] = {
-            'shape': (rows, cols),
-            'crs': self.scene.crs,
-            'transform': self.scene.transform,
-        }
-        tags = {
-            'TIFFTAG_SOFTWARE': f'torchgeo_ekgnet {__version__}',
-            'SCENE': self.scene.name,
-            'SYNTHETIC': 'yes' if self.scene.synthetic else 'no',
-        }
-        measures: tuple[str, ...] = ('top probability',)
-        if self.options.entropy:
-            measures += ('entropy (nats)',)
-        specs = {
-            'map.tif': RasterSpec(
-                dtype=self.legend.dtype,
-                bands=('class',),
-                nodata=0,
-                colormap=self.legend.colormap,
-                tags=tags
-                | {
-                    f'CLASS_{value}': name
-                    for value, name in zip(
-                        self.legend.values, self.legend.names, strict=True
-                    )
-                },
-                **common,
-            ),
-            'confidence.tif': RasterSpec(
-                dtype='float32', bands=measures, nodata=np.nan, tags=tags, **common
-            ),
-        }
-        if self.options.probabilities:
-            specs['probabilities.tif'] = RasterSpec(
-                dtype='float32',
-                bands=self.legend.names,
-                nodata=np.nan,
-                tags=tags,
-                **common,
-            )
-        return specs
-
-    def _tile(self, window: Window) -> NDArray[Any]:
-        """Read the results of a tile, (rows, cols) of the layout's type."""
-        row, col = int(window.row_off), int(window.col_off)
-        height, width = int(window.height), int(window.width)
-        tile = np.zeros((height, width), dtype=self.layout.dtype)
-        for name in self.layout.dtype.names or ():
-            if name != 'label':
-                tile[name] = np.nan
-        for batch in self.windows.batches_in(row, row + height, col, col + width):
-            local = self.windows.positions(batch) - (row, col)
-            results = self.journal.results(self.layout, batch)
-            inside = ((local >= 0) & (local < (height, width))).all(axis=1)
-            tile[local[inside, 0], local[inside, 1]] = results[inside]
-        return tile
-
     def paint(self, path: Path, counts: tuple[int, ...]) -> None:
-        """Draw the picture of the staged map.
-
-        Args:
-            path: PNG file to write.
-            counts: Number of pixels of each class.
-        """
+        """Draw the picture of the staged map to a PNG file."""
         from .figure import save_map_figure
 
         save_map_figure(self.staging / 'map.tif', self.scene, self.legend, path)
@@ -289,56 +248,6 @@ class MapJob:
         """Count the batches that no process has recorded yet."""
         self.journal.read()
         return self.windows.num_batches - len(self.journal.batches)
-
-    def stage(self) -> tuple[list[Path], tuple[int, ...]]:
-        """Write the rasters into the staging folder.
-
-        Returns:
-            The staged files in the order in which they must appear, and the number of
-            pixels of each class.
-
-        Raises:
-            RuntimeError: If results are missing.
-            OSError: If the disk is full.
-        """
-        if missing := self.missing():
-            raise RuntimeError(
-                f'the map is not complete: {missing} of {self.windows.num_batches} '
-                f'batches are missing in {self.staging}; run the same command again '
-                'to go on'
-            )
-        lookup = self.legend.lookup()
-        counts = np.zeros(len(lookup), dtype=np.int64)
-
-        def classes(window: Window) -> NDArray[Any]:
-            labels = self._tile(window)['label']
-            counts[:] += np.bincount(labels.ravel(), minlength=len(counts))
-            return np.asarray(lookup[labels][None])
-
-        def measures(window: Window) -> NDArray[Any]:
-            tile = self._tile(window)
-            bands = [tile['confidence']]
-            if self.layout.entropy:
-                bands.append(tile['entropy'])
-            return np.stack(bands)
-
-        def probabilities(window: Window) -> NDArray[Any]:
-            return np.moveaxis(self._tile(window)['probabilities'], -1, 0)
-
-        readers = {
-            'map.tif': classes,
-            'confidence.tif': measures,
-            'probabilities.tif': probabilities,
-        }
-        staged = {
-            name: stage_raster(self.staging, name, spec, readers[name])
-            for name, spec in self._specs().items()
-        }
-        table = self.staging / 'map.tif.aux.xml'
-        found = dict(zip(self.legend.values, counts[1:].tolist(), strict=True))
-        table.write_bytes(attribute_table(self.legend, found))
-        main = staged.pop('map.tif')
-        return [*staged.values(), table, main], tuple(counts[1:].tolist())
 
     def finish(self, extras: Mapping[str, Extra] | None = None) -> MapFiles:
         """Write the files of the map, and clean up.
@@ -366,8 +275,14 @@ class MapJob:
         """Write the files while the folder is locked."""
         self.flush()
         self._lock.acquire()
+        if missing := self.missing():
+            raise RuntimeError(
+                f'the map is not complete: {missing} of {self.windows.num_batches} '
+                f'batches are missing in {self.staging}; run the same command again '
+                'to go on'
+            )
         try:
-            staged, counts = self.stage()
+            staged, counts = self._assembly.stage(self.staging)
             further = [
                 self.staging / name
                 for name, write in extras.items()
@@ -376,7 +291,6 @@ class MapJob:
         except BaseException:
             self._clean()
             raise
-        names = {path.name for path in (*staged, *further)}
         # The old map goes first and the new one comes last: whenever map.tif is there,
         # all files beside it are its own.
         for stale in (
@@ -389,15 +303,15 @@ class MapJob:
             (self.folder / stale).unlink(missing_ok=True)
         publish([*further, *staged], self.folder)
         self.journal.discard()
-        shutil.rmtree(self.staging, ignore_errors=True)
+        self.close()
+        # What others have put there stays, and with it the folder.
+        with suppress(OSError):
+            self.staging.rmdir()
+        kept = self.folder / 'probabilities.tif'
         return MapFiles(
             classes=self.folder / 'map.tif',
             confidence=self.folder / 'confidence.tif',
-            probabilities=(
-                self.folder / 'probabilities.tif'
-                if 'probabilities.tif' in names
-                else None
-            ),
+            probabilities=kept if self.options.probabilities else None,
             counts=counts,
         )
 
@@ -414,3 +328,8 @@ class MapJob:
             )
             return False
         return True
+
+
+def _is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder and no link to one."""
+    return path.is_dir() and not path.is_symlink()

@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import re
 import struct
 import time
 import zlib
@@ -36,6 +37,7 @@ FORMAT = 1
 _MAGIC = b'EKGMAP01'
 _RECORD = struct.Struct('<4sQIII')  # mark, batch, pixels, bytes, checksum
 _MARK = b'BTCH'
+_NAME = re.compile(r'\d{4,}-\d{4,}\.journal')
 
 #: Seconds between two waits for the disk.
 _SYNC_INTERVAL = 10.0
@@ -251,7 +253,10 @@ class Journal:
         self._places: dict[int, _Place] = {}
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob('*.journal'))
+        """List the files that a journal wrote, of any settings."""
+        return [
+            path for path in sorted(self.folder.glob('*.journal')) if _is_journal(path)
+        ]
 
     def read(self, discard_others: bool = False) -> None:
         """Find what has been computed.
@@ -326,7 +331,8 @@ class Journal:
         Returns:
             One more than the highest number in the folder.
         """
-        attempts = [path.name.partition('-')[0] for path in self._paths()]
+        names = (path.name for path in self.folder.glob('*.journal'))
+        attempts = [name.partition('-')[0] for name in names]
         return max((int(item) for item in attempts if item.isdigit()), default=-1) + 1
 
     def results(self, layout: Layout, batch: int) -> NDArray[Any]:
@@ -352,3 +358,12 @@ class Journal:
         for path in self._paths():
             path.unlink()
         self._files, self._places = [], {}
+
+
+def _is_journal(path: Path) -> bool:
+    """Tell whether a file, perhaps cut short, was written by a :class:`JournalWriter`."""
+    if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+        return False
+    with path.open('rb') as file:
+        start = file.read(len(_MAGIC))
+    return _MAGIC.startswith(start)

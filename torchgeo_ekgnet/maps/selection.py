@@ -5,12 +5,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from ..datasets.scene import HyperspectralScene
+
+if TYPE_CHECKING:
+    from affine import Affine
 
 __all__ = ('MapOptions', 'select_pixels')
 
@@ -26,7 +30,8 @@ class MapOptions:
             reference label, 'polygon' those inside :attr:`polygon`.
         polygon: File with one or more polygons that GDAL reads (GeoPackage, GeoJSON,
             Shapefile), in any reference system. For a scene without one, x is the
-            column and y the row, counted from the upper left corner.
+            column and y the row, counted from the upper left corner, or both are
+            coordinates of the scene's transform if it lies there.
         entropy: Also write the entropy of the class probabilities, in nats.
         probabilities: Also write every class's probability.
         window_size: Side of the windows in pixels.
@@ -91,7 +96,6 @@ def _inside(scene: HyperspectralScene, path: str) -> NDArray[np.bool_]:
     """Draw polygons onto the pixel grid; pixels whose centre is inside count."""
     import geopandas
     from rasterio.features import geometry_mask
-    from rasterio.transform import Affine
 
     if not Path(path).is_file():
         raise FileNotFoundError(f'polygon: there is no file {path}')
@@ -111,7 +115,36 @@ def _inside(scene: HyperspectralScene, path: str) -> NDArray[np.bool_]:
     mask: NDArray[np.bool_] = geometry_mask(
         list(frame.geometry),
         out_shape=(rows, cols),
-        transform=Affine.identity() if scene.transform is None else scene.transform,
+        transform=_grid(scene, frame.geometry, path),
         invert=True,
     )
     return mask
+
+
+def _grid(scene: HyperspectralScene, polygons: Any, path: str) -> 'Affine':
+    """Find the coordinates that polygons are drawn in: of the map, or of pixels.
+
+    A scene with a transform and no reference system is drawn upon in a GIS in the
+    coordinates of its transform, in a picture in pixels: where they lie tells which.
+    """
+    from affine import Affine
+    from shapely.geometry import Polygon
+
+    pixels = Affine.identity()
+    if scene.transform is None:
+        return pixels
+    if scene.crs is not None:
+        return scene.transform
+    rows, cols, _ = scene.shape
+    corners = ((0, 0), (cols, 0), (cols, rows), (0, rows))
+    in_pixels, on_map = (
+        bool(polygons.intersects(Polygon([grid * corner for corner in corners])).any())
+        for grid in (pixels, scene.transform)
+    )
+    if in_pixels and on_map:
+        rank_zero_warn(
+            f'polygon: {path} meets the scene {scene.name}, which has no coordinate '
+            'reference system, both in pixels and in the coordinates of its transform; '
+            'taken as pixels (x column, y row)'
+        )
+    return scene.transform if on_map and not in_pixels else pixels

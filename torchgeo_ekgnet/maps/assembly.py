@@ -1,0 +1,142 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The rasters of a map, made of the results in its journal."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from .._version import __version__
+from ..datasets.scene import HyperspectralScene
+from ..datasets.windows import SceneWindows
+from .journal import Journal, Layout
+from .raster import Legend, RasterSpec, attribute_table, stage_raster
+
+__all__ = ('Assembly',)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Puts the results of all batches together, tile by tile.
+
+    Attributes:
+        scene: The scene.
+        legend: Names, raster values and colours of the classes.
+        windows: Batches of the map.
+        layout: What is kept of a pixel.
+        journal: Results of the batches; they are complete.
+    """
+
+    scene: HyperspectralScene
+    legend: Legend
+    windows: SceneWindows
+    layout: Layout
+    journal: Journal
+
+    @property
+    def disk_bytes(self) -> int:
+        """Upper bound of the room that the files take, in bytes."""
+        return sum(spec.disk_bytes for spec in self.specs().values())
+
+    def specs(self) -> dict[str, RasterSpec]:
+        """Describe the rasters by file name."""
+        rows, cols, _ = self.scene.shape
+        common: dict[str, Any] = {
+            'shape': (rows, cols),
+            'crs': self.scene.crs,
+            'transform': self.scene.transform,
+        }
+        tags = {
+            'TIFFTAG_SOFTWARE': f'torchgeo_ekgnet {__version__}',
+            'SCENE': self.scene.name,
+            'SYNTHETIC': 'yes' if self.scene.synthetic else 'no',
+        }
+        measures: tuple[str, ...] = ('top probability',)
+        if self.layout.entropy:
+            measures += ('entropy (nats)',)
+        names = dict(zip(self.legend.values, self.legend.names, strict=True))
+        specs = {
+            'map.tif': RasterSpec(
+                dtype=self.legend.dtype,
+                bands=('class',),
+                nodata=0,
+                colormap=self.legend.colormap,
+                tags=tags | {f'CLASS_{value}': name for value, name in names.items()},
+                **common,
+            ),
+            'confidence.tif': RasterSpec(
+                dtype='float32', bands=measures, nodata=np.nan, tags=tags, **common
+            ),
+        }
+        if self.layout.probabilities:
+            specs['probabilities.tif'] = RasterSpec(
+                dtype='float32',
+                bands=self.legend.names,
+                nodata=np.nan,
+                tags=tags,
+                **common,
+            )
+        return specs
+
+    def stage(self, folder: Path) -> tuple[list[Path], tuple[int, ...]]:
+        """Write the rasters into a staging folder.
+
+        Returns:
+            The staged files in the order in which they must appear, and the number of
+            pixels of each class.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        lookup = self.legend.lookup()
+        counts = np.zeros(len(lookup), dtype=np.int64)
+
+        def classes(window: Window) -> NDArray[Any]:
+            labels = self._tile(window)['label']
+            counts[:] += np.bincount(labels.ravel(), minlength=len(counts))
+            return np.asarray(lookup[labels][None])
+
+        def measures(window: Window) -> NDArray[Any]:
+            tile = self._tile(window)
+            bands = [tile['confidence']]
+            if self.layout.entropy:
+                bands.append(tile['entropy'])
+            return np.stack(bands)
+
+        def probabilities(window: Window) -> NDArray[Any]:
+            return np.moveaxis(self._tile(window)['probabilities'], -1, 0)
+
+        readers = {
+            'map.tif': classes,
+            'confidence.tif': measures,
+            'probabilities.tif': probabilities,
+        }
+        staged = {
+            name: stage_raster(folder, name, spec, readers[name])
+            for name, spec in self.specs().items()
+        }
+        table = folder / 'map.tif.aux.xml'
+        found = dict(zip(self.legend.values, counts[1:].tolist(), strict=True))
+        table.write_bytes(attribute_table(self.legend, found))
+        main = staged.pop('map.tif')
+        return [*staged.values(), table, main], tuple(counts[1:].tolist())
+
+    def _tile(self, window: Window) -> NDArray[Any]:
+        """Read the results of a tile, (rows, cols) of the layout's type."""
+        row, col = int(window.row_off), int(window.col_off)
+        height, width = int(window.height), int(window.width)
+        tile = np.zeros((height, width), dtype=self.layout.dtype)
+        for name in self.layout.dtype.names or ():
+            if name != 'label':
+                tile[name] = np.nan
+        for batch in self.windows.batches_in(row, row + height, col, col + width):
+            local = self.windows.positions(batch) - (row, col)
+            results = self.journal.results(self.layout, batch)
+            inside = ((local >= 0) & (local < (height, width))).all(axis=1)
+            tile[local[inside, 0], local[inside, 1]] = results[inside]
+        return tile
