@@ -47,6 +47,7 @@ TORCHGEO_COMMANDS = {
 COMMANDS = {
     'inspect': Command('intake.inspect', 'main', 'look at a scene before any training'),
     'init': Command('intake.init', 'main', 'write a configuration for your own files'),
+    'export': Command('export', 'main', 'write a trained network as ONNX or pt2'),
     'demo': Command(
         'demo', 'main', 'train on the built-in synthetic scene and compare with an SVM'
     ),

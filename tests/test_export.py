@@ -1,0 +1,195 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Exported networks map as ``predict`` does, without this package and without torch."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+
+from torchgeo_ekgnet.datamodules import (
+    HyperspectralDataModule,
+    SalinasADataModule,
+    SyntheticSceneDataModule,
+)
+from torchgeo_ekgnet.export import RawClassifier, export_classifier, main
+from torchgeo_ekgnet.maps import load_classifier, predict_map
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+from torchgeo_ekgnet.transforms import SpectralNormalizer, SpectralPCA
+
+EXAMPLE = Path(__file__).parents[1] / 'docs' / 'examples' / 'map_with_onnx.py'
+
+#: Probabilities this close to each other are a tie.
+TIE = 1e-4
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Callable[..., tuple[HyperspectralDataModule, Path]]:
+    """Train a small network for a few steps, and keep it as a run does."""
+
+    def train(
+        datamodule: HyperspectralDataModule, steps: int = 3
+    ) -> tuple[HyperspectralDataModule, Path]:
+        torch.manual_seed(0)
+        task = HyperspectralClassificationTask('ekgnet_tiny', lr=2e-3)
+        trainer = Trainer(
+            max_epochs=1,
+            limit_train_batches=steps,
+            accelerator='cpu',
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        trainer.fit(task, datamodule)
+        path = tmp_path / 'run' / 'checkpoints' / 'best.ckpt'
+        trainer.save_checkpoint(path)
+        return datamodule, path
+
+    return train
+
+
+def without_torch(program: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process that cannot import torch."""
+    code = (
+        'import runpy, sys\n'
+        'sys.modules["torch"] = sys.modules["torchgeo_ekgnet"] = None\n'
+        f'sys.argv = {[str(program), *args]!r}\n'
+        f'runpy.run_path({str(program)!r}, run_name="__main__")\n'
+    )
+    return subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {'OMP_NUM_THREADS': '1'},
+    )
+
+
+def assert_same_map(
+    found: NDArray[Any], datamodule: HyperspectralDataModule, checkpoint: Path
+) -> None:
+    """Compare with what predict writes, ties of probabilities apart."""
+    expected = predict_map(checkpoint, datamodule.scene, probabilities=True)
+    values = np.array([0, *expected.legend.values])[expected.labels]
+    assert found.shape == values.shape
+    assert expected.probabilities is not None
+    ranked = np.sort(expected.probabilities, axis=0)
+    ties = ranked[-1] - ranked[-2] < TIE
+    assert ties.mean() < 0.05
+    np.testing.assert_array_equal(found[~ties], values[~ties])
+    assert len(np.unique(found)) > 1
+
+
+def test_example_is_short() -> None:
+    lines = EXAMPLE.read_text(encoding='utf-8').splitlines()
+    code = [line for line in lines if line.strip() and not line.startswith('#')]
+    assert len(code) <= 32
+
+
+@pytest.mark.parametrize('padding_mode', ['zeros', 'reflect'])
+def test_example_maps_as_predict_does(
+    padding_mode: Any, trained: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip('onnxruntime')
+    datamodule, checkpoint = trained(
+        SyntheticSceneDataModule(
+            patch_size=5,
+            padding_mode=padding_mode,
+            bands=[1, 2, 3, 5, 8, 13],
+            dataset_options={'rows': 24, 'cols': 20, 'num_bands': 16},
+        )
+    )
+    main(['--ckpt_path', str(checkpoint)])
+    # The example reads the file's own bands.
+    whole = np.zeros((24, 20, 16), dtype=np.float32)
+    whole[:, :, datamodule.scene.band_indices] = datamodule.scene.cube
+    np.save(tmp_path / 'cube.npy', whole)
+    network = tmp_path / 'run' / 'network.onnx'
+    target = tmp_path / 'map.npy'
+    without_torch(EXAMPLE, str(network), str(tmp_path / 'cube.npy'), str(target))
+    assert_same_map(np.load(target), datamodule, checkpoint)
+    assert_described(datamodule, network)
+
+
+def test_salinas_a_is_mapped_without_torch(
+    real_data_dir: Path, trained: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip('onnxruntime')
+    root = real_data_dir / 'salinas_a'
+    if not root.is_dir():
+        pytest.skip(f'no SalinasA at {root}')
+    datamodule, checkpoint = trained(
+        SalinasADataModule(root=str(root), patch_size=5), 60
+    )
+    network, _ = export_classifier(checkpoint, tmp_path / 'salinas_a.onnx')
+    np.save(tmp_path / 'cube.npy', datamodule.scene.cube)
+    target = tmp_path / 'map.npy'
+    without_torch(EXAMPLE, str(network), str(tmp_path / 'cube.npy'), str(target))
+    found = np.load(target)
+    assert_same_map(found, datamodule, checkpoint)
+    assert set(np.unique(found)) <= {1, 10, 11, 12, 13, 14}
+
+
+def assert_described(datamodule: HyperspectralDataModule, network: Path) -> None:
+    """Compare the description with the scene, and with what the file holds."""
+    facts = json.loads(network.with_suffix('.json').read_text(encoding='utf-8'))
+    scene = datamodule.scene
+    assert facts['bands'] == scene.band_indices.tolist()
+    assert scene.wavelengths is not None
+    assert facts['wavelengths'] == scene.wavelengths.tolist()
+    assert [item['name'] for item in facts['classes']] == list(scene.class_names)
+    assert facts['patch_size'] == datamodule.patch_size
+    assert facts['synthetic'] is True
+    onnxruntime = pytest.importorskip('onnxruntime')
+    session = onnxruntime.InferenceSession(network, providers=['CPUExecutionProvider'])
+    inside = session.get_modelmeta().custom_metadata_map['torchgeo_ekgnet']
+    assert json.loads(inside) == facts
+    assert sorted(item.name for item in network.parent.glob('network*')) == [
+        'network.json',
+        'network.onnx',
+    ]
+
+
+def test_pt2_with_components(trained: Any, tmp_path: Path) -> None:
+    datamodule, checkpoint = trained(
+        SyntheticSceneDataModule(
+            patch_size=3, pca=SpectralPCA(4), normalization=SpectralNormalizer('snv')
+        )
+    )
+    path, _ = export_classifier(checkpoint, tmp_path / 'network.pt2')
+    program = torch.export.load(path)
+    classifier = load_classifier(checkpoint)
+    raw = torch.from_numpy(datamodule.scene.read(0, 3, 0, 3))
+    patches = raw.permute(2, 0, 1).unsqueeze(0).repeat(3, 1, 1, 1)
+    patches[1, :, :, 0] = torch.nan
+    with torch.no_grad():
+        expected = RawClassifier(classifier)(patches)
+        found = program.module()(patches)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    row_col = torch.tensor([[1, 1]])
+    with torch.no_grad():
+        own = classifier.model(datamodule.gather(row_col)).softmax(1)
+    torch.testing.assert_close(expected[:1], own, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_format_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"format: found 'h5'.*onnx"):
+        export_classifier(tmp_path / 'best.ckpt', tmp_path / 'network.h5')
+
+
+def test_missing_checkpoint_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'best\.ckpt'):
+        export_classifier(tmp_path / 'best.ckpt', tmp_path / 'network.pt2')
+    assert list(tmp_path.iterdir()) == []

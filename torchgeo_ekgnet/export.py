@@ -1,0 +1,221 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""``torchgeo-ekgnet export``: a trained network as one file for other programs."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._environment import versions
+from ._files import file_digest, replaced, write_json
+from .callbacks.run_folder import run_of_checkpoint
+from .maps import Classifier, load_classifier
+from .transforms import SpectralNormalizer, SpectralPCA
+
+__all__ = ('RawClassifier', 'describe', 'export_classifier')
+
+#: Endings of the files by format.
+SUFFIXES = {'onnx': '.onnx', 'pt2': '.pt2'}
+
+#: Names of the input and output of the exported network.
+INPUT, OUTPUT = 'patches', 'probabilities'
+
+
+class RawClassifier(nn.Module):
+    """A network that takes values as they are stored: it normalises them itself.
+
+    Pixels that are NaN in any band are what lies beyond the border, or has no data.
+
+    Args:
+        classifier: The trained network.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        """Initialize a new RawClassifier instance.
+
+        Args:
+            classifier: The trained network.
+        """
+        super().__init__()
+        state = classifier.data
+        self.network = classifier.model
+        self.normalizer = SpectralNormalizer.from_state(state['normalizer'])
+        pca = state['pca']
+        self.pca = None if pca is None else SpectralPCA.from_state(pca)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Classify patches.
+
+        Args:
+            patches: Values as stored, float32 (n, bands, P, P).
+
+        Returns:
+            Class probabilities, float32 (n, classes).
+        """
+        spectra = patches.permute(0, 2, 3, 1)
+        missing = torch.isnan(spectra).any(dim=-1, keepdim=True)
+        values = self.normalizer(torch.where(missing, 0.0, spectra))
+        if self.pca is not None:
+            values = self.pca(values)
+        values = torch.where(missing, 0.0, values).permute(0, 3, 1, 2).contiguous()
+        probabilities: Tensor = self.network(values).softmax(dim=1)
+        return probabilities
+
+
+def describe(classifier: Classifier) -> dict[str, Any]:
+    """Say what a program has to know to use an exported network.
+
+    Args:
+        classifier: The trained network.
+
+    Returns:
+        JSON-able bands (counted in the file from 0), wavelengths in nm, classes with
+        value in the map and colour, patch size, padding, nodata, normalisation, and
+        where the network comes from.
+    """
+    state = classifier.data
+    scene = state['scene']
+    legend = classifier.legend
+    wavelengths = classifier.wavelengths
+    return {
+        'input': INPUT,
+        'output': OUTPUT,
+        'patch_size': classifier.patch_size,
+        'padding_mode': state['padding_mode'],
+        'nodata': scene['nodata'],
+        'bands': [int(band) for band in scene['band_indices']],
+        'wavelengths': None if wavelengths is None else wavelengths.tolist(),
+        'classes': [
+            {
+                'name': name,
+                'value': int(value),
+                'colour': [int(part) for part in colour],
+            }
+            for name, value, colour in zip(
+                legend.names, legend.values, legend.palette, strict=True
+            )
+        ],
+        'normalization': state['normalization'],
+        'scene': scene['name'],
+        'synthetic': scene['synthetic'],
+        'checkpoint': Path(classifier.source).name,
+        'checkpoint_digest': file_digest(classifier.source),
+        'versions': versions(),
+    }
+
+
+def export_classifier(
+    checkpoint: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    kind: str | None = None,
+) -> tuple[Path, Path]:
+    """Write a trained network, its normalisation included, and what describes it.
+
+    The network takes patches of raw values, float32 (n, bands, P, P), NaN beyond the
+    border, and gives class probabilities (n, classes), for any n.
+
+    Args:
+        checkpoint: Checkpoint of a run.
+        path: File to write.
+        kind: ``'onnx'`` (needs the extra ``export``) or ``'pt2'``; by the ending of
+            ``path`` if None.
+
+    Returns:
+        The file, and the JSON file beside it.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        ImportError: If the packages that write ONNX are missing.
+        ValueError: If the format is unknown or the file is no checkpoint of this
+            package.
+    """
+    path = Path(path)
+    kind = kind or path.suffix.removeprefix('.')
+    if kind not in SUFFIXES:
+        raise ValueError(f'format: found {kind!r}, expected one of {list(SUFFIXES)}')
+    if kind == 'onnx':
+        missing = [name for name in ('onnx', 'onnxscript') if find_spec(name) is None]
+        if missing:
+            raise ImportError(
+                f'writing ONNX needs {" and ".join(missing)}: pip install '
+                "'torchgeo_ekgnet[export]', or use --format pt2"
+            )
+    classifier = load_classifier(checkpoint)
+    model = RawClassifier(classifier).eval()
+    size = classifier.patch_size
+    example = torch.zeros(2, classifier.num_bands, size, size)
+    batch = torch.export.Dim('batch')
+    facts = describe(classifier)
+    with warnings.catch_warnings(), torch.no_grad():
+        # What torch says of its own insides is nothing that a reader can act on.
+        warnings.simplefilter('ignore')
+        program = torch.export.export(
+            model, (example,), dynamic_shapes=({0: batch},), strict=False
+        )
+        with replaced(path) as part:
+            if kind == 'pt2':
+                extra = {'torchgeo_ekgnet.json': json.dumps(facts)}
+                torch.export.save(program, part, extra_files=extra)
+            else:
+                _write_onnx(program, part, facts)
+    description = write_json(path.with_suffix('.json'), facts)
+    return path, description
+
+
+def _write_onnx(program: Any, path: Path, facts: dict[str, Any]) -> None:
+    """Write an exported program as one ONNX file."""
+    chatty = logging.getLogger('torch.onnx')
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        onnx_program: Any = torch.onnx.export(
+            program,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamo=True,
+            verbose=False,
+        )
+    finally:
+        chatty.setLevel(level)
+    onnx_program.model.metadata_props['torchgeo_ekgnet'] = json.dumps(facts)
+    onnx_program.save(str(path), external_data=False)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        args: Command-line arguments; None for those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog='torchgeo-ekgnet export',
+        description='Write a trained network with its normalisation as one file, and '
+        'a JSON file of its bands, wavelengths and classes beside it.',
+    )
+    parser.add_argument(
+        '--ckpt_path', required=True, metavar='RUN/checkpoints/best.ckpt'
+    )
+    parser.add_argument('--format', choices=tuple(SUFFIXES), default='onnx')
+    parser.add_argument(
+        '--output', metavar='FILE', help='file to write (default: RUN/network.onnx)'
+    )
+    options = parser.parse_args(args)
+    path = options.output or (
+        os.path.relpath(run_of_checkpoint(options.ckpt_path))
+        + f'/network{SUFFIXES[options.format]}'
+    )
+    network, description = export_classifier(options.ckpt_path, path, options.format)
+    size = network.stat().st_size / 1e6
+    sys.stdout.write(f'network      {network} ({size:.1f} MB)\n')
+    sys.stdout.write(f'description  {description}\n')
