@@ -9,26 +9,36 @@ checkpoints, and whoever shows the network data compares them with it.
 
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
+
+from ._reading import FileError, reading
 
 __all__ = (
     'Provenance',
+    'check_same_classes',
+    'check_same_network',
     'check_same_pixels',
+    'check_sizes',
     'check_training_data',
     'data_state',
     'read_checkpoint',
+    'trained_bands',
 )
 
 KEY = 'torchgeo_ekgnet'
 """Entry of a checkpoint under which the task writes its :class:`Provenance`."""
 
 _STATE = frozenset(('scene', 'split', 'patch_size', 'padding_mode', 'num_bands'))
+_UNITS = {'in_channels': 'bands', 'num_classes': 'classes'}
 _PREPROCESSING = ('num_bands', 'patch_size', 'padding_mode', 'normalization', 'pca')
 
 
@@ -89,7 +99,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint.
+        FileError: If it is not a checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,15 +107,29 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f'there is no checkpoint {path}; fit writes checkpoints/best.ckpt into '
             'its run folder'
         )
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f'{path} is not a readable checkpoint: {error}') from error
+    content = _load(path)
     if not isinstance(content, dict) or 'state_dict' not in content:
-        raise ValueError(
+        raise FileError(
             f'{path} is not a Lightning checkpoint: it has no entry state_dict'
         )
     return content
+
+
+def _load(path: Path) -> Any:
+    """Read a file of tensors and plain values; whatever else it names is not made."""
+    with reading(path, 'a checkpoint'):
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True)
+        except pickle.UnpicklingError as error:
+            # PyTorch's own message advises to unpickle without limits.
+            named = re.search(r'GLOBAL ([\w.]+)', str(error))
+            if named is None:
+                raise ValueError('it is no file of torch.save') from error
+            raise FileError(
+                f'{path} names {named[1]}, expected tensors and plain values only: '
+                'such a file can run code when it is read, and is not read; save the '
+                'state_dict of its network'
+            ) from error
 
 
 def data_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -123,6 +147,97 @@ def data_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if isinstance(value, Mapping) and set(value) >= _STATE:
             return value
     return None
+
+
+def trained_bands(state: Mapping[str, Any]) -> tuple[int, NDArray[np.float64] | None]:
+    """Tell which bands of a scene a network was trained on, before PCA.
+
+    Args:
+        state: State of the datamodule that it was trained with.
+
+    Returns:
+        Number of bands, and their centres in nm if these are known.
+    """
+    scene = state['scene']
+    shape, centres = scene.get('shape'), scene.get('wavelengths')
+    return (
+        int(state['num_bands'] if shape is None else shape[2]),
+        None if centres is None else np.asarray(centres, dtype=np.float64),
+    )
+
+
+def check_sizes(network: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Refuse data of other sizes than a network was built for.
+
+    Args:
+        network: Sizes of the network by argument: 'in_channels', 'num_classes' and
+            'img_size'; None or left out where they are not given.
+        data: The same sizes of the data.
+
+    Raises:
+        ValueError: If two sizes differ.
+    """
+    for name, unit in _UNITS.items():
+        ours, found = network.get(name), data.get(name)
+        if None not in (ours, found) and ours != found:
+            raise ValueError(
+                f'{name}: the network has {ours} {unit}, the data have {found}; pass '
+                f'{name}={found}, or leave it out to take it from the datamodule; a '
+                f'checkpoint knows only the {unit} that it was trained on'
+            )
+    ours, found = network.get('img_size'), data.get('img_size')
+    if None not in (ours, found) and ours != found:
+        raise ValueError(
+            f"model_options: img_size is {ours}, the data's patch_size is {found}"
+        )
+
+
+def check_same_network(
+    checkpoint: Mapping[str, Any], network: Mapping[str, Any]
+) -> None:
+    """Refuse the checkpoint of another network.
+
+    Args:
+        checkpoint: Content of the checkpoint.
+        network: 'model', 'in_channels' and 'num_classes' of the network that is to
+            receive its weights; None where they are not known.
+
+    Raises:
+        ValueError: If one differs.
+    """
+    saved = checkpoint.get('hyper_parameters') or {}
+    for name in ('model', *_UNITS):
+        theirs, ours = saved.get(name), network[name]
+        if None not in (theirs, ours) and theirs != ours:
+            raise ValueError(
+                f'the checkpoint was trained with {name} {theirs!r}, this task has '
+                f'{ours!r}: use the configuration of its run'
+            )
+
+
+def check_same_classes(
+    state: Mapping[str, Any], scene: str, class_names: Sequence[str], source: str
+) -> None:
+    """Refuse a scene of other classes than a network was trained on.
+
+    Args:
+        state: State of the datamodule that the network was trained with.
+        scene: Name of the scene.
+        class_names: Names of its classes.
+        source: The checkpoint, for messages.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    trained = state['scene']
+    theirs, ours = list(trained['class_names']), list(class_names)
+    if theirs != ours:
+        raise ValueError(
+            f'{source} was trained on the {len(theirs)} classes {theirs} of '
+            f'{trained["name"]}, the scene {scene} has the {len(ours)} classes {ours}; '
+            'use the configuration of its run, or, in Python, '
+            'torchgeo_ekgnet.maps.write_map(checkpoint, scene, folder)'
+        )
 
 
 def check_same_pixels(

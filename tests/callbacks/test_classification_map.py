@@ -313,7 +313,7 @@ def test_missing_checkpoint(tmp_path: Path) -> None:
 def test_not_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / 'best.ckpt'
     path.write_bytes(b'nothing of the kind')
-    with pytest.raises(ValueError, match='not a readable checkpoint'):
+    with pytest.raises(ValueError, match='cannot be read as a checkpoint'):
         load_classifier(path)
     torch.save({'weights': 1}, path)
     with pytest.raises(ValueError, match='no entry state_dict'):

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from .._files import file_digest
-from ..checkpoint import data_state
+from ..checkpoint import check_same_classes, data_state, trained_bands
 from ..datasets.windows import SceneWindows
 from .run_folder import RunFolder, run_of_checkpoint
 
@@ -382,27 +382,12 @@ def _check_checkpoint(path: str, checkpoint: Mapping[str, Any], scene: Any) -> N
     Raises:
         ValueError: If it was trained on other bands or classes.
     """
-    import numpy as np
-
     from ..maps.classifier import match_bands
 
     state = data_state(checkpoint)
     if state is None:
         # Whether that is acceptable is for the datamodule to say.
         return
-    trained = state['scene']
-    centres = trained['wavelengths']
-    match_bands(
-        int(trained['shape'][2]),
-        None if centres is None else np.asarray(centres, dtype=np.float64),
-        scene,
-        f'the checkpoint {path}',
-    )
-    theirs, ours = list(trained['class_names']), list(scene.class_names)
-    if theirs != ours:
-        raise ValueError(
-            f'the checkpoint {path} was trained on the {len(theirs)} classes {theirs} '
-            f'of {trained["name"]}, the scene {scene.name} has the {len(ours)} classes '
-            f'{ours}; use the configuration of its run, or, in Python, '
-            'torchgeo_ekgnet.maps.write_map(checkpoint, scene, folder)'
-        )
+    source = f'the checkpoint {path}'
+    match_bands(*trained_bands(state), scene, source)
+    check_same_classes(state, scene.name, scene.class_names, source)

@@ -17,6 +17,7 @@ from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import GeoDataset
 
 from ..checkpoint import check_same_pixels
+from ..datasets.palette import class_palette
 from ..datasets.scene import jsonable_nodata
 from ..datasets.splits import SUBSETS, Split, SplitProtocol
 from ..samplers.labelled_pixels import LabelledPixelSampler, missing
@@ -237,6 +238,8 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
                 'name': name,
                 'class_names': self.class_names,
                 'class_values': list(self.class_values or ()),
+                'palette': class_palette(self.num_classes).tolist(),
+                'wavelengths': self._wavelengths(),
                 'nodata': jsonable_nodata(self._nodata),
                 'synthetic': False,
                 'source': f'torchgeo datasets {name}',
@@ -255,20 +258,35 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
             'num_classes': self.num_classes,
         }
 
+    def _wavelengths(self) -> list[float] | None:
+        """Band centres in nm; torchgeo's datasets that know them tell micrometres."""
+        known = getattr(self.image, 'wavelengths', None) or {}
+        bands = list(getattr(self.image, 'bands', None) or ())
+        if len(bands) != self.num_bands or not set(bands) <= set(known):
+            return None
+        return [1000.0 * float(known[band]) for band in bands]
+
     def state_dict(self) -> dict[str, Any]:
         """Give what a checkpoint has to know about its data.
 
         Returns:
-            The description, with the mean and standard deviation of each band.
+            The description, with the mean and standard deviation of each band as the
+            state of a 'normalizer': the network maps scenes as well.
         """
         if self._split is None:
             return {}
-        return {**self.describe(), 'mean': self.mean.tolist(), 'std': self.std.tolist()}
+        normalizer = {
+            'method': 'zscore',
+            'offset': self.mean.tolist(),
+            'scale': self.std.tolist(),
+        }
+        return {**self.describe(), 'normalizer': normalizer}
 
     def _apply_state(self, state: Mapping[str, Any]) -> None:
         """Check a state and take its statistics over."""
         check_same_pixels(state, self.describe(), self.allow_other_split)
-        self._normalize(torch.tensor(state['mean']), torch.tensor(state['std']))
+        normalizer = state['normalizer']
+        self._normalize(*(torch.tensor(normalizer[k]) for k in ('offset', 'scale')))
 
     def _prepare(self) -> None:
         """Find the labelled pixels and everything that hangs on them."""

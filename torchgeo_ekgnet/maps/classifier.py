@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..checkpoint import data_state, read_checkpoint
+from ..checkpoint import data_state, read_checkpoint, trained_bands
 from ..datasets.scene import HyperspectralScene
 from ..transforms.patches import PatchSource
 from .raster import Legend
@@ -235,7 +235,7 @@ def load_classifier(
             f'the weights in {path} do not fit {settings["model"]}: {error}'
         ) from error
     scene = state['scene']
-    wavelengths = scene['wavelengths']
+    num_bands, wavelengths = trained_bands(state)
     return Classifier(
         model=model.to(device).eval(),
         legend=Legend.from_classes(
@@ -243,10 +243,8 @@ def load_classifier(
             cast(Sequence[int], scene['class_values']),
             scene['palette'],
         ),
-        num_bands=int(scene['shape'][2]),
-        wavelengths=(
-            None if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
-        ),
+        num_bands=num_bands,
+        wavelengths=wavelengths,
         data=state,
         source=str(path),
     )

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .._compat import ClassificationTask
 from .._environment import versions
-from ..checkpoint import KEY, Provenance
+from ..checkpoint import KEY, Provenance, check_same_network, check_sizes
 from ..metrics import SCORES, Accuracies, ConfusionCounts
 from .losses import Loss, balanced_weights, make_loss, weigh_classes
 from .networks import Unbuilt, check_model, create_network, load_weights, needs_img_size
@@ -182,9 +182,13 @@ class HyperspectralClassificationTask(ClassificationTask):
     def setup(self, stage: str) -> None:
         """Settle bands, classes and class weights with the datamodule."""
         datamodule: Any = getattr(self._trainer, 'datamodule', None)
-        self._settle('in_channels', getattr(datamodule, 'num_bands', None), 'bands')
-        self._settle('num_classes', getattr(datamodule, 'num_classes', None), 'classes')
-        self._settle_img_size(getattr(datamodule, 'patch_size', None))
+        self._settle(
+            {
+                'in_channels': getattr(datamodule, 'num_bands', None),
+                'num_classes': getattr(datamodule, 'num_classes', None),
+                'img_size': getattr(datamodule, 'patch_size', None),
+            }
+        )
         if not self.is_built:
             self.configure_models()
             self.configure_metrics()
@@ -202,36 +206,30 @@ class HyperspectralClassificationTask(ClassificationTask):
         if self.hparams['compile'] and stage in ('fit', 'predict'):
             self._compile()
 
-    def _settle(self, name: str, found: int | None, unit: str) -> None:
-        """Take a size from the datamodule, or compare it with the one that was given."""
-        given = self.hparams[name]
-        if given is None and found is None:
-            raise ValueError(
-                f'{name}: not given, and the datamodule does not tell its number of '
-                f'{unit}; pass {name} to the task'
-            )
-        if given is None:
-            self.hparams[name] = int(cast(int, found))
-        elif found is not None and given != found:
-            raise ValueError(
-                f'{name}: the network has {given} {unit}, the data have {found}; '
-                f'pass {name}={found}, or leave it out to take it from the datamodule; '
-                f'a checkpoint knows only the {unit} that it was trained on'
-            )
-
-    def _settle_img_size(self, patch_size: int | None) -> None:
-        """Tell a network of fixed patch size the size of the patches."""
-        if patch_size is None or not needs_img_size(self.hparams['model']):
-            return
+    def _settle(self, data: Mapping[str, Any]) -> None:
+        """Take sizes from the datamodule, or compare them with those that were given."""
         options = dict(self.hparams['model_options'] or {})
-        given = options.setdefault('img_size', int(patch_size))
-        size = given[0] if isinstance(given, list | tuple) else given
-        if size != patch_size:
-            raise ValueError(
-                f"model_options: img_size is {size}, the data's patch_size is "
-                f'{patch_size}'
-            )
-        self.hparams['model_options'] = options
+        given = options.get('img_size')
+        fixed = needs_img_size(self.hparams['model'])
+        network = {
+            'in_channels': self.hparams['in_channels'],
+            'num_classes': self.hparams['num_classes'],
+            'img_size': given[0] if isinstance(given, list | tuple) else given,
+        }
+        check_sizes(network, data if fixed else {**data, 'img_size': None})
+        for name, unit in (('in_channels', 'bands'), ('num_classes', 'classes')):
+            if network[name] is None and data[name] is None:
+                raise ValueError(
+                    f'{name}: not given, and the datamodule does not tell its number '
+                    f'of {unit}; pass {name} to the task'
+                )
+            if network[name] is None:
+                self.hparams[name] = int(data[name])
+        if fixed and given is None and data['img_size'] is not None:
+            self.hparams['model_options'] = {
+                **options,
+                'img_size': int(data['img_size']),
+            }
 
     def _repoint_optimizer(self) -> None:
         """Give an optimizer of the command line the parameters of the built network.
@@ -399,14 +397,10 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read which training run a checkpoint comes from; refuse another network."""
-        saved = checkpoint.get('hyper_parameters') or {}
-        for name in ('model', 'in_channels', 'num_classes'):
-            theirs, ours = saved.get(name), self.hparams[name]
-            if None not in (theirs, ours) and theirs != ours:
-                raise ValueError(
-                    f'the checkpoint was trained with {name} {theirs!r}, this task has '
-                    f'{ours!r}: use the configuration of its run'
-                )
+        check_same_network(checkpoint, self.hparams)
+        # Without this entry (ModelCheckpoint(save_weights_only=True)), Lightning does not
+        # tell callbacks of the checkpoint.
+        checkpoint.setdefault('callbacks', {})
         self.provenance = Provenance.of(checkpoint)
 
     def _current_provenance(self, data: Mapping[str, Any] | None = None) -> Provenance:

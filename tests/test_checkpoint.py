@@ -1,0 +1,239 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of what checkpoints say of their run, and of who reads it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torchgeo.datasets import EnMAP
+
+from tests.data.enmap import data as enmap
+from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
+from torchgeo_ekgnet.checkpoint import (
+    Provenance,
+    check_same_classes,
+    check_same_network,
+    check_sizes,
+    data_state,
+    read_checkpoint,
+    trained_bands,
+)
+from torchgeo_ekgnet.datamodules import (
+    LabelledPixelsDataModule,
+    SyntheticSceneDataModule,
+)
+from torchgeo_ekgnet.datasets import LabelRaster, RandomSplit, open_scene
+from torchgeo_ekgnet.maps import load_classifier, predict_map
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+QUIET: dict[str, Any] = {
+    'accelerator': 'cpu',
+    'max_epochs': 1,
+    'logger': False,
+    'enable_progress_bar': False,
+    'enable_model_summary': False,
+}
+STATE: dict[str, Any] = {
+    'scene': {
+        'name': 'field',
+        'class_names': ['a', 'b'],
+        'wavelengths': [400.0, 500.0],
+    },
+    'split': {},
+    'patch_size': 5,
+    'padding_mode': 'zeros',
+    'num_bands': 2,
+}
+
+
+def make_datamodule(**options: Any) -> SyntheticSceneDataModule:
+    arguments = {
+        'rows': 16,
+        'cols': 16,
+        'num_bands': 8,
+        'num_classes': 3,
+        'patch_size': 5,
+        'batch_size': 32,
+        'split': RandomSplit(0.3, 0.2, 3),
+    }
+    return SyntheticSceneDataModule(**{**arguments, **options})
+
+
+class TestProvenance:
+    def test_round_trip(self) -> None:
+        run = Provenance(data=STATE, epochs=3, seed=1, versions={'torch': '2.6'})
+        assert Provenance.from_dict(run.to_dict()) == run
+        assert Provenance.of({'torchgeo_ekgnet': run.to_dict()}) == run
+
+    def test_of_another_task_knows_the_data_at_most(self) -> None:
+        assert Provenance.of({'state_dict': {}, 'OtherData': STATE}) == Provenance(
+            STATE
+        )
+        assert Provenance.of({'state_dict': {}, 'OtherData': {'scene': 1}}) is None
+
+    def test_own_entry_comes_first(self) -> None:
+        other = {**STATE, 'patch_size': 7}
+        content = {'Data': other, 'torchgeo_ekgnet': Provenance(STATE).to_dict()}
+        found = data_state(content)
+        assert found is not None and found['patch_size'] == 5
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f'touch {self.path}',)
+
+
+class TestRead:
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            FileNotFoundError, match=r'there is no checkpoint .*no\.ckpt'
+        ):
+            read_checkpoint(tmp_path / 'no.ckpt')
+
+    @pytest.mark.parametrize('content', [b'', b'PK\x03\x04', b'text' * 99])
+    def test_damaged(self, content: bytes, tmp_path: Path) -> None:
+        path = tmp_path / 'bad.ckpt'
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r'bad\.ckpt .* cannot be read as a checkpoint'
+        ):
+            read_checkpoint(path)
+
+    def test_code_is_not_run(self, tmp_path: Path) -> None:
+        path, trace = tmp_path / 'evil.ckpt', tmp_path / 'ran'
+        torch.save({'state_dict': {}, 'more': Evil(str(trace))}, path)
+        with pytest.raises(ValueError, match=r'evil\.ckpt names .*system, expected'):
+            read_checkpoint(path)
+        assert not trace.exists()
+
+    def test_something_else(self, tmp_path: Path) -> None:
+        torch.save({'weights': torch.zeros(1)}, tmp_path / 'other.pt')
+        with pytest.raises(ValueError, match='has no entry state_dict'):
+            read_checkpoint(tmp_path / 'other.pt')
+
+
+@pytest.mark.parametrize(
+    ('network', 'data', 'message'),
+    [
+        (
+            {'in_channels': 9},
+            {'in_channels': 12},
+            'network has 9 bands, the data have 12',
+        ),
+        (
+            {'num_classes': 7},
+            {'num_classes': 3},
+            'network has 7 classes, the data have 3',
+        ),
+        ({'img_size': 9}, {'img_size': 5}, "img_size is 9, the data's patch_size is 5"),
+    ],
+)
+def test_other_sizes(
+    network: dict[str, int], data: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_sizes(network, data)
+    check_sizes(network, network)
+    check_sizes(network, dict.fromkeys(data))
+
+
+@pytest.mark.parametrize('name', ['model', 'in_channels', 'num_classes'])
+def test_another_network(name: str) -> None:
+    mine = {'model': 'ekgnet_tiny', 'in_channels': 9, 'num_classes': 3}
+    check_same_network({'hyper_parameters': mine}, mine)
+    check_same_network({}, mine)
+    with pytest.raises(ValueError, match=f'was trained with {name} 2, this task has'):
+        check_same_network({'hyper_parameters': {**mine, name: 2}}, mine)
+
+
+def test_other_classes() -> None:
+    check_same_classes(STATE, 'meadow', ['a', 'b'], 'x.ckpt')
+    with pytest.raises(ValueError, match=r"x\.ckpt was trained on the 2 classes \['a'"):
+        check_same_classes(STATE, 'meadow', ['b', 'a'], 'x.ckpt')
+
+
+def test_trained_bands() -> None:
+    number, centres = trained_bands(STATE)
+    assert number == 2 and centres is not None and centres.tolist() == [400, 500]
+    assert trained_bands({'scene': {'shape': [4, 5, 6]}}) == (6, None)
+
+
+def test_weights_alone_are_tested_and_mapped(tmp_path: Path) -> None:
+    """Of ModelCheckpoint(save_weights_only=True), as of any other checkpoint."""
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    saver = ModelCheckpoint(
+        tmp_path / 'run' / 'checkpoints', 'best', save_weights_only=True
+    )
+    Trainer(**QUIET, callbacks=[saver]).fit(task, make_datamodule())
+    path = saver.best_model_path
+    assert 'optimizer_states' not in read_checkpoint(path)
+
+    classifier = load_classifier(path)
+    datamodule = make_datamodule()
+    datamodule.setup('predict')
+    direct = predict_map(classifier, datamodule.scene)
+
+    for stage in ('test', 'predict'):
+        callbacks = [AccuracyReport(table=False), ClassificationMap(), RunFolder('run')]
+        trainer = Trainer(**QUIET, callbacks=callbacks, default_root_dir=tmp_path)
+        again = HyperspectralClassificationTask('ekgnet_tiny')
+        getattr(trainer, stage)(again, datamodule=make_datamodule(), ckpt_path=path)
+    names = {file.name for file in (tmp_path / 'run').iterdir()}
+    assert {'map.tif', 'test.json', 'report.html'} <= names
+    assert direct.labels.shape == (16, 16)
+
+    with pytest.raises(ValueError, match='another split'):
+        Trainer(**QUIET).test(
+            HyperspectralClassificationTask('ekgnet_tiny'),
+            make_datamodule(split=RandomSplit(0.3, 0.2, 4)),
+            ckpt_path=path,
+        )
+
+
+def test_network_of_labelled_pixels_maps_a_scene(tmp_path: Path) -> None:
+    bands = EnMAP.all_bands[:6]
+    enmap.make(tmp_path, bands=6)
+    datamodule = LabelledPixelsDataModule(
+        EnMAP(tmp_path / 'image', bands=bands),
+        LabelRaster(str(tmp_path / 'labels')),
+        patch_size=5,
+        statistics_pixels=40,
+    )
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    trainer = Trainer(**QUIET, enable_checkpointing=False)
+    trainer.fit(task, datamodule)
+    trainer.save_checkpoint(tmp_path / 'best.ckpt')
+
+    classifier = load_classifier(tmp_path / 'best.ckpt')
+    assert classifier.class_names == ('class 1', 'class 2')
+    assert classifier.wavelengths is not None
+    np.testing.assert_allclose(
+        classifier.wavelengths, [1000 * EnMAP.wavelengths[band] for band in bands]
+    )
+    scene = open_scene(tmp_path / 'image' / enmap.NAME)
+    found = predict_map(classifier, scene)
+    assert found.labels.shape == (enmap.ROWS, enmap.COLS)
+
+    # A patch is the same by either way.
+    sampler: Any = datamodule.train_sampler
+    window = next(iter(sampler.subset(np.array([0]), shuffle=False)))
+    sample = {'image': datamodule.image[window]['image'][None]}
+    row, col = sampler.places[0]
+    torch.testing.assert_close(
+        datamodule.aug(sample)['image'],
+        classifier.patches(scene).gather(torch.tensor([[row, col]]), 'cpu'),
+        rtol=1e-4,
+        atol=1e-4,
+    )
