@@ -277,6 +277,7 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
             return {}
         normalizer = {
             'method': 'zscore',
+            'over': 'train',
             'offset': self.mean.tolist(),
             'scale': self.std.tolist(),
         }
