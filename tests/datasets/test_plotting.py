@@ -22,7 +22,7 @@ from torchgeo_ekgnet.datasets.plotting import (
     rgb_bands_at,
     stretch,
 )
-from torchgeo_ekgnet.datasets.scene import ArraySource
+from torchgeo_ekgnet.datasets.sources import ArraySource
 
 
 class Lazy(ArraySource):

@@ -18,7 +18,7 @@ from rasterio.crs import CRS
 from torchgeo_ekgnet.datasets import BandSelection, HyperspectralScene
 from torchgeo_ekgnet.datasets import scene as scene_module
 from torchgeo_ekgnet.datasets.palette import class_palette
-from torchgeo_ekgnet.datasets.scene import ArraySource
+from torchgeo_ekgnet.datasets.sources import ArraySource
 
 
 def cube(rows: int = 6, cols: int = 5, bands: int = 4) -> np.ndarray:
@@ -337,7 +337,7 @@ class TestScene:
             synthetic=True,
             source='a test',
         )
-        facts = json.loads(json.dumps(scene.facts()))
+        facts = json.loads(json.dumps(scene.metadata()))
         assert facts['shape'] == [6, 5, 4]
         assert facts['class_names'] == ['class 4', 'class 9']
         assert facts['class_values'] == [4, 9]

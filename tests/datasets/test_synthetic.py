@@ -22,7 +22,7 @@ class TestSyntheticScene:
             dataset = SyntheticScene(rows=20, cols=20, num_bands=8)
         assert 'SYNTHETIC SCENE' in caplog.text
         assert dataset.scene.synthetic
-        assert dataset.scene.facts()['synthetic'] is True
+        assert dataset.scene.metadata()['synthetic'] is True
         assert 'synthetic' in dataset.scene.source
         title = dataset.plot_scene().get_suptitle()
         assert 'synthetic' in title.lower()

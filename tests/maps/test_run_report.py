@@ -243,7 +243,7 @@ def test_report_shows_the_map(
         'palette': scene.palette.tolist(),
         'scope': 'all',
     }
-    data = {'scene': scene.facts(), 'split': {}}
+    data = {'scene': scene.metadata(), 'split': {}}
     path = write_run_report(tmp_path, tmp_path / 'page.html', data, facts)
     text = path.read_text(encoding='utf-8')
     seen = Seen(text)

@@ -24,8 +24,9 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from ..checkpoint import check_same_pixels
+from ..datasets.bands import BandSelection
 from ..datasets.base import read_patch
-from ..datasets.scene import BandSelection, HyperspectralScene
+from ..datasets.scene import HyperspectralScene
 from ..datasets.splits import Split, SplitProtocol
 from ..datasets.windows import SceneWindows
 from ..samplers.pixels import PixelSampler
@@ -418,7 +419,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         if self._description is None:
             overlap = self.split.overlap(self.patch_size)
             self._description = {
-                'scene': self.scene.facts(),
+                'scene': self.scene.metadata(),
                 'split': {
                     **self.split.describe(),
                     'counts': self.split.counts(

@@ -3,6 +3,7 @@
 
 """torchgeo_ekgnet datasets."""
 
+from .bands import BandSelection
 from .base import MatSceneDataset, SceneDataset
 from .botswana import Botswana
 from .custom import CustomScene, open_scene
@@ -10,10 +11,11 @@ from .houston2013 import Houston2013
 from .indian_pines import IndianPines
 from .ksc import KSC
 from .label_raster import LabelRaster
+from .options import SceneOptions
 from .pavia_centre import PaviaCentre
 from .pavia_university import PaviaUniversity
 from .salinas import Salinas, SalinasA
-from .scene import BandSelection, HyperspectralScene
+from .scene import HyperspectralScene
 from .splits import (
     BlockSplit,
     CountSplit,
@@ -57,6 +59,7 @@ __all__ = (
     'SalinasA',
     'SavedSplit',
     'SceneDataset',
+    'SceneOptions',
     'Split',
     'SplitProtocol',
     'SyntheticScene',

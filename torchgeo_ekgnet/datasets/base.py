@@ -18,9 +18,10 @@ from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 
 from .._files import file_digest
 from . import plotting
+from .bands import Bands
 from .download import SceneFile, download_file
-from .readers import read_mat
-from .scene import Bands, HyperspectralScene
+from .scene import HyperspectralScene
+from .sources.matlab import read_mat
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ PaddingMode = Literal['zeros', 'reflect']
 Sample = dict[str, Any]
 
 
-def check_patch_size(patch_size: int, rows: int, cols: int, name: str) -> None:
+def check_patch_fits(patch_size: int, rows: int, cols: int, name: str) -> None:
     """Check a patch size against a scene.
 
     Args:
@@ -160,7 +161,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
         self.checksum = checksum
         self.scene = self._load_scene()
         rows, cols, _ = self.scene.shape
-        check_patch_size(patch_size, rows, cols, self.scene.name)
+        check_patch_fits(patch_size, rows, cols, self.scene.name)
         self.wavelengths = self.scene.wavelengths
         self.positions = np.argwhere(self.scene.label_map > 0).astype(np.int64)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .base import MatSceneDataset
 from .download import SceneFile
-from .readers import read_mat
+from .sources.matlab import read_mat
 from .wavelengths import casi_houston
 
 _MANUAL = (

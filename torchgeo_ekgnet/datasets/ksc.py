@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .bands import Bands
 from .base import MatSceneDataset, PaddingMode, Sample
 from .download import SceneFile
-from .scene import Bands
 from .wavelengths import aviris, without
 
 logger = logging.getLogger(__name__)

@@ -5,275 +5,33 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .bands import Bands, resolve_bands
+from .labels import NO_LABEL, ClassNames, numbered_classes, short
 from .palette import class_palette
+from .sources.base import ArraySource, CubeSource
+from .units import checked_nanometres
 
 if TYPE_CHECKING:
     from affine import Affine
     from rasterio.crs import CRS
 
+__all__ = ('NO_LABEL', 'RGB_WAVELENGTHS', 'HyperspectralScene')
+
 #: Wavelengths in nm that stand for red, green and blue.
 RGB_WAVELENGTHS = (640.0, 550.0, 460.0)
-
-#: Value of pixels that a label file says nothing about; no file holds it as a label.
-NO_LABEL = int(np.iinfo(np.int64).min)
 
 #: Upper bound on the values held at once while a lazy cube is scanned.
 _BLOCK_VALUES = 1 << 22
 
 #: Up to so many values a digest reads the whole cube, otherwise rows of it.
 _DIGEST_VALUES = 1 << 28
-
-
-class CubeSource(Protocol):
-    """What a scene needs from the storage of its cube.
-
-    A source in files names them in ``files``, paths, so that a change is noticed.
-    """
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Rows, columns and bands."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the stored values."""
-
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
-        """Read one window.
-
-        Args:
-            row_start: First row.
-            row_stop: Row after the last one.
-            col_start: First column.
-            col_stop: Column after the last one.
-            bands: Zero-based bands in the wanted order, None for all of them.
-
-        Returns:
-            Values of shape (rows, cols, bands) in their stored type.
-        """
-
-
-@dataclass(frozen=True)
-class BandSelection:
-    """Which bands of a cube are used.
-
-    A band is kept if it is in ``indices`` or inside one of ``wavelengths`` (both None:
-    every band) and neither listed in ``exclude`` nor inside one of
-    ``exclude_wavelengths`` nor marked bad by the file.
-
-    Args:
-        indices: Zero-based bands, in the wanted order.
-        wavelengths: Closed ranges in nm that are kept, such as ``[[400, 1300]]``.
-        exclude: Zero-based bands that are removed.
-        exclude_wavelengths: Closed ranges in nm that are removed, such as the water
-            vapour windows ``[[1340, 1460], [1790, 1960]]``.
-        drop_bad: Also remove the bands that the file itself lists as bad (ENVI's
-            ``bbl``).
-    """
-
-    indices: Sequence[int] | None = None
-    wavelengths: Sequence[tuple[float, float]] | None = None
-    exclude: Sequence[int] | None = None
-    exclude_wavelengths: Sequence[tuple[float, float]] | None = None
-    drop_bad: bool = True
-
-    def resolve(
-        self,
-        num_bands: int,
-        wavelengths: NDArray[np.float64] | None = None,
-        bad_bands: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.int64]:
-        """Turn the selection into band numbers of one cube.
-
-        Args:
-            num_bands: Bands of the cube.
-            wavelengths: Centre of each band in nm, None if unknown.
-            bad_bands: True where the file marks a band as bad, None if it does not.
-
-        Returns:
-            Zero-based band numbers.
-
-        Raises:
-            ValueError: If a band is listed twice or does not exist, if a range is asked
-                for without known wavelengths, or if no band is left.
-        """
-        if self.indices is not None and self.wavelengths is not None:
-            raise ValueError(
-                'bands: give either indices or wavelengths, not both; use '
-                'exclude/exclude_wavelengths to remove bands from a range'
-            )
-        if self.indices is not None:
-            chosen = _checked_bands('indices', self.indices, num_bands)
-        elif self.wavelengths is not None:
-            inside = _inside('wavelengths', self.wavelengths, wavelengths)
-            chosen = np.flatnonzero(inside).astype(np.int64)
-        else:
-            chosen = np.arange(num_bands, dtype=np.int64)
-        dropped = np.zeros(num_bands, dtype=bool)
-        if self.exclude is not None:
-            dropped[_checked_bands('exclude', self.exclude, num_bands)] = True
-        if self.exclude_wavelengths is not None:
-            dropped |= _inside(
-                'exclude_wavelengths', self.exclude_wavelengths, wavelengths
-            )
-        if self.drop_bad and bad_bands is not None:
-            dropped |= bad_bands
-        chosen = chosen[~dropped[chosen]]
-        if len(chosen) == 0:
-            known = (
-                'wavelengths unknown'
-                if wavelengths is None
-                else f'wavelengths {wavelengths.min():g}..{wavelengths.max():g} nm'
-            )
-            raise ValueError(
-                f'bands: {self} keeps none of the {num_bands} bands ({known})'
-            )
-        return chosen
-
-
-#: What the ``bands`` argument of every dataset accepts.
-Bands = Sequence[int] | BandSelection | None
-
-
-def resolve_bands(
-    bands: Bands,
-    num_bands: int,
-    wavelengths: NDArray[np.float64] | None = None,
-    bad_bands: NDArray[np.bool_] | None = None,
-) -> NDArray[np.int64]:
-    """Turn a ``bands`` argument into band numbers.
-
-    Args:
-        bands: None (all bands that the file does not mark as bad), zero-based band
-            numbers, or a :class:`BandSelection`.
-        num_bands: Bands of the cube.
-        wavelengths: Centre of each band in nm, None if unknown.
-        bad_bands: True where the file marks a band as bad, None if it does not.
-
-    Returns:
-        Zero-based band numbers.
-
-    Raises:
-        ValueError: If the selection does not fit the cube.
-    """
-    if bands is None:
-        bands = BandSelection()
-    elif not isinstance(bands, BandSelection):
-        bands = BandSelection(indices=bands, drop_bad=False)
-    return bands.resolve(num_bands, wavelengths, bad_bands)
-
-
-def _checked_bands(
-    argument: str, bands: Sequence[int], num_bands: int
-) -> NDArray[np.int64]:
-    array = np.asarray(bands)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in 'iu'):
-        raise ValueError(
-            f'bands: {argument} must be a list of whole numbers, got {bands!r}'
-        )
-    array = array.astype(np.int64)
-    outside = array[(array < 0) | (array >= num_bands)]
-    if outside.size:
-        raise ValueError(
-            f'bands: {argument} names band {outside[0]}, but the cube has {num_bands} '
-            f'bands, numbered 0..{num_bands - 1}'
-        )
-    values, counts = np.unique(array, return_counts=True)
-    if (counts > 1).any():
-        twice = values[counts > 1].tolist()
-        raise ValueError(f'bands: {argument} lists bands more than once: {twice}')
-    return array
-
-
-def _inside(
-    argument: str,
-    ranges: Sequence[tuple[float, float]],
-    wavelengths: NDArray[np.float64] | None,
-) -> NDArray[np.bool_]:
-    if wavelengths is None:
-        raise ValueError(
-            f'bands: {argument} needs wavelengths, but this scene has none; select '
-            'bands by index or give the wavelengths'
-        )
-    inside = np.zeros(len(wavelengths), dtype=bool)
-    for pair in ranges:
-        if len(pair) != 2 or not float(pair[0]) <= float(pair[1]):
-            raise ValueError(
-                f'bands: {argument} expects pairs (low, high) in nm, got {pair!r}'
-            )
-        inside |= (wavelengths >= pair[0]) & (wavelengths <= pair[1])
-    return inside
-
-
-class ArraySource:
-    """A cube that lies in memory or in a memory map.
-
-    Args:
-        array: Values of shape (rows, cols, bands).
-    """
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        """Initialize a new ArraySource instance.
-
-        Args:
-            array: Values of shape (rows, cols, bands).
-        """
-        self.array = array
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Rows, columns and bands."""
-        rows, cols, bands = self.array.shape
-        return rows, cols, bands
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the stored values."""
-        return self.array.dtype
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file behind a memory map."""
-        name = getattr(self.array, 'filename', None)
-        return () if name is None else (Path(name),)
-
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
-        """Read one window.
-
-        Args:
-            row_start: First row.
-            row_stop: Row after the last one.
-            col_start: First column.
-            col_stop: Column after the last one.
-            bands: Zero-based bands in the wanted order, None for all of them.
-
-        Returns:
-            Values of shape (rows, cols, bands) in their stored type.
-        """
-        window: NDArray[Any] = self.array[row_start:row_stop, col_start:col_stop]
-        return window if bands is None else window[:, :, bands]
 
 
 class HyperspectralScene:
@@ -288,6 +46,7 @@ class HyperspectralScene:
             unlabelled or nodata, classes are 1..C.
         class_names: C names.
         class_values: C values that the classes have in the label file.
+        masked_labels: C counts of labelled pixels that have no data.
         palette: uint8 (C, 3) colours.
         wavelengths: float64 (bands,) band centres in nm, or None.
         valid: bool (rows, cols); False where the cube has no data.
@@ -304,7 +63,7 @@ class HyperspectralScene:
         labels: NDArray[Any] | None,
         *,
         name: str = 'scene',
-        class_names: Mapping[int, str] | Sequence[str] | None = None,
+        class_names: ClassNames = None,
         unlabelled: Sequence[int] = (0,),
         palette: NDArray[np.uint8] | None = None,
         wavelengths: Sequence[float] | NDArray[Any] | None = None,
@@ -366,7 +125,7 @@ class HyperspectralScene:
                 f'{name}: the cube has type {cube.dtype}, expected integers or floats'
             )
         rows, cols, total = shape
-        centres = _checked_wavelengths(name, wavelengths, total)
+        centres = checked_nanometres(name, wavelengths, total)
         self.band_indices = resolve_bands(bands, total, centres, bad_bands)
         subset = not np.array_equal(self.band_indices, np.arange(total))
         self.wavelengths = None if centres is None else centres[self.band_indices]
@@ -383,7 +142,12 @@ class HyperspectralScene:
             self._bands = self.band_indices if subset else None
         self.shape = (rows, cols, len(self.band_indices))
         self.valid = self._find_valid(valid)
-        self._set_labels(labels, class_names, unlabelled)
+        classes = numbered_classes(
+            name, labels, self.valid, class_names, unlabelled, self.iter_blocks
+        )
+        self.class_values, self.class_names = classes.values, classes.names
+        self.label_map = classes.label_map
+        self.masked_labels = classes.masked
         self.palette = _checked_palette(name, palette, self.num_classes)
         self.rgb_bands = self._choose_rgb(rgb_bands)
 
@@ -420,6 +184,11 @@ class HyperspectralScene:
                 'read(row_start, row_stop, col_start, col_stop)'
             )
         return self._cube
+
+    @property
+    def num_masked_labels(self) -> int:
+        """Labelled pixels without data."""
+        return sum(self.masked_labels)
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -516,7 +285,7 @@ class HyperspectralScene:
             self._digest = digest.hexdigest()
         return self._digest
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Describe the scene in values that JSON can hold.
 
         Returns:
@@ -591,7 +360,7 @@ class HyperspectralScene:
             numbers = self.band_indices[bad_values > 0].tolist()
             raise ValueError(
                 f'{self.name}: {int(bad_values.sum())} values are NaN or infinite, in '
-                f'{len(numbers)} of {bands} bands (zero-based: {_short(numbers)}); '
+                f'{len(numbers)} of {bands} bands (zero-based: {short(numbers)}); '
                 'remove these bands (bands=BandSelection(exclude=...)) or declare them '
                 'missing (nodata=nan)'
             )
@@ -599,76 +368,10 @@ class HyperspectralScene:
             always = self.band_indices[missing == missing.max()].tolist()
             raise ValueError(
                 f'{self.name}: no pixel has data in every band; nodata={self.nodata} is '
-                f'most frequent in bands (zero-based) {_short(always)}: remove them '
+                f'most frequent in bands (zero-based) {short(always)}: remove them '
                 'with bands=BandSelection(exclude=...) if they are empty'
             )
         return mask
-
-    def _set_labels(
-        self,
-        labels: NDArray[Any] | None,
-        class_names: Mapping[int, str] | Sequence[str] | None,
-        unlabelled: Sequence[int],
-    ) -> None:
-        rows, cols, _ = self.shape
-        values = np.empty(0, dtype=np.int64)
-        if labels is not None:
-            if labels.shape != (rows, cols):
-                raise ValueError(
-                    f'{self.name}: cube and labels differ in size: the cube has '
-                    f'{rows} x {cols} pixels, the label map has shape {labels.shape}'
-                )
-            if labels.dtype.kind not in 'iub':
-                labels = whole_numbers(self.name, labels)
-            # By block: sorting a copy of a large map would take many times its size.
-            parts = [
-                np.unique(labels[start:stop]) for start, stop in self.iter_blocks()
-            ]
-            values = np.unique(np.concatenate(parts)).astype(np.int64)
-            values = values[~np.isin(values, [NO_LABEL, *unlabelled])]
-        if isinstance(class_names, Mapping):
-            named = {int(value): str(text) for value, text in class_names.items()}
-            unknown = sorted(set(values.tolist()) - set(named))
-            if unknown:
-                raise ValueError(
-                    f'{self.name}: the label map has values {_short(unknown)} that are '
-                    f'neither classes ({_short(sorted(named))}) nor unlabelled '
-                    f'({list(unlabelled)})'
-                )
-            classes = sorted(named)
-            names = [named[value] for value in classes]
-        else:
-            classes = values.tolist()
-            if class_names is None:
-                names = [f'class {value}' for value in classes]
-            else:
-                names = [str(text) for text in class_names]
-            if len(names) != len(classes):
-                raise ValueError(
-                    f'{self.name}: {len(names)} class names for {len(classes)} label '
-                    f'values ({_short(classes)})'
-                )
-        if classes and classes[0] < 0:
-            raise ValueError(
-                f'{self.name}: negative label value {classes[0]}; list values that '
-                'mean "no label" under unlabelled'
-            )
-        self.class_values = tuple(classes)
-        self.class_names = tuple(names)
-        self.num_masked_labels = 0
-        self.label_map: NDArray[np.signedinteger[Any]]
-        kind = np.min_scalar_type(-1 - len(classes))
-        if labels is None or not classes:
-            self.label_map = np.broadcast_to(kind.type(0), (rows, cols))
-            return
-        self.label_map = np.zeros((rows, cols), dtype=kind)
-        for start, stop in self.iter_blocks():
-            block, valid = labels[start:stop], self.valid[start:stop]
-            position = np.searchsorted(classes, block).clip(max=len(classes) - 1)
-            hit = np.asarray(classes)[position] == block
-            self.num_masked_labels += int((hit & ~valid).sum())
-            hit &= valid
-            self.label_map[start:stop][hit] = position[hit] + 1
 
     def _choose_rgb(self, wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:
         positions = {int(band): i for i, band in enumerate(self.band_indices)}
@@ -697,66 +400,6 @@ def _is_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     return np.asarray(values == nodata)
 
 
-def whole_numbers(name: str, labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Return labels as int64 without changing any value.
-
-    Floating-point files are accepted when every value is a whole number, because
-    MATLAB and many GIS programs store class numbers as doubles.
-
-    Args:
-        name: Name of the scene or file for the error.
-        labels: Label values.
-
-    Returns:
-        The same values as int64.
-
-    Raises:
-        ValueError: If a value is not a whole number.
-    """
-    if labels.dtype.kind in 'iub':
-        return labels.astype(np.int64)
-    if labels.dtype.kind != 'f':
-        raise ValueError(
-            f'{name}: labels have type {labels.dtype}, expected whole numbers'
-        )
-    finite = np.isfinite(labels)
-    wrong = ~finite | (np.where(finite, labels, 0) % 1 != 0)
-    if wrong.any():
-        examples = ', '.join(f'{value:g}' for value in np.unique(labels[wrong])[:5])
-        raise ValueError(
-            f'{name}: labels have type {labels.dtype} and {int(wrong.sum())} values are '
-            f'not whole numbers ({examples}); expected class numbers'
-        )
-    return labels.astype(np.int64)
-
-
-def _checked_wavelengths(
-    name: str, wavelengths: Sequence[float] | NDArray[Any] | None, num_bands: int
-) -> NDArray[np.float64] | None:
-    if wavelengths is None:
-        return None
-    centres = np.asarray(wavelengths, dtype=np.float64)
-    if centres.shape != (num_bands,):
-        raise ValueError(
-            f'{name}: {centres.size} wavelengths for {num_bands} bands; give one centre '
-            'in nm for each band'
-        )
-    if not np.isfinite(centres).all() or (centres <= 0).any():
-        raise ValueError(f'{name}: wavelengths must be positive and finite (nm)')
-    if centres.max() > 100_000:
-        raise ValueError(
-            f'{name}: wavelengths run from {centres.min():g} to {centres.max():g} nm; '
-            'the unit is probably wrong (nm taken for micrometres)'
-        )
-    if centres.max() < 100:
-        raise ValueError(
-            f'{name}: wavelengths run from {centres.min():g} to {centres.max():g}, '
-            'which looks like micrometres; expected nm (multiply by 1000 or give the '
-            'unit)'
-        )
-    return centres
-
-
 def _checked_palette(
     name: str, palette: NDArray[np.uint8] | None, num_classes: int
 ) -> NDArray[np.uint8]:
@@ -782,10 +425,3 @@ def jsonable_nodata(nodata: float | None) -> float | str | None:
     if nodata is None or math.isfinite(nodata):
         return nodata
     return str(nodata)
-
-
-def _short(values: Sequence[int]) -> str:
-    if len(values) <= 12:
-        return str(list(values))
-    head = ', '.join(map(str, values[:10]))
-    return f'[{head}, ... {values[-1]}]'

@@ -15,22 +15,18 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
+from .labels import NO_LABEL, ClassNames
 from .raster import Grid
-from .readers import require_file
-from .scene import NO_LABEL
+from .sources.vector import read_features
 
 logger = logging.getLogger(__name__)
-
-
-class VectorFileError(ValueError):
-    """The file is none in which geopandas finds geometries."""
 
 
 def read_vector_labels(
     path: str | os.PathLike[str],
     grid: Grid,
     attribute: str | None = None,
-    class_names: Mapping[int, str] | Sequence[str] | None = None,
+    class_names: ClassNames = None,
     layer: str | None = None,
     all_touched: bool = False,
     unlabelled: Sequence[int] = (0,),
@@ -61,9 +57,7 @@ def read_vector_labels(
             classes, or no geometry lies in the scene.
     """
     path = Path(path)
-    if path.suffix.lower() != '.gdb' or not path.is_dir():
-        require_file(path, 'vector labels')
-    frame = _read(str(path), layer)
+    frame = read_features(path, layer)
     if not grid.georeferenced:
         raise ValueError(
             f'{path}: vector labels need a scene with CRS and transform, but the cube '
@@ -135,30 +129,11 @@ def read_vector_labels(
     return labels, names
 
 
-def _read(path: str, layer: str | None) -> geopandas.GeoDataFrame:
-    try:
-        if path.lower().endswith(('.parquet', '.geoparquet')):
-            frame = geopandas.read_parquet(path)
-        else:
-            options = {} if layer is None else {'layer': layer}
-            frame = geopandas.read_file(path, **options)
-    except Exception as error:  # each driver raises its own class
-        raise VectorFileError(
-            f'{path} cannot be read as vector file: {error}'
-        ) from error
-    if not isinstance(frame, geopandas.GeoDataFrame):
-        raise VectorFileError(
-            f'{path} has no geometries, only the attributes {list(frame.columns)}; '
-            'expected polygons, lines or points (layer= names another layer)'
-        )
-    return frame
-
-
 def _classes(
     path: str,
     frame: geopandas.GeoDataFrame,
     attribute: str | None,
-    class_names: Mapping[int, str] | Sequence[str] | None,
+    class_names: ClassNames,
     unlabelled: Sequence[int],
 ) -> tuple[NDArray[np.int64], dict[int, str]]:
     """Return the class number of each feature (-1: none) and the names by number."""

@@ -95,7 +95,7 @@ class MapJob:
             self.staging,
             {
                 **self.settings,
-                'scene': self.scene.facts(),
+                'scene': self.scene.metadata(),
                 'files': self.scene.file_stamps(),
                 'valid': zlib.crc32(np.packbits(self.scene.valid).data),
                 'selected': zlib.crc32(np.packbits(selected).data),

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..raster import read_labels
-from ..readers import require_file
-from ..scene import NO_LABEL
+from ..._reading import require_file
+from ..label_files import read_label_map
+from ..labels import NO_LABEL
 from .protocol import DrawnSplit, SplitProtocol, Unserved, classes_of, joined
 from .split import SUBSETS, Indices, Labels, Mask, Split, check_label_map
 
@@ -36,7 +36,7 @@ def read_mask(path: str | Path, variable: str | None = None) -> Labels:
         ValueError: If the file cannot be read or holds no whole numbers.
     """
     try:
-        mask, _ = read_labels(require_file(path, 'mask'), variable)
+        mask, _ = read_label_map(require_file(path, 'mask'), variable)
     except ValueError as error:
         raise ValueError(f'mask cannot be read: {error}') from error
     return np.where(mask == NO_LABEL, 0, mask)

@@ -1,12 +1,10 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Tests of the array readers."""
+"""Tests of array files: MATLAB, NumPy, HDF5 and NetCDF."""
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -14,13 +12,8 @@ import pytest
 import scipy.io
 
 from tests.data.arrays import data
-from torchgeo_ekgnet.datasets.readers import (
-    HDF5Source,
-    open_array,
-    read_hdf5,
-    read_mat,
-    read_numpy,
-)
+from torchgeo_ekgnet._reading import FileError
+from torchgeo_ekgnet.datasets.sources import Request, Source, open_source
 
 
 @pytest.fixture(scope='module')
@@ -28,85 +21,92 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data.make(tmp_path_factory.mktemp('arrays'))
 
 
-READERS = [
-    (read_mat, 'v5.mat', 'cube'),
-    (read_mat, 'v73.mat', 'cube'),
-    (read_numpy, 'scene.npz', 'cube'),
-    (read_hdf5, 'scene.nc', 'reflectance'),
+FILES = [
+    ('v5.mat', 'cube'),
+    ('v73.mat', 'cube'),
+    ('scene.npz', 'cube'),
+    ('scene.nc', 'reflectance'),
 ]
 
 
-class TestRead:
-    @pytest.mark.parametrize(('reader', 'file', 'variable'), READERS)
-    def test_named_or_found(
-        self, root: Path, reader: Callable[..., Any], file: str, variable: str
-    ) -> None:
-        named = reader(root / file, variable)
-        assert np.array_equal(named, data.cube_of())
-        assert np.array_equal(reader(root / file), named)
-        assert np.array_equal(reader(root / file, ndim=2), data.labels_of())
+def open_file(
+    path: Path, variable: str | None = None, axes: str | None = None
+) -> Source:
+    return open_source(path, Request(variable, axes))
 
-    @pytest.mark.parametrize(('reader', 'file', 'variable'), READERS)
-    def test_wrong_variable(
-        self, root: Path, reader: Callable[..., Any], file: str, variable: str
-    ) -> None:
-        with pytest.raises(ValueError, match=rf"no variable 'nope'.*{variable} \(15"):
-            reader(root / file, 'nope')
-        with pytest.raises(ValueError, match='expected 2 axes'):
-            reader(root / file, variable, ndim=2)
-        with pytest.raises(ValueError, match='no array with 4 axes'):
-            reader(root / file, ndim=4)
+
+def read_array(path: Path, variable: str | None = None, ndim: int = 3) -> np.ndarray:
+    values = open_source(path, Request(variable, labels=ndim == 2), 'array').read_all()
+    return values[:, :, 0] if ndim == 2 else values
+
+
+class TestRead:
+    @pytest.mark.parametrize(('file', 'variable'), FILES)
+    def test_named_or_found(self, root: Path, file: str, variable: str) -> None:
+        named = read_array(root / file, variable)
+        assert np.array_equal(named, data.cube_of())
+        assert np.array_equal(read_array(root / file), named)
+        assert np.array_equal(read_array(root / file, ndim=2), data.labels_of())
+
+    @pytest.mark.parametrize(('file', 'variable'), FILES)
+    def test_wrong_variable(self, root: Path, file: str, variable: str) -> None:
+        with pytest.raises(FileError, match=rf"no variable 'nope'.*{variable} \(15"):
+            read_array(root / file, 'nope')
+        with pytest.raises(FileError, match='expected 2 axes'):
+            read_array(root / file, variable, ndim=2)
+
+    @pytest.mark.parametrize('file', ['a.mat', 'a.npz', 'a.h5'])
+    def test_no_cube(self, tmp_path: Path, file: str) -> None:
+        labels = data.labels_of()
+        if file == 'a.mat':
+            scipy.io.savemat(tmp_path / file, {'labels': labels})
+        elif file == 'a.npz':
+            np.savez(tmp_path / file, labels=labels)
+        else:
+            with h5py.File(tmp_path / file, 'w') as group:
+                group['labels'] = labels
+        with pytest.raises(FileError, match=r'no array with 3 axes.*labels \(15, 18\)'):
+            read_array(tmp_path / file)
 
     def test_several_candidates(self, tmp_path: Path) -> None:
         cube = data.cube_of()
         scipy.io.savemat(tmp_path / 'two.mat', {'one': cube, 'two': cube})
-        with pytest.raises(
-            ValueError, match=r'2 arrays with 3 axes.*name the variable'
-        ):
-            read_mat(tmp_path / 'two.mat')
+        with pytest.raises(FileError, match=r'2 arrays with 3 axes.*name the variable'):
+            read_array(tmp_path / 'two.mat')
 
     def test_no_numbers(self, tmp_path: Path) -> None:
         scipy.io.savemat(tmp_path / 'text.mat', {'name': np.array([['a', 'b']])})
-        with pytest.raises(ValueError, match='not an array of numbers'):
-            read_mat(tmp_path / 'text.mat', 'name', ndim=2)
-
-    @pytest.mark.parametrize('reader', [read_mat, read_numpy, read_hdf5])
-    def test_missing(self, tmp_path: Path, reader: Callable[..., Any]) -> None:
-        with pytest.raises(FileNotFoundError, match=r'there is no file .*absent'):
-            reader(tmp_path / 'absent')
-        with pytest.raises(FileNotFoundError, match='is a folder'):
-            reader(tmp_path)
+        with pytest.raises(FileError, match='not an array of numbers'):
+            read_array(tmp_path / 'text.mat', 'name', ndim=2)
 
     @pytest.mark.parametrize(
-        ('reader', 'file'),
-        [
-            (read_mat, 'v5.mat'),
-            (read_mat, 'v73.mat'),
-            (read_numpy, 'scene.npz'),
-            (read_numpy, 'cube.npy'),
-            (read_hdf5, 'scene.h5'),
-        ],
+        'file', ['absent.mat', 'absent.npy', 'absent.h5', 'absent']
+    )
+    def test_missing(self, tmp_path: Path, file: str) -> None:
+        with pytest.raises(FileNotFoundError, match=r'there is no file .*absent'):
+            read_array(tmp_path / file)
+        (tmp_path / file).mkdir()
+        with pytest.raises(FileNotFoundError, match='is a folder'):
+            read_array(tmp_path / file)
+
+    @pytest.mark.parametrize(
+        'file', ['v5.mat', 'v73.mat', 'scene.npz', 'cube.npy', 'scene.nc']
     )
     @pytest.mark.parametrize('share', [0.0, 0.3, 0.9])
     def test_truncated(
-        self,
-        root: Path,
-        tmp_path: Path,
-        reader: Callable[..., Any],
-        file: str,
-        share: float,
+        self, root: Path, tmp_path: Path, file: str, share: float
     ) -> None:
         whole = (root / file).read_bytes()
         path = tmp_path / file
         path.write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(ValueError, match=file):
-            reader(path)
+        with pytest.raises(FileError, match=file):
+            read_array(path)
 
     def test_other_format(self, tmp_path: Path) -> None:
         path = tmp_path / 'page.mat'
         path.write_text('<html>Not found</html>' * 20)
-        with pytest.raises(ValueError, match='cannot be read as a MATLAB file'):
-            read_mat(path)
+        with pytest.raises(FileError, match='cannot be read as a MATLAB file'):
+            read_array(path)
 
 
 class TestOpen:
@@ -127,7 +127,7 @@ class TestOpen:
         self, root: Path, file: str, variable: str | None, axes: str
     ) -> None:
         cube = data.cube_of()
-        source = open_array(root / file, variable, axes)
+        source = open_file(root / file, variable, axes)
         assert source.shape == cube.shape
         assert source.dtype == cube.dtype
         for copy in (source, pickle.loads(pickle.dumps(source))):
@@ -137,33 +137,32 @@ class TestOpen:
 
     def test_lazy_sources_travel_without_values(self, root: Path) -> None:
         for file in ('cube.npy', 'scene.nc'):
-            assert len(pickle.dumps(open_array(root / file))) < 2000
+            assert len(pickle.dumps(open_file(root / file))) < 2000
 
     @pytest.mark.parametrize('axes', ['yx', 'yyb', 'abc'])
     def test_wrong_axes(self, root: Path, axes: str) -> None:
         with pytest.raises(ValueError, match='axes must order the letters'):
-            open_array(root / 'scene.nc', axes=axes)
+            open_file(root / 'scene.nc', axes=axes)
 
     def test_wrong_variable(self, root: Path) -> None:
         with pytest.raises(ValueError, match='2 arrays with 3 axes'):
-            HDF5Source(root / 'scene.h5')
+            open_file(root / 'scene.h5')
         with pytest.raises(ValueError, match='expected 3 axes'):
-            HDF5Source(root / 'scene.h5', 'product/labels')
+            open_file(root / 'scene.h5', 'product/labels')
 
     def test_classic_netcdf(self, tmp_path: Path) -> None:
         path = data.netcdf(tmp_path / 'scene.nc', classic=True)
-        source = open_array(path)
-        assert isinstance(source, HDF5Source)
+        source = open_file(path)
         assert source.dtype == np.dtype('=f4')
         for copy in (source, pickle.loads(pickle.dumps(source))):
             assert np.array_equal(copy.read(3, 9, 2, 11), data.cube_of()[3:9, 2:11])
-        assert np.array_equal(read_hdf5(path, ndim=2), data.labels_of())
+        assert np.array_equal(read_array(path, ndim=2), data.labels_of())
         path.write_bytes(path.read_bytes()[:2000])
         with pytest.raises(ValueError, match='cannot be read as NetCDF: it is trunc'):
-            open_array(path)
+            open_file(path)
         path.write_bytes(b'CDF\x05' + bytes(100))
         with pytest.raises(ValueError, match='of the kind CDF-5, which is not read'):
-            open_array(path)
+            open_file(path)
 
     @pytest.mark.parametrize(
         ('place', 'name'),
@@ -185,28 +184,21 @@ class TestOpen:
                 attributes = file[place or '/'].attrs
                 attributes[name] = data.CENTRES
                 attributes[f'{name}_units'] = 'nm'
-        source = HDF5Source(tmp_path / 'cube.h5')
-        assert source.wavelengths is not None
-        assert np.array_equal(source.wavelengths, data.CENTRES)
-        assert source.wavelength_unit == 'nm'
+        source = open_file(tmp_path / 'cube.h5')
+        assert (centres := source.wavelengths()) is not None
+        assert np.array_equal(centres, data.CENTRES)
 
     def test_band_centres_of_the_own_group(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / 'cube.h5', 'w') as file:
             for number, group in enumerate(('a', 'b', 'c')):
                 file[f'{group}/cube'] = data.cube_of()
                 file[f'{group}/wavelength'] = data.CENTRES + number
-        source = HDF5Source(tmp_path / 'cube.h5', 'b/cube')
-        assert source.wavelengths is not None
-        assert np.array_equal(source.wavelengths, data.CENTRES + 1)
-        assert source.wavelength_unit is None
-
-    def test_unknown_format(self, tmp_path: Path) -> None:
-        (tmp_path / 'cube.txt').write_text('1 2 3')
-        with pytest.raises(ValueError, match=r"'.txt' is none of the array formats"):
-            open_array(tmp_path / 'cube.txt')
+        source = open_file(tmp_path / 'cube.h5', 'b/cube')
+        assert (centres := source.wavelengths()) is not None
+        assert np.array_equal(centres, data.CENTRES + 1)
 
     def test_damaged_hdf5(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / 'cube.h5', 'w') as file:
             file['cube'] = np.zeros((4, 4, 4))
         with pytest.raises(ValueError, match="no variable 'other'"):
-            open_array(tmp_path / 'cube.h5', 'other')
+            open_file(tmp_path / 'cube.h5', 'other')

@@ -1,0 +1,202 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Label values, what a file says about them, and the classes they become."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Value of pixels that a label file says nothing about; no file holds it as a label.
+NO_LABEL = int(np.iinfo(np.int64).min)
+
+#: What the ``class_names`` arguments accept.
+ClassNames = Mapping[int, str] | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class LabelLegend:
+    """Names and colours that a label file holds for its values.
+
+    Args:
+        names: Names by value.
+        colours: Red, green and blue by value, 0..255.
+    """
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    colours: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a scene.
+
+    Args:
+        values: Value of each class in the label file.
+        names: Name of each class.
+        label_map: Signed integers (rows, cols): 0 no label, else 1..C.
+        masked: Labelled pixels of each class that have no data.
+    """
+
+    values: tuple[int, ...]
+    names: tuple[str, ...]
+    label_map: NDArray[np.signedinteger[Any]]
+    masked: tuple[int, ...]
+
+
+def whole_numbers(name: str, labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return labels as int64 without changing any value.
+
+    Floating-point files are accepted when every value is a whole number, because
+    MATLAB and many GIS programs store class numbers as doubles; texts, when every one
+    is written as a whole number.
+
+    Args:
+        name: Name of the scene or file for the error.
+        labels: Label values.
+
+    Returns:
+        The same values as int64.
+
+    Raises:
+        ValueError: If a value is not a whole number, or too large.
+    """
+    if labels.dtype.kind in 'US':
+        try:
+            labels = np.char.strip(labels).astype(np.float64)
+        except (ValueError, UnicodeError) as error:
+            raise ValueError(
+                f'{name}: found labels that are texts and no numbers ({error}), '
+                'expected class numbers'
+            ) from error
+    limits = np.iinfo(np.int64)
+    if labels.dtype.kind in 'iub':
+        if labels.size and labels.dtype == np.uint64 and labels.max() > limits.max:
+            raise ValueError(
+                f'{name}: found label {labels.max()}, expected at most {limits.max}'
+            )
+        return labels.astype(np.int64)
+    if labels.dtype.kind != 'f':
+        raise ValueError(
+            f'{name}: labels have type {labels.dtype}, expected whole numbers'
+        )
+    finite = np.isfinite(labels)
+    wrong = ~finite | (np.where(finite, labels, 0) % 1 != 0)
+    if wrong.any():
+        examples = ', '.join(f'{value:g}' for value in np.unique(labels[wrong])[:5])
+        raise ValueError(
+            f'{name}: labels have type {labels.dtype} and {int(wrong.sum())} values are '
+            f'not whole numbers ({examples}); expected class numbers'
+        )
+    # Doubles hold every whole number up to 2**53 only.
+    if labels.size and np.abs(labels).max() > 2**53:
+        raise ValueError(
+            f'{name}: found label {np.abs(labels).max():g}, expected class numbers '
+            f'within {2**53}'
+        )
+    return labels.astype(np.int64)
+
+
+def numbered_classes(
+    name: str,
+    labels: NDArray[Any] | None,
+    valid: NDArray[np.bool_],
+    class_names: ClassNames,
+    unlabelled: Sequence[int],
+    blocks: Callable[[], Iterator[tuple[int, int]]],
+) -> Classes:
+    """Number the classes of a label map from 1.
+
+    Args:
+        name: Name of the scene, for the error.
+        labels: Integers (rows, cols) as the label file has them, or None.
+        valid: False where the cube has no data.
+        class_names: Names by value, in the order of the values found, or None.
+        unlabelled: Values that mean "no label"; ``NO_LABEL`` always does.
+        blocks: Yields row ranges that cover the scene; copies are made by them only.
+
+    Returns:
+        The classes.
+
+    Raises:
+        ValueError: If sizes do not fit, labels are not whole numbers, or names do not
+            fit the labels.
+    """
+    values = np.empty(0, dtype=np.int64)
+    if labels is not None:
+        if labels.shape != valid.shape:
+            rows, cols = valid.shape
+            raise ValueError(
+                f'{name}: cube and labels differ in size: the cube has {rows} x {cols} '
+                f'pixels, the label map has shape {labels.shape}'
+            )
+        if labels.dtype.kind not in 'iub' or labels.dtype == np.uint64:
+            labels = whole_numbers(name, labels)
+        # By block: sorting a copy of a large map would take many times its size.
+        parts = [np.unique(labels[start:stop]) for start, stop in blocks()]
+        values = np.unique(np.concatenate(parts)).astype(np.int64)
+        values = values[~np.isin(values, [NO_LABEL, *unlabelled])]
+    classes, names = _named(name, values, class_names, unlabelled)
+    kind = np.min_scalar_type(-1 - len(classes))
+    masked = np.zeros(len(classes) + 1, dtype=np.int64)
+    if labels is None or not classes:
+        empty = np.broadcast_to(kind.type(0), valid.shape)
+        return Classes(tuple(classes), tuple(names), empty, tuple(masked[1:].tolist()))
+    label_map = np.zeros(valid.shape, dtype=kind)
+    for start, stop in blocks():
+        block, inside = labels[start:stop], valid[start:stop]
+        position = np.searchsorted(classes, block).clip(max=len(classes) - 1)
+        hit = np.asarray(classes)[position] == block
+        if not inside.all():
+            masked += np.bincount(position[hit & ~inside] + 1, minlength=len(masked))
+            hit &= inside
+        label_map[start:stop][hit] = position[hit] + 1
+    counts = tuple(masked[1:].tolist())
+    return Classes(tuple(classes), tuple(names), label_map, counts)
+
+
+def _named(
+    name: str,
+    values: NDArray[np.int64],
+    class_names: ClassNames,
+    unlabelled: Sequence[int],
+) -> tuple[list[int], list[str]]:
+    """Return value and name of each class."""
+    if isinstance(class_names, Mapping):
+        named = {int(value): str(text) for value, text in class_names.items()}
+        unknown = sorted(set(values.tolist()) - set(named))
+        if unknown:
+            raise ValueError(
+                f'{name}: the label map has values {short(unknown)} that are neither '
+                f'classes ({short(sorted(named))}) nor unlabelled ({list(unlabelled)})'
+            )
+        classes = sorted(named)
+        names = [named[value] for value in classes]
+    else:
+        classes = values.tolist()
+        if class_names is None:
+            names = [f'class {value}' for value in classes]
+        else:
+            names = [str(text) for text in class_names]
+        if len(names) != len(classes):
+            raise ValueError(
+                f'{name}: {len(names)} class names for {len(classes)} label values '
+                f'({short(classes)})'
+            )
+    if classes and classes[0] < 0:
+        raise ValueError(
+            f'{name}: negative label value {classes[0]}; list values that mean "no '
+            'label" under unlabelled'
+        )
+    return classes, names
+
+
+def short(values: Sequence[int]) -> str:
+    """Write a list of numbers, a long one with a gap."""
+    if len(values) <= 12:
+        return str(list(values))
+    head = ', '.join(map(str, values[:10]))
+    return f'[{head}, ... {values[-1]}]'

@@ -1,0 +1,210 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What every file format delivers: values, and what the file says about them."""
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..labels import LabelLegend
+from ..raster import Grid
+
+
+class CubeSource(Protocol):
+    """What a scene needs from the storage of its cube.
+
+    A source in files names them in ``files``, paths, so that a change is noticed.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns and bands."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored values."""
+
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Read one window.
+
+        Args:
+            row_start: First row.
+            row_stop: Row after the last one.
+            col_start: First column.
+            col_stop: Column after the last one.
+            bands: Zero-based bands in the wanted order, None for all of them.
+
+        Returns:
+            Values of shape (rows, cols, bands) in their stored type.
+        """
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a file.
+
+    Args:
+        variable: Name of the array in files that hold several, None for the only one
+            that can be meant.
+        axes: Order of the array's axes: ``y`` rows, ``x`` columns, ``b`` bands; None
+            for what the file tells, else rows, columns, bands.
+        labels: A label map is wanted: one band, two axes.
+        check_memory: Refuse to read what does not fit into the free memory.
+    """
+
+    variable: str | None = None
+    axes: str | None = None
+    labels: bool = False
+    check_memory: bool = True
+
+    @property
+    def ndim(self) -> int:
+        """Axes of the wanted array."""
+        return 2 if self.labels else 3
+
+
+class Source(abc.ABC):
+    """A file: its values, read by window, and its metadata.
+
+    Metadata are parsed when they are asked for, so that an argument which overrules
+    the file is never stopped by an entry that cannot be read. A format states what its
+    files hold and inherits "the file does not say" for the rest. Labels are sources of
+    one band.
+
+    Args:
+        files: The files that are read.
+        shape: Rows, columns and bands.
+        dtype: Type of the values, in the byte order of this machine.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], shape: Sequence[int], dtype: np.dtype[Any]
+    ) -> None:
+        """Initialize a new Source instance."""
+        rows, cols, bands = (int(size) for size in shape)
+        self.files = tuple(files)
+        self.shape = (rows, cols, bands)
+        self.dtype = np.dtype(dtype)
+
+    @abc.abstractmethod
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Read one window, see :class:`CubeSource`."""
+
+    @property
+    def storage(self) -> CubeSource:
+        """The values without what else is known; it travels to other processes."""
+        return self
+
+    @property
+    def where(self) -> str:
+        """The first file, for errors."""
+        return str(self.files[0]) if self.files else 'array'
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+        return Grid(self.shape[0], self.shape[1])
+
+    @property
+    def nodata(self) -> float | None:
+        """Value that the file declares for missing data."""
+        return None
+
+    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
+        """Return the band centres in nm.
+
+        Args:
+            unit: Unit that overrules the file's.
+        """
+        return None
+
+    def bad_bands(self) -> NDArray[np.bool_] | None:
+        """Return True for the bands that the file marks as bad."""
+        return None
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Return the file's mask (rows, cols), False where there is no data."""
+        return None
+
+    def legend(self) -> LabelLegend | None:
+        """Return names and colours of label values."""
+        return None
+
+    def read_all(self) -> NDArray[Any]:
+        """Read the whole, (rows, cols, bands)."""
+        return self.read(0, self.shape[0], 0, self.shape[1])
+
+
+class ArraySource(Source):
+    """A cube that lies in memory or in a memory map.
+
+    Args:
+        array: Values of shape (rows, cols, bands).
+        path: File that it was read from.
+    """
+
+    def __init__(self, array: NDArray[Any], path: Path | None = None) -> None:
+        """Initialize a new ArraySource instance."""
+        self.array = array
+        name = path or getattr(array, 'filename', None)
+        files = () if name is None else (Path(name),)
+        super().__init__(files, array.shape, array.dtype)
+
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Read one window, see :class:`CubeSource`."""
+        window: NDArray[Any] = self.array[row_start:row_stop, col_start:col_stop]
+        return window if bands is None else window[:, :, bands]
+
+
+def check_axes(axes: str) -> str:
+    """Return an order of axes if it is a permutation of ``yxb``.
+
+    Args:
+        axes: Three letters: ``y`` rows, ``x`` columns, ``b`` bands.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if sorted(axes) != ['b', 'x', 'y']:
+        raise ValueError(
+            f'axes must order the letters y (rows), x (columns) and b (bands), such as '
+            f"'yxb' or 'byx', got {axes!r}"
+        )
+    return axes
+
+
+def reorder(array: NDArray[Any], axes: str) -> NDArray[Any]:
+    """Return a view (rows, cols, bands) of an array whose axes are ``axes``.
+
+    Two axes, ``yx`` or ``xy``, are a map of one band.
+    """
+    if len(axes) == 2:
+        array, axes = array[..., None], f'{axes}b'
+    return array.transpose([axes.index(axis) for axis in 'yxb'])

@@ -1,0 +1,442 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""ENVI files: a text header, and a raw binary or a file of another format beside it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..._reading import FileError, reading, require_file
+from ..labels import LabelLegend
+from ..raster import Grid
+from ..units import nanometres
+from . import array, hdf5, matlab, raster, vector
+from .base import CubeSource, Request, Source
+from .envi_header import AXES, TYPES, EnviHeader, first_line
+from .memmap import Layout, MemmapSource
+
+logger = logging.getLogger(__name__)
+
+#: Usual endings of the binary file, the most likely first; any other one is taken too.
+_USUAL = ('.dat', '.img', '.raw', '.bsq', '.bil', '.bip', '.bin')
+#: Endings of files that may lie beside a header and are not its raw binary file.
+_OTHER = (
+    *array.SUFFIXES,
+    *matlab.SUFFIXES,
+    *hdf5.SUFFIXES,
+    *vector.SUFFIXES,
+    *('.hdr', '.enp', '.sta', '.gsw', '.roi', '.prj', '.shx', '.dbf', '.cpg', '.qpj'),
+    *('.tif', '.tiff', '.jp2', '.vrt', '.png', '.jpg', '.jpeg', '.bmp', '.pdf', '.ovr'),
+    *('.txt', '.csv', '.xml', '.yaml', '.yml', '.md', '.log', '.qml', '.zip', '.gz'),
+)
+#: What headers call their own raw binary.
+_RAW = ('', 'envi', 'envi standard', 'envi classification', 'envi fft result')
+#: Endings of files of other kinds that a header may describe, by its "file type".
+_FOREIGN = {
+    'tiff': ('.tif', '.tiff'),
+    'geotiff': ('.tif', '.tiff'),
+    'jpeg2000': ('.jp2', '.j2k'),
+    'png': ('.png',),
+    'bmp': ('.bmp',),
+    'jpeg': ('.jpg', '.jpeg'),
+    'nitf': ('.ntf', '.nitf'),
+    'hdf': ('.hdf', '.h5', '.he5'),
+    'hdf5': ('.h5', '.he5', '.hdf5'),
+}
+#: First bytes of files that are no raw binary.
+_MAGIC = {
+    b'II*\x00': 'TIFF',
+    b'MM\x00*': 'TIFF',
+    b'II+\x00': 'BigTIFF',
+    b'MM\x00+': 'BigTIFF',
+    b'\x89HDF\r\n\x1a\n': 'HDF5',
+    b'\x89PNG\r\n\x1a\n': 'PNG',
+    b'\x00\x00\x00\x0cjP  ': 'JPEG 2000',
+}
+
+
+def claims(path: Path) -> bool:
+    """Tell whether a path is an ENVI header, or has one beside it that describes it."""
+    return find(path) is not None
+
+
+def find(path: Path) -> tuple[Path, Path] | None:
+    """Return header and data file from either of them, None if there is no header.
+
+    Raises:
+        FileNotFoundError: If the header, or its data file, does not exist.
+        FileError: If the header is not ENVI's, or several files may be the binary.
+    """
+    suffix = path.suffix.lower()
+    if suffix == '.hdr':
+        return path, _find_data(EnviHeader(path))
+    if not path.is_file():
+        return None
+    for header in (path.with_name(path.name + '.hdr'), path.with_suffix('.hdr')):
+        # ESRI describes its .bil, .bip and .bsq in files of the same ending.
+        if not header.is_file() or first_line(header) != 'ENVI':
+            continue
+        if suffix not in _OTHER:
+            return header, path
+        # A file of another kind is described only by a header that calls it so.
+        if suffix in _FOREIGN.get(EnviHeader(header).file_type, ()):
+            return header, path
+    return None
+
+
+def _find_data(header: EnviHeader) -> Path:
+    path = header.path
+    stem = path.with_suffix('')
+    endings = _FOREIGN.get(header.file_type, _USUAL)
+    usual = [stem]
+    for suffix in endings:
+        usual += [stem.with_name(stem.name + end) for end in (suffix, suffix.upper())]
+    found = [file for file in usual if file.is_file()][:1]
+    if not found and endings is _USUAL:
+        found = [
+            file
+            for file in sorted(path.parent.iterdir())
+            if file.with_suffix('') == stem
+            and file.suffix.lower() not in _OTHER
+            and file.is_file()
+        ]
+    if not found:
+        raise FileNotFoundError(
+            f'ENVI header {path} has no binary file beside it: no file of its name '
+            f'with none or another ending, such as {", ".join(endings)}'
+        )
+    if len(found) > 1:
+        raise FileError(
+            f'ENVI header {path} has several files beside it that may be its binary '
+            f'file ({", ".join(file.name for file in found)}); name the binary file'
+        )
+    return found[0]
+
+
+def open_source(path: Path, request: Request) -> Source:
+    """Open what an ENVI header describes."""
+    found = find(path)
+    assert found is not None
+    header, data = EnviHeader(found[0]), found[1]
+    kind = header.file_type
+    if kind in _FOREIGN:
+        return DescribedSource(header, _foreign(data, request))
+    if kind not in _RAW:
+        raise FileError(
+            f'{header.path}: found file type {header.text("file type")!r}, expected an '
+            f'image ({", ".join(filter(None, _RAW))}, {", ".join(_FOREIGN)})'
+        )
+    return EnviSource(header, require_file(data, 'ENVI binary file'))
+
+
+def _foreign(data: Path, request: Request) -> Source:
+    if hdf5.claims(data):
+        return hdf5.open_source(data, request)
+    return raster.open_source(data, request)
+
+
+class _Described(Source):
+    """A source whose metadata stand in an ENVI header."""
+
+    header: EnviHeader
+
+    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
+        """Return the band centres in nm."""
+        centres = self.header.centres()
+        if centres is None:
+            return None
+        unit = unit or self.header.text('wavelength units')
+        return nanometres(centres, unit, str(self.header.path))
+
+    def bad_bands(self) -> NDArray[np.bool_] | None:
+        """Return True for the bands that ``bbl`` marks as bad."""
+        return self.header.bad_bands()
+
+    def legend(self) -> LabelLegend | None:
+        """Return names and colours of an ENVI classification."""
+        return self.header.legend()
+
+
+class EnviSource(_Described):
+    """A raw binary cube with an ENVI header.
+
+    Args:
+        header: The header.
+        data: The binary file.
+    """
+
+    def __init__(self, header: EnviHeader, data: Path) -> None:
+        """Initialize a new EnviSource instance.
+
+        Raises:
+            FileError: If the header lacks an entry, has one that cannot be read,
+                promises more bytes than the binary file has, or GDAL reads something
+                else.
+        """
+        self.header = header
+        layout = _layout(header)
+        _check_size(header, data, layout)
+        self._values = MemmapSource(data, layout)
+        super().__init__((data,), self._values.shape, self._values.dtype)
+        self._grid, self._declared, self._tagged = _compared(
+            header, self._values, layout
+        )
+
+    @property
+    def storage(self) -> CubeSource:
+        """The values without the header."""
+        return self._values
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+        return self._grid
+
+    @property
+    def nodata(self) -> float | None:
+        """The data ignore value."""
+        own, other = self.header.number('data ignore value'), self._declared
+        if own is not None and other is not None:
+            same = own == other or (np.isnan(own) and np.isnan(other))
+            if not same and not np.isclose(own, other, rtol=1e-5, atol=0):
+                raise FileError(
+                    f"{self.header.path}: 'data ignore value' is {own:g}, but GDAL "
+                    f'finds nodata {other:g} (in .aux.xml or the header), expected one '
+                    'value; name it with nodata='
+                )
+        return own
+
+    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
+        """Return the band centres in nm."""
+        centres = self.header.centres()
+        for band, text in enumerate(self._tagged):
+            if centres is None or text is None:
+                continue
+            try:
+                same = np.isclose(centres[band], float(text), rtol=1e-6, atol=0)
+            except ValueError:
+                same = False
+            if not same:
+                raise FileError(
+                    f"{self.header.path}: 'wavelength' of band {band + 1} is "
+                    f'{centres[band]:g}, but GDAL finds {text!r} (in .aux.xml or the '
+                    'header), expected one value; give wavelengths='
+                )
+        return super().wavelengths(unit)
+
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Read one window, see :class:`~.base.CubeSource`."""
+        return self._values.read(row_start, row_stop, col_start, col_stop, bands)
+
+
+class DescribedSource(_Described):
+    """A file of another format whose wavelengths stand in an ENVI header beside it.
+
+    Args:
+        header: The header.
+        inner: The file.
+    """
+
+    def __init__(self, header: EnviHeader, inner: Source) -> None:
+        """Initialize a new DescribedSource instance.
+
+        Raises:
+            FileError: If header and file differ in size or type.
+        """
+        self.header, self._inner = header, inner
+        super().__init__(inner.files, inner.shape, inner.dtype)
+        told = tuple(header.integer(key) for key in ('lines', 'samples', 'bands'))
+        if told != inner.shape:
+            raise FileError(
+                f'{header.path} says {told} lines, samples and bands, but {inner.where} '
+                f'has {inner.shape}, expected the same'
+            )
+
+    @property
+    def storage(self) -> CubeSource:
+        """The values without the header."""
+        return self._inner.storage
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+        return self._inner.grid
+
+    @property
+    def nodata(self) -> float | None:
+        """The data ignore value, or what the file declares."""
+        own = self.header.number('data ignore value')
+        return self._inner.nodata if own is None else own
+
+    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
+        """Return the band centres in nm."""
+        own = super().wavelengths(unit)
+        return self._inner.wavelengths(unit) if own is None else own
+
+    def bad_bands(self) -> NDArray[np.bool_] | None:
+        """Return True for the bands that header or file mark as bad."""
+        own = super().bad_bands()
+        return self._inner.bad_bands() if own is None else own
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Return the file's mask."""
+        return self._inner.mask()
+
+    def legend(self) -> LabelLegend | None:
+        """Return names and colours of label values."""
+        return super().legend() or self._inner.legend()
+
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Read one window, see :class:`~.base.CubeSource`."""
+        return self._inner.read(row_start, row_stop, col_start, col_stop, bands)
+
+
+def _layout(header: EnviHeader) -> Layout:
+    """Return how the values lie in the binary file."""
+    path = header.path
+    sizes = {
+        axis: header.integer(key)
+        for axis, key in (('y', 'lines'), ('x', 'samples'), ('b', 'bands'))
+    }
+    if min(sizes.values()) < 1:
+        raise FileError(
+            f'{path}: lines, samples and bands are {", ".join(map(str, sizes.values()))}'
+            '; expected positive numbers'
+        )
+    code = header.integer('data type')
+    if code not in TYPES:
+        raise FileError(
+            f'{path}: data type {code} is not supported; expected one of '
+            f'{sorted(TYPES)} (no complex numbers)'
+        )
+    interleave = (header.text('interleave') or 'missing').lower()
+    if interleave not in AXES:
+        raise FileError(
+            f'{path}: interleave is {interleave!r}, expected one of {sorted(AXES)}'
+        )
+    if header.integer('file compression', 0):
+        raise FileError(f'{path}: the cube is compressed; save it uncompressed')
+    order, offset = header.integer('byte order', 0), header.integer('header offset', 0)
+    if order not in (0, 1) or offset < 0:
+        raise FileError(
+            f'{path}: found byte order {order} and header offset {offset}, expected 0 '
+            'or 1 and no negative number'
+        )
+    frames = []
+    for key in ('major', 'minor'):
+        given = header.numbers(f'{key} frame offsets', 2)
+        before, after = (0.0, 0.0) if given is None else given.tolist()
+        if min(before, after) < 0 or before % 1 or after % 1:
+            raise FileError(
+                f"{path}: '{key} frame offsets' are {before:g} and {after:g}, expected "
+                'two whole numbers of bytes'
+            )
+        frames.append((int(before), int(after)))
+    axes = AXES[interleave]
+    return Layout(
+        np.dtype(('>' if order else '<') + TYPES[code]),
+        offset,
+        tuple(sizes[axis] for axis in axes),
+        axes,
+        frames[0],
+        frames[1],
+    )
+
+
+def _check_size(header: EnviHeader, data: Path, layout: Layout) -> None:
+    """Compare the size of the binary file with what the header promises."""
+    with reading(data, 'an ENVI binary file'):
+        found = data.stat().st_size
+        with data.open('rb') as file:
+            start = file.read(8)
+    for magic, kind in _MAGIC.items():
+        if start.startswith(magic) and not layout.offset:
+            raise FileError(
+                f'{data} begins as a {kind} file, but {header.path} calls it a raw '
+                f'binary (file type {header.text("file type")!r}); correct its file '
+                'type, or remove the header'
+            )
+    rows, cols, bands = (header.integer(key) for key in ('lines', 'samples', 'bands'))
+    size = (
+        f'{rows} lines x {cols} samples x {bands} bands of {layout.dtype.name} after '
+        f'{layout.offset} bytes need {layout.nbytes}'
+    )
+    if found < layout.nbytes:
+        raise FileError(
+            f'{data} is too short for its header: {found} bytes, but {size}'
+        )
+    if found > layout.nbytes:
+        fitting = [
+            f'{code} ({np.dtype(name).name})'
+            for code, name in TYPES.items()
+            if layout._replace(dtype=np.dtype(name)).nbytes == found
+        ]
+        logger.warning(
+            '%s is longer than its header says: %d bytes, but %s; %s',
+            data,
+            found,
+            size,
+            f'data type {" or ".join(fitting)} would fit'
+            if fitting
+            else 'no data type would fit: lines, samples, bands or offset may be wrong',
+        )
+
+
+def _compared(
+    header: EnviHeader, values: MemmapSource, layout: Layout
+) -> tuple[Grid, float | None, list[str | None]]:
+    """Return grid, nodata and wavelengths as GDAL finds them, if it finds the same.
+
+    Raises:
+        FileError: If GDAL finds another size or type, or other values.
+    """
+    path, data = header.path, values.files[0]
+    with raster.open_raster(data) as dataset, reading(data, 'an ENVI file by GDAL'):
+        found = (dataset.height, dataset.width, dataset.count)
+        if dataset.driver != 'ENVI' or found != values.shape:
+            raise FileError(
+                f'{path} says {values.shape} lines, samples and bands of ENVI, but GDAL '
+                f'finds {found} of {dataset.driver} in {data}, expected the same'
+            )
+        types = set(dataset.dtypes)
+        if types - {'int8'} and types != {values.dtype.name}:
+            raise FileError(
+                f'{path} says values of {values.dtype.name}, but GDAL finds '
+                f'{sorted(types)} in {data}, expected the same'
+            )
+        if not any(layout.major + layout.minor):
+            _compare_values(path, dataset, values)
+        tagged = [dataset.tags(band).get('wavelength') for band in dataset.indexes]
+        return raster.grid_of(dataset), dataset.nodatavals[0], tagged
+
+
+def _compare_values(path: Path, dataset: Any, values: MemmapSource) -> None:
+    """Compare a few pixels: order of bytes and bands, and the offset, show in them."""
+    rows, cols, _ = values.shape
+    for row, col in {(0, 0), (rows // 2, cols // 3), (rows - 1, cols - 1)}:
+        own = values.read(row, row + 1, col, col + 1)[0, 0]
+        other = dataset.read(window=((row, row + 1), (col, col + 1)))[:, 0, 0]
+        if own.tobytes() != other.tobytes():
+            raise FileError(
+                f'{path}: by its interleave, byte order and offset the pixel in row '
+                f'{row}, column {col} is {own[:3].tolist()}, but GDAL reads '
+                f'{other[:3].tolist()}, expected the same; correct the header'
+            )

@@ -1,0 +1,138 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Units of wavelengths: one policy for every format.
+
+Wavelengths are nm. A unit that is named is obeyed, and values that it makes absurd are
+refused. Where none is named the values tell: no sensor has bands below 100 nm, so
+smaller numbers are micrometres, and the log says so.
+"""
+
+import logging
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+#: What the ``wavelength_unit`` argument accepts.
+WavelengthUnit = Literal['nm', 'um']
+
+#: Factor to nm by name, without plural.
+_FACTORS = {
+    **dict.fromkeys(('nm', 'nanometer', 'nanometre'), 1.0),
+    **dict.fromkeys(('um', '\u03bcm', 'micrometer', 'micrometre', 'micron'), 1e3),
+    **dict.fromkeys(
+        ('a', '\u00e5', 'angstrom', 'angstroem', '\u00e5ngstr\u00f6m'), 0.1
+    ),
+    **dict.fromkeys(('mm', 'millimeter', 'millimetre'), 1e6),
+    **dict.fromkeys(('m', 'meter', 'metre'), 1e9),
+}
+#: Units per cm: nm are 1e7 through the value.
+_WAVENUMBERS = ('wavenumber', '1/cm', 'cm-1', 'cm^-1')
+#: What stands for no unit.
+_UNNAMED = ('', 'unknown', 'none', 'n/a')
+#: Largest wavelength in nm, and smallest one.
+_HIGHEST, _LOWEST = 100_000.0, 100.0
+
+
+def _names(unit: str) -> list[str]:
+    text = unicodedata.normalize('NFKC', unit).strip().lower()
+    if text in (*_UNNAMED, *_WAVENUMBERS, 'index'):
+        return [text]
+    words = re.findall(r'[^\W\d_]+|1/cm|cm\^?-1', text)
+    return [word if word in _FACTORS else word.removesuffix('s') for word in words]
+
+
+def nanometres(
+    values: Sequence[float] | NDArray[Any], unit: str | None, where: str
+) -> NDArray[np.float64] | None:
+    """Turn wavelengths into nm.
+
+    Args:
+        values: One value a band.
+        unit: Their unit as an argument or a file names it, None if nobody does.
+        where: File or argument, for the error.
+
+    Returns:
+        float64 of the same shape; None if the unit says that they are band numbers.
+
+    Raises:
+        ValueError: If the unit is not known.
+    """
+    centres = np.asarray(values, dtype=np.float64)
+    names = [''] if unit is None else _names(unit)
+    if names == ['index']:
+        logger.warning(
+            '%s: the wavelength units are "Index", so its wavelengths are band numbers '
+            'and are left out',
+            where,
+        )
+        return None
+    if names and names[0] in _UNNAMED:
+        finite = centres[np.isfinite(centres)]
+        if not finite.size or finite.max() >= _LOWEST or finite.max() <= 0:
+            return centres
+        logger.warning(
+            '%s: wavelengths run from %g to %g and no unit is named; they are taken as '
+            "micrometres (wavelength_unit='nm' overrules it)",
+            where,
+            finite.min(),
+            finite.max(),
+        )
+        names = ['um']
+    if all(name in _WAVENUMBERS for name in names) and names:
+        with np.errstate(divide='ignore'):
+            return np.asarray(np.round(1e7 / centres, 6))
+    factors = {_FACTORS.get(name) for name in names}
+    factor = factors.pop() if len(factors) == 1 else None
+    if factor is None:
+        raise ValueError(
+            f'{where}: wavelength unit {unit!r} is not known; expected nm (nanometers) '
+            "or um (micrometers); wavelength_unit='nm' or 'um' overrules it"
+        )
+    return centres if factor == 1 else np.asarray(np.round(centres * factor, 6))
+
+
+def checked_nanometres(
+    name: str, wavelengths: Sequence[float] | NDArray[Any] | None, num_bands: int
+) -> NDArray[np.float64] | None:
+    """Check wavelengths in nm against a cube.
+
+    Args:
+        name: Name of the scene, for the error.
+        wavelengths: One value a band, or None.
+        num_bands: Bands of the cube.
+
+    Returns:
+        float64 (bands,), or None.
+
+    Raises:
+        ValueError: If their number is wrong or they cannot be nm.
+    """
+    if wavelengths is None:
+        return None
+    centres = np.asarray(wavelengths, dtype=np.float64)
+    if centres.shape != (num_bands,):
+        raise ValueError(
+            f'{name}: {centres.size} wavelengths for {num_bands} bands; give one centre '
+            'in nm for each band'
+        )
+    if not np.isfinite(centres).all() or (centres <= 0).any():
+        raise ValueError(f'{name}: wavelengths must be positive and finite (nm)')
+    if centres.max() > _HIGHEST:
+        raise ValueError(
+            f'{name}: wavelengths run from {centres.min():g} to {centres.max():g} nm; '
+            'the unit is probably wrong (nm taken for micrometres)'
+        )
+    if centres.max() < _LOWEST:
+        raise ValueError(
+            f'{name}: wavelengths run from {centres.min():g} to {centres.max():g}, '
+            'which looks like micrometres; expected nm (multiply by 1000 or give the '
+            'unit)'
+        )
+    return centres
