@@ -152,15 +152,15 @@ class CustomScene(SceneDataset):
             raise DatasetNotFoundError(self)
         options = self.options
         if isinstance(options.wavelengths, str | os.PathLike):
-            options = replace(options, wavelengths=root / options.wavelengths)
+            options = replace(options, wavelengths=str(root / options.wavelengths))
         if options.labels is not None:
             options = replace(options, labels=_below(root, options.labels))
         return open_scene(_below(root, self.cube), bands=self.bands, options=options)
 
 
-def _below(root: Path, files: Files) -> list[Path]:
+def _below(root: Path, files: Files) -> list[str]:
     given = [files] if isinstance(files, str | os.PathLike) else list(files)
-    return [root / path for path in given]
+    return [str(root / path) for path in given]
 
 
 def _listed(files: Files, what: str) -> list[Path]:

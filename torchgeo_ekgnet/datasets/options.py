@@ -14,7 +14,8 @@ from .units import WavelengthUnit
 
 Return = TypeVar('Return')
 
-#: A file; several files, or a pattern, too.
+#: A file; several files, or a pattern, too. Options have no ``os.PathLike``: the command
+#: line would look for structure in the name of a file. They accept it all the same.
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 #: How nodata is found: the file's own value, none, or a number (NaN included, also as
@@ -60,7 +61,7 @@ class SceneOptions:
         name: Name of the scene, by default that of the file.
     """
 
-    labels: Files | None = None
+    labels: str | Sequence[str] | None = None
     _: KW_ONLY
     cube_variable: str | None = None
     labels_variable: str | None = None
@@ -70,7 +71,7 @@ class SceneOptions:
     all_touched: bool = False
     class_names: Mapping[int, str] | Sequence[str] | None = None
     unlabelled: Sequence[int] = (0,)
-    wavelengths: Sequence[float] | str | os.PathLike[str] | None = None
+    wavelengths: str | Sequence[float] | None = None
     wavelength_unit: WavelengthUnit | None = None
     nodata: Nodata = 'file'
     crs: str | None = None

@@ -266,7 +266,7 @@ class Overview:
         """
         scene = self.scene
         lines = [scene.name + (' (SYNTHETIC)' if scene.synthetic else '')]
-        facts = self.metadata()
+        facts = self.facts()
         width = max(map(len, facts))
         lines += [f'  {name:<{width}}  {value}' for name, value in facts.items()]
         if scene.num_classes:

@@ -40,7 +40,7 @@ def write_overview(overview: Overview, path: str | os.PathLike[str]) -> Path:
     for remark in overview.remarks:
         page.notice(remark)
     page.section('Facts')
-    page.table(('fact', 'value'), list(overview.metadata().items()))
+    page.table(('fact', 'value'), list(overview.facts().items()))
     page.section('Picture')
     page.figure(
         _picture(scene),
