@@ -20,7 +20,13 @@ import yaml
 from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
-from torchgeo_ekgnet.main import main, resolve_config, shipped_configs
+from torchgeo_ekgnet.commands import (
+    COMMANDS,
+    TORCHGEO_COMMANDS,
+    resolve_config,
+    shipped_configs,
+)
+from torchgeo_ekgnet.main import main
 from torchgeo_ekgnet.reproduce.experiments import EXPERIMENTS
 
 CONF = Path(__file__).with_name('conf')
@@ -416,7 +422,7 @@ def test_config_names_are_replaced() -> None:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     main(['--help'])
     text = capsys.readouterr().out
-    for name in (*command_line.TORCHGEO_COMMANDS, *command_line.COMMANDS, 'salinas_a'):
+    for name in (*TORCHGEO_COMMANDS, *COMMANDS, 'salinas_a'):
         assert name in text
 
 
@@ -430,7 +436,7 @@ def test_unknown_command() -> None:
         main(['fitt'])
 
 
-@pytest.mark.parametrize('name', sorted(command_line.COMMANDS))
+@pytest.mark.parametrize('name', sorted(COMMANDS))
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([name, '--help'])

@@ -62,7 +62,7 @@ def test_import_keeps_warnings_and_threads() -> None:
     assert out == 'True'
 
 
-def test_rooms_load_on_first_use() -> None:
+def test_subpackages_load_on_first_use() -> None:
     out = run_python(
         'import sys, torchgeo_ekgnet\n'
         'before = "torchgeo" in sys.modules\n'
@@ -72,7 +72,22 @@ def test_rooms_load_on_first_use() -> None:
     assert out == 'False HyperspectralClassificationTask True'
 
 
-def test_unknown_room() -> None:
+def test_help_needs_no_torch() -> None:
+    out = run_python(
+        'import sys\n'
+        'sys.argv = ["/somewhere/bin/torchgeo-ekgnet", "--help"]\n'
+        'from torchgeo_ekgnet.main import main\n'
+        'main()\n'
+        'sys.argv[1] = "--version"\n'
+        'main()\n'
+        'print([name for name in ("numpy", "torch", "timm") if name in sys.modules])'
+    )
+    assert out.splitlines()[0] == 'usage: torchgeo-ekgnet COMMAND [OPTIONS]'
+    assert out.splitlines()[-2].startswith('torchgeo_ekgnet ')
+    assert out.splitlines()[-1] == '[]'
+
+
+def test_unknown_subpackage() -> None:
     with pytest.raises(AttributeError, match='attics'):
         _ = torchgeo_ekgnet.attics
     assert 'datamodules' in dir(torchgeo_ekgnet)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from torchgeo.main import main as torchgeo_main
 
-from torchgeo_ekgnet.main import main, resolve_config
+from torchgeo_ekgnet.commands import resolve_config
+from torchgeo_ekgnet.main import main
 
 BEST = 'runs/salinas_a/version_0/checkpoints/best.ckpt'
 

@@ -4,22 +4,31 @@
 """EKGNet and hyperspectral image classification for torchgeo and timm.
 
 Importing the package registers every model with timm and imports torch and timm
-only. The rooms that need torchgeo load on first use (PEP 562).
+only. The subpackages that need torchgeo load on first use (PEP 562).
 """
 
 import importlib
+import sys
+from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from . import layers, models
 from ._version import __version__
 
-_LAZY_ROOMS = (
+# The console script answers --help and --version without torch and timm, whose import
+# takes seconds; it imports what a command needs itself.
+if TYPE_CHECKING or Path(sys.argv[0] if sys.argv else '').stem != 'torchgeo-ekgnet':
+    from . import layers, models
+
+_LAZY = (
     'callbacks',
     'datamodules',
     'datasets',
     'experts',
+    'layers',
     'maps',
     'metrics',
+    'models',
     'reproduce',
     'samplers',
     'tasks',
@@ -30,7 +39,7 @@ __all__ = ('__version__', 'layers', 'models')
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import a room of the package when it is first asked for.
+    """Import a subpackage when it is first asked for.
 
     Args:
         name: Name of the subpackage.
@@ -39,13 +48,13 @@ def __getattr__(name: str) -> ModuleType:
         The imported subpackage.
 
     Raises:
-        AttributeError: If the package has no such room.
+        AttributeError: If the package has no such subpackage.
     """
-    if name in _LAZY_ROOMS:
+    if name in _LAZY:
         return importlib.import_module(f'{__name__}.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:
-    """List the public names, rooms that are not loaded yet included."""
-    return sorted({*globals(), *_LAZY_ROOMS})
+    """List the public names, subpackages that are not loaded yet included."""
+    return sorted({*globals(), *_LAZY})

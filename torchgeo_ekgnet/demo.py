@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ._files import replaced, write_json
-from .main import resolve_config
+from .commands import resolve_config
 from .metrics import SCORES, Accuracies
 
 FIGURE = 'demo.png'

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from lightning.pytorch.cli import LightningCLI
 
 from torchgeo_ekgnet.callbacks import RunFolder
-from torchgeo_ekgnet.main import main, resolve_args, shipped_configs
+from torchgeo_ekgnet.commands import shipped_configs
+from torchgeo_ekgnet.main import main, resolve_args
 from torchgeo_ekgnet.reproduce.build import Builder, build_data, own_arguments, placed
 from torchgeo_ekgnet.reproduce.engine import checkpoint_path, run
 from torchgeo_ekgnet.reproduce.settings import places, read_config, with_seed

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from torchgeo.datamodules import BaseDataModule
 
-from ..main import resolve_config, shipped_configs
+from ..commands import resolve_config, shipped_configs
 from .discovery import find_scene
 from .options import add_scene_options, scene_options
 from .overview import Overview

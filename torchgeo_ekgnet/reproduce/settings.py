@@ -22,8 +22,8 @@ from lightning.pytorch.cli import LightningCLI
 from torchgeo.datamodules import BaseDataModule
 
 from .._compat import BaseTask
+from ..commands import resolve_config
 from ..datamodules import HyperspectralDataModule
-from ..main import resolve_config
 from ..tasks import HyperspectralClassificationTask
 from .build import import_class, own_arguments
 from .declarations import split_settings
