@@ -332,7 +332,7 @@ class TestOptions:
         ('arguments', 'message'),
         [
             ({'patch_size': 4}, 'odd'),
-            ({'patch_size': 31}, 'larger than the scene'),
+            ({'patch_size': 31}, 'patch_size is 31, expected at most'),
             ({'pca': SpectralPCA(9)}, 'at most the 8 bands'),
             ({'bands': [8]}, 'band 8'),
         ],

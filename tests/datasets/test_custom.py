@@ -792,7 +792,7 @@ class TestCustomScene:
         root = arrays.make(tmp_path)
         with pytest.raises(FileNotFoundError, match='labels: there is no file'):
             CustomScene(root, cube='cube.npy', labels='absent.npy')
-        with pytest.raises(ValueError, match='larger than the scene'):
+        with pytest.raises(ValueError, match='patch_size is 17, expected at most'):
             CustomScene(root, cube='cube.npy', patch_size=17)
         (root / 'centres.txt').write_text('450 nm')
         with pytest.raises(ValueError, match='expected one wavelength a band'):

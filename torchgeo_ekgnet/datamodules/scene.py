@@ -11,7 +11,7 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
+from .._patch import PaddingMode, check_padding_mode
 from ..checkpoint import check_same_pixels
 from ..datasets.bands import BandSelection
 from ..datasets.base import read_patch
@@ -32,7 +33,7 @@ from ..datasets.windows import SceneWindows
 from ..samplers.pixels import PixelSampler
 from ..transforms.augmentation import PatchAugmentation
 from ..transforms.normalization import SpectralNormalizer
-from ..transforms.patches import PaddingMode, PatchSource
+from ..transforms.patches import PatchSource
 from ..transforms.pca import SpectralPCA
 from .base import SplitDataModule, after_setup
 from .pixels import PixelBatches, PixelDataset, collate_pixels
@@ -124,11 +125,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
                 f'{type(self).__name__} names no scene: use a data module of a scene '
                 'such as IndianPinesDataModule, or set scene_dataset in a subclass'
             )
-        if padding_mode not in get_args(PaddingMode):
-            raise ValueError(
-                f'padding_mode is {padding_mode!r}, expected one of '
-                f'{get_args(PaddingMode)}'
-            )
+        check_padding_mode(padding_mode)
         if batch_size < 1:
             raise ValueError(f'batch_size is {batch_size}, expected at least 1')
         super().__init__(

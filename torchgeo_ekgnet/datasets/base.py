@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 
 from .._files import file_digest
+from .._patch import PaddingMode, check_padding_mode, check_patch_size
 from . import plotting
 from .bands import Bands
 from .download import SceneFile, download_file
@@ -25,51 +26,8 @@ from .sources.matlab import read_mat
 
 logger = logging.getLogger(__name__)
 
-#: What lies beyond the edge of the scene: zeros, or the mirrored scene.
-PaddingMode = Literal['zeros', 'reflect']
-
 #: Sample as torchgeo's datasets return it.
 Sample = dict[str, Any]
-
-
-def check_patch_fits(patch_size: int, rows: int, cols: int, name: str) -> None:
-    """Check a patch size against a scene.
-
-    Args:
-        patch_size: Rows and columns of a patch.
-        rows: Rows of the scene.
-        cols: Columns of the scene.
-        name: Name of the scene for the error.
-
-    Raises:
-        ValueError: If the size is even, not positive or larger than the scene.
-    """
-    if patch_size < 1 or patch_size % 2 == 0:
-        raise ValueError(
-            f'patch_size must be odd and positive, so that a patch has a centre pixel; '
-            f'got {patch_size}'
-        )
-    if patch_size > min(rows, cols):
-        raise ValueError(
-            f'patch_size={patch_size} is larger than the scene {name} '
-            f'({rows} x {cols} pixels); the largest possible size is '
-            f'{min(rows, cols) - 1 + min(rows, cols) % 2}'
-        )
-
-
-def check_padding_mode(padding_mode: str) -> None:
-    """Check a padding mode.
-
-    Args:
-        padding_mode: ``'zeros'`` or ``'reflect'``.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if padding_mode not in ('zeros', 'reflect'):
-        raise ValueError(
-            f"padding_mode must be 'zeros' or 'reflect', got {padding_mode!r}"
-        )
 
 
 def read_patch(
@@ -161,7 +119,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
         self.checksum = checksum
         self.scene = self._load_scene()
         rows, cols, _ = self.scene.shape
-        check_patch_fits(patch_size, rows, cols, self.scene.name)
+        check_patch_size(patch_size, rows, cols, self.scene.name)
         self.wavelengths = self.scene.wavelengths
         self.positions = np.argwhere(self.scene.label_map > 0).astype(np.int64)
 

@@ -18,9 +18,10 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from torchgeo.datasets import DatasetNotFoundError
 
+from .._patch import PaddingMode
 from .._reading import FileError, check_memory, reading, require_file
 from .bands import Bands
-from .base import PaddingMode, Sample, SceneDataset
+from .base import Sample, SceneDataset
 from .label_files import open_labels
 from .labels import ClassNames
 from .options import Files, SceneOptions, flat_options

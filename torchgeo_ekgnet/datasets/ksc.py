@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .._patch import PaddingMode
 from .bands import Bands
-from .base import MatSceneDataset, PaddingMode, Sample
+from .base import MatSceneDataset, Sample
 from .download import SceneFile
 from .wavelengths import aviris, without
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.spatial import cKDTree
 
+from .._patch import PaddingMode
 from .bands import Bands
-from .base import PaddingMode, Sample, SceneDataset
+from .base import Sample, SceneDataset
 from .scene import HyperspectralScene
 
 logger = logging.getLogger(__name__)

@@ -6,18 +6,17 @@
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._patch import PaddingMode, check_padding_mode, check_patch_size
 from .augmentation import NUM_ORIENTATIONS, orient
 from .normalization import SpectralNormalizer, SpectralScene
 from .pca import SpectralPCA
-
-PaddingMode = Literal['zeros', 'reflect']
 
 #: Upper bound on the values that are normalised at once.
 _BLOCK_VALUES = 1 << 22
@@ -125,21 +124,8 @@ class PatchSource:
                 padding mode is unknown.
         """
         rows, cols, bands = scene.shape
-        if patch_size < 1 or patch_size % 2 == 0:
-            raise ValueError(
-                f'patch_size is {patch_size}, expected a positive odd number: a patch '
-                'is centred on its labelled pixel'
-            )
-        if patch_size > min(rows, cols):
-            raise ValueError(
-                f'patch_size is {patch_size}, expected at most {min(rows, cols)}: the '
-                f'scene has {rows} x {cols} pixels'
-            )
-        if padding_mode not in get_args(PaddingMode):
-            raise ValueError(
-                f'padding_mode is {padding_mode!r}, expected one of '
-                f'{get_args(PaddingMode)}'
-            )
+        check_patch_size(patch_size, rows, cols)
+        check_padding_mode(padding_mode)
         self.scene = scene
         self.normalizer = normalizer
         self.pca = pca

@@ -14,7 +14,7 @@ from .matched import MatchedSplit, ProtocolComparison, compare_protocols, match_
 from .pixels import CountSplit, RandomSplit
 from .protocol import DrawnSplit, SplitProtocol
 from .spatial import BlockSplit, DisjointSplit, guard_distance
-from .split import SUBSETS, Overlap, Split, check_label_map, check_patch_size
+from .split import SUBSETS, Overlap, Split, check_label_map
 
 __all__ = (
     'SUBSETS',
@@ -31,7 +31,6 @@ __all__ = (
     'Split',
     'SplitProtocol',
     'check_label_map',
-    'check_patch_size',
     'compare_protocols',
     'guard_distance',
     'match_counts',

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .split import Indices, Labels, Split, check_label_map, check_patch_size
+from ..._patch import check_patch_size
+from .split import Indices, Labels, Split, check_label_map
 
 Unserved = Literal['error', 'drop', 'merge']
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..._patch import check_patch_size
 from .protocol import DrawnSplit, Unserved, check_ratios, classes_of
-from .split import SUBSETS, Indices, Labels, Mask, check_patch_size, dilate
+from .split import SUBSETS, Indices, Labels, Mask, dilate
 
 
 def guard_distance(guard: str, patch_size: int) -> int:

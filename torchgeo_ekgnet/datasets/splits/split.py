@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..._files import replaced, write_json
+from ..._patch import check_patch_size
 
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
@@ -52,26 +53,6 @@ def dilate(mask: Mask, distance: int) -> Mask:
         mask.astype(np.uint8), size=2 * distance + 1, mode='constant', cval=0
     )
     return np.asarray(dilated, dtype=bool)
-
-
-def check_patch_size(patch_size: int) -> int:
-    """Check that a patch has a centre pixel.
-
-    Args:
-        patch_size: Rows and columns of a patch, in pixels.
-
-    Returns:
-        The patch size.
-
-    Raises:
-        ValueError: If the patch size is not a positive odd number.
-    """
-    if patch_size < 1 or patch_size % 2 == 0:
-        raise ValueError(
-            f'patch_size is {patch_size}, expected a positive odd number: a patch is '
-            'centred on its labelled pixel'
-        )
-    return patch_size
 
 
 def check_label_map(label_map: NDArray[np.integer[Any]]) -> Labels:
