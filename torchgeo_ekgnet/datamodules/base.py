@@ -3,6 +3,7 @@
 
 """What every data module with a split shares, whatever its pixels come from."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
@@ -15,6 +16,7 @@ from torchgeo.datamodules import BaseDataModule
 
 from ..checkpoint import check_training_data
 from ..datasets.splits import RandomSplit, Split, SplitProtocol
+from .generators import generator_states, restore_generators
 
 T = TypeVar('T')
 
@@ -37,6 +39,7 @@ class SplitDataModule(BaseDataModule):
 
     _split: Split | None = None
     _pending_state: Mapping[str, Any] | None = None
+    _pending_generators: Mapping[str, Any] | None = None
     _checked_checkpoint: Any = None
 
     @property
@@ -71,11 +74,25 @@ class SplitDataModule(BaseDataModule):
         Raises:
             ValueError: If a fit without validation pixels depends on them.
         """
-        fitting = self.trainer is not None and self.trainer.state.fn == 'fit'
-        if fitting and self.split.val.size == 0:
+        if self._fitting and self.split.val.size == 0:
             _check_monitors(self.trainer)
             return []
         return self._dataloader_factory('val')
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Make the data loader of training pixels.
+
+        A run that is resumed goes on with the generators of its checkpoint: it draws
+        the batches that an uninterrupted run would have drawn.
+
+        Returns:
+            The data loader; its last batch is dropped only if it had one sample.
+        """
+        loader = self._dataloader_factory('train')
+        if self._pending_generators is not None:
+            states, self._pending_generators = self._pending_generators, None
+            restore_generators(states)
+        return loader
 
     def _dataloader_factory(self, split: str) -> DataLoader[dict[str, Tensor]]:
         """Make the data loader of 'train', 'val', 'test' or 'predict'."""
@@ -86,6 +103,15 @@ class SplitDataModule(BaseDataModule):
     def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
         """Make a data loader for a network that was trained on these pixels."""
 
+    def _drops_last(self, samples: int, batch_size: int) -> bool:
+        """Whether the last training batch would be one sample, which cannot train.
+
+        Batch normalisation cannot train on a single sample; no other is left out.
+        """
+        world_size = 1 if self.trainer is None else self.trainer.world_size
+        samples = math.ceil(samples / world_size)
+        return samples > batch_size and samples % batch_size == 1
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Describe the data as results report them."""
@@ -93,6 +119,29 @@ class SplitDataModule(BaseDataModule):
     @abstractmethod
     def _apply_state(self, state: Mapping[str, Any]) -> None:
         """Check the state of a checkpoint and take its preprocessing over."""
+
+    @abstractmethod
+    def _statistics(self) -> dict[str, Any]:
+        """Give what the preprocessing has learnt from the data, for a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint has to know about its data.
+
+        Returns:
+            The description, the statistics of the preprocessing, and the states of the
+            random 'generators' while training. Empty before setup.
+        """
+        if self._split is None:
+            return {}
+        state = {**self.describe(), **self._statistics()}
+        if self._fitting:
+            state['generators'] = generator_states()
+        return state
+
+    @property
+    def _fitting(self) -> bool:
+        """Whether a trainer fits."""
+        return self.trainer is not None and self.trainer.state.fn == 'fit'
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the preprocessing of a checkpoint, if its split is this one.
@@ -106,10 +155,16 @@ class SplitDataModule(BaseDataModule):
         """
         if self.trainer is not None:
             self._checked_checkpoint = self.trainer.ckpt_path
+        if self._fitting:
+            self._pending_generators = state_dict.get('generators')
         if self._split is None:
             self._pending_state = state_dict
         else:
             self._apply_state(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the trainer out of a pickle: it attaches itself anew."""
+        return {**self.__dict__, 'trainer': None}
 
     def _apply_pending_state(self) -> None:
         """Take over a state that was loaded before setup."""

@@ -219,10 +219,19 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
 
     def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
         """Make a data loader of windows."""
-        loader: DataLoader[dict[str, Tensor]] = GeoDataModule._dataloader_factory(
-            self, split
+        sampler = self._valid_attribute(f'{split}_sampler')
+        last = self._drops_last(len(sampler), self.batch_size)
+        return DataLoader(
+            self._valid_attribute('dataset'),
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
+            drop_last=split == 'train' and last,
+            persistent_workers=self.num_workers > 0,
+            # Of its own: the number of workers changes nothing that is drawn elsewhere.
+            generator=torch.Generator(),
         )
-        return loader
 
     def describe(self) -> dict[str, Any]:
         """Describe the data as results report them.
@@ -266,22 +275,15 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
             return None
         return [1000.0 * float(known[band]) for band in bands]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint has to know about its data.
-
-        Returns:
-            The description, with the mean and standard deviation of each band as the
-            state of a 'normalizer': the network maps scenes as well.
-        """
-        if self._split is None:
-            return {}
+    def _statistics(self) -> dict[str, Any]:
+        """Give the state of a normalizer, so that the network maps scenes as well."""
         normalizer = {
             'method': 'zscore',
             'over': 'train',
             'offset': self.mean.tolist(),
             'scale': self.std.tolist(),
         }
-        return {**self.describe(), 'normalizer': normalizer}
+        return {'normalizer': normalizer}
 
     def _apply_state(self, state: Mapping[str, Any]) -> None:
         """Check a state and take its statistics over."""
@@ -337,7 +339,6 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
                 'more, leave these classes out of class_values or use another split'
             )
         self.dataset = LabelledPatches(self.image, everything, labels - 1)
-        self.train_batch_size = min(self.batch_size, sum(self._counts['train']))
         self._measure(self.train_sampler)
         self._overlap = split.overlap(self.size)._asdict()
         self._split = split

@@ -8,18 +8,15 @@ normalised cube, so that no patch is ever stored or copied between processes.
 """
 
 import copy
-import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
@@ -329,43 +326,29 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         )
         return moved if image is None else {**moved, 'image': image}
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Make the data loader of training pixels.
-
-        Returns:
-            The data loader; its last batch is dropped only if it had one sample.
-        """
-        return self._dataloader_factory('train')
-
     def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
         """Make a data loader of positions, or of windows for a map."""
-        # Positions cost nothing to load: worker processes would only slow it down.
-        warnings.filterwarnings(
-            'ignore', '.*does not have many workers', PossibleUserWarning
-        )
         if split == 'predict':
             # Every item of the windows is a whole batch already.
             windows = self._valid_attribute('predict_dataset')
             return DataLoader(windows, batch_size=None, num_workers=self.num_workers)
         dataset = self._valid_attribute(f'{split}_dataset')
         batch_size = self._valid_attribute(f'{split}_batch_size', 'batch_size')
-        sampler = self._train_sampler() if split == 'train' else None
-        drop_last = False
         world_size = 1 if self.trainer is None else self.trainer.world_size
         if split != 'train' and world_size > 1:
-            warnings.filterwarnings(
-                'ignore', 'Using `DistributedSampler` with', PossibleUserWarning
-            )
+            batches = PixelBatches(dataset, batch_size, world_size)
             return DataLoader(
-                PixelBatches(dataset, batch_size, world_size),
+                batches,
                 batch_size=None,
+                sampler=DistributedSampler(
+                    batches, world_size, self.trainer.global_rank, shuffle=False
+                ),
                 num_workers=self.num_workers,
-                persistent_workers=self.num_workers > 0,
             )
-        if split == 'train':
-            samples = len(dataset) if sampler is None else len(sampler)
-            samples = math.ceil(samples / world_size)
-            drop_last = samples > batch_size and samples % batch_size == 1
+        sampler = self._train_sampler() if split == 'train' else None
+        samples = len(dataset) if sampler is None else len(sampler)
+        # No persistent workers: an epoch of theirs draws less from the generator that
+        # shuffles, and the number of workers would change what is trained.
         return DataLoader(
             dataset=dataset,
             batch_size=batch_size,
@@ -373,8 +356,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
-            drop_last=drop_last,
-            persistent_workers=self.num_workers > 0,
+            drop_last=split == 'train' and self._drops_last(samples, batch_size),
         )
 
     def _train_sampler(self) -> PixelSampler | None:
@@ -445,17 +427,9 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             }
         return copy.deepcopy(self._description)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint has to know about its data.
-
-        Returns:
-            The description, with the state of 'normalizer' and 'pca'; it rebuilds the
-            patches (:meth:`PatchSource.from_state`). Empty before setup.
-        """
-        if self._scene is None:
-            return {}
+    def _statistics(self) -> dict[str, Any]:
+        """Give the states that :meth:`PatchSource.from_state` rebuilds patches from."""
         return {
-            **self.describe(),
             'normalizer': self.normalizer.state_dict(),
             'pca': None if self.pca is None else self.pca.state_dict(),
         }

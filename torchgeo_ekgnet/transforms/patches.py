@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,27 +33,23 @@ def _room(device: torch.device) -> float:
     return torch.cuda.mem_get_info(device)[0] / 2
 
 
-@cache
-def _offsets(patch_size: int, width: int) -> Tensor:
-    """Distances of a patch's pixels from its first one in a flat block.
+@lru_cache(maxsize=16)
+def _grid(patch_size: int, device: torch.device) -> Tensor:
+    """Rows and columns of a patch's pixels from its first one, in every orientation.
 
     Args:
-        patch_size: Rows and columns of a patch.
-        width: Columns of the block.
+        patch_size: Rows and columns P of a patch.
+        device: Where they are wanted.
 
     Returns:
-        Offsets for every orientation, shape (8, P * P).
+        Rows and columns, shape (2, 8, P * P).
     """
-    row = torch.arange(patch_size).unsqueeze(1)
-    grid = row * width + torch.arange(patch_size)
-    table = [orient(grid, k).reshape(-1) for k in range(NUM_ORIENTATIONS)]
-    return torch.stack(table)
-
-
-@cache
-def _offsets_on(patch_size: int, width: int, device: torch.device) -> Tensor:
-    """The same table on a device."""
-    return _offsets(patch_size, width).to(device)
+    side = torch.arange(patch_size)
+    axes = torch.meshgrid(side, side, indexing='ij')
+    table = [
+        [orient(axis, k).reshape(-1) for k in range(NUM_ORIENTATIONS)] for axis in axes
+    ]
+    return torch.stack([torch.stack(axis) for axis in table]).to(device)
 
 
 def gather_patches(
@@ -75,7 +71,8 @@ def gather_patches(
         Patches, contiguous, shape (B, bands, P, P).
     """
     _, width, bands = block.shape
-    table = _offsets_on(patch_size, width, block.device)
+    rows, cols = _grid(patch_size, block.device)
+    table = rows * width + cols
     # A centre in the unpadded block is the first pixel of its patch in the padded one.
     first = row_col[:, 0] * width + row_col[:, 1]
     steps = table[:1] if orientation is None else table[orientation]
@@ -249,7 +246,7 @@ class PatchSource:
         return gather_patches(block, local, size, orientation)
 
     def _window_once(self, bounds: list[int], device: torch.device) -> Tensor:
-        """Give the block of a window, read anew only if another was asked for before."""
+        """Give the block of a window, read anew only if it is not that of before."""
         key = (bounds, device)
         top, bottom, left, right = bounds
         if self._last_window is None or self._last_window[0] != key:
@@ -330,17 +327,7 @@ class PatchSource:
     def read_block(
         self, row_start: int, row_stop: int, col_start: int, col_stop: int
     ) -> Tensor:
-        """Read, normalise and pad a window of centres on the host, without a cube.
-
-        Args:
-            row_start: First row of the centres.
-            row_stop: Row after the last one.
-            col_start: First column of the centres.
-            col_stop: Column after the last one.
-
-        Returns:
-            The same block as :meth:`window`, on the CPU.
-        """
+        """Make the block of :meth:`window` on the host, without a cube."""
         rows = self._sources(row_start, row_stop, self.scene.shape[0])
         cols = self._sources(col_start, col_stop, self.scene.shape[1])
         inside_rows, inside_cols = rows[rows >= 0], cols[cols >= 0]
@@ -377,16 +364,7 @@ class PatchSource:
         return values
 
     def _sources(self, start: int, stop: int, size: int) -> NDArray[np.int64]:
-        """Rows (or columns) of the scene behind those of a padded block.
-
-        Args:
-            start: First centre.
-            stop: Centre after the last one.
-            size: Rows (or columns) of the scene.
-
-        Returns:
-            Index in the scene for every index in the block, -1 for zero padding.
-        """
+        """Index in the scene of each row (or column) of a padded block, -1 for zeros."""
         index = np.arange(start - self.radius, stop + self.radius, dtype=np.int64)
         if self.padding_mode == 'reflect':
             index = np.abs(index)
