@@ -14,7 +14,9 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .commands import COMMANDS, DEBUG, answer, resolve_config
@@ -49,6 +51,15 @@ def resolve_args(args: Sequence[str]) -> list[str]:
     return resolved
 
 
+@contextmanager
+def _without_untrue_advice() -> Iterator[None]:
+    """Hide Lightning's advice to use more workers: positions cost nothing to load."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*does not have many workers')
+        yield
+
+
+@_without_untrue_advice()
 def run(args: Sequence[str]) -> None:
     """Run a command; errors are raised as they are.
 

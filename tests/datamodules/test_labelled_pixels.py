@@ -94,7 +94,10 @@ class TestSplit:
         module = make(tmp_path)
         module.setup('test')
         module.trainer = SimpleNamespace(  # type: ignore[assignment]
-            ckpt_path='other.ckpt', lightning_module=None
+            ckpt_path='other.ckpt',
+            lightning_module=None,
+            state=SimpleNamespace(fn='test'),
+            world_size=1,
         )
         with pytest.raises(ValueError, match='holds no split of LabelledPixels'):
             module.test_dataloader()
@@ -197,6 +200,18 @@ class TestSplit:
         trainer.callbacks.append(SimpleNamespace(monitor='val_loss'))
         with pytest.raises(ValueError, match='leaves no validation pixel'):
             module.val_dataloader()
+
+
+    @pytest.mark.parametrize('left', [0, 1, 2])
+    def test_only_a_single_last_sample_is_dropped(
+        self, tmp_path: Path, left: int
+    ) -> None:
+        module = make(tmp_path)
+        module.setup('fit')
+        count = int(module.class_counts().sum())
+        module.batch_size = next(n for n in range(3, count) if count % n == left)
+        drawn = sum(len(batch['label']) for batch in module.train_dataloader())
+        assert drawn == count - (left == 1)
 
 
 class TestNodata:

@@ -52,10 +52,7 @@ from torchgeo_ekgnet.transforms import (
     orient,
 )
 
-pytestmark = [
-    pytest.mark.filterwarnings('ignore:.*Consider increasing the value of the'),
-    pytest.mark.filterwarnings('ignore:The number of training batches'),
-]
+pytestmark = pytest.mark.filterwarnings('ignore:The number of training batches')
 
 CPU = torch.device('cpu')
 
@@ -193,8 +190,14 @@ class TestBatches:
         moved = module.transfer_batch_to_device(batch, CPU, 0)
         assert torch.equal(moved['image'], batch['image'])
 
-    def test_pickle(self) -> None:
-        module = ready()
+    @pytest.mark.parametrize('fitted', [False, True])
+    def test_pickle(
+        self, task: ClassificationTask, tmp_path: Path, fitted: bool
+    ) -> None:
+        module = synthetic(augmentation=PatchAugmentation(flips=True))
+        if fitted:
+            trainer(tmp_path, enable_checkpointing=False).fit(task, datamodule=module)
+        module.setup('fit')
         module.patch_source.cube(CPU)
         again = pickle.loads(pickle.dumps(module))
         assert again.split == module.split
@@ -391,8 +394,8 @@ class TestTrainer:
         run.fit(task, datamodule=module)
         assert run.global_step == 2 * 3
         path = run.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-        # Nobody is told to use more workers: positions cost nothing to load.
-        assert not [w for w in recwarn if 'many workers' in str(w.message)]
+        persistent = [w for w in recwarn if 'persistent_workers' in str(w.message)]
+        assert not persistent
         (results,) = run.test(task, datamodule=module, ckpt_path=path, verbose=False)
         assert 0 <= results['test_loss']
         predictions: Any = run.predict(task, datamodule=module, ckpt_path=path)

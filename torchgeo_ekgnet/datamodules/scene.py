@@ -334,15 +334,16 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             return DataLoader(windows, batch_size=None, num_workers=self.num_workers)
         dataset = self._valid_attribute(f'{split}_dataset')
         batch_size = self._valid_attribute(f'{split}_batch_size', 'batch_size')
-        world_size = 1 if self.trainer is None else self.trainer.world_size
-        if split != 'train' and world_size > 1:
-            batches = PixelBatches(dataset, batch_size, world_size)
+        trainer = self.trainer
+        if split != 'train' and trainer is not None and trainer.world_size > 1:
+            batches = PixelBatches(dataset, batch_size, trainer.world_size)
+            dealt_out: DistributedSampler[Any] = DistributedSampler(
+                batches, trainer.world_size, trainer.global_rank, shuffle=False
+            )
             return DataLoader(
                 batches,
                 batch_size=None,
-                sampler=DistributedSampler(
-                    batches, world_size, self.trainer.global_rank, shuffle=False
-                ),
+                sampler=dealt_out,
                 num_workers=self.num_workers,
             )
         sampler = self._train_sampler() if split == 'train' else None
