@@ -201,7 +201,6 @@ class TestSplit:
         with pytest.raises(ValueError, match='leaves no validation pixel'):
             module.val_dataloader()
 
-
     @pytest.mark.parametrize('left', [0, 1, 2])
     def test_only_a_single_last_sample_is_dropped(
         self, tmp_path: Path, left: int
