@@ -16,27 +16,29 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .._display import DASH, html_table, html_text
 from .._files import write_text
 
 __all__ = ('Page',)
 
-#: Shown in place of a missing value.
-DASH = '\N{EN DASH}'
-
 _STYLE = """
-:root { color-scheme: light; --ink: #1c2430; --soft: #5b6675; --line: #dde2e8;
-  --tint: #f5f7f9; --accent: #1d5f8a; }
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #dde2e8;
+  --tint: #f5f7f9; --accent: #1d5f8a; --paper: #fff; --warn: #b3541e;
+  --warn-tint: #fdf4ee; --faint: #76808c; }
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e3e8ee;
+  --soft: #a3adb9; --line: #363f4a; --tint: #1d232b; --accent: #7cbbe6;
+  --paper: #14181d; --warn: #e58a52; --warn-tint: #2e2019; --faint: #87919d; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; color: var(--ink);
-  background: #fff; font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue",
-  Arial, sans-serif; }
+  background: var(--paper); font: 16px/1.55 system-ui, "Segoe UI", Roboto,
+  "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem;
   border-bottom: 2px solid var(--line); }
 p { max-width: 46rem; }
 .subtitle { color: var(--soft); margin: 0 0 1rem; }
-.notice { border-left: 4px solid #b3541e; background: #fdf4ee; padding: .6rem 1rem;
-  max-width: none; }
+.notice { border-left: 4px solid var(--warn); background: var(--warn-tint);
+  padding: .6rem 1rem; max-width: none; }
 nav { margin: 1.2rem 0; font-size: .92rem; }
 nav a { color: var(--accent); margin-right: 1.1rem; white-space: nowrap; }
 .scroll { overflow-x: auto; margin: 0 0 1rem; }
@@ -55,12 +57,12 @@ tr.total td { font-weight: 600; }
 .cards dt { color: var(--soft); font-size: .85rem; }
 .cards dd { margin: 0; font-size: 1.5rem; font-weight: 600; }
 figure { margin: 1.2rem 0; }
-figure img { max-width: 100%; height: auto; display: block; }
+figure img { max-width: 100%; height: auto; display: block; background: #fff; }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; }
 pre { background: var(--tint); border: 1px solid var(--line); padding: .8rem 1rem;
   overflow-x: auto; font-size: .82rem; line-height: 1.4; }
-.swatch { display: inline-block; width: .85em; height: .85em; margin-right: .5em;
-  border: 1px solid #666; vertical-align: -.08em; }
+.zero { color: var(--faint); }
+.swatch { border: 1px solid var(--faint); vertical-align: -.08em; }
 @media print { body { max-width: none; padding: 0; font-size: 11px; }
   nav { display: none; } figure, table { break-inside: avoid; } }
 """
@@ -92,7 +94,7 @@ class Page:
         """
         self._sections.append(heading)
         number = len(self._sections)
-        self._parts.append(f'<h2 id="s{number}">{_text(heading)}</h2>')
+        self._parts.append(f'<h2 id="s{number}">{html_text(heading)}</h2>')
 
     def paragraph(self, text: str) -> None:
         """Add a paragraph.
@@ -100,7 +102,7 @@ class Page:
         Args:
             text: Plain text.
         """
-        self._parts.append(f'<p>{_text(text)}</p>')
+        self._parts.append(f'<p>{html_text(text)}</p>')
 
     def notice(self, text: str) -> None:
         """Add a paragraph that must not be overlooked.
@@ -108,7 +110,7 @@ class Page:
         Args:
             text: Plain text.
         """
-        self._parts.append(f'<p class="notice">{_text(text)}</p>')
+        self._parts.append(f'<p class="notice">{html_text(text)}</p>')
 
     def cards(self, values: Mapping[str, object]) -> None:
         """Add a row of headline figures.
@@ -117,7 +119,7 @@ class Page:
             values: Figures by name.
         """
         items = ''.join(
-            f'<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>'
+            f'<div><dt>{html_text(name)}</dt><dd>{html_text(value)}</dd></div>'
             for name, value in values.items()
         )
         self._parts.append(f'<dl class="cards">{items}</dl>')
@@ -142,41 +144,9 @@ class Page:
         Raises:
             ValueError: If a row has another number of cells than the heading.
         """
-        for row in rows:
-            if len(row) != len(columns):
-                raise ValueError(
-                    f'a row has {len(row)} cells, the table {len(columns)} columns: '
-                    f'{list(row)}'
-                )
-        numeric = [
-            bool(rows) and all(_is_number(row[index]) for row in rows)
-            for index in range(len(columns))
-        ]
-        classes = [' class="number"' if is_number else '' for is_number in numeric]
-        head = ''.join(
-            f'<th scope="col"{cls}>{_text(name)}</th>'
-            for name, cls in zip(columns, classes, strict=True)
-        )
-        body = []
-        for index, row in enumerate(rows):
-            cells = [
-                f'<td{cls}>{_text(cell)}</td>'
-                for cell, cls in zip(row, classes, strict=True)
-            ]
-            if swatches is not None and index < len(swatches):
-                red, green, blue = (int(part) for part in swatches[index])
-                mark = (
-                    f'<span class="swatch" style="background:rgb({red},{green},{blue})">'
-                    '</span>'
-                )
-                cells[0] = cells[0].replace('>', f'>{mark}', 1)
-            kind = ' class="total"' if index >= len(rows) - totals else ''
-            body.append(f'<tr{kind}>{"".join(cells)}</tr>')
-        above = f'<p class="caption">{_text(caption)}</p>' if caption else ''
-        self._parts.append(
-            f'{above}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-            f'<tbody>{"".join(body)}</tbody></table></div>'
-        )
+        table = html_table(columns, rows, swatches, totals)
+        above = f'<p class="caption">{html_text(caption)}</p>' if caption else ''
+        self._parts.append(f'{above}<div class="scroll">{table}</div>')
 
     def matrix(
         self,
@@ -194,7 +164,7 @@ class Page:
         counts = np.asarray(values, dtype=np.int64)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         head = ''.join(
-            f'<th scope="col" title="{_text(name)}">{number}</th>'
+            f'<th scope="col" title="{html_text(name)}">{number}</th>'
             for number, name in enumerate(names, start=1)
         )
         body = []
@@ -206,14 +176,14 @@ class Page:
                 # Small shares of wrong pixels must remain visible.
                 depth = 0.0 if count == 0 else 0.12 + 0.6 * math.sqrt(share)
                 ink = ';color:#fff' if depth > 0.55 else ''
-                shown = f'{count}' if count else '<span style="color:#bbb">0</span>'
+                shown = f'{count}' if count else '<span class="zero">0</span>'
                 cells.append(
                     f'<td style="background:rgba({tone},{depth:.2f}){ink}">{shown}</td>'
                 )
             body.append(
-                f'<tr><th scope="row">{row + 1} {_text(name)}</th>{"".join(cells)}</tr>'
+                f'<tr><th scope="row">{row + 1} {html_text(name)}</th>{"".join(cells)}</tr>'
             )
-        above = f'<p class="caption">{_text(caption)}</p>' if caption else ''
+        above = f'<p class="caption">{html_text(caption)}</p>' if caption else ''
         self._parts.append(
             f'{above}<div class="scroll"><table class="matrix"><thead><tr>'
             f'<th scope="col">true \\ predicted</th>{head}</tr></thead>'
@@ -260,10 +230,10 @@ class Page:
         else:
             data = Path(picture).read_bytes()
         code = base64.b64encode(data).decode('ascii')
-        below = f'<figcaption>{_text(caption)}</figcaption>' if caption else ''
+        below = f'<figcaption>{html_text(caption)}</figcaption>' if caption else ''
         self._parts.append(
             f'<figure><img src="data:image/png;base64,{code}" '
-            f'alt="{_text(alt or caption)}">{below}</figure>'
+            f'alt="{html_text(alt or caption)}">{below}</figure>'
         )
 
     def render(self) -> str:
@@ -273,15 +243,15 @@ class Page:
             HTML.
         """
         links = ''.join(
-            f'<a href="#s{number}">{_text(heading)}</a>'
+            f'<a href="#s{number}">{html_text(heading)}</a>'
             for number, heading in enumerate(self._sections, start=1)
         )
-        subtitle = f'<p class="subtitle">{_text(self.subtitle)}</p>'
+        subtitle = f'<p class="subtitle">{html_text(self.subtitle)}</p>'
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<title>{_text(self.title)}</title>\n<style>{_STYLE}</style></head>\n'
-            f'<body><header><h1>{_text(self.title)}</h1>'
+            f'<title>{html_text(self.title)}</title>\n<style>{_STYLE}</style></head>\n'
+            f'<body><header><h1>{html_text(self.title)}</h1>'
             f'{subtitle if self.subtitle else ""}'
             f'{f"<nav>{links}</nav>" if links else ""}</header>\n<main>\n'
             + '\n'.join(self._parts)
@@ -300,13 +270,6 @@ class Page:
         return write_text(path, self.render())
 
 
-def _text(value: object) -> str:
-    """Write a value as text that HTML shows unchanged."""
-    if value is None:
-        return DASH
-    return html.escape(str(value))
-
-
 def _plain(value: object) -> str:
     """Write a setting."""
     if isinstance(value, str) or value is None:
@@ -315,21 +278,6 @@ def _plain(value: object) -> str:
         return json.dumps(value)
     except TypeError:
         return str(value)
-
-
-def _is_number(cell: object) -> bool:
-    """Tell whether a cell holds a number, or nothing."""
-    if cell is None or isinstance(cell, int | float):
-        return True
-    if not isinstance(cell, str):
-        return False
-    words = cell.replace(',', '').replace('±', ' ').replace('%', '').split()
-    if cell in ('', '-', DASH):
-        return True
-    try:
-        return all(math.isfinite(float(word)) for word in words) and bool(words)
-    except ValueError:
-        return False
 
 
 def _png(figure: Figure, dpi: int = 150) -> bytes:
