@@ -4,6 +4,7 @@
 """Fixtures shared by the whole suite."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -20,3 +21,12 @@ def real_data_dir() -> Path:
     if not root.is_dir():
         pytest.skip(f'no real scenes at {root} (set TORCHGEO_EKGNET_DATA)')
     return root
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Close the figures that a test leaves open."""
+    yield
+    from matplotlib import pyplot
+
+    pyplot.close('all')

@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from . import _html
+
 __all__ = ('SCORES', 'Accuracies', 'ConfusionCounts', 'Score')
 
 
@@ -99,6 +101,27 @@ class Accuracies:
             precision=precision,
             average_precision=float(precision[known].mean()),
             counts=true,
+        )
+
+    def __repr__(self) -> str:
+        """Return the scores in per cent."""
+        scores = ', '.join(
+            f'{score.name} {100 * score.of(self):.2f}' for score in SCORES[:3]
+        )
+        return f'{type(self).__name__}({scores}; {int(self.counts.sum()):,} samples)'
+
+    def _repr_html_(self) -> str:
+        """Show scores, and recall and precision of each class, in a notebook."""
+        rows = [
+            (number, f'{count:,}', f'{100 * recall:.2f}', f'{100 * precision:.2f}')
+            for number, (count, recall, precision) in enumerate(
+                zip(self.counts, self.per_class, self.precision, strict=True), start=1
+            )
+        ]
+        return _html.summary(
+            'Accuracies',
+            {score.title: f'{100 * score.of(self):.2f} %' for score in SCORES},
+            _html.table(('class', 'samples', 'recall, %', 'precision, %'), rows),
         )
 
     def to_dict(self) -> dict[str, Any]:

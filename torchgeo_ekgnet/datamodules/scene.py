@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
+from .. import _html
 from .._patch import PaddingMode, check_padding_mode
 from ..checkpoint import check_same_pixels
 from ..datasets.bands import BandSelection
@@ -365,6 +366,34 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         if self.sampler is None:
             return None
         return self.sampler.bind(self.split.labels(self.scene.label_map, 'train'))
+
+    def __repr__(self) -> str:
+        """Return class, patch size and scene."""
+        known = 'not set up' if self._scene is None else f'{self.scene!r}'
+        return (
+            f'{type(self).__name__}(patch_size={self.patch_size}, '
+            f'batch_size={self.batch_size}; {known})'
+        )
+
+    def _repr_html_(self) -> str:
+        """Show scene and split in a notebook."""
+        name = type(self).__name__
+        facts: dict[str, object] = {
+            'patches': f'{self.patch_size} x {self.patch_size}, {self.batch_size} a batch'
+        }
+        if self._scene is None:
+            return _html.summary(name, {**facts, 'state': 'not set up'})
+        overlap = self.split.overlap(self.patch_size)
+        facts |= {
+            'split': repr(self.split),
+            'test patches with a training centre': (
+                f'{overlap.contains_training_centre:.1%}'
+            ),
+            'test patches with a training pixel': f'{overlap.shares_training_pixel:.1%}',
+        }
+        counts = self.split.counts(self.scene.label_map, self.num_classes)
+        counts.pop('unused')
+        return self.scene.html(name, facts, counts)
 
     def plot(self, sample: dict[str, Any], **kwargs: Any) -> Figure | None:
         """Plot a sample in the scene's own units.

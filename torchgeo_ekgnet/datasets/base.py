@@ -179,6 +179,19 @@ class SceneDataset(NonGeoDataset, abc.ABC):
             f'    size: {len(self)}\n    scene: {self.scene!r}'
         )
 
+    def __repr__(self) -> str:
+        """Return class, scene and number of labelled pixels."""
+        return (
+            f'{type(self).__name__}({len(self):,} patches of {self.patch_size} x '
+            f'{self.patch_size}, {self.scene!r})'
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the scene in a notebook."""
+        size = f'{self.patch_size} x {self.patch_size}'
+        facts = {'patches': f'{len(self):,} of {size}'}
+        return self.scene.html(type(self).__name__, facts)
+
     def plot(
         self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
     ) -> Figure:
@@ -193,7 +206,9 @@ class SceneDataset(NonGeoDataset, abc.ABC):
         Returns:
             The figure.
         """
-        return plotting.plot_sample(self.scene, sample, show_titles, suptitle)
+        return plotting.plot_sample(
+            self.scene, sample, show_titles, suptitle, shown=True
+        )
 
     def plot_scene(
         self,
@@ -212,7 +227,9 @@ class SceneDataset(NonGeoDataset, abc.ABC):
         Returns:
             The figure.
         """
-        return plotting.plot_scene(self.scene, show_titles, suptitle, rgb_wavelengths)
+        return plotting.plot_scene(
+            self.scene, show_titles, suptitle, rgb_wavelengths, shown=True
+        )
 
     def plot_spectra(self, suptitle: str | None = None) -> Figure:
         """Plot mean and spread of the spectra of each class.
@@ -223,7 +240,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
         Returns:
             The figure.
         """
-        return plotting.plot_spectra(self.scene, suptitle)
+        return plotting.plot_spectra(self.scene, suptitle, shown=True)
 
 
 class MatSceneDataset(SceneDataset):

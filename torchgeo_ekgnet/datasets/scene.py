@@ -5,13 +5,14 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _html
 from .bands import Bands, resolve_bands
 from .labels import NO_LABEL, ClassNames, numbered_classes, short
 from .palette import class_palette
@@ -332,6 +333,58 @@ class HyperspectralScene:
             f'{type(self).__name__}({self.name!r}, {kind}{rows} x {cols} pixels, '
             f'{bands} bands, {self.num_classes} classes)'
         )
+
+    def html(
+        self,
+        title: str = '',
+        facts: Mapping[str, object] | None = None,
+        counts: Mapping[str, Sequence[int]] | None = None,
+    ) -> str:
+        """Describe the scene for a notebook.
+
+        Args:
+            title: Heading, the scene's name by default.
+            facts: What else is worth knowing, by name.
+            counts: Further columns of pixels a class, by name.
+
+        Returns:
+            Facts and a table of the classes as HTML.
+        """
+        rows, cols, bands = self.shape
+        centres = self.wavelengths
+        columns = {'labelled': self.class_counts, **(counts or {})}
+        return _html.summary(
+            title or self.name,
+            {
+                'scene': self.name + (' (SYNTHETIC)' if self.synthetic else ''),
+                'pixels': f'{rows:,} x {cols:,}',
+                'bands': bands,
+                'wavelengths': (
+                    None
+                    if centres is None
+                    else f'{centres.min():.0f} to {centres.max():.0f} nm'
+                ),
+                **(facts or {}),
+            },
+            _html.table(
+                ('class', 'value', *columns),
+                [
+                    (
+                        name,
+                        value,
+                        *(f'{column[index]:,}' for column in columns.values()),
+                    )
+                    for index, (name, value) in enumerate(
+                        zip(self.class_names, self.class_values, strict=True)
+                    )
+                ],
+                self.palette.tolist(),
+            ),
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the scene in a notebook."""
+        return self.html()
 
     def _find_valid(self, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         rows, cols, bands = self.shape

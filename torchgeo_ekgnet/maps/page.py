@@ -16,8 +16,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .._display import DASH, html_table, html_text
+from .. import _html
 from .._files import write_text
+from .._html import DASH, as_text
 
 __all__ = ('Page',)
 
@@ -94,7 +95,7 @@ class Page:
         """
         self._sections.append(heading)
         number = len(self._sections)
-        self._parts.append(f'<h2 id="s{number}">{html_text(heading)}</h2>')
+        self._parts.append(f'<h2 id="s{number}">{as_text(heading)}</h2>')
 
     def paragraph(self, text: str) -> None:
         """Add a paragraph.
@@ -102,7 +103,7 @@ class Page:
         Args:
             text: Plain text.
         """
-        self._parts.append(f'<p>{html_text(text)}</p>')
+        self._parts.append(f'<p>{as_text(text)}</p>')
 
     def notice(self, text: str) -> None:
         """Add a paragraph that must not be overlooked.
@@ -110,7 +111,7 @@ class Page:
         Args:
             text: Plain text.
         """
-        self._parts.append(f'<p class="notice">{html_text(text)}</p>')
+        self._parts.append(f'<p class="notice">{as_text(text)}</p>')
 
     def cards(self, values: Mapping[str, object]) -> None:
         """Add a row of headline figures.
@@ -119,7 +120,7 @@ class Page:
             values: Figures by name.
         """
         items = ''.join(
-            f'<div><dt>{html_text(name)}</dt><dd>{html_text(value)}</dd></div>'
+            f'<div><dt>{as_text(name)}</dt><dd>{as_text(value)}</dd></div>'
             for name, value in values.items()
         )
         self._parts.append(f'<dl class="cards">{items}</dl>')
@@ -144,8 +145,8 @@ class Page:
         Raises:
             ValueError: If a row has another number of cells than the heading.
         """
-        table = html_table(columns, rows, swatches, totals)
-        above = f'<p class="caption">{html_text(caption)}</p>' if caption else ''
+        table = _html.table(columns, rows, swatches, totals)
+        above = f'<p class="caption">{as_text(caption)}</p>' if caption else ''
         self._parts.append(f'{above}<div class="scroll">{table}</div>')
 
     def matrix(
@@ -164,7 +165,7 @@ class Page:
         counts = np.asarray(values, dtype=np.int64)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         head = ''.join(
-            f'<th scope="col" title="{html_text(name)}">{number}</th>'
+            f'<th scope="col" title="{as_text(name)}">{number}</th>'
             for number, name in enumerate(names, start=1)
         )
         body = []
@@ -181,9 +182,9 @@ class Page:
                     f'<td style="background:rgba({tone},{depth:.2f}){ink}">{shown}</td>'
                 )
             body.append(
-                f'<tr><th scope="row">{row + 1} {html_text(name)}</th>{"".join(cells)}</tr>'
+                f'<tr><th scope="row">{row + 1} {as_text(name)}</th>{"".join(cells)}</tr>'
             )
-        above = f'<p class="caption">{html_text(caption)}</p>' if caption else ''
+        above = f'<p class="caption">{as_text(caption)}</p>' if caption else ''
         self._parts.append(
             f'{above}<div class="scroll"><table class="matrix"><thead><tr>'
             f'<th scope="col">true \\ predicted</th>{head}</tr></thead>'
@@ -230,10 +231,10 @@ class Page:
         else:
             data = Path(picture).read_bytes()
         code = base64.b64encode(data).decode('ascii')
-        below = f'<figcaption>{html_text(caption)}</figcaption>' if caption else ''
+        below = f'<figcaption>{as_text(caption)}</figcaption>' if caption else ''
         self._parts.append(
             f'<figure><img src="data:image/png;base64,{code}" '
-            f'alt="{html_text(alt or caption)}">{below}</figure>'
+            f'alt="{as_text(alt or caption)}">{below}</figure>'
         )
 
     def render(self) -> str:
@@ -243,15 +244,15 @@ class Page:
             HTML.
         """
         links = ''.join(
-            f'<a href="#s{number}">{html_text(heading)}</a>'
+            f'<a href="#s{number}">{as_text(heading)}</a>'
             for number, heading in enumerate(self._sections, start=1)
         )
-        subtitle = f'<p class="subtitle">{html_text(self.subtitle)}</p>'
+        subtitle = f'<p class="subtitle">{as_text(self.subtitle)}</p>'
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<title>{html_text(self.title)}</title>\n<style>{_STYLE}</style></head>\n'
-            f'<body><header><h1>{html_text(self.title)}</h1>'
+            f'<title>{as_text(self.title)}</title>\n<style>{_STYLE}</style></head>\n'
+            f'<body><header><h1>{as_text(self.title)}</h1>'
             f'{subtitle if self.subtitle else ""}'
             f'{f"<nav>{links}</nav>" if links else ""}</header>\n<main>\n'
             + '\n'.join(self._parts)

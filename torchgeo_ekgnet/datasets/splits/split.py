@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ... import _html
 from ..._files import replaced, write_json
 from ..._patch import check_patch_size
 
@@ -147,6 +148,22 @@ class Split:
             Whether the other object is a split of the same identity.
         """
         return isinstance(other, Split) and self.identity() == other.identity()
+
+    def __repr__(self) -> str:
+        """Return protocol and sizes; the pixels themselves would fill pages."""
+        sizes = ', '.join(f'{len(self.indices(name)):,} {name}' for name in SUBSETS)
+        rows, cols = self.shape
+        return f'{type(self).__name__}({self.protocol!r}, {sizes}, {rows} x {cols})'
+
+    def _repr_html_(self) -> str:
+        """Show protocol, settings and sizes in a notebook."""
+        settings = ', '.join(f'{key}={value}' for key, value in self.settings.items())
+        sizes = [[name, f'{len(self.indices(name)):,}'] for name in SUBSETS]
+        return _html.summary(
+            f'{self.protocol} split',
+            {'settings': settings or None, 'identity': self.identity()[:12]},
+            _html.table(('subset', 'pixels'), sizes),
+        )
 
     def __hash__(self) -> int:
         """Hash the split by its pixels.

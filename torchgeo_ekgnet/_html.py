@@ -1,27 +1,22 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""What notebooks and pages show: tables as HTML, and figures that appear once."""
+"""Tables and facts as HTML, for notebooks and pages."""
 
 import html
-import io
 import math
-import sys
 from collections.abc import Mapping, Sequence
-
-import matplotlib
-from matplotlib.figure import Figure
 
 #: Shown in place of a missing value.
 DASH = '\N{EN DASH}'
 
 
-def html_text(value: object) -> str:
+def as_text(value: object) -> str:
     """Write a value as text that HTML shows unchanged."""
     return DASH if value is None else html.escape(str(value))
 
 
-def html_table(
+def table(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
     swatches: Sequence[Sequence[int]] | None = None,
@@ -59,13 +54,13 @@ def html_table(
         for is_number in numeric
     ]
     head = ''.join(
-        f'<th scope="col"{kind}>{html_text(name)}</th>'
+        f'<th scope="col"{kind}>{as_text(name)}</th>'
         for name, kind in zip(columns, kinds, strict=True)
     )
     body = []
     for index, row in enumerate(rows):
         cells = [
-            f'<td{kind}>{html_text(cell)}</td>'
+            f'<td{kind}>{as_text(cell)}</td>'
             for cell, kind in zip(row, kinds, strict=True)
         ]
         if swatches is not None and index < len(swatches):
@@ -83,23 +78,23 @@ def html_table(
     )
 
 
-def html_summary(title: str, facts: Mapping[str, object], *tables: str) -> str:
+def summary(title: str, facts: Mapping[str, object], *tables: str) -> str:
     """Write what a notebook shows of an object.
 
     Args:
         title: Its name.
         facts: What is worth knowing, by name; None is left out.
-        tables: Tables below (:func:`html_table`).
+        tables: Tables below (:func:`table`).
 
     Returns:
         HTML.
     """
     lines = ''.join(
-        f'<br>{html_text(name)}: {html_text(value)}'
+        f'<br>{as_text(name)}: {as_text(value)}'
         for name, value in facts.items()
         if value is not None
     )
-    return f'<div><p><b>{html_text(title)}</b>{lines}</p>{"".join(tables)}</div>'
+    return f'<div><p><b>{as_text(title)}</b>{lines}</p>{"".join(tables)}</div>'
 
 
 def _is_number(cell: object) -> bool:
@@ -115,41 +110,3 @@ def _is_number(cell: object) -> bool:
         return all(math.isfinite(float(word)) for word in words) and bool(words)
     except ValueError:
         return False
-
-
-class ShownFigure(Figure):
-    """A figure of pyplot that a notebook shows once, as the last line of a cell too."""
-
-    def _ipython_display_(self) -> None:
-        """Show the figure, and take it from the list that a cell shows at its end."""
-        from IPython.display import Image, display
-
-        if 'inline' not in matplotlib.get_backend():
-            sys.stdout.write(f'{self!r}\n')
-            return
-        from matplotlib import pyplot
-
-        buffer = io.BytesIO()
-        self.savefig(buffer, format='png', dpi=100)
-        display(Image(buffer.getvalue()))  # type: ignore[no-untyped-call]
-        pyplot.close(self)
-
-
-def new_figure(width: float, height: float, shown: bool = False) -> Figure:
-    """Make an empty figure.
-
-    Args:
-        width: Width in inches.
-        height: Height in inches.
-        shown: Whether it is one of pyplot's, for a user who calls ``plt.show()`` or
-            works in a notebook. Others are for files, and open no window.
-
-    Returns:
-        The figure.
-    """
-    size = (width, height)
-    if not shown:
-        return Figure(figsize=size, layout='constrained')
-    from matplotlib import pyplot
-
-    return pyplot.figure(FigureClass=ShownFigure, figsize=size, layout='constrained')
