@@ -14,7 +14,7 @@ from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit, SyntheticScene
 from torchgeo_ekgnet.metrics import Accuracies
 
-OPTIONS = {'rows': 30, 'cols': 30, 'num_bands': 10, 'num_classes': 3}
+OPTIONS: dict[str, Any] = {'rows': 30, 'cols': 30, 'num_bands': 10, 'num_classes': 3}
 
 
 def cells(html: str) -> list[list[str]]:

@@ -207,7 +207,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
             The figure.
         """
         return plotting.plot_sample(
-            self.scene, sample, show_titles, suptitle, shown=True
+            self.scene, sample, show_titles, suptitle, managed=True
         )
 
     def plot_scene(
@@ -228,7 +228,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
             The figure.
         """
         return plotting.plot_scene(
-            self.scene, show_titles, suptitle, rgb_wavelengths, shown=True
+            self.scene, show_titles, suptitle, rgb_wavelengths, managed=True
         )
 
     def plot_spectra(self, suptitle: str | None = None) -> Figure:
@@ -240,7 +240,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
         Returns:
             The figure.
         """
-        return plotting.plot_spectra(self.scene, suptitle, shown=True)
+        return plotting.plot_spectra(self.scene, suptitle, managed=True)
 
 
 class MatSceneDataset(SceneDataset):

@@ -40,20 +40,20 @@ class ShownFigure(Figure):
         pyplot.close(self)
 
 
-def new_figure(width: float, height: float, shown: bool = False) -> Figure:
+def new_figure(width: float, height: float, managed: bool = False) -> Figure:
     """Make an empty figure.
 
     Args:
         width: Width in inches.
         height: Height in inches.
-        shown: Whether it is one of pyplot's, for a user who calls ``plt.show()`` or
+        managed: Whether it is one of pyplot's, for a user who calls ``plt.show()`` or
             works in a notebook. Others are for files, and open no window.
 
     Returns:
         The figure.
     """
     size = (width, height)
-    if not shown:
+    if not managed:
         return Figure(figsize=size, layout='constrained')
     from matplotlib import pyplot
 
@@ -173,7 +173,7 @@ def plot_scene(
     show_titles: bool = True,
     suptitle: str | None = None,
     rgb_wavelengths: Sequence[float] | None = None,
-    shown: bool = False,
+    managed: bool = False,
 ) -> Figure:
     """Plot the false colour image beside the label map with its legend.
 
@@ -182,7 +182,7 @@ def plot_scene(
         show_titles: Show a title above each image.
         suptitle: Title of the figure; the scene's name if None.
         rgb_wavelengths: Wavelengths in nm shown as red, green and blue.
-        shown: Whether the figure is one of pyplot's, see :func:`new_figure`.
+        managed: Whether the figure is one of pyplot's, see :func:`new_figure`.
 
     Returns:
         The figure.
@@ -190,7 +190,7 @@ def plot_scene(
     rows, cols, _ = scene.shape
     panel = 4.6 * min(1.5, max(0.6, cols / rows))
     height = min(9.0, max(3.2, panel * rows / cols + 0.8))
-    figure = new_figure(2 * panel + 3.2, height, shown)
+    figure = new_figure(2 * panel + 3.2, height, managed)
     left, right = figure.subplots(1, 2)
     picture = false_colour(scene, rgb_wavelengths)
     left.imshow(picture, interpolation='nearest')
@@ -218,14 +218,14 @@ def plot_scene(
 
 
 def plot_spectra(
-    scene: HyperspectralScene, suptitle: str | None = None, shown: bool = False
+    scene: HyperspectralScene, suptitle: str | None = None, managed: bool = False
 ) -> Figure:
     """Plot mean and spread (one standard deviation) of the spectra of each class.
 
     Args:
         scene: Scene to show.
         suptitle: Title of the figure; the scene's name if None.
-        shown: Whether the figure is one of pyplot's, see :func:`new_figure`.
+        managed: Whether the figure is one of pyplot's, see :func:`new_figure`.
 
     Returns:
         The figure.
@@ -239,7 +239,7 @@ def plot_spectra(
         raise ValueError(f'{scene.name} has no labelled pixel, so no class spectra')
     columns = min(4, len(shown))
     lines = math.ceil(len(shown) / columns)
-    figure = new_figure(3.1 * columns, 2.1 * lines + 0.7, shown)
+    figure = new_figure(3.1 * columns, 2.1 * lines + 0.7, managed)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     low = min(float((means[i] - spreads[i]).min()) for i in shown)
     high = max(float((means[i] + spreads[i]).max()) for i in shown)
@@ -304,7 +304,7 @@ def plot_sample(
     sample: dict[str, Any],
     show_titles: bool = True,
     suptitle: str | None = None,
-    shown: bool = False,
+    managed: bool = False,
 ) -> Figure:
     """Plot one sample: false colour and the spectrum of the centre pixel.
 
@@ -313,7 +313,7 @@ def plot_sample(
         sample: ``image`` (bands, P, P), optionally ``label`` and ``prediction``.
         show_titles: Show label and prediction above the patch.
         suptitle: Title of the figure.
-        shown: Whether the figure is one of pyplot's, see :func:`new_figure`.
+        managed: Whether the figure is one of pyplot's, see :func:`new_figure`.
 
     Returns:
         The figure.
@@ -323,7 +323,7 @@ def plot_sample(
     bands = scene.rgb_bands
     if patch.shape[2] != scene.num_bands:  # principal components, for instance
         bands = (0, min(1, patch.shape[2] - 1), min(2, patch.shape[2] - 1))
-    figure = new_figure(7.5, 3.2, shown)
+    figure = new_figure(7.5, 3.2, managed)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
     everywhere = np.ones(patch.shape[:2], dtype=bool)
     left.imshow(stretch(patch[:, :, list(bands)], everywhere), interpolation='nearest')
