@@ -6,11 +6,14 @@
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy
 from torchgeo_ekgnet.models._skeleton import DenseStage
+
+from .conftest import BANDS, settled, small_input, small_model
 
 
 def make_stage(bottleneck: Callable[[int, int], nn.Module], pool: bool) -> DenseStage:
@@ -97,3 +100,57 @@ def test_a_change_of_what_layers_read_is_noticed() -> None:
         read[0].mul_(2)
     with pytest.raises(RuntimeError, match='modified inplace'):
         y.backward()
+
+
+FAMILY = ['ekgnet_tiny', 'dacnet', 'lgcnet', 'dgcnet']
+
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_whole_spectrum_knows_where_a_shape_lies(name: str) -> None:
+    options = {'block_config': (1, 1, 1), 'stem_channels': 12}
+    model = small_model(name, whole_spectrum=True, **options)
+    x = small_input(name, 2)
+    assert model.stem.weight.shape == (12, 1, BANDS, 1, 1)
+    assert model.forward_stem(x).shape == (2, 12, 1, 7, 7)
+    assert [info['reduction'] for info in model.feature_info] == [1, 2, 4]
+    assert model(x).shape == (2, model.num_classes)
+    twin = small_model(name, **options)
+    assert {key.partition('.')[0] for key in model.state_dict()} - {
+        key.partition('.')[0] for key in twin.state_dict()
+    } == {'stem_act'}
+
+
+def test_pixelwise_features_are_the_mean_of_those_of_the_pixels() -> None:
+    model = small_model(
+        'ekgnet_tiny', whole_spectrum=True, pixelwise=True, conv_layer='conv3d'
+    )
+    x = small_input('ekgnet_tiny', 3)
+    model = settled(model, x)
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, BANDS, 1, 1)
+    with torch.no_grad():
+        features = model.forward_head(model.forward_features(pixels), pre_logits=True)
+        expected = model.classifier(features.reshape(3, 49, -1).mean(1))
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert [info['reduction'] for info in model.feature_info] == [1, 1, 1]
+
+
+def test_pixelwise_experts_see_the_mean_of_the_patch() -> None:
+    model = small_model('ekgnet_tiny', whole_spectrum=True, pixelwise=True)
+    x = small_input('ekgnet_tiny', 3)
+    model = settled(model, x)
+    one = x[:, :, :1, :1]
+    with torch.no_grad():
+        same = model(one.expand(-1, -1, 5, 5))
+        torch.testing.assert_close(same, model(one), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'pixelwise': True}, 'pixelwise: found True, expected whole_spectrum=True'),
+        ({'stem_channels': 0}, 'stem_channels must be at least 1, found 0'),
+    ],
+)
+def test_wrong_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        timm.create_model('ekgnet_tiny', **options)

@@ -119,3 +119,25 @@ def test_no_standard_deviation(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f'{name} is {value}, expected a standard'):
         make(**{name: value})
     assert f'{name}=0.5' in repr(make(**{name: 0.5}))
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 5])
+def test_a_crop_is_a_part_of_its_patch(size: int) -> None:
+    torch.manual_seed(0)
+    patches = torch.arange(40.0 * 3 * 25).reshape(40, 3, 5, 5)
+    parts = make(crop=size)({'image': patches})['image']
+    assert parts.shape == (40, 3, size, size)
+    corners = set()
+    for patch, part in zip(patches, parts, strict=True):
+        row, col = (patch[0] == part[0, 0, 0]).nonzero()[0].tolist()
+        assert torch.equal(part, patch[:, row : row + size, col : col + size])
+        corners.add((row, col))
+    assert corners <= {(r, c) for r in range(6 - size) for c in range(6 - size)}
+    assert len(corners) > (6 - size) ** 2 / 2
+
+
+def test_no_crop() -> None:
+    with pytest.raises(ValueError, match='crop is 0, expected at least 1 pixel'):
+        make(crop=0)
+    with pytest.raises(ValueError, match='crop is 7, expected at most the patch size'):
+        make(crop=7)({'image': torch.zeros(2, 3, 5, 5)})

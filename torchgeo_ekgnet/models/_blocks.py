@@ -15,6 +15,7 @@ __all__ = [
     'ExpectSize',
     'FullExtentConv3d',
     'MaxPool3d',
+    'SpectralCollapse',
     'rows_and_columns',
     'shifted_maximum',
 ]
@@ -97,6 +98,45 @@ class FullExtentConv3d(nn.Conv3d):
         """
         out = F.linear(x.flatten(1), self.weight.flatten(1), self.bias)
         return out.reshape(x.shape[0], -1, 1, 1, 1)
+
+
+@leaf_module
+class SpectralCollapse(nn.Conv3d):
+    """A convolution whose kernel spans the whole spectrum, as one matrix product.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        length: Length of the spectral axis.
+        bias: Whether there are biases.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        length: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Make the kernel."""
+        kernel = (length, 1, 1)
+        super().__init__(
+            in_channels, out_channels, kernel, bias=bias, device=device, dtype=dtype
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Collapse the spectral axis.
+
+        (B, C, length, H, W) to (B, out_channels, 1, H, W).
+        """
+        batch, _, _, rows, cols = x.shape
+        out = torch.matmul(self.weight.flatten(1), x.flatten(3).flatten(1, 2))
+        bias = self.bias
+        if bias is not None:
+            out = out + bias.unsqueeze(1)
+        return out.reshape(batch, -1, 1, rows, cols)
 
 
 @leaf_module

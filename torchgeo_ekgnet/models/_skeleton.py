@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
 from ..layers.rule import reads_slices
+from ._blocks import SpectralCollapse
 from ._contract import SpectralSpatialNet, leaf_module
 
 __all__ = ['Bottleneck', 'DenseLayer', 'DenseSkeleton', 'DenseStage', 'init_conv3d']
@@ -63,6 +64,7 @@ class DenseLayer(nn.Module):
         expansion: Width of the bottleneck in growth rates.
         groups: Groups of the 3x3x3 convolution.
         drop_rate: Dropout of the added channels.
+        pixelwise: Make it a 1x1x1 convolution.
     """
 
     # A constant for TorchScript, which compiles only the branch that is taken.
@@ -76,6 +78,7 @@ class DenseLayer(nn.Module):
         expansion: int = 4,
         groups: int = 4,
         drop_rate: float = 0.0,
+        pixelwise: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -88,8 +91,8 @@ class DenseLayer(nn.Module):
         self.conv = GroupedConv3d(
             width,
             growth_rate,
-            3,
-            padding=1,
+            1 if pixelwise else 3,
+            padding=0 if pixelwise else 1,
             groups=groups,
             bias=False,
             device=device,
@@ -187,6 +190,7 @@ class DenseStage(nn.Module):
         expansion: Width of the bottlenecks in growth rates.
         groups: Groups of the 3x3x3 convolutions.
         drop_rate: Dropout of the added channels.
+        pixelwise: Make these 1x1x1 convolutions.
     """
 
     # A constant for TorchScript, which compiles only the branch that is taken.
@@ -202,6 +206,7 @@ class DenseStage(nn.Module):
         expansion: int = 4,
         groups: int = 4,
         drop_rate: float = 0.0,
+        pixelwise: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -216,6 +221,7 @@ class DenseStage(nn.Module):
                 expansion,
                 groups,
                 drop_rate,
+                pixelwise,
                 device,
                 dtype,
             )
@@ -285,11 +291,21 @@ class DenseSkeleton(SpectralSpatialNet):
         stem_kernel: Kernel of the stem along bands, rows and columns.
         stem_stride: Stride of the stem along bands, rows and columns, the last two
             equal.
+        stem_channels: Channels of the stem; 2 k0 by default.
+        whole_spectrum: Give the stem a kernel as long as the spectrum in place of
+            ``stem_kernel`` and ``stem_stride``, and a BN-ReLU behind it. One place is
+            left on the spectral axis then: where a shape lies on it is known to the
+            kernel, while the mean over places forgets it. Parameters depend on the
+            number of bands.
+        pixelwise: Make the 3x3x3 convolutions 1x1x1 and leave out the pooling between
+            blocks. Each pixel is classified on its own and the patch by their mean;
+            neighbours meet in the attention alone. With ``whole_spectrum`` only.
         proj_drop_rate: Dropout of the channels that a dense layer adds.
 
     Raises:
         ValueError: If a size is not positive, ``groups`` does not divide a growth
-            rate, or the stem's strides along rows and columns differ.
+            rate, the stem's strides along rows and columns differ, or ``pixelwise`` is
+            asked for without ``whole_spectrum``.
     """
 
     def __init__(
@@ -304,6 +320,9 @@ class DenseSkeleton(SpectralSpatialNet):
         groups: int = 4,
         stem_kernel: Sequence[int] = (3, 3, 3),
         stem_stride: Sequence[int] = (2, 2, 2),
+        stem_channels: int | None = None,
+        whole_spectrum: bool = False,
+        pixelwise: bool = False,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         device: torch.device | str | None = None,
@@ -322,22 +341,33 @@ class DenseSkeleton(SpectralSpatialNet):
                 f'found {growth_rate}'
             )
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        channels = 2 * growth_rate
+        channels = 2 * growth_rate if stem_channels is None else stem_channels
+        if channels < 1:
+            raise ValueError(f'stem_channels must be at least 1, found {stem_channels}')
+        if pixelwise and not whole_spectrum:
+            raise ValueError('pixelwise: found True, expected whole_spectrum=True too')
         kernel, stride = tuple(stem_kernel), tuple(stem_stride)
         if stride[1] != stride[2]:
             raise ValueError(
                 'stem_stride must be equal for rows and columns, which have one '
                 f'reduction, found {stride[1]} and {stride[2]}'
             )
-        self.stem = nn.Conv3d(
-            1,
-            channels,
-            (kernel[0], kernel[1], kernel[2]),
-            stride=(stride[0], stride[1], stride[2]),
-            padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
-            bias=False,
-            **dd,
-        )
+        self.stem: nn.Conv3d
+        self.stem_act: nn.Module = nn.Identity()
+        if whole_spectrum:
+            stride = (1, 1, 1)
+            self.stem = SpectralCollapse(1, channels, in_chans, bias=False, **dd)
+            self.stem_act = nn.Sequential(nn.BatchNorm3d(channels, **dd), nn.ReLU())
+        else:
+            self.stem = nn.Conv3d(
+                1,
+                channels,
+                (kernel[0], kernel[1], kernel[2]),
+                stride=(stride[0], stride[1], stride[2]),
+                padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
+                bias=False,
+                **dd,
+            )
         self.stages = nn.ModuleList()
         self.feature_info = []
         reduction = stride[1]
@@ -347,14 +377,15 @@ class DenseSkeleton(SpectralSpatialNet):
                 num_layers,
                 growth_rate * 2**index,
                 bottleneck_layer,
-                index > 0,
+                index > 0 and not pixelwise,
                 expansion,
                 groups,
                 proj_drop_rate,
+                pixelwise,
                 **dd,
             )
             channels = stage.out_channels
-            reduction *= 2 if index else 1
+            reduction *= 2 if index and not pixelwise else 1
             self.stages.append(stage)
             self.feature_info.append(
                 {
@@ -370,3 +401,8 @@ class DenseSkeleton(SpectralSpatialNet):
         for module in self.modules():
             if isinstance(module, DenseLayer):
                 init_conv3d(module.conv)
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """Give the patches a channel axis and take the stem."""
+        maps: Tensor = self.stem_act(self.stem(x.unsqueeze(1)))
+        return maps

@@ -19,6 +19,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._blocks import SpectralCollapse
 from ._contract import (
     SpectralSpatialNet,
     create_spectral_model,
@@ -31,42 +32,6 @@ __all__ = ['SSRN']
 
 # The released program widens batch normalisation's epsilon outside of the blocks.
 _WIDE_EPS = 1e-3
-
-
-@leaf_module
-class SpectralCollapse(nn.Conv3d):
-    """A convolution whose kernel spans the whole spectrum, as one matrix product.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        length: Length of the spectral axis.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        length: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Make the kernel."""
-        super().__init__(
-            in_channels, out_channels, (length, 1, 1), device=device, dtype=dtype
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Collapse the spectral axis.
-
-        (B, C, length, H, W) to (B, out_channels, 1, H, W).
-        """
-        batch, _, _, rows, cols = x.shape
-        out = torch.matmul(self.weight.flatten(1), x.flatten(3).flatten(1, 2))
-        bias = self.bias
-        if bias is not None:
-            out = out + bias.unsqueeze(1)
-        return out.reshape(batch, -1, 1, rows, cols)
 
 
 @leaf_module
@@ -164,7 +129,9 @@ class CollapseStage(nn.Module):
     ) -> None:
         """Make the stage."""
         super().__init__()
-        self.conv = SpectralCollapse(in_channels, out_channels, length, device, dtype)
+        self.conv = SpectralCollapse(
+            in_channels, out_channels, length, device=device, dtype=dtype
+        )
         self.norm = nn.BatchNorm3d(
             out_channels, eps=_WIDE_EPS, device=device, dtype=dtype
         )

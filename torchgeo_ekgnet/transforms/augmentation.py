@@ -33,6 +33,31 @@ def orient(patches: Tensor, orientation: int) -> Tensor:
     return torch.rot90(patches, orientation % 4, (-2, -1))
 
 
+def random_crop(patches: Tensor, size: int) -> Tensor:
+    """Cut a part out of every patch, anywhere in it with equal probability.
+
+    Args:
+        patches: Patches, shape (B, bands, P, P).
+        size: Rows and columns of the part.
+
+    Returns:
+        Parts, shape (B, bands, size, size).
+
+    Raises:
+        ValueError: If the part is larger than the patches.
+    """
+    batch, _, rows, cols = patches.shape
+    if size > min(rows, cols):
+        raise ValueError(f'crop is {size}, expected at most the patch size, {rows}')
+    device = patches.device
+    steps = torch.arange(size, device=device)
+    row = torch.randint(rows - size + 1, (batch, 1), device=device) + steps
+    col = torch.randint(cols - size + 1, (batch, 1), device=device) + steps
+    sample = torch.arange(batch, device=device)[:, None, None]
+    parts = patches[sample, :, row[:, :, None], col[:, None, :]]
+    return parts.permute(0, 3, 1, 2).contiguous()
+
+
 class PatchAugmentation(nn.Module):
     """Flip, turn and disturb training patches at random, on the batch's device.
 
@@ -46,6 +71,10 @@ class PatchAugmentation(nn.Module):
     where c[i] is a random curve over the bands of about unit variance: the sum of the
     first six cosines with normal weights. Values are in normalised units. What is 0
     draws no random number.
+
+    With ``crop`` the network is shown a random part of each patch while it trains, and
+    whole patches when it is scored: networks that take patches of any size only. Crops
+    of one pixel teach it spectra instead of surroundings, which it could memorise.
     """
 
     def __init__(
@@ -57,6 +86,7 @@ class PatchAugmentation(nn.Module):
         offset: float = 0.0,
         smooth_offset: float = 0.0,
         noise: float = 0.0,
+        crop: int | None = None,
     ) -> None:
         """Initialize a new augmentation.
 
@@ -71,9 +101,11 @@ class PatchAugmentation(nn.Module):
             smooth_offset: Standard deviation of an offset that changes smoothly over
                 the bands of a patch.
             noise: Standard deviation of noise per value.
+            crop: Rows and columns of the part that is cut out of a patch.
 
         Raises:
-            ValueError: If a standard deviation is negative, NaN or infinite.
+            ValueError: If a standard deviation is negative, NaN or infinite, or the crop
+                has no pixel.
         """
         super().__init__()
         self.flips = flips
@@ -83,6 +115,9 @@ class PatchAugmentation(nn.Module):
         self.offset = _checked('offset', offset)
         self.smooth_offset = _checked('smooth_offset', smooth_offset)
         self.noise = _checked('noise', noise)
+        if crop is not None and crop < 1:
+            raise ValueError(f'crop is {crop}, expected at least 1 pixel')
+        self.crop = crop
 
     def draw_orientations(self, batch_size: int, device: torch.device) -> Tensor | None:
         """Draw a flip and turn of every patch, without waiting for the device.
@@ -108,9 +143,14 @@ class PatchAugmentation(nn.Module):
             batch: A batch with 'image' of shape (B, bands, P, P).
 
         Returns:
-            The batch with another 'image'.
+            The batch with another 'image', (B, bands, crop, crop) if there is a crop.
+
+        Raises:
+            ValueError: If the crop is larger than the patches.
         """
         image: Tensor = batch['image']
+        if self.crop is not None:
+            image = random_crop(image, self.crop)
         size, bands = image.shape[:2]
         if self.gain:
             image = image * (1 + self.gain * image.new_empty(size, 1, 1, 1).normal_())
@@ -132,7 +172,7 @@ class PatchAugmentation(nn.Module):
         return (
             f'flips={self.flips}, turns={self.turns}, gain={self.gain}, '
             f'band_gain={self.band_gain}, offset={self.offset}, '
-            f'smooth_offset={self.smooth_offset}, noise={self.noise}'
+            f'smooth_offset={self.smooth_offset}, noise={self.noise}, crop={self.crop}'
         )
 
 
