@@ -21,6 +21,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from .._files import replaced
 from ..datasets.plotting import MAX_SIDE, colour_labels, false_colour
 from ..datasets.scene import HyperspectralScene
+from ..metrics import SCORES
 from .raster import Legend
 
 __all__ = (
@@ -235,9 +236,7 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
         (name, label)
         for name, label in (
             ('train_OA', 'OA, training'),
-            ('val_OA', 'OA, validation'),
-            ('val_AA', 'AA, validation'),
-            ('val_kappa', 'kappa, validation'),
+            *((f'val_{score.name}', f'{score.name}, validation') for score in SCORES),
         )
         if name in series
     ]

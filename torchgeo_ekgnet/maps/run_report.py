@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..metrics import SCORES
 from .figure import confidence_figure, learning_curves
 from .page import Page
 
@@ -125,13 +126,7 @@ def _subtitle(test: Mapping[str, Any], scene: Mapping[str, Any]) -> str:
 
 def _headline(page: Page, test: Mapping[str, Any]) -> None:
     overlap = test.get('overlap') or {}
-    page.cards(
-        {
-            'overall accuracy, %': _percent(test.get('overall_accuracy')),
-            'average accuracy, %': _percent(test.get('average_accuracy')),
-            'kappa x 100': _percent(test.get('kappa')),
-        }
-    )
+    page.cards({score.title: score.shown(test) for score in SCORES})
     text = f'On the test pixels of the {test.get("protocol")} split'
     if test.get('seed') is not None:
         text += f', seed {test["seed"]}'
@@ -193,22 +188,14 @@ def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
         )
     ]
     shown: list[Sequence[object]] = [(name, *rest) for _, name, *rest in rows]
-    shown += [
-        ('overall accuracy', sum(counts), _percent(test.get('overall_accuracy')), None),
-        (
-            'average',
-            None,
-            _percent(test.get('average_accuracy')),
-            _percent(test.get('precision_average')),
-        ),
-        ('kappa x 100', None, _percent(test.get('kappa')), None),
-    ]
+    shown += [(score.title, None, score.shown(test), None) for score in SCORES]
     page.table(
         ('class', 'test pixels', 'recall, %', 'precision, %'),
         shown,
-        'Average accuracy is the mean of the recalls.',
+        'Average accuracy is the mean of the recalls, precision average that of the '
+        f'precisions; {sum(counts):,} test pixels.',
         swatches=palette,
-        totals=3,
+        totals=len(SCORES),
     )
     if test.get('confusion_matrix'):
         page.matrix(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import Accuracies
+from ..metrics import SCORES, Accuracies
 from .statistics import corrected_t_test, holm, last_quarter_rise, not_converged
 
 SIGNIFICANCE = 0.05
@@ -98,20 +98,18 @@ class Comparison:
         return self.adjusted < SIGNIFICANCE
 
 
+_SCORES = {score.name.lower(): score for score in SCORES}
+
+
 def _metric(accuracy: Accuracies, metric: str) -> float:
-    """Look one figure up by its name in the tables."""
+    """Look one score up by its name in the tables."""
+    score = _SCORES.get(metric.lower())
+    if score is not None:
+        return score.of(accuracy)
     match metric.split('_'):
-        case ['OA']:
-            return accuracy.overall
-        case ['AA']:
-            return accuracy.average
-        case ['AA', 'precision']:
-            return accuracy.average_precision
-        case ['Kappa']:
-            return accuracy.kappa
         case ['class', number, *precision]:
-            figures = accuracy.precision if precision else accuracy.per_class
-            return float(figures[int(number) - 1])
+            shares = accuracy.precision if precision else accuracy.per_class
+            return float(shares[int(number) - 1])
         case _:
             raise ValueError(f'metric: unknown {metric!r}')
 
