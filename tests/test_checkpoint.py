@@ -55,8 +55,8 @@ STATE: dict[str, Any] = {
 
 def make_datamodule(**options: Any) -> SyntheticSceneDataModule:
     arguments = {
-        'rows': 16,
-        'cols': 16,
+        'rows': 20,
+        'cols': 20,
         'num_bands': 8,
         'num_classes': 3,
         'patch_size': 5,
@@ -192,7 +192,7 @@ def test_weights_alone_are_tested_and_mapped(tmp_path: Path) -> None:
         getattr(trainer, stage)(again, datamodule=make_datamodule(), ckpt_path=path)
     names = {file.name for file in (tmp_path / 'run').iterdir()}
     assert {'map.tif', 'test.json', 'report.html'} <= names
-    assert direct.labels.shape == (16, 16)
+    assert direct.labels.shape == (20, 20)
 
     with pytest.raises(ValueError, match='another split'):
         Trainer(**QUIET).test(

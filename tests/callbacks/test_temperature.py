@@ -3,6 +3,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,11 +111,61 @@ class TestSchedule:
             ({'step': 0.0}, 'step: found 0.0'),
             ({'decay': 0.5}, 'step and decay: found step=3.0 and decay=0.5'),
             ({'step': None, 'decay': 1.5}, 'decay: found 1.5'),
+            ({'step': float('nan')}, 'step: found nan'),
+            ({'share': 0.0}, 'share: found 0.0'),
+            ({'share': float('nan')}, 'share: found nan'),
+            ({'share': 0.5, 'decay': 0.5}, 'share and decay: found share=0.5'),
         ],
     )
     def test_bad_values(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             TemperatureAnnealing(**options)
+
+
+class TestShare:
+    @pytest.mark.parametrize(
+        ('epochs', 'expected'),
+        [(4, [3.0, 2.0, 1.0]), (5, [3.0, 7 / 3, 5 / 3, 1.0]), (1, [3.0])],
+    )
+    def test_falls_over_a_share_of_the_run(
+        self, epochs: int, expected: list[float], tmp_path: Path
+    ) -> None:
+        record = Record()
+        fit(tmp_path, TemperatureAnnealing(3, 1, share=0.5), record, epochs=epochs)
+        for values, value in zip(record.start, expected, strict=False):
+            assert values == pytest.approx([value] * 6, rel=1e-4)
+
+    def test_needs_a_last_epoch(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r'share: found trainer\.max_epochs=-1'):
+            fit(tmp_path, TemperatureAnnealing(share=0.5), epochs=-1)
+
+    @pytest.mark.parametrize(
+        ('options', 'epochs', 'message'),
+        [
+            ({}, 12, 'ends in the last tenth'),
+            (
+                {},
+                11,
+                'does not end before the run does: 1 is reached in epoch 12 of 11',
+            ),
+            ({'share': 1.0}, 3, 'does not end before'),
+            ({'share': 0.5}, 3, None),
+            ({'step': None}, 1, None),
+            ({}, 14, None),
+        ],
+    )
+    def test_late_end_is_pointed_out(
+        self,
+        options: dict[str, Any],
+        epochs: int,
+        message: str | None,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        trainer: Any = SimpleNamespace(max_epochs=epochs, callbacks=[])
+        with caplog.at_level(logging.WARNING, logger='torchgeo_ekgnet'):
+            TemperatureAnnealing(**options).on_fit_start(trainer, make_task())
+        assert (message or '') in caplog.text
+        assert bool(caplog.text) is (message is not None)
 
 
 class TestFit:

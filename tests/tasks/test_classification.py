@@ -23,7 +23,7 @@ from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.metrics import Accuracies, ConfusionCounts
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
-from torchgeo_ekgnet.tasks.losses import balanced_weights
+from torchgeo_ekgnet.tasks.losses import balanced_weights, mix
 from torchgeo_ekgnet.tasks.schedules import wave
 from torchgeo_ekgnet.transforms import PatchAugmentation, SpectralNormalizer
 
@@ -168,14 +168,25 @@ class TestArguments:
             ({'class_weights': 'even'}, "class_weights: found 'even'"),
             ({'lr': 0.0}, 'lr: found 0.0'),
             ({'lr': math.nan}, 'lr: found nan'),
+            ({'lr': math.inf}, 'lr: found inf'),
+            ({'weight_decay': math.nan}, 'weight_decay: found nan'),
+            ({'weight_decay': -0.1}, 'weight_decay: found -0.1'),
+            ({'warmup': 1.0}, 'warmup: found 1.0'),
+            ({'label_smoothing': math.nan}, 'label_smoothing: found nan'),
+            ({'mixup': math.inf}, 'mixup: found inf'),
+            ({'mixup': 0.2, 'loss': 'focal'}, "mixup: found it with loss 'focal'"),
+            ({'class_weights': [math.nan, 1.0]}, 'class_weights: found nan'),
+            ({'class_weights': [1.0, math.inf]}, 'class_weights: found inf'),
+            ({'class_weights': [1.0, -1.0]}, 'class_weights: found -1.0'),
+            ({'class_weights': [0.0, 0.0]}, r'class_weights: found \[0.0, 0.0\]'),
             ({'model_options': {'in_chans': 3}}, 'model_options: in_chans belongs to'),
             (
                 {'class_weights': 'balanced', 'loss': 'focal'},
-                "class_weights: loss 'focal' does not weigh classes",
+                "class_weights: found it with loss 'focal', expected it with loss 'ce'",
             ),
             (
                 {'class_weights': [1.0, 2.0, 3.0], 'loss': 'jaccard'},
-                "class_weights: loss 'jaccard' does not weigh classes",
+                "class_weights: found it with loss 'jaccard'",
             ),
         ],
     )
@@ -353,7 +364,9 @@ class TestOptimizer:
 
     def test_cosine_needs_a_last_epoch(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, max_epochs=-1, max_steps=2)
-        with pytest.raises(ValueError, match=r"'cosine' needs trainer\.max_epochs"):
+        with pytest.raises(
+            ValueError, match=r"'cosine' and warmup need trainer\.max_epochs"
+        ):
             trainer.fit(make_task(), make_datamodule())
 
     def test_defaults_are_the_papers(self, tmp_path: Path) -> None:
@@ -363,6 +376,85 @@ class TestOptimizer:
         assert type(optimizer) is torch.optim.Adam
         assert optimizer.defaults['lr'] == 5e-4
         assert optimizer.defaults['weight_decay'] == 0
+
+
+class TestRecipe:
+    """What is not the paper's, and off by default."""
+
+    def test_weight_decay_spares_what_the_network_names(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, fast_dev_run=True)
+        task = make_task(weight_decay=0.05)
+        trainer.fit(task, make_datamodule())
+        (optimizer,) = trainer.optimizers
+        assert type(optimizer) is torch.optim.AdamW
+        decayed = {
+            id(parameter)
+            for group in optimizer.param_groups
+            if group['weight_decay'] == 0.05
+            for parameter in group['params']
+        }
+        network: Any = task.model
+        spared = network.no_weight_decay()
+        assert spared
+        for name, parameter in network.named_parameters():
+            vector = parameter.ndim <= 1 or name.endswith('.bias')
+            assert (id(parameter) in decayed) is not (vector or name in spared), name
+
+    @pytest.mark.parametrize(
+        ('schedule', 'expected'),
+        [
+            ('constant', [1 / 3, 2 / 3, 1, 1, 1, 1]),
+            ('cosine', [1 / 3, 2 / 3, 1, 0.8535534, 0.5, 0.1464466]),
+        ],
+    )
+    def test_warmup(self, schedule: str, expected: list[float], tmp_path: Path) -> None:
+        spy = Rates()
+        trainer = make_trainer(
+            tmp_path, max_epochs=6, callbacks=[spy], limit_train_batches=1
+        )
+        task = make_task(lr_schedule=schedule, lr=0.01, warmup=0.3)
+        trainer.fit(task, make_datamodule())
+        np.testing.assert_allclose(spy.rates, 0.01 * np.array(expected), rtol=1e-6)
+
+    def test_label_smoothing(self) -> None:
+        task = make_task(in_channels=4, num_classes=3, label_smoothing=0.3)
+        loss = task.criterion(torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([2]))
+        log = torch.tensor([0.0, 0.0, 9.0]).log_softmax(0)
+        torch.testing.assert_close(loss, -(0.1 * log[0] + 0.1 * log[1] + 0.8 * log[2]))
+
+    @pytest.mark.parametrize('size', [1, 2, 5, 8])
+    def test_mixed_patches_and_shares_agree(self, size: int) -> None:
+        image, label = torch.randn(size, 2, 3, 3), torch.randint(0, 4, (size,))
+        before = image.clone()
+        mixed, shares = mix(image, label, 4, alpha=1.0)
+        assert image.equal(before)
+        assert shares.shape == (size, 4)
+        torch.testing.assert_close(shares.sum(1), torch.ones(size))
+        # The share of a sample's own label is that of its own patch.
+        hot = torch.nn.functional.one_hot(label, 4).float()
+        opposite, other = before.flip(0), hot.flip(0)
+        for index in range(size):
+            difference = before[index] - opposite[index]
+            if not difference.any():
+                torch.testing.assert_close(mixed[index], before[index])
+                torch.testing.assert_close(shares[index], hot[index])
+                continue
+            own = float(((mixed - opposite)[index] / difference).median())
+            expected = own * hot[index] + (1 - own) * other[index]
+            torch.testing.assert_close(shares[index], expected, atol=1e-4, rtol=1e-3)
+
+    def test_all_of_it_trains_with_class_weights(self, tmp_path: Path) -> None:
+        task = make_task(
+            weight_decay=0.05,
+            warmup=0.5,
+            label_smoothing=0.1,
+            mixup=0.3,
+            class_weights='balanced',
+            lr=5e-3,
+        )
+        trainer = make_trainer(tmp_path, max_epochs=8)
+        trainer.fit(task, make_datamodule())
+        assert trainer.callback_metrics['val_OA'] > 0.6
 
 
 class TestCheckpoints:
@@ -630,7 +722,9 @@ class WatchSteps(Callback):
         self.reads.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize('options', [{}, {'class_weights': 'balanced'}], ids=str)
+@pytest.mark.parametrize(
+    'options', [{}, {'class_weights': 'balanced'}, {'mixup': 0.3}], ids=str
+)
 def test_no_step_waits_for_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:

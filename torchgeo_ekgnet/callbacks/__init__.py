@@ -4,6 +4,7 @@
 """torchgeo_ekgnet callbacks."""
 
 from .accuracy_report import AccuracyReport
+from .averaging import MovingAverage
 from .classification_map import ClassificationMap
 from .expert_use import ExpertUse
 from .pruning import PruningSchedule
@@ -14,6 +15,7 @@ __all__ = (
     'AccuracyReport',
     'ClassificationMap',
     'ExpertUse',
+    'MovingAverage',
     'PruningSchedule',
     'RunFolder',
     'TemperatureAnnealing',

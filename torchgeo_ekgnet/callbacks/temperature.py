@@ -22,7 +22,8 @@ class TemperatureAnnealing(Callback):
     The paper starts at 34 and lowers by 3 an epoch down to 1 (the defaults): a high
     temperature mixes the experts evenly while they are still alike, a low one lets the
     network choose. The released program never calls its own annealing; leave the
-    callback out, or pass ``step=None``, to do the same.
+    callback out, or pass ``step=None``, to do the same. Runs of other lengths than the
+    paper's 80 epochs are better served by a *share* of the run.
 
     The rules:
 
@@ -45,6 +46,7 @@ class TemperatureAnnealing(Callback):
         step: float | None = 3.0,
         decay: float | None = None,
         learn: bool = True,
+        share: float | None = None,
     ) -> None:
         """Initialize a new TemperatureAnnealing instance.
 
@@ -58,10 +60,12 @@ class TemperatureAnnealing(Callback):
             learn: Whether temperatures are learnt; False keeps the optimizer off them
                 for the whole run, so they follow the schedule and nothing else (with
                 ``step=None`` they stay where the network was built with them).
+            share: Share of the run's epochs in which the temperature falls in equal
+                steps from *start* to *end*, whatever their number; *step* is not used.
 
         Raises:
-            ValueError: If an argument has no meaning, or both *step* and *decay* are
-                given.
+            ValueError: If an argument has no meaning, or *decay* is given beside
+                *step* or *share*.
         """
         super().__init__()
         for name, value in (('start', start), ('end', end)):
@@ -72,12 +76,23 @@ class TemperatureAnnealing(Callback):
                 )
         if end > start:
             raise ValueError(f'end: found {end}, expected at most start={start}')
+        if share is not None:
+            if not 0 < share <= 1:
+                raise ValueError(
+                    f'share: found {share}, expected a share above 0, at most 1'
+                )
+            step = None
+            if decay is not None:
+                raise ValueError(
+                    f'share and decay: found share={share} and decay={decay}, expected '
+                    'one of them'
+                )
         if step is not None and decay is not None:
             raise ValueError(
                 f'step and decay: found step={step} and decay={decay}, expected one of '
                 'them; pass step=None with decay'
             )
-        if step is not None and not step > 0:
+        if step is not None and not 0 < step < math.inf:
             raise ValueError(
                 f'step: found {step}, expected a positive number or None for off'
             )
@@ -88,11 +103,16 @@ class TemperatureAnnealing(Callback):
         self.step = step
         self.decay = decay
         self.learn = learn
+        self.share = share
+        # Epochs of the run, which a share of it waits for.
+        self._run: int | None = None
 
     def temperature(self, epoch: int) -> float | None:
         """Return what the temperature is set to at the start of an epoch, None if nothing."""
         if epoch > self.epochs:
             return None
+        if self.share is not None:
+            return self.start + (self.end - self.start) * epoch / self.epochs
         if self.step is not None:
             return max(self.end, self.start - self.step * epoch)
         if self.decay is not None:
@@ -102,6 +122,10 @@ class TemperatureAnnealing(Callback):
     @property
     def epochs(self) -> int:
         """Number of the first epoch that is trained at *end*; -1 when off."""
+        if self.share is not None:
+            if self._run is None:
+                raise RuntimeError('share: the epochs of the run are known in a fit')
+            return max(1, math.ceil(self.share * self._run - 1e-9))
         # The tolerance keeps rounding from adding an epoch to an exact schedule.
         if self.step is not None:
             return math.ceil((self.start - self.end) / self.step - 1e-9)
@@ -111,8 +135,15 @@ class TemperatureAnnealing(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn about runs in which annealing has no effect or no end."""
+        self._run = trainer.max_epochs
+        if self.share is not None and (self._run is None or self._run < 1):
+            raise ValueError(
+                f'share: found trainer.max_epochs={self._run}, expected a number of '
+                'epochs; or give step or decay'
+            )
         if self.epochs < 0:
             return
+        self._warn_of_the_end(trainer)
         if not any(True for _ in expert_convs(pl_module)):
             logger.info('TemperatureAnnealing: the network has no expert convolution')
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -123,6 +154,26 @@ class TemperatureAnnealing(Callback):
                     self.epochs,
                     callback.patience,
                 )
+
+    def _warn_of_the_end(self, trainer: Trainer) -> None:
+        """Warn if the network is hardly trained with the temperature that it keeps."""
+        run = trainer.max_epochs
+        if run is None or run < 1 or getattr(trainer, 'fast_dev_run', False):
+            return
+        if self.epochs >= run:
+            when = 'does not end before the run does'
+        elif self.epochs >= 0.9 * run:
+            when = 'ends in the last tenth of the run'
+        else:
+            return
+        logger.warning(
+            'TemperatureAnnealing %s: %g is reached in epoch %d of %d, and short runs '
+            'lose accuracy by it; give share=0.5, larger steps or more epochs',
+            when,
+            self.end,
+            self.epochs + 1,
+            run,
+        )
 
     def on_train_epoch_start(
         self, trainer: Trainer, pl_module: LightningModule

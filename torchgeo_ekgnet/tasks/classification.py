@@ -3,23 +3,26 @@
 
 """torchgeo's classification task with the scores that hyperspectral papers report."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .._compat import ClassificationTask
 from .._environment import versions
 from ..checkpoint import KEY, Provenance, check_same_network, check_sizes
 from ..metrics import SCORES, Accuracies, ConfusionCounts
-from .losses import Loss, balanced_weights, make_loss, weigh_classes
+from .arguments import check_arguments
+from .losses import Loss, balanced_weights, make_loss, mix, weigh_classes
 from .networks import Unbuilt, check_model, create_network, load_weights, needs_img_size
+from .optimizers import make_optimizer
 from .schedules import LRSchedule, make_schedule
 
 Compile = Literal['default', 'reduce-overhead', 'max-autotune']
@@ -66,6 +69,10 @@ class HyperspectralClassificationTask(ClassificationTask):
         freeze_backbone: bool = False,
         model_options: dict[str, Any] | None = None,
         compile: Compile | bool = False,
+        weight_decay: float | None = None,
+        warmup: float = 0.0,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
     ) -> None:
         """Initialize a new task.
 
@@ -94,30 +101,27 @@ class HyperspectralClassificationTask(ClassificationTask):
             compile: Compile the network with ``torch.compile`` to train it and to
                 predict a map: True or 'default' for one graph of any batch size,
                 'reduce-overhead' for CUDA graphs, 'max-autotune' for searched kernels.
+            weight_decay: Decay of AdamW, of which the network exempts some parameters;
+                None for Adam (the paper).
+            warmup: Share of the epochs, from 0 to below 1, in which the learning rate
+                of 'cosine' and 'constant' rises.
+            label_smoothing: Share of every label that goes to all classes alike, with
+                *loss* 'ce' only.
+            mixup: Training patches are mixed in pairs, with shares of a beta
+                distribution of these parameters (Zhang et al. 2018), with *loss* 'ce'
+                only; 0 for off.
 
         Raises:
             ValueError: If an argument has no meaning; the message names it.
         """
-        _check_arguments(
-            in_channels, num_classes, loss, class_weights, lr, model_options
-        )
         super().__init__(weights=weights)
-        names = (
-            'model',
-            'in_channels',
-            'num_classes',
-            'loss',
-            'class_weights',
-            'lr',
-            'lr_schedule',
-            'patience',
-            'freeze_backbone',
-            'model_options',
-            'compile',
-        )
         # Arguments of torchgeo's class that this one lacks must not reach checkpoints,
         # and the command line wants to know the class of a task built in Python.
-        for name in set(self.hparams) - {*names, '_class_path', '_instantiator'}:
+        theirs, ours = (
+            set(signature(task.__init__).parameters)
+            for task in (ClassificationTask, HyperspectralClassificationTask)
+        )
+        for name in (theirs - ours) & set(self.hparams):
             del self.hparams[name]
         cls = type(self)
         self.hparams.setdefault('_class_path', f'{cls.__module__}.{cls.__qualname__}')
@@ -135,6 +139,7 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def configure_models(self) -> None:
         """Build the network, or wait for the datamodule to tell its sizes."""
+        check_arguments(self.hparams)
         self._trained = False
         self.provenance = None
         name = self.hparams['model']
@@ -166,7 +171,9 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def configure_losses(self) -> None:
         """Create the loss; 'balanced' weights follow when the split is known."""
-        self.criterion = make_loss(self.hparams['loss'])
+        self.criterion = make_loss(
+            self.hparams['loss'], self.hparams['label_smoothing']
+        )
         weights = self.hparams['class_weights']
         if weights is not None and weights != 'balanced':
             weigh_classes(self.criterion, weights, self.hparams['num_classes'])
@@ -179,8 +186,19 @@ class HyperspectralClassificationTask(ClassificationTask):
             counts = ConfusionCounts(self.hparams['num_classes'], validate_args=False)
             setattr(self, f'{stage}_confusion', counts)
 
-    def setup(self, stage: str) -> None:
-        """Settle bands, classes and class weights with the datamodule."""
+    def build(self, stage: str) -> None:
+        """Settle bands, classes and class weights with the datamodule.
+
+        ``setup`` does it; a callback that needs the network in its own ``setup``, which
+        comes before, may ask for it.
+
+        Args:
+            stage: One of 'fit', 'validate', 'test' or 'predict'.
+
+        Raises:
+            ValueError: If the network does not fit the data, or if something is
+                neither given nor known to the datamodule.
+        """
         datamodule: Any = getattr(self._trainer, 'datamodule', None)
         self._settle(
             {
@@ -203,6 +221,10 @@ class HyperspectralClassificationTask(ClassificationTask):
             )
         if weights is not None and weights != 'balanced':
             weigh_classes(self.criterion, weights, self.hparams['num_classes'])
+
+    def setup(self, stage: str) -> None:
+        """Build what waits for the data, and compile the network if asked to."""
+        self.build(stage)
         if self.hparams['compile'] and stage in ('fit', 'predict'):
             self._compile()
 
@@ -257,14 +279,19 @@ class HyperspectralClassificationTask(ClassificationTask):
             self.model.compile(mode=mode)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Create Adam and the learning-rate schedule, stepped once an epoch."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = Adam(parameters, lr=self.hparams['lr'])
+        """Create optimizer and learning-rate schedule, stepped once an epoch."""
+        optimizer = make_optimizer(
+            self.model,
+            self.hparams['lr'],
+            self.hparams['weight_decay'],
+            fused=self._fuses_optimizer(),
+        )
         schedule = make_schedule(
             self.hparams['lr_schedule'],
             optimizer,
             self.trainer.max_epochs,
             self.hparams['patience'],
+            self.hparams['warmup'],
         )
         if schedule is None:
             return optimizer
@@ -275,12 +302,26 @@ class HyperspectralClassificationTask(ClassificationTask):
             OptimizerLRScheduler, {'optimizer': optimizer, 'lr_scheduler': config}
         )
 
+    def _fuses_optimizer(self) -> bool:
+        """Tell whether one kernel updates all parameters.
+
+        Lightning cannot clip gradients of mixed precision for such an optimizer.
+        """
+        mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
+        clipped = self.trainer.gradient_clip_val is not None
+        return self.device.type == 'cuda' and not (mixed and clipped)
+
     def _step(self, batch: Mapping[str, Tensor], stage: str) -> Tensor:
         """Give the loss of one batch, and count its predictions."""
-        label = batch['label']
+        image, label = batch['image'], batch['label']
         if len(label):
-            logits = self(batch['image'])
-            loss: Tensor = self.criterion(logits, label)
+            target = label
+            if stage == 'train' and self.hparams['mixup']:
+                image, target = mix(
+                    image, label, self.hparams['num_classes'], self.hparams['mixup']
+                )
+            logits = self(image)
+            loss: Tensor = self.criterion(logits, target)
             counts: ConfusionCounts = getattr(self, f'{stage}_confusion')
             counts.update(logits.detach(), label)
         else:
@@ -411,39 +452,4 @@ class HyperspectralClassificationTask(ClassificationTask):
             epochs=self.current_epoch + 1 if self._trained else 0,
             seed=int(seed) if seed else None,
             versions=versions(),
-        )
-
-
-def _check_arguments(
-    in_channels: int | None,
-    num_classes: int | None,
-    loss: str,
-    class_weights: Sequence[float] | str | None,
-    lr: float,
-    model_options: dict[str, Any] | None,
-) -> None:
-    """Check what can be checked before the data are known."""
-    for name, value, least in (
-        ('in_channels', in_channels, 1),
-        ('num_classes', num_classes, 2),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f'{name}: found {value}, expected at least {least}')
-    if isinstance(class_weights, str) and class_weights != 'balanced':
-        raise ValueError(
-            f"class_weights: found {class_weights!r}, expected 'balanced' or a list "
-            'of numbers'
-        )
-    if class_weights is not None and loss != 'ce':
-        raise ValueError(
-            f"class_weights: loss {loss!r} does not weigh classes, expected loss 'ce' "
-            'or no class_weights'
-        )
-    if not lr > 0 or math.isinf(lr):
-        raise ValueError(f'lr: found {lr}, expected a positive number')
-    reserved = {'in_chans', 'num_classes', 'pretrained'} & set(model_options or {})
-    if reserved:
-        raise ValueError(
-            f'model_options: {", ".join(sorted(reserved))} belongs to in_channels, '
-            'num_classes and weights of the task'
         )

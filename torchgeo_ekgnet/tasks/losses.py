@@ -8,16 +8,17 @@ from typing import Literal
 
 import torch
 from segmentation_models_pytorch.losses import FocalLoss, JaccardLoss
+from timm.data import Mixup
 from torch import Tensor, nn
 
 Loss = Literal['ce', 'focal', 'jaccard']
 
 
-def make_loss(name: Loss) -> nn.Module:
-    """Create a loss by its name."""
+def make_loss(name: Loss, label_smoothing: float = 0.0) -> nn.Module:
+    """Create a loss by its name; smoothing of labels is for the cross entropy."""
     match name:
         case 'ce':
-            return nn.CrossEntropyLoss()
+            return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         case 'focal':
             loss: nn.Module = FocalLoss(mode='multiclass', normalized=True)
         case 'jaccard':
@@ -45,6 +46,35 @@ def weigh_classes(
         )
     values = torch.tensor(list(weights), dtype=torch.float32)
     loss.register_buffer('weight', values, persistent=False)
+
+
+def mix(
+    image: Tensor, label: Tensor, num_classes: int, alpha: float
+) -> tuple[Tensor, Tensor]:
+    """Mix every sample of a batch with the one opposite to it (Zhang et al. 2018).
+
+    Args:
+        image: Patches, shape (B, bands, P, P); left as they are.
+        label: Classes, shape (B,).
+        num_classes: Number of classes C.
+        alpha: Both parameters of the beta distribution that the share is drawn from.
+
+    Returns:
+        Mixed patches and shares of the classes, shape (B, C). The sample in the middle
+        of an odd batch has no opposite, and stays.
+    """
+    mixup = Mixup(mixup_alpha=alpha, label_smoothing=0.0, num_classes=num_classes)
+    middle = len(label) // 2
+    if len(label) % 2:
+        # timm wants an even number: the middle and its copy are mixed to themselves.
+        image = torch.cat([image[: middle + 1], image[middle:]])
+        label = torch.cat([label[: middle + 1], label[middle:]])
+        mixed, shares = mixup(image, label)
+        mixed = torch.cat([mixed[: middle + 1], mixed[middle + 2 :]])
+        shares = torch.cat([shares[: middle + 1], shares[middle + 2 :]])
+    else:
+        mixed, shares = mixup(image.clone(), label)
+    return mixed, shares.to(image.dtype)
 
 
 def balanced_weights(counts: Tensor) -> list[float]:

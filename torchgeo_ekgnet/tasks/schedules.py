@@ -16,21 +16,28 @@ WAVE_EPOCHS = 15
 
 
 class CosineToZero(LambdaLR):
-    """Cosine from the full learning rate to 0 over the epochs of this trainer.
+    """Linear warm-up, then a cosine from the full rate to 0 at the trainer's end.
 
     What a checkpoint restores is the epoch only, so that a run which is resumed for
     more epochs has the rates of one that was meant to be that long.
     """
 
-    def __init__(self, optimizer: Optimizer, epochs: int) -> None:
+    def __init__(self, optimizer: Optimizer, epochs: int, warmup: int = 0) -> None:
         """Initialize.
 
         Args:
             optimizer: The optimizer.
             epochs: Epoch at which the rate is 0.
+            warmup: Epochs in which it rises.
         """
         super().__init__(
-            optimizer, lambda epoch: 0.5 + 0.5 * math.cos(math.pi * epoch / epochs)
+            optimizer,
+            lambda epoch: (
+                rising(epoch, warmup)
+                if epoch < warmup
+                else 0.5
+                + 0.5 * math.cos(math.pi * (epoch - warmup) / (epochs - warmup))
+            ),
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -63,8 +70,17 @@ def wave(epoch: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * max(epoch - 1, 0) / WAVE_EPOCHS))
 
 
+def rising(epoch: int, warmup: int) -> float:
+    """Factor of a learning rate that rises to 1 in epoch *warmup*."""
+    return min(1.0, (epoch + 1) / (warmup + 1))
+
+
 def make_schedule(
-    name: LRSchedule, optimizer: Optimizer, epochs: int | None, patience: int
+    name: LRSchedule,
+    optimizer: Optimizer,
+    epochs: int | None,
+    patience: int,
+    warmup: float = 0.0,
 ) -> LRScheduler | None:
     """Create a schedule by its name.
 
@@ -73,23 +89,28 @@ def make_schedule(
         optimizer: Optimizer whose rates it sets.
         epochs: Epochs of the training; None or -1 if it has no last one.
         patience: Epochs that 'plateau' waits for an improvement.
+        warmup: Share of the epochs in which 'constant' and 'cosine' rise.
 
     Returns:
         The schedule; None for a constant rate.
 
     Raises:
-        ValueError: If 'cosine' is asked of a training without a last epoch.
+        ValueError: If the schedule needs a last epoch and the training has none.
     """
+    if (name == 'cosine' or warmup) and (epochs is None or epochs < 1):
+        raise ValueError(
+            f"lr_schedule: 'cosine' and warmup need trainer.max_epochs, found {epochs}; "
+            'give a number of epochs or another schedule'
+        )
+    rise = math.ceil(warmup * epochs) if epochs else 0
     match name:
         case 'constant':
-            return None
+            if not rise:
+                return None
+            return LambdaLR(optimizer, lambda epoch: rising(epoch, rise))
         case 'plateau':
             return ReduceLROnPlateau(optimizer, patience=patience)
         case 'cosine_wave':
             return LambdaLR(optimizer, wave)
-    if epochs is None or epochs < 1:
-        raise ValueError(
-            f"lr_schedule: 'cosine' needs trainer.max_epochs, found {epochs}; give a "
-            'number of epochs or another schedule'
-        )
-    return CosineToZero(optimizer, epochs)
+        case 'cosine':
+            return CosineToZero(optimizer, epochs or 1, rise)

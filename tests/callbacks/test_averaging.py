@@ -1,0 +1,127 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of the moving average of weights."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from torchgeo_ekgnet.callbacks import MovingAverage
+from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
+from torchgeo_ekgnet.datasets import RandomSplit
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+
+def make_datamodule() -> SyntheticSceneDataModule:
+    return SyntheticSceneDataModule(
+        rows=20,
+        cols=20,
+        num_bands=8,
+        num_classes=3,
+        patch_size=5,
+        batch_size=16,
+        split=RandomSplit(0.4, 0.2, 3),
+    )
+
+
+def fit(
+    folder: Path, *callbacks: Callback, ckpt_path: Any = None, **options: Any
+) -> HyperspectralClassificationTask:
+    torch.manual_seed(0)
+    task = HyperspectralClassificationTask(
+        'ekgnet_tiny', class_weights='balanced', lr_schedule='constant'
+    )
+    trainer = Trainer(
+        accelerator='cpu',
+        callbacks=list(callbacks),
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **{'max_epochs': 2, 'enable_checkpointing': False, **options},
+    )
+    trainer.fit(task, make_datamodule(), ckpt_path=ckpt_path)
+    return task
+
+
+class Weights(Callback):
+    """Keeps one weight after every step, and while the validation runs."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+        self.scored: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        self.steps.append(pl_module.model.classifier.weight.detach().clone())
+
+    def on_validation_batch_start(self, trainer: Any, task: Any, *args: Any) -> None:
+        if not trainer.sanity_checking:
+            self.scored.append(task.model.classifier.weight.detach().clone())
+
+
+def test_average_is_scored_and_stays(tmp_path: Path) -> None:
+    weights, average = Weights(), MovingAverage(share=0.4)
+    task = fit(tmp_path, weights, average)
+    mean = torch.zeros_like(weights.steps[0])
+    for step, value in enumerate(weights.steps):
+        kept = average.kept(step)
+        mean = kept * mean + (1 - kept) * value
+    assert average.kept(0) == 0 and average.kept(len(weights.steps)) > 0.5
+    torch.testing.assert_close(task.model.classifier.weight.detach(), mean)
+    torch.testing.assert_close(weights.scored[-1], mean)
+    assert not mean.allclose(weights.steps[-1])
+    for name, buffer in task.model.named_buffers():
+        assert torch.isfinite(buffer).all(), name
+
+
+def test_start(tmp_path: Path) -> None:
+    weights, average = Weights(), MovingAverage(start=0.99)
+    task = fit(tmp_path, weights, average, max_epochs=1)
+    torch.testing.assert_close(task.model.classifier.weight.detach(), weights.steps[-1])
+
+
+def test_checkpoint_holds_the_average_and_resumes(tmp_path: Path) -> None:
+    def run(name: str, epochs: int, path: Any = None) -> dict[str, Any]:
+        saver = ModelCheckpoint(tmp_path / name, 'last', save_on_train_epoch_end=True)
+        fit(
+            tmp_path,
+            MovingAverage(share=0.4),
+            saver,
+            max_epochs=epochs,
+            ckpt_path=path,
+            enable_checkpointing=True,
+        )
+        content: dict[str, Any] = torch.load(saver.best_model_path, weights_only=True)
+        return content
+
+    first = run('first', 2)
+    name = 'model.classifier.weight'
+    assert not first['state_dict'][name].equal(first['current_model_state'][name])
+    again = run('again', 3, tmp_path / 'first' / 'last.ckpt')
+    assert again['epoch'] == 2
+    assert torch.isfinite(again['state_dict'][name]).all()
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'share': 0.0}, 'share: found 0.0'),
+        ({'share': math.nan}, 'share: found nan'),
+        ({'start': 1.0}, 'start: found 1.0'),
+        ({'start': math.nan}, 'start: found nan'),
+    ],
+)
+def test_bad_values(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MovingAverage(**options)
+
+
+def test_needs_an_end(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='expected an end of the training'):
+        fit(tmp_path, MovingAverage(), max_epochs=-1)

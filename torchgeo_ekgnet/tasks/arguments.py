@@ -1,0 +1,72 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What can be said of the task's arguments before the data are known."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_CE_ONLY = ('class_weights', 'label_smoothing', 'mixup')
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that have no meaning.
+
+    Args:
+        arguments: Arguments of the task by name.
+
+    Raises:
+        ValueError: If one has none; the message names it.
+    """
+    for name, least in (('in_channels', 1), ('num_classes', 2)):
+        value = arguments[name]
+        if value is not None and value < least:
+            raise ValueError(f'{name}: found {value}, expected at least {least}')
+    _check_class_weights(arguments['class_weights'])
+    for name in _CE_ONLY:
+        if arguments[name] and arguments['loss'] != 'ce':
+            raise ValueError(
+                f'{name}: found it with loss {arguments["loss"]!r}, expected it with '
+                "loss 'ce' only"
+            )
+    for name, low, high, words in (
+        ('lr', 0.0, math.inf, 'a positive number'),
+        ('weight_decay', 0.0, math.inf, 'None, 0 or a positive number'),
+        ('warmup', 0.0, 1.0, 'a share from 0 to below 1'),
+        ('label_smoothing', 0.0, 1.0, 'a share from 0 to below 1'),
+        ('mixup', 0.0, math.inf, '0 or a positive number'),
+    ):
+        value = arguments[name]
+        if value is None and name == 'weight_decay':
+            continue
+        # Written so that NaN fails.
+        if not low <= value < high or (name == 'lr' and value == 0):
+            raise ValueError(f'{name}: found {value}, expected {words}')
+    _check_options(arguments['model_options'] or {})
+
+
+def _check_class_weights(weights: Any) -> None:
+    if isinstance(weights, str) and weights != 'balanced':
+        raise ValueError(
+            f"class_weights: found {weights!r}, expected 'balanced' or a list of "
+            'numbers'
+        )
+    if weights is None or isinstance(weights, str):
+        return
+    values = [float(value) for value in weights]
+    bad = [value for value in values if not 0 <= value < math.inf]
+    if bad or not any(values):
+        raise ValueError(
+            f'class_weights: found {bad[0] if bad else values}, expected numbers from '
+            '0 up, one of them positive'
+        )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    reserved = {'in_chans', 'num_classes', 'pretrained'} & set(options)
+    if reserved:
+        raise ValueError(
+            f'model_options: {", ".join(sorted(reserved))} belongs to in_channels, '
+            'num_classes and weights of the task'
+        )
