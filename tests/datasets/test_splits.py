@@ -19,6 +19,7 @@ from scipy.spatial import KDTree
 
 from tests.data.envi import data as envi
 from tests.data.geotiff import data as geotiff
+from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.datasets.splits import (
     BlockSplit,
     CountSplit,
@@ -320,7 +321,9 @@ class TestCountSplit:
     def test_bad(self) -> None:
         with pytest.raises(ValueError, match='per_class is 0'):
             CountSplit(0)
-        with pytest.raises(ValueError, match='val is -1'):
+        with pytest.raises(
+            ValueError, match='val is -1, expected a whole number from 0'
+        ):
             CountSplit(1, val=-1)
         with pytest.raises(ValueError, match='none is left to test'):
             CountSplit(10_000)(fields())
@@ -818,11 +821,73 @@ class TestSplit:
         with pytest.raises(FileNotFoundError, match='nowhere'):
             Split.load(tmp_path / 'nowhere.npz')
         (tmp_path / 'empty.json').write_text('{}')
-        with pytest.raises(ValueError, match='is not a split file'):
+        with pytest.raises(ValueError, match='cannot be read as a split file'):
             Split.load(tmp_path / 'empty.json')
         (tmp_path / 'broken.npz').write_bytes(b'PK')
-        with pytest.raises(ValueError, match='is not a split file'):
+        with pytest.raises(ValueError, match='cannot be read as a split file'):
             Split.load(tmp_path / 'broken.npz')
+
+    @pytest.mark.parametrize(
+        'changes',
+        [
+            {'relabel': 3},
+            {'relabel': {'a': 1}},
+            {'identity': 1},
+            {'train': [2**70]},
+            {'train': [-1]},
+            {'train': [[1, 2], [3]]},
+            {'val': 'abc'},
+            {'shape': [float('inf'), 1]},
+            {'shape': [30]},
+            {'shape': None},
+            {'settings': 7},
+            {'dropped': {'a': 1}},
+            {'train_labels': [1]},
+        ],
+        ids=str,
+    )
+    def test_damaged_json(self, tmp_path: Path, changes: dict[str, Any]) -> None:
+        path = RandomSplit()(fields()).save(tmp_path / 'split.json')
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        with pytest.raises(FileError, match=r'split\.json') as failure:
+            Split.load(path)
+        assert '\n' not in str(failure.value)
+
+    @pytest.mark.parametrize('content', [b'', b'[]', b'{', b'\xff\xfe', b'null', b'{}'])
+    @pytest.mark.parametrize('name', ['split.json', 'split.npz'])
+    def test_no_split_file(self, tmp_path: Path, name: str, content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FileError, match=name):
+            Split.load(tmp_path / name)
+
+    @quick
+    @given(
+        name=st.sampled_from(['split.npz', 'split.json']),
+        place=st.floats(0, 1, exclude_max=True),
+        kind=st.sampled_from(['flip', 'cut', 'insert']),
+        value=st.integers(0, 255),
+    )
+    def test_mutated_file(
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        name: str,
+        place: float,
+        kind: str,
+        value: int,
+    ) -> None:
+        """A mutated file is refused in one line, or gives the same split."""
+        split = CountSplit(4)(fields())
+        path = split.save(tmp_path_factory.mktemp('mutated') / name)
+        content = path.read_bytes()
+        at = int(place * len(content))
+        tail = {'flip': content[at + 1 :], 'cut': b'', 'insert': content[at:]}[kind]
+        path.write_bytes(content[:at] + bytes([value]) + tail)
+        try:
+            loaded = Split.load(path)
+        except FileError as error:
+            assert name in str(error) and '\n' not in str(error)
+        else:
+            assert loaded == split
 
     def test_changed_file(self, tmp_path: Path) -> None:
         path = RandomSplit()(fields()).save(tmp_path / 'split.json')
@@ -839,6 +904,47 @@ class TestSplit:
         assert SavedSplit(str(path))(fields()).protocol == 'count'
         with pytest.raises(ValueError, match='another scene'):
             SavedSplit(str(path))(fields(41))
+
+
+@pytest.mark.parametrize(
+    ('protocol', 'options'),
+    [
+        (RandomSplit, {'seed': -1}),
+        (RandomSplit, {'seed': 0.5}),
+        (RandomSplit, {'train': float('nan')}),
+        (RandomSplit, {'val': float('inf')}),
+        (RandomSplit, {'test': float('nan')}),
+        (CountSplit, {'seed': 2**32}),
+        (CountSplit, {'per_class': float('nan')}),
+        (CountSplit, {'per_class': 2.5}),
+        (CountSplit, {'per_class': []}),
+        (CountSplit, {'per_class': [3, 0]}),
+        (CountSplit, {'val': True}),
+        (BlockSplit, {'block_size': float('nan')}),
+        (BlockSplit, {'val': float('nan')}),
+        (DisjointSplit, {'attempts': float('inf')}),
+        (DisjointSplit, {'min_pixels': 1.5}),
+        (MatchedSplit, {'seed': -1}),
+        (partial(MaskSplit, 'mask.npy'), {'val': float('nan')}),
+        (partial(MaskSplit, 'mask.npy'), {'seed': -3}),
+    ],
+)
+def test_options_without_meaning(protocol: Any, options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(ValueError, match=rf'^{name} is .*expected'):
+        protocol(**options)
+
+
+@pytest.mark.parametrize(
+    'per_class', [np.int64(4), np.uint8(4), [np.int64(4)] * 4, np.full(4, 4)]
+)
+def test_numpys_counts_are_as_good_as_pythons(per_class: Any) -> None:
+    val: Any = np.int32(1)
+    seed: Any = np.int64(1331)
+    split = CountSplit(per_class, val, seed)(fields())
+    assert split.counts(fields())['train'] == [4] * 4
+    assert indices_of(split) == indices_of(CountSplit(4, val=1)(fields()))
+    json.dumps(split.describe())
 
 
 class TestComparison:

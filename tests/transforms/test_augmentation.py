@@ -116,7 +116,7 @@ def test_values_keep_their_type(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize('name', DEVIATIONS)
 @pytest.mark.parametrize('value', [-1.0, math.nan, math.inf])
 def test_no_standard_deviation(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f'{name} is {value}, expected a standard'):
+    with pytest.raises(ValueError, match=f'{name} is {value}, expected a finite'):
         make(**{name: value})
     assert f'{name}=0.5' in repr(make(**{name: 0.5}))
 

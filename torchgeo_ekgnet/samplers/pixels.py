@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from .._options import whole_number
+
 
 class PixelSampler(Sampler[int], ABC):
     """Base of the samplers that know every pixel's class."""
@@ -29,7 +31,7 @@ class PixelSampler(Sampler[int], ABC):
         Args:
             seed: Seed of the sampler's own generator.
         """
-        self.seed = seed
+        self.seed = whole_number('sampler: seed', seed)
         self.epoch = 0
         self._members: list[Tensor] | None = None
 
@@ -106,8 +108,8 @@ class ClassBalancedSampler(PixelSampler):
             ValueError: If there are no samples to draw.
         """
         super().__init__(seed)
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f'num_samples is {num_samples}, expected at least 1')
+        if num_samples is not None:
+            num_samples = whole_number('num_samples', num_samples, 1)
         self.num_samples = num_samples
 
     def __repr__(self) -> str:
@@ -146,11 +148,7 @@ class PerClassSampler(PixelSampler):
             ValueError: If there are no samples to draw.
         """
         super().__init__(seed)
-        if samples_per_class < 1:
-            raise ValueError(
-                f'samples_per_class is {samples_per_class}, expected at least 1'
-            )
-        self.samples_per_class = samples_per_class
+        self.samples_per_class = whole_number('samples_per_class', samples_per_class, 1)
 
     def __repr__(self) -> str:
         """Write the arguments."""

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._options import real_number
+
 #: Orientations are numbered 0 to 7: quarter turns (counter-clockwise) modulo 4, after
 #: a left-right flip from 4 on.
 NUM_ORIENTATIONS = 8
@@ -178,12 +180,7 @@ class PatchAugmentation(nn.Module):
 
 def _checked(name: str, value: float) -> float:
     """Refuse what is no standard deviation."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(
-            f'augmentation: {name} is {value}, expected a standard deviation: a finite '
-            'number, 0 or more'
-        )
-    return value
+    return real_number(f'augmentation: {name}', value, 0.0)
 
 
 def _cosines(bands: int, like: Tensor) -> Tensor:

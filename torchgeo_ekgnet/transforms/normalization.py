@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._options import known_word
+
 Method = Literal['zscore', 'minmax', 'snv', 'l2', 'none']
 
 Over = Literal['scene', 'train']
@@ -103,10 +105,7 @@ class SpectralNormalizer:
             ('method', method, get_args(Method)),
             ('over', over, get_args(Over)),
         ):
-            if value not in known:
-                raise ValueError(
-                    f'normalization: {name} is {value!r}, expected one of {known}'
-                )
+            known_word(f'normalization: {name}', value, known)
         self.method: Method = method
         self.over: Over = over
         self.offset: Tensor | None = None

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._options import whole_number
 from .normalization import SpectralScene, iterate_spectra
 
 
@@ -32,11 +33,7 @@ class SpectralPCA:
         Raises:
             ValueError: If the number of components is not positive.
         """
-        if num_components < 1:
-            raise ValueError(
-                f'pca: num_components is {num_components}, expected a positive number'
-            )
-        self.num_components = num_components
+        self.num_components = whole_number('pca: num_components', num_components, 1)
         self.whiten = whiten
         self.mean: Tensor | None = None
         self.components: Tensor | None = None

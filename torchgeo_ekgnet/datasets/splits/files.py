@@ -10,10 +10,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._options import known_word, random_seed
 from ..._reading import require_file
 from ..label_files import read_label_map
 from ..labels import NO_LABEL
-from .protocol import DrawnSplit, SplitProtocol, Unserved, classes_of, joined
+from .protocol import (
+    DrawnSplit,
+    SplitProtocol,
+    Unserved,
+    check_share,
+    classes_of,
+    joined,
+)
 from .split import SUBSETS, Indices, Labels, Mask, Split, check_label_map
 
 logger = logging.getLogger(__name__)
@@ -89,19 +97,15 @@ class MaskSplit(DrawnSplit):
             ValueError: If ``val`` is no share or ``unlabelled`` another word.
         """
         super().__init__(unserved)
-        if not 0 <= val < 1:
-            raise ValueError(f'val is {val}, expected a share from 0 to below 1')
-        if unlabelled not in ('error', 'drop'):
-            raise ValueError(
-                f"unlabelled is {unlabelled!r}, expected 'error' or 'drop'"
-            )
+        check_share('val', val)
+        known_word('unlabelled', unlabelled, ('error', 'drop'))
         self.train = str(train)
         self.test = None if test is None else str(test)
         self.val = val
         self.train_variable = train_variable
         self.test_variable = test_variable
         self.unlabelled = unlabelled
-        self.seed = seed
+        self.seed = random_seed(seed)
         self._members: dict[str, Mask] = {}
 
     def _read(self, path: str, variable: str | None, label_map: Labels) -> Mask:

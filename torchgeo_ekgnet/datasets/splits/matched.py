@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._options import random_seed
 from .pixels import RandomSplit
 from .protocol import SplitProtocol
 from .spatial import DisjointSplit
@@ -78,7 +79,8 @@ def match_counts(
         train=np.concatenate(train),
         relabel=dict(split.relabel),
         dropped=tuple(sorted(present - set(common) - set(split.relabel))),
-        **kept,
+        val=kept['val'],
+        test=kept['test'],
     )
 
 
@@ -111,7 +113,7 @@ class MatchedSplit(SplitProtocol):
         """
         self.split = _seeded(split or RandomSplit(unserved='drop'), seed)
         self.to = _seeded(to or DisjointSplit(unserved='drop'), seed)
-        self.seed = seed
+        self.seed = random_seed(seed)
         self.spatial = self.split.spatial
 
     @property

@@ -7,6 +7,7 @@ import logging
 
 import numpy as np
 
+from ..._options import random_seed, real_number, whole_number
 from .protocol import DrawnSplit, Unserved, check_ratios, classes_of, joined, pixels_of
 from .split import SUBSETS, Indices, Labels
 
@@ -55,14 +56,16 @@ class RandomSplit(DrawnSplit):
         """
         super().__init__(unserved)
         check_ratios(train, val)
-        if test is not None and not 0 < test <= 1 - train - val + 1e-9:
+        if test is not None and not 0 < real_number('test', test) <= (
+            1 - train - val + 1e-9
+        ):
             raise ValueError(
                 f'test is {test}, expected a share above 0 and at most 1 - train - val '
                 f'= {1 - train - val:g}'
             )
         self.train = train
         self.val = val
-        self.seed = seed
+        self.seed = random_seed(seed)
         self.test = test
 
     def _draw(
@@ -159,14 +162,16 @@ class CountSplit(DrawnSplit):
             ValueError: If a number is not positive (``val``: negative).
         """
         super().__init__(unserved)
-        counts = [per_class] if isinstance(per_class, int) else list(per_class)
-        if not counts or min(counts) < 1:
-            raise ValueError(f'per_class is {per_class}, expected at least 1 pixel')
-        if val < 0:
-            raise ValueError(f'val is {val}, expected at least 0 pixels')
-        self.per_class = per_class
-        self.val = val
-        self.seed = seed
+        if np.ndim(per_class):
+            if not np.size(per_class):
+                raise ValueError(f'per_class is {per_class}, expected a number a class')
+            self.per_class: int | list[int] = [
+                whole_number('per_class', count, 1) for count in np.ravel(per_class)
+            ]
+        else:
+            self.per_class = whole_number('per_class', per_class, 1)
+        self.val = whole_number('val', val)
+        self.seed = random_seed(seed)
 
     def _count(self, label: int) -> int:
         """Training pixels of a class.

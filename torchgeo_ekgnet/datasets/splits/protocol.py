@@ -6,11 +6,12 @@
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._options import known_word, real_number
 from ..._patch import check_patch_size
 from .split import Indices, Labels, Split, check_label_map
 
@@ -45,15 +46,20 @@ def check_ratios(train: float, val: float) -> None:
     Raises:
         ValueError: If a ratio is outside its range or nothing is left to test.
     """
-    if not 0 < train < 1:
+    if not 0 < real_number('train', train) < 1:
         raise ValueError(f'train is {train}, expected a share between 0 and 1')
-    if not 0 <= val < 1:
-        raise ValueError(f'val is {val}, expected a share from 0 to below 1')
+    check_share('val', val)
     if train + val >= 1:
         raise ValueError(
             f'train + val is {train + val:g}, expected less than 1: nothing is left '
             'to test'
         )
+
+
+def check_share(name: str, share: float) -> None:
+    """Refuse what is no share from 0 to below 1."""
+    if not 0 <= real_number(name, share) < 1:
+        raise ValueError(f'{name} is {share}, expected a share from 0 to below 1')
 
 
 class SplitProtocol(ABC):
@@ -122,10 +128,7 @@ class DrawnSplit(SplitProtocol):
         Raises:
             ValueError: If ``unserved`` is another word.
         """
-        if unserved not in ('error', 'drop', 'merge'):
-            raise ValueError(
-                f"unserved is {unserved!r}, expected 'error', 'drop' or 'merge'"
-            )
+        known_word('unserved', unserved, get_args(Unserved))
         self.unserved = unserved
 
     @abstractmethod
@@ -211,5 +214,7 @@ class DrawnSplit(SplitProtocol):
             shape=(labels.shape[0], labels.shape[1]),
             relabel=relabel,
             dropped=dropped,
-            **subsets,
+            train=subsets['train'],
+            val=subsets['val'],
+            test=subsets['test'],
         )

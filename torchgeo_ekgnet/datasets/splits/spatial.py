@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..._options import random_seed, whole_number
 from ..._patch import check_patch_size
 from .protocol import DrawnSplit, Unserved, check_ratios, classes_of
 from .split import SUBSETS, Indices, Labels, Mask, dilate
@@ -81,13 +82,11 @@ class BlockSplit(DrawnSplit):
         super().__init__(unserved)
         check_ratios(train, val)
         guard_distance(guard, 1)
-        if block_size < 1:
-            raise ValueError(f'block_size is {block_size}, expected at least 1 pixel')
-        self.block_size = block_size
+        self.block_size = whole_number('block_size', block_size, 1)
         self.train = train
         self.val = val
         self.guard = guard
-        self.seed = seed
+        self.seed = random_seed(seed)
 
     def _draw(
         self, label_map: Labels, patch_size: int
@@ -206,15 +205,12 @@ class DisjointSplit(DrawnSplit):
         check_ratios(train, val)
         if guard not in ('centre', 'patch'):
             raise ValueError(f"guard is {guard!r}, expected 'centre' or 'patch'")
-        for name, value in (('min_pixels', min_pixels), ('attempts', attempts)):
-            if value < 1:
-                raise ValueError(f'{name} is {value}, expected at least 1')
         self.train = train
         self.val = val
         self.guard = guard
-        self.seed = seed
-        self.min_pixels = min_pixels
-        self.attempts = attempts
+        self.seed = random_seed(seed)
+        self.min_pixels = whole_number('min_pixels', min_pixels, 1)
+        self.attempts = whole_number('attempts', attempts, 1)
 
     def _draw(
         self, label_map: Labels, patch_size: int

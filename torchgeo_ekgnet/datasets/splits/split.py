@@ -16,12 +16,16 @@ from scipy import ndimage
 from ... import _html
 from ..._files import replaced, write_json
 from ..._patch import check_patch_size
+from ..._reading import FileError, reading, require_file
 
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 SUBSETS = ('train', 'val', 'test')
+
+#: Arrays of a split file: indices, and labels that the split brings itself.
+_ARRAYS = (*SUBSETS, *(f'{name}_labels' for name in SUBSETS))
 
 
 class Overlap(NamedTuple):
@@ -102,10 +106,12 @@ class Split:
         test: Flat row-major indices of the test pixels.
         relabel: Classes that were merged: class to the class it joined.
         dropped: Classes that the protocol could not serve and left out.
+        own_labels: Labels that the split brings itself, as published masks do, instead
+            of those of the scene: by subset, one for each of its indices.
 
     Raises:
-        ValueError: If an index is outside the scene, or a pixel is in two subsets or
-            twice in one.
+        ValueError: If an index is outside the scene, a pixel is in two subsets or
+            twice in one, or labels do not belong to the indices.
     """
 
     protocol: str
@@ -116,11 +122,14 @@ class Split:
     test: Indices
     relabel: dict[int, int] = field(default_factory=dict)
     dropped: tuple[int, ...] = ()
+    own_labels: dict[str, Indices] | None = None
 
     def __post_init__(self) -> None:
         """Sort and check the indices."""
         rows, cols = (int(size) for size in self.shape)
         object.__setattr__(self, 'shape', (rows, cols))
+        if self.own_labels is not None:
+            object.__setattr__(self, 'own_labels', self._sorted_labels())
         for name in SUBSETS:
             indices = np.sort(np.asarray(getattr(self, name), dtype=np.int64).ravel())
             if indices.size and (indices[0] < 0 or indices[-1] >= rows * cols):
@@ -137,6 +146,22 @@ class Split:
                 'split has pixels in two subsets or twice in one, expected train, val '
                 'and test to be disjoint'
             )
+
+    def _sorted_labels(self) -> dict[str, Indices]:
+        """Bring the split's own labels into the order of the indices."""
+        ordered = {}
+        for name in SUBSETS:
+            indices = np.asarray(getattr(self, name), dtype=np.int64).ravel()
+            labels = np.asarray((self.own_labels or {}).get(name, ()), dtype=np.int64)
+            if labels.shape != indices.shape or (labels.size and labels.min() < 1):
+                raise ValueError(
+                    f'split subset {name!r} has {indices.size} pixels and '
+                    f'{labels.size} labels of its own, expected one label from 1 for '
+                    'every pixel'
+                )
+            ordered[name] = labels[np.argsort(indices, kind='stable')]
+            ordered[name].setflags(write=False)
+        return ordered
 
     def __eq__(self, other: object) -> bool:
         """Compare two splits by their pixels.
@@ -186,6 +211,8 @@ class Split:
             digest.update(name.encode() + str(indices.size).encode() + b':')
             digest.update(indices.tobytes())
         digest.update(json.dumps(sorted(self.relabel.items())).encode())
+        for name, labels in (self.own_labels or {}).items():
+            digest.update(name.encode() + np.asarray(labels, dtype='<i8').tobytes())
         return digest.hexdigest()
 
     def mask(self, subset: str) -> Mask:
@@ -248,8 +275,11 @@ class Split:
                 the subset is unlabelled in it.
         """
         self._check_shape(label_map)
-        pixels = np.divmod(self.indices(subset), self.shape[1])
-        labels = np.asarray(label_map)[pixels].astype(np.int64)
+        if self.own_labels is not None:
+            labels = self.own_labels[subset].copy()
+        else:
+            pixels = np.divmod(self.indices(subset), self.shape[1])
+            labels = np.asarray(label_map)[pixels].astype(np.int64)
         if labels.size and labels.min() < 1:
             raise ValueError(
                 f'{int((labels < 1).sum())} pixels of subset {subset!r} are unlabelled '
@@ -285,14 +315,16 @@ class Split:
         for name in SUBSETS:
             labels = self.labels(label_map, name)
             counts[name] = np.bincount(labels, minlength=classes + 1)[1:].tolist()
-        total = np.zeros(classes + 1, dtype=np.int64)
-        for row in np.asarray(label_map):
-            total += np.bincount(row, minlength=classes + 1)
+        used = np.zeros(self.shape, dtype=bool)
+        for name in SUBSETS:
+            used.flat[self.indices(name)] = True
+        unused = np.zeros(classes + 1, dtype=np.int64)
+        for row, taken in zip(np.asarray(label_map), used, strict=True):
+            unused += np.bincount(row[~taken], minlength=classes + 1)
         for source, target in self.relabel.items():
-            total[target] += total[source]
-            total[source] = 0
-        used = np.sum([counts[name] for name in SUBSETS], axis=0)
-        counts['unused'] = (total[1:] - used).tolist()
+            unused[target] += unused[source]
+            unused[source] = 0
+        counts['unused'] = unused[1:].tolist()
         return counts
 
     def overlap(self, patch_size: int) -> Overlap:
@@ -351,20 +383,17 @@ class Split:
             ValueError: If the suffix is another one.
         """
         path = Path(path)
-        description = json.dumps(self.describe())
+        arrays = {name: self.indices(name) for name in SUBSETS}
+        for name, labels in (self.own_labels or {}).items():
+            arrays[f'{name}_labels'] = labels
         match path.suffix:
             case '.npz':
+                description = np.array(json.dumps(self.describe()))
                 with replaced(path) as part:
-                    np.savez_compressed(
-                        part,
-                        description=np.array(description),
-                        train=self.train,
-                        val=self.val,
-                        test=self.test,
-                    )
+                    np.savez_compressed(part, description=description, **arrays)
             case '.json':
                 content = self.describe()
-                content.update({name: self.indices(name).tolist() for name in SUBSETS})
+                content.update({name: array.tolist() for name, array in arrays.items()})
                 write_json(path, content, indent=None)
             case suffix:
                 raise ValueError(
@@ -386,34 +415,37 @@ class Split:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is no split, or was changed after it was written.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f'split file {path} does not exist')
-        try:
+        path = require_file(path, 'split')
+        with reading(path, 'a split file written by Split.save'):
             if path.suffix == '.npz':
                 with np.load(path, allow_pickle=False) as archive:
                     content = json.loads(str(archive['description']))
-                    content.update({name: archive[name] for name in SUBSETS})
+                    content.update({k: archive[k] for k in archive if k in _ARRAYS})
             else:
                 content = json.loads(path.read_text(encoding='utf-8'))
+            arrays = {
+                name: np.asarray(content[name], dtype=np.int64)
+                for name in _ARRAYS
+                if name in SUBSETS or name in content
+            }
+            own = {
+                name: arrays.pop(f'{name}_labels')
+                for name in SUBSETS
+                if f'{name}_labels' in arrays
+            }
             split = cls(
-                protocol=content['protocol'],
-                settings=content['settings'],
+                protocol=str(content['protocol']),
+                settings=dict(content['settings']),
                 shape=tuple(content['shape']),
-                train=np.asarray(content['train'], dtype=np.int64),
-                val=np.asarray(content['val'], dtype=np.int64),
-                test=np.asarray(content['test'], dtype=np.int64),
                 relabel={int(k): int(v) for k, v in content['relabel'].items()},
                 dropped=tuple(int(label) for label in content['dropped']),
+                own_labels=own or None,
+                **arrays,
             )
-            identity = content['identity']
-        except (KeyError, OSError, ValueError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f'{path} is not a split file written by Split.save: {error}'
-            ) from error
-        if identity != split.identity():
-            raise ValueError(
-                f'split file {path} names the identity {identity[:12]}..., its pixels '
-                f'have {split.identity()[:12]}...: it was changed after it was written'
+            identity, found = str(content['identity']), split.identity()
+        if identity != found:
+            raise FileError(
+                f'split file {path} names the identity {identity[:12]}..., its content '
+                f'has {found[:12]}...: it was changed after it was written'
             )
         return split

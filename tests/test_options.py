@@ -1,0 +1,52 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from torchgeo_ekgnet._options import known_word, random_seed, real_number, whole_number
+
+
+@pytest.mark.parametrize('value', [3, np.int64(3), np.uint8(3), torch.tensor(3)])
+def test_whole_numbers_become_pythons(value: Any) -> None:
+    assert type(whole_number('n', value)) is int
+    assert whole_number('n', value, 3, 3) == 3
+
+
+@pytest.mark.parametrize('value', [-1, 2.0, math.nan, '3', None, True, [3], 10])
+def test_no_whole_number(value: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r'^n is .*expected a whole number from 0 to 9$'
+    ):
+        whole_number('n', value, 0, 9)
+
+
+@pytest.mark.parametrize('value', [0.5, 1, np.float32(0.25), Fraction(1, 2)])
+def test_real_numbers_become_pythons(value: Any) -> None:
+    assert type(real_number('x', value)) is float
+    assert real_number('x', value, 0, 1) == float(value)
+
+
+@pytest.mark.parametrize(
+    'value', [math.nan, math.inf, -math.inf, -0.1, 1.1, 'many', None, True, [1]]
+)
+def test_no_real_number(value: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r'^x is .*expected a finite number, 0 or more'
+    ):
+        real_number('x', value, 0, 1)
+
+
+def test_words_and_seeds() -> None:
+    known_word('guard', 'patch', ('centre', 'patch'))
+    with pytest.raises(ValueError, match=r"guard is 'wide', expected one of"):
+        known_word('guard', 'wide', ('centre', 'patch'))
+    assert random_seed(2**32 - 1) == 2**32 - 1
+    for seed in (-1, 2**32, 0.5):
+        with pytest.raises(ValueError, match='seed is'):
+            random_seed(seed)
