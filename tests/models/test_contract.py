@@ -41,6 +41,7 @@ def test_models_are_registered() -> None:
         'ekgnet_base',
         'ekgnet_large',
         'ekgnet_tiny',
+        'ekgnet_spectral',
         'ekgnet_base_reference',
         'ekgnet_large_reference',
     } <= set(MODELS)
@@ -323,7 +324,7 @@ def test_parameter_groups(name: str) -> None:
     for coarse in (True, False):
         groups = timm.models.group_parameters(model, model.group_matcher(coarse))
         assert {n for group in groups.values() for n in group} == parameters
-        assert set(groups[0]) == {n for n in parameters if n.startswith('stem.')}
+        assert set(groups[0]) == {n for n in parameters if n.startswith('stem')}
         assert len(groups) >= len(model.stages) + 2
     optimizer = create_optimizer_v2(
         model, opt='adamw', lr=1e-3, weight_decay=0.1, layer_decay=0.5

@@ -4,6 +4,7 @@
 """Dense blocks: layers read slices of one buffer, as if they were concatenated."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -151,6 +152,6 @@ def test_pixelwise_experts_see_the_mean_of_the_patch() -> None:
         ({'stem_channels': 0}, 'stem_channels must be at least 1, found 0'),
     ],
 )
-def test_wrong_options(options: dict[str, object], message: str) -> None:
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         timm.create_model('ekgnet_tiny', **options)

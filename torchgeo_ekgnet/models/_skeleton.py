@@ -353,11 +353,11 @@ class DenseSkeleton(SpectralSpatialNet):
                 f'reduction, found {stride[1]} and {stride[2]}'
             )
         self.stem: nn.Conv3d
-        self.stem_act: nn.Module = nn.Identity()
+        stem_act: nn.Module = nn.Identity()
         if whole_spectrum:
             stride = (1, 1, 1)
             self.stem = SpectralCollapse(1, channels, in_chans, bias=False, **dd)
-            self.stem_act = nn.Sequential(nn.BatchNorm3d(channels, **dd), nn.ReLU())
+            stem_act = nn.Sequential(nn.BatchNorm3d(channels, **dd), nn.ReLU())
         else:
             self.stem = nn.Conv3d(
                 1,
@@ -368,6 +368,7 @@ class DenseSkeleton(SpectralSpatialNet):
                 bias=False,
                 **dd,
             )
+        self.stem_act = stem_act  # behind the stem: loaders look at the first layer
         self.stages = nn.ModuleList()
         self.feature_info = []
         reduction = stride[1]

@@ -11,6 +11,9 @@ mapping blocks with learnable residual weights, truncated-normal experts, a temp
 that is annealed. ``ekgnet_base_reference`` and ``ekgnet_large_reference`` compute what
 the authors' released program computes and load its checkpoints; that program keeps the
 bands on the last axis, so its kernels are permuted on the way in.
+
+``ekgnet_spectral`` is neither: it is this package's answer to ground that nobody trained
+on, where surroundings that a network remembers do not return.
 """
 
 from collections.abc import Mapping
@@ -246,6 +249,9 @@ default_cfgs = generate_default_cfgs(
         'ekgnet_base': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
         'ekgnet_large': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
         'ekgnet_tiny': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
+        'ekgnet_spectral': spectral_cfg(
+            min_input_size=(200, 1, 1), pool_size=(11, 11), **_PAPER
+        ),
         'ekgnet_base_reference': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
         'ekgnet_large_reference': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
     }
@@ -258,6 +264,13 @@ _TINY: dict[str, Any] = {
     'growth_rate': 8,
     'stem_kernel': (9, 3, 3),
     'stem_stride': (6, 2, 2),
+}
+_SPECTRAL: dict[str, Any] = {
+    'block_config': (1, 1, 1),
+    'growth_rate': 16,
+    'stem_channels': 128,
+    'whole_spectrum': True,
+    'pixelwise': True,
 }
 _REFERENCE: dict[str, Any] = {
     'num_mapping_blocks': 1,
@@ -287,6 +300,17 @@ def ekgnet_tiny(pretrained: bool = False, **kwargs: Any) -> Any:
     mapping networks and the expert convolutions are the same.
     """
     return _create_ekgnet('ekgnet_tiny', pretrained, **{**_TINY, **kwargs})
+
+
+@register_network(EKGNet)
+def ekgnet_spectral(pretrained: bool = False, **kwargs: Any) -> Any:
+    """EKGNet for new ground and few labels; not a network of the paper.
+
+    The stem reads the whole spectrum of a pixel at once, three dense layers with expert
+    convolutions classify each pixel on its own, and the patch is their mean. Train it
+    with crops of one pixel (``PatchAugmentation(crop=1)``) and map with whole patches.
+    """
+    return _create_ekgnet('ekgnet_spectral', pretrained, **{**_SPECTRAL, **kwargs})
 
 
 @register_network(EKGNet)
