@@ -14,11 +14,10 @@ import importlib
 import os
 import sys
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
+from ._terminal import quiet
 from .commands import COMMANDS, DEBUG, answer, resolve_config
 
 _SUBPACKAGES = (
@@ -51,15 +50,7 @@ def resolve_args(args: Sequence[str]) -> list[str]:
     return resolved
 
 
-@contextmanager
-def _without_untrue_advice() -> Iterator[None]:
-    """Hide Lightning's advice to use more workers: positions cost nothing to load."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.*does not have many workers')
-        yield
-
-
-@_without_untrue_advice()
+@quiet()
 def run(args: Sequence[str]) -> None:
     """Run a command; errors are raised as they are.
 

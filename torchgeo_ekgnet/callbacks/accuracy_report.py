@@ -44,6 +44,11 @@ class AccuracyReport(Callback):
         self.filename = filename
         self.table = table
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave Lightning's own table of the same scores out."""
+        if stage == 'test' and self.table:
+            trainer.test_loop.verbose = False
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print the report.
 

@@ -107,6 +107,7 @@ def _trainer(advice: Advice, name: str) -> list[str]:
         'trainer:',
         *_line(2, 'max_epochs', advice.epochs, advice.reasons.get('max_epochs', '')),
         '  log_every_n_steps: 10',
+        '  enable_model_summary: false  # the task says how many parameters there are',
         '  logger: false  # the run folder brings its own: CSV and TensorBoard',
         '  # On a GPU add, for speed: --trainer.precision bf16-mixed',
         '  callbacks:',

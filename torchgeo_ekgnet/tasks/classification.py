@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -388,6 +389,11 @@ class HyperspectralClassificationTask(ClassificationTask):
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test pixels."""
         self._finish('test')
+
+    def on_fit_start(self) -> None:
+        """Say how large the network is."""
+        count = sum(parameter.numel() for parameter in self.parameters())
+        rank_zero_info(f'{self.hparams["model"]}: {count:,} parameters')
 
     def on_train_start(self) -> None:
         """Note that the weights are being trained."""
