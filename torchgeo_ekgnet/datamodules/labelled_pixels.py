@@ -17,8 +17,8 @@ from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import GeoDataset
 
 from ..checkpoint import check_same_pixels
+from ..datasets.nodata import jsonable_nodata
 from ..datasets.palette import class_palette
-from ..datasets.scene import jsonable_nodata
 from ..datasets.splits import SUBSETS, Split, SplitProtocol
 from ..samplers.labelled_pixels import LabelledPixelSampler, missing
 from .base import SplitDataModule

@@ -14,18 +14,15 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
 from torchgeo.datasets import DatasetNotFoundError
 
 from .._patch import PaddingMode
 from .._reading import FileError, check_memory, reading, require_file
 from .bands import Bands
 from .base import Sample, SceneDataset
-from .label_files import open_labels
-from .labels import ClassNames
+from .label_files import SceneLabels, open_labels
 from .options import Files, SceneOptions, flat_options
-from .raster import Grid, check_transform
+from .raster import Grid, check_transform, placed_crs, read_crs
 from .scene import HyperspectralScene
 from .sources import ArraySource, Request, Source, open_sources
 from .units import nanometres
@@ -64,26 +61,31 @@ def open_scene(
     paths = _listed(cube, 'cube')
     source = open_sources(
         paths,
-        Request(options.cube_variable, options.axes, check_memory=options.check_memory),
+        Request(
+            options.cube_variable,
+            options.axes,
+            options.shape,
+            check_memory=options.check_memory,
+        ),
     )
     grid = _with_reference(source.grid, options.crs, options.transform)
-    label_map: NDArray[Any] | None = None
-    class_names: ClassNames = options.class_names
+    labels = SceneLabels(None, options.class_names)
     if options.labels is not None:
-        [path] = _listed(options.labels, 'labels')
-        label_map, class_names = open_labels(path, grid, options)
+        labels = open_labels(_listed(options.labels, 'labels'), grid, options, source)
     # Where bands are named by number, what the file marks as bad does not count.
     by_number = isinstance(bands, Sequence)
     scene = HyperspectralScene(
         _stored(source, options),
-        label_map,
+        labels.labels,
         name=options.name or _stem(paths[0]),
-        class_names=class_names,
+        class_names=labels.class_names,
+        colours=labels.colours,
         unlabelled=tuple(options.unlabelled),
         wavelengths=_centres(source, options),
         bands=bands,
         bad_bands=None if by_number else source.bad_bands(),
         nodata=source.nodata if options.nodata == 'file' else _number(options.nodata),
+        nodata_in=options.nodata_in,
         valid=source.mask(),
         crs=grid.crs,
         transform=grid.transform,
@@ -224,10 +226,7 @@ def _with_reference(
 ) -> Grid:
     own_crs, own_transform = grid.crs, grid.transform
     if crs is not None:
-        try:
-            own_crs = CRS.from_user_input(crs)
-        except (CRSError, ValueError) as error:
-            raise ValueError(f'crs={crs!r} is not known to PROJ: {error}') from error
+        own_crs = placed_crs(read_crs(crs), 'crs')
     if transform is not None:
         if len(transform) != 6:
             raise ValueError(

@@ -3,6 +3,9 @@
 
 """Label files: rasters, arrays and vectors on the grid of a scene."""
 
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,62 +14,107 @@ from numpy.typing import NDArray
 
 from .._reading import FileError, require_file
 from . import sources
-from .labels import NO_LABEL, ClassNames, whole_numbers
+from .labels import NO_LABEL, ClassNames, LabelLegend, whole_numbers
+from .nodata import is_nodata
 from .options import SceneOptions
-from .raster import Grid, labels_on_grid
-from .sources import Request, open_source, raster
+from .raster import Grid, OutsideError, labels_on_grid, placed_crs, read_crs
+from .sources import Request, Source, open_source, raster
+from .sources.axes import axes_hint
 from .sources.vector import SUFFIXES as VECTOR_SUFFIXES
-from .sources.vector import VectorFileError
+from .sources.vector import TABLES, VectorFileError
 from .vector import read_vector_labels
+
+logger = logging.getLogger(__name__)
+
+#: More colours than that in a picture are shades, not classes.
+_MAX_COLOURS = 256
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """Labels as a file has them.
+
+    Args:
+        labels: int64 (rows, cols), ``NO_LABEL`` where the file says nothing.
+        grid: Their grid.
+        legend: Names and colours that the file holds.
+    """
+
+    labels: NDArray[np.int64]
+    grid: Grid
+    legend: LabelLegend
+
+
+@dataclass(frozen=True)
+class SceneLabels:
+    """Labels on the grid of a scene.
+
+    Args:
+        labels: int64 (rows, cols), ``NO_LABEL`` where no file says anything.
+        class_names: Names, given or found in the files.
+        colours: Red, green and blue by value, as far as the files tell.
+    """
+
+    labels: NDArray[np.int64] | None
+    class_names: ClassNames
+    colours: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
 
 
 def open_labels(
-    path: Path, grid: Grid, options: SceneOptions
-) -> tuple[NDArray[Any], ClassNames]:
+    paths: Sequence[Path], grid: Grid, options: SceneOptions, cube: Source
+) -> SceneLabels:
     """Read the labels of a scene.
 
     Args:
-        path: The label file.
+        paths: The label files; tiles, or several that add to each other.
         grid: Grid of the scene.
         options: The options of the scene.
+        cube: The cube, for suggestions where sizes differ.
 
     Returns:
-        Labels (rows, cols) as the file has them, ``NO_LABEL`` where it says nothing,
-        and names of the classes.
+        Labels on the grid of the scene.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or does not fit the scene.
+        ValueError: If a file cannot be read, or none fits the scene.
     """
-    attribute, layer = options.attribute, options.layer
-    if not _is_vector(path, attribute, layer):
-        labels, own = read_label_map(path, options.labels_variable)
-        labels = labels_on_grid(str(path), labels, own, grid, options.unlabelled)
-        return labels, options.class_names
+    vectors = [path for path in paths if _is_vector(path, options)]
+    if not vectors:
+        return _from_rasters(paths, grid, options, cube)
+    if len(vectors) < len(paths):
+        raise ValueError(
+            f'labels: found {len(vectors)} vector files among {len(paths)} files, such '
+            f'as {vectors[0]}; expected files of one kind'
+        )
     try:
-        return read_vector_labels(
-            path,
+        labels, names = read_vector_labels(
+            paths,
             grid,
-            attribute,
+            options.attribute,
             options.class_names,
-            layer,
+            options.layer,
             options.all_touched,
             options.unlabelled,
+            options.labels_crs,
         )
     except VectorFileError as error:
-        if path.suffix.lower() in VECTOR_SUFFIXES:
+        known = (*VECTOR_SUFFIXES, *TABLES)
+        if any(path.suffix.lower() in known for path in paths):
             raise
         reason = 'nor can it be opened as a raster'
-        if attribute is not None:
-            reason = f'and attribute={attribute!r} is for vector files'
-        elif layer is not None:
-            reason = f'and layer={layer!r} is for vector files'
+        for name in ('attribute', 'layer'):
+            if (value := getattr(options, name)) is not None:
+                reason = f'and {name}={value!r} is for vector files'
+                break
         raise FileError(f'{error}; {reason}') from error
+    return SceneLabels(labels, names)
 
 
-def _is_vector(path: Path, attribute: str | None, layer: str | None) -> bool:
+def _is_vector(path: Path, options: SceneOptions) -> bool:
     suffix = path.suffix.lower()
-    if suffix in VECTOR_SUFFIXES or attribute is not None or layer is not None:
+    if suffix in (*VECTOR_SUFFIXES, *TABLES):
+        return True
+    if options.attribute is not None or options.layer is not None:
         return True
     require_file(path, 'labels')
     if any(known.claims(path) for known in sources.FORMATS if known is not raster):
@@ -78,30 +126,167 @@ def _is_vector(path: Path, attribute: str | None, layer: str | None) -> bool:
     return False
 
 
-def read_label_map(
-    path: Path, variable: str | None = None
-) -> tuple[NDArray[np.int64], Grid]:
-    """Read a label map from an array file or the first band of a raster.
+def _from_rasters(
+    paths: Sequence[Path], grid: Grid, options: SceneOptions, cube: Source
+) -> SceneLabels:
+    merged = np.full((grid.rows, grid.cols), NO_LABEL)
+    names: dict[int, str] = {}
+    colours: dict[int, tuple[int, int, int]] = {}
+    disputed = np.zeros(merged.shape, dtype=bool)
+    outside: list[OutsideError] = []
+    crs = options.labels_crs
+    for path in paths:
+        found = read_label_file(path, options.labels_variable, options.shape)
+        own = found.grid
+        if crs is not None:
+            own = replace(own, crs=placed_crs(read_crs(crs, 'labels_crs'), str(path)))
+        hint = axes_hint(cube, (own.rows, own.cols))
+        try:
+            part = labels_on_grid(
+                str(path), found.labels, own, grid, options.unlabelled, hint
+            )
+        except OutsideError as error:
+            outside.append(error)
+            continue
+        if part.shape != merged.shape or len(paths) == 1:
+            merged = part
+        else:
+            new = ~np.isin(part, [NO_LABEL, *options.unlabelled])
+            disputed |= new & (merged != NO_LABEL) & (merged != part)
+            merged[new] = part[new]
+        colours.update(found.legend.colours)
+        for value, name in found.legend.names.items():
+            if names.setdefault(value, name) != name:
+                raise FileError(
+                    f'{path}: found {name!r} as name of label {value}, expected '
+                    f'{names[value]!r}, as another label file calls it; give '
+                    'class_names='
+                )
+    if len(outside) == len(paths):
+        raise outside[0]
+    for count, text in (
+        (len(outside), 'label files lie outside the scene'),
+        (int(disputed.sum()), 'pixels have several labels and stay unlabelled'),
+    ):
+        if count:
+            logger.warning('%s: %d %s', paths[0].parent, count, text)
+    merged[disputed] = NO_LABEL
+    class_names: ClassNames = options.class_names
+    if class_names is None and names:
+        class_names = _legend_names(merged, names, options.unlabelled)
+    return SceneLabels(merged, class_names, colours)
+
+
+def _legend_names(
+    labels: NDArray[np.int64], names: Mapping[int, str], unlabelled: Sequence[int]
+) -> dict[int, str]:
+    """Return the names of the values that occur."""
+    values = [
+        value
+        for value in np.unique(labels).tolist()
+        if value not in (NO_LABEL, *unlabelled)
+    ]
+    chosen = {value: names.get(value) or f'class {value}' for value in values}
+    twice = {name for name in chosen.values() if list(chosen.values()).count(name) > 1}
+    return {
+        value: f'{name} ({value})' if name in twice else name
+        for value, name in chosen.items()
+    }
+
+
+def read_label_file(
+    path: Path, variable: str | None = None, size: tuple[int, int] | None = None
+) -> LabelFile:
+    """Read a label map from an array file or a raster.
 
     Args:
         path: Any file that holds a cube too.
-        variable: Name of the array in the file, None for the only one with two axes.
+        variable: Name of the array in the file, None for the only one with two axes; a
+            band of a raster by its number from 1.
+        size: Rows and columns of labels that lie on one axis.
 
     Returns:
-        Labels (rows, cols), ``NO_LABEL`` where the file has no data, and their grid.
+        The labels.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, or labels are no whole numbers.
     """
-    source = open_source(path, Request(variable, labels=True), 'labels')
-    stored = source.read(0, source.shape[0], 0, source.shape[1], np.array([0]))[:, :, 0]
+    request = Request(variable, size=size, labels=True)
+    source = open_source(path, request, 'labels')
+    legend = source.legend() or LabelLegend()
+    mask = source.mask()
+    if source.shape[2] == 1:
+        stored = source.read_all()[:, :, 0]
+    else:
+        stored, own = _from_bands(source, variable)
+        legend = own or legend
     absent = np.zeros(stored.shape, dtype=bool)
-    nodata, mask = source.nodata, source.mask()
-    if nodata is not None:
-        absent = np.isnan(stored) if np.isnan(nodata) else stored == nodata
+    nodata = source.nodata
+    if nodata is not None and stored.dtype.kind in 'iuf':
+        absent = np.isnan(stored) if np.isnan(nodata) else is_nodata(stored, nodata)
     if mask is not None:
         absent |= ~mask
+    if stored.dtype.kind in 'US':
+        return _from_texts(stored, source.grid)
     labels = whole_numbers(str(path), np.where(absent, np.zeros_like(stored), stored))
     labels[absent] = NO_LABEL
-    return labels, source.grid
+    return LabelFile(labels, source.grid, legend)
+
+
+def _from_texts(stored: NDArray[Any], grid: Grid) -> LabelFile:
+    """Read labels that an array holds as texts: numbers, or names."""
+    texts = np.char.strip(stored.astype(np.str_))
+    values = np.unique(texts)
+    if all(text.removesuffix('.0').lstrip('+-').isdecimal() for text in values):
+        return LabelFile(whole_numbers('labels', texts), grid, LabelLegend())
+    names = [text for text in values.tolist() if text]
+    labels = np.searchsorted(names, texts) + 1
+    labels[texts == ''] = NO_LABEL
+    return LabelFile(
+        labels.astype(np.int64), grid, LabelLegend(dict(enumerate(names, 1)))
+    )
+
+
+def _from_bands(
+    source: Source, variable: str | None
+) -> tuple[NDArray[Any], LabelLegend | None]:
+    """Read labels of several bands: a picture in colours, or one band a class."""
+    stored = source.read_all()
+    bands = stored.shape[2]
+    if variable is not None and variable.isdecimal() and 1 <= int(variable) <= bands:
+        return stored[:, :, int(variable) - 1], None
+    if (stored == stored[:, :, :1]).all():
+        return stored[:, :, 0], None
+    values = np.unique(stored)
+    one_hot = len(values) == 2 and values[0] == 0
+    one_hot &= bool(((stored != 0).sum(axis=2) <= 1).all())
+    picture = stored.dtype == np.uint8 and bands == 3
+    if one_hot and not (picture and values[1] == 255):
+        names = source.band_names()
+        legend = LabelLegend(dict(enumerate(names, start=1)) if names else {})
+        number = (stored != 0).argmax(axis=2) + 1
+        return np.where((stored != 0).any(axis=2), number, 0), legend
+    if picture:
+        red, green, blue = (stored[:, :, band].astype(np.int64) for band in range(3))
+        value = (red << 16) | (green << 8) | blue
+        found = [int(number) for number in np.unique(value)]
+        if len(found) <= _MAX_COLOURS:
+            return value, LabelLegend(
+                {number: f'#{number:06x}' for number in found},
+                {n: (n >> 16, n >> 8 & 255, n & 255) for n in found},
+            )
+    raise FileError(
+        f'{source.where}: found labels in {bands} bands of {stored.dtype} with '
+        f'{len(values)} values, expected one band of class numbers, a picture in up to '
+        f'{_MAX_COLOURS} colours, or one band a class (0 and 1, one at a pixel); name a '
+        f'band with labels_variable=1 to {bands}'
+    )
+
+
+def read_label_map(
+    path: Path, variable: str | None = None
+) -> tuple[NDArray[np.int64], Grid]:
+    """Read labels and their grid, see :func:`read_label_file`."""
+    found = read_label_file(path, variable)
+    return found.labels, found.grid

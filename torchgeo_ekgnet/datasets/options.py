@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from .nodata import NodataIn
 from .units import WavelengthUnit
 
 Return = TypeVar('Return')
@@ -32,14 +33,19 @@ class SceneOptions:
     YAML.
 
     Args:
-        labels: The label file, None for a scene that is only mapped.
+        labels: The label file; several files or a pattern for tiles; None for a scene
+            that is only mapped.
+        labels_crs: CRS of labels whose file names none, or a wrong one.
         cube_variable: Variable of the cube in MATLAB, ``.npz``, HDF5 and NetCDF files,
             None for the only array with three axes. HDF5 and NetCDF files may declare
             nodata (``_FillValue``, ``missing_value``) and name band centres
             (``wavelength``, ``wavelengths``); a CRS in them is not read.
         labels_variable: The same for labels, two axes.
-        axes: Order of the axes in array files: ``y`` rows, ``x`` columns, ``b`` bands;
-            None for rows, columns, bands.
+        axes: Order of the axes in array files: ``y`` rows, ``x`` columns, ``b`` bands.
+            Pixels on one axis stand in brackets: ``'b(yx)'``, or ``'b(xy)'`` where
+            columns follow each other, as in MATLAB. None for what the file tells, else
+            rows, columns, bands.
+        size: Rows and columns of pixels that lie on one axis.
         attribute: Class attribute of vector labels.
         layer: Layer of vector labels.
         all_touched: Label every pixel that a geometry touches, not only those whose
@@ -53,6 +59,8 @@ class SceneOptions:
         nodata: ``'file'`` for the value that the file declares, None for none, or a
             value. NaN, also as the text ``'nan'``, masks all values that are not
             finite.
+        nodata_in: Whether nodata in ``'any'`` used band or only in ``'all'`` of them
+            leaves a pixel out.
         crs: CRS of an array file, in any form that PROJ reads, such as ``EPSG:32632``.
         transform: Affine transform of an array file: a, b, c, d, e, f as rasterio
             orders them.
@@ -63,9 +71,11 @@ class SceneOptions:
 
     labels: str | Sequence[str] | None = None
     _: KW_ONLY
+    labels_crs: str | None = None
     cube_variable: str | None = None
     labels_variable: str | None = None
     axes: str | None = None
+    size: Sequence[int] | None = None
     attribute: str | None = None
     layer: str | None = None
     all_touched: bool = False
@@ -74,11 +84,21 @@ class SceneOptions:
     wavelengths: str | Sequence[float] | None = None
     wavelength_unit: WavelengthUnit | None = None
     nodata: Nodata = 'file'
+    nodata_in: NodataIn = 'any'
     crs: str | None = None
     transform: Sequence[float] | None = None
     lazy: bool | None = None
     check_memory: bool = True
     name: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Rows and columns of pixels that lie on one axis."""
+        if self.size is None:
+            return None
+        if len(self.size) != 2 or not all(float(n).is_integer() for n in self.size):
+            raise ValueError(f'size is {self.size!r}, expected [rows, columns]')
+        return int(self.size[0]), int(self.size[1])
 
 
 def flat_options(function: Callable[..., Return]) -> Callable[..., Return]:

@@ -3,6 +3,7 @@
 
 """Pixel grids, and label maps brought from one to another."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .._reading import FileError, reading
 from .labels import NO_LABEL
 
 if TYPE_CHECKING:
     from affine import Affine
     from rasterio.crs import CRS
 
+logger = logging.getLogger(__name__)
+
 #: Largest difference, in pixels, between two grids that count as the same.
 _SAME_GRID = 0.01
+
+
+class OutsideError(FileError):
+    """No label of a file lies inside the scene."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +131,44 @@ def check_transform(coefficients: Sequence[float], where: str) -> None:
     )
 
 
+def read_crs(text: str, argument: str = 'crs') -> 'CRS':
+    """Return a CRS from an argument, in any form that PROJ reads.
+
+    Raises:
+        ValueError: If PROJ does not know it.
+    """
+    from rasterio.crs import CRS
+
+    try:
+        return CRS.from_user_input(text)
+    except Exception as error:
+        raise ValueError(
+            f'{argument}={text!r} is not known to PROJ: {" ".join(str(error).split())}'
+        ) from error
+
+
+def placed_crs(crs: 'CRS | None', where: str) -> 'CRS | None':
+    """Return a CRS that lies on the Earth; a local or unknown one counts as none."""
+    if crs is None:
+        return None
+    wkt = crs.to_wkt()
+    local = wkt.startswith(('LOCAL_CS', 'ENGCRS', 'ENGINEERINGCRS'))
+    name = wkt.partition('"')[2].partition('"')[0]
+    if not local and wkt and not name.lower().startswith(('undefined', 'unknown geo')):
+        return crs
+    logger.warning(
+        '%s: the CRS %r is local or unknown, so it counts as none', where, name or wkt
+    )
+    return None
+
+
 def labels_on_grid(
     path: str,
     labels: NDArray[np.int64],
     own: Grid,
     grid: Grid,
     unlabelled: Sequence[int] = (0,),
+    hint: str = '',
 ) -> NDArray[np.int64]:
     """Bring labels to the grid of a scene.
 
@@ -141,6 +181,7 @@ def labels_on_grid(
         own: Their grid.
         grid: Grid of the scene.
         unlabelled: Values that mean "no label".
+        hint: What may be wrong where sizes differ.
 
     Returns:
         Labels (rows, cols) of the scene, ``NO_LABEL`` where the file covers nothing.
@@ -148,16 +189,24 @@ def labels_on_grid(
     Raises:
         ValueError: If the grids cannot be matched, or no label lies in the scene.
     """
+    crs, own_crs = grid.crs, own.crs
     if not own.georeferenced or not grid.georeferenced:
         if (own.rows, own.cols) == (grid.rows, grid.cols):
             return labels
-        missing = 'the labels have' if not own.georeferenced else 'the cube has'
-        raise ValueError(
-            f'{path}: cube and labels differ in size, and {missing} no CRS, so they '
-            f'cannot be matched (labels: {own}; cube: {grid}); georeference them or '
-            'give labels of the same size'
-        )
-    if own.same_as(grid):
+        same_system = own.crs is None and grid.crs is None
+        if not same_system or own.transform is None or grid.transform is None:
+            missing = 'the labels have' if not own.georeferenced else 'the cube has'
+            if (own.rows, own.cols) == (grid.cols, grid.rows):
+                hint += '; the labels would fit if rows and columns were exchanged'
+            raise FileError(
+                f'{path}: cube and labels differ in size, and {missing} no CRS, so '
+                f'they cannot be matched (labels: {own}; cube: {grid}); georeference '
+                f'them (labels_crs=, crs=, transform=) or give labels of the same size'
+                f'{hint}'
+            )
+        # Both lie in one system without a name; any flat one does for the warper.
+        crs = own_crs = read_crs('EPSG:3857')
+    elif own.same_as(grid):
         return labels
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
@@ -165,20 +214,21 @@ def labels_on_grid(
     # Numbers of the values travel, because GDAL does not move every int64 unharmed.
     values, numbers = np.unique(labels, return_inverse=True)
     matched = np.zeros((grid.rows, grid.cols), dtype=np.int32)
-    reproject(
-        numbers.reshape(labels.shape).astype(np.int32) + 1,
-        matched,
-        src_transform=own.transform,
-        src_crs=own.crs,
-        dst_transform=grid.transform,
-        dst_crs=grid.crs,
-        resampling=Resampling.nearest,
-        init_dest_nodata=False,
-    )
+    with reading(path, 'labels on the grid of the scene'):
+        reproject(
+            numbers.reshape(labels.shape).astype(np.int32) + 1,
+            matched,
+            src_transform=own.transform,
+            src_crs=own_crs,
+            dst_transform=grid.transform,
+            dst_crs=crs,
+            resampling=Resampling.nearest,
+            init_dest_nodata=False,
+        )
     moved = np.concatenate([[NO_LABEL], values])[matched]
     none = [NO_LABEL, *unlabelled]
     if not np.isin(values, none).all() and np.isin(moved, none).all():
-        raise ValueError(
+        raise OutsideError(
             f'{path}: no labelled pixel of the label raster ({own}) lies inside the '
             f'scene ({grid})'
         )

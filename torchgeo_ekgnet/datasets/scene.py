@@ -4,7 +4,7 @@
 """The hyperspectral scene: cube, label map and what is known about them."""
 
 import hashlib
-import math
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from .. import _html
 from .bands import Bands, resolve_bands
-from .labels import NO_LABEL, ClassNames, numbered_classes, short
+from .labels import NO_LABEL, ClassNames, numbered_classes
+from .nodata import CubeReader, NodataIn, jsonable_nodata, valid_pixels, warn_of_fill
 from .palette import class_palette
 from .sources.base import ArraySource, CubeSource
 from .units import checked_nanometres
@@ -22,6 +23,8 @@ from .units import checked_nanometres
 if TYPE_CHECKING:
     from affine import Affine
     from rasterio.crs import CRS
+
+logger = logging.getLogger(__name__)
 
 __all__ = ('NO_LABEL', 'RGB_WAVELENGTHS', 'HyperspectralScene')
 
@@ -67,10 +70,12 @@ class HyperspectralScene:
         class_names: ClassNames = None,
         unlabelled: Sequence[int] = (0,),
         palette: NDArray[np.uint8] | None = None,
+        colours: Mapping[int, tuple[int, int, int]] | None = None,
         wavelengths: Sequence[float] | NDArray[Any] | None = None,
         bands: Bands = None,
         bad_bands: NDArray[np.bool_] | None = None,
         nodata: float | None = None,
+        nodata_in: NodataIn = 'any',
         valid: NDArray[np.bool_] | None = None,
         crs: 'CRS | None' = None,
         transform: 'Affine | None' = None,
@@ -91,11 +96,14 @@ class HyperspectralScene:
                 None for ``class <value>``.
             unlabelled: Label values that mean "no label"; ``NO_LABEL`` always does.
             palette: Colours (classes, 3), a built-in palette if None.
+            colours: Colours by label value, taken if they tell all classes apart.
             wavelengths: Centre of each band of ``cube`` in nm.
             bands: The bands to use, see :class:`BandSelection`.
             bad_bands: True for bands of ``cube`` that the file marks as bad.
-            nodata: Value that marks missing data. A pixel with this value in any used
-                band is invalid. NaN masks every pixel that is not finite.
+            nodata: Value that marks missing data. NaN stands for every value that is
+                not finite.
+            nodata_in: Whether a pixel with this value in ``'any'`` used band is
+                invalid, or one with it in ``'all'`` of them.
             valid: Further mask (rows, cols), False where there is no data.
             crs: Coordinate reference system.
             transform: Affine transform of the pixel grid.
@@ -126,7 +134,7 @@ class HyperspectralScene:
                 f'{name}: the cube has type {cube.dtype}, expected integers or floats'
             )
         rows, cols, total = shape
-        centres = checked_nanometres(name, wavelengths, total)
+        centres = checked_nanometres(name, wavelengths, total, bad_bands)
         self.band_indices = resolve_bands(bands, total, centres, bad_bands)
         subset = not np.array_equal(self.band_indices, np.arange(total))
         self.wavelengths = None if centres is None else centres[self.band_indices]
@@ -142,14 +150,17 @@ class HyperspectralScene:
             self._source = ArraySource(cube) if isinstance(cube, np.ndarray) else cube
             self._bands = self.band_indices if subset else None
         self.shape = (rows, cols, len(self.band_indices))
-        self.valid = self._find_valid(valid)
+        self.valid = valid_pixels(self._reader(), nodata, nodata_in, valid)
         classes = numbered_classes(
             name, labels, self.valid, class_names, unlabelled, self.iter_blocks
         )
         self.class_values, self.class_names = classes.values, classes.names
         self.label_map = classes.label_map
         self.masked_labels = classes.masked
-        self.palette = _checked_palette(name, palette, self.num_classes)
+        self.palette = _palette(name, palette, colours, self.class_values)
+        self._name_lost_classes()
+        if not synthetic:
+            warn_of_fill(self._reader(), self.valid)
         self.rgb_bands = self._choose_rgb(rgb_bands)
 
     @property
@@ -201,8 +212,13 @@ class HyperspectralScene:
         return tuple(counts[1:].tolist())
 
     def read(
-        self, row_start: int, row_stop: int, col_start: int, col_stop: int
-    ) -> NDArray[np.float32]:
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        double: bool = False,
+    ) -> NDArray[Any]:
         """Read a window that lies inside the scene.
 
         Args:
@@ -210,10 +226,12 @@ class HyperspectralScene:
             row_stop: Row after the last one.
             col_start: First column.
             col_stop: Column after the last one.
+            double: Give double precision, for values with more digits than single
+                precision holds.
 
         Returns:
-            Values as stored, float32 (rows, cols, bands); nodata pixels keep the value
-            of the file.
+            Values as stored, float32 or float64 (rows, cols, bands); nodata pixels keep
+            the value of the file.
 
         Raises:
             ValueError: If the window is not inside the scene.
@@ -229,7 +247,7 @@ class HyperspectralScene:
         window = self._source.read(
             row_start, row_stop, col_start, col_stop, self._bands
         )
-        return np.ascontiguousarray(window, dtype=np.float32)
+        return np.ascontiguousarray(window, np.float64 if double else np.float32)
 
     def read_bands(self, bands: Sequence[int], step: int = 1) -> NDArray[np.float32]:
         """Read a few bands of the whole scene, thinned out if asked for.
@@ -386,45 +404,38 @@ class HyperspectralScene:
         """Show the scene in a notebook."""
         return self.html()
 
-    def _find_valid(self, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-        rows, cols, bands = self.shape
-        mask = np.ones((rows, cols), dtype=bool)
-        if valid is not None:
-            if valid.shape != (rows, cols):
-                raise ValueError(
-                    f'{self.name}: the valid mask has shape {valid.shape}, the cube has '
-                    f'{(rows, cols)} pixels'
+    def _reader(self) -> CubeReader:
+        cols = self.shape[1]
+
+        def read(start: int, stop: int) -> NDArray[Any]:
+            return self._source.read(start, stop, 0, cols, self._bands)
+
+        return CubeReader(
+            self.name,
+            self.shape,
+            self.dtype,
+            self.band_indices,
+            self.in_memory,
+            read,
+            self.iter_blocks,
+        )
+
+    def _name_lost_classes(self) -> None:
+        counts = self.class_counts
+        for name, value, lost, left in zip(
+            self.class_names, self.class_values, self.masked_labels, counts, strict=True
+        ):
+            if lost and not left:
+                logger.warning(
+                    '%s: all %d labelled pixels of class %s (label %d) have no data '
+                    "(nodata=%s) in some band; nodata_in='all' masks only pixels "
+                    'without data in every band',
+                    self.name,
+                    lost,
+                    name,
+                    value,
+                    self.nodata,
                 )
-            mask &= valid
-        if self.dtype.kind != 'f' and self.nodata is None:
-            return mask
-        bad_values = np.zeros(bands, dtype=np.int64)
-        missing = np.zeros(bands, dtype=np.int64)
-        for start, stop in self.iter_blocks():
-            block = self._source.read(start, stop, 0, cols, self._bands)
-            inside = mask[start:stop]
-            if self.nodata is not None:
-                absent = _is_nodata(block, self.nodata)
-                missing += absent[inside].sum(axis=0)
-                inside &= ~absent.any(axis=2)
-            if self.dtype.kind == 'f':
-                bad_values += (~np.isfinite(block[inside])).sum(axis=0)
-        if bad_values.any():
-            numbers = self.band_indices[bad_values > 0].tolist()
-            raise ValueError(
-                f'{self.name}: {int(bad_values.sum())} values are NaN or infinite, in '
-                f'{len(numbers)} of {bands} bands (zero-based: {short(numbers)}); '
-                'remove these bands (bands=BandSelection(exclude=...)) or declare them '
-                'missing (nodata=nan)'
-            )
-        if not mask.any():
-            always = self.band_indices[missing == missing.max()].tolist()
-            raise ValueError(
-                f'{self.name}: no pixel has data in every band; nodata={self.nodata} is '
-                f'most frequent in bands (zero-based) {short(always)}: remove them '
-                'with bands=BandSelection(exclude=...) if they are empty'
-            )
-        return mask
 
     def _choose_rgb(self, wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:
         positions = {int(band): i for i, band in enumerate(self.band_indices)}
@@ -443,38 +454,22 @@ class HyperspectralScene:
         return round(last * 0.75), round(last * 0.5), round(last * 0.25)
 
 
-def _is_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
-    if not math.isfinite(nodata):
-        return np.asarray(~np.isfinite(values))
-    if values.dtype.kind != 'f' and not float(nodata).is_integer():
-        return np.zeros(values.shape, dtype=bool)
-    if values.dtype.kind == 'f':
-        nodata = float(values.dtype.type(nodata))
-    return np.asarray(values == nodata)
-
-
-def _checked_palette(
-    name: str, palette: NDArray[np.uint8] | None, num_classes: int
+def _palette(
+    name: str,
+    palette: NDArray[np.uint8] | None,
+    colours: Mapping[int, tuple[int, int, int]] | None,
+    values: Sequence[int],
 ) -> NDArray[np.uint8]:
-    if palette is None:
-        return class_palette(num_classes)
-    if palette.shape != (num_classes, 3):
-        raise ValueError(
-            f'{name}: the palette has shape {palette.shape}, expected '
-            f'{(num_classes, 3)}'
-        )
-    return palette.astype(np.uint8)
-
-
-def jsonable_nodata(nodata: float | None) -> float | str | None:
-    """Write a nodata value as JSON can hold it.
-
-    Args:
-        nodata: The value, None if there is none.
-
-    Returns:
-        The value, as text if it is not finite.
-    """
-    if nodata is None or math.isfinite(nodata):
-        return nodata
-    return str(nodata)
+    """Return the colours given, those of the label file, or the built-in ones."""
+    if palette is not None:
+        if palette.shape != (len(values), 3):
+            raise ValueError(
+                f'{name}: the palette has shape {palette.shape}, expected '
+                f'{(len(values), 3)}'
+            )
+        return palette.astype(np.uint8)
+    found = [(colours or {}).get(value, (0, 0, 0)) for value in values]
+    # Black is left to unlabelled pixels, and classes must be told apart.
+    if values and (0, 0, 0) not in found and len(set(found)) == len(found):
+        return np.array(found, dtype=np.uint8)
+    return class_palette(len(values))

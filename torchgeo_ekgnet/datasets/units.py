@@ -99,7 +99,10 @@ def nanometres(
 
 
 def checked_nanometres(
-    name: str, wavelengths: Sequence[float] | NDArray[Any] | None, num_bands: int
+    name: str,
+    wavelengths: Sequence[float] | NDArray[Any] | None,
+    num_bands: int,
+    bad_bands: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64] | None:
     """Check wavelengths in nm against a cube.
 
@@ -107,6 +110,7 @@ def checked_nanometres(
         name: Name of the scene, for the error.
         wavelengths: One value a band, or None.
         num_bands: Bands of the cube.
+        bad_bands: Bands that may have any value.
 
     Returns:
         float64 (bands,), or None.
@@ -122,17 +126,19 @@ def checked_nanometres(
             f'{name}: {centres.size} wavelengths for {num_bands} bands; give one centre '
             'in nm for each band'
         )
-    if not np.isfinite(centres).all() or (centres <= 0).any():
+    used = centres if bad_bands is None else centres[~bad_bands]
+    if not np.isfinite(used).all() or (used <= 0).any():
         raise ValueError(f'{name}: wavelengths must be positive and finite (nm)')
-    if centres.max() > _HIGHEST:
+    if not used.size:
+        return centres
+    span = f'{name}: wavelengths run from {used.min():g} to {used.max():g}'
+    if used.max() > _HIGHEST:
         raise ValueError(
-            f'{name}: wavelengths run from {centres.min():g} to {centres.max():g} nm; '
-            'the unit is probably wrong (nm taken for micrometres)'
+            f'{span} nm; the unit is probably wrong (nm taken for micrometres)'
         )
-    if centres.max() < _LOWEST:
+    if used.max() < _LOWEST:
         raise ValueError(
-            f'{name}: wavelengths run from {centres.min():g} to {centres.max():g}, '
-            'which looks like micrometres; expected nm (multiply by 1000 or give the '
-            'unit)'
+            f'{span}, which looks like micrometres; expected nm (multiply by 1000 or '
+            'give the unit)'
         )
     return centres

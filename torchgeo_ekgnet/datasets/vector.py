@@ -6,30 +6,38 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
 import pandas as pd
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
+from .._reading import FileError, reading
 from .labels import NO_LABEL, ClassNames
-from .raster import Grid
-from .sources.vector import read_features
+from .raster import Grid, OutsideError, placed_crs, read_crs
+from .sources.vector import Features, read_features
 
 logger = logging.getLogger(__name__)
 
+#: Doubles hold every whole number up to here only.
+_LARGEST = 2**53
+
 
 def read_vector_labels(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[Path],
     grid: Grid,
     attribute: str | None = None,
     class_names: ClassNames = None,
     layer: str | None = None,
     all_touched: bool = False,
     unlabelled: Sequence[int] = (0,),
+    labels_crs: str | None = None,
 ) -> tuple[NDArray[np.int64], dict[int, str]]:
     """Burn vector labels into the grid of a scene.
 
@@ -37,84 +45,159 @@ def read_vector_labels(
     it. Pixels that geometries of different classes claim stay unlabelled.
 
     Args:
-        path: Any file geopandas reads, in any CRS; a folder ``.gdb`` too.
-        grid: Grid of the scene, with CRS.
+        path: Any file geopandas reads, in any CRS; a folder ``.gdb``, a table of points
+            and ENVI's text of regions of interest too. Several files add up.
+        grid: Grid of the scene.
         attribute: Column with the class: whole numbers, or names. None takes the only
             column there is.
-        class_names: Names by number, or the order in which names are numbered from 1.
+        class_names: Names by number, or in the order of the numbers, or of names.
             None numbers the names that occur in alphabetical order.
         layer: Layer of the file.
         all_touched: Label every pixel that a geometry touches.
         unlabelled: Numbers that mean "no label".
+        labels_crs: CRS of the coordinates where the file names none, or a wrong one.
 
     Returns:
         Labels (rows, cols), ``NO_LABEL`` where there is none, and the names by number.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        VectorFileError: If geopandas cannot read the file or finds no geometries.
-        ValueError: If a CRS is missing, the attribute does not exist or holds no
-            classes, or no geometry lies in the scene.
+        VectorFileError: If no geometries are found in a file.
+        ValueError: If the coordinates cannot be placed, the attribute does not exist or
+            holds no classes, or no geometry lies in the scene.
     """
-    path = Path(path)
-    frame = read_features(path, layer)
-    if not grid.georeferenced:
-        raise ValueError(
-            f'{path}: vector labels need a scene with CRS and transform, but the cube '
-            f'has {grid}; give crs and transform, or a label raster of the same size'
-        )
-    if frame.crs is None:
-        raise ValueError(
-            f'{path} names no CRS, so its geometries cannot be placed in the scene'
-        )
-    numbers, names = _classes(str(path), frame, attribute, class_names, unlabelled)
-    frame = frame.to_crs(grid.crs)
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else list(path)
+    name = str(paths[0]) + (f' and {len(paths) - 1} more' if len(paths) > 1 else '')
+    frames = [
+        _placed(one, read_features(one, layer), grid, labels_crs) for one in paths
+    ]
+    frame = frames[0]
+    if len(frames) > 1:
+        frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True))
+    numbers, names = _classes(name, frame, attribute, class_names, unlabelled)
     shapes = frame.geometry
-    usable = ~(shapes.is_empty | shapes.isna()) & (numbers >= 0)
+    finite = np.isfinite(shapes.bounds.to_numpy()).all(axis=1)
+    usable = ~(shapes.is_empty | shapes.isna()).to_numpy() & finite & (numbers >= 0)
     skipped = int((~usable).sum())
     if skipped:
         logger.warning(
-            '%s: %d features without geometry or class are left out', path, skipped
+            '%s: %d features without geometry or class are left out', name, skipped
         )
     excluded = usable & np.isin(numbers, list(unlabelled))
     if excluded.any():
         logger.warning(
             '%s: %d features have a number that means "no label" (unlabelled=%s) and '
             'are left out',
-            path,
+            name,
             int(excluded.sum()),
             list(unlabelled),
         )
     usable &= ~excluded
-    claims = np.zeros((grid.rows, grid.cols), dtype=np.uint8)
-    labels = np.full((grid.rows, grid.cols), NO_LABEL)
-    for number in np.unique(numbers[usable]):
-        own = shapes[usable & (numbers == number)]
-        mask = rasterize(
-            own.tolist(),
-            out_shape=labels.shape,
-            transform=grid.transform,
-            fill=0,
-            default_value=1,
-            all_touched=all_touched,
-            dtype='uint8',
-        ).astype(bool)
-        claims += mask
-        labels[mask] = number
-    disputed = claims > 1
-    labels[disputed] = NO_LABEL
-    if not claims.any():
-        scene = shapely.box(*grid.bounds)
-        touching = bool(shapes[usable].intersects(scene).any())
-        reason = (
-            'they cover no pixel centre; try all_touched=True'
-            if touching
-            else 'they lie outside the scene'
+    place = replace(grid, transform=grid.transform or Affine.identity())
+    return _burnt(name, shapes[usable], numbers[usable], place, all_touched), names
+
+
+def _placed(
+    path: Path, features: Features, grid: Grid, labels_crs: str | None
+) -> geopandas.GeoDataFrame:
+    """Bring features to the coordinates of the scene: its CRS, or its pixels."""
+    frame, system = features.frame, features.system
+    size = frame.attrs.get('size')
+    if size is not None and tuple(size) != (grid.rows, grid.cols):
+        raise FileError(
+            f'{path}: found regions of interest of an image of {size[0]} x {size[1]} '
+            f'pixels, expected {grid.rows} x {grid.cols}'
         )
-        raise ValueError(
-            f'{path}: none of its {int(usable.sum())} labelled features gives a '
-            f'pixel: {reason} (scene {_text(grid.bounds)}, features '
-            f'{_text(shapes.total_bounds)} in {grid.crs})'
+    if labels_crs is not None and system != 'pixels':
+        crs = placed_crs(read_crs(labels_crs, 'labels_crs'), 'labels_crs')
+        wkt = None if crs is None else crs.to_wkt()
+        frame = frame.set_crs(wkt, allow_override=True)
+        system = 'unknown' if crs is None else 'crs'
+    if system == 'pixels':
+        return _from_pixels(frame, grid)
+    if system == 'crs':
+        if grid.georeferenced:
+            with reading(path, 'features in the CRS of the scene'):
+                return frame.to_crs(grid.crs.to_wkt())  # type: ignore[union-attr]
+        implied = path.suffix.lower() in ('.geojson', '.json', '.geojsonl')
+        if grid.crs is not None or not implied or not _within(frame, grid):
+            raise FileError(
+                f'{path}: vector labels need a scene with CRS and transform, but the '
+                f'cube has {grid}; give crs and transform, or a label raster of the '
+                'same size'
+            )
+        # GeoJSON without a CRS is read as degrees, which no such scene can have.
+    elif system == 'unknown' and grid.crs is not None:
+        raise FileError(
+            f'{path} names no CRS, so its geometries cannot be placed in the scene '
+            f'({grid}); give labels_crs=, such as labels_crs={grid.crs.to_string()!r}'
+        )
+    if grid.transform is not None:
+        return frame.set_crs(None, allow_override=True)
+    logger.warning(
+        '%s: neither labels nor cube have a CRS, so their coordinates are taken as '
+        'columns and rows of pixels',
+        path,
+    )
+    return _from_pixels(frame, grid)
+
+
+def _from_pixels(frame: geopandas.GeoDataFrame, grid: Grid) -> geopandas.GeoDataFrame:
+    """Turn columns and rows into the coordinates of the scene."""
+    frame = frame.set_crs(None, allow_override=True)
+    bounds = frame.total_bounds
+    if len(frame) and bounds[1] < 0 and bounds[3] <= 0 and bounds[1] >= -grid.rows:
+        logger.warning('rows of labels count downwards from 0 as negative numbers')
+        frame = frame.set_geometry(frame.geometry.affine_transform([1, 0, 0, -1, 0, 0]))
+    if grid.transform is None:
+        return frame
+    a, b, c, d, e, f = tuple(grid.transform)[:6]
+    return frame.set_geometry(frame.geometry.affine_transform([a, b, d, e, c, f]))
+
+
+def _within(frame: geopandas.GeoDataFrame, grid: Grid) -> bool:
+    left, top, right, bottom = frame.total_bounds
+    rows = max(abs(top), abs(bottom))
+    return bool(left >= 0 and right <= grid.cols and rows <= grid.rows)
+
+
+def _burnt(
+    path: str,
+    shapes: geopandas.GeoSeries,
+    numbers: NDArray[np.int64],
+    grid: Grid,
+    all_touched: bool,
+) -> NDArray[np.int64]:
+    """Return the label of each pixel."""
+    labels = np.full((grid.rows, grid.cols), NO_LABEL)
+    claimed = np.zeros(labels.shape, dtype=bool)
+    disputed = np.zeros(labels.shape, dtype=bool)
+    with reading(path, 'geometries'):
+        for number in np.unique(numbers):
+            mask = rasterize(
+                shapes[numbers == number].tolist(),
+                out_shape=labels.shape,
+                transform=grid.transform,
+                fill=0,
+                default_value=1,
+                all_touched=all_touched,
+                dtype='uint8',
+            ).astype(bool)
+            disputed |= claimed & mask
+            claimed |= mask
+            labels[mask] = number
+        labels[disputed] = NO_LABEL
+        outside = ~shapes.intersects(shapely.box(*grid.bounds)).to_numpy()
+    if not claimed.any():
+        reason = (
+            'they lie outside the scene'
+            if outside.all()
+            else 'they cover no pixel centre; try all_touched=True'
+        )
+        raise OutsideError(
+            f'{path}: none of its {len(shapes)} labelled features gives a pixel: '
+            f'{reason} (scene {_text(grid.bounds)}, features '
+            f'{_text(shapes.total_bounds)} in {grid.crs or "pixels"})'
         )
     if disputed.any():
         logger.warning(
@@ -123,10 +206,11 @@ def read_vector_labels(
             path,
             int(disputed.sum()),
         )
-    outside = int((~shapes[usable].intersects(shapely.box(*grid.bounds))).sum())
-    if outside:
-        logger.warning('%s: %d features lie outside the scene', path, outside)
-    return labels, names
+    if outside.any():
+        logger.warning(
+            '%s: %d features lie outside the scene', path, int(outside.sum())
+        )
+    return labels
 
 
 def _classes(
@@ -137,53 +221,89 @@ def _classes(
     unlabelled: Sequence[int],
 ) -> tuple[NDArray[np.int64], dict[int, str]]:
     """Return the class number of each feature (-1: none) and the names by number."""
-    columns = [name for name in frame.columns if name != frame.geometry.name]
+    columns = [str(name) for name in frame.columns if name != frame.geometry.name]
     if attribute is None:
         if len(columns) != 1:
-            raise ValueError(
+            raise FileError(
                 f'{path} has {len(columns)} attributes ({columns}); name the one with '
-                'the class'
+                'the class (attribute=)'
             )
         attribute = columns[0]
     if attribute not in columns:
-        raise ValueError(f'{path} has no attribute {attribute!r}; it has {columns}')
+        raise FileError(f'{path} has no attribute {attribute!r}; it has {columns}')
     column = frame[attribute]
-    given = column.notna()
+    given = column.notna().to_numpy()
     if not given.any():
-        raise ValueError(f'{path}: attribute {attribute!r} is empty everywhere')
+        raise FileError(f'{path}: attribute {attribute!r} is empty everywhere')
     numbers = np.full(len(frame), -1, dtype=np.int64)
-    if pd.api.types.is_numeric_dtype(column):
-        values = column[given].to_numpy(dtype=np.float64)
-        if (values % 1 != 0).any() or (values < 0).any():
-            raise ValueError(
-                f'{path}: attribute {attribute!r} holds {values[values % 1 != 0][:3]} '
-                'or negative numbers; expected whole class numbers or names'
-            )
-        numbers[given.to_numpy()] = values.astype(np.int64)
-        if class_names is None or isinstance(class_names, Mapping):
-            found = [int(v) for v in np.unique(values) if v not in unlabelled]
-            names = {value: f'class {value}' for value in found}
-            names.update({int(k): str(v) for k, v in (class_names or {}).items()})
-        else:
-            names = {number: str(n) for number, n in enumerate(class_names, start=1)}
+    values = _as_numbers(column[given])
+    if values is None:
+        texts = column[given].astype(str).str.strip()
+        names = _numbered_texts(path, attribute, texts, class_names)
+        lookup = {text: number for number, text in names.items()}
+        numbers[given] = [lookup[text] for text in texts]
         return numbers, names
-    texts = column[given].astype(str).str.strip()
+    wrong = ~np.isfinite(values) | (values % 1 != 0) | (values < 0)
+    wrong |= values > _LARGEST
+    if wrong.any():
+        raise FileError(
+            f'{path}: attribute {attribute!r} holds {values[wrong][:3].tolist()}; '
+            'expected whole class numbers from 0, or names'
+        )
+    numbers[given] = values.astype(np.int64)
+    found = [int(v) for v in np.unique(numbers[given]) if v not in unlabelled]
+    if class_names is None or isinstance(class_names, Mapping):
+        names = {value: f'class {value}' for value in found}
+        names.update({int(k): str(v) for k, v in (class_names or {}).items()})
+        return numbers, names
+    if len(class_names) != len(found):
+        raise FileError(
+            f'{path}: {len(class_names)} class names for the {len(found)} values of '
+            f'attribute {attribute!r} ({found[:12]}); expected one name a value'
+        )
+    return numbers, dict(zip(found, map(str, class_names), strict=True))
+
+
+def _as_numbers(column: 'pd.Series[Any]') -> NDArray[np.float64] | None:
+    """Return a column of numbers, or of texts that are all written as such."""
+    if pd.api.types.is_numeric_dtype(column):
+        return np.asarray(column, dtype=np.float64)
+    texts = column.astype(str).str.strip()
+    if not texts.str.fullmatch(r'[+-]?\d+(\.\d*)?').all():
+        return None
+    return np.asarray(texts.astype(float), dtype=np.float64)
+
+
+def _numbered_texts(
+    path: str, attribute: str, texts: 'pd.Series[str]', class_names: ClassNames
+) -> dict[int, str]:
+    """Return the number of each class name."""
+    found = sorted(set(texts))
+    alike: dict[str, list[str]] = {}
+    for text in found:
+        alike.setdefault(' '.join(text.split()).casefold(), []).append(text)
+    for group in alike.values():
+        if len(group) > 1:
+            logger.warning(
+                '%s: attribute %r holds %s, which differ only in case or spaces; are '
+                'they one class?',
+                path,
+                attribute,
+                ' and '.join(map(repr, group)),
+            )
     if class_names is None:
-        ordered = sorted(set(texts))
-        names = {number: text for number, text in enumerate(ordered, start=1)}
-    elif isinstance(class_names, Mapping):
+        return dict(enumerate(found, start=1))
+    if isinstance(class_names, Mapping):
         names = {int(number): str(text) for number, text in class_names.items()}
     else:
         names = {number: str(n) for number, n in enumerate(class_names, start=1)}
-    lookup = {text: number for number, text in names.items()}
-    unknown = sorted(set(texts) - set(lookup))
+    unknown = sorted(set(found) - set(names.values()))
     if unknown:
-        raise ValueError(
+        raise FileError(
             f'{path}: attribute {attribute!r} holds {unknown}, which are not among the '
-            f'class names {list(lookup)}'
+            f'class names {list(names.values())}'
         )
-    numbers[given.to_numpy()] = [lookup[text] for text in texts]
-    return numbers, names
+    return names
 
 
 def _text(bounds: Sequence[float]) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 from ..._reading import require_file
 from . import array, envi, hdf5, matlab, raster
 from .base import ArraySource, CubeSource, Request, Source
-from .stack import StackSource
+from .stack import joined
 
 __all__ = (
     'FORMATS',
@@ -64,4 +64,4 @@ def open_source(path: Path, request: Request, what: str = 'cube') -> Source:
 def open_sources(paths: Sequence[Path], request: Request) -> Source:
     """Open the files of one cube."""
     parts = [open_source(path, request) for path in paths]
-    return parts[0] if len(parts) == 1 else StackSource(parts)
+    return parts[0] if len(parts) == 1 else joined(parts)

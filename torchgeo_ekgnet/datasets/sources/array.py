@@ -5,13 +5,16 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..._reading import check_memory, reading
-from .base import ArraySource, Request, Source, reorder
+from .axes import axes_of, bands_in, in_order, squeezed
+from .base import ArraySource, Request, Source
 from .memmap import Layout, MemmapSource
-from .variables import axes_of, checked_numbers, pick
+from .variables import BandFacts, Variable, band_facts, checked_numbers, pick
 
 SUFFIXES = ('.npy', '.npz')
 
@@ -32,11 +35,46 @@ def open_source(path: Path, request: Request) -> Source:
         if zipfile.is_zipfile(path):
             return _archived(path, request, axes)
         array = np.load(path, mmap_mode='r', allow_pickle=False)
-        checked_numbers(path, path.stem, array, request.ndim)
-        assert isinstance(array, np.memmap)
+        checked_numbers(path, path.stem, array, request)
+        if not isinstance(array, np.memmap) or len(axes) != array.ndim:
+            return DescribedArray(np.asarray(array), path, axes, request)
         fortran = array.flags.f_contiguous and not array.flags.c_contiguous
         layout = Layout(array.dtype, array.offset, array.shape, axes, fortran=fortran)
-        return MemmapSource(path, layout)
+        source = MemmapSource(path, layout)
+        source.axes = axes
+        return source
+
+
+class DescribedArray(ArraySource):
+    """An array in memory with what its file says about its bands.
+
+    Args:
+        array: The array as stored.
+        path: The file.
+        axes: Order of its axes.
+        request: What is wanted.
+        facts: What the file says about the bands.
+    """
+
+    def __init__(
+        self,
+        array: NDArray[Any],
+        path: Path,
+        axes: str,
+        request: Request,
+        facts: BandFacts | None = None,
+    ) -> None:
+        """Initialize a new DescribedArray instance."""
+        super().__init__(in_order(array, axes, request, str(path)), path, axes)
+        self._facts = facts or BandFacts()
+
+    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
+        """Return the band centres in nm."""
+        return self._facts.wavelengths(unit, self.where)
+
+    def bad_bands(self) -> NDArray[np.bool_] | None:
+        """Return True for the bands that the file marks as bad."""
+        return self._facts.bad
 
 
 def _archived(path: Path, request: Request, axes: str) -> Source:
@@ -49,11 +87,20 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
     name = pick(path, {key: shape for key, (shape, _) in headers.items()}, request)
     shape, dtype = headers[name]
     if request.check_memory:
-        needed = int(np.prod([float(size) for size in shape])) * dtype.itemsize
+        needed = dtype.itemsize
+        for size in shape:
+            needed *= size
         check_memory(needed, path, repr(name))
     with np.load(path, allow_pickle=False) as arrays:
-        array = checked_numbers(path, name, arrays[name], request.ndim)
-    return ArraySource(reorder(array, axes), path)
+        array = checked_numbers(path, name, arrays[name], request)
+        bands = bands_in(shape, axes)
+        near = {
+            key: Variable(arrays[key], {})
+            for key, (other, kind) in headers.items()
+            if bands and squeezed(other) == bands and kind.kind in 'iufb'
+        }
+    facts = band_facts(name, near, {}, bands)
+    return DescribedArray(array, path, axes, request, facts)
 
 
 def _header(

@@ -59,21 +59,24 @@ class Request:
     Args:
         variable: Name of the array in files that hold several, None for the only one
             that can be meant.
-        axes: Order of the array's axes: ``y`` rows, ``x`` columns, ``b`` bands; None
-            for what the file tells, else rows, columns, bands.
+        axes: Order of the array's axes: ``y`` rows, ``x`` columns, ``b`` bands, pixels
+            on one axis in brackets; None for what the file tells, else rows, columns,
+            bands.
+        size: Rows and columns of pixels that lie on one axis.
         labels: A label map is wanted: one band, two axes.
         check_memory: Refuse to read what does not fit into the free memory.
     """
 
     variable: str | None = None
     axes: str | None = None
+    size: tuple[int, int] | None = None
     labels: bool = False
     check_memory: bool = True
 
     @property
     def ndim(self) -> int:
         """Axes of the wanted array."""
-        return 2 if self.labels else 3
+        return 2 if self.labels or '(' in (self.axes or '') else 3
 
 
 class Source(abc.ABC):
@@ -89,6 +92,9 @@ class Source(abc.ABC):
         shape: Rows, columns and bands.
         dtype: Type of the values, in the byte order of this machine.
     """
+
+    #: Order of the axes of an array that the ``axes`` argument can change, else None.
+    axes: str | None = None
 
     def __init__(
         self, files: Sequence[Path], shape: Sequence[int], dtype: np.dtype[Any]
@@ -150,6 +156,10 @@ class Source(abc.ABC):
         """Return names and colours of label values."""
         return None
 
+    def band_names(self) -> tuple[str, ...]:
+        """Return a name a band, nothing where the file does not name all."""
+        return ()
+
     def read_all(self) -> NDArray[Any]:
         """Read the whole, (rows, cols, bands)."""
         return self.read(0, self.shape[0], 0, self.shape[1])
@@ -161,11 +171,15 @@ class ArraySource(Source):
     Args:
         array: Values of shape (rows, cols, bands).
         path: File that it was read from.
+        axes: Order of the axes in the file, see :class:`Source`.
     """
 
-    def __init__(self, array: NDArray[Any], path: Path | None = None) -> None:
+    def __init__(
+        self, array: NDArray[Any], path: Path | None = None, axes: str | None = None
+    ) -> None:
         """Initialize a new ArraySource instance."""
         self.array = array
+        self.axes = axes
         name = path or getattr(array, 'filename', None)
         files = () if name is None else (Path(name),)
         super().__init__(files, array.shape, array.dtype)
@@ -181,30 +195,3 @@ class ArraySource(Source):
         """Read one window, see :class:`CubeSource`."""
         window: NDArray[Any] = self.array[row_start:row_stop, col_start:col_stop]
         return window if bands is None else window[:, :, bands]
-
-
-def check_axes(axes: str) -> str:
-    """Return an order of axes if it is a permutation of ``yxb``.
-
-    Args:
-        axes: Three letters: ``y`` rows, ``x`` columns, ``b`` bands.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if sorted(axes) != ['b', 'x', 'y']:
-        raise ValueError(
-            f'axes must order the letters y (rows), x (columns) and b (bands), such as '
-            f"'yxb' or 'byx', got {axes!r}"
-        )
-    return axes
-
-
-def reorder(array: NDArray[Any], axes: str) -> NDArray[Any]:
-    """Return a view (rows, cols, bands) of an array whose axes are ``axes``.
-
-    Two axes, ``yx`` or ``xy``, are a map of one band.
-    """
-    if len(axes) == 2:
-        array, axes = array[..., None], f'{axes}b'
-    return array.transpose([axes.index(axis) for axis in 'yxb'])

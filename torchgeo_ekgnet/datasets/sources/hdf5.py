@@ -3,26 +3,28 @@
 
 """HDF5 and NetCDF files, and MATLAB v7.3, which is HDF5 with its axes reversed."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from ..._reading import FileError, reading
+from ..._reading import FileError, check_memory, reading
 from ..units import nanometres
-from .base import Request, Source, reorder
-from .variables import axes_of, pick
+from .axes import axes_of, bands_in, in_order, reorder, told_axes
+from .base import Request, Source
+from .stack import StackSource
+from .variables import Variable, band_facts, lower, pick
 
 SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
 
-#: Names of the variable or attribute that holds the band centres.
-_WAVELENGTHS = ('wavelength', 'wavelengths')
+#: Attribute, of our own making, with the order of axes that dimension scales tell.
+_AXES = ' axes'
 #: Attributes that declare a value for missing data.
 _NODATA = ('_FillValue', 'missing_value')
 
@@ -33,15 +35,34 @@ def claims(path: Path) -> bool:
 
 
 def open_source(path: Path, request: Request) -> Source:
-    """Open an array of an HDF5 or NetCDF file."""
+    """Open an array of an HDF5 or NetCDF file; of PRISMA products both cubes."""
+    if not request.labels:
+        with open_hdf5(path) as (variables, attributes):
+            cubes = _prisma_cubes(path, list(variables), request)
+            if cubes:
+                return PrismaSource(path, cubes, attributes, request)
     return HDF5Source(path, request)
 
 
-class Variable(NamedTuple):
-    """A dataset of an HDF5 file, or an array, and its attributes."""
+def _prisma_cubes(path: Path, names: list[str], request: Request) -> tuple[str, ...]:
+    """Return the names of the two cubes of a PRISMA product, nothing for other files.
 
-    data: Any
-    attributes: Mapping[str, Any]
+    Raises:
+        FileError: If one of them is asked for: they are one scene.
+    """
+    short = [name for name in names if name.endswith('/VNIR_Cube')]
+    cubes = (short[0], short[0].replace('VNIR_Cube', 'SWIR_Cube')) if short else ()
+    if not cubes or cubes[1] not in names:
+        return ()
+    if request.variable is None:
+        return cubes
+    if request.variable.strip('/') in cubes:
+        raise FileError(
+            f'{path}: found {request.variable!r} as variable, but VNIR_Cube and '
+            'SWIR_Cube of a PRISMA product are one scene; expected no cube_variable; '
+            'choose bands instead, by number or wavelengths'
+        )
+    return ()
 
 
 class HDF5Source(Source):
@@ -58,8 +79,6 @@ class HDF5Source(Source):
 
     def __init__(self, path: Path, request: Request, matlab: bool = False) -> None:
         """Initialize a new HDF5Source instance."""
-        axes = axes_of(request)
-        self.axes = axes[::-1] if matlab else axes
         with open_hdf5(path) as (variables, attributes):
             shapes = {
                 name: item.data.shape[::-1] if matlab else item.data.shape
@@ -67,14 +86,28 @@ class HDF5Source(Source):
             }
             self.variable = pick(path, shapes, request)
             data, own = variables[self.variable]
-            stored = dict(zip(self.axes, data.shape, strict=True))
+            self.axes = axes_of(request, own.get(_AXES))
+            self._stored_axes = self.axes[::-1] if matlab else self.axes
+            shape = shapes[self.variable]
             self._values = data if isinstance(data, np.ndarray) else None
+            if len(shape) != len(self.axes) or '(' in self.axes:
+                if request.check_memory:
+                    check_memory(data.size * data.dtype.itemsize, path, self.variable)
+                array = np.asarray(data[()])
+                array = in_order(
+                    array.T if matlab else array, self.axes, request, str(path)
+                )
+                self._values, self._stored_axes = array, 'yxb'
+                size = array.shape
+            else:
+                size = tuple(
+                    dict(zip(self.axes, shape, strict=True)).get(axis, 1)
+                    for axis in 'yxb'
+                )
             self._attributes = {key: own[key] for key in _NODATA if key in own}
-            shape = (stored['y'], stored['x'], stored.get('b', 1))
-            self._centres = _band_centres(
-                self.variable, variables, attributes, shape[2]
-            )
-            super().__init__((path,), shape, np.dtype(data.dtype))
+            bands = bands_in(shape, self.axes)
+            self._facts = band_facts(self.variable, variables, attributes, bands)
+            super().__init__((path,), size, np.dtype(data.dtype))
 
     @property
     def nodata(self) -> float | None:
@@ -82,15 +115,12 @@ class HDF5Source(Source):
         return _nodata(self.files[0], self.variable, self._attributes)
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
-        """Return the band centres in nm.
+        """Return the band centres in nm."""
+        return self._facts.wavelengths(unit, self.where)
 
-        They are an attribute of the cube, a variable of one axis or an attribute of the
-        file, called ``wavelength`` or ``wavelengths`` and with one value a band.
-        """
-        centres, own = self._centres
-        if centres is None:
-            return None
-        return nanometres(centres, unit or own, self.where)
+    def bad_bands(self) -> NDArray[np.bool_] | None:
+        """Return True for the bands that the file marks as bad."""
+        return self._facts.bad
 
     def read(
         self,
@@ -106,15 +136,78 @@ class HDF5Source(Source):
             'x': slice(col_start, col_stop),
             'b': slice(None),
         }
-        where = tuple(window[axis] for axis in self.axes)
+        where = tuple(window[axis] for axis in self._stored_axes)
         if self._values is not None:
             array = self._values[where]
         else:
             with reading(self.files[0], 'HDF5'), h5py.File(self.files[0], 'r') as file:
                 dataset: Any = file[self.variable]
                 array = dataset[where]
-        cube = reorder(array, self.axes)
+        cube = reorder(array, self._stored_axes)
         return cube if bands is None else cube[:, :, bands]
+
+
+class PrismaSource(StackSource):
+    """The two cubes of a PRISMA product, VNIR before SWIR.
+
+    Args:
+        path: The file.
+        cubes: Names of the cubes.
+        attributes: Attributes of the file.
+        request: What is wanted; the product's axes are rows, bands, columns.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        cubes: tuple[str, ...],
+        attributes: Mapping[str, Any],
+        request: Request,
+    ) -> None:
+        """Initialize a new PrismaSource instance."""
+        axes = request.axes or 'ybx'
+        parts = [
+            HDF5Source(path, replace(request, variable=name, axes=axes))
+            for name in cubes
+        ]
+        super().__init__(parts)
+        self.files = (path,)
+        told = lower(attributes)
+        self._centres: list[tuple[int, Any]] = [
+            (part.shape[2], told.get(f'list_cw_{detector}'))
+            for part, detector in zip(parts, ('vnir', 'swir'), strict=True)
+        ]
+        self._flags: list[Any] = [
+            told.get(f'list_cw_{name}_flags') for name in ('vnir', 'swir')
+        ]
+
+    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
+        """Return the band centres in nm."""
+        listed = [values for _, values in self._centres]
+        if any(values is None for values in listed):
+            return None
+        for (bands, values), part in zip(self._centres, self._parts, strict=True):
+            if np.size(values) != bands:
+                raise FileError(
+                    f'{self.where}: found {np.size(values)} centres for {bands} bands '
+                    f'of a cube (shape {part.shape}), expected one a band; the axes of '
+                    "the product are axes='ybx'"
+                )
+        centres = np.concatenate([np.ravel(values) for values in listed])
+        return nanometres(centres, unit or 'nm', self.where)
+
+    def bad_bands(self) -> NDArray[np.bool_] | None:
+        """Return True for the bands that were not acquired."""
+        centres = self.wavelengths()
+        if centres is None:
+            return None
+        bad = centres <= 0
+        if all(
+            np.size(flags) == part.shape[2]
+            for flags, part in zip(self._flags, self._parts, strict=True)
+        ):
+            bad |= np.concatenate([np.ravel(flags) for flags in self._flags]) == 0
+        return bad if bad.any() else None
 
 
 @contextmanager
@@ -147,10 +240,18 @@ def open_hdf5(path: Path) -> Iterator[tuple[dict[str, Variable], Mapping[str, An
         def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
             numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
             if numeric and not name.startswith('#'):
-                variables[name] = Variable(item, item.attrs)
+                told = told_axes([_dimension(axis) for axis in item.dims])
+                variables[name] = Variable(item, {**item.attrs, _AXES: told})
 
         file.visititems(visit)
         yield variables, file.attrs
+
+
+def _dimension(axis: Any) -> str:
+    """Return the name of an axis: its label, or that of its scale."""
+    if axis.label:
+        return str(axis.label)
+    return str(axis[0].name) if len(axis) else ''
 
 
 def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, Any]]:
@@ -159,7 +260,7 @@ def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, 
         variables = {
             name: Variable(
                 variable.data.astype(variable.data.dtype.newbyteorder('=')),
-                vars(variable),
+                {**vars(variable), _AXES: told_axes(variable.dimensions)},
             )
             for name, variable in file.variables.items()
             if variable.data.dtype.kind in 'iuf'
@@ -188,46 +289,3 @@ def _nodata(path: Path, name: str, attributes: Mapping[str, Any]) -> float | Non
             'with nodata='
         )
     return declared[0] if declared else None
-
-
-def _band_centres(
-    cube: str,
-    variables: Mapping[str, Variable],
-    attributes: Mapping[str, Any],
-    bands: int,
-) -> tuple[NDArray[np.float64] | None, str | None]:
-    """Return the band centres of a cube and the name of their unit."""
-    # Of several variables the one that shares most of the cube's path is its own.
-    near = sorted(
-        (name for name in variables if name.split('/')[-1].lower() in _WAVELENGTHS),
-        key=lambda name: -len(os.path.commonpath([name, cube])),
-    )
-    candidates = [
-        *_listed_centres(variables[cube].attributes),
-        *(
-            (variables[name].data, _lower(variables[name].attributes).get('units'))
-            for name in near
-        ),
-        *_listed_centres(attributes),
-    ]
-    for values, unit in candidates:
-        if np.shape(values) == (bands,) and values.dtype.kind in 'iuf':
-            return np.asarray(values[()], dtype=np.float64), _text(unit)
-    return None, None
-
-
-def _text(value: Any) -> str | None:
-    """Return an attribute as text."""
-    if value is None:
-        return None
-    value = np.ravel(value)[0]
-    return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
-
-
-def _listed_centres(attributes: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    lower = _lower(attributes)
-    return [(lower[k], lower.get(f'{k}_units')) for k in _WAVELENGTHS if k in lower]
-
-
-def _lower(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.lower(): value for key, value in attributes.items()}

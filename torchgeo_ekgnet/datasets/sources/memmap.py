@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._reading import reading
-from .base import Source, reorder
+from .axes import reorder
+from .base import Source
 
 
 class Layout(NamedTuple):

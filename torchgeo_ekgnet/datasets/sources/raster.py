@@ -3,7 +3,9 @@
 
 """Anything that rasterio opens."""
 
+import logging
 import os
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -12,14 +14,19 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from ..._reading import FileError, reading, require_file
-from ..raster import Grid, check_transform
+from ..labels import LabelLegend
+from ..raster import Grid, check_transform, placed_crs
 from ..units import nanometres
 from .base import Request, Source
+from .legend import raster_legend
+from .stack import StackSource
+
+logger = logging.getLogger(__name__)
 
 
 def claims(path: Path) -> bool:
@@ -28,15 +35,61 @@ def claims(path: Path) -> bool:
 
 
 def open_source(path: Path, request: Request) -> Source:
-    """Open a raster."""
-    return RasterSource(path)
+    """Open a raster, or the rasters that a file holds as subdatasets or pages.
+
+    Raises:
+        FileError: If it cannot be opened, or holds several rasters of which none is
+            named.
+    """
+    with open_raster(path) as dataset, reading(path, 'a raster'):
+        inner, driver, count = dataset.subdatasets, dataset.driver, dataset.count
+    if request.variable is not None and not request.variable.isdecimal():
+        return RasterSource(path, _named(path, inner, request.variable))
+    if not inner:
+        return RasterSource(path)
+    parts = [RasterSource(path, name) for name in inner]
+    same = {(part.shape[:2], part.dtype) for part in parts}
+    if driver == 'GTiff':
+        if len(same) == 1:
+            return StackSource(parts)
+        if count:
+            logger.warning(
+                '%s: only the first of its %d pages is read; the others have other '
+                'sizes or types (%s)',
+                path,
+                len(inner),
+                ', '.join(f'{part.shape}' for part in parts[1:6]),
+            )
+            return RasterSource(path)
+    if len(parts) == 1:
+        return parts[0]
+    listed = ', '.join(
+        f'{name} {part.shape}' for name, part in zip(inner, parts, strict=True)
+    )
+    raise FileError(
+        f'{path}: found {len(inner)} rasters in it, expected one; name one with '
+        f'{"labels" if request.labels else "cube"}_variable=: {listed}'
+    )
 
 
-def open_raster(path: str | os.PathLike[str]) -> Any:
+def _named(path: Path, inner: list[str], variable: str) -> str:
+    found = [
+        name for name in inner if variable in (name, name.split(':')[-1].strip('/'))
+    ]
+    if len(found) != 1:
+        raise FileError(
+            f'{path}: found no raster {variable!r}, expected one of '
+            f'{inner or "none: the file is one raster"}'
+        )
+    return found[0]
+
+
+def open_raster(path: str | os.PathLike[str], name: str | None = None) -> Any:
     """Open a file with rasterio.
 
     Args:
         path: The file.
+        name: Name of one of its subdatasets.
 
     Returns:
         The open dataset.
@@ -54,7 +107,7 @@ def open_raster(path: str | os.PathLike[str]) -> Any:
         rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=False),
     ):
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        return rasterio.open(path)
+        return rasterio.open(name or path)
 
 
 def grid_of(dataset: Any) -> Grid:
@@ -68,7 +121,8 @@ def grid_of(dataset: Any) -> Grid:
         transform = None
     else:
         check_transform(tuple(transform), str(dataset.name))
-    return Grid(dataset.height, dataset.width, dataset.crs, transform)
+    crs = placed_crs(dataset.crs, str(dataset.name))
+    return Grid(dataset.height, dataset.width, crs, transform)
 
 
 class RasterSource(Source):
@@ -76,11 +130,14 @@ class RasterSource(Source):
 
     The file stays open, one handle a process; windows are read on demand.
 
+    An alpha band, which is 0 or full everywhere, is a mask and no band.
+
     Args:
         path: The file.
+        name: Name of one of its subdatasets.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         """Initialize a new RasterSource instance.
 
         Raises:
@@ -89,23 +146,40 @@ class RasterSource(Source):
         """
         self._lock = threading.Lock()
         self._handles: dict[int, Any] = {}
-        with open_raster(path) as dataset, reading(path, 'a raster'):
+        self._name = name
+        with open_raster(path, name) as dataset, reading(path, 'a raster'):
+            if not dataset.count:
+                raise FileError(f'{path}: found a raster without bands, expected some')
             self._grid = grid_of(dataset)
+            self._alpha = _alpha_band(path, dataset)
+            self._indexes = [band for band in dataset.indexes if band != self._alpha]
+            types = [dataset.dtypes[band - 1] for band in self._indexes]
+            if any(kind.startswith('complex') for kind in types):
+                raise FileError(f'{path}: found {types[0]} values, expected real ones')
             self._nodatas: dict[str, float | None] = {
-                str(value): value for value in dataset.nodatavals
+                str(value): value
+                for value in (dataset.nodatavals[band - 1] for band in self._indexes)
             }
             self._tags = [
                 (
                     dataset.tags(band, ns='IMAGERY').get('CENTRAL_WAVELENGTH_UM'),
                     {key.lower(): text for key, text in dataset.tags(band).items()},
                 )
-                for band in dataset.indexes
+                for band in self._indexes
             ]
-            self._masked = any(
+            self._file_tags = {
+                key.lower(): text
+                for space in (None, 'ENVI')
+                for key, text in dataset.tags(ns=space).items()
+            }
+            self._names = tuple(
+                dataset.descriptions[band - 1] or '' for band in self._indexes
+            )
+            self._masked = self._alpha is not None or any(
                 MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums
             )
-            shape = (dataset.height, dataset.width, dataset.count)
-            super().__init__((path,), shape, np.result_type(*dataset.dtypes))
+            shape = (dataset.height, dataset.width, len(self._indexes))
+            super().__init__((path,), shape, np.result_type(*types))
 
     @property
     def grid(self) -> Grid:
@@ -152,11 +226,47 @@ class RasterSource(Source):
         except ValueError:
             return None, None
 
+    def bad_bands(self) -> NDArray[np.bool_] | None:
+        """Return True for the bands that ``bbl`` marks as bad, a tag of bands or file.
+
+        Raises:
+            FileError: If it holds something else than a number a band.
+        """
+        texts = [tags.get('bbl') for _, tags in self._tags]
+        if any(text is None for text in texts):
+            listed = self._file_tags.get('bbl')
+            if listed is None:
+                return None
+            texts = [text for text in re.split(r'[{},;\s]+', listed) if text]
+        try:
+            good = np.array([float(str(text)) for text in texts])
+        except ValueError:
+            good = np.full(len(texts), np.nan)
+        if len(good) != self.shape[2] or not np.isfinite(good).all():
+            raise FileError(
+                f"{self.where}: found the tag 'bbl' {texts[:4]} ... with {len(texts)} "
+                f'values, expected a number for each of {self.shape[2]} bands; choose '
+                'bands by number'
+            )
+        return np.asarray(good == 0)
+
+    def band_names(self) -> tuple[str, ...]:
+        """Return the descriptions of the bands."""
+        return self._names if all(self._names) else ()
+
+    def legend(self) -> LabelLegend | None:
+        """Return categories, attribute table and colour table of the first band."""
+        with open_raster(self.files[0], self._name) as dataset:
+            return raster_legend(self.files[0], dataset)
+
     def mask(self) -> NDArray[np.bool_] | None:
         """Return the mask that the file carries beside its bands."""
         if not self._masked:
             return None
-        with open_raster(self.files[0]) as dataset, reading(self.files[0], 'a raster'):
+        path = self.files[0]
+        with open_raster(path, self._name) as dataset, reading(path, 'a raster'):
+            if self._alpha is not None:
+                return np.asarray(dataset.read(self._alpha) > 0)
             return np.asarray(dataset.dataset_mask() > 0)
 
     def read(
@@ -169,7 +279,7 @@ class RasterSource(Source):
     ) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
         wanted = np.arange(self.shape[2]) if bands is None else bands
-        indexes = [int(band) + 1 for band in wanted]
+        indexes = [self._indexes[int(band)] for band in wanted]
         rows, cols = row_stop - row_start, col_stop - col_start
         window = Window(col_start, row_start, cols, rows)
         with self._lock, reading(self.files[0], 'a raster'):
@@ -181,7 +291,7 @@ class RasterSource(Source):
     def _handle(self) -> Any:
         process = os.getpid()
         if process not in self._handles:
-            self._handles[process] = open_raster(self.files[0])
+            self._handles[process] = open_raster(self.files[0], self._name)
         return self._handles[process]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -195,3 +305,18 @@ class RasterSource(Source):
         self.__dict__.update(state)
         self._lock = threading.Lock()
         self._handles = {}
+
+
+def _alpha_band(path: Path, dataset: Any) -> int | None:
+    """Return the number of an alpha band, None without.
+
+    Writers call the fourth band of any cube so; only 0 and one other value make a mask.
+    """
+    last = dataset.count
+    if last not in (2, 4) or dataset.colorinterp[last - 1] is not ColorInterp.alpha:
+        return None
+    values = np.unique(dataset.read(last))
+    if len(values) > 2 or not (values[-1] > 0 and (len(values) == 1 or values[0] == 0)):
+        return None
+    logger.warning('%s: band %d is an alpha band and is taken as mask', path, last)
+    return int(last)

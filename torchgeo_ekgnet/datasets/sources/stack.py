@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from ..._reading import FileError
 from ..raster import Grid
 from .base import Source
+
+#: Tiles share at most that much of their area; more is one place on two grids.
+_MOST_OVERLAP = 0.5
 
 
 class StackSource(Source):
@@ -96,6 +100,172 @@ class StackSource(Source):
                 )
             first = last
         return cube
+
+
+class MosaicSource(Source):
+    """Tiles of one pixel grid that lie beside each other, read by window.
+
+    Where tiles overlap, the first one counts.
+
+    Args:
+        parts: The tiles.
+        grid: Grid of the whole.
+        offsets: First row and column of each tile in it.
+    """
+
+    def __init__(
+        self, parts: Sequence[Source], grid: Grid, offsets: Sequence[tuple[int, int]]
+    ) -> None:
+        """Initialize a new MosaicSource instance."""
+        self._parts, self._grid = tuple(parts), grid
+        self._offsets = tuple(offsets)
+        super().__init__(
+            [file for part in parts for file in part.files],
+            (grid.rows, grid.cols, parts[0].shape[2]),
+            np.result_type(*(part.dtype for part in parts)),
+        )
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+        return self._grid
+
+    @property
+    def nodata(self) -> float | None:
+        """Value that the tiles declare for missing data."""
+        return common_nodata(self._parts)
+
+    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
+        """Return the band centres in nm.
+
+        Raises:
+            FileError: If they differ between tiles.
+        """
+        first = self._parts[0].wavelengths(unit)
+        for part in self._parts[1:]:
+            other = part.wavelengths(unit)
+            same = (first is None) == (other is None)
+            if first is not None and other is not None:
+                same = bool(np.allclose(first, other, rtol=0, atol=0.01))
+            if not same:
+                raise FileError(
+                    f'{part.where}: found other wavelengths than in '
+                    f'{self._parts[0].where}, expected tiles of one cube; give '
+                    'wavelengths= if they are one all the same'
+                )
+        return first
+
+    def bad_bands(self) -> NDArray[np.bool_] | None:
+        """Return True for the bands that any tile marks as bad."""
+        marked = [bad for part in self._parts if (bad := part.bad_bands()) is not None]
+        return np.logical_or.reduce(marked) if marked else None
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Return False where no tile has data."""
+        mask = np.zeros(self.shape[:2], dtype=bool)
+        covered = mask.copy()
+        for part, (row, col) in zip(self._parts, self._offsets, strict=True):
+            rows, cols, _ = part.shape
+            own = part.mask()
+            here = (slice(row, row + rows), slice(col, col + cols))
+            new = ~covered[here]
+            mask[here][new] = True if own is None else own[new]
+            covered[here] = True
+        return None if mask.all() else mask
+
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Read one window, see :class:`~.base.CubeSource`; 0 beyond all tiles."""
+        count = self.shape[2] if bands is None else len(bands)
+        size = (row_stop - row_start, col_stop - col_start, count)
+        cube = np.zeros(size, dtype=self.dtype)
+        for part, (row, col) in zip(
+            reversed(self._parts), reversed(self._offsets), strict=True
+        ):
+            top, bottom = max(row, row_start), min(row + part.shape[0], row_stop)
+            left, right = max(col, col_start), min(col + part.shape[1], col_stop)
+            if top >= bottom or left >= right:
+                continue
+            cube[
+                top - row_start : bottom - row_start,
+                left - col_start : right - col_start,
+            ] = part.read(top - row, bottom - row, left - col, right - col, bands)
+        return cube
+
+
+def joined(parts: Sequence[Source]) -> Source:
+    """Join the files of one cube: bands on one grid, or tiles beside each other.
+
+    Raises:
+        ValueError: If they are neither.
+    """
+    first = parts[0]
+    if all(first.grid.same_as(part.grid) for part in parts[1:]):
+        return StackSource(parts)
+    placed = _tiled(parts)
+    return StackSource(parts) if placed is None else MosaicSource(parts, *placed)
+
+
+def _tiled(parts: Sequence[Source]) -> tuple[Grid, list[tuple[int, int]]] | None:
+    """Return the grid of the whole and the place of each tile, None for no tiles."""
+    grids = [part.grid for part in parts]
+    first = grids[0]
+    if any(part.shape[2] != parts[0].shape[2] for part in parts):
+        return None
+    offsets = []
+    for grid in grids:
+        if first.transform is None or grid.transform is None or grid.crs != first.crs:
+            return None
+        (left, top), (right, _), (_, bottom), _ = first.pixels_of(grid)
+        wanted = (left + grid.cols, top + grid.rows)
+        drift = max(
+            abs(left - round(left)),
+            abs(top - round(top)),
+            abs(right - wanted[0]),
+            abs(bottom - wanted[1]),
+        )
+        if drift > 0.01:
+            return None
+        offsets.append((round(top), round(left)))
+    rows = [
+        (row, row + grid.rows) for (row, _), grid in zip(offsets, grids, strict=True)
+    ]
+    cols = [
+        (col, col + grid.cols) for (_, col), grid in zip(offsets, grids, strict=True)
+    ]
+    if _overlap(rows, cols) > _MOST_OVERLAP:
+        return None
+    top, left = min(rows)[0], min(cols)[0]
+    assert first.transform is not None
+    a, b, c, d, e, f = tuple(first.transform)[:6]
+    whole = Grid(
+        max(stop for _, stop in rows) - top,
+        max(stop for _, stop in cols) - left,
+        first.crs,
+        Affine(a, b, c + a * left + b * top, d, e, f + d * left + e * top),
+    )
+    return whole, [(row - top, col - left) for row, col in offsets]
+
+
+def _overlap(rows: list[tuple[int, int]], cols: list[tuple[int, int]]) -> float:
+    """Return the largest share of a tile that another one covers."""
+    r, c = np.array(rows), np.array(cols)
+    high = np.minimum(r[:, None, 1], r[None, :, 1]) - np.maximum(
+        r[:, None, 0], r[None, :, 0]
+    )
+    wide = np.minimum(c[:, None, 1], c[None, :, 1]) - np.maximum(
+        c[:, None, 0], c[None, :, 0]
+    )
+    shared = high.clip(min=0) * wide.clip(min=0)
+    np.fill_diagonal(shared, 0)
+    area = (r[:, 1] - r[:, 0]) * (c[:, 1] - c[:, 0])
+    return float((shared / area[:, None]).max())
 
 
 def common_nodata(parts: Sequence[Source]) -> float | None:
