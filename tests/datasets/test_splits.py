@@ -502,7 +502,8 @@ class TestMaskSplit:
     @pytest.mark.parametrize('file', ['scene.hdr', 'scene.dat'])
     def test_envi_as_torchgeo_configures_gdal(self, tmp_path: Path, file: str) -> None:
         rasterio = pytest.importorskip('rasterio')
-        envi.make(tmp_path)
+        same = np.repeat(envi.cube_of()[:, :, :1], envi.BANDS, axis=2)
+        envi.make(tmp_path, cube=same)
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR'):
             mask = read_mask(tmp_path / file)
         assert np.array_equal(mask, envi.cube_of()[:, :, 0])
