@@ -18,7 +18,11 @@ from torchgeo_ekgnet.layers import (
     grouped_conv3d,
 )
 from torchgeo_ekgnet.layers.geometry import geometry_of
-from torchgeo_ekgnet.layers.rule import asked_strategy, choose_conv_strategy
+from torchgeo_ekgnet.layers.rule import (
+    asked_strategy,
+    choose_conv_strategy,
+    choose_expert_strategy,
+)
 
 from ..graphs import CountingBackend
 
@@ -37,6 +41,32 @@ def test_the_rule() -> None:
     torch.testing.assert_close(
         thin(x), F.conv3d(x, thin.weight, padding=1, groups=4), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ('shape', 'channels', 'expected'),
+    [
+        ((1, 1, 1), 64, 'experts'),
+        ((4, 1, 1), 64, 'experts'),
+        ((1, 3, 3), 64, 'pointwise'),
+        ((1, 1, 1), 16, 'pointwise'),
+    ],
+)
+def test_kernels_are_not_mixed_for_maps_that_are_smaller(
+    shape: tuple[int, int, int], channels: int, expected: str
+) -> None:
+    x = torch.randn(3, channels, *shape, dtype=torch.float64, requires_grad=True)
+    attention = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 64, channels, 1, 1, 1, dtype=torch.float64)
+    bias = torch.randn(2, 64, dtype=torch.float64)
+    geometry = geometry_of(weight, 1, 0, 1, 1)
+    assert choose_expert_strategy(x, weight, geometry) == expected
+    results = []
+    for strategy in (None, 'grouped'):
+        y = expert_conv3d(x, attention, weight, bias, strategy=strategy)
+        results.append((y, *torch.autograd.grad(y.square().sum(), (x, attention))))
+    for result, plain in zip(*results, strict=True):
+        torch.testing.assert_close(result, plain)
 
 
 def test_forced_strategy() -> None:
