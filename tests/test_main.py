@@ -7,10 +7,13 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ import yaml
 from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
+from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.commands import (
     COMMANDS,
     TORCHGEO_COMMANDS,
@@ -271,16 +275,13 @@ def test_unknown_config_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'pach_size' in capsys.readouterr().err
 
 
-def test_unknown_key_in_a_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_key_in_a_file(tmp_path: Path) -> None:
     config = yaml.safe_load(Path(EKGNET).read_text(encoding='utf-8'))
     config['model']['init_args']['num_expert'] = 3
     path = tmp_path / 'typo.yaml'
     path.write_text(yaml.safe_dump(config), encoding='utf-8')
-    with pytest.raises(SystemExit):
+    with pytest.raises(UsageError, match="'num_expert' is not accepted"):
         main(['fit', '--config', str(path)])
-    assert 'num_expert' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -493,15 +494,155 @@ def test_errors_of_constructors_are_one_line(
     assert '\n' not in text
 
 
-def test_errors_of_others_keep_their_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> tuple[object, bool]:
+    """How the process ends after an error, and whether it is raised as it is."""
+
     def fail(args: Sequence[str]) -> None:
-        try:
-            resolve_config('nothing')
-        except FileNotFoundError:
-            raise ValueError('something else') from None
+        raise error
 
     monkeypatch.setattr(command_line, 'run', fail)
-    with pytest.raises(ValueError, match='something else'):
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', 'fit'])
+    with pytest.raises(BaseException) as caught:
         main()
+    return getattr(caught.value, 'code', None), caught.value is error
+
+
+def lightning_stopped_by(error: BaseException) -> SystemExit:
+    """What Lightning raises of Ctrl-C."""
+    stop = SystemExit(1)
+    stop.__context__ = error
+    return stop
+
+
+@pytest.mark.parametrize(
+    ('error', 'end'),
+    [
+        (KeyError('x'), "torchgeo-ekgnet: KeyError: 'x' (TORCHGEO_EKGNET_DEBUG=1 "),
+        (RuntimeError('two\n  lines'), 'torchgeo-ekgnet: RuntimeError: two lines ('),
+        (RuntimeError(''), 'torchgeo-ekgnet: RuntimeError: no message ('),
+        (ValueError('x' * 10_000), 'torchgeo-ekgnet: ValueError: xxx'),
+        (MemoryError(), 'torchgeo-ekgnet: MemoryError: the machine has not enough'),
+        (
+            FileNotFoundError(2, 'No such file or directory', 'a.mat'),
+            "torchgeo-ekgnet: FileNotFoundError: [Errno 2] No such file or directory: 'a.mat'",
+        ),
+        (UsageError('no'), 2),
+        (KeyboardInterrupt(), 130),
+        (lightning_stopped_by(KeyboardInterrupt()), 130),
+        (SystemExit(3), 3),
+        (SystemExit('words'), 'words'),
+    ],
+    ids=repr,
+)
+def test_end_of_the_process(
+    error: BaseException, end: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('TORCHGEO_EKGNET_DEBUG', raising=False)
+    code, _ = in_process(monkeypatch, error)
+    if isinstance(end, int):
+        assert code == end
+    else:
+        assert str(code).startswith(end)
+        assert '\n' not in str(code) and len(str(code)) < 800
+
+
+def test_traceback_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TORCHGEO_EKGNET_DEBUG', '1')
+    assert in_process(monkeypatch, RuntimeError('something else'))[1]
+    assert in_process(monkeypatch, KeyboardInterrupt())[0] == 130
+
+
+@pytest.mark.parametrize(
+    ('text', 'found'),
+    [
+        ('a: [1\nb: 2\n', r'broken\.yaml, line 2: found .*, expected YAML'),
+        ('- 1\n', r'broken\.yaml: found a list, expected keys'),
+        ('', r'broken\.yaml: found nothing, expected keys'),
+        ('trainer: {max_epoch: 1}', r"does not accept option 'trainer\.max_epoch'"),
+        (
+            'trainer: {max_epochs: few}',
+            r'--trainer\.max_epochs: Expected a int, found few',
+        ),
+        ('model: {class_path: no.such.Task}', r"no\.such\.Task: No module named 'no'"),
+        (
+            'model:\n'
+            + '  class_path: HyperspectralClassificationTask\n'
+            + '  init_args: {modle: ssrn}\n',
+            "'modle' is not accepted; did you mean 'model'",
+        ),
+    ],
+)
+@pytest.mark.parametrize('command', ['fit', 'repeat'])
+def test_broken_configurations(
+    command: str, text: str, found: str, tmp_path: Path
+) -> None:
+    path = tmp_path / 'broken.yaml'
+    path.write_text(text)
+    with pytest.raises(UsageError, match=found) as caught:
+        main([command, '--config', str(path)])
+    assert '\n' not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_configuration_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / 'broken.yaml'
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(UsageError, match=r'broken\.yaml.*expected YAML'):
+        main(['fit', '--config', str(path)])
+
+
+@pytest.mark.parametrize(
+    ('content', 'found'),
+    [(None, 'there is no checkpoint'), (b'', 'checkpoint'), (b'words', 'checkpoint')],
+    ids=['missing', 'empty', 'text'],
+)
+def test_checkpoint_that_is_none(
+    content: bytes | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path('x.ckpt').write_bytes(content)
+    for command in ('test', 'predict', 'validate', 'fit'):
+        with pytest.raises((OSError, ValueError), match=found):
+            main([command, '--config', EKGNET, '--ckpt_path', 'x.ckpt'])
+    assert not Path('runs').exists()
+
+
+def command(*args: str, cwd: Path, **kwargs: Any) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, *kwargs.pop('python', ()), '-m', 'torchgeo_ekgnet', *args],
+        cwd=cwd,
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])},
+        text=True,
+        **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **kwargs},
+    )
+
+
+@pytest.mark.parametrize(
+    ('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_stopped_training_tells_the_shell(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    config = ['--config', EKGNET, '--trainer.max_epochs', '5000']
+    process = command('fit', *config, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not list(tmp_path.glob('runs/**/last.ckpt')) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, text = process.communicate()
+    assert process.returncode == status, text
+    assert 'Traceback' not in text
+    assert text.strip().splitlines()[-1].startswith('torchgeo-ekgnet: ')
+    last = next(tmp_path.glob('runs/**/last.ckpt'))
+    assert torch.load(last, weights_only=True)['state_dict']
+
+
+def test_closed_output_is_no_traceback(tmp_path: Path) -> None:
+    process = command('demo', '--help', cwd=tmp_path)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    text = process.stderr.read()
+    assert process.wait() in (0, 1)
+    assert 'Traceback' not in text and 'Exception ignored' not in text

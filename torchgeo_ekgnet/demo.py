@@ -100,11 +100,8 @@ def _fit(options: argparse.Namespace) -> tuple[Any, Any, Path]:
     Raises:
         ValueError: If the number of epochs is not positive.
     """
-    from lightning.pytorch.cli import LightningCLI
-    from torchgeo.datamodules import BaseDataModule
-
-    from ._compat import BaseTask
     from .callbacks.run_folder import run_path
+    from .cli import CommandLine
 
     arguments = ['--config', resolve_config('quickstart')]
     arguments += ['--trainer.default_root_dir', options.output]
@@ -114,15 +111,7 @@ def _fit(options: argparse.Namespace) -> tuple[Any, Any, Path]:
         arguments += ['--trainer.max_epochs', str(options.epochs)]
     if options.quiet:
         arguments += ['--trainer.enable_progress_bar', 'false']
-    cli = LightningCLI(
-        BaseTask,
-        BaseDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_kwargs={'overwrite': True},
-        run=False,
-        args=[*arguments, *options.fit_options],
-    )
+    cli = CommandLine(run=False, args=[*arguments, *options.fit_options])
     task: Any = cli.model
     datamodule: Any = cli.datamodule
     if options.shuffle_labels:

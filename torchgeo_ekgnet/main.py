@@ -3,31 +3,42 @@
 
 """The command line: torchgeo's own with this package imported, and our commands.
 
-``fit``, ``validate``, ``test`` and ``predict`` go to :func:`torchgeo.main.main`. Since
+``fit``, ``validate``, ``test`` and ``predict`` are what torchgeo's command runs. Since
 the package is imported first, short names of its classes and the names of its models
 resolve, and ``--config NAME`` finds a configuration that ships with the package. Every
 other command belongs to the subpackage that does the work and is imported when it is
 called.
+
+Nothing is imported here that takes long: help and version answer at once.
 """
 
 import importlib
+import itertools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from ._terminal import quiet
 from .commands import COMMANDS, DEBUG, answer, resolve_config
 
-_SUBPACKAGES = (
-    'callbacks',
-    'datamodules',
-    'datasets',
-    'samplers',
-    'tasks',
-    'transforms',
-)
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells give it: 128 and the signal's number."""
+
+TERMINATED = 143
+"""Exit status after SIGTERM."""
+
+USAGE = 2
+"""Exit status after arguments or configurations that are not accepted."""
+
+_LINE = 600
+"""Most characters of an error that others raise."""
+
+_WORDLESS = {'MemoryError': 'the machine has not enough free memory'}
+"""Words for errors that are raised without any."""
 
 
 def resolve_args(args: Sequence[str]) -> list[str]:
@@ -48,6 +59,13 @@ def resolve_args(args: Sequence[str]) -> list[str]:
         else:
             resolved.append(arg)
     return resolved
+
+
+def _configs(args: Sequence[str]) -> list[str]:
+    """List the configurations among resolved arguments."""
+    joined = [a.split('=', 1)[1] for a in args if a.startswith('--config=')]
+    apart = itertools.pairwise(args)
+    return joined + [value for name, value in apart if name in ('--config', '-c')]
 
 
 @quiet()
@@ -75,15 +93,15 @@ def run(args: Sequence[str]) -> None:
         getattr(module, command.function)(list(rest))
         return
     resolved = resolve_args(args)
-    for name in _SUBPACKAGES:
-        importlib.import_module(f'{__package__}.{name}')
-    from torchgeo.main import main as torchgeo_main
+    from .cli import CommandLine, check_yaml
 
+    for path in _configs(resolved):
+        check_yaml(path)
     # Lightning warns about arguments that differ from those of the process.
     process_args = sys.argv
     sys.argv = [process_args[0], *resolved]
     try:
-        torchgeo_main()
+        CommandLine()
     finally:
         sys.argv = process_args
 
@@ -92,23 +110,97 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Args:
-        args: Command and options; None for those of the process. With None, an error
-            that this package raises about its input ends the process with one line
-            instead of a traceback.
+        args: Command and options; errors are raised as they are. None for those of the
+            process, which ends with one line and an exit status instead.
 
     Raises:
-        SystemExit: On errors in the command line.
+        SystemExit: At the end of the process, unless all went well.
     """
     if args is not None:
         run(args)
         return
+    _open_streams()
+    _listen()
+    status: int | str = 0
     try:
         run(sys.argv[1:])
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        own = _own_error(error)
-        if os.environ.get(DEBUG) or own is None:
+        # A reader that has gone, such as head, shows here and not at the very end.
+        sys.stdout.flush()
+    except BaseException as error:
+        if os.environ.get(DEBUG) and isinstance(error, Exception):
             raise
-        raise SystemExit(f'torchgeo-ekgnet: {type(own).__name__}: {own}') from None
+        status = _end(error)
+    if status:
+        raise SystemExit(status)
+
+
+def _open_streams() -> None:
+    """Give a process that was started without streams some to write to."""
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115
+
+
+def _listen() -> None:
+    """Let SIGTERM end the process as Ctrl-C does, with the files put in order."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # Once: what is put in order now must not be interrupted again.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _listen.terminated = True  # type: ignore[attr-defined]
+        raise SystemExit(TERMINATED)
+
+    _listen.terminated = False  # type: ignore[attr-defined]
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def _end(error: BaseException) -> int | str:
+    """Decide how the process ends.
+
+    Args:
+        error: What ended the command.
+
+    Returns:
+        Exit status, or one line for stderr, whose status is 1.
+    """
+    if _chain(error, 'KeyboardInterrupt'):
+        # Lightning ends the process itself, with another status.
+        sys.stderr.write('torchgeo-ekgnet: interrupted\n')
+        return INTERRUPTED
+    if getattr(_listen, 'terminated', False):
+        # Lightning ends its loops with a status of its own, 0.
+        sys.stderr.write('torchgeo-ekgnet: terminated\n')
+        return TERMINATED
+    if isinstance(error, SystemExit):
+        return 0 if error.code is None else error.code
+    if isinstance(error, BrokenPipeError):
+        # Nobody reads: nothing more may be written, at the end of the process either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 'torchgeo-ekgnet: BrokenPipeError: stdout was closed before the end'
+    usage = _chain(error, 'UsageError')
+    # What the parser wraps says more: it was raised where something was wrong.
+    own = _own_error(error) or usage
+    shown = own or error
+    text = ' '.join(str(shown).split())
+    if own is None:
+        text = text if len(text) <= _LINE else text[: _LINE - 4] + ' ...'
+        text = text or _WORDLESS.get(type(shown).__name__, 'no message')
+        if not isinstance(error, OSError):
+            # Not ours: its words may need the place where it was raised.
+            text += f' ({DEBUG}=1 shows where it was raised)'
+    line = f'torchgeo-ekgnet: {type(shown).__name__}: {text}'
+    if usage is None:
+        return line
+    sys.stderr.write(f'{line}\n')
+    return USAGE
+
+
+def _chain(error: BaseException | None, name: str) -> BaseException | None:
+    """Find an error among an error's causes by the name of its class."""
+    while error is not None and type(error).__name__ != name:
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _own_error(error: BaseException | None) -> BaseException | None:
@@ -120,9 +212,12 @@ def _own_error(error: BaseException | None) -> BaseException | None:
         error: The last error of the chain.
 
     Returns:
-        The latest error that this package raised; None if there is none.
+        The latest error that this package raised, those of the parser apart; None if
+        there is none.
     """
-    while error is not None and not _raised_here(error):
+    while error is not None and (
+        type(error).__name__ == 'UsageError' or not _raised_here(error)
+    ):
         hidden = error.__suppress_context__
         error = error.__cause__ or (None if hidden else error.__context__)
     return error

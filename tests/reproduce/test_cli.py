@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.data.public_scenes import data as public_scenes
+from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.reproduce import (
     cli,
     engine,
@@ -224,5 +225,5 @@ def test_repeat_without_configuration(tmp_path: Path) -> None:
         main_repeat(['--config', str(tmp_path / 'nothing.yaml')])
     empty = tmp_path / 'empty.yaml'
     empty.write_text('trainer:\n  max_epochs: 1\n')
-    with pytest.raises((ValueError, SystemExit)):
+    with pytest.raises(UsageError, match='required'):
         main_repeat(['--config', str(empty)])

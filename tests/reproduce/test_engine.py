@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Timer
 
 from tests.data.public_scenes import data as public_scenes
 from torchgeo_ekgnet.callbacks import ExpertUse
+from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.layers import expert_convs
 from torchgeo_ekgnet.reproduce import main_repeat
 from torchgeo_ekgnet.reproduce.build import content_of, placed
@@ -304,7 +305,7 @@ def test_configuration_of_fit_becomes_settings(config: Path) -> None:
 def test_data_of_another_package_are_refused(config: Path) -> None:
     with pytest.raises(TypeError, match='expected HyperspectralDataModule'):
         read_config([str(config)], ['--data', 'torchgeo.datamodules.EuroSATDataModule'])
-    with pytest.raises(SystemExit):
+    with pytest.raises(UsageError, match='BaseDataModule'):
         read_config([str(config)], ['--data', 'lightning.pytorch.LightningDataModule'])
 
 

@@ -15,13 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from torchgeo.datamodules import BaseDataModule
 
-# Names of classes may be short in configurations, as on the command line.
-from .. import callbacks as _callbacks  # noqa: F401
-from .. import tasks as _tasks  # noqa: F401
-from .._compat import BaseTask
+from ..cli import CommandLine, Parser, usage_errors
 from ..datamodules import HyperspectralDataModule
 from .runs import Result, Settings, decode_floats
 
@@ -29,7 +24,7 @@ _OWN = ('content', 'start_epoch', 'checkpoint')
 """Settings that the engine reads itself."""
 
 
-class Builder(LightningCLI):
+class Builder(CommandLine):
     """The command line's parser; builds trainer, task and datamodule and stops there.
 
     Args:
@@ -40,12 +35,7 @@ class Builder(LightningCLI):
     def __init__(self, settings: Settings, callbacks: Sequence[Callback] = ()) -> None:
         """Build what the settings say."""
         super().__init__(
-            BaseTask,
-            BaseDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
             save_config_callback=None,
-            seed_everything_default=0,
             trainer_defaults={'callbacks': list(callbacks)},
             run=False,
             args=dict(settings),
@@ -106,12 +96,11 @@ def build_data(
         The datamodule, with scene and split.
     """
     place = None if root is None else os.fspath(root)
-    parser = LightningArgumentParser()
+    parser = Parser()
     parser.add_lightning_class_args(HyperspectralDataModule, 'data', subclass_mode=True)
     chosen = placed(settings, place, Path())['data']
-    # Wrong settings are an error here, not the end of the process.
-    parser.exit_on_error = False
-    config = parser.parse_object({'data': chosen})
+    with usage_errors():
+        config = parser.parse_object({'data': chosen})
     # Its name before jsonargparse 4.49.
     instantiate = getattr(parser, 'instantiate', None) or parser.instantiate_classes
     data: HyperspectralDataModule = instantiate(config).data

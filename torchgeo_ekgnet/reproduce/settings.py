@@ -18,10 +18,8 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
     ThroughputMonitor,
 )
-from lightning.pytorch.cli import LightningCLI
-from torchgeo.datamodules import BaseDataModule
 
-from .._compat import BaseTask
+from ..cli import CommandLine, check_yaml
 from ..commands import resolve_config
 from ..datamodules import HyperspectralDataModule
 from ..tasks import HyperspectralClassificationTask
@@ -59,7 +57,7 @@ _CHOICE = ('monitor', 'mode', 'every_n_epochs', 'save_on_train_epoch_end')
 """Arguments of ``ModelCheckpoint`` that decide which epoch's weights remain."""
 
 
-class _Reader(LightningCLI):
+class _Reader(CommandLine):
     """The command line's parser; neither builds nor runs anything."""
 
     def instantiate_classes(self) -> None:
@@ -89,20 +87,15 @@ def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, A
         FileNotFoundError: If there is no such configuration.
         TypeError: If data or model are not of this package.
         ValueError: If data or model are missing.
-        SystemExit: If an argument is unknown or wrong.
+        UsageError: If an argument is unknown or wrong.
     """
     arguments = ['fit']
     for config in configs:
-        arguments += ['--config', resolve_config(config)]
+        path = resolve_config(config)
+        check_yaml(path)
+        arguments += ['--config', path]
     with own_arguments(), warnings.catch_warnings():
-        reader = _Reader(
-            BaseTask,
-            BaseDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=False,
-            args=[*arguments, *overrides],
-        )
+        reader = _Reader(seed_everything_default=False, args=[*arguments, *overrides])
     parser = reader._parser('fit')
     found = reader.config['fit'].clone()
     for name in ('config', 'ckpt_path', 'weights_only'):

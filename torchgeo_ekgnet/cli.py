@@ -1,0 +1,165 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Lightning's command line as torchgeo sets it up, with errors of one line."""
+
+import inspect
+import os
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from torchgeo.datamodules import BaseDataModule
+
+# Names of classes may be short: whatever is imported is found.
+from . import callbacks as _callbacks  # noqa: F401
+from . import datamodules as _datamodules  # noqa: F401
+from . import datasets as _datasets  # noqa: F401
+from . import samplers as _samplers  # noqa: F401
+from . import tasks as _tasks  # noqa: F401
+from . import transforms as _transforms  # noqa: F401
+from ._compat import BaseTask
+from .checkpoint import read_checkpoint
+from .commands import did_you_mean
+
+__all__ = ('CommandLine', 'Parser', 'UsageError', 'check_yaml', 'usage_errors')
+
+_GDAL = {
+    'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR',
+    'AWS_NO_SIGN_REQUEST': 'YES',
+    'GDAL_MAX_RAW_BLOCK_CACHE_SIZE': '200000000',
+    'GDAL_SWATH_SIZE': '200000000',
+    'VSI_CURL_CACHE_SIZE': '200000000',
+}
+"""What torchgeo's command sets for GDAL."""
+
+_NOISE = (
+    'does not validate against any of the union subtypes',
+    'subtypes:',
+    'errors:',
+    "- expected a <class 'nonetype'>",
+    'given value type:',
+    'given value: {',
+    'given value: [',
+    'given value: namespace(',
+)
+"""Beginnings of lines of the parser's messages that tell a user nothing."""
+
+
+_CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
+"""Values of ``--ckpt_path`` that are no file."""
+
+
+class UsageError(ValueError):
+    """An argument or a configuration that the parser does not accept."""
+
+
+class Parser(LightningArgumentParser):
+    """A parser that raises instead of printing its usage and ending the process."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Set it up as torchgeo's."""
+        super().__init__(*args, **{'exit_on_error': False, **kwargs})
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Raise what a :class:`Parser` refuses as :class:`UsageError`, in one line."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise UsageError(_essence(str(error))) from error
+
+
+class CommandLine(LightningCLI):
+    """What ``torchgeo`` runs, with errors that can be caught.
+
+    Args:
+        **kwargs: Arguments of ``LightningCLI`` that differ from torchgeo's.
+
+    Raises:
+        UsageError: If an argument or a configuration is not accepted.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Parse, build and run."""
+        os.environ.update(_GDAL)
+        options: dict[str, Any] = {
+            'model_class': BaseTask,
+            'datamodule_class': BaseDataModule,
+            'subclass_mode_model': True,
+            'subclass_mode_data': True,
+            'seed_everything_default': 0,
+            'save_config_kwargs': {'overwrite': True},
+            'parser_class': Parser,
+        }
+        super().__init__(**{**options, **kwargs})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and look at the checkpoint before Lightning opens it."""
+        with usage_errors():
+            super().parse_arguments(parser, args)
+        command = self.config.get('subcommand')
+        path = self.config[command].get('ckpt_path') if command else None
+        if path is not None and path not in _CHOSEN_BY_LIGHTNING:
+            read_checkpoint(path)
+
+
+def check_yaml(path: str) -> None:
+    """Refuse a configuration that is no YAML of keys and values.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UsageError: If it is not; names file and line.
+    """
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+        found = yaml.safe_load(text)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, 'problem_mark', None)
+        where = '' if mark is None else f', line {mark.line + 1}'
+        problem = getattr(error, 'problem', None) or error
+        raise UsageError(f'{path}{where}: found {problem}, expected YAML') from None
+    if not isinstance(found, dict):
+        kind = 'nothing' if found is None else f'a {type(found).__name__}'
+        raise UsageError(
+            f'{path}: found {kind}, expected keys such as model, data and trainer'
+        )
+
+
+def _essence(message: str) -> str:
+    """Give the parser's message in one line, without the configuration in it."""
+    lines = [line.strip() for line in str(message).splitlines()]
+    kept = [
+        line.removeprefix('- ')
+        for line in lines
+        if line and not line.lower().startswith(_NOISE)
+    ]
+    text = re.sub(r'<(?:class|enum) \'([^\']*)\'>', r'\1', ' '.join(kept))
+    text = re.sub(r'\.? (?:Got|Given) value: ', ', found ', text)
+    text = re.sub(r'Parser key "([^"]*)":', r'--\1:', text)
+    text = re.sub(r"Problem with given class_path '([^']*)':", r'\1:', text)
+    return text + _closest(text)
+
+
+def _closest(text: str) -> str:
+    """Suggest the argument that was meant, where the message names class and typo."""
+    typo = re.search(r"'([\w.]+)' is not accepted", text)
+    classes = re.findall(r'((?:\w+\.)+\w+):', text)
+    if typo is None or not classes:
+        return ''
+    known: set[str] = set()
+    module, _, name = classes[-1].rpartition('.')
+    # The parser has imported it.
+    found = getattr(sys.modules.get(module), name, None)
+    for base in inspect.getmro(found) if inspect.isclass(found) else ():
+        known.update(inspect.signature(base.__init__).parameters)
+    return did_you_mean(typo[1], sorted(known - {'self', 'args', 'kwargs'}))
