@@ -4,6 +4,7 @@
 """Tests of what checkpoints say of their run, and of who reads it."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torchgeo.datasets import EnMAP
 
 from tests.data.enmap import data as enmap
+from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
 from torchgeo_ekgnet.checkpoint import (
     Provenance,
@@ -118,9 +120,86 @@ class TestRead:
             read_checkpoint(path)
         assert not trace.exists()
 
+    @pytest.mark.parametrize('content', [[1], {}, 3, None], ids=str)
+    def test_other_content(self, content: Any, tmp_path: Path) -> None:
+        torch.save(content, tmp_path / 'other.pt')
+        with pytest.raises(FileError, match=r'other\.pt holds no checkpoint: found'):
+            read_checkpoint(tmp_path / 'other.pt')
+
+    @pytest.mark.parametrize(
+        'address',
+        [
+            'http://127.0.0.1:9/best.ckpt',
+            'https://example.org/best.ckpt',
+            's3://bucket/best.ckpt',
+            'gs://bucket/best.ckpt',
+            'file:///best.ckpt',
+            'hf-hub:owner/name',
+            'simplecache::http://127.0.0.1/best.ckpt',
+            'memory://best.ckpt',
+            'data:text/plain,x',
+        ],
+    )
+    def test_address(self, address: str) -> None:
+        with pytest.raises(FileNotFoundError, match='checkpoint: found an address'):
+            read_checkpoint(address)
+        with pytest.raises(FileNotFoundError, match='found an address'):
+            load_classifier(address)
+        with pytest.raises(FileNotFoundError, match='weights: found an address'):
+            HyperspectralClassificationTask(
+                'ekgnet_tiny', weights=address, in_channels=8, num_classes=3
+            )
+        with pytest.raises(FileNotFoundError, match='found an address'):
+            trainer = Trainer(**QUIET)
+            task = HyperspectralClassificationTask('ekgnet_tiny')
+            trainer.test(task, make_datamodule(), ckpt_path=address)
+
+    @pytest.mark.parametrize('folder', ['http_runs', 'http:', 's3', 'file:'])
+    def test_folder_that_looks_like_one(
+        self, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / folder).mkdir()
+        torch.save({'state_dict': {'a': torch.ones(1)}}, tmp_path / folder / 'a.ckpt')
+        monkeypatch.chdir(tmp_path)
+        assert read_checkpoint(f'{folder}/a.ckpt')['state_dict']['a'] == 1
+
+    def test_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match='is a folder, expected a file'):
+            read_checkpoint(tmp_path)
+
+    @pytest.mark.parametrize(
+        ('settings', 'message'),
+        [
+            ({'_class_path': 'os.system'}, "the class 'os.system'"),
+            ({'_class_path': 'antigravity.Task'}, "the class 'antigravity.Task'"),
+            ({'_class_path': 'torch.nn.Linear'}, "the class 'torch.nn.Linear'"),
+            ({'model': 'hf-hub:owner/name'}, "the model 'hf-hub:owner/name'"),
+            ({'model': 'local-dir:/etc'}, "the model 'local-dir:/etc'"),
+            ({'weights': 'http://127.0.0.1/x'}, "weights 'http://127.0.0.1/x'"),
+            ({'model_options': {'checkpoint_path': 'x'}}, 'model_options .*checkpoint'),
+            (
+                {'model_options': {'pretrained_cfg_overlay': {'file': 'x'}}},
+                'model_options .*pretrained_cfg_overlay',
+            ),
+            (
+                {'model_options': {'a': torch.ones(1)}},
+                'hyper_parameters that are no plain values',
+            ),
+            ([1], 'hyper_parameters of type list'),
+        ],
+    )
+    def test_names_in_hyperparameters(
+        self, settings: Any, message: str, tmp_path: Path
+    ) -> None:
+        content = {'state_dict': {'a': torch.ones(1)}, 'hyper_parameters': settings}
+        torch.save(content, tmp_path / 'best.ckpt')
+        with pytest.raises(FileError, match=f'found {message}'):
+            read_checkpoint(tmp_path / 'best.ckpt')
+        assert 'antigravity' not in sys.modules
+
     def test_something_else(self, tmp_path: Path) -> None:
         torch.save({'weights': torch.zeros(1)}, tmp_path / 'other.pt')
-        with pytest.raises(ValueError, match='has no entry state_dict'):
+        with pytest.raises(FileError, match='found no entry state_dict'):
             read_checkpoint(tmp_path / 'other.pt')
 
 
@@ -237,3 +316,22 @@ def test_network_of_labelled_pixels_maps_a_scene(tmp_path: Path) -> None:
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_no_reader_of_lightning_unpickles(tmp_path: Path) -> None:
+    """Whatever Lightning's own default is, for every stage."""
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    trainer = Trainer(**QUIET, enable_checkpointing=False)
+    trainer.fit(task, make_datamodule())
+    path, trace = tmp_path / 'evil.ckpt', tmp_path / 'ran'
+    trainer.save_checkpoint(path)
+    content = read_checkpoint(path)
+    torch.save({**content, 'more': Evil(str(trace))}, path)
+    for stage in ('fit', 'validate', 'test', 'predict'):
+        again = Trainer(**{**QUIET, 'max_epochs': 2}, enable_checkpointing=False)
+        task = HyperspectralClassificationTask('ekgnet_tiny')
+        with pytest.raises(FileError, match=r'names .*system'):
+            getattr(again, stage)(
+                task, datamodule=make_datamodule(), ckpt_path=path, weights_only=False
+            )
+    assert not trace.exists()

@@ -11,7 +11,6 @@ package uses beyond their common subset is imported from here and nowhere else:
 * 0.10 splits samplers into spatial and temporal ones and deprecates the 0.8.1 classes.
   A subclass of ``GeoSampler`` yields ``(x, y, t)`` slices, a subclass of
   ``SpatialSampler`` yields ``(x, y)`` slices.
-* The helpers that load a backbone moved with the tasks.
 """
 
 import importlib
@@ -25,11 +24,9 @@ if TYPE_CHECKING:
         from torchgeo.samplers import SpatialSampler
         from torchgeo.tasks import BaseTask
         from torchgeo.tasks import Classification as ClassificationTask
-        from torchgeo.tasks.utils import extract_backbone, load_state_dict
     else:
         from torchgeo.samplers import GeoSampler as SpatialSampler
         from torchgeo.trainers import BaseTask, ClassificationTask
-        from torchgeo.trainers.utils import extract_backbone, load_state_dict
 
 __all__ = (
     'HAS_SPATIAL_SAMPLERS',
@@ -37,8 +34,6 @@ __all__ = (
     'BaseTask',
     'ClassificationTask',
     'SpatialSampler',
-    'extract_backbone',
-    'load_state_dict',
 )
 
 HAS_TASKS = importlib.util.find_spec('torchgeo.tasks') is not None
@@ -60,18 +55,6 @@ _NAMES = {
         'SpatialSampler',
         'torchgeo.samplers',
         'GeoSampler',
-    ),
-    'extract_backbone': (
-        'torchgeo.tasks.utils',
-        'extract_backbone',
-        'torchgeo.trainers.utils',
-        'extract_backbone',
-    ),
-    'load_state_dict': (
-        'torchgeo.tasks.utils',
-        'load_state_dict',
-        'torchgeo.trainers.utils',
-        'load_state_dict',
     ),
 }
 

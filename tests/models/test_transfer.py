@@ -76,6 +76,27 @@ def test_save_load_save(name: str, tmp_path: Path) -> None:
         assert all(first[key].equal(second[key]) for key in first)
 
 
+@pytest.mark.parametrize('name', SIZES)
+@pytest.mark.parametrize('prefix', ['model.', 'model._orig_mod.', 'module.model.'])
+def test_checkpoint_of_the_task(name: str, prefix: str, tmp_path: Path) -> None:
+    """timm's own argument reads what fit has written."""
+    model, path = trained(name), tmp_path / 'best.ckpt'
+    state = {f'{prefix}{key}': value for key, value in model.state_dict().items()}
+    torch.save({'state_dict': state, 'hyper_parameters': {'model': name}}, path)
+    x = small_input(name)
+    assert small_model(name, checkpoint_path=str(path))(x).equal(model(x))
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_what_does_not_fit_is_one_sentence(name: str) -> None:
+    model = small_model(name)
+    shapes = {key: torch.zeros(1) for key in model.state_dict()}
+    for state in (shapes, {'other.weight': torch.zeros(1)}, {}):
+        with pytest.raises(RuntimeError, match='the weights do not fit') as caught:
+            model.load_state_dict(state)
+        assert len(str(caught.value)) < 1000 and '\n' not in str(caught.value)
+
+
 @pytest.mark.parametrize('name', PORTABLE)
 def test_overlay_moves_to_another_scene(name: str, tmp_path: Path) -> None:
     source = trained(name)

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..checkpoint import data_state, read_checkpoint, trained_bands
 from ..datasets.scene import HyperspectralScene
+from ..models._weights import compare_weights, network_state
 from ..transforms.patches import PatchSource
 from .raster import Legend
 
@@ -223,17 +224,13 @@ def load_classifier(
         in_chans=settings['in_channels'],
         **(settings.get('model_options') or {}),
     )
-    weights = {
-        name.removeprefix('model.').removeprefix('_orig_mod.'): value
-        for name, value in checkpoint['state_dict'].items()
-        if name.startswith('model.')
-    }
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+    weights = network_state(checkpoint['state_dict'])
+    found = compare_weights(model, weights)
+    if not found.fits:
         raise ValueError(
-            f'the weights in {path} do not fit {settings["model"]}: {error}'
-        ) from error
+            f'the weights in {path} do not fit {settings["model"]}: {found.sentence()}'
+        )
+    model.load_state_dict(weights)
     scene = state['scene']
     num_bands, wavelengths = trained_bands(state)
     return Classifier(

@@ -11,7 +11,7 @@ logits do not depend on where the border is drawn.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
@@ -29,6 +29,8 @@ from timm.models import (
     register_model,
 )
 from torch import Tensor, nn
+
+from ._weights import compare_weights, network_state
 
 __all__ = [
     'SpectralSpatialNet',
@@ -268,6 +270,45 @@ class SpectralSpatialNet(nn.Module):
         self.classifier = classifier
         if isinstance(classifier, nn.Linear) and classifier.bias is not None:
             nn.init.zeros_(classifier.bias)
+
+    def own_weights(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Give weights of a file the names and layouts of this network.
+
+        Args:
+            state_dict: State dict of this network, or of what held it.
+
+        Returns:
+            State dict of this network.
+        """
+        return network_state(state_dict)
+
+    @torch.jit.ignore
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights, those of a checkpoint of the task too.
+
+        Args:
+            state_dict: State dict of this network, or of what held it.
+            strict: Whether every tensor must have its place.
+            assign: Whether to keep the tensors instead of copying them.
+
+        Returns:
+            Missing and unexpected names.
+
+        Raises:
+            RuntimeError: If the weights do not fit; one sentence says why.
+        """
+        state = self.own_weights(state_dict)
+        try:
+            return super().load_state_dict(state, strict=strict, assign=assign)
+        except RuntimeError as error:
+            found = compare_weights(self, state)
+            if found.fits:
+                raise
+            raise RuntimeError(
+                f'the weights do not fit {type(self).__name__}: {found.sentence()}'
+            ) from error
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

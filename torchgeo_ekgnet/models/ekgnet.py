@@ -116,6 +116,10 @@ class EKGNet(DenseSkeleton):
             ):
                 init_conv3d(module.bottleneck)
 
+    def own_weights(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Give weights of a file, also a released one, this network's names."""
+        return translate_released(self, super().own_weights(state_dict))
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:

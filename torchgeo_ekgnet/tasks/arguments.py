@@ -7,6 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+_RESERVED = frozenset(
+    (
+        'checkpoint_path',
+        'in_chans',
+        'num_classes',
+        'pretrained',
+        'pretrained_cfg',
+        'pretrained_cfg_overlay',
+    )
+)
 _CE_ONLY = ('class_weights', 'label_smoothing', 'mixup')
 
 
@@ -64,7 +74,7 @@ def _check_class_weights(weights: Any) -> None:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    reserved = {'in_chans', 'num_classes', 'pretrained'} & set(options)
+    reserved = _RESERVED & set(options)
     if reserved:
         raise ValueError(
             f'model_options: {", ".join(sorted(reserved))} belongs to in_channels, '

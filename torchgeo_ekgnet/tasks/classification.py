@@ -18,8 +18,15 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .._compat import ClassificationTask
 from .._environment import versions
-from ..checkpoint import KEY, Provenance, check_same_network, check_sizes
+from ..checkpoint import (
+    KEY,
+    LocalCheckpointIO,
+    Provenance,
+    check_same_network,
+    check_sizes,
+)
 from ..metrics import SCORES, Accuracies, ConfusionCounts
+from ..models._weights import compare_weights, network_state
 from .arguments import check_arguments
 from .losses import Loss, balanced_weights, make_loss, mix, weigh_classes
 from .networks import Unbuilt, check_model, create_network, load_weights, needs_img_size
@@ -162,7 +169,6 @@ class HyperspectralClassificationTask(ClassificationTask):
             options,
             pretrained=self.weights is True,
         )
-        self._trained = bool(options.get('checkpoint_path'))
         if isinstance(self.weights, str) and self.weights:
             self._trained, provenance = load_weights(self.model, self.weights)
             self.provenance = provenance if self._trained else None
@@ -225,6 +231,7 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def setup(self, stage: str) -> None:
         """Build what waits for the data, and compile the network if asked to."""
+        self._read_locally()
         self.build(stage)
         if self.hparams['compile'] and stage in ('fit', 'predict'):
             self._compile()
@@ -253,6 +260,15 @@ class HyperspectralClassificationTask(ClassificationTask):
                 **options,
                 'img_size': int(data['img_size']),
             }
+
+    def _read_locally(self) -> None:
+        """Let the trainer read checkpoints as this package does."""
+        strategy = getattr(self._trainer, 'strategy', None)
+        if strategy is None:
+            return
+        writer = strategy.checkpoint_io
+        if not isinstance(writer, LocalCheckpointIO):
+            strategy.checkpoint_io = LocalCheckpointIO(writer)
 
     def _repoint_optimizer(self) -> None:
         """Give an optimizer of the command line the parameters of the built network.
@@ -433,7 +449,16 @@ class HyperspectralClassificationTask(ClassificationTask):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load weights, and note that they no longer are random."""
-        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        try:
+            result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            found = compare_weights(self.model, network_state(state_dict))
+            if found.fits:
+                raise
+            raise ValueError(
+                f'the weights of the checkpoint do not fit {self.hparams["model"]}: '
+                f'{found.sentence()}; use the configuration of its run'
+            ) from error
         self._trained = True
         return result
 

@@ -3,18 +3,16 @@
 
 """Networks of the task: found by name, built when their sizes are known, loaded."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import timm
 import torch
-from timm.models import clean_state_dict
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from .._compat import extract_backbone, load_state_dict
-from ..checkpoint import Provenance
-from ..models.ekgnet import translate_released
+from ..checkpoint import Provenance, read_tensors
+from ..models._weights import compare_weights, network_state
 
 
 class Unbuilt(nn.Module):
@@ -115,26 +113,46 @@ def create_network(
 
 
 def load_weights(network: nn.Module, path: str) -> tuple[bool, Provenance | None]:
-    """Start from the network of a checkpoint.
+    """Start from the network of a file.
 
     Args:
-        network: Network, changed in place; layers of other shapes are left alone.
-        path: Lightning checkpoint, or file with a state dict, also of data-parallel
+        network: Network, changed in place. Layers whose shapes differ, because bands or
+            classes do, keep the weights that they were drawn with.
+        path: Checkpoint of a task, or file with a state dict, also of data-parallel
             training or of the authors' program.
 
     Returns:
         Whether every layer was loaded, and which training run the file tells of.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file, or it is an address.
+        ValueError: If the file does not hold weights of such a network.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'weights: no file at {path!r}')
-    content = torch.load(path, map_location='cpu', weights_only=True)
-    if 'hyper_parameters' in content:
-        _, state_dict = extract_backbone(path)
-    else:
-        state_dict = content.get('state_dict', content)
-    state_dict = translate_released(network, clean_state_dict(state_dict))
-    missing, _ = load_state_dict(network, state_dict)
-    return not missing, Provenance.of(content)
+    content = read_tensors(path, 'weights')
+    state = own_weights(network, content.get('state_dict', content))
+    found = compare_weights(network, state)
+    classifier = str(getattr(network, 'default_cfg', {}).get('classifier') or '-')
+    missing = [name for name in found.missing if not name.startswith(f'{classifier}.')]
+    if missing or not found.fitting:
+        raise ValueError(
+            f'weights: {path} does not fit {type(network).__name__}: '
+            f'{found.sentence()}; give the file of a network of this kind'
+        )
+    if not found.fits:
+        rank_zero_warn(
+            f'weights: of {path}, {found.sentence()}; what does not fit keeps the '
+            'weights that it was drawn with'
+        )
+    network.load_state_dict(
+        {name: value for name, value in state.items() if name not in found.shapes},
+        strict=False,
+    )
+    complete = not (found.missing or found.shapes)
+    return complete, Provenance.of(content)
+
+
+def own_weights(network: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Give weights of a file the names of a network, of this package or another."""
+    own: Callable[[Mapping[str, Any]], dict[str, Any]]
+    own = getattr(network, 'own_weights', network_state)
+    return own(state_dict)
