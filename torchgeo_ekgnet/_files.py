@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,29 @@ def write_json(path: StrPath, value: Any, indent: int | None = 2) -> Path:
         TypeError: If the value holds something that JSON cannot write.
     """
     return write_text(path, json.dumps(value, indent=indent, allow_nan=False) + '\n')
+
+
+def write_optional(path: StrPath, write: Callable[[Path], object]) -> bool:
+    """Write a file that a result can do without.
+
+    Args:
+        path: The file.
+        write: Writes it, given its path.
+
+    Returns:
+        Whether that went well; if not, a warning says why.
+    """
+    path = Path(path)
+    try:
+        write(path)
+    except Exception as error:  # noqa: BLE001  (whatever a picture fails of)
+        warnings.warn(
+            f'{path.name} is left out, it could not be made ({type(error).__name__}: '
+            f'{error})',
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def file_digest(path: StrPath, algorithm: str = 'sha256') -> str:

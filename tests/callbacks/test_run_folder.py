@@ -3,38 +3,39 @@
 
 """What the command line tests do not see of the run folder."""
 
+import errno
+import json
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from torchgeo_ekgnet._runs import create_version, newest_checkpoint
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
-from torchgeo_ekgnet.callbacks.run_folder import (
-    _create_first,
-    newest_checkpoint,
-    run_of_checkpoint,
-    run_path,
-)
+from torchgeo_ekgnet.callbacks.run_folder import run_path
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.datasets.splits import Split
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 
-def make_datamodule(val: float = 0.2) -> SyntheticSceneDataModule:
-    return SyntheticSceneDataModule(
-        rows=20,
-        cols=20,
-        num_bands=12,
-        num_classes=3,
-        patch_size=5,
-        split=RandomSplit(0.3, val, 3),
-    )
+def make_datamodule(val: float = 0.2, **options: Any) -> SyntheticSceneDataModule:
+    settings: dict[str, Any] = {
+        'rows': 20,
+        'cols': 20,
+        'num_bands': 12,
+        'num_classes': 3,
+        'patch_size': 5,
+        'split': RandomSplit(0.3, val, 3),
+    }
+    return SyntheticSceneDataModule(**(settings | options))
 
 
 def make_trainer(
@@ -152,7 +153,7 @@ def test_runs_that_start_together_have_folders_of_their_own(tmp_path: Path) -> N
     paths = [RunFolder('small')._next_version(trainer) for _ in range(2)]
     assert [path.name for path in paths] == ['version_0', 'version_1']
     # Another process created the folder after this one had looked.
-    assert _create_first(paths[0].parent, 0).name == 'version_2'
+    assert create_version(paths[0].parent, 0).name == 'version_2'
 
 
 def test_other_processes_are_told_the_folder(tmp_path: Path) -> None:
@@ -179,29 +180,6 @@ def test_no_validation_pixels(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, monitor='train_loss')
     trainer.fit(task, datamodule)
     assert Path(trainer.checkpoint_callback.best_model_path).is_file()  # type: ignore[union-attr]
-
-
-def test_versions_are_numbers() -> None:
-    names = [Path(f'runs/x/version_{n}/checkpoints/best.ckpt') for n in (9, 10)]
-    assert [run_of_checkpoint(name).name for name in names] == [
-        'version_9',
-        'version_10',
-    ]
-
-
-def test_newest_run_is_the_highest_version(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path) is None
-    for number in (2, 9, 10):
-        path = tmp_path / f'version_{number}' / 'checkpoints' / 'best.ckpt'
-        path.parent.mkdir(parents=True)
-        path.touch()
-    newest = newest_checkpoint(tmp_path)
-    assert newest is not None
-    assert newest.parents[1].name == 'version_10'
-
-
-def test_moved_checkpoint_is_its_own_run(tmp_path: Path) -> None:
-    assert run_of_checkpoint(tmp_path / 'model.ckpt') == tmp_path
 
 
 def test_same_process_tests_into_its_run(tmp_path: Path) -> None:
@@ -275,3 +253,216 @@ def test_moved_run_takes_its_results_along(tmp_path: Path) -> None:
     assert (moved / 'test.json').is_file()
     assert not (tmp_path / 'runs' / 'small' / 'version_0').exists()
     assert torch.isfinite(torch.tensor(task.accuracies['test'].overall))
+
+
+class _Remote(Logger):
+    """A logger that sends its metrics somewhere else, as Weights & Biases does."""
+
+    def __init__(self, project: str = 'p') -> None:
+        super().__init__()
+        self.metrics: dict[str, float] = {}
+        self.closed = 0
+
+    @property
+    def name(self) -> str:
+        return 'remote'
+
+    @property
+    def version(self) -> str:
+        return 'x1'
+
+    @property
+    def save_dir(self) -> str:
+        return 'remote'
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.metrics.update(metrics)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def finalize(self, status: str) -> None:
+        self.closed += 1
+
+
+def _fit(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        'max_epochs': 1,
+        'accelerator': 'cpu',
+        'enable_progress_bar': False,
+        'enable_model_summary': False,
+        'default_root_dir': folder,
+    }
+    best = ModelCheckpoint(filename='best', monitor='val_loss')
+    trainer = Trainer(
+        callbacks=[RunFolder('small'), best, *callbacks], **(settings | options)
+    )
+    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    return trainer
+
+
+@pytest.mark.parametrize('kind', ['remote', 'csv', 'tensorboard', 'two'])
+def test_loggers_of_others_stay(tmp_path: Path, kind: str) -> None:
+    elsewhere = str(tmp_path / 'elsewhere')
+    given: dict[str, list[Logger]] = {
+        'remote': [_Remote()],
+        'csv': [CSVLogger(elsewhere)],
+        'tensorboard': [TensorBoardLogger(elsewhere, name='mine')],
+        'two': [_Remote(), CSVLogger(elsewhere, name='mine')],
+    }
+    trainer = _fit(tmp_path, logger=given[kind])
+    own, *others = trainer.loggers
+    run = tmp_path / 'runs' / 'small' / 'version_0'
+    assert Path(str(own.log_dir)) == run and others == given[kind]
+    names = {'metrics.csv', 'run.json', 'split.npz', 'checkpoints'}
+    assert names <= {path.name for path in run.iterdir()}
+    assert not list(run.glob('events*'))
+    for logger in others:
+        if isinstance(logger, _Remote):
+            assert {'train_loss', 'val_OA', 'val_loss'} <= set(logger.metrics)
+        else:
+            assert any(Path(str(logger.log_dir)).iterdir())
+    trainer.test(datamodule=make_datamodule(), ckpt_path='best', verbose=False)
+    assert trainer.loggers[1:] == given[kind]
+    if isinstance(given[kind][0], _Remote):
+        assert 'test_OA' in others[0].metrics  # type: ignore[attr-defined]
+    assert (run / 'test' / 'metrics.csv').is_file()
+
+
+@pytest.mark.parametrize('logger', [False, True, None])
+def test_ours_where_none_is_given(tmp_path: Path, logger: bool | None) -> None:
+    trainer = _fit(tmp_path, logger=logger)
+    assert [type(item) for item in trainer.loggers] == [CSVLogger, TensorBoardLogger]
+    assert [path.name for path in tmp_path.iterdir()] == ['runs']
+
+
+def test_a_run_says_what_it_is_of(tmp_path: Path) -> None:
+    trainer = _fit(tmp_path)
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    about = json.loads((tmp_path / 'runs/small/version_0/run.json').read_text())
+    assert about['scene'] == datamodule.scene.name
+    assert about['cube'] == datamodule.scene.digest()
+    assert about['split'] == datamodule.split.identity()
+
+
+def test_the_end_of_a_run_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = _fit(tmp_path, max_epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines if line)
+    assert shown['run'] == 'runs/small/version_0'
+    best = torch.load(
+        tmp_path / 'runs/small/version_0/checkpoints/best.ckpt', weights_only=True
+    )
+    assert shown['best'].startswith(f'epoch {best["epoch"] + 1} of 2, validation: OA ')
+    command = 'torchgeo-ekgnet test --ckpt_path'
+    assert shown['next'] == f'{command} runs/small/version_0/checkpoints/best.ckpt'
+    assert trainer.current_epoch == 2
+
+
+@pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    class Broken(Callback):
+        def on_fit_start(self, *args: Any) -> None:
+            raise error('no')
+
+    with suppress(error, SystemExit):
+        _fit(tmp_path, Broken())
+    assert not list((tmp_path / 'runs' / 'small').iterdir())
+    _fit(tmp_path)
+    assert (tmp_path / 'runs/small/version_0/checkpoints/best.ckpt').is_file()
+
+
+def test_a_run_that_fails_later_is_kept(tmp_path: Path) -> None:
+    class Broken(Callback):
+        def on_train_epoch_end(self, *args: Any) -> None:
+            raise ValueError('no')
+
+    with pytest.raises(ValueError, match='no'):
+        _fit(tmp_path, Broken())
+    assert (tmp_path / 'runs/small/version_0/metrics.csv').is_file()
+
+
+def test_a_folder_that_cannot_be_made_stops_fit_at_once(tmp_path: Path) -> None:
+    (tmp_path / 'runs').write_text('in the way')
+    with pytest.raises(NotADirectoryError, match='a file has its name'):
+        _fit(tmp_path)
+
+
+def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
+    trainer = _fit(tmp_path, AccuracyReport(table=False))
+    run = tmp_path / 'runs' / 'small' / 'version_0'
+    precious = tmp_path / 'precious.txt'
+    precious.write_text('precious')
+    (run / 'test').mkdir()
+    for name in ('test.json', 'report.html', 'test/metrics.csv', 'test/config.yaml'):
+        (run / name).symlink_to(precious)
+    trainer.test(datamodule=make_datamodule(), ckpt_path='best', verbose=False)
+    assert precious.read_text() == 'precious'
+    assert json.loads((run / 'test.json').read_text())['scene']
+    (run / 'test' / 'metrics.csv').unlink()
+    (run / 'test').rename(run / 'old')
+    (run / 'test').symlink_to(tmp_path)
+    with pytest.raises(NotADirectoryError, match='found a link'):
+        trainer.test(datamodule=make_datamodule(), ckpt_path='best', verbose=False)
+
+
+def test_checkpoints_are_whole_or_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Path.write_bytes
+
+    def full(self: Path, data: Any) -> int:
+        if self.suffix != '.ckpt':
+            return written(self, data)
+        written(self, bytes(data)[:100])
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    with pytest.raises(OSError, match=r'best\.ckpt could not be written.*No space'):
+        _fit(tmp_path)
+    checkpoints = tmp_path / 'runs/small/version_0/checkpoints'
+    assert not list(checkpoints.iterdir())
+
+
+def test_results_on_another_scene_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    trainer = _fit(tmp_path)
+    run = tmp_path / 'runs' / 'small' / 'version_0'
+    best = run / 'checkpoints' / 'best.ckpt'
+    first = make_trainer(tmp_path)
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    first.test(task, make_datamodule(), ckpt_path=best, verbose=False)
+    before = (run / 'test.json').read_bytes()
+    other = make_datamodule(seed=5, allow_other_split=True)
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    with pytest.warns(UserWarning, match='allow_other_split'):
+        make_trainer(tmp_path).test(task, other, ckpt_path=best, verbose=False)
+    assert (run / 'test.json').read_bytes() == before
+    (folder,) = [path for path in (run / 'test').iterdir() if path.is_dir()]
+    report = json.loads((folder / 'test.json').read_text())
+    assert report['cube'] == other.scene.digest()
+    assert 'not on this scene' in (folder / 'report.html').read_text()
+    assert trainer.current_epoch == 1
+
+
+def test_scores_of_another_checkpoint_are_replaced_with_a_word(tmp_path: Path) -> None:
+    trainer = _fit(tmp_path)
+    run = tmp_path / 'runs' / 'small' / 'version_0'
+    last = run / 'checkpoints' / 'last.ckpt'
+    content = torch.load(run / 'checkpoints' / 'best.ckpt', weights_only=True)
+    torch.save(content | {'epoch': 7}, last)
+    for path, replaced in (('best', 0), ('best', 0), ('last', 1)):
+        checkpoint = run / 'checkpoints' / f'{path}.ckpt'
+        task = HyperspectralClassificationTask('ekgnet_tiny')
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            make_trainer(tmp_path).test(
+                task, make_datamodule(), ckpt_path=checkpoint, verbose=False
+            )
+        said = [item for item in caught if 'are replaced by' in str(item.message)]
+        assert len(said) == replaced
+    assert trainer.current_epoch == 1

@@ -4,6 +4,7 @@
 import functools
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torchgeo_ekgnet.transforms.normalization import SpectralNormalizer
 from torchgeo_ekgnet.transforms.patches import PatchSource
 
 from ..graphs import CountingBackend
-from .conftest import PATCH, make_scene
+from .conftest import BANDS, PATCH, Network, make_scene
 
 Patches = Callable[[HyperspectralScene], PatchSource]
 
@@ -210,6 +211,40 @@ def test_network_keeps_its_mode(
     predict_map(network, scene, patches=source)
     write_map(network, scene, tmp_path, patches=source, picture=False)
     assert [module.training for module in network.modules()] == [True, False, True]
+
+
+def test_maps_of_several_threads(patches_of: Patches) -> None:
+    """The thread that ends first leaves the network in evaluation mode for the others."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm2d(BANDS), Network())
+    scenes = [make_scene(side, side, valid=None) for side in (9, 21, 33)]
+    sources = [patches_of(scene) for scene in scenes]
+    network.eval()
+    expected = [
+        predict_map(network, scene, patches=source).labels
+        for scene, source in zip(scenes, sources, strict=True)
+    ]
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with ThreadPoolExecutor(3) as pool:
+        made = [
+            pool.submit(predict_map, network, scene, patches=source, batch_size=10)
+            for scene, source in zip(scenes, sources, strict=True)
+        ]
+        for future, labels in zip(made, expected, strict=True):
+            np.testing.assert_array_equal(future.result().labels, labels)
+    assert all(module.training for module in network.modules())
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_map_that_fails_leaves_the_mode(
+    scene: HyperspectralScene, patches_of: Patches
+) -> None:
+    network = Network(bands=4).train()
+    with pytest.raises(RuntimeError):
+        predict_map(network, scene, patches=patches_of(scene))
+    assert all(module.training for module in network.modules())
 
 
 def test_wrong_arguments(

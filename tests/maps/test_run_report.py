@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from torch import nn
 
+from torchgeo_ekgnet._files import write_json
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.maps import Page, write_map, write_run_report
 from torchgeo_ekgnet.maps.figure import learning_curves
@@ -235,16 +236,9 @@ def test_scores_without_both_shares(tmp_path: Path) -> None:
 def test_report_shows_the_map(
     tmp_path: Path, scene: HyperspectralScene, network: nn.Module, patches_of: Any
 ) -> None:
-    files = write_map(network, scene, tmp_path, patches=patches_of(scene))
-    facts = {
-        'classes': list(
-            zip(scene.class_names, scene.class_values, files.counts, strict=True)
-        ),
-        'palette': scene.palette.tolist(),
-        'scope': 'all',
-    }
+    write_map(network, scene, tmp_path, patches=patches_of(scene))
     data = {'scene': scene.metadata(), 'split': {}}
-    path = write_run_report(tmp_path, tmp_path / 'page.html', data, facts)
+    path = write_run_report(tmp_path, tmp_path / 'page.html', data)
     text = path.read_text(encoding='utf-8')
     seen = Seen(text)
     assert 'synthetic' in seen.text
@@ -254,3 +248,64 @@ def test_report_shows_the_map(
         == scene.valid.sum()
     )
     assert text.count('class="swatch"') == 3
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'scene': 'other', 'cube': 'beef'}, 'two scenes'),
+        ({'cube': 'beef'}, 'two scenes'),
+        ({'scene': 'other'}, 'two scenes'),
+        ({'checkpoint': 'last.ckpt', 'checkpoint_digest': 'beef'}, 'two checkpoints'),
+    ],
+)
+@pytest.mark.parametrize('lead', ['map', 'test'])
+def test_what_differs_is_not_joined(
+    tmp_path: Path, change: dict[str, str], words: str, lead: Any
+) -> None:
+    about = {
+        'scene': 'tiny',
+        'cube': 'cafe' if 'cube' in change else None,
+        'checkpoint': 'best.ckpt',
+        'checkpoint_digest': 'cafe',
+    }
+    write_json(tmp_path / 'test.json', _test_json() | about)
+    row = {'name': 'Meadow', 'value': 1, 'pixels': 4321}
+    write_json(tmp_path / 'map.json', about | change | {'classes': [row]})
+    write_json(tmp_path / 'expert_use.json', about | {'layers': {}})
+    Figure(figsize=(1, 1)).savefig(tmp_path / 'map.png')
+    text = write_run_report(tmp_path, lead=lead).read_text(encoding='utf-8')
+    headings = re.findall(r'<h2[^>]*>([^<]*)', text)
+    assert words in text
+    assert ('94.00' in text) == ('Accuracies' in headings) == (lead == 'test')
+    assert ('4,321' in text) == ('Map' in headings) == (lead == 'map')
+    assert ('Experts' in headings) == (lead == 'test')
+
+
+def test_results_of_one_checkpoint_are_joined(tmp_path: Path) -> None:
+    about = {'scene': 'tiny', 'cube': 'cafe', 'checkpoint_digest': 'beef'}
+    write_json(tmp_path / 'test.json', _test_json() | about)
+    row = {'name': 'Meadow', 'value': 1, 'pixels': 4321}
+    write_json(tmp_path / 'map.json', about | {'classes': [row]})
+    Figure(figsize=(1, 1)).savefig(tmp_path / 'map.png')
+    text = write_run_report(tmp_path).read_text(encoding='utf-8')
+    assert '94.00' in text and '4,321' in text and 'of two' not in text
+
+
+def test_page_of_another_scene(tmp_path: Path) -> None:
+    """It shows what is known of that scene, and nothing of the training's."""
+    about = {'scene': 'b', 'cube': 'b', 'checkpoint_digest': 'beef'}
+    write_json(tmp_path / 'run.json', {'scene': 'tiny', 'cube': 'a'})
+    write_json(tmp_path / 'test.json', _test_json() | {'cube': 'a'})
+    (tmp_path / 'metrics.csv').write_text(METRICS)
+    write_json(tmp_path / 'predict' / 'b' / 'map.json', about)
+    folder = tmp_path / 'predict' / 'b'
+    path = write_run_report(tmp_path, folder=folder)
+    text = path.read_text(encoding='utf-8')
+    assert path == folder / 'report.html'
+    assert 'Classification of b' in text and 'was trained on tiny' in text
+    assert '94.00' not in text and 'Learning curves' not in text
+    scores = _test_json() | about | {'overall_accuracy': 0.5}
+    write_json(tmp_path / 'test' / 'b' / 'test.json', scores)
+    text = write_run_report(tmp_path, folder=folder).read_text(encoding='utf-8')
+    assert '50.00' in text and '94.00' not in text

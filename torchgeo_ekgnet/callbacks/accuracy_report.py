@@ -5,16 +5,19 @@
 
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from .._environment import versions
-from .._files import file_digest, write_json
+from .._files import write_json, write_optional
+from .._runs import Subject, read_result, run_of_checkpoint
 from ..checkpoint import Provenance
 from ..metrics import SCORES, Accuracies
-from .run_folder import run_path
+from .run_folder import run_path, subject_of
 
 __all__ = ('AccuracyReport', 'accuracy_table')
 
@@ -26,23 +29,29 @@ class AccuracyReport(Callback):
     recalls) and kappa, recall and precision of every class, the precision average that
     the reference code calls average accuracy, the confusion matrix, the protocol of the
     split with the two overlap shares, and scene, seed, epochs, parameters, versions,
-    name and SHA-256 of the checkpoint.
-    The terminal shows the same as a table. ``fast_dev_run`` writes none.
+    name and SHA-256 of the checkpoint and of the scene's values.
+    The terminal shows the same as a table, ``report.html`` with curves and, if there is
+    one, the map. Scores on another scene than that of the training lie in
+    ``test/SCENE``. ``fast_dev_run`` writes none.
     """
 
     #: The callback changes no weights: repeated runs leave it out.
     only_writes = True
 
-    def __init__(self, filename: str = 'test.json', table: bool = True) -> None:
+    def __init__(
+        self, filename: str = 'test.json', table: bool = True, page: bool = True
+    ) -> None:
         """Initialize a new AccuracyReport instance.
 
         Args:
             filename: Name of the JSON file in the run folder.
             table: Whether to print the table.
+            page: Whether to write ``report.html`` as well.
         """
         super().__init__()
         self.filename = filename
         self.table = table
+        self.page = page
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave Lightning's own table of the same scores out."""
@@ -50,15 +59,7 @@ class AccuracyReport(Callback):
             trainer.test_loop.verbose = False
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write and print the report.
-
-        Args:
-            trainer: The trainer.
-            pl_module: A :class:`~torchgeo_ekgnet.tasks.HyperspectralClassificationTask`.
-
-        Raises:
-            TypeError: If the task keeps no accuracies.
-        """
+        """Write and print the report."""
         accuracies = getattr(pl_module, 'accuracies', None)
         if accuracies is None:
             raise TypeError(
@@ -70,23 +71,19 @@ class AccuracyReport(Callback):
         if 'test' not in accuracies:
             return
         report = self.report(trainer, pl_module, accuracies['test'])
-        path = write_json(run_path(trainer) / self.filename, report)
+        path = run_path(trainer) / self.filename
+        _tell_replacement(path, report)
+        write_json(path, report)
         if self.table:
             sys.stdout.write(f'\n{accuracy_table(report)}\nwritten to {path}\n')
+        if self.page:
+            page = path.with_name('report.html')
+            write_optional(page, partial(_write_page, trainer))
 
     def report(
         self, trainer: Trainer, pl_module: LightningModule, accuracies: Accuracies
     ) -> dict[str, Any]:
-        """Gather what belongs to a result.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            accuracies: Its figures.
-
-        Returns:
-            JSON-able content of ``test.json``.
-        """
+        """Gather what belongs to a result: the content of ``test.json``."""
         datamodule: Any = getattr(trainer, 'datamodule', None)
         describe = getattr(datamodule, 'describe', dict)
         data: dict[str, Any] = _finite(describe())
@@ -96,9 +93,10 @@ class AccuracyReport(Callback):
         names = scene.get('class_names') or [
             f'class {index}' for index in range(len(accuracies.counts))
         ]
-        checkpoint = trainer.ckpt_path
+        subject = subject_of(trainer)
         return {
-            'scene': scene.get('name'),
+            'scene': subject.scene,
+            'cube': subject.cube,
             'synthetic': scene.get('synthetic'),
             'source': scene.get('source'),
             'model': pl_module.hparams.get('model'),
@@ -115,15 +113,29 @@ class AccuracyReport(Callback):
             'bands': data.get('bands'),
             'seed': provenance.seed,
             'epochs': provenance.epochs,
-            'checkpoint': Path(checkpoint).name if checkpoint else None,
-            'checkpoint_digest': (
-                file_digest(checkpoint)
-                if checkpoint and Path(checkpoint).is_file()
-                else None
-            ),
+            'checkpoint': subject.checkpoint,
+            'checkpoint_digest': subject.checkpoint_digest,
             'trained_with': dict(provenance.versions) or None,
             'versions': versions(),
         }
+
+
+def _tell_replacement(path: Path, report: dict[str, Any]) -> None:
+    """Say that scores of something else are replaced."""
+    old, new = Subject.of(read_result(path)), Subject.of(report)
+    if path.is_file() and old != new:
+        rank_zero_warn(f'{path}: scores of {old} are replaced by those of {new}')
+
+
+def _write_page(trainer: Trainer, path: Path) -> None:
+    """Write the report of the run, or of another scene in it."""
+    from ..maps.run_report import write_run_report
+
+    folder = path.parent
+    run = run_of_checkpoint(trainer.ckpt_path) if trainer.ckpt_path else folder
+    datamodule: Any = getattr(trainer, 'datamodule', None)
+    data: dict[str, Any] = getattr(datamodule, 'describe', dict)()
+    write_run_report(run, path, data, folder, lead='test')
 
 
 def accuracy_table(report: dict[str, Any]) -> str:

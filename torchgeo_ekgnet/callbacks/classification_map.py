@@ -3,7 +3,6 @@
 
 """``predict`` writes a map of the whole scene into the run's folder."""
 
-import os
 import signal
 from collections.abc import Mapping
 from functools import partial
@@ -17,12 +16,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from .._files import file_digest
-from ..checkpoint import check_same_classes, data_state, trained_bands
+from .._runs import run_of_checkpoint
+from ..checkpoint import KEY, check_same_classes, data_state, trained_bands
 from ..datasets.windows import SceneWindows
-from .run_folder import RunFolder, run_of_checkpoint
+from .run_folder import RunFolder, run_path, subject_of
 
 if TYPE_CHECKING:
     from ..maps.job import Extra, MapJob
+    from ..maps.raster import Legend
 
 __all__ = ('ClassificationMap',)
 
@@ -32,12 +33,16 @@ class ClassificationMap(Callback):
 
     The run's folder gets ``map.tif`` (classes, with colours, names and, if the scene
     has one, its map projection), ``confidence.tif`` (probability of the chosen class),
-    ``map.png`` and ``report.html``. See :doc:`the guide to maps </maps>`.
+    ``map.png``, ``map.json`` (what the map is of) and ``report.html``; for another scene
+    than that of the training, the folder ``predict/SCENE`` in it gets them. A scene
+    without labels is mapped with the classes of the checkpoint. See
+    :doc:`the guide to maps </maps>`.
 
     Results go to the disk batch by batch, and Lightning is kept from collecting them, so
-    memory grows with the scene by a few bytes a pixel for masks only. An interrupted map leaves no file that looks
-    complete; the same command goes on where it stopped. Several processes or devices
-    (``--trainer.devices``) share the work and write one map, the same to the bit.
+    memory grows with the scene by a few bytes a pixel for masks only. An interrupted map
+    leaves no file that looks complete; the same command goes on where it stopped.
+    Several processes or devices (``--trainer.devices``) share the work and write one
+    map, the same to the bit.
 
     The callback does nothing in other stages.
     """
@@ -89,17 +94,7 @@ class ClassificationMap(Callback):
         self._data: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the datamodule the windows of the map.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-
-        Raises:
-            TypeError: If the datamodule is not one of this package.
-            ValueError: If there is no pixel to classify.
-        """
+        """Give the datamodule the windows of the map."""
         self._job = None
         if stage != 'predict':
             return
@@ -126,17 +121,7 @@ class ClassificationMap(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Plan the map, and give the datamodule the batches that are left.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            checkpoint: Content of the checkpoint.
-
-        Raises:
-            OSError: If the folder cannot be written to or the disk has no room.
-            ValueError: If the checkpoint does not fit the scene.
-        """
+        """Plan the map, and give the datamodule the batches that are left."""
         path = trainer.ckpt_path
         if (
             trainer.state.fn != TrainerFn.PREDICTING
@@ -146,35 +131,35 @@ class ClassificationMap(Callback):
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         _check_checkpoint(str(path), checkpoint, datamodule.scene)
-        folder = run_of_checkpoint(path) if self.output is None else Path(self.output)
-        datamodule.predict_dataset = self._plan(trainer, folder, file_digest(path))
+        folder = run_path(trainer) if self.output is None else Path(self.output)
+        legend = _legend(checkpoint, datamodule.scene)
+        datamodule.predict_dataset = self._plan(
+            trainer, folder, file_digest(path), legend
+        )
 
-    def _plan(self, trainer: Trainer, folder: Path, weights: str) -> SceneWindows:
-        """Start or take up the work in a folder.
-
-        Args:
-            trainer: The trainer.
-            folder: Output folder.
-            weights: Digest of the network's weights.
-
-        Returns:
-            The batches that are left.
-        """
+    def _plan(
+        self, trainer: Trainer, folder: Path, weights: str, legend: 'Legend'
+    ) -> SceneWindows:
+        """Start or take up the work in a folder; gives the batches that are left."""
         from ..maps.job import MapJob
         from ..maps.predict import describe_patches
-        from ..maps.raster import Legend
 
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        scene = datamodule.scene
+        subject = subject_of(trainer)
         job = MapJob(
             folder,
-            scene,
-            Legend.from_classes(scene.class_names, scene.class_values, scene.palette),
+            datamodule.scene,
+            legend,
             self.options,
             {
                 'weights': weights,
                 'precision': str(trainer.precision),
                 'patches': describe_patches(datamodule.patch_source),
+            },
+            {
+                'checkpoint': subject.checkpoint,
+                'checkpoint_digest': subject.checkpoint_digest,
+                'precision': str(trainer.precision),
             },
         )
         self._job = job
@@ -189,31 +174,26 @@ class ClassificationMap(Callback):
             return Path(self.output)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunFolder) and callback.path is not None:
-                return callback.path
+                return run_path(trainer)
         raise ValueError(
             'predict: no checkpoint was given; pass --ckpt_path '
             'RUN/checkpoints/best.ckpt, or give ClassificationMap an output folder'
         )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show pixels per second and the time left in place of Lightning's bar.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-
-        Raises:
-            OSError: If the folder cannot be written to or the disk has no room.
-            ValueError: If neither a checkpoint nor an output folder is known.
-        """
+        """Show pixels per second and the time left in place of Lightning's bar."""
         if getattr(trainer, 'fast_dev_run', False):
             return
         from ..maps.predict import progress_bar, weights_digest
 
         if self._job is None:
             # No checkpoint: the network was trained in this process.
+            datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
             self._plan(
-                trainer, self._default_folder(trainer), weights_digest(pl_module)
+                trainer,
+                self._default_folder(trainer),
+                weights_digest(pl_module),
+                _legend(_provenance(pl_module), datamodule.scene),
             )
         assert self._job is not None
 
@@ -232,21 +212,7 @@ class ClassificationMap(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Bring the results of a batch to the disk.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            outputs: Class probabilities (n, classes).
-            batch: The batch, with its number in 'window'.
-            batch_idx: Index of the batch in this process.
-            dataloader_idx: Index of the data loader.
-
-        Raises:
-            TypeError: If the task returned something else.
-            OSError: If the disk is full.
-            SIGTERMException: If the process was asked to end.
-        """
+        """Bring the results of a batch to the disk."""
         if self._job is None:
             return
         if not isinstance(outputs, Tensor) or not isinstance(batch, Mapping):
@@ -267,16 +233,7 @@ class ClassificationMap(Callback):
             raise SIGTERMException(128 + signal.SIGTERM)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the results of all processes together, and write the files.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-
-        Raises:
-            RuntimeError: If results are missing.
-            OSError: If the disk is full.
-        """
+        """Put the results of all processes together, and write the files."""
         job = self._job
         if job is None:
             return
@@ -311,47 +268,22 @@ class ClassificationMap(Callback):
         """Write the report beside the staged map."""
         from ..maps.run_report import write_run_report
 
-        run = run_of_checkpoint(trainer.ckpt_path) if trainer.ckpt_path else job.folder
-        facts: dict[str, Any] = {
-            'classes': list(
-                zip(job.legend.names, job.legend.values, counts, strict=True)
-            ),
-            'palette': job.legend.palette.tolist(),
-            'scope': self.options.scope,
-            'pixels classified': sum(counts),
-            'pixels without data': int((~job.scene.valid).sum()),
-            'precision': str(trainer.precision),
-        }
+        run, folder = job.folder, job.folder
         if trainer.ckpt_path:
-            facts['checkpoint'] = Path(trainer.ckpt_path).name
-            facts['checkpoint digest'] = job.settings['weights']
-        if self.options.polygon is not None:
-            facts['polygon'] = os.path.basename(self.options.polygon)
-        write_run_report(run, path, self._data, facts, map_folder=path.parent)
+            run, folder = run_of_checkpoint(trainer.ckpt_path), run_path(trainer)
+        write_run_report(run, path, self._data, folder, map_folder=path.parent)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Keep what has been computed.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            exception: What happened.
-        """
+        """Keep what has been computed."""
         self._close()
         self._job = None
 
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
-        """Close files and progress bar.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-        """
+        """Close files and progress bar."""
         self._close()
         self._job = None
 
@@ -374,11 +306,6 @@ class ClassificationMap(Callback):
 def _check_checkpoint(path: str, checkpoint: Mapping[str, Any], scene: Any) -> None:
     """Compare a checkpoint with the scene before any work is done.
 
-    Args:
-        path: The checkpoint, for messages.
-        checkpoint: Its content.
-        scene: The scene.
-
     Raises:
         ValueError: If it was trained on other bands or classes.
     """
@@ -390,4 +317,29 @@ def _check_checkpoint(path: str, checkpoint: Mapping[str, Any], scene: Any) -> N
         return
     source = f'the checkpoint {path}'
     match_bands(*trained_bands(state), scene, source)
-    check_same_classes(state, scene.name, scene.class_names, source)
+    if scene.class_names:
+        check_same_classes(state, scene.name, scene.class_names, source)
+
+
+def _provenance(task: Any) -> dict[str, Any]:
+    """Give the run that a task comes from as a checkpoint would tell it."""
+    known = getattr(task, 'provenance', None)
+    return {} if known is None else {KEY: known.to_dict()}
+
+
+def _legend(checkpoint: Mapping[str, Any], scene: Any) -> 'Legend':
+    """Name the classes of a map: those of the scene, or else of the training."""
+    from ..maps.raster import Legend
+
+    if scene.class_names:
+        return Legend.from_classes(scene.class_names, scene.class_values, scene.palette)
+    state = data_state(checkpoint)
+    if state is None:
+        raise ValueError(
+            f'the scene {scene.name} has no labels, and the checkpoint does not name '
+            'classes; give class_names={1: NAME, 2: NAME, ...}'
+        )
+    trained = state['scene']
+    return Legend.from_classes(
+        trained['class_names'], trained['class_values'], trained['palette']
+    )

@@ -15,7 +15,7 @@ from .._files import replaced, write_json
 from ..experts import ExpertUseReport, plot_expert_use, worth_of_attention
 from ..layers.attention import attention_layers, record_attention
 from ..metrics import Accuracies
-from .run_folder import run_path
+from .run_folder import run_path, subject_of
 
 __all__ = ('ExpertUse',)
 
@@ -201,7 +201,8 @@ class ExpertUse(Callback):
         scene = getattr(datamodule, 'scene', None)
         names = list(getattr(scene, 'class_names', ())) or None
         folder = run_path(trainer)
-        content = {'class_names': names, **report.to_dict(), **more}
+        about = subject_of(trainer).to_dict()
+        content = {**about, 'class_names': names, **report.to_dict(), **more}
         path = folder / f'{self.filename}.json'
         write_json(path, content)
         try:

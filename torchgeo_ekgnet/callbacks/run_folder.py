@@ -3,12 +3,16 @@
 
 """One folder for everything that belongs to a training run."""
 
-import re
+import errno
+import os
+import shlex
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
@@ -16,37 +20,83 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .._files import check_writable
+from .._files import check_writable, file_digest, replaced, write_json
+from .._runs import (
+    RUN_FILE,
+    RUN_NAME,
+    Subject,
+    claim_scene_folder,
+    create_version,
+    newest_checkpoint,
+    read_result,
+    run_of_checkpoint,
+    scene_folder,
+    version_of,
+)
+from ..checkpoint import read_checkpoint
+from ..metrics import SCORES
+from .checkpoint_io import WholeCheckpointIO
 
-__all__ = ('RunFolder', 'newest_checkpoint', 'run_of_checkpoint', 'run_path')
-
-_VERSION = re.compile(r'version_(\d+)$')
+__all__ = ('RunFolder', 'run_path', 'subject_of')
 
 
-def run_of_checkpoint(path: str | Path) -> Path:
-    """Return the run folder that a checkpoint lies in.
+def subject_of(trainer: Trainer) -> Subject:
+    """Say what the results of the current stage are of."""
+    data = _describe(getattr(trainer, 'datamodule', None))
+    path = trainer.ckpt_path
+    known = path is not None and Path(path).is_file()
+    return Subject.of(
+        {
+            **data,
+            'checkpoint': Path(path).name if path else None,
+            'checkpoint_digest': file_digest(path) if path and known else None,
+        }
+    )
 
-    Args:
-        path: Path of a checkpoint.
 
-    Returns:
-        The folder above ``checkpoints``; the checkpoint's own folder if it was moved
-        out of one.
-    """
-    folder = Path(path).absolute().parent
-    return folder.parent if folder.name == 'checkpoints' else folder
+def _describe(datamodule: Any) -> dict[str, Any]:
+    """Name scene, cube and split of a datamodule; empty for those of others."""
+    data: dict[str, Any] = getattr(datamodule, 'describe', dict)()
+    scene = data.get('scene') or {}
+    return {
+        'scene': scene.get('name'),
+        'cube': scene.get('cube'),
+        'split': (data.get('split') or {}).get('identity'),
+    }
+
+
+def _trained_on(trainer: Trainer, run: Path) -> Subject:
+    """Say what the network of the current stage was trained on."""
+    provenance = getattr(trainer.lightning_module, 'provenance', None)
+    data = getattr(provenance, 'data', None)
+    if data:
+        return Subject(scene=data['scene']['name'], cube=data['scene'].get('cube'))
+    return Subject.of(read_result(run / RUN_FILE))
 
 
 def run_path(trainer: Trainer) -> Path:
-    """Return the folder that results of the current stage are written to.
+    """Give the folder that results of the current stage are written to.
 
     Args:
         trainer: The trainer.
 
     Returns:
         The run folder of the checkpoint in use; without one, that of the run in this
-        process, or the logger's folder if there is no :class:`RunFolder`.
+        process, or the logger's folder if there is no :class:`RunFolder`. Results on
+        another scene than that of the training get a folder of their own in it, such
+        as ``test/SCENE``.
     """
+    run = _run(trainer)
+    if trainer.state.fn in (None, TrainerFn.FITTING):
+        return run
+    subject = subject_of(trainer)
+    if subject.same_scene(_trained_on(trainer, run)):
+        return run
+    return scene_folder(run / _stage(trainer), subject)
+
+
+def _run(trainer: Trainer) -> Path:
+    """Give the folder of the run in use."""
     checkpoint = trainer.ckpt_path
     if checkpoint and trainer.state.fn != TrainerFn.FITTING:
         return run_of_checkpoint(checkpoint)
@@ -60,44 +110,34 @@ def run_path(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Find the best checkpoint of the newest run.
-
-    Args:
-        folder: Folder of the runs, ``runs/NAME``.
-
-    Returns:
-        Its path, or None if there is none.
-    """
-    found = folder.glob('version_*/checkpoints/best.ckpt')
-    return max(found, key=lambda path: _version(path.parents[1]), default=None)
-
-
-def _version(folder: Path) -> int:
-    """Return N of ``version_N``, -1 for other names."""
-    match = _VERSION.search(folder.name)
-    return int(match.group(1)) if match else -1
+def _stage(trainer: Trainer) -> str:
+    """Name the stage as the command line does."""
+    return str(getattr(trainer.state.fn, 'value', trainer.state.fn))
 
 
 class RunFolder(Callback):
     """Keeps one folder a run: ``runs/NAME/version_N``.
 
-    ``fit`` opens the next version and logs there, as CSV and for TensorBoard;
-    checkpoints go to ``checkpoints/`` in it. ``validate``, ``test`` and ``predict``
-    write beside the run of their checkpoint (their logs in ``validate/``, ``test/`` and
-    ``predict/``), so results always lie with the weights they belong to. Resuming
-    ``fit`` from a checkpoint opens a new version, which takes the best checkpoints so
-    far along: nothing is written over, and later epochs have to be better.
+    ``fit`` opens the next version and logs there as CSV; checkpoints go to
+    ``checkpoints/`` in it, and ``run.json`` says what the training is of. ``validate``,
+    ``test`` and ``predict`` write beside the run of their checkpoint (their logs in
+    ``validate/``, ``test/`` and ``predict/``), so results always lie with the weights
+    they belong to; on another scene, they write into ``test/SCENE`` and
+    ``predict/SCENE``. Resuming ``fit`` from a checkpoint opens a new version, which
+    takes the best checkpoints so far along: nothing is written over, and later epochs
+    have to be better. A run that fails before its first step leaves no folder.
+
+    The loggers of the trainer stay. Where none is given, the run logs for TensorBoard
+    as well.
 
     ``fast_dev_run`` opens no run.
 
-    A run folder that cannot be written to stops ``validate`` and ``test`` at once;
-    ``predict``, which may write its map elsewhere, goes on without log and
+    A run folder that cannot be written to stops ``fit``, ``validate`` and ``test`` at
+    once; ``predict``, which may write its map elsewhere, goes on without log and
     configuration.
 
-    The loggers of the trainer are replaced. To use others, leave the callback out.
-
-    ``--trainer.default_root_dir DIR`` moves ``runs`` into another folder.
+    ``--trainer.default_root_dir DIR`` moves ``runs`` into another folder; ``--name``
+    of the command line replaces *name*.
     """
 
     #: The callback changes no weights: repeated runs leave it out.
@@ -109,64 +149,129 @@ class RunFolder(Callback):
         Args:
             name: Name of the runs, such as the scene's.
             root: Folder of all runs, relative to the trainer's ``default_root_dir``.
-            tensorboard: Whether to write TensorBoard events beside the CSV file.
+            tensorboard: Whether to write TensorBoard events beside the CSV file, if
+                the trainer has no logger.
 
         Raises:
             ValueError: If the name is empty or not a plain folder name.
         """
         super().__init__()
+        name = RUN_NAME.get() or name
         if name in ('', '.', '..') or Path(name).name != name:
             raise ValueError(f'name: found {name!r}, expected a plain folder name')
         self.name = name
         self.root = root
         self.tensorboard = tensorboard
         self.path: Path | None = None
+        self._ours: list[Logger] = []
         self._opened = False
+        self._began = False
+        self._scores: dict[int, dict[str, float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Point the loggers of the trainer to the run folder.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            stage: One of 'fit', 'validate', 'test' or 'predict'.
-        """
+        """Point our loggers to the run folder; those of others stay."""
         self._opened = False
         if getattr(trainer, 'fast_dev_run', False):
             return
+        others = [item for item in trainer.loggers if not self._replaces(trainer, item)]
+        self._ours = []
         if stage == 'fit':
+            self._began = False
             if self.path is None:
                 self.path = self._next_version(trainer)
-            trainer.loggers = self._loggers(self.path)
-            return
-        # Lightning tells which checkpoint it loads only later: until then, nothing may
-        # write, the copy of the configuration included.
-        trainer.loggers = []
-        for callback in _config_savers(trainer):
-            callback.already_saved = True
+            self._ours = self._loggers(self.path, tensorboard=not others)
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        else:
+            # Lightning tells which checkpoint it loads only later: until then, nothing
+            # may write, the copy of the configuration included.
+            for callback in _config_savers(trainer):
+                callback.already_saved = True
+        trainer.loggers = [*self._ours, *others]
+
+    def _replaces(self, trainer: Trainer, logger: Logger) -> bool:
+        """Whether a logger is ours or the one that Lightning makes where none is given."""
+        unasked = (
+            type(logger) in (CSVLogger, TensorBoardLogger)
+            and logger.name == 'lightning_logs'
+            and logger.save_dir == trainer.default_root_dir
+        )
+        return unasked or logger in self._ours
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the split beside the weights that are trained with it.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
-        split: Any = getattr(getattr(trainer, 'datamodule', None), 'split', None)
-        if self.path is not None and trainer.is_global_zero and hasattr(split, 'save'):
+        """Keep the split, and what the run is of, beside the weights."""
+        if self.path is None or not trainer.is_global_zero:
+            return
+        datamodule: Any = getattr(trainer, 'datamodule', None)
+        split: Any = getattr(datamodule, 'split', None)
+        if hasattr(split, 'save'):
             split.save(self.path / 'split.npz')
+        about = {**_describe(datamodule), 'started_in': os.getcwd()}
+        write_json(self.path / RUN_FILE, about)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there is something to keep."""
+        self._began = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the scores of an epoch."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._scores[trainer.current_epoch] = {
+                name: float(value)
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith('val_')
+            }
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the folder of a run that has not begun; all in it is ours."""
+        if self.path is None or self._began or trainer.state.fn != TrainerFn.FITTING:
+            return
+        trainer.loggers = [item for item in trainer.loggers if item not in self._ours]
+        if trainer.is_global_zero:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.path = None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where the run is, how good it is and what to type next."""
+        if self.path is not None and trainer.is_global_zero:
+            sys.stdout.write(self._summary(trainer))
+
+    def _summary(self, trainer: Trainer) -> str:
+        """Sum up a training run."""
+        lines = [f'run    {_shown(self.path)}']
+        savers = [
+            item
+            for item in trainer.checkpoint_callbacks
+            if isinstance(item, ModelCheckpoint) and item.best_model_path
+        ]
+        savers.sort(key=lambda item: item.monitor is None)
+        best = Path(savers[0].best_model_path) if savers else None
+        if best is not None and best.is_file():
+            epoch = int(read_checkpoint(best).get('epoch', -1))
+            last = trainer.current_epoch
+            scores = self._scores.get(epoch, {})
+            shown = ', '.join(
+                f'{score.name} {100 * scores[key]:.2f}'
+                for score in SCORES
+                if (key := f'val_{score.name}') in scores
+            )
+            lines.append(
+                f'best   epoch {epoch + 1} of {last}'
+                + (f', validation: {shown}' if shown else '')
+            )
+            where = shlex.quote(_shown(best))
+            lines += [
+                f'next   torchgeo-ekgnet test --ckpt_path {where}',
+                f'       torchgeo-ekgnet predict --ckpt_path {where}',
+            ]
+        return '\n' + '\n'.join(lines) + '\n'
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write beside the run of the checkpoint, or take its best ones along.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            checkpoint: Content of the checkpoint; the state of the checkpoint callbacks
-                is changed in place if ``fit`` goes on in a new folder.
-        """
+        """Write beside the run of the checkpoint, or take its best ones along."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._take_along(trainer, checkpoint)
             return
@@ -179,11 +284,8 @@ class RunFolder(Callback):
         """Copy the checkpoints that a resumed run has kept into its new folder.
 
         Lightning forgets the best score if the folder of the checkpoints is another
-        one, and a worse epoch would become the best of the new run.
-
-        Args:
-            trainer: The trainer.
-            checkpoint: Content of the checkpoint, changed in place.
+        one, and a worse epoch would become the best of the new run. The states of the
+        callbacks are changed in place.
         """
         beside = Path(str(trainer.ckpt_path)).absolute().parent
         states: dict[str, Any] = checkpoint.get('callbacks', {})
@@ -212,8 +314,8 @@ class RunFolder(Callback):
                 target = folder / source.name
                 moved[path] = str(target)
                 if trainer.is_global_zero and not target.exists():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(source, target)
+                    with replaced(target) as part:
+                        shutil.copy2(source, part)
             states[callback.state_key] = {
                 **state,
                 'dirpath': callback.dirpath,
@@ -226,86 +328,63 @@ class RunFolder(Callback):
             }
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``validate`` has weights.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-
-        Raises:
-            ValueError: If it has none; the message names the newest checkpoint.
-        """
+        """Check that ``validate`` has weights."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._open_stage(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``test`` has weights.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-
-        Raises:
-            ValueError: If it has none; the message names the newest checkpoint.
-        """
+        """Check that ``test`` has weights."""
         self._open_stage(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``predict`` has weights.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-
-        Raises:
-            ValueError: If it has none; the message names the newest checkpoint.
-        """
+        """Check that ``predict`` has weights."""
         self._open_stage(trainer, pl_module)
 
     def _open_stage(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log a stage other than ``fit`` in the folder of its run.
 
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-
         Raises:
-            ValueError: If the stage has random weights.
+            ValueError: If the stage has random weights; names the newest checkpoint.
             OSError: If the folder cannot be written to, but for ``predict``.
         """
-        if trainer.loggers or self._opened:
+        if self._opened or getattr(trainer, 'fast_dev_run', False):
             return
-        stage = str(getattr(trainer.state.fn, 'value', trainer.state.fn))
-        if trainer.ckpt_path:
-            path = run_of_checkpoint(trainer.ckpt_path)
-        elif self.path is not None:
-            path = self.path
-        elif getattr(pl_module, 'is_trained', False):
-            path = self.path = self._next_version(trainer)
-        else:
-            runs = self._runs(trainer)
-            newest = newest_checkpoint(runs)
-            hint = f'the newest is {newest}' if newest else f'there is none in {runs}'
-            raise ValueError(
-                f'{stage}: no checkpoint was given, and random weights are not worth a '
-                f'score; pass --ckpt_path FILE ({hint})'
-            )
+        stage = _stage(trainer)
+        if not trainer.ckpt_path and self.path is None:
+            if not getattr(pl_module, 'is_trained', False):
+                raise ValueError(self._no_weights(trainer, stage))
+            self.path = self._next_version(trainer)
         self._opened = True
+        run, path = _run(trainer), run_path(trainer)
+        logs = run / stage if path == run else path
         try:
-            for folder in (path, path / stage):
-                check_writable(folder)
+            for folder in (run, run / stage, logs):
+                _check_folder(folder)
+            if path != run and trainer.is_global_zero:
+                claim_scene_folder(path, subject_of(trainer))
         except OSError as error:
             if stage != 'predict':
                 raise
             rank_zero_warn(f'predict keeps no log and no configuration: {error}')
             return
-        trainer.loggers = [_stage_logger(path, stage)]
+        self._ours = [_stage_logger(logs)]
+        trainer.loggers = [*self._ours, *trainer.loggers]
         for callback in _config_savers(trainer):
             callback.already_saved = False
             callback.setup(trainer, pl_module, stage)
 
+    def _no_weights(self, trainer: Trainer, stage: str) -> str:
+        """Say that a stage needs a checkpoint, and which there is."""
+        runs = self._runs(trainer)
+        newest = newest_checkpoint(runs)
+        hint = f'the newest is {newest}' if newest else f'there is none in {runs}'
+        return (
+            f'{stage}: no checkpoint was given, and random weights are not worth a '
+            f'score; pass --ckpt_path FILE ({hint})'
+        )
+
     def _runs(self, trainer: Trainer) -> Path:
-        """Return the folder of the runs of this name."""
+        """Give the folder of the runs of this name."""
         return Path(trainer.default_root_dir).absolute() / self.root / self.name
 
     def _next_version(self, trainer: Trainer) -> Path:
@@ -313,53 +392,45 @@ class RunFolder(Callback):
         path = ''
         if trainer.is_global_zero:
             runs = self._runs(trainer)
-            taken = [_version(folder) for folder in runs.glob('version_*')]
-            path = str(_create_first(runs, max(taken, default=-1) + 1))
+            check_writable(runs)
+            path = str(create_version(runs))
         return Path(trainer.strategy.broadcast(path))
 
-    def _loggers(self, path: Path) -> list[Logger]:
+    def _loggers(self, path: Path, tensorboard: bool) -> list[Logger]:
         """Create the loggers of a run."""
         where: dict[str, Any] = {
             'save_dir': str(path.parent.parent),
             'name': path.parent.name,
-            'version': _version(path),
+            'version': version_of(path),
         }
         csv = _open(CSVLogger(**where))
-        return [csv, TensorBoardLogger(**where)] if self.tensorboard else [csv]
+        if self.tensorboard and tensorboard:
+            return [csv, TensorBoardLogger(**where)]
+        return [csv]
 
 
-def _create_first(runs: Path, number: int) -> Path:
-    """Create the first version that no other process has created meanwhile.
-
-    Args:
-        runs: Folder of the runs.
-        number: Version to begin with.
-
-    Returns:
-        The folder, which belongs to the caller alone.
-    """
-    runs.mkdir(parents=True, exist_ok=True)
-    while True:
-        path = runs / f'version_{number}'
-        try:
-            path.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return path
+def _check_folder(folder: Path) -> None:
+    """Make a folder, and see that it is none of somebody else's."""
+    if folder.is_symlink() and folder.name in ('validate', 'test', 'predict'):
+        raise NotADirectoryError(
+            errno.ENOTDIR, 'found a link, expected a folder or nothing', str(folder)
+        )
+    check_writable(folder)
+    for name in ('metrics.csv', 'hparams.yaml', 'config.yaml'):
+        if (folder / name).is_symlink():
+            (folder / name).unlink()
 
 
-def _stage_logger(path: Path, stage: str) -> CSVLogger:
-    """Log a stage other than ``fit`` as CSV in a folder of its name in the run.
+def _shown(path: Path | None) -> str:
+    """Write a path as short as it can be typed."""
+    path = Path(str(path)).absolute()
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
-    Args:
-        path: Folder of the run.
-        stage: Name of the stage.
 
-    Returns:
-        The logger; what an earlier call of the stage logged is replaced.
-    """
-    return _open(CSVLogger(save_dir=str(path), name='', version=stage))
+def _stage_logger(folder: Path) -> CSVLogger:
+    """Log a stage as CSV; what an earlier call of the stage logged is replaced."""
+    return _open(CSVLogger(str(folder.parent), name='', version=folder.name))
 
 
 def _open(logger: CSVLogger) -> CSVLogger:
@@ -371,6 +442,6 @@ def _open(logger: CSVLogger) -> CSVLogger:
 
 
 def _config_savers(trainer: Trainer) -> list[SaveConfigCallback]:
-    """Return the callbacks by which the command line saves its configuration."""
+    """Give the callbacks by which the command line saves its configuration."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [item for item in callbacks if isinstance(item, SaveConfigCallback)]

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from .scene import HyperspectralScene
@@ -146,6 +147,18 @@ def colour_labels(
     return coloured
 
 
+def legend_label(name: str) -> str:
+    """Give a class name as a legend shows it; Matplotlib hides those that begin with _."""
+    return f' {name}' if name.startswith('_') else name
+
+
+def as_written(figure: Figure) -> Figure:
+    """Show all text of a figure as it is written: a $ in a name is no mathematics."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return figure
+
+
 def legend_patches(scene: HyperspectralScene, counts: bool = True) -> list[Patch]:
     """Return one legend entry a class.
 
@@ -160,7 +173,7 @@ def legend_patches(scene: HyperspectralScene, counts: bool = True) -> list[Patch
         Patch(
             facecolor=tuple(colour / 255),
             edgecolor='0.3',
-            label=f'{name} ({number:,})' if counts else name,
+            label=legend_label(f'{name} ({number:,})' if counts else name),
         )
         for name, number, colour in zip(
             scene.class_names, scene.class_counts, scene.palette, strict=True
@@ -214,7 +227,7 @@ def plot_scene(
             frameon=False,
         )
     figure.suptitle(_title(scene) if suptitle is None else suptitle)
-    return figure
+    return as_written(figure)
 
 
 def plot_spectra(
@@ -256,7 +269,7 @@ def plot_spectra(
     figure.supxlabel('Band' if scene.wavelengths is None else 'Wavelength (nm)')
     figure.supylabel('Value as stored')
     figure.suptitle(_title(scene) if suptitle is None else suptitle)
-    return figure
+    return as_written(figure)
 
 
 def class_spectra(
@@ -347,7 +360,7 @@ def plot_sample(
         left.set_title('\n'.join(lines), fontsize=9)
     if suptitle is not None:
         figure.suptitle(suptitle)
-    return figure
+    return as_written(figure)
 
 
 def _draw_spectrum(

@@ -19,7 +19,13 @@ from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
 from .._files import replaced
-from ..datasets.plotting import MAX_SIDE, colour_labels, false_colour
+from ..datasets.plotting import (
+    MAX_SIDE,
+    as_written,
+    colour_labels,
+    false_colour,
+    legend_label,
+)
 from ..datasets.scene import HyperspectralScene
 from ..metrics import SCORES
 from .raster import Legend
@@ -136,7 +142,12 @@ def map_figure(
         for spine in axes.spines.values():
             spine.set_linewidth(0.4)
     handles = [
-        Patch(facecolor=tuple(colour / 255), edgecolor='0.3', lw=0.4, label=name)
+        Patch(
+            facecolor=tuple(colour / 255),
+            edgecolor='0.3',
+            lw=0.4,
+            label=legend_label(name),
+        )
         for name, colour in zip(legend.names, legend.palette, strict=True)
     ]
     if (labels == 0).any() or (scene.label_map == 0).any():
@@ -152,7 +163,7 @@ def map_figure(
         columnspacing=1.2,
         labelspacing=0.35,
     )
-    return figure
+    return as_written(figure)
 
 
 def save_map_figure(
@@ -201,7 +212,7 @@ def confidence_figure(path: Path) -> Figure:
     right.set_xlim(0, 1)
     right.tick_params(labelsize=8)
     right.set_title('Histogram', fontsize=9)
-    return figure
+    return as_written(figure)
 
 
 def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
@@ -272,7 +283,7 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
                 bbox_to_anchor=(0.5, 1.0),
                 ncols=2,
             )
-    return figure
+    return as_written(figure)
 
 
 def _float(text: object) -> float | None:

@@ -17,7 +17,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 
-from .._files import check_free_space, check_writable
+from .._environment import versions
+from .._files import check_free_space, check_writable, write_json
+from .._runs import Subject, read_result
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from .assembly import Assembly
@@ -73,6 +75,7 @@ class MapJob:
         options: What is mapped, and what is kept of it.
         settings: All else that the results depend on (the checkpoint, say), JSON
             values. Work of other settings is never taken up.
+        about: Further facts for ``map.json``, JSON values.
     """
 
     folder: Path
@@ -80,6 +83,7 @@ class MapJob:
     legend: Legend
     options: MapOptions
     settings: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Lay out windows and journal."""
@@ -283,7 +287,9 @@ class MapJob:
             )
         try:
             staged, counts = self._assembly.stage(self.staging)
-            further = [
+            facts = self._facts(counts)
+            further = [write_json(self.staging / 'map.json', facts)]
+            further += [
                 self.staging / name
                 for name, write in extras.items()
                 if self._written(name, write, counts)
@@ -291,16 +297,7 @@ class MapJob:
         except BaseException:
             self._clean()
             raise
-        # The old map goes first and the new one comes last: whenever map.tif is there,
-        # all files beside it are its own.
-        for stale in (
-            'map.tif',
-            'map.tif.aux.xml',
-            'map.png',
-            'report.html',
-            'probabilities.tif',
-        ):
-            (self.folder / stale).unlink(missing_ok=True)
+        self._remove_old(facts)
         publish([*further, *staged], self.folder)
         self.journal.discard()
         self.close()
@@ -314,6 +311,52 @@ class MapJob:
             probabilities=kept if self.options.probabilities else None,
             counts=counts,
         )
+
+    def _facts(self, counts: tuple[int, ...]) -> dict[str, Any]:
+        """Say what the map is of."""
+        scene = self.scene.metadata()
+        classes = zip(self.legend.names, self.legend.values, counts, strict=True)
+        return {
+            **{name: scene.get(name) for name in ('cube', 'source', 'synthetic')},
+            'scene': scene['name'],
+            'scope': self.options.scope,
+            'polygon': self.options.polygon and Path(self.options.polygon).name,
+            **self.about,
+            'pixels_classified': sum(counts),
+            'pixels_without_data': int((~self.scene.valid).sum()),
+            'classes': [
+                {'name': name, 'value': value, 'pixels': count}
+                for name, value, count in classes
+            ],
+            'palette': self.legend.palette.tolist(),
+            'versions': versions(),
+        }
+
+    def _remove_old(self, facts: Mapping[str, Any]) -> None:
+        """Delete the files of the map that the new one replaces, and say so.
+
+        The old map goes first and the new one comes last: whenever map.tif is there, all
+        files beside it are its own.
+        """
+        old = read_result(self.folder / 'map.json')
+        if not old and not (self.folder / 'map.tif').exists():
+            return
+        names = ('scope', 'polygon')
+        was, new = Subject.of(old), Subject.of(facts)
+        if was != new or any(old.get(name) != facts.get(name) for name in names):
+            rank_zero_warn(
+                f'{self.folder / "map.tif"}: a map of {was} (scope {old.get("scope")}) '
+                f'is replaced by one of {new} (scope {facts["scope"]})'
+            )
+        for name in (
+            'map.tif',
+            'map.tif.aux.xml',
+            'map.png',
+            'report.html',
+            'probabilities.tif',
+            'map.json',
+        ):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _written(self, name: str, write: Extra, counts: tuple[int, ...]) -> bool:
         """Stage a file that the map can do without, and tell whether that went well."""

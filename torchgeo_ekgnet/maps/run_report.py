@@ -1,42 +1,48 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""The report of a run: what lies in its folder, on one page."""
+"""The report of a run: what lies in its folder and is of one scene, on one page."""
 
-import json
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..metrics import SCORES
+from .._files import StrPath
+from .._runs import RUN_FILE, Subject, read_result
+from ..metrics import SCORES, Score
 from .figure import confidence_figure, learning_curves
 from .page import Page
 
 __all__ = ('write_run_report',)
 
-logger = logging.getLogger(__name__)
+#: What ``map.json`` holds beside the facts that are shown as settings.
+_SHOWN_ELSEWHERE = ('classes', 'palette', 'scene', 'cube', 'source', 'versions')
 
 
 def write_run_report(
-    run: str | os.PathLike[str],
-    path: str | os.PathLike[str] | None = None,
+    run: StrPath,
+    path: StrPath | None = None,
     data: Mapping[str, Any] | None = None,
-    mapping: Mapping[str, Any] | None = None,
-    map_folder: str | os.PathLike[str] | None = None,
+    folder: StrPath | None = None,
+    map_folder: StrPath | None = None,
+    lead: Literal['map', 'test'] = 'map',
 ) -> Path:
     """Write the report of a run: what there is in its folder, on one page.
 
+    Results are joined only if they are of the same scene and the same checkpoint. Others
+    are left out, and the page says so.
+
     Args:
         run: Folder of the run. ``test.json``, ``metrics.csv``, ``config.yaml``,
-            ``expert_use.json``, ``map.png`` and ``confidence.tif`` are shown if they
-            exist.
-        path: File to write, ``report.html`` in the folder by default.
+            ``expert_use.json``, ``map.json``, ``map.png`` and ``confidence.tif`` are
+            shown if they exist.
+        path: File to write, ``report.html`` in *folder* by default.
         data: What the datamodule says of its data; taken from ``test.json`` if None.
-        mapping: Facts about the map; with 'checkpoint digest', a notice says if
-            ``test.json`` is of another checkpoint.
-        map_folder: Folder of the map's files, the run's folder by default.
+        folder: Folder of the results, the run's by default; ``predict/SCENE`` in it for
+            another scene than that of the training.
+        map_folder: Folder of the map's files, *folder* by default.
+        lead: Whose scene and checkpoint the page is of, if ``test.json`` and
+            ``map.json`` are of two.
 
     Returns:
         The file.
@@ -47,61 +53,115 @@ def write_run_report(
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f'there is no run folder {run}')
-    maps = run if map_folder is None else Path(map_folder)
-    test = _read_json(run / 'test.json')
-    described: Mapping[str, Any] = data or {}
-    scene: Mapping[str, Any] = described.get('scene') or {}
-    name = scene.get('name') or test.get('scene') or run.name
-    synthetic = scene.get('synthetic') or test.get('synthetic')
+    folder = run if folder is None else Path(folder)
+    maps = folder if map_folder is None else Path(map_folder)
+    results = _Results(run, folder, maps, lead)
+    scene: Mapping[str, Any] = (data or {}).get('scene') or {}
+    name = scene.get('name') or results.subject.scene or run.name
+    test, mapping = results.test, results.map
     page = Page(f'Classification of {name}', _subtitle(test, scene))
-    if synthetic:
+    if scene.get('synthetic') or test.get('synthetic'):
         page.notice(
-            'This scene is synthetic: a program made it. Figures say nothing about '
+            'This scene is synthetic: a program made it. Scores say nothing about '
             'real images.'
         )
-    palette = scene.get('palette')
-    mapped, tested = (
-        (mapping or {}).get('checkpoint digest'),
-        test.get('checkpoint_digest'),
-    )
-    if mapped and tested and mapped != tested:
-        page.notice(
-            f'Accuracies and map are of two checkpoints: {test.get("checkpoint")} '
-            f'({tested[:12]}) was tested, {(mapping or {}).get("checkpoint")} '
-            f'({mapped[:12]}) made the map. Run test with the checkpoint of the map.'
-        )
+    for sentence in results.left_out:
+        page.notice(sentence)
+    palette = scene.get('palette') or mapping.get('palette')
     if test:
         _headline(page, test)
-    if (maps / 'map.png').is_file():
-        _show_map(page, maps, mapping or {})
+    if (maps / 'map.png').is_file() and (mapping or not results.map_left_out):
+        _show_map(page, maps, mapping)
     if test:
         _accuracies(page, test, palette)
-    split = described.get('split') or test.get('split') or {}
-    names = scene.get('class_names') or test.get('class_names') or []
-    if split:
+    split = (data or {}).get('split') or test.get('split') or {}
+    if split.get('counts') or split.get('identity'):
+        names = scene.get('class_names') or test.get('class_names') or []
         _split(page, split, names, palette)
+    if results.of_training_scene:
+        _training(page, run)
+    if results.experts:
+        _experts(page, results.experts_folder, results.experts)
+    _settings(page, run, test, data or {})
+    return page.write(folder / 'report.html' if path is None else path)
+
+
+class _Results:
+    """The results in a folder that are of one scene and one checkpoint."""
+
+    def __init__(self, run: Path, folder: Path, maps: Path, lead: str) -> None:
+        """Read them, and sort out those of another subject."""
+        self.left_out: list[str] = []
+        beside = [folder]
+        if folder != run:
+            beside += [run / stage / folder.name for stage in ('test', 'predict')]
+        self.test = _first(beside, 'test.json')
+        self.map = read_result(maps / 'map.json')
+        if not self.map and lead == 'test':
+            self.map = _first(beside, 'map.json')
+        self.map_left_out = False
+        tested, mapped = Subject.of(self.test), Subject.of(self.map)
+        leading = (mapped, tested) if lead == 'map' else (tested, mapped)
+        contents = (self.map, self.test) if lead == 'map' else (self.test, self.map)
+        self.subject = leading[0] if contents[0] else leading[1]
+        if self.test and self.map and not _joined(tested, mapped):
+            self.left_out.append(_why_apart(tested, mapped))
+            if lead == 'map':
+                self.test = {}
+            else:
+                self.map, self.map_left_out = {}, True
+        trained = Subject.of(read_result(run / RUN_FILE))
+        self.of_training_scene = folder == run and self.subject.same_scene(trained)
+        if folder != run:
+            where = f' on {trained.scene}' if trained.scene else ''
+            self.left_out.append(
+                f'The network was trained{where}, not on this scene: what is known of '
+                'its training stands in the report of its run.'
+            )
+        self.experts_folder = next(
+            (item for item in beside if (item / 'expert_use.json').is_file()), folder
+        )
+        self.experts = read_result(self.experts_folder / 'expert_use.json')
+        used = Subject.of(self.experts)
+        if self.experts and not _joined(used, self.subject):
+            self.left_out.append(f'expert_use.json is of {used}, and is left out here.')
+            self.experts = {}
+
+
+def _first(folders: Sequence[Path], name: str) -> dict[str, Any]:
+    """Read the first file of a name that there is."""
+    return next((found for item in folders if (found := read_result(item / name))), {})
+
+
+def _joined(one: Subject, other: Subject) -> bool:
+    """Whether two results may stand on one page; a map has no split of its own."""
+    return one.same_scene(other) and one.same_checkpoint(other)
+
+
+def _why_apart(tested: Subject, mapped: Subject) -> str:
+    """Say why accuracies and map are not shown together."""
+    if not tested.same_scene(mapped):
+        return (
+            f'Accuracies and map are of two scenes: {tested} was tested, {mapped} was '
+            'mapped. Only one of them is shown here.'
+        )
+    one, two = (
+        f'{subject.checkpoint} ({str(subject.checkpoint_digest)[:12]})'
+        for subject in (tested, mapped)
+    )
+    return (
+        f'Accuracies and map are of two checkpoints: {one} was tested, {two} made the '
+        'map. Only one of them is shown here; run test and predict with one checkpoint.'
+    )
+
+
+def _training(page: Page, run: Path) -> None:
+    """Show how the training went."""
     if (run / 'metrics.csv').is_file():
         curves = learning_curves(run / 'metrics.csv')
         if curves is not None:
             page.section('Learning curves')
             page.figure(curves, 'Loss and accuracy by epoch.')
-    experts = _read_json(run / 'expert_use.json')
-    if experts:
-        _experts(page, run, experts)
-    _settings(page, run, test, described)
-    return page.write(run / 'report.html' if path is None else path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file; nothing if there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        logger.warning('%s cannot be read and is left out: %s', path, error)
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _percent(value: Any, digits: int = 2) -> str | None:
@@ -124,9 +184,14 @@ def _subtitle(test: Mapping[str, Any], scene: Mapping[str, Any]) -> str:
     return ' · '.join(parts)
 
 
+def _titled(score: Score) -> str:
+    """Name a score with its unit."""
+    return score.title if score.title.endswith(' x 100') else f'{score.title}, %'
+
+
 def _headline(page: Page, test: Mapping[str, Any]) -> None:
     overlap = test.get('overlap') or {}
-    page.cards({score.title: score.shown(test) for score in SCORES})
+    page.cards({_titled(score): score.shown(test) for score in SCORES})
     text = f'On the test pixels of the {test.get("protocol")} split'
     if test.get('seed') is not None:
         text += f', seed {test["seed"]}'
@@ -156,7 +221,7 @@ def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
             'Probability of the class that was chosen (not calibrated).',
         )
     if facts.get('classes'):
-        rows = facts['classes']
+        rows = [(row['name'], row['value'], row['pixels']) for row in facts['classes']]
         total = max(sum(row[2] for row in rows), 1)
         page.table(
             ('class', 'value in map.tif', 'pixels', 'share, %'),
@@ -168,9 +233,9 @@ def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
             swatches=facts.get('palette'),
         )
     rest = {
-        name: value
+        name.replace('_', ' '): value
         for name, value in facts.items()
-        if name not in ('classes', 'palette')
+        if name not in _SHOWN_ELSEWHERE and value is not None
     }
     if rest:
         page.settings(rest)

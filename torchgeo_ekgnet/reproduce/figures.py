@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from .._files import replaced
-from ..datasets.plotting import colour_labels, false_colour, legend_patches
+from ..datasets.plotting import as_written, colour_labels, false_colour, legend_patches
 from .classical import fit_classical, scene_spectra
 
 if TYPE_CHECKING:
@@ -157,5 +157,5 @@ def save(figure: Figure, path: Path) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as part:
-        figure.savefig(part, dpi=150)
+        as_written(figure).savefig(part, dpi=150)
     return path

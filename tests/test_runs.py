@@ -1,0 +1,103 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import pytest
+
+from torchgeo_ekgnet._files import write_json
+from torchgeo_ekgnet._runs import (
+    Subject,
+    claim_scene_folder,
+    newest_checkpoint,
+    run_of_checkpoint,
+    scene_folder,
+)
+
+
+def test_versions_are_numbers() -> None:
+    names = [Path(f'runs/x/version_{n}/checkpoints/best.ckpt') for n in (9, 10)]
+    assert [run_of_checkpoint(name).name for name in names] == [
+        'version_9',
+        'version_10',
+    ]
+
+
+def test_newest_run_is_the_highest_version(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    for number in (2, 9, 10):
+        path = tmp_path / f'version_{number}' / 'checkpoints' / 'best.ckpt'
+        path.parent.mkdir(parents=True)
+        path.touch()
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.parents[1].name == 'version_10'
+
+
+def test_moved_checkpoint_is_its_own_run(tmp_path: Path) -> None:
+    assert run_of_checkpoint(tmp_path / 'model.ckpt') == tmp_path
+
+
+@pytest.mark.parametrize(
+    ('one', 'other', 'same'),
+    [
+        (Subject('a', 'x'), Subject('a', 'x'), True),
+        (Subject('a', 'x'), Subject('b', 'x'), True),
+        (Subject('a', 'x'), Subject('a', 'y'), False),
+        (Subject('a', 'x'), Subject('a'), True),
+        (Subject('a'), Subject('b'), False),
+        (Subject(), Subject('b', 'y'), True),
+    ],
+)
+def test_scenes_are_known_by_their_values(
+    one: Subject, other: Subject, same: bool
+) -> None:
+    assert one.same_scene(other) is same
+    assert other.same_scene(one) is same
+
+
+def test_a_result_file_says_what_it_is_of() -> None:
+    content = {
+        'scene': 'a',
+        'cube': 'c0ffee',
+        'split': {'identity': 'cafe'},
+        'checkpoint': 'best.ckpt',
+        'checkpoint_digest': 'f00d',
+        'more': 1,
+    }
+    subject = Subject.of(content)
+    assert subject == Subject('a', 'c0ffee', 'cafe', 'best.ckpt', 'f00d')
+    assert Subject.of(subject.to_dict()) == subject
+    text = 'scene a (c0ffee), checkpoint best.ckpt (f00d), split cafe'
+    assert str(subject) == text
+
+
+@pytest.mark.parametrize(
+    ('name', 'folder'),
+    [
+        ('b', 'b'),
+        ('../../etc', 'etc'),
+        ('a b/c', 'a_b_c'),
+        ('..', 'scene'),
+        ('Žďár', 'Žďár'),
+    ],
+)
+def test_scene_folders_are_plain(tmp_path: Path, name: str, folder: str) -> None:
+    assert scene_folder(tmp_path, Subject(name, 'x' * 64)) == tmp_path / folder
+
+
+def test_scenes_of_one_name_have_folders_of_their_own(tmp_path: Path) -> None:
+    one, other = Subject('b', 'x' * 64), Subject('b', 'y' * 64)
+    first = scene_folder(tmp_path, one)
+    claim_scene_folder(first, one)
+    second = scene_folder(tmp_path, other)
+    claim_scene_folder(second, other)
+    assert first.name == 'b' and second.name == 'b-yyyyyyyy'
+    assert scene_folder(tmp_path, one) == first
+    assert scene_folder(tmp_path, other) == second
+
+
+def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
+    write_json(tmp_path / 'scene.json', {'scene': 'b', 'cube': 'x'})
+    claim_scene_folder(tmp_path, Subject('b', 'y'))
+    assert scene_folder(tmp_path.parent, Subject(tmp_path.name, 'y')) != tmp_path

@@ -1,0 +1,182 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Where the files of a run lie, and what each of them is of.
+
+A run is a folder ``runs/NAME/version_N``: checkpoints, logs, and what ``test`` and
+``predict`` find out about the scene of the training. What they find out about another
+scene lies in ``test/SCENE`` and ``predict/SCENE`` in it. Every result names its scene,
+cube, split and checkpoint, so that a page never joins what does not belong together.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ._files import StrPath, write_json
+
+logger = logging.getLogger(__name__)
+
+#: Name of the runs that ``--name`` of the command line asks for.
+RUN_NAME: ContextVar[str | None] = ContextVar('RUN_NAME', default=None)
+
+#: What the training of a run is of, in its folder.
+RUN_FILE = 'run.json'
+
+#: What a folder of another scene's results is of.
+SCENE_FILE = 'scene.json'
+
+_VERSION = re.compile(r'version_(\d+)$')
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a result is of; None where that is not known.
+
+    Attributes:
+        scene: Name of the scene.
+        cube: Digest of the scene's values.
+        split: Identity of the split; None for results that need none.
+        checkpoint: Name of the checkpoint's file.
+        checkpoint_digest: SHA-256 of it.
+    """
+
+    scene: str | None = None
+    cube: str | None = None
+    split: str | None = None
+    checkpoint: str | None = None
+    checkpoint_digest: str | None = None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> 'Subject':
+        """Read what the content of a result file says."""
+        split = content.get('split')
+        identity = split.get('identity') if isinstance(split, Mapping) else split
+        names = ('scene', 'cube', 'checkpoint', 'checkpoint_digest')
+        known = {name: content.get(name) for name in names}
+        return cls(
+            **{
+                key: None if value is None else str(value)
+                for key, value in known.items()
+            },
+            split=None if identity is None else str(identity),
+        )
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Give what a result file holds."""
+        return asdict(self)
+
+    def same_scene(self, other: 'Subject') -> bool:
+        """Whether nothing speaks against both being of one scene."""
+        if self.cube and other.cube:
+            return self.cube == other.cube
+        return not (self.scene and other.scene) or self.scene == other.scene
+
+    def same_checkpoint(self, other: 'Subject') -> bool:
+        """Whether nothing speaks against both being of one checkpoint."""
+        mine, theirs = self.checkpoint_digest, other.checkpoint_digest
+        return not (mine and theirs) or mine == theirs
+
+    def same_split(self, other: 'Subject') -> bool:
+        """Whether nothing speaks against both being of one split."""
+        return not (self.split and other.split) or self.split == other.split
+
+    def belongs_to(self, other: 'Subject') -> bool:
+        """Whether both may stand on one page."""
+        return (
+            self.same_scene(other)
+            and self.same_checkpoint(other)
+            and self.same_split(other)
+        )
+
+    def __str__(self) -> str:
+        """Name scene, checkpoint and split, with the first digits of the digests."""
+        parts = [
+            f'{kind} {name}' + (f' ({digest[:12]})' if digest else '')
+            for kind, name, digest in (
+                ('scene', self.scene, self.cube),
+                ('checkpoint', self.checkpoint, self.checkpoint_digest),
+            )
+            if name or digest
+        ]
+        if self.split:
+            parts.append(f'split {self.split[:12]}')
+        return ', '.join(parts) or 'an unknown scene'
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a JSON file of results; empty if there is none or it cannot be read."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        logger.warning('%s cannot be read and is left out: %s', path, error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def run_of_checkpoint(path: StrPath) -> Path:
+    """Give the folder above ``checkpoints``; the own one of a checkpoint elsewhere."""
+    folder = Path(path).absolute().parent
+    return folder.parent if folder.name == 'checkpoints' else folder
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Find the best checkpoint of the newest run in ``runs/NAME``, or None."""
+    found = folder.glob('version_*/checkpoints/best.ckpt')
+    return max(found, key=lambda path: version_of(path.parents[1]), default=None)
+
+
+def version_of(folder: Path) -> int:
+    """Give N of ``version_N``, -1 for other names."""
+    match = _VERSION.search(folder.name)
+    return int(match.group(1)) if match else -1
+
+
+def create_version(runs: Path, number: int | None = None) -> Path:
+    """Create the folder of a new run, which belongs to the caller alone.
+
+    Args:
+        runs: Folder of the runs.
+        number: Version to begin with; the one after the highest by default.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    if number is None:
+        taken = (version_of(folder) for folder in runs.glob('version_*'))
+        number = max(taken, default=-1) + 1
+    while True:
+        path = runs / f'version_{number}'
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def scene_folder(parent: Path, subject: Subject) -> Path:
+    """Choose the folder of a scene's results, which are of this very cube.
+
+    Args:
+        parent: Folder such as ``predict`` of a run; nothing is written yet.
+        subject: The scene.
+
+    Returns:
+        ``parent/SCENE``, or ``parent/SCENE-DIGEST`` if that is taken by another cube.
+    """
+    name = re.sub(r'[^\w+-]+', '_', str(subject.scene)).strip('_')[:80] or 'scene'
+    folder = parent / name
+    found = Subject.of(read_result(folder / SCENE_FILE))
+    return folder if found.same_scene(subject) else parent / f'{name}-{subject.cube:.8}'
+
+
+def claim_scene_folder(folder: Path, subject: Subject) -> None:
+    """Note in a folder which scene it is of."""
+    if not (folder / SCENE_FILE).is_file():
+        write_json(folder / SCENE_FILE, {'scene': subject.scene, 'cube': subject.cube})
