@@ -147,6 +147,7 @@ def test_files_hold_the_same(
     names = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert names == [
         'confidence.tif',
+        'map.json',
         'map.png',
         'map.tif',
         'map.tif.aux.xml',
