@@ -41,18 +41,33 @@ def test_arms(
 
     monkeypatch.setattr(torch, 'compile', compile_model)
     options = build_parser().parse_args([*SMALL, *args])
-    networks = bench_arms.networks_of(
-        bench_arms.Setting(options, CPU, {}), 5, 16, False
-    )
-    assert list(networks) == ['ours', 'paper', 'static', 'checkpointed', *arms]
+    networks = bench_arms.arms_of(bench_arms.Setting(options, CPU, {}), 5, 16, False)
+    # The released program cannot pool so small a patch.
+    names = ['ours', 'unfolded', 'paper', 'static', 'checkpointed']
+    assert list(networks) == [*names, *arms]
     ours, paper = networks['ours'], networks['paper']
-    assert ours[0] is paper[0] and (ours[1], paper[1]) == (None, 'grouped')
-    assert compiled == [(ours[0], mode) for mode in arms.values()]
+    assert ours.network is paper.network is networks['unfolded'].network
+    assert (ours.strategy, paper.strategy) == (None, 'grouped')
+    assert ours.folded and not networks['unfolded'].folded
+    assert compiled == [(ours.network, mode) for mode in arms.values()]
     assert [
         name
-        for name, (network, _) in networks.items()
-        if getattr(network, 'grad_checkpointing', False)
+        for name, arm in networks.items()
+        if getattr(arm.network, 'grad_checkpointing', False)
     ] == ['checkpointed']
+
+
+def test_the_released_program_has_an_arm_where_it_runs() -> None:
+    options = build_parser().parse_args(SMALL)
+    calls = bench_arms.model_calls(bench_arms.Setting(options, CPU, {}), 7, 16, 2)
+    assert set(calls['training']) == {
+        *('ours', 'paper', 'released', 'static', 'checkpointed')
+    }
+    assert set(calls['inference']) == {
+        *('ours', 'unfolded', 'paper', 'released', 'static')
+    }
+    calls['training']['released']()
+    calls['inference']['unfolded']()
 
 
 def test_training_step_is_whole() -> None:
@@ -61,7 +76,7 @@ def test_training_step_is_whole() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 9))
     before = [parameter.clone() for parameter in network.parameters()]
     step = bench_arms.training_step(
-        setting, network, bench_arms.random_batch(setting, 2, 1, 3)
+        setting, bench_arms.Arm(network), bench_arms.random_batch(setting, 2, 1, 3)
     )
     step()
     for old, parameter in zip(before, network.parameters(), strict=True):

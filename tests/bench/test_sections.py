@@ -37,8 +37,7 @@ def test_all_sections(
     assert {row['pass'] for row in results['models']} == {'training', 'inference'}
     for row in results['models']:
         arms = {'ours', 'paper', 'static'}
-        if row['pass'] == 'training':
-            arms.add('checkpointed')
+        arms.add('checkpointed' if row['pass'] == 'training' else 'unfolded')
         assert set(row['seconds']) == set(row['peak bytes']) == arms
         assert row['paper / ours'] > 0 and row['patches per second'] > 0
     assert results['table'][0]['multiply-adds'] > 0

@@ -13,6 +13,8 @@ from torchvision.models.feature_extraction import (
     get_graph_node_names,
 )
 
+from torchgeo_ekgnet.layers.norm import folded_evaluation
+
 from .conftest import MODELS, settled, small_input, small_model
 
 
@@ -48,7 +50,8 @@ def test_torchscript(name: str) -> None:
 @pytest.mark.parametrize('name', MODELS)
 def test_fx(name: str) -> None:
     model, x = small_model(name), small_input(name)
-    with torch.inference_mode():
+    # A graph of modules keeps what evaluation folds into one pass.
+    with torch.inference_mode(), folded_evaluation(False):
         logits = model(x)
         graph = traced(model)
         (again,) = graph(x).values()

@@ -4,9 +4,10 @@
 """What is compared: networks, passes and their memory."""
 
 import argparse
+import contextlib
 import multiprocessing
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple, cast
 
@@ -15,17 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import conv_strategy, keep_freed_memory
+from ..layers.norm import folded_evaluation
 from ..models import network_class
+from ..models.ekgnet import EKGNet
 from .count import create_model
 from .measure import WARM_UPS, measure, peak_memory
+from .released import ReleasedNet
 
 __all__ = (
     'COMPILED',
     'TYPES',
+    'Arm',
     'Setting',
+    'arms_of',
     'inference_pass',
     'model_calls',
-    'networks_of',
     'peak_alone',
     'peaks_apart',
     'random_batch',
@@ -108,21 +113,45 @@ def random_batch(
     return x, torch.randint(0, 9, (batch,), device=setting.device)
 
 
+class Arm(NamedTuple):
+    """A network, and how it is made to compute.
+
+    Attributes:
+        network: The network.
+        strategy: Strategy that its convolutions are forced to take.
+        folded: Fold batch normalization in evaluation.
+    """
+
+    network: nn.Module
+    strategy: str | None = None
+    folded: bool = True
+
+    @contextlib.contextmanager
+    def applied(self, setting: Setting) -> Iterator[None]:
+        """Compute as this arm does, in the precision that was asked for."""
+        with (
+            conv_strategy(self.strategy),
+            folded_evaluation(self.folded),
+            setting.autocast(),
+        ):
+            yield
+
+
 def training_step(
-    setting: Setting,
-    network: nn.Module,
-    batch: tuple[Tensor, Tensor],
-    strategy: str | None = None,
+    setting: Setting, arm: Arm, batch: tuple[Tensor, Tensor]
 ) -> Callable[[], None]:
     """Make a training step: forward, backward and Adam."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=5e-4)
+    network = arm.network
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=5e-4, fused=setting.device.type == 'cuda' or None
+    )
     x, labels = batch
 
     def step() -> None:
         network.train()
         optimizer.zero_grad()
-        with conv_strategy(strategy):
-            with setting.autocast():
+        with conv_strategy(arm.strategy):
+            with arm.applied(setting):
                 loss = F.cross_entropy(network(x), labels)
             loss.backward()
         optimizer.step()
@@ -131,45 +160,68 @@ def training_step(
 
 
 def inference_pass(
-    setting: Setting,
-    network: nn.Module,
-    batch: tuple[Tensor, Tensor],
-    strategy: str | None = None,
+    setting: Setting, arm: Arm, batch: tuple[Tensor, Tensor]
 ) -> Callable[[], None]:
     """Make a forward pass without gradients."""
 
     def forward() -> None:
-        network.eval()
-        with torch.inference_mode(), conv_strategy(strategy), setting.autocast():
-            network(batch[0])
+        arm.network.eval()
+        with torch.inference_mode(), arm.applied(setting):
+            arm.network(batch[0])
 
     return forward
 
 
-def networks_of(
+def _released(network: nn.Module, patch: int, bands: int) -> nn.Module | None:
+    """Make the released network of the sizes of ours; None where it cannot run."""
+    if not isinstance(network, EKGNet):
+        return None
+    layers = [list(cast(Any, stage).layers) for stage in network.stages]
+    # Its poolings empty an axis that is too short.
+    if min((n + 1) // 2 for n in (patch, bands)) < 2 ** (len(layers) - 1):
+        return None
+    first = layers[0][0]
+    return ReleasedNet(
+        network.num_classes,
+        [len(stage) for stage in layers],
+        first.conv.out_channels,
+        first.bottleneck.num_experts,
+    )
+
+
+def arms_of(
     setting: Setting, patch: int, bands: int, ours_only: bool
-) -> dict[str, tuple[nn.Module, str | None]]:
-    """Make the network of every arm, with the strategy that it is forced to take."""
+) -> dict[str, Arm]:
+    """Make the arms, by name."""
     options, device = setting.options, setting.device
     ours = create_model(options.model, patch, bands).to(device)
-    networks: dict[str, tuple[nn.Module, str | None]] = {'ours': (ours, None)}
+    arms = {'ours': Arm(ours)}
     if ours_only:
-        return networks
-    networks['paper'] = (ours, 'grouped')
+        return arms
+    arms['unfolded'] = Arm(ours, folded=False)
+    arms['paper'] = Arm(ours, 'grouped')
+    released = _released(ours, patch, bands)
+    if released is not None:
+        arms['released'] = Arm(released.to(device))
     network = network_class(options.model)
     if network is not None and network.static_options is not None:
         twin = create_model(options.model, patch, bands, **network.static_options)
-        networks['static'] = (twin.to(device), None)
+        arms['static'] = Arm(twin.to(device))
     checkpointed = create_model(options.model, patch, bands).to(device)
     cast(Any, checkpointed).set_grad_checkpointing()
-    networks['checkpointed'] = (checkpointed, None)
+    arms['checkpointed'] = Arm(checkpointed)
     if options.compile is not None:
         # What was compiled for other sizes counts against a limit of recompilations.
         torch.compiler.reset()
         for mode in options.compile or ['default']:
             compiled = cast(nn.Module, torch.compile(ours, mode=mode))
-            networks[COMPILED[mode]] = (compiled, None)
-    return networks
+            arms[COMPILED[mode]] = Arm(compiled)
+    return arms
+
+
+#: Arms that make a difference in one pass alone: without gradients there is nothing to
+#: recompute, and batch statistics cannot be folded.
+_ONLY = {'checkpointed': 'training', 'unfolded': 'inference'}
 
 
 def model_calls(
@@ -178,13 +230,12 @@ def model_calls(
     """Make the training step and the forward pass of every arm, by pass and arm."""
     torch.manual_seed(0)
     samples = random_batch(setting, patch, bands, batch)
-    networks = networks_of(setting, patch, bands, ours_only)
+    arms = arms_of(setting, patch, bands, ours_only)
     return {
         passes: {
-            arm: make(setting, network, samples, strategy)
-            for arm, (network, strategy) in networks.items()
-            # Without gradients there is nothing to recompute.
-            if arm != 'checkpointed' or passes == 'training'
+            name: make(setting, arm, samples)
+            for name, arm in arms.items()
+            if _ONLY.get(name, passes) == passes
         }
         for passes, make in (('training', training_step), ('inference', inference_pass))
     }
@@ -257,7 +308,7 @@ def training_peak(
     The state of the optimizer appears in the first call and stays; fragments of freed
     memory only add. So the smallest of some measurements is taken.
     """
-    step = training_step(setting, network, batch)
+    step = training_step(setting, Arm(network), batch)
     peaks = []
     for _ in range(WARM_UPS):
         network.zero_grad()

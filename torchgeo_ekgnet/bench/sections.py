@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .arms import (
+    Arm,
     Setting,
     model_calls,
     peaks_apart,
@@ -109,6 +110,11 @@ def _model_rows(
                 'ours / static': (
                     median / times['static']['median'] if 'static' in times else None
                 ),
+                **{
+                    f'{arm} / ours': times[arm]['median'] / median
+                    for arm in ('released', 'unfolded')
+                    if arm in times
+                },
                 **setting.shares(
                     factor * 2 * work.multiply_adds, factor * work.values, median
                 ),
@@ -155,7 +161,7 @@ def bench_data(setting: Setting) -> list[dict[str, Any]]:
         loaded = batches()
         network = create_model(options.model, patch, bands).to(device)
         first = next(loaded)
-        step = training_step(setting, network, (first['image'], first['label']))
+        step = training_step(setting, Arm(network), (first['image'], first['label']))
         times = setting.times(
             {'data': functools.partial(next, loaded), 'training': step}
         )

@@ -106,6 +106,8 @@ def models_text(rows: list[dict[str, Any]]) -> str:
             ),
             _number(row['patches per second'], '.0f'),
             _number(row['paper / ours']),
+            _number(row.get('released / ours')),
+            _number(row.get('unfolded / ours')),
             _number(row['ours / static']),
             _number(row['share of peak'], '.0%'),
             _number(row['share of bandwidth'], '.0%'),
@@ -115,6 +117,7 @@ def models_text(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     header = ['model', 'patch, bands, batch', *arms, 'patches/s', 'paper / ours']
+    header += ['released / ours', 'unfolded / ours']
     header += ['ours / static', 'of peak', 'of copy', 'of floor']
     return _markdown([*header, f'peak MiB: {" / ".join(arms)}'], cells)
 

@@ -330,31 +330,57 @@ class DynamicExpertConv3d(nn.Module):
         if unbatched:
             x = x.unsqueeze(0)
         attention = self.mapping(x if context is None else context)
+        if not torch.jit.is_scripting():
+            y = self.convolve(x, attention, self.weight, self.bias)
+            return y.squeeze(0) if unbatched else y
         if self._pad_first:
             x = F.pad(x, self._pads, self._pad_mode)
-        if torch.jit.is_scripting():
-            y = _plain_expert_conv3d(
-                x,
-                attention,
-                self.weight,
-                self.bias,
-                self.stride,
-                self._conv_padding,
-                self.dilation,
-                self.groups,
-            )
-        else:
-            y = expert_conv3d(
-                x,
-                attention,
-                self.weight,
-                self.bias,
-                self.stride,
-                self._conv_padding,
-                self.dilation,
-                self.groups,
-            )
+        y = _plain_expert_conv3d(
+            x,
+            attention,
+            self.weight,
+            self.bias,
+            self.stride,
+            self._conv_padding,
+            self.dilation,
+            self.groups,
+        )
         return y.squeeze(0) if unbatched else y
+
+    @torch.jit.unused
+    def convolve(
+        self,
+        x: Tensor,
+        attention: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
+        """Convolve as this layer does, with other weights than its own.
+
+        Args:
+            x: Maps, (B, Cin, D, H, W).
+            attention: Mixing weights, (B, K).
+            weight: Experts, shaped as :attr:`weight`.
+            bias: Their biases, (K, Cout).
+            shift: Biases that every sample gets, (Cout).
+
+        Returns:
+            Maps, (B, Cout, D', H', W').
+        """
+        if self._pad_first:
+            x = F.pad(x, self._pads, self._pad_mode)
+        return expert_conv3d(
+            x,
+            attention,
+            weight,
+            bias,
+            self.stride,
+            self._conv_padding,
+            self.dilation,
+            self.groups,
+            shift=shift,
+        )
 
     def extra_repr(self) -> str:
         """Describe the layer as ``nn.Conv3d`` does."""

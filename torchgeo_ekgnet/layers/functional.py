@@ -55,6 +55,7 @@ def expert_conv3d(
     dilation: Size = 1,
     groups: int = 1,
     strategy: str | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     r"""Convolve every sample with its own mixture of expert kernels.
 
@@ -72,6 +73,7 @@ def expert_conv3d(
         groups: Groups of channels that do not see each other.
         strategy: One of :data:`STRATEGIES`; None leaves the choice to the rule
             (:func:`choose_expert_strategy`).
+        shift: Biases (Cout) that every sample gets beside its mixture.
 
     Returns:
         Output (B, Cout, D', H', W').
@@ -106,10 +108,15 @@ def expert_conv3d(
     asked = strategy or asked_strategy()
     chosen = choose_expert_strategy(x, weight, geometry, asked)
     if chosen == 'experts':
-        return _experts(x, attention, weight, bias, geometry)
+        y = _experts(x, attention, weight, geometry)
+        if bias is not None or shift is not None:
+            biases = cast(Tensor, _mixed_bias(attention, bias, shift))
+            y = y + biases[:, :, None, None, None].to(y.dtype)
+        return y
+    mixed_bias = _mixed_bias(attention, bias, shift)
     if chosen == 'pointwise':
-        return _pointwise(x, attention, weight, bias, groups)
-    return _batch_as_groups(x, attention, weight, bias, geometry, asked)
+        return _pointwise(x, attention, weight, mixed_bias, groups)
+    return _batch_as_groups(x, attention, weight, mixed_bias, geometry, asked)
 
 
 def grouped_conv3d(
@@ -196,33 +203,42 @@ def _mix(attention: Tensor, stacked: Tensor) -> Tensor:
     return kernels
 
 
+def _mixed_bias(
+    attention: Tensor, bias: Tensor | None, shift: Tensor | None
+) -> Tensor | None:
+    """Give every sample its bias, (B, Cout)."""
+    if bias is None:
+        return None if shift is None else shift.expand(attention.shape[0], -1)
+    mixed = attention @ bias
+    return mixed if shift is None else mixed + shift
+
+
 def _batch_as_groups(
     x: Tensor,
     attention: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    mixed_bias: Tensor | None,
     geometry: Geometry,
     forced: str | None,
 ) -> Tensor:
     """Fold the batch into the channels: one convolution with B times the groups."""
     batch = x.shape[0]
     mixed = _mix(attention, weight).flatten(0, 1)
-    mixed_bias = None if bias is None else (attention @ bias).flatten()
+    flat_bias = None if mixed_bias is None else mixed_bias.flatten()
     folded = geometry._replace(groups=geometry.groups * batch)
     # reshape, not view: channels_last input cannot be viewed.
     x = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3], x.shape[4])
-    y = _static_conv(x, mixed, mixed_bias, folded, forced)[0]
+    y = _static_conv(x, mixed, flat_bias, folded, forced)[0]
     unfolded: Tensor = y.unflatten(0, (batch, weight.shape[1]))
     return unfolded
 
 
 def _pointwise(
-    x: Tensor, attention: Tensor, weight: Tensor, bias: Tensor | None, groups: int
+    x: Tensor, attention: Tensor, weight: Tensor, mixed_bias: Tensor | None, groups: int
 ) -> Tensor:
     """Multiply each sample's (Cin, D*H*W) matrix by its mixed kernel."""
     stacked = weight.flatten(2)
-    mixed_bias = None if bias is None else attention @ bias
-    if plain_only(x, attention, weight, bias):
+    if plain_only(x, attention, weight, mixed_bias):
         return _products(x, _mix(attention, stacked), mixed_bias, groups)
     return cast(Tensor, _MixedProducts.apply(x, attention, stacked, mixed_bias, groups))
 
@@ -310,11 +326,7 @@ class _MixedProducts(torch.autograd.Function):
 
 
 def _experts(
-    x: Tensor,
-    attention: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    geometry: Geometry,
+    x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry
 ) -> Tensor:
     """Convolve with every expert, then take the weighted sum of the outputs."""
     groups = geometry.groups
@@ -332,7 +344,4 @@ def _experts(
     )
     y = cast(Tensor, y.unflatten(1, (groups, num_experts, out // groups)))
     shares = attention[:, None, :, None, None, None, None].to(y.dtype)
-    y = (y * shares).sum(2).flatten(1, 2)
-    if bias is not None:
-        y = y + (attention @ bias)[:, :, None, None, None].to(y.dtype)
-    return y
+    return (y * shares).sum(2).flatten(1, 2)

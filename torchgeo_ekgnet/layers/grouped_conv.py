@@ -78,20 +78,24 @@ class GroupedConv3d(nn.Conv3d):
             if self.rows_first:
                 y = y.transpose(-3, -2)
             return y
+        return self.convolve(input, self.weight, self.bias)
+
+    @torch.jit.unused
+    def convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve as this layer does, with other weights than its own."""
         plain = input.dim() != 5 or self.padding_mode != 'zeros'
         if plain or isinstance(self.padding, str):
             if self.rows_first:
                 input = input.transpose(-3, -2)
-            y = self._conv_forward(input, self.weight, self.bias)
+            y: Tensor = self._conv_forward(input, weight, bias)
             return y.transpose(-3, -2) if self.rows_first else y
-        weight: Tensor = self.weight
         axes = (0, 1, 2)
         if self.rows_first:
             weight, axes = weight.transpose(2, 3), (1, 0, 2)
         return grouped_conv3d(
             input,
             weight,
-            self.bias,
+            bias,
             [self.stride[a] for a in axes],
             [self.padding[a] for a in axes],
             [self.dilation[a] for a in axes],

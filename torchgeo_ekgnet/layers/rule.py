@@ -29,6 +29,7 @@ __all__ = [
     'conv_strategy',
     'plain_only',
     'reads_slices',
+    'traced',
 ]
 
 #: Names that ``strategy=`` and :func:`conv_strategy` accept.
@@ -85,13 +86,18 @@ def check_strategy(strategy: str | None) -> None:
         )
 
 
-def plain_only(*tensors: Tensor | None) -> bool:
-    """Whether PyTorch must see and differentiate the operations themselves."""
-    if (
+def traced() -> bool:
+    """Whether PyTorch must see the operations: compilation, tracing, transforms."""
+    return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
-    ):
+    )
+
+
+def plain_only(*tensors: Tensor | None) -> bool:
+    """Whether PyTorch must see and differentiate the operations themselves."""
+    if traced():
         return True
     given = [t for t in tensors if t is not None]
     device = given[0].device.type

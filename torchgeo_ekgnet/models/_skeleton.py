@@ -20,6 +20,7 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
+from ..layers.norm import conv_norm
 from ..layers.rule import reads_slices
 from ._blocks import SpectralCollapse
 from ._contract import SpectralSpatialNet, leaf_module
@@ -107,11 +108,15 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Compute the new channels: (B, C, H, D, W) to (B, growth_rate, H, D, W)."""
-        if self.takes_context:
-            new = self.bottleneck(x, context)
+        if torch.jit.is_scripting():
+            if self.takes_context:
+                normed = self.norm(self.bottleneck(x, context))
+            else:
+                normed = self.norm(self.bottleneck(x))
         else:
-            new = self.bottleneck(x)
-        added: Tensor = self.drop(self.conv(self.act(self.norm(new))))
+            known = context if self.takes_context else None
+            normed = conv_norm(self.bottleneck, self.norm, x, known)
+        added: Tensor = self.drop(self.conv(self.act(normed)))
         return added
 
 
@@ -240,8 +245,11 @@ class DenseStage(nn.Module):
 
         (B, C, D, H, W) to (B, out_channels, D', H', W').
         """
-        x = self.pool(x).transpose(2, 3)
-        buffer = make_buffer(x, self.read_channels) if self.reads_slices else None
+        # Rows before bands: the order in which the block before has left its maps.
+        x = self.pool(x.transpose(2, 3))
+        # Without gradients nothing keeps the buffer: it may hold the output as well.
+        room = self.read_channels if torch.is_grad_enabled() else self.out_channels
+        buffer = make_buffer(x, room) if self.reads_slices else None
         x = append_maps(None, x, buffer)
         # The mean of a concatenation is the concatenation of the means.
         context = pool_context(x)
@@ -258,7 +266,7 @@ class DenseStage(nn.Module):
         What is kept are the added channels, once; the maps that a layer reads are put
         together again as well. So memory grows with the depth, not with its square.
         """
-        x = self.pool(x).transpose(2, 3).contiguous()
+        x = self.pool(x.transpose(2, 3)).contiguous()
         context, maps = pool_context(x), [x]
         for layer in self.layers:
             new = checkpoint(partial(_joined, layer), context, *maps)
@@ -407,3 +415,8 @@ class DenseSkeleton(SpectralSpatialNet):
         """Give the patches a channel axis and take the stem."""
         maps: Tensor = self.stem_act(self.stem(x.unsqueeze(1)))
         return maps
+
+    def forward_norm(self, x: Tensor) -> Tensor:
+        """Apply the final normalisation and activation in the order of memory."""
+        normed: Tensor = self.act(self.norm(x.transpose(2, 3)))
+        return normed.transpose(2, 3)

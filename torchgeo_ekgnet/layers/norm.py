@@ -1,0 +1,250 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+r"""A convolution and the batch normalization behind it, with fewer passes over the maps.
+
+In evaluation batch normalization scales and shifts channels by constants, and so do the
+rows of a kernel, those of every expert as well:
+
+.. math::
+    W'_k = \frac{\gamma}{\sigma} W_k, \qquad
+    b'_k = \frac{\gamma}{\sigma} b_k, \qquad
+    \text{shift} = \beta - \frac{\gamma}{\sigma} \mu.
+
+Nothing is stored: the kernels are scaled in every pass, which costs far less than the
+pass over the maps that it saves. In training the statistics of a batch are taken with
+sums and norms, which PyTorch computes with vectors on a CPU, unlike its own.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules import module as modules
+
+from .derivatives import composed_gradients, differentiated_again
+from .dynamic_expert_conv import DynamicExpertConv3d
+from .grouped_conv import GroupedConv3d
+from .rule import asked_strategy, plain_only, traced
+
+__all__ = ['conv_norm', 'folded_evaluation', 'folds', 'normalize']
+
+_enabled: ContextVar[bool] = ContextVar('folded_evaluation', default=True)
+
+_NORMS = (nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@contextlib.contextmanager
+def folded_evaluation(enabled: bool) -> Iterator[None]:
+    """Choose whether evaluation folds batch normalization in a block of code.
+
+    Args:
+        enabled: Whether to fold where it is exact (the default outside of any block),
+            or to normalize in passes of their own.
+
+    Yields:
+        Nothing.
+    """
+    token = _enabled.set(enabled)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+def _symbolic(x: Any) -> bool:
+    """Whether a trace is being made of modules, which records those that it knows."""
+    return isinstance(x, fx.Proxy)
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether somebody relies on the call of a module: hooks, a replaced forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or 'forward' in module.__dict__
+        or modules._global_forward_hooks
+        or modules._global_forward_pre_hooks
+    )
+
+
+def folds(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether :func:`conv_norm` computes both in one pass at present.
+
+    It does in evaluation without gradients, outside of compilation, export and
+    transforms, where no strategy is asked for and nobody watches either module.
+    """
+    if torch.is_grad_enabled() or traced() or not _enabled.get():
+        return False
+    if type(conv) not in (DynamicExpertConv3d, GroupedConv3d, nn.Conv3d):
+        return False
+    if type(norm) not in _NORMS or norm.training or norm.running_mean is None:
+        return False
+    return asked_strategy() is None and not (_watched(conv) or _watched(norm))
+
+
+def _fold(
+    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm3d, channels: int
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Scale kernels and biases, whose output channels are an axis; tell the shift."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None
+    scale = torch.rsqrt(variance + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -mean * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    shape = [1] * weight.dim()
+    shape[channels] = -1
+    folded = weight * scale.to(weight.dtype).view(shape)
+    if bias is not None:
+        bias = bias * scale.to(bias.dtype)
+    return folded, bias, shift.to(weight.dtype)
+
+
+def conv_norm(
+    conv: nn.Module, norm: nn.Module, x: Tensor, context: Tensor | None = None
+) -> Tensor:
+    """Convolve and normalize, in one pass over the maps where that is exact.
+
+    Args:
+        conv: A convolution whose output only ``norm`` reads.
+        norm: The batch normalization behind it.
+        x: Maps, (B, Cin, D, H, W).
+        context: Their mean over space where it is known and ``conv`` takes it
+            (:meth:`DynamicExpertConv3d.forward`).
+
+    Returns:
+        ``norm(conv(x))``, (B, Cout, D', H', W').
+    """
+    if _symbolic(x) or not folds(conv, norm):
+        return normalize(norm, conv(x) if context is None else conv(x, context))
+    norm = cast(nn.BatchNorm3d, norm)
+    if isinstance(conv, DynamicExpertConv3d):
+        attention = conv.mapping(x if context is None else context)
+        return conv.convolve(x, attention, *_fold(conv.weight, conv.bias, norm, 1))
+    plain = cast(nn.Conv3d, conv)
+    weight, bias, shift = _fold(plain.weight, plain.bias, norm, 0)
+    bias = shift if bias is None else bias + shift
+    if isinstance(plain, GroupedConv3d):
+        return plain.convolve(x, weight, bias)
+    y: Tensor = plain._conv_forward(x, weight, bias)
+    return y
+
+
+# Elements of a piece whose deviations from the mean stay in a core's cache.
+_PIECE = 1 << 17
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel of contiguous maps, in float64."""
+    maps = x.detach().flatten(2)
+    count = maps.shape[0] * maps.shape[2]
+    mean = maps.sum(2).double().sum(0) / count
+    centre = mean.to(x.dtype)[:, None]
+    step = max(1, _PIECE // max(1, maps[0].numel()))
+    scratch = maps.new_empty(min(step, len(maps)), *maps.shape[1:])
+    squares = torch.zeros_like(mean)
+    for piece in maps.split(step):
+        deviation = torch.sub(piece, centre, out=scratch[: len(piece)])
+        norms = torch.linalg.vector_norm(deviation, dim=2)
+        squares += norms.double().square().sum(0)
+    return mean, squares / count
+
+
+class _Normalized(torch.autograd.Function):
+    """Batch normalization with statistics that are known already."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        eps: float,
+    ) -> Tensor:
+        """Normalize by the batch's own mean and biased variance."""
+        ctx.save_for_backward(x, weight, bias, mean, torch.rsqrt(variance + eps))
+        ctx.eps = eps  # type: ignore[attr-defined]
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+        """Compute the gradients; differentiable when a graph is asked for."""
+        x, weight, bias, mean, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
+        eps: float = ctx.eps  # type: ignore[attr-defined]
+        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        if differentiated_again(grad):
+            gradients = composed_gradients(
+                lambda x, weight, bias: F.batch_norm(
+                    x, None, None, weight, bias, True, 0.0, eps
+                ),
+                (x, weight, bias),
+                grad,
+                wanted,
+            )
+        else:
+            gradients = torch.ops.aten.native_batch_norm_backward(
+                grad, x, weight, None, None, mean, inverse, True, eps, wanted
+            )
+        return *gradients, None, None, None  # type: ignore[return-value]
+
+
+def _takes_own_statistics(norm: nn.Module, x: Tensor) -> bool:
+    """Whether :func:`normalize` computes the statistics of a batch itself."""
+    return (
+        norm.training
+        and type(norm) is nn.BatchNorm3d
+        and norm.affine
+        and norm.track_running_stats
+        and x.device.type == 'cpu'
+        and x.dtype == torch.float32 == norm.weight.dtype
+        and x.dim() == 5
+        and x.numel() > x.shape[1]
+        and x.is_contiguous()
+        and not plain_only(x)
+        and asked_strategy() is None
+        and not _watched(norm)
+    )
+
+
+def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a batch normalization, its statistics taken the fast way where there is one.
+
+    Args:
+        norm: The normalization.
+        x: Maps, (B, C, D, H, W).
+
+    Returns:
+        ``norm(x)``, running statistics updated as it does.
+    """
+    if _symbolic(x) or not _takes_own_statistics(norm, x):
+        y: Tensor = norm(x)
+        return y
+    norm = cast(nn.BatchNorm3d, norm)
+    mean, variance = _statistics(x)
+    count = x.numel() // x.shape[1]
+    with torch.no_grad():
+        tracked = cast(Tensor, norm.num_batches_tracked)
+        tracked += 1
+        share = norm.momentum
+        if share is None:
+            share = 1.0 / float(tracked)
+        unbiased = variance * (count / (count - 1))
+        for running, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+            cast(Tensor, running).lerp_(new.to(x.dtype), share)
+    return cast(
+        Tensor,
+        _Normalized.apply(
+            x, norm.weight, norm.bias, mean.to(x.dtype), variance.to(x.dtype), norm.eps
+        ),
+    )
