@@ -4,10 +4,16 @@
 #
 # PYTHON picks the interpreter, VENV the folder of the virtual environment:
 #   make test PYTHON=python3.12 VENV=.venv312
+#
+# WITH is given to pip as well, for a release or a file of constraints; JOBS is the
+# number of processes that run the tests:
+#   make pytest WITH='torchgeo==0.9.0' JOBS=8
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
+WITH ?=
 
 .PHONY: demo test style pytest docs clean
 
@@ -23,7 +29,7 @@ style: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 pytest: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 docs: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[docs]'
@@ -32,7 +38,7 @@ docs: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install -e '.[tests,style]'
+	$(BIN)/pip install -e '.[tests,style]' $(WITH)
 	touch $@
 
 clean:

@@ -7,10 +7,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# One thread a process, also in the processes that tests start: pytest-xdist keeps the
+# cores busy, and two threads of one process would wait for each other.
+os.environ['OMP_NUM_THREADS'] = '1'
+
 import matplotlib
 import pytest
+import torch
 
 matplotlib.use('agg')
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope='session')
