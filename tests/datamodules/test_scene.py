@@ -33,6 +33,7 @@ from torchgeo_ekgnet.datamodules import (
     SyntheticSceneDataModule,
 )
 from torchgeo_ekgnet.datamodules.pixels import PixelBatches, PixelDataset
+from torchgeo_ekgnet.datamodules.scene import training_batch_size
 from torchgeo_ekgnet.datasets import (
     BandSelection,
     CountSplit,
@@ -839,3 +840,21 @@ class TestScenes:
             module = instantiate(config).data
             assert module.protocol.guard == 'centre'
             assert module.kwargs['bands'] == BandSelection(exclude=[1])
+
+
+@pytest.mark.parametrize(
+    ('pixels', 'expected'),
+    [(0, 16), (80, 16), (511, 16), (512, 32), (1031, 64), (5431, 256), (10**6, 256)],
+)
+def test_batches_that_follow_the_training_pixels(pixels: int, expected: int) -> None:
+    assert training_batch_size(pixels) == expected
+
+
+def test_batch_size_of_none() -> None:
+    module = synthetic(batch_size=None)
+    module.setup('fit')
+    expected = training_batch_size(len(module.split.train))
+    assert next(iter(module.train_dataloader()))['label'].shape == (expected,)
+    assert module.train_batch_size == expected
+    val = next(iter(module.val_dataloader()))['label']
+    assert len(val) == min(256, len(module.split.val))

@@ -36,6 +36,25 @@ from ..transforms.pca import SpectralPCA
 from .base import SplitDataModule, after_setup
 from .pixels import PixelBatches, PixelDataset, collate_pixels
 
+#: Patches of a batch at most, where their number follows the training pixels.
+_LARGEST_BATCH = 256
+
+
+def training_batch_size(pixels: int) -> int:
+    """Choose a batch size that leaves an epoch enough steps.
+
+    With a batch of 80, an epoch of 1,000 pixels has 12 steps, and short trainings end
+    far from where they could.
+
+    Args:
+        pixels: Number of training pixels.
+
+    Returns:
+        A sixteenth of them, rounded down to a power of two, from 16 to 256.
+    """
+    power: int = 1 << max(pixels // 16, 1).bit_length() - 1
+    return min(max(power, 16), _LARGEST_BATCH)
+
 
 class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
     """Data module of one scene; subclasses name the scene.
@@ -67,7 +86,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         self,
         root: str = 'data',
         patch_size: int = 11,
-        batch_size: int = 80,
+        batch_size: int | None = 80,
         num_workers: int = 0,
         split: SplitProtocol | None = None,
         bands: list[int] | BandSelection | None = None,
@@ -87,7 +106,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         Args:
             root: Folder of the scene's files.
             patch_size: Rows and columns of a patch, odd.
-            batch_size: Patches per batch (the paper: 80).
+            batch_size: Patches per batch (the paper: 80). None follows the number of
+                training pixels (:func:`training_batch_size`).
             num_workers: Worker processes of a data loader; positions are so small
                 that 0 is fastest.
             split: Protocol that chooses training, validation and test pixels; the
@@ -124,11 +144,11 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
                 'such as IndianPinesDataModule, or set scene_dataset in a subclass'
             )
         check_padding_mode(padding_mode)
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f'batch_size is {batch_size}, expected at least 1')
         super().__init__(
             self.scene_dataset,
-            batch_size,
+            _LARGEST_BATCH if batch_size is None else batch_size,
             num_workers,
             root=root,
             patch_size=patch_size,
@@ -139,6 +159,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             **(dataset_options or {}),
         )
         self.patch_size = patch_size
+        self._batch_follows_pixels = batch_size is None
         self.protocol = split
         self.bands = bands
         self.padding_mode = padding_mode
@@ -223,6 +244,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         self.dataset = dataset
         self._scene = scene
         self._split = split
+        if self._batch_follows_pixels:
+            self.train_batch_size = training_batch_size(len(train))
         overlap = split.overlap(self.patch_size)
         sizes = [split.indices(name).size for name in ('train', 'val', 'test')]
         rank_zero_info(
