@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from ._terminal import quiet
+from ._threads import choose_threads, wait_passively
 from .commands import COMMANDS, DEBUG, answer, resolve_config
 
 INTERRUPTED = 130
@@ -83,6 +84,9 @@ def run(args: Sequence[str]) -> None:
         sys.stdout.write(text)
         return
     name, rest = args[0], args[1:]
+    # Before torch is loaded, which reads these settings then.
+    wait_passively()
+    choose_threads(default='auto' if name == 'demo' else None)
     from . import models  # noqa: F401  (registers the networks)
     from .layers import keep_freed_memory
 
