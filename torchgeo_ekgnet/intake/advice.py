@@ -26,7 +26,6 @@ class Advice:
         patch_size: Rows and columns of a patch.
         batch_size: Patches of a batch.
         epochs: Epochs at most.
-        patience: Epochs without improvement that end the training.
         protocol: How training, validation and test pixels are chosen.
         split: The split that it draws.
         reasons: A sentence for each setting, by its name.
@@ -36,10 +35,14 @@ class Advice:
     patch_size: int
     batch_size: int
     epochs: int
-    patience: int
     protocol: SplitProtocol
     split: Split
     reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def patience(self) -> int:
+        """Epochs without improvement that end the training, annealing apart."""
+        return self.epochs // 4 + (self.epochs // 2 if self.has_experts else 0)
 
     @property
     def has_experts(self) -> bool:
@@ -90,11 +93,9 @@ def advise(
         )
     batch_size = 16 if training < 2000 else 32 if training < 8000 else 80
     reasons['batch_size'] = f'follows the {training:,} training pixels'
-    epochs = 100 if training < 500 else 60 if training < 4000 else 30
+    epochs = 60 if training < 4000 else 30
     reasons['max_epochs'] = 'fewer if the validation loss stops falling'
-    return Advice(
-        model, patch_size, batch_size, epochs, epochs // 2 + 5, protocol, drawn, reasons
-    )
+    return Advice(model, patch_size, batch_size, epochs, protocol, drawn, reasons)
 
 
 def _choose_split(

@@ -116,14 +116,10 @@ def _trainer(advice: Advice, name: str) -> list[str]:
         *_line(8, 'name', name, 'results go to runs/NAME/version_N'),
     ]
     if advice.has_experts:
-        # The temperature is at its end after half of the run.
-        step = 33.0 / max(advice.epochs // 2, 1)
         lines += [
             '    - class_path: torchgeo_ekgnet.callbacks.TemperatureAnnealing',
             '      init_args:',
-            '        start: 34.0',
-            '        end: 1.0',
-            *_line(8, 'step', round(step, 2), 'at its end after half of the epochs'),
+            '        share: 0.5  # the temperature falls to its end in half of the epochs',
         ]
     return [
         *lines,
