@@ -1,0 +1,175 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The documentation is complete, and its command lines are accepted."""
+
+import argparse
+import pkgutil
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import torchgeo_ekgnet
+from tests.data.public_scenes.data import save_mat
+from torchgeo_ekgnet.datamodules import HyperspectralDataModule
+from torchgeo_ekgnet.main import main
+
+from .intake.conftest import own_cube, own_labels
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])
+
+#: Modules that hold commands; they are described on the page of the command line.
+COMMAND_MODULES = {'bench', 'cli', 'commands', 'demo', 'main'}
+
+#: Programs of others.
+OTHERS = {'cd', 'export', 'git', 'jupyter', 'make', 'pip', 'python'}
+
+STAGES = ('fit', 'validate', 'test', 'predict')
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Give every command line of the pages, with the page's name."""
+    for page in PAGES:
+        text = page.read_text(encoding='utf-8')
+        blocks = re.findall(
+            r'^```(shell|console)\n(.*?)^```$', text, re.DOTALL | re.MULTILINE
+        )
+        for language, block in blocks:
+            for line in block.replace('\\\n', ' ').splitlines():
+                if language == 'console' and not line.startswith('$ '):
+                    continue
+                words = shlex.split(line.removeprefix('$ '), comments=True)
+                if words:
+                    yield page.name, words
+
+
+class Parsed(Exception):
+    """A command line was accepted."""
+
+
+@pytest.fixture(scope='module')
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages name: files, and a configuration for them."""
+    folder = tmp_path_factory.mktemp('docs')
+    save_mat(folder / 'farm.mat', '5', reflectance=own_cube())
+    save_mat(folder / 'farm_gt.mat', '5', truth=own_labels())
+    (folder / 'torchgeo_ekgnet').symlink_to(ROOT / 'torchgeo_ekgnet')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(['init', 'farm.mat', 'farm_gt.mat'])
+        main(['init', 'farm.mat', 'farm_gt.mat', '--output', 'my.yaml'])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('page', 'words'),
+    [
+        pytest.param(*item, id=f'{item[0]}: {" ".join(item[1])[:60]}')
+        for item in commands()
+    ],
+)
+def test_command_line_is_accepted(
+    page: str,
+    words: list[str],
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program, *args = words
+    if program not in ('torchgeo', 'torchgeo-ekgnet'):
+        assert program in OTHERS, page
+        return
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet'])
+    if args[0] in STAGES:
+        with pytest.raises(SystemExit) as ended:
+            main([*args, '--print_config'])
+        assert ended.value.code in (0, None)
+        assert yaml.safe_load(capsys.readouterr().out)['data']
+        return
+    parse = argparse.ArgumentParser.parse_args
+
+    def only_parse(self: argparse.ArgumentParser, *given: Any, **more: Any) -> Any:
+        parse(self, *given, **more)
+        raise Parsed
+
+    def no_work(*given: Any, **more: Any) -> None:
+        raise Parsed
+
+    if args[0] != 'repeat':
+        monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', only_parse)
+    monkeypatch.setattr(HyperspectralDataModule, 'setup', no_work)
+    try:
+        main(args)
+    except Parsed:
+        return
+    except SystemExit as ended:
+        assert ended.code in (0, None)
+    assert args[-1] in ('--help', '--version')
+
+
+def test_api_names_every_subpackage() -> None:
+    page = (ROOT / 'docs' / 'api.md').read_text(encoding='utf-8')
+    named = set(re.findall(r'automodule:: torchgeo_ekgnet\.(\S+)', page))
+    public = {
+        module.name
+        for module in pkgutil.iter_modules(torchgeo_ekgnet.__path__)
+        if not module.name.startswith('_') and module.name not in COMMAND_MODULES
+    }
+    families = {
+        f'models.{module.name}'
+        for module in pkgutil.iter_modules(torchgeo_ekgnet.models.__path__)
+        if not module.name.startswith('_')
+    }
+    assert public - {'models'} | families <= named
+
+
+def test_every_page_is_linked() -> None:
+    index = (ROOT / 'docs' / 'index.md').read_text(encoding='utf-8')
+    for page in (ROOT / 'docs').glob('*.md'):
+        if page.stem != 'index':
+            assert re.search(rf'^{page.stem}$', index, re.MULTILINE), page.name
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page: Path) -> None:
+    text = re.sub(r'```.*?```', '', page.read_text(encoding='utf-8'), flags=re.DOTALL)
+    for target in re.findall(r'\]\(([^)#\s]+)[^)]*\)', text):
+        if '://' not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_scenes_have_a_licence_column() -> None:
+    text = (ROOT / 'docs' / 'scenes.md').read_text(encoding='utf-8')
+    table = [line for line in text.splitlines() if line.startswith('| `')]
+    scenes = [line.strip('| ').split(' | ') for line in table if '.mat' in line]
+    assert len(scenes) >= 8
+    assert {len(row) for row in scenes} == {7}
+
+
+def test_quickstart_writes_what_the_commands_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / 'docs' / 'quickstart.md').read_text(encoding='utf-8')
+    (code,) = re.findall(r'^```python\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
+    assert 'patch_size=9' in code
+    assert 'max_epochs=24' in code
+    small = "patch_size=3, dataset_options={'rows': 20, 'cols': 20, 'num_bands': 8}"
+    code = code.replace('patch_size=9', small).replace('max_epochs=24', 'max_epochs=2')
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, 'quickstart.md', 'exec'), names)  # noqa: S102
+    assert np.isfinite(names['task'].accuracies['test'].overall)
+    run = tmp_path / 'runs' / 'quickstart' / 'version_0'
+    for name in ('checkpoints/best.ckpt', 'metrics.csv', 'split.npz', 'test.json'):
+        assert (run / name).is_file(), name
+    for name in ('map.tif', 'map.png', 'confidence.tif', 'report.html'):
+        assert list(run.rglob(name)), name
