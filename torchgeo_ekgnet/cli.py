@@ -9,7 +9,7 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,5 +161,6 @@ def _closest(text: str) -> str:
     # The parser has imported it.
     found = getattr(sys.modules.get(module), name, None)
     for base in inspect.getmro(found) if inspect.isclass(found) else ():
-        known.update(inspect.signature(base.__init__).parameters)
+        with suppress(TypeError, ValueError):
+            known.update(inspect.signature(base).parameters)
     return did_you_mean(typo[1], sorted(known - {'self', 'args', 'kwargs'}))

@@ -56,6 +56,11 @@ COMMANDS = {
     'repeat': Command(
         'reproduce', 'main_repeat', 'repeat a run over seeds: mean and deviation'
     ),
+    'compare': Command(
+        'reproduce',
+        'main_compare',
+        'several networks and baselines on one scene: what may be concluded',
+    ),
     'reproduce': Command(
         'reproduce', 'main_reproduce', "the paper's tables and figures"
     ),

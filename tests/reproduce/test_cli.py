@@ -18,11 +18,11 @@ import pytest
 from tests.data.public_scenes import data as public_scenes
 from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.reproduce import (
-    cli,
     engine,
     fit_classical,
     main_repeat,
     main_reproduce,
+    sweeping,
 )
 from torchgeo_ekgnet.reproduce.declarations import Budget, Recipe
 from torchgeo_ekgnet.reproduce.experiments import BUDGETS
@@ -126,7 +126,7 @@ def test_the_bar_is_run_where_the_table_has_no_such_row(
         return fit_classical(name, *args)
 
     with monkeypatch.context() as context:
-        context.setattr(cli, '_BAR_PIXELS', 10)
+        context.setattr(sweeping, 'BAR_PIXELS', 10)
         main_reproduce(arguments)
         assert cells()['RBF-SVM, OA'] == '-'
         assert 'bar not run' in (folder / 'report.md').read_text()

@@ -3,12 +3,14 @@
 
 """Tests of the run files."""
 
+import json
 import logging
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +87,53 @@ def test_spoilt_file_is_reported_and_repeated(
     with caplog.at_level(logging.WARNING):
         assert store.load(SETTINGS) is None
     assert settings_key(SETTINGS) in caplog.text
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda run: run.update(result=0),
+        lambda run: run.update(result={}),
+        lambda run: run.update(result={'confusion': 'x'}),
+        lambda run: run['result'].update(confusion=[[1], [2, 3]]),
+        lambda run: run['result']['confusion'][0].__setitem__(0, 501),
+        lambda run: run['result'].pop('epochs'),
+        lambda run: run.pop('digest'),
+        lambda run: run.update(digest='0' * 64),
+        lambda run: run['settings'].update(seed=7),
+    ],
+)
+def test_changed_result_is_repeated(
+    tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RunStore(tmp_path)
+    path = store.save(SETTINGS, {'confusion': [[1, 2], [3, 4]], 'epochs': 3})
+    content = json.loads(path.read_text())
+    assert store.load(SETTINGS) == content['result']
+    damage(content)
+    path.write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        assert store.load(SETTINGS) is None
+    assert settings_key(SETTINGS) in caplog.text
+
+
+@pytest.mark.parametrize('share', range(0, 100, 9))
+def test_cut_run_file_is_repeated(tmp_path: Path, share: int) -> None:
+    store = RunStore(tmp_path)
+    path = store.save(SETTINGS, {'confusion': [[1, 2], [3, 4]], 'epochs': 3})
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * share // 100])
+    assert store.load(SETTINGS) is None
+
+
+def test_work_of_killed_processes_is_deleted(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    with store.work() as used:
+        (used / 'best.ckpt').write_bytes(b'weights')
+        left = tmp_path / '.left.work' / 'run'
+        left.mkdir(parents=True)
+        (left / 'best.ckpt').write_bytes(b'weights')
+        with RunStore(tmp_path).work():
+            assert not left.exists()
+            assert (used / 'best.ckpt').is_file()
+    assert list(tmp_path.iterdir()) == []

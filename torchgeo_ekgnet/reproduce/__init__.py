@@ -11,9 +11,21 @@ __all__ = (
     'CLASSICAL_NAMES',
     'classical_confusion',
     'fit_classical',
+    'main_compare',
     'main_repeat',
     'main_reproduce',
 )
+
+
+def main_compare(args: Sequence[str] | None = None) -> None:
+    """Run ``torchgeo-ekgnet compare``: several systems on one scene and split.
+
+    Args:
+        args: Arguments after the command's name; None: those of the process.
+    """
+    from .compare import main_compare as run
+
+    run(args)
 
 
 def main_repeat(args: Sequence[str] | None = None) -> None:

@@ -4,70 +4,29 @@
 """The commands ``torchgeo-ekgnet repeat`` and ``torchgeo-ekgnet reproduce``."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from .._files import check_writable
 from .build import build_data, content_of
-from .declarations import (
-    FIRST_SEED,
-    PROTOCOLS,
-    SCENES,
-    Experiment,
-    Published,
-    Row,
-    published,
-    run_settings,
-)
-from .engine import checkpoint_path, svm_settings, sweep
+from .declarations import PROTOCOLS, SCENES, Experiment, Row, published, run_settings
+from .engine import checkpoint_path
 from .experiments import BUDGETS, EXPERIMENTS
-from .report import Report, build_report, write_report
+from .report import build_report
 from .runs import RunStore
 from .settings import places, read_config, with_seed
 from .summary import Summary, summarise
-from .tables import to_markdown
-
-_BAR_PIXELS = 50_000
-"""Most training pixels that the bar of :func:`_bars` is fitted on: its time grows with
-their square."""
-
-
-def _at_least_one(text: str) -> int:
-    """Parse a count."""
-    try:
-        count = int(text)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f'expected a number from 1, found {text!r}')
-    return count
-
-
-def _shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that both commands have."""
-    parser.add_argument(
-        '--first-seed',
-        type=int,
-        default=FIRST_SEED,
-        metavar='S',
-        help='seed of the first run; the next ones count up (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--root', help='folder of the scene files (default: as the configuration says)'
-    )
-    parser.add_argument(
-        '--threads',
-        type=_at_least_one,
-        help="PyTorch's threads; fix it where runs must be equal to the last digit "
-        '(default: all cores)',
-    )
-    parser.add_argument(
-        '--report-only',
-        action='store_true',
-        help='train nothing: report on the runs that have finished',
-    )
+from .sweeping import (
+    at_least_one,
+    bars_of,
+    finish,
+    results_of,
+    seeds_of,
+    shared_arguments,
+)
 
 
 def repeat_parser() -> argparse.ArgumentParser:
@@ -98,7 +57,7 @@ def repeat_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--seeds',
-        type=_at_least_one,
+        type=at_least_one,
         default=10,
         metavar='N',
         help='number of seeds (default: %(default)s)',
@@ -108,7 +67,7 @@ def repeat_parser() -> argparse.ArgumentParser:
         type=Path,
         help='folder of runs and report (default: runs/repeat/<name of the config>)',
     )
-    _shared_arguments(parser)
+    shared_arguments(parser)
     return parser
 
 
@@ -137,7 +96,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--seeds',
-        type=_at_least_one,
+        type=at_least_one,
         metavar='N',
         help="number of seeds (default: the budget's, "
         + ', '.join(f'{b.name} {b.seeds}' for b in BUDGETS.values())
@@ -172,7 +131,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
         default=Path('runs', 'reproduce'),
         help='folder of runs and reports (default: %(default)s)',
     )
-    _shared_arguments(parser)
+    shared_arguments(parser)
     return parser
 
 
@@ -225,7 +184,7 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
             f'{options.split!r}, expected none'
         )
     options.split = options.split or 'random'
-    seeds = _seeds(options, options.seeds or budget.seeds)
+    seeds = seeds_of(options, options.seeds or budget.seeds)
     runs = {
         (row.key, seed): run_settings(
             experiment, row, seed, budget, scene, options.split
@@ -240,11 +199,13 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     if not rows:
         _scene_figure(experiment, folder, scene, budget.name, options)
         return
+    if not options.report_only:
+        check_writable(folder)
     checkpoints = options.out / 'checkpoints' if experiment.maps else None
     store = RunStore(options.out / 'runs')
     content = content_of(next(iter(runs.values())), options.root)
     runs = {name: {**settings, 'content': content} for name, settings in runs.items()}
-    results = _results(runs, store, options, checkpoints, seeds[0])
+    results = results_of(runs, store, options, checkpoints, seeds[0])
     summaries = summarise(
         [
             (
@@ -254,7 +215,7 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
             )
             for row in rows
         ],
-        _bars(runs, results, store, options),
+        bars_of(runs, results, store, options),
     )
     numbers = published(experiment) if scene == experiment.scene else {}
     title = experiment.title
@@ -262,7 +223,7 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
         title += f', {summaries[0].results[0]["scene"]["name"]}'
     report = build_report(title, summaries, seeds, numbers, budget.note)
     figures = _figures(experiment, rows, runs, seeds[0], summaries, folder, options)
-    _finish(folder, report, summaries, numbers, figures)
+    finish(folder, report, summaries, numbers, figures)
 
 
 def _scene_figure(
@@ -325,94 +286,6 @@ def _figures(
     return drawn
 
 
-def _seeds(options: argparse.Namespace, count: int) -> list[int]:
-    """Seeds that the user wants."""
-    return [options.first_seed + index for index in range(count)]
-
-
-def _results(
-    runs: dict[Any, dict[str, Any]],
-    store: RunStore,
-    options: argparse.Namespace,
-    keep: Path | None = None,
-    keep_seed: int | None = None,
-) -> dict[Any, dict[str, Any]]:
-    """Do the runs, or look up those that have finished."""
-    if options.report_only:
-        loaded = {name: store.load(settings) for name, settings in runs.items()}
-        return {name: result for name, result in loaded.items() if result is not None}
-    done = sweep(
-        runs.values(),
-        store,
-        options.root,
-        options.threads,
-        keep,
-        rank_zero_info,
-        keep_seed,
-    )
-    return dict(zip(runs, done, strict=True))
-
-
-def _bars(
-    runs: Mapping[Any, dict[str, Any]],
-    results: Mapping[Any, dict[str, Any]],
-    store: RunStore,
-    options: argparse.Namespace,
-) -> list[dict[str, Any]]:
-    """Fit the bar of the convergence rule, an RBF-SVM, once on every split.
-
-    Args:
-        runs: Settings of each run.
-        results: Results of those that have finished.
-        store: Folder of run files.
-        options: The command's options.
-
-    Returns:
-        Results of the machine; none for splits on which it cannot be fitted.
-    """
-    bars: dict[str, dict[str, Any] | None] = {
-        result['split']['identity']: result
-        for name, result in results.items()
-        if runs[name]['model'].get('classical') == 'rbf_svm'
-    }
-    for name, result in results.items():
-        split = result['split']
-        if split['identity'] in bars:
-            continue
-        settings = svm_settings(runs[name])
-        bars[split['identity']] = store.load(settings)
-        if bars[split['identity']] is not None or options.report_only:
-            continue
-        if split['sizes'][0] > _BAR_PIXELS:
-            rank_zero_info(
-                f'bar not run: {split["sizes"][0]} training pixels are too many for '
-                f'the RBF-SVM, at most {_BAR_PIXELS}'
-            )
-            continue
-        try:
-            (bar,) = sweep([settings], store, options.root, report=rank_zero_info)
-        except ValueError as error:
-            rank_zero_info(f'bar not run: {error}')
-        else:
-            bars[split['identity']] = bar
-    return [bar for bar in bars.values() if bar is not None]
-
-
-def _finish(
-    folder: Path,
-    report: Report,
-    summaries: Sequence[Summary],
-    numbers: Mapping[tuple[str, str], Published],
-    figures: Sequence[tuple[Path, str]] = (),
-) -> None:
-    """Write the report and show its first table."""
-    files = write_report(folder, report, summaries, numbers, figures)
-    rank_zero_info(to_markdown(report.tables[0]))
-    for note in report.notes:
-        rank_zero_info(note)
-    rank_zero_info('written: ' + ', '.join(str(file) for file in files))
-
-
 def main_repeat(args: Sequence[str] | None = None) -> None:
     """Run ``torchgeo-ekgnet repeat``.
 
@@ -422,22 +295,25 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     parser = repeat_parser()
     options, overrides = parser.parse_known_args(args)
     settings = read_config(options.config, overrides)
+    name = Path(options.config[-1]).stem
+    folder = options.out or Path('runs', 'repeat', name)
+    if not options.report_only:
+        # Before the training, not after it.
+        check_writable(folder)
     root = places(settings)
     options.root = options.root or root
     settings['content'] = content_of(settings, options.root, split=True)
-    seeds = _seeds(options, options.seeds)
-    name = Path(options.config[-1]).stem
-    folder = options.out or Path('runs', 'repeat', name)
+    seeds = seeds_of(options, options.seeds)
     runs = {seed: with_seed(settings, seed) for seed in seeds}
     store = RunStore(folder / 'runs')
-    results = _results(runs, store, options)
+    results = results_of(runs, store, options)
     summaries = summarise(
         [(name, name, [results[s] for s in seeds if s in results])],
-        _bars(runs, results, store, options),
+        bars_of(runs, results, store, options),
     )
     report = build_report(f'{name}, repeated', summaries, seeds)
     from .figures import curve_panels, save
 
     curves = save(curve_panels(summaries), folder / 'curves.png')
     caption = 'Training and validation, one thin line a seed'
-    _finish(folder, report, summaries, {}, [(curves, caption)])
+    finish(folder, report, summaries, {}, [(curves, caption)])

@@ -37,6 +37,7 @@ from lightning.pytorch import seed_everything
 from sklearn.metrics import confusion_matrix
 
 from .._environment import machine, versions
+from .._files import replaced
 from .build import build_data, described
 from .classical import fit_classical, scene_spectra
 from .runs import Result, RunStore, Settings, settings_key
@@ -92,6 +93,7 @@ def run(
     root: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     keep: str | os.PathLike[str] | None = None,
+    work: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Do one run.
 
@@ -100,40 +102,47 @@ def run(
         root: Folder of the scene's files; None: as the settings say.
         threads: Threads of PyTorch's operations; None: as they are.
         keep: Folder to which the tested checkpoint is copied; None: not kept.
+        work: Folder for the files of the run; None: a temporary one, deleted in the
+            end.
 
     Returns:
         Confusion counts of the test pixels, curves, times, description of scene and
         split, versions and hardware, in JSON values.
     """
+    if work is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return run(settings, root, threads, keep, folder)
     place = None if root is None else os.fspath(root)
-    with _threads(threads), tempfile.TemporaryDirectory() as folder:
+    with _threads(threads):
         seed_everything(settings['seed_everything'], workers=True, verbose=False)
         if 'classical' in settings['model']:
             result = _fit_classical(settings, place)
         else:
-            result = train(settings, place, Path(folder))
+            result = train(settings, place, Path(work))
             if keep is not None:
-                Path(keep).mkdir(parents=True, exist_ok=True)
-                kept = checkpoint_path(settings, keep)
-                shutil.copy(Path(folder) / 'best.ckpt', kept.with_suffix('.part'))
-                kept.with_suffix('.part').replace(kept)
+                with replaced(checkpoint_path(settings, keep)) as kept:
+                    shutil.copy(Path(work) / 'best.ckpt', kept)
         return {**result, 'environment': {**machine(), 'versions': versions()}}
 
 
-def svm_settings(settings: Settings) -> dict[str, Any]:
-    """Settings of the RBF support vector machine on a run's split.
+def classical_settings(settings: Settings, name: str = 'rbf_svm') -> dict[str, Any]:
+    """Settings of a classical baseline on a run's split.
 
     Args:
         settings: Settings of the run.
+        name: Name of the baseline.
 
     Returns:
         Settings of another run, with the same data and seed.
     """
-    bar = copy.deepcopy({name: settings[name] for name in ('data', 'seed_everything')})
-    bar['data'].get('init_args', {}).pop('batch_size', None)
-    if 'content' in settings:
-        bar['content'] = settings['content']
-    return {**bar, 'model': {'classical': 'rbf_svm'}, 'trainer': {}}
+    known = {
+        part: settings[part]
+        for part in ('data', 'seed_everything', 'content')
+        if part in settings
+    }
+    baseline = copy.deepcopy(known)
+    baseline['data'].get('init_args', {}).pop('batch_size', None)
+    return {**baseline, 'model': {'classical': name}, 'trainer': {}}
 
 
 def sweep(
@@ -167,12 +176,14 @@ def sweep(
         state = 'done before'
         place = keep if keep_seed in (None, settings['seed_everything']) else None
         if result is None:
-            result = run(settings, root, threads, place)
+            with store.work() as work:
+                result = run(settings, root, threads, place, work)
             store.save(settings, result)
             state = f'{time.perf_counter() - start:.0f} s'
         elif _checkpoint_lacks(settings, place):
             # The finished result stands; this training is for its weights only.
-            run(settings, root, threads, place)
+            with store.work() as work:
+                run(settings, root, threads, place, work)
             state = f'done before; checkpoint, {time.perf_counter() - start:.0f} s'
         results.append(result)
         report(

@@ -11,7 +11,7 @@ from typing import Any
 from .._files import write_text
 from .declarations import Published
 from .statistics import RISE_LIMIT
-from .summary import Summary, compare
+from .summary import Summary, compare, conclusion
 from .tables import (
     Table,
     accuracy_table,
@@ -165,7 +165,8 @@ def build_report(
     if experts is not None:
         tables.append(experts)
     tables.append(cost_table(summaries))
-    notes = order_notes(comparisons, summaries, numbers)
+    notes = [conclusion(summaries, comparisons)] if len(summaries) > 1 else []
+    notes += order_notes(comparisons, summaries, numbers)
     if not comparisons and len({summary.splits for summary in summaries}) > 1:
         notes.append('The rows were tested on different pixels: no order is claimed.')
     if ('spectralformer', 'class_1') in numbers:

@@ -13,15 +13,20 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from .._files import write_json
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file's layout; runs of another version are not reused."""
 
 Settings = Mapping[str, Any]
@@ -29,6 +34,9 @@ Settings = Mapping[str, Any]
 
 Result = dict[str, Any]
 """What a run leaves behind: JSON values."""
+
+_WORK, _LOCK = '.work', 'lock'
+"""Suffix of folders of unfinished runs, and the file by which their process is alive."""
 
 _NOT_FINITE = {'nan': math.nan, 'inf': math.inf, '-inf': -math.inf}
 """Names of the floats that JSON has no number for."""
@@ -97,6 +105,12 @@ def settings_key(settings: Settings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def _digest(settings: Settings, result: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of what a run file says."""
+    text = canonical_json({'settings': settings, 'result': result})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class RunStore:
     """Folder of finished runs.
 
@@ -134,15 +148,23 @@ class RunStore:
             content = json.loads(path.read_text(encoding='utf-8'))
             same = canonical_json(content['settings']) == canonical_json(settings)
             result: dict[str, Any] = content['result']
+            whole = content['digest'] == _digest(content['settings'], result)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             logger.warning(
                 '%s is not a run file (%s): the run is repeated', path, error
             )
             return None
         if not same:
             logger.warning('%s holds other settings: the run is repeated', path)
+            return None
+        if not whole:
+            logger.warning(
+                '%s was changed after its run (found another digest): the run is '
+                'repeated',
+                path,
+            )
             return None
         return result
 
@@ -162,5 +184,28 @@ class RunStore:
             'key': settings_key(settings),
             'settings': settings,
             'result': result,
+            'digest': _digest(settings, result),
         }
         return write_json(path, content, indent=1)
+
+    @contextmanager
+    def work(self) -> Iterator[Path]:
+        """Make a folder for the files of one run beside the run files.
+
+        What killed processes have left there is deleted, what others use is not.
+
+        Yields:
+            The folder, which is deleted in the end.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(f'.*{_WORK}'):
+            with suppress(Timeout), FileLock(left / _LOCK, timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = self.folder / f'.{uuid.uuid4().hex}{_WORK}'
+        place = folder / 'run'
+        place.mkdir(parents=True)
+        try:
+            with FileLock(folder / _LOCK):
+                yield place
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -189,3 +189,49 @@ def compare(summaries: Sequence[Summary]) -> list[Comparison]:
         Comparison(*pair, q) for pair, q in zip(found, adjusted, strict=True)
     ]
     return sorted(comparisons, key=lambda pair: -pair.difference)
+
+
+def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) -> str:
+    """Say what may be concluded of a comparison, and what may not.
+
+    Args:
+        summaries: All rows, at least one.
+        comparisons: Their pairs, of :func:`compare`.
+
+    Returns:
+        A few sentences.
+    """
+    fair = [summary for summary in summaries if summary.reason is None]
+    seeds = min(len(summary.results) for summary in summaries)
+    if len(fair) < 2:
+        order = 'Fewer than two systems count as converged: no order may be claimed.'
+    elif seeds < 2:
+        order = 'One seed shows no scatter: no order may be claimed; use --seeds 3.'
+    else:
+        best = max(fair, key=lambda summary: float(np.mean(summary.values('OA'))))
+        pairs = [pair for pair in comparisons if pair.better is best]
+        beaten = [pair.worse.label for pair in pairs if pair.significant]
+        level = [pair.worse.label for pair in pairs if not pair.significant]
+        order = f'{best.label} has the highest mean overall accuracy'
+        if beaten:
+            order += f', significantly higher than {", ".join(beaten)}'
+        if level:
+            order += f'; between it and {", ".join(level)} no difference is shown'
+        order += f' (over {seeds} seeds).'
+    shared = max(
+        result['split']['shares_training_pixel']
+        for summary in summaries
+        for result in summary.results
+    )
+    if shared > 0:
+        ground = (
+            f'Up to {100 * shared:.0f} % of the test patches share a pixel with a '
+            'training patch: this orders systems within the fields that they were '
+            'trained on, not on new ground; a DisjointSplit does.'
+        )
+    else:
+        ground = (
+            'No test patch shares a pixel with a training patch: this holds for ground '
+            'of this scene that was not trained on, not for other scenes.'
+        )
+    return f'{order} {ground}'

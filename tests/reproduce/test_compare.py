@@ -1,0 +1,124 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of ``torchgeo-ekgnet compare`` and of what it concludes."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reproduce.test_settings import RANDOM, write
+from tests.reproduce.test_tables import result
+from torchgeo_ekgnet.reproduce import main_compare
+from torchgeo_ekgnet.reproduce.compare import system_settings
+from torchgeo_ekgnet.reproduce.settings import read_config, with_seed
+from torchgeo_ekgnet.reproduce.summary import compare, conclusion, summarise
+
+
+def compared(*args: str) -> None:
+    main_compare([*args, '--seeds', '2', '--threads', '1'])
+
+
+def test_systems_of_one_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = str(write(tmp_path)), tmp_path / 'out'
+    models = ['--models', 'cnn3d,rbf_svm,random_forest']
+    compared('--config', config, *models, '--out', str(out))
+    text = (out / 'report.md').read_text()
+    for name in ('| cnn3d |', '| RBF-SVM |', '| Random forest |', '± ', 'training'):
+        assert name in text
+    assert 'share a pixel with a training patch: this orders systems within' in text
+    with (out / 'results.csv').open() as file:
+        rows = {line['row']: line for line in csv.DictReader(file)}
+    assert set(rows) == {'cnn3d', 'rbf_svm', 'random_forest'}
+    assert {line['seeds'] for line in rows.values()} == {'2'}
+    # The bar is the row itself; nothing was fitted twice, and nothing is left.
+    files = sorted(path.name for path in (out / 'runs').iterdir())
+    assert len(files) == 6 and all(name.endswith('.json') for name in files)
+    before = {name: (out / 'runs' / name).read_bytes() for name in files}
+    compared('--config', config, *models, '--out', str(out), '--report-only')
+    assert {n: (out / 'runs' / n).read_bytes() for n in files} == before
+    assert (out / 'report.md').read_text() == text
+
+
+def test_networks_differ_by_their_name_alone(tmp_path: Path) -> None:
+    options = ['--model.model_options', '{"num_experts": 3}']
+    base = with_seed(read_config([str(write(tmp_path))], options), 5)
+    own, other = (system_settings(base, name) for name in ('ekgnet_tiny', 'dgcnet'))
+    assert own == base
+    assert own['model']['init_args']['model_options'] == {'num_experts': 3}
+    assert other['model']['init_args'] == {'model': 'dgcnet'}
+    added = [c['class_path'] for c in other['trainer']['callbacks']]
+    assert added[-1].endswith('PruningSchedule')
+    assert added[:-1] == [c['class_path'] for c in own['trainer']['callbacks']]
+    assert other['data'] == own['data']
+    svm = system_settings(base, 'rbf_svm')
+    assert svm['model'] == {'classical': 'rbf_svm'}
+    assert svm['data']['init_args']['split'] == own['data']['init_args']['split']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--models', 'ekgnet_bsae'], "found 'ekgnet_bsae'.*mean 'ekgnet_base'"),
+        (['--models', 'svm'], "found 'svm', expected names of timm, rbf_svm"),
+        (['--models', ''], "found ''"),
+    ],
+)
+def test_unknown_systems(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        main_compare(['--config', str(write(tmp_path)), *arguments])
+
+
+def test_output_is_tried_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / 'file'
+    out.write_text('in the way')
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError('trained first')
+
+    monkeypatch.setattr('torchgeo_ekgnet.reproduce.sweeping.sweep', refuse)
+    with pytest.raises(NotADirectoryError, match='file'):
+        main_compare(['--config', str(write(tmp_path)), '--out', str(out)])
+
+
+def concluded(shares: float = 0.75, **right: tuple[int, ...]) -> str:
+    rows = []
+    for name, values in right.items():
+        runs = [result(value, seed) for seed, value in enumerate(values)]
+        for run in runs:
+            run['split']['shares_training_pixel'] = shares
+        rows.append((name, name, runs))
+    summaries = summarise(rows)
+    return conclusion(summaries, compare(summaries))
+
+
+def test_conclusion_claims_what_is_significant() -> None:
+    text = concluded(
+        good=(90, 91, 90, 91, 90), level=(90, 90, 91, 90, 90), bad=(20, 21, 20, 21, 20)
+    )
+    assert text.startswith('good has the highest mean overall accuracy')
+    assert 'significantly higher than bad;' in text
+    assert 'between it and level no difference is shown (over 5 seeds)' in text
+    assert 'within the fields' in text and '75 %' in text
+
+
+def test_conclusion_claims_nothing_of_one_seed() -> None:
+    assert 'no order may be claimed; use --seeds' in concluded(one=(90,), other=(20,))
+    assert 'Fewer than two systems' in concluded(one=(90, 91))
+
+
+def test_conclusion_names_the_ground() -> None:
+    assert 'No test patch shares a pixel' in concluded(0.0, a=(90, 91), b=(80, 81))
+
+
+def test_any_split_of_the_configuration(tmp_path: Path) -> None:
+    settings = read_config([str(write(tmp_path))], ['--data.split', RANDOM])
+    assert (
+        with_seed(settings, 7)['data']['init_args']['split']['init_args']['seed'] == 7
+    )

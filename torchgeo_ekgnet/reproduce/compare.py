@@ -1,0 +1,169 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The command ``torchgeo-ekgnet compare``: several systems on one scene and split."""
+
+import argparse
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from .._files import check_writable
+from ..commands import did_you_mean
+from ..models import network_class
+from .build import content_of
+from .classical import CLASSICAL_NAMES
+from .engine import classical_settings
+from .figures import curve_panels, save
+from .report import build_report
+from .runs import RunStore
+from .settings import places, read_config, with_seed
+from .summary import summarise
+from .sweeping import (
+    at_least_one,
+    bars_of,
+    finish,
+    results_of,
+    seeds_of,
+    shared_arguments,
+)
+
+_PRUNING = {'class_path': 'torchgeo_ekgnet.callbacks.PruningSchedule'}
+_LABELS = {'rbf_svm': 'RBF-SVM', 'random_forest': 'Random forest'}
+
+
+def compare_parser() -> argparse.ArgumentParser:
+    """Parser of ``torchgeo-ekgnet compare``.
+
+    Returns:
+        The parser.
+    """
+    parser = argparse.ArgumentParser(
+        prog='torchgeo-ekgnet compare',
+        description=(
+            'Train and test several networks and classical baselines on the scene and '
+            'the split of one configuration, over several seeds, and report means, '
+            'deviations, significance, times and what may be concluded. An interrupted '
+            'command continues where it was; finished runs are not repeated.'
+        ),
+        epilog=(
+            'Any argument of "torchgeo-ekgnet fit" may follow and overrides the '
+            'configuration for all networks, for example --trainer.max_epochs 20 or '
+            '--data.split DisjointSplit.'
+        ),
+    )
+    parser.add_argument(
+        '--config',
+        required=True,
+        action='append',
+        metavar='YAML',
+        help='configuration as for fit: scene, split and recipe of all networks',
+    )
+    parser.add_argument(
+        '--models',
+        metavar='NAME,NAME',
+        help='names of timm, and rbf_svm or random_forest (default: the network of the '
+        'configuration, ssrn, rbf_svm, random_forest)',
+    )
+    parser.add_argument(
+        '--seeds',
+        type=at_least_one,
+        default=3,
+        metavar='N',
+        help='number of seeds; each changes split and training (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='folder of runs and report (default: runs/compare/<name of the config>)',
+    )
+    shared_arguments(parser)
+    return parser
+
+
+def main_compare(args: Sequence[str] | None = None) -> None:
+    """Run ``torchgeo-ekgnet compare``.
+
+    Args:
+        args: Arguments after the command's name; None: those of the process.
+    """
+    options, overrides = compare_parser().parse_known_args(args)
+    settings = read_config(options.config, overrides)
+    systems = _systems(settings, options.models)
+    title = Path(options.config[-1]).stem
+    folder = options.out or Path('runs', 'compare', title)
+    if not options.report_only:
+        check_writable(folder)
+    options.root = options.root or places(settings)
+    settings['content'] = content_of(settings, options.root, split=True)
+    seeds = seeds_of(options, options.seeds)
+    runs = {
+        (name, seed): system_settings(with_seed(settings, seed), name)
+        # All systems with one seed before the next seed: an early report is balanced.
+        for seed in seeds
+        for name in systems
+    }
+    store = RunStore(folder / 'runs')
+    results = results_of(runs, store, options)
+    rows = [
+        (
+            name,
+            _LABELS.get(name, name),
+            [results[name, seed] for seed in seeds if (name, seed) in results],
+        )
+        for name in systems
+    ]
+    summaries = summarise(rows, bars_of(runs, results, store, options))
+    report = build_report(f'{title}: {len(systems)} systems', summaries, seeds)
+    with_curves = [s for s in summaries if s.results[0]['curves']]
+    figures = []
+    if with_curves:
+        file = save(curve_panels(with_curves), folder / 'curves.png')
+        figures = [(file, 'Training and validation, one thin line a seed')]
+    finish(folder, report, summaries, {}, figures)
+
+
+def _systems(settings: dict[str, Any], names: str | None) -> list[str]:
+    """Names of the systems that are compared, each once."""
+    own = settings['model'].get('init_args', {}).get('model', 'ekgnet_base')
+    if names is None:
+        return list(dict.fromkeys([own, 'ssrn', *CLASSICAL_NAMES]))
+    systems = list(dict.fromkeys(name.strip() for name in names.split(',')))
+    for name in systems:
+        if name not in CLASSICAL_NAMES and not timm.is_model(name):
+            known = [*CLASSICAL_NAMES, *timm.list_models()]
+            raise ValueError(
+                f'--models: found {name!r}, expected names of timm, rbf_svm or '
+                f'random_forest{did_you_mean(name, known)}'
+            )
+    return systems
+
+
+def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """Settings of one system: those of a configuration with another network.
+
+    Args:
+        settings: Settings of one run.
+        name: A network of timm or a classical baseline.
+
+    Returns:
+        Settings of another run. Options of the configured network are not handed to
+        others; a network that prunes itself is told how far the training is.
+    """
+    if name in CLASSICAL_NAMES:
+        return classical_settings(settings, name)
+    changed = copy.deepcopy(settings)
+    arguments = changed['model'].setdefault('init_args', {})
+    if arguments.get('model') != name:
+        arguments.pop('model_options', None)
+        arguments['model'] = name
+    callbacks = changed['trainer'].setdefault('callbacks', [])
+    network = network_class(name)
+    if getattr(network, 'settled_share', 0) and not any(
+        callback['class_path'].endswith('PruningSchedule') for callback in callbacks
+    ):
+        callbacks.append(_PRUNING)
+    return changed

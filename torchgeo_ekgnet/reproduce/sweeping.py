@@ -1,0 +1,146 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What the commands share: arguments, runs, bars and the end of a report."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from .declarations import FIRST_SEED, Published
+from .engine import classical_settings, sweep
+from .report import Report, write_report
+from .runs import RunStore
+from .summary import Summary
+from .tables import to_markdown
+
+BAR_PIXELS = 50_000
+"""Most training pixels that the bar of :func:`bars_of` is fitted on: its time grows with
+their square."""
+
+
+def at_least_one(text: str) -> int:
+    """Parse a count."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f'expected a number from 1, found {text!r}')
+    return count
+
+
+def shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that both commands have."""
+    parser.add_argument(
+        '--first-seed',
+        type=int,
+        default=FIRST_SEED,
+        metavar='S',
+        help='seed of the first run; the next ones count up (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--root', help='folder of the scene files (default: as the configuration says)'
+    )
+    parser.add_argument(
+        '--threads',
+        type=at_least_one,
+        help="PyTorch's threads; fix it where runs must be equal to the last digit "
+        '(default: all cores)',
+    )
+    parser.add_argument(
+        '--report-only',
+        action='store_true',
+        help='train nothing: report on the runs that have finished',
+    )
+
+
+def seeds_of(options: argparse.Namespace, count: int) -> list[int]:
+    """Seeds that the user wants."""
+    return [options.first_seed + index for index in range(count)]
+
+
+def results_of(
+    runs: dict[Any, dict[str, Any]],
+    store: RunStore,
+    options: argparse.Namespace,
+    keep: Path | None = None,
+    keep_seed: int | None = None,
+) -> dict[Any, dict[str, Any]]:
+    """Do the runs, or look up those that have finished."""
+    if options.report_only:
+        loaded = {name: store.load(settings) for name, settings in runs.items()}
+        return {name: result for name, result in loaded.items() if result is not None}
+    done = sweep(
+        runs.values(),
+        store,
+        options.root,
+        options.threads,
+        keep,
+        rank_zero_info,
+        keep_seed,
+    )
+    return dict(zip(runs, done, strict=True))
+
+
+def bars_of(
+    runs: Mapping[Any, dict[str, Any]],
+    results: Mapping[Any, dict[str, Any]],
+    store: RunStore,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Fit the bar of the convergence rule, an RBF-SVM, once on every split.
+
+    Args:
+        runs: Settings of each run.
+        results: Results of those that have finished.
+        store: Folder of run files.
+        options: The command's options.
+
+    Returns:
+        Results of the machine; none for splits on which it cannot be fitted.
+    """
+    bars: dict[str, dict[str, Any] | None] = {
+        result['split']['identity']: result
+        for name, result in results.items()
+        if runs[name]['model'].get('classical') == 'rbf_svm'
+    }
+    for name, result in results.items():
+        split = result['split']
+        if split['identity'] in bars:
+            continue
+        settings = classical_settings(runs[name])
+        bars[split['identity']] = store.load(settings)
+        if bars[split['identity']] is not None or options.report_only:
+            continue
+        if split['sizes'][0] > BAR_PIXELS:
+            rank_zero_info(
+                f'bar not run: {split["sizes"][0]} training pixels are too many for '
+                f'the RBF-SVM, at most {BAR_PIXELS}'
+            )
+            continue
+        try:
+            (bar,) = sweep([settings], store, options.root, report=rank_zero_info)
+        except ValueError as error:
+            rank_zero_info(f'bar not run: {error}')
+        else:
+            bars[split['identity']] = bar
+    return [bar for bar in bars.values() if bar is not None]
+
+
+def finish(
+    folder: Path,
+    report: Report,
+    summaries: Sequence[Summary],
+    numbers: Mapping[tuple[str, str], Published],
+    figures: Sequence[tuple[Path, str]] = (),
+) -> None:
+    """Write the report and show its first table."""
+    files = write_report(folder, report, summaries, numbers, figures)
+    rank_zero_info(to_markdown(report.tables[0]))
+    for note in report.notes:
+        rank_zero_info(note)
+    rank_zero_info('written: ' + ', '.join(str(file) for file in files))
