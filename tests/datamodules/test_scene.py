@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 import timm
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.precision import Precision
@@ -308,7 +308,7 @@ class TestOptions:
             dropped=(2,),
         )
         with pytest.warns(UserWarning, match='classes left out'):
-            module = ready(split=split)
+            module = ready('test', split=split)
         assert module.class_counts().tolist() == [8, 0, 0]
         assert module.num_classes == 3
 
@@ -709,6 +709,35 @@ def test_objects_are_not_fitted_for_others() -> None:
         len(sampler)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        (['--data.split=dase', '--data.split.val=0.2'], None),
+        (['--data.split=dase'], "CommunitySplit(masks='dase', val=0.1, seed=1331"),
+        (['--data.split=RandomSplit', '--data.split.seed=5'], 'RandomSplit(train=0.6'),
+        (
+            ['--data.split=CommunitySplit', '--data.split.masks=dase'],
+            "CommunitySplit(masks='dase'",
+        ),
+        (['--data.split=nobody'], None),
+    ],
+)
+def test_split_by_name(arguments: list[str], expected: str | None) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(BaseDataModule, 'data')
+    name = '--data=torchgeo_ekgnet.datamodules.IndianPinesDataModule'
+
+    def make() -> Any:
+        config = parser.parse_args([name, *arguments])
+        return getattr(parser, 'instantiate', parser.instantiate_classes)(config).data
+
+    if expected is None:
+        with pytest.raises((ValueError, ArgumentError)):
+            make()
+    else:
+        assert repr(make().protocol).startswith(expected)
+
+
 class TestScenes:
     def test_indian_pines(self, real_data_dir: Path) -> None:
         module = IndianPinesDataModule(str(real_data_dir), patch_size=7)
@@ -783,15 +812,15 @@ class TestScenes:
         assert second.split.protocol == 'unlabelled'
         statistics = [m.state_dict()['normalizer']['offset'] for m in (first, second)]
         assert torch.equal(*statistics)
-        cases: list[tuple[str, dict[str, Any]]] = [
-            ('test', {}),
-            ('predict', {'pca': SpectralPCA(2)}),
-        ]
-        for stage, options in cases:
-            with pytest.raises(ValueError, match='no labelled pixel'):
-                CustomSceneDataModule(cube='second.npy', **options, **kwargs).setup(
-                    stage
-                )
+        for stage in ('fit', 'validate', 'test'):
+            with pytest.raises(ValueError, match=f'no labelled pixel, and {stage}'):
+                CustomSceneDataModule(cube='second.npy', **kwargs).setup(stage)
+        learning = CustomSceneDataModule(
+            cube='second.npy', pca=SpectralPCA(2), **kwargs
+        )
+        learning.setup('predict')
+        with pytest.raises(ValueError, match=r'no training pixels.*ckpt_path'):
+            learning.predict_dataloader()
 
     def test_houston_uses_the_official_masks(self, tmp_path: Path) -> None:
         module = Houston2013DataModule(str(tmp_path))

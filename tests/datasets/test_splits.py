@@ -15,21 +15,30 @@ import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rasterio.crs import CRS
+from scipy import ndimage
 from scipy.spatial import KDTree
 
 from tests.data.envi import data as envi
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet._reading import FileError
+from torchgeo_ekgnet.datasets.raster import Grid
 from torchgeo_ekgnet.datasets.splits import (
+    SUBSETS,
     BlockSplit,
+    CommunitySplit,
     CountSplit,
     DisjointSplit,
+    FoldSplit,
+    GroupSplit,
     MaskSplit,
     MatchedSplit,
     RandomSplit,
     SavedSplit,
     Split,
+    SplitContext,
     SplitProtocol,
+    as_protocol,
     compare_protocols,
     guard_distance,
     match_counts,
@@ -946,6 +955,214 @@ def test_numpys_counts_are_as_good_as_pythons(per_class: Any) -> None:
     assert split.counts(fields())['train'] == [4] * 4
     assert indices_of(split) == indices_of(CountSplit(4, val=1)(fields()))
     json.dumps(split.describe())
+
+
+class TestGroups:
+    def test_fields_stay_together(self) -> None:
+        labels = fields(60, 60)
+        split = GroupSplit(train=0.4, val=0.2)(labels, 5)
+        areas, count = ndimage.label(labels)
+        for area in range(1, count + 1):
+            inside = areas == area
+            touched = [n for n in SUBSETS if split.mask(n)[inside].any()]
+            assert len(touched) == 1
+            assert split.mask(touched[0])[inside].all()
+        assert split == GroupSplit(train=0.4, val=0.2)(labels, 5)
+        assert split != GroupSplit(train=0.4, val=0.2, seed=1)(labels, 5)
+
+    def test_touching_fields_of_two_classes_are_two(self) -> None:
+        labels = np.array([[1, 1, 2, 2, 0, 1, 0, 2]])
+        groups = GroupSplit().groups_of(labels)
+        assert groups.tolist() == [[0, 0, 2, 2, -1, 1, -1, 3]]
+
+    def test_groups_of_a_raster(self, tmp_path: Path) -> None:
+        labels = fields(60, 60)
+        owners = np.kron(np.arange(9).reshape(3, 3), np.ones((20, 20), dtype=int))
+        np.save(tmp_path / 'owners.npy', owners)
+        split = GroupSplit('owners.npy').bind(SplitContext(root=str(tmp_path)))(labels)
+        for owner in range(1, 9):
+            inside = (owners == owner) & (labels > 0)
+            assert len({n for n in SUBSETS if split.mask(n)[inside].any()}) == 1
+        # Pixels in no group are in no subset.
+        assert not any(split.mask(name)[owners == 0].any() for name in SUBSETS)
+        assert 'tmp' not in str(split.settings)
+        with pytest.raises(ValueError, match='differ in size'):
+            GroupSplit(str(tmp_path / 'owners.npy'))(fields(20, 20))
+        with pytest.raises(FileNotFoundError):
+            GroupSplit('nowhere.npy')(labels)
+        np.save(tmp_path / 'none.npy', np.zeros((60, 60), dtype=int))
+        with pytest.raises(ValueError, match='no group on a labelled pixel'):
+            GroupSplit(str(tmp_path / 'none.npy'))(labels)
+
+    @pytest.mark.parametrize('attribute', [None, 'farm'])
+    def test_groups_of_polygons(self, tmp_path: Path, attribute: str | None) -> None:
+        import geopandas
+        import shapely
+        from rasterio.transform import from_origin
+
+        labels = fields(40, 40, 10)
+        boxes = [
+            shapely.box(500000 + 10 * x, 5000000 - 10 * y - 100, 500100 + 10 * x,
+                        5000000 - 10 * y)
+            for y in range(0, 40, 10)
+            for x in range(0, 40, 10)
+        ]  # fmt: skip
+        farms = [f'farm {number // 4}' for number in range(16)]
+        frame = {'farm': farms, 'crop': list(range(16)), 'geometry': boxes}
+        geopandas.GeoDataFrame(frame, crs='EPSG:32633').to_file(tmp_path / 'f.gpkg')
+        crs, transform = 'EPSG:32633', from_origin(500000, 5000000, 10, 10)
+        protocol = GroupSplit(str(tmp_path / 'f.gpkg'), attribute, train=0.4)
+        context = SplitContext(grid=Grid(40, 40, CRS.from_user_input(crs), transform))
+        groups = protocol.bind(context).groups_of(labels)
+        assert len(np.unique(groups)) == (16 if attribute is None else 4)
+        row = np.unique(groups[:10])
+        assert len(row) == (4 if attribute is None else 1)
+        with pytest.raises(ValueError, match='CRS'):
+            protocol(labels)
+
+
+class TestFolds:
+    @pytest.mark.parametrize('of', [None, BlockSplit(6), GroupSplit()])
+    def test_every_pixel_tests_once(self, of: Any) -> None:
+        labels = fields(60, 60, 6)
+        splits = [FoldSplit(k, 4, of, unserved='drop')(labels, 5) for k in range(4)]
+        tested = np.sum([split.mask('test') for split in splits], axis=0)
+        assert np.array_equal(tested, labels > 0)
+        for split in splits:
+            counts = split.counts(labels)
+            assert set(counts['unused']) == {0}
+            assert 0.1 < split.test.size / (labels > 0).sum() < 0.4
+            assert 0 < split.val.size < split.train.size
+
+    def test_guard(self) -> None:
+        split = FoldSplit(1, 3, BlockSplit(12), guard='patch', unserved='drop')(
+            fields(60, 60), 3
+        )
+        assert split.overlap(3).shares_training_pixel == 0
+        assert split.settings['of'] == {'protocol': 'blocks', 'block_size': 12}
+
+    @pytest.mark.parametrize(
+        'options', [{'fold': 5}, {'fold': -1}, {'folds': 1}, {'val': 1.0}]
+    )
+    def test_bad_arguments(self, options: dict[str, Any]) -> None:
+        (name,) = options
+        with pytest.raises(ValueError, match=rf'^{name} is'):
+            FoldSplit(**options)
+
+
+class TestLabelsOfMasks:
+    def make(self, folder: Path) -> tuple[Labels, MaskSplit]:
+        """Masks whose values are numbered otherwise, and label more than the scene."""
+        full = fields()
+        numbers = np.array([0, 30, 10, 40, 20])
+        left = np.arange(full.shape[1]) < 20
+        np.save(folder / 'train.npy', numbers[np.where(left, full, 0)])
+        np.save(folder / 'test.npy', numbers[np.where(left, 0, full)])
+        labels = full.copy()
+        labels[:6] = 0
+        train, test = (str(folder / name) for name in ('train.npy', 'test.npy'))
+        return labels, MaskSplit(train, test, val=0.2, labels='masks')
+
+    def test_pixels_that_only_the_masks_label(self, tmp_path: Path) -> None:
+        labels, protocol = self.make(tmp_path)
+        split = protocol(labels)
+        used = sum(split.indices(name).size for name in SUBSETS)
+        assert used == (fields() > 0).sum() > (labels > 0).sum()
+        for name in SUBSETS:
+            expected = fields().flat[split.indices(name)]
+            assert np.array_equal(split.labels(labels, name), expected)
+        assert set(split.counts(labels)['unused']) == {0}
+
+    @pytest.mark.parametrize('name', ['split.npz', 'split.json'])
+    def test_saved_with_its_labels(self, tmp_path: Path, name: str) -> None:
+        labels, protocol = self.make(tmp_path)
+        split = protocol(labels)
+        again = SavedSplit(str(split.save(tmp_path / name)))(labels)
+        assert again == split
+        assert np.array_equal(
+            again.labels(labels, 'test'), split.labels(labels, 'test')
+        )
+
+    def test_values_without_a_class(self, tmp_path: Path) -> None:
+        labels, protocol = self.make(tmp_path)
+        lost = np.where(labels == 3, 0, labels)
+        with pytest.raises(ValueError, match='labels no pixel of value 40'):
+            protocol(lost)
+        plain = np.load(tmp_path / 'train.npy')
+        plain[plain == 10] = 7
+        plain[4, 5] = 10
+        labels[:6] = fields()[:6]
+        np.save(tmp_path / 'train.npy', plain)
+        with pytest.raises(ValueError, match='two values of one class'):
+            protocol(labels)
+
+    def test_labels_do_not_belong(self) -> None:
+        with pytest.raises(ValueError, match='2 pixels and 1 labels'):
+            Split('own', {}, (2, 2), np.array([0, 1]), np.array([], int), np.array([3]),
+                  own_labels={'train': np.array([1]), 'test': np.array([2])})  # fmt: skip
+
+    def test_labels_follow_their_pixels(self) -> None:
+        own = {
+            'train': np.array([2, 1]),
+            'val': np.array([], int),
+            'test': np.array([1]),
+        }
+        split = Split(
+            'own', {}, (2, 2), np.array([3, 0]), np.array([], int), np.array([1]),
+            own_labels=own,
+        )  # fmt: skip
+        labels = np.array([[9, 9], [9, 9]])
+        assert split.labels(labels, 'train').tolist() == [1, 2]
+
+
+class TestCommunity:
+    def test_pixels(self, real_data_dir: Path) -> None:
+        """Counts that the masks' publishers give, and the shares of the docs."""
+        path = real_data_dir / 'indian_pines/Indian_pines_gt.mat'
+        labels = scipy.io.loadmat(path)['indian_pines_gt']
+        context = SplitContext(root=str(real_data_dir))
+        split = CommunitySplit('dase', val=0).bind(context)(labels, 7)
+        assert (split.train.size, split.test.size) == (5538, 4711)
+        assert [round(share, 3) for share in split.overlap(7)] == [0.558, 0.910]
+        path = real_data_dir / 'pavia_university/PaviaU_gt.mat'
+        labels = scipy.io.loadmat(path)['paviaU_gt']
+        split = CommunitySplit('pavia_fixed', val=0).bind(context)(labels, 7)
+        assert (split.train.size, split.test.size) == (3921, 40002)
+        outside = (labels.flat[split.train] == 0).sum()
+        assert outside == 1147
+        assert split.labels(labels, 'train').min() == 1
+
+    def test_names(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"split is 'grss', expected one of.*'dase'"
+        ):
+            as_protocol('grss')
+        protocol = as_protocol('dase')
+        assert isinstance(protocol, CommunitySplit) and protocol.masks == 'dase'
+        assert as_protocol(None) is None
+        random_split = RandomSplit()
+        assert as_protocol(random_split) is random_split
+
+    def test_missing_or_other_masks(self, tmp_path: Path) -> None:
+        protocol = CommunitySplit('dase').bind(SplitContext(root=str(tmp_path)))
+        with pytest.raises(
+            FileNotFoundError, match=r'indianpines_disjoint_dset\.mat.*download.*md5'
+        ):
+            protocol(fields())
+        (tmp_path / 'splits').mkdir()
+        (tmp_path / 'splits' / 'indianpines_disjoint_dset.mat').write_bytes(b'other')
+        with pytest.raises(ValueError, match='not the published mask: md5 is'):
+            protocol(fields())
+
+
+def test_messages_call_classes_by_value_and_name() -> None:
+    context = SplitContext({5: '12 (oats)'})
+    labels = TestUnserved().with_rare(2)
+    for protocol in (RandomSplit(), CountSplit(3), MatchedSplit(RandomSplit())):
+        with pytest.raises(ValueError, match=r'class 12 \(oats\): 2 pixels'):
+            protocol.bind(context)(labels)
+    plain = RandomSplit(unserved='drop')
+    assert plain.bind(context)(labels) == plain(labels)
 
 
 class TestComparison:

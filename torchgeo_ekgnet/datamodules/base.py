@@ -3,22 +3,29 @@
 
 """What every data module with a split shares, whatever its pixels come from."""
 
+import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule
 
 from ..checkpoint import check_training_data
-from ..datasets.splits import RandomSplit, Split, SplitProtocol
+from ..datasets.splits import RandomSplit, Split, SplitContext, SplitProtocol
+from .class_table import check_classes, class_table, doubts
 from .generators import generator_states, restore_generators
 
 T = TypeVar('T')
+
+logger = logging.getLogger(__name__)
+_warn = rank_zero_only(logger.warning)
 
 
 class SplitDataModule(BaseDataModule):
@@ -55,15 +62,35 @@ class SplitDataModule(BaseDataModule):
         """Choose the protocol of a dataset if none is given."""
         return RandomSplit(*self.default_split)
 
-    def _draw_split(
-        self, dataset: Any, label_map: NDArray[np.integer[Any]], patch_size: int
+    def _drawn(
+        self,
+        dataset: Any,
+        label_map: NDArray[np.integer[Any]],
+        patch_size: int,
+        context: SplitContext,
     ) -> Split:
         """Draw the split of a dataset with these labels."""
         split = self.protocol or self._default_protocol(dataset)
         if not isinstance(split, Split):
-            split = split(label_map, patch_size)
+            split = split.bind(context)(label_map, patch_size)
         split.labels(label_map, 'train')
+        if split.train.size == 0:
+            raise ValueError(f'split {split.protocol!r} has no training pixel')
         return split
+
+    def _announce_classes(
+        self,
+        name: str,
+        values: Sequence[int],
+        names: Sequence[str],
+        counts: Mapping[str, Sequence[int]],
+        more_doubts: Iterable[str] = (),
+    ) -> None:
+        """Print the classes before they are trained, and what looks wrong in them."""
+        check_classes(values, names, counts)
+        rank_zero_info(f'{name}:\n{class_table(values, names, counts)}')
+        for doubt in (*doubts(values, names, counts), *more_doubts):
+            _warn('%s: %s', name, doubt)
 
     def val_dataloader(self) -> Any:
         """Make the data loader of validation pixels.
@@ -110,6 +137,17 @@ class SplitDataModule(BaseDataModule):
         """
         world_size = 1 if self.trainer is None else self.trainer.world_size
         samples = math.ceil(samples / world_size)
+        network = None if self.trainer is None else self.trainer.lightning_module
+        if (
+            network is not None
+            and min(samples, batch_size) == 1
+            and any(isinstance(module, _BatchNorm) for module in network.modules())
+        ):
+            raise ValueError(
+                f'batch_size is {batch_size} with {samples} training samples a process, '
+                'expected batches of 2 or more: batch normalisation cannot train on a '
+                'single sample'
+            )
         return samples > batch_size and samples % batch_size == 1
 
     @abstractmethod

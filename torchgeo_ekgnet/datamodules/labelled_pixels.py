@@ -19,9 +19,10 @@ from torchgeo.datasets import GeoDataset
 from ..checkpoint import check_same_pixels
 from ..datasets.nodata import jsonable_nodata
 from ..datasets.palette import class_palette
-from ..datasets.splits import SUBSETS, Split, SplitProtocol
+from ..datasets.splits import SUBSETS, Split, SplitContext, SplitProtocol
 from ..samplers.labelled_pixels import LabelledPixelSampler, missing
 from .base import SplitDataModule
+from .class_table import class_texts
 
 logger = logging.getLogger(__name__)
 
@@ -204,6 +205,13 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
             )
         if self._split is None:
             self._prepare()
+        if stage == 'fit':
+            self._announce_classes(
+                type(self.image).__name__,
+                self.class_values or (),
+                self.class_names,
+                self._counts,
+            )
         self._apply_pending_state()
 
     def class_counts(self, subset: str = 'train') -> Tensor:
@@ -350,7 +358,8 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         # Backwards, so that the first time of a place stays.
         known = np.flatnonzero(labels)[::-1]
         label_map[tuple(pixels.places[known].T)] = labels[known]
-        return self._draw_split(self.image, label_map, self.size)
+        context = SplitContext(class_texts(self.class_values or (), self.class_names))
+        return self._drawn(self.image, label_map, self.size, context)
 
     def _count(self, labels: NDArray[np.int64]) -> list[int]:
         """Count classes from 1."""

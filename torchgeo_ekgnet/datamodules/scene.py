@@ -21,12 +21,14 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from .. import _html
+from .._options import whole_number
 from .._patch import PaddingMode, check_padding_mode
 from ..checkpoint import check_same_pixels
 from ..datasets.bands import BandSelection
 from ..datasets.base import read_patch
+from ..datasets.raster import Grid
 from ..datasets.scene import HyperspectralScene
-from ..datasets.splits import Split, SplitProtocol
+from ..datasets.splits import Split, SplitContext, SplitProtocol, as_protocol
 from ..datasets.windows import SceneWindows
 from ..samplers.pixels import PixelSampler
 from ..transforms.augmentation import PatchAugmentation
@@ -34,6 +36,7 @@ from ..transforms.normalization import SpectralNormalizer
 from ..transforms.patches import PatchSource
 from ..transforms.pca import SpectralPCA
 from .base import SplitDataModule, after_setup
+from .class_table import class_texts, doubts_of_scene
 from .pixels import PixelBatches, PixelDataset, collate_pixels
 
 #: Patches of a batch at most, where their number follows the training pixels.
@@ -88,7 +91,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         patch_size: int = 11,
         batch_size: int | None = 80,
         num_workers: int = 0,
-        split: SplitProtocol | None = None,
+        split: SplitProtocol | str | None = None,
         bands: list[int] | BandSelection | None = None,
         padding_mode: PaddingMode = 'zeros',
         normalization: SpectralNormalizer | None = None,
@@ -110,8 +113,9 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
                 training pixels (:func:`training_batch_size`).
             num_workers: Worker processes of a data loader; positions are so small
                 that 0 is fastest.
-            split: Protocol that chooses training, validation and test pixels; the
-                paper's random split by default.
+            split: Protocol that chooses training, validation and test pixels, or the
+                name of a published split, such as 'dase'; the paper's random split by
+                default.
             bands: Bands to use, counted in the file from 0, or a selection by
                 wavelength; all by default.
             padding_mode: What lies beyond the border: 'zeros' after normalisation
@@ -144,12 +148,12 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
                 'such as IndianPinesDataModule, or set scene_dataset in a subclass'
             )
         check_padding_mode(padding_mode)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f'batch_size is {batch_size}, expected at least 1')
+        if batch_size is not None:
+            batch_size = whole_number('batch_size', batch_size, 1)
         super().__init__(
             self.scene_dataset,
-            _LARGEST_BATCH if batch_size is None else batch_size,
-            num_workers,
+            batch_size or _LARGEST_BATCH,
+            whole_number('num_workers', num_workers),
             root=root,
             patch_size=patch_size,
             bands=bands,
@@ -160,7 +164,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         )
         self.patch_size = patch_size
         self._batch_follows_pixels = batch_size is None
-        self.protocol = split
+        self.protocol = as_protocol(split)
         self.bands = bands
         self.padding_mode = padding_mode
         # Copies: what is fitted here stays here.
@@ -168,6 +172,10 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         self.pca = copy.copy(pca)
         self.augmentation = augmentation or PatchAugmentation()
         self.sampler = sampler
+        if predict_batch_size is not None:
+            predict_batch_size = whole_number(
+                'predict_batch_size', predict_batch_size, 1
+            )
         self.predict_batch_size = predict_batch_size
         self.allow_other_split = allow_other_split
         self.collate_fn = collate_pixels
@@ -216,6 +224,15 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         """
         if self._scene is None:
             self._prepare(stage)
+        if stage == 'fit':
+            scene = self.scene
+            self._announce_classes(
+                scene.name,
+                scene.class_values,
+                scene.class_names,
+                self.split.counts(scene.label_map, scene.num_classes),
+                doubts_of_scene(scene),
+            )
         split = self.split
         for name in ('train', 'val', 'test'):
             if stage == 'predict' or getattr(self, f'{name}_dataset') is not None:
@@ -234,13 +251,15 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         dataset: Any = self.dataset_class(**self.kwargs)
         scene: HyperspectralScene = dataset.scene
         split = self._split_of(dataset, stage)
-        train = split.positions('train')
-        self.normalizer.fit(scene, train if self.normalizer.over == 'train' else None)
-        if self.pca is not None:
-            self.pca.fit(scene, train, self.normalizer)
-        self._patch_source = PatchSource(
-            scene, self.normalizer, self.patch_size, self.padding_mode, self.pca
-        )
+        if split.train.size or not self._learns_from_training:
+            train = split.positions('train')
+            over = train if self.normalizer.over == 'train' else None
+            self.normalizer.fit(scene, over)
+            if self.pca is not None:
+                self.pca.fit(scene, train, self.normalizer)
+            self._patch_source = PatchSource(
+                scene, self.normalizer, self.patch_size, self.padding_mode, self.pca
+            )
         self.dataset = dataset
         self._scene = scene
         self._split = split
@@ -263,22 +282,40 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             )
 
     def _split_of(self, dataset: Any, stage: str) -> Split:
-        """Draw the split; an empty one if a scene without labels is to be mapped."""
+        """Draw the split; an empty one if a map is made, which needs none."""
         scene: HyperspectralScene = dataset.scene
+        rows, cols, _ = scene.shape
+        empty = np.empty(0, dtype=np.int64)
         if not scene.label_map.any():
-            needs_training = self.normalizer.over == 'train' or self.pca is not None
-            if stage != 'predict' or needs_training:
+            if stage != 'predict':
                 raise ValueError(
-                    f'scene {scene.name!r} has no labelled pixel: training, testing, '
-                    "normalization over 'train' and pca need labels"
+                    f'scene {scene.name!r} has no labelled pixel, and {stage} needs '
+                    'labels'
                 )
-            empty = np.empty(0, dtype=np.int64)
-            rows, cols, _ = scene.shape
             return Split('unlabelled', {}, (rows, cols), empty, empty, empty)
-        split = self._draw_split(dataset, scene.label_map, self.patch_size)
-        if split.train.size == 0:
-            raise ValueError(f'split {split.protocol!r} has no training pixel')
-        return split
+        try:
+            return self._draw_split(dataset, scene)
+        except (ValueError, OSError) as error:
+            if stage != 'predict':
+                raise
+            rank_zero_warn(f'the map is made without a split, which fails: {error}')
+            return Split('undrawn', {}, (rows, cols), empty, empty, empty)
+
+    def _draw_split(self, dataset: Any, scene: HyperspectralScene) -> Split:
+        """Draw the split of the scene's labels."""
+        rows, cols, _ = scene.shape
+        context = SplitContext(
+            class_texts(scene.class_values, scene.class_names),
+            Grid(rows, cols, scene.crs, scene.transform),
+            self.kwargs['root'],
+            self.kwargs['download'],
+        )
+        return self._drawn(dataset, scene.label_map, self.patch_size, context)
+
+    @property
+    def _learns_from_training(self) -> bool:
+        """Whether the preprocessing needs training pixels, here or in a checkpoint."""
+        return self.normalizer.over == 'train' or self.pca is not None
 
     def teardown(self, stage: str) -> None:
         """Free the cubes on the devices.
@@ -352,6 +389,11 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
 
     def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
         """Make a data loader of positions, or of windows for a map."""
+        if self._patch_source is None and self._scene is not None:
+            raise ValueError(
+                f'scene {self._scene.name!r} has no training pixels: normalization '
+                "over 'train' and pca need some, or a checkpoint (ckpt_path)"
+            )
         if split == 'predict':
             # Every item of the windows is a whole batch already.
             windows = self._valid_attribute('predict_dataset')
@@ -491,7 +533,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         """Check a state and take it over."""
         scored = self.split.train.size > 0
         check_same_pixels(state, self.describe(), self.allow_other_split, scored)
-        self.patch_source.clear()
+        if self._patch_source is not None:
+            self._patch_source.clear()
         self._patch_source = PatchSource.from_state(self.scene, state)
         self.normalizer = self._patch_source.normalizer
         self.pca = self._patch_source.pca

@@ -185,6 +185,12 @@ def with_seed(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     if split is None and not own:
         train, val = datamodule.default_split
         split = split_settings('random', train, val, seed)
+    if isinstance(split, str):
+        # A published split by its name.
+        split = {
+            'class_path': 'torchgeo_ekgnet.datasets.splits.CommunitySplit',
+            'init_args': {'masks': split},
+        }
     if split is not None:
         if 'seed' in inspect.signature(import_class(split['class_path'])).parameters:
             split.setdefault('init_args', {})['seed'] = seed

@@ -9,19 +9,28 @@ from a label map. Every protocol uses a frozen generator of its own
 in every process, on every Python version, whatever else draws random numbers.
 """
 
+from .community import COMMUNITY_SPLITS, CommunityMasks, CommunitySplit, as_protocol
 from .files import MaskSplit, SavedSplit, read_mask
+from .groups import BlockSplit, FoldSplit, GroupedSplit, GroupSplit
+from .guards import guard_distance
 from .matched import MatchedSplit, ProtocolComparison, compare_protocols, match_counts
 from .pixels import CountSplit, RandomSplit
-from .protocol import DrawnSplit, SplitProtocol
-from .spatial import BlockSplit, DisjointSplit, guard_distance
+from .protocol import DrawnSplit, SplitContext, SplitProtocol
+from .spatial import DisjointSplit
 from .split import SUBSETS, Overlap, Split, check_label_map
 
 __all__ = (
+    'COMMUNITY_SPLITS',
     'SUBSETS',
     'BlockSplit',
+    'CommunityMasks',
+    'CommunitySplit',
     'CountSplit',
     'DisjointSplit',
     'DrawnSplit',
+    'FoldSplit',
+    'GroupSplit',
+    'GroupedSplit',
     'MaskSplit',
     'MatchedSplit',
     'Overlap',
@@ -29,7 +38,9 @@ __all__ = (
     'RandomSplit',
     'SavedSplit',
     'Split',
+    'SplitContext',
     'SplitProtocol',
+    'as_protocol',
     'check_label_map',
     'compare_protocols',
     'guard_distance',

@@ -4,6 +4,7 @@
 """Splits that files hold: published masks and splits that were saved."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +62,9 @@ class MaskSplit(DrawnSplit):
     pixels of Indian Pines, mark pixels that the scene does not label:
     ``unlabelled='drop'`` leaves these out and logs how many they are. A warning tells
     if the values of a mask are numbered otherwise than the scene's classes, or belong
-    to other pixels.
+    to other pixels. ``labels='masks'`` takes the labels of the masks instead: pixels
+    that only the masks label train and test as well, and the class of a value is that of
+    the pixels that both label.
     """
 
     name = 'masks'
@@ -74,6 +77,7 @@ class MaskSplit(DrawnSplit):
         train_variable: str | None = None,
         test_variable: str | None = None,
         unlabelled: Literal['error', 'drop'] = 'error',
+        labels: Literal['scene', 'masks'] = 'scene',
         seed: int = 1331,
         unserved: Unserved = 'error',
     ) -> None:
@@ -89,6 +93,7 @@ class MaskSplit(DrawnSplit):
             test_variable: Name of the array in ``test``.
             unlabelled: What to do with pixels of a mask that have no label in the
                 scene: 'error' refuses, 'drop' ignores them and logs their number.
+            labels: Whether the labels are those of the 'scene' or of the 'masks'.
             seed: Seed of the frozen generator that sets validation pixels aside.
             unserved: What to do with a class without training or test pixels:
                 'error', 'drop' or 'merge'.
@@ -104,25 +109,32 @@ class MaskSplit(DrawnSplit):
         self.val = val
         self.train_variable = train_variable
         self.test_variable = test_variable
+        known_word('labels', labels, ('scene', 'masks'))
         self.unlabelled = unlabelled
+        self.labels = labels
         self.seed = random_seed(seed)
         self._members: dict[str, Mask] = {}
 
-    def _read(self, path: str, variable: str | None, label_map: Labels) -> Mask:
-        """Read a mask and hold it against the label map."""
-        mask = read_mask(path, variable)
+    def _read(self, path: str, variable: str | None, label_map: Labels) -> Labels:
+        """Read a mask of the label map's size."""
+        mask = read_mask(self.path_of(path), variable)
         if mask.shape != label_map.shape:
             raise ValueError(
                 f'mask {path} has shape {mask.shape}, expected that of the label map, '
                 f'{label_map.shape}'
             )
+        return mask
+
+    def _members_of(self, path: str, mask: Labels, label_map: Labels) -> Mask:
+        """Hold a mask against the labels of the scene."""
         members: Mask = mask != 0
         known = label_map > 0
         outside = int((members & ~known).sum())
         if outside and self.unlabelled == 'error':
             raise ValueError(
                 f'mask {path} marks {outside} pixels that have no label in the scene; '
-                "use unlabelled='drop' to ignore them"
+                "use unlabelled='drop' to ignore them, or labels='masks' if the mask "
+                'holds their labels'
             )
         if outside:
             logger.warning(
@@ -140,13 +152,6 @@ class MaskSplit(DrawnSplit):
     ) -> Split:
         """Draw the split of a scene.
 
-        Args:
-            label_map: Labels, shape (rows, cols), 0 is unlabelled.
-            patch_size: Rows and columns of a patch, odd.
-
-        Returns:
-            The split.
-
         Raises:
             FileNotFoundError: If a mask does not exist.
             ValueError: If a mask does not fit the label map, the masks overlap, or a
@@ -155,19 +160,37 @@ class MaskSplit(DrawnSplit):
         # Read here, not for every draw: when classes are dropped or merged, what the
         # masks mark is still to be held against the labels of the scene.
         labels = check_label_map(label_map)
-        train = self._read(self.train, self.train_variable, labels)
-        if self.test is None:
-            test = (labels > 0) & ~train
+        own = self.labels == 'masks'
+        files = {'train': (self.train, self.train_variable)}
+        if self.test is not None:
+            files['test'] = (self.test, self.test_variable)
+        masks = {name: self._read(*file, labels) for name, file in files.items()}
+        if own:
+            merged = labels.copy()
+            for name, mask in masks.items():
+                marked = mask != 0
+                merged[marked] = _classes_of_mask(files[name][0], mask, labels)[marked]
+            labels = merged
+            members = {name: mask != 0 for name, mask in masks.items()}
         else:
-            test = self._read(self.test, self.test_variable, labels)
-            both = int((train & test).sum())
-            if both:
-                raise ValueError(
-                    f'masks {self.train} and {self.test} share {both} pixels, expected '
-                    'none: test pixels must not train'
-                )
-        self._members = {'train': train, 'test': test}
-        return super().__call__(labels, patch_size)
+            members = {
+                name: self._members_of(files[name][0], mask, labels)
+                for name, mask in masks.items()
+            }
+        if 'test' not in members:
+            members['test'] = (labels > 0) & ~members['train']
+        both = int((members['train'] & members['test']).sum())
+        if both:
+            raise ValueError(
+                f'masks {self.train} and {self.test} share {both} pixels, expected '
+                'none: test pixels must not train'
+            )
+        self._members = members
+        split = super().__call__(labels, patch_size)
+        if not own:
+            return split
+        values = {name: labels.flat[split.indices(name)] for name in SUBSETS}
+        return replace(split, own_labels=values)
 
     def _draw(
         self, label_map: Labels, patch_size: int
@@ -191,6 +214,50 @@ class MaskSplit(DrawnSplit):
             parts['train'].append(trained[: trained.size - count])
             parts['test'].append(tested)
         return joined(parts), reasons
+
+
+def _classes_of_mask(path: str, mask: Labels, label_map: Labels) -> Labels:
+    """Translate the values of a mask into the classes of the scene.
+
+    Args:
+        path: The mask.
+        mask: Its values, 0 outside, shape (rows, cols).
+        label_map: Labels of the scene, shape (rows, cols).
+
+    Returns:
+        Classes, 0 outside the mask, shape (rows, cols).
+
+    Raises:
+        ValueError: If a value is that of no pixel that the scene labels, or two values
+            are those of one class.
+    """
+    classes = np.zeros_like(label_map)
+    both = (mask != 0) & (label_map > 0)
+    pairs: dict[int, int] = {}
+    for value in np.unique(mask[mask != 0]):
+        found = label_map[both & (mask == value)]
+        if not found.size:
+            raise ValueError(
+                f'mask {path}: the scene labels no pixel of value {value}, so its class '
+                "is not known; expected values that both label (or labels='scene')"
+            )
+        pairs[int(value)] = int(np.bincount(found).argmax())
+        classes[mask == value] = pairs[int(value)]
+    if len(set(pairs.values())) < len(pairs):
+        raise ValueError(
+            f"mask {path}: found two values of one class (mask's value: scene's label: "
+            f'{pairs}), expected one to one; is it a mask without classes?'
+        )
+    disputed = int((classes[both] != label_map[both]).sum())
+    if disputed:
+        logger.warning(
+            'mask %s: %d of %d pixels have another label than in the scene; that of the '
+            'mask counts',
+            path,
+            disputed,
+            int(both.sum()),
+        )
+    return classes
 
 
 def _compare_values(path: str, values: Labels, labels: Labels) -> None:
@@ -248,14 +315,7 @@ class SavedSplit(SplitProtocol):
     def __call__(
         self, label_map: NDArray[np.integer[Any]], patch_size: int = 1
     ) -> Split:
-        """Read the split.
-
-        Args:
-            label_map: Labels of the scene, shape (rows, cols), 0 is unlabelled.
-            patch_size: Rows and columns of a patch; not used.
-
-        Returns:
-            The split as it was drawn, with the name and settings of its protocol.
+        """Read the split as it was drawn, with the name and settings of its protocol.
 
         Raises:
             FileNotFoundError: If there is no such file.

@@ -4,14 +4,14 @@
 """Two protocols on the same number of training pixels of the same classes."""
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._options import random_seed
 from .pixels import RandomSplit
-from .protocol import SplitProtocol
+from .protocol import SplitContext, SplitProtocol
 from .spatial import DisjointSplit
 from .split import Overlap, Split
 
@@ -115,6 +115,12 @@ class MatchedSplit(SplitProtocol):
         self.to = _seeded(to or DisjointSplit(unserved='drop'), seed)
         self.seed = random_seed(seed)
         self.spatial = self.split.spatial
+
+    def bind(self, context: SplitContext) -> Self:
+        """Tell both protocols about a scene."""
+        bound = super().bind(context)
+        bound.split, bound.to = (p.bind(context) for p in (self.split, self.to))
+        return bound
 
     @property
     def settings(self) -> dict[str, Any]:

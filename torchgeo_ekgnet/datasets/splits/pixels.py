@@ -118,7 +118,7 @@ class RandomSplit(DrawnSplit):
                     'count in no accuracy',
                     self,
                     self.test,
-                    absent,
+                    [self.text_of(label) for label in absent],
                 )
         return {
             'train': trained,
@@ -190,7 +190,7 @@ class CountSplit(DrawnSplit):
         if label > len(self.per_class):
             raise ValueError(
                 f'per_class has {len(self.per_class)} numbers, expected one for every '
-                f'class: there is a class {label}'
+                f'class: there is a class {self.text_of(label)}'
             )
         return self.per_class[label - 1]
 

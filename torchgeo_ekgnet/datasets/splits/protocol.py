@@ -3,16 +3,21 @@
 
 """What every protocol shares: arguments, unserved classes, the call."""
 
+import copy
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._options import known_word, real_number
 from ..._patch import check_patch_size
+from ..raster import Grid
 from .split import Indices, Labels, Split, check_label_map
 
 Unserved = Literal['error', 'drop', 'merge']
@@ -62,6 +67,23 @@ def check_share(name: str, share: float) -> None:
         raise ValueError(f'{name} is {share}, expected a share from 0 to below 1')
 
 
+@dataclass(frozen=True)
+class SplitContext:
+    """What a data module tells a protocol about the scene.
+
+    Args:
+        class_texts: What messages call the classes, by label from 1.
+        grid: Where the pixels lie, for groups that a vector file gives.
+        root: Folder of the scene's files.
+        download: Whether published masks may be downloaded.
+    """
+
+    class_texts: Mapping[int, str] = field(default_factory=dict)
+    grid: Grid | None = None
+    root: str = 'data'
+    download: bool = False
+
+
 class SplitProtocol(ABC):
     """A rule that gives a split for a label map.
 
@@ -72,6 +94,29 @@ class SplitProtocol(ABC):
 
     name: str = 'split'
     spatial: bool = False
+    context: SplitContext = SplitContext()
+
+    def bind(self, context: SplitContext) -> Self:
+        """Tell the protocol about a scene.
+
+        Args:
+            context: What a data module knows of it.
+
+        Returns:
+            A copy that draws the same pixels.
+        """
+        bound = copy.copy(self)
+        bound.context = context
+        return bound
+
+    def path_of(self, path: str) -> Path:
+        """Find a file as it is named, or else below the scene's root."""
+        below = Path(self.context.root) / path
+        return below if below.exists() and not Path(path).exists() else Path(path)
+
+    def text_of(self, label: int) -> str:
+        """What messages call a class: value and name, or the label itself."""
+        return self.context.class_texts.get(label, str(label))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -131,6 +176,12 @@ class DrawnSplit(SplitProtocol):
         known_word('unserved', unserved, get_args(Unserved))
         self.unserved = unserved
 
+    def _listed(self, reasons: Mapping[int, str]) -> str:
+        """Write why classes cannot be served."""
+        return '; '.join(
+            f'class {self.text_of(label)}: {why}' for label, why in reasons.items()
+        )
+
     @abstractmethod
     def _draw(
         self, label_map: Labels, patch_size: int
@@ -170,7 +221,7 @@ class DrawnSplit(SplitProtocol):
         relabel: dict[int, int] = {}
         dropped: tuple[int, ...] = ()
         if reasons:
-            text = '; '.join(f'class {key}: {why}' for key, why in reasons.items())
+            text = self._listed(reasons)
             match self.unserved:
                 case 'error':
                     raise ValueError(
@@ -202,10 +253,12 @@ class DrawnSplit(SplitProtocol):
                     )
                 subsets, reasons = self._draw(reduced, patch_size)
             if reasons:
-                rest = '; '.join(f'class {key}: {why}' for key, why in reasons.items())
+                merged = [
+                    self.text_of(c) for c in sorted({*relabel, *relabel.values()})
+                ]
                 raise ValueError(
                     f'{type(self).__name__} cannot serve every class after merging '
-                    f'{sorted({*relabel, *relabel.values()})} ({rest}). Use '
+                    f'{merged} ({self._listed(reasons)}). Use '
                     "unserved='drop' or another protocol"
                 )
         return Split(

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Protocols that keep test pixels away from training pixels."""
+"""Training, validation and test pixels from different places."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -10,152 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..._options import random_seed, whole_number
-from ..._patch import check_patch_size
+from ..._options import known_word, random_seed, whole_number
+from .guards import by_subset, guard_distance, lacking
 from .protocol import DrawnSplit, Unserved, check_ratios, classes_of
-from .split import SUBSETS, Indices, Labels, Mask, dilate
-
-
-def guard_distance(guard: str, patch_size: int) -> int:
-    """Chebyshev distance that pixels of different subsets must exceed.
-
-    Args:
-        guard: 'none'; 'centre': no patch contains the centre of a patch of another
-            subset; 'patch': patches of different subsets have no pixel in common.
-        patch_size: Rows and columns P of a patch, odd.
-
-    Returns:
-        0, ``P // 2`` or ``2 * (P // 2)`` pixels.
-
-    Raises:
-        ValueError: If the guard is another word.
-    """
-    radius = check_patch_size(patch_size) // 2
-    match guard:
-        case 'none':
-            return 0
-        case 'centre':
-            return radius
-        case 'patch':
-            return 2 * radius
-        case _:
-            raise ValueError(
-                f"guard is {guard!r}, expected 'none', 'centre' or 'patch'"
-            )
-
-
-class BlockSplit(DrawnSplit):
-    """Whole square blocks of the scene train, validate or test.
-
-    Blocks are dealt out at random, for the rarest class first, each to the subset that
-    lacks most pixels of that class. Only patches at the borders of blocks overlap;
-    with a guard, test and validation pixels too close to other subsets are left out.
-    """
-
-    name = 'blocks'
-    spatial = True
-
-    def __init__(
-        self,
-        block_size: int = 16,
-        train: float = 0.5,
-        val: float = 0.1,
-        guard: Literal['none', 'centre', 'patch'] = 'none',
-        seed: int = 1331,
-        unserved: Unserved = 'error',
-    ) -> None:
-        """Initialize a new protocol.
-
-        Args:
-            block_size: Rows and columns of a block, in pixels.
-            train: Share of every class to train with, as nearly as blocks allow.
-            val: Share of every class to validate with.
-            guard: 'none'; 'centre' keeps subsets more than ``P // 2`` pixels apart,
-                'patch' more than ``2 * (P // 2)``.
-            seed: Seed of the frozen generator.
-            unserved: What to do with a class that has no training or no test pixel:
-                'error', 'drop' or 'merge'.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
-        super().__init__(unserved)
-        check_ratios(train, val)
-        guard_distance(guard, 1)
-        self.block_size = whole_number('block_size', block_size, 1)
-        self.train = train
-        self.val = val
-        self.guard = guard
-        self.seed = random_seed(seed)
-
-    def _draw(
-        self, label_map: Labels, patch_size: int
-    ) -> tuple[dict[str, Indices], dict[int, str]]:
-        """Draw the subsets."""
-        generator = np.random.RandomState(self.seed)
-        rows, cols = label_map.shape
-        across = -(-cols // self.block_size)
-        row, col = np.indices((rows, cols)) // self.block_size
-        block_of = (row * across + col).astype(np.int64)
-        num_blocks = int(block_of.max()) + 1
-        classes = classes_of(label_map)
-        pixels = np.zeros((num_blocks, max(classes) + 1), dtype=np.int64)
-        np.add.at(pixels, (block_of.ravel(), label_map.ravel()), 1)
-        shares = (self.train, self.val, 1 - self.train - self.val)
-        lacking = np.stack([share * pixels.sum(axis=0) for share in shares])
-        owner = np.full(num_blocks, -1, dtype=np.int64)
-        order = generator.permutation(num_blocks)
-        for label in sorted(classes, key=lambda c: (int(pixels[:, c].sum()), c)):
-            for block in order[pixels[order, label] > 0]:
-                if owner[block] >= 0:
-                    continue
-                # A subset that is asked for nothing gets no block.
-                wanted = np.where(np.array(shares) > 0, lacking[:, label], -np.inf)
-                owner[block] = int(np.argmax(wanted))
-                lacking[owner[block]] -= pixels[block]
-        subset_of = np.where(label_map > 0, owner[block_of], -1)
-        masks = _guarded(subset_of, guard_distance(self.guard, patch_size))
-        return _by_subset(masks), _lacking(label_map, masks, 1)
-
-
-def _guarded(subset_of: NDArray[np.int64], distance: int) -> list[Mask]:
-    """Leave out validation and test pixels that are too near to other subsets.
-
-    Args:
-        subset_of: 0, 1, 2 for pixels that train, validate, test, -1 for others.
-        distance: Chebyshev distance that subsets must exceed, in pixels.
-
-    Returns:
-        Masks of training, validation and test pixels.
-    """
-    train = subset_of == 0
-    val = (subset_of == 1) & ~dilate(train, distance)
-    test = (subset_of == 2) & ~dilate(train | val, distance)
-    return [train, val, test]
-
-
-def _by_subset(masks: Sequence[Mask]) -> dict[str, Indices]:
-    """Turn masks into indices."""
-    return {
-        name: np.flatnonzero(mask).astype(np.int64)
-        for name, mask in zip(SUBSETS, masks, strict=True)
-    }
-
-
-def _lacking(
-    label_map: Labels, masks: Sequence[Mask], min_pixels: int
-) -> dict[int, str]:
-    """List the classes with too few training or test pixels."""
-    reasons = {}
-    for label in classes_of(label_map):
-        members = label_map == label
-        train, test = (int((members & masks[i]).sum()) for i in (0, 2))
-        if min(train, test) < min_pixels:
-            reasons[label] = (
-                f'{int(members.sum())} pixels, of which {train} could train and {test} '
-                f'test, expected at least {min_pixels} each'
-            )
-    return reasons
+from .split import Indices, Labels, Mask, dilate
 
 
 class DisjointSplit(DrawnSplit):
@@ -203,8 +61,7 @@ class DisjointSplit(DrawnSplit):
         """
         super().__init__(unserved)
         check_ratios(train, val)
-        if guard not in ('centre', 'patch'):
-            raise ValueError(f"guard is {guard!r}, expected 'centre' or 'patch'")
+        known_word('guard', guard, ('centre', 'patch'))
         self.train = train
         self.val = val
         self.guard = guard
@@ -223,7 +80,7 @@ class DisjointSplit(DrawnSplit):
                 f'{self} finds no place for validation pixels at patch size '
                 f"{patch_size}; use val=0, a smaller patch or guard='centre'"
             )
-        return _by_subset(masks), _lacking(label_map, masks, self.min_pixels)
+        return by_subset(masks), lacking(label_map, masks, self.min_pixels)
 
     def _best(self, label_map: Labels, distance: int) -> list[Mask]:
         """Try several orders of the classes and keep the best.

@@ -383,7 +383,7 @@ class Split:
             ValueError: If the suffix is another one.
         """
         path = Path(path)
-        arrays = {name: self.indices(name) for name in SUBSETS}
+        arrays: dict[str, Any] = {name: self.indices(name) for name in SUBSETS}
         for name, labels in (self.own_labels or {}).items():
             arrays[f'{name}_labels'] = labels
         match path.suffix:
