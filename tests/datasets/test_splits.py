@@ -205,7 +205,7 @@ class TestRandomSplit:
             assert not caplog.records
             part = RandomSplit(0.4, 0.0, test=0.02)(labels)
         assert part.counts(labels)['test'] == [1, 0, 0]
-        assert '0.02, has none of the classes [2, 3]' in caplog.text
+        assert '0.02, has none of the classes 2, 3;' in caplog.text
         assert np.array_equal(whole.train, part.train)
         assert part.dropped == ()
 

@@ -118,7 +118,7 @@ class RandomSplit(DrawnSplit):
                     'count in no accuracy',
                     self,
                     self.test,
-                    [self.text_of(label) for label in absent],
+                    ', '.join(self.text_of(label) for label in absent),
                 )
         return {
             'train': trained,
