@@ -3,6 +3,8 @@
 
 """Own scenes from ENVI, GeoTIFF, MATLAB, NumPy, HDF5 and NetCDF files."""
 
+import glob
+import itertools
 import logging
 import os
 import re
@@ -18,13 +20,14 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from .._patch import PaddingMode
 from .._reading import FileError, check_memory, reading, require_file
-from .bands import Bands
+from .bands import Bands, BandSelection
 from .base import Sample, SceneDataset
 from .label_files import SceneLabels, open_labels
 from .options import Files, SceneOptions, flat_options
 from .raster import Grid, check_transform, placed_crs, read_crs
 from .scene import HyperspectralScene
 from .sources import ArraySource, Request, Source, open_sources
+from .sources.axes import axes_hint
 from .units import nanometres
 
 logger = logging.getLogger(__name__)
@@ -45,7 +48,8 @@ def open_scene(
     grid, polygons, lines or points in any CRS, or an array file of the same size.
 
     Args:
-        cube: The file; several files, or a pattern such as ``'B*.tif'``, for a stack.
+        cube: The file; several files, a pattern such as ``'B*.tif'`` or a folder, for
+            bands on one grid that are stacked, or tiles of one pixel grid.
         options: Each field of :class:`~torchgeo_ekgnet.datasets.SceneOptions` is an
             argument of its own.
         bands: Bands to use, see :class:`BandSelection`. Bands that the file marks as
@@ -72,18 +76,18 @@ def open_scene(
     labels = SceneLabels(None, options.class_names)
     if options.labels is not None:
         labels = open_labels(_listed(options.labels, 'labels'), grid, options, source)
-    # Where bands are named by number, what the file marks as bad does not count.
-    by_number = isinstance(bands, Sequence)
+    # What the file marks as bad is not even read where it does not count.
+    drop_bad = bands.drop_bad if isinstance(bands, BandSelection) else bands is None
     scene = HyperspectralScene(
         _stored(source, options),
         labels.labels,
-        name=options.name or _stem(paths[0]),
+        name=options.name or _name_of(paths),
         class_names=labels.class_names,
         colours=labels.colours,
         unlabelled=tuple(options.unlabelled),
         wavelengths=_centres(source, options),
         bands=bands,
-        bad_bands=None if by_number else source.bad_bands(),
+        bad_bands=source.bad_bands() if drop_bad else None,
         nodata=source.nodata if options.nodata == 'file' else _number(options.nodata),
         nodata_in=options.nodata_in,
         valid=source.mask(),
@@ -167,29 +171,56 @@ def _below(root: Path, files: Files) -> list[str]:
 
 
 def _listed(files: Files, what: str) -> list[Path]:
-    """Return the files that an argument names, patterns resolved."""
+    """Return the files that an argument names, patterns and folders resolved."""
     given = [files] if isinstance(files, str | os.PathLike) else list(files)
     paths: list[Path] = []
     for item in map(Path, given):
-        if '*' not in item.name:
-            paths.append(item)
-            continue
-        found = sorted(item.parent.glob(item.name), key=_natural)
-        if not found:
-            raise FileNotFoundError(f'{what}: no file matches {item}')
-        paths += found
+        if item.is_dir() and item.suffix.lower() != '.gdb':
+            found = _in_folder(item, what)
+        elif item.exists() or not glob.has_magic(str(item)):
+            found = [item]
+        else:
+            found = [Path(name) for name in glob.glob(str(item), recursive=True)]
+            if not found:
+                raise FileNotFoundError(f'{what}: no file matches {item}')
+        paths += sorted(found, key=_natural)
     if not paths:
         raise FileNotFoundError(f'{what}: no file is named')
     return paths
 
 
+def _in_folder(folder: Path, what: str) -> list[Path]:
+    """Return the files of a folder that can be meant: those of the first kind found."""
+    kinds = [('.hdr',), ('.tif', '.tiff', '.jp2', '.vrt', '.png', '.img')]
+    if what == 'labels':
+        kinds.append(('.gpkg', '.shp', '.geojson', '.fgb'))
+    kinds += [('.npy',), ('.mat',), ('.h5', '.he5', '.hdf5', '.nc')]
+    inside = [path for path in folder.iterdir() if path.is_file()]
+    for endings in kinds:
+        found = [path for path in inside if path.suffix.lower() in endings]
+        if found:
+            return found
+    raise FileNotFoundError(
+        f'{what}: the folder {folder} holds no file that can be meant, found '
+        f'{sorted(path.name for path in inside)[:5]}, expected '
+        f'{", ".join(ending for endings in kinds for ending in endings)}'
+    )
+
+
 def _natural(path: Path) -> list[tuple[int, str]]:
-    parts = re.split(r'(\d+)', path.name)
+    parts = re.split(r'(\d+)', str(path))
     return [(int(part), '') if part.isdigit() else (-1, part) for part in parts]
 
 
-def _stem(path: Path) -> str:
-    stem = path.name
+def _name_of(paths: Sequence[Path]) -> str:
+    """Return the name of a file, or what the names of several have in common."""
+    names = [path.name for path in paths]
+    stem = min(names)
+    if len(paths) > 1:
+        alike = (a == b for a, b in zip(stem, max(names), strict=False))
+        stem = stem[: sum(1 for _ in itertools.takewhile(bool, alike))]
+        stem = stem.rstrip('_-. 0123456789')
+        return stem if len(stem) > 2 else paths[0].absolute().parent.name
     while Path(stem).suffix and len(Path(stem).suffix) <= 5:
         stem = Path(stem).stem
     return stem
@@ -241,6 +272,15 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
     """Return the wavelengths: those given, else those of the file."""
     given, unit = options.wavelengths, options.wavelength_unit
     if given is None:
+        hint = axes_hint(source, bands=source.misfit)
+        if source.misfit is not None and hint:
+            logger.warning(
+                '%s: found %d wavelengths for %d bands%s',
+                source.where,
+                source.misfit,
+                source.shape[2],
+                hint,
+            )
         return source.wavelengths(unit)
     if isinstance(given, str | os.PathLike):
         path = require_file(given, 'wavelengths')
@@ -252,4 +292,9 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
             raise FileError(
                 f'{path}: expected one wavelength a band and nothing else ({error})'
             ) from error
+    if len(given) != source.shape[2]:
+        raise ValueError(
+            f'{source.where}: {len(given)} wavelengths for {source.shape[2]} bands; give '
+            f'one centre in nm for each band{axes_hint(source, bands=len(given))}'
+        )
     return nanometres(given, unit or 'nm', 'wavelengths')

@@ -136,7 +136,9 @@ def _from_rasters(
     outside: list[OutsideError] = []
     crs = options.labels_crs
     for path in paths:
-        found = read_label_file(path, options.labels_variable, options.shape)
+        found = read_label_file(
+            path, options.labels_variable, options.shape, options.axes
+        )
         own = found.grid
         if crs is not None:
             own = replace(own, crs=placed_crs(read_crs(crs, 'labels_crs'), str(path)))
@@ -195,7 +197,10 @@ def _legend_names(
 
 
 def read_label_file(
-    path: Path, variable: str | None = None, size: tuple[int, int] | None = None
+    path: Path,
+    variable: str | None = None,
+    size: tuple[int, int] | None = None,
+    axes: str | None = None,
 ) -> LabelFile:
     """Read a label map from an array file or a raster.
 
@@ -204,6 +209,7 @@ def read_label_file(
         variable: Name of the array in the file, None for the only one with two axes; a
             band of a raster by its number from 1.
         size: Rows and columns of labels that lie on one axis.
+        axes: Order of the cube's axes, which tells in which order pixels lie on one.
 
     Returns:
         The labels.
@@ -212,7 +218,7 @@ def read_label_file(
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, or labels are no whole numbers.
     """
-    request = Request(variable, size=size, labels=True)
+    request = Request(variable, axes, size, labels=True)
     source = open_source(path, request, 'labels')
     legend = source.legend() or LabelLegend()
     mask = source.mask()

@@ -123,7 +123,7 @@ def valid_pixels(
         return mask
     bad_values = np.zeros(bands, dtype=np.int64)
     missing = np.zeros(bands, dtype=np.int64)
-    empty, largest = 0, 0.0
+    empty, partly, largest = 0, 0, 0.0
     for start, stop in cube.blocks():
         block = cube.read(start, stop)
         inside = mask[start:stop]
@@ -131,8 +131,10 @@ def valid_pixels(
             absent = is_nodata(block, nodata)
             missing += absent[inside].sum(axis=0)
             nowhere = absent.all(axis=2)
+            somewhere = absent.any(axis=2)
             empty += int((nowhere & inside).sum())
-            inside &= ~(nowhere if nodata_in == 'all' else absent.any(axis=2))
+            partly += int((somewhere & ~nowhere & inside).sum())
+            inside &= ~(nowhere if nodata_in == 'all' else somewhere)
         if cube.dtype.kind == 'f':
             used = block[inside]
             finite = np.isfinite(used)
@@ -162,13 +164,12 @@ def valid_pixels(
             f'frequent in bands (zero-based) {short(always)}: remove them with '
             'bands=BandSelection(exclude=...) if they are empty'
         )
-    masked = mask.size - int(mask.sum())
-    if masked > empty and nodata is not None and nodata_in == 'any':
+    if partly and nodata_in == 'any':
         logger.warning(
             '%s: %d of %d pixels have no data (nodata=%g) in some band and are masked, '
-            "%d of them in every band; nodata_in='all' masks only these",
+            "%d more in every band; nodata_in='all' masks only these",
             cube.name,
-            masked,
+            partly,
             mask.size,
             nodata,
             empty,

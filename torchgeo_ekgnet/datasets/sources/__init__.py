@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..._reading import require_file
-from . import array, envi, hdf5, matlab, raster
+from . import array, enmap, envi, hdf5, matlab, raster
 from .base import ArraySource, CubeSource, Request, Source
 from .stack import joined
 
@@ -39,7 +39,7 @@ class Format(Protocol):
 
 
 #: The first format that claims a file opens it.
-FORMATS: list[Format] = [envi, array, matlab, hdf5, raster]
+FORMATS: list[Format] = [enmap, envi, array, matlab, hdf5, raster]
 
 
 def open_source(path: Path, request: Request, what: str = 'cube') -> Source:

@@ -14,7 +14,7 @@ from ..._reading import check_memory, reading
 from .axes import axes_of, bands_in, in_order, squeezed
 from .base import ArraySource, Request, Source
 from .memmap import Layout, MemmapSource
-from .variables import BandFacts, Variable, band_facts, checked_numbers, pick
+from .variables import BandFacts, Variable, band_facts, checked_numbers, misfit, pick
 
 SUFFIXES = ('.npy', '.npz')
 
@@ -36,7 +36,8 @@ def open_source(path: Path, request: Request) -> Source:
             return _archived(path, request, axes)
         array = np.load(path, mmap_mode='r', allow_pickle=False)
         checked_numbers(path, path.stem, array, request)
-        if not isinstance(array, np.memmap) or len(axes) != array.ndim:
+        flat = '(' in axes or request.size is not None
+        if not isinstance(array, np.memmap) or flat:
             return DescribedArray(np.asarray(array), path, axes, request)
         fortran = array.flags.f_contiguous and not array.flags.c_contiguous
         layout = Layout(array.dtype, array.offset, array.shape, axes, fortran=fortran)
@@ -100,7 +101,9 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
             if bands and squeezed(other) == bands and kind.kind in 'iufb'
         }
     facts = band_facts(name, near, {}, bands)
-    return DescribedArray(array, path, axes, request, facts)
+    source = DescribedArray(array, path, axes, request, facts)
+    source.misfit = misfit({key: other for key, (other, _) in headers.items()}, bands)
+    return source
 
 
 def _header(

@@ -95,6 +95,8 @@ class Source(abc.ABC):
 
     #: Order of the axes of an array that the ``axes`` argument can change, else None.
     axes: str | None = None
+    #: Length of a list of wavelengths in the file that is not one a band, else None.
+    misfit: int | None = None
 
     def __init__(
         self, files: Sequence[Path], shape: Sequence[int], dtype: np.dtype[Any]

@@ -213,7 +213,9 @@ class EnviSource(_Described):
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
         centres = self.header.centres()
-        for band, text in enumerate(self._tagged):
+        # GDAL knows commas only; what it makes of other lists says nothing.
+        tagged = self._tagged if all(self._tagged) else []
+        for band, text in enumerate(tagged):
             if centres is None or text is None:
                 continue
             try:
@@ -409,7 +411,17 @@ def _compared(
         FileError: If GDAL finds another size or type, or other values.
     """
     path, data = header.path, values.files[0]
-    with raster.open_raster(data) as dataset, reading(data, 'an ENVI file by GDAL'):
+    try:
+        opened = raster.open_raster(data)
+    except FileError as error:
+        logger.warning(
+            '%s is not read by GDAL, so nothing confirms it and there is no '
+            'georeference (crs= and transform= give one): %s',
+            path,
+            error,
+        )
+        return Grid(values.shape[0], values.shape[1]), None, []
+    with opened as dataset, reading(data, 'an ENVI file by GDAL'):
         found = (dataset.height, dataset.width, dataset.count)
         if dataset.driver != 'ENVI' or found != values.shape:
             raise FileError(

@@ -19,7 +19,7 @@ from ..units import nanometres
 from .axes import axes_of, bands_in, in_order, reorder, told_axes
 from .base import Request, Source
 from .stack import StackSource
-from .variables import Variable, band_facts, lower, pick
+from .variables import Variable, band_facts, lower, misfit, pick
 
 SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
 
@@ -90,7 +90,7 @@ class HDF5Source(Source):
             self._stored_axes = self.axes[::-1] if matlab else self.axes
             shape = shapes[self.variable]
             self._values = data if isinstance(data, np.ndarray) else None
-            if len(shape) != len(self.axes) or '(' in self.axes:
+            if request.size is not None:
                 if request.check_memory:
                     check_memory(data.size * data.dtype.itemsize, path, self.variable)
                 array = np.asarray(data[()])
@@ -107,6 +107,7 @@ class HDF5Source(Source):
             self._attributes = {key: own[key] for key in _NODATA if key in own}
             bands = bands_in(shape, self.axes)
             self._facts = band_facts(self.variable, variables, attributes, bands)
+            self.misfit = misfit(shapes, bands)
             super().__init__((path,), size, np.dtype(data.dtype))
 
     @property

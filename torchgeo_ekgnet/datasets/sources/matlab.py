@@ -18,7 +18,7 @@ from . import hdf5
 from .array import DescribedArray
 from .axes import axes_of, bands_in, squeezed
 from .base import Request, Source
-from .variables import Variable, band_facts, checked_numbers, pick
+from .variables import Variable, band_facts, checked_numbers, misfit, pick
 
 SUFFIXES = ('.mat',)
 
@@ -86,7 +86,9 @@ def _open_v5(path: Path, request: Request) -> Source:
         if bands and other != name and squeezed(shape) == bands
     }
     facts = band_facts(name, near, {}, bands)
-    return DescribedArray(array, path, axes, request, facts)
+    source = DescribedArray(array, path, axes, request, facts)
+    source.misfit = misfit(shapes, bands)
+    return source
 
 
 def _fields(path: str, value: Any) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -176,7 +176,8 @@ class RasterSource(Source):
                 dataset.descriptions[band - 1] or '' for band in self._indexes
             )
             self._masked = self._alpha is not None or any(
-                MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums
+                MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+                for flags in dataset.mask_flag_enums
             )
             shape = (dataset.height, dataset.width, len(self._indexes))
             super().__init__((path,), shape, np.result_type(*types))
@@ -316,7 +317,8 @@ def _alpha_band(path: Path, dataset: Any) -> int | None:
     if last not in (2, 4) or dataset.colorinterp[last - 1] is not ColorInterp.alpha:
         return None
     values = np.unique(dataset.read(last))
-    if len(values) > 2 or not (values[-1] > 0 and (len(values) == 1 or values[0] == 0)):
+    full = 255 if values.dtype == np.uint8 else 65535
+    if not np.isin(values, (0, full)).all() or full not in values:
         return None
     logger.warning('%s: band %d is an alpha band and is taken as mask', path, last)
     return int(last)

@@ -184,6 +184,20 @@ def band_facts(
     return BandFacts(centres, unit, bad)
 
 
+def misfit(shapes: Mapping[str, tuple[int, ...]], bands: int) -> int | None:
+    """Return the length of a list of wavelengths that is not one a band, else None."""
+    lengths = [
+        squeezed(shape)
+        for name, shape in shapes.items()
+        if name.split('/')[-1].lower() in WAVELENGTHS
+    ]
+    if bands in lengths:
+        return None
+    return next(
+        (length for length in lengths if length is not None and length > 1), None
+    )
+
+
 def _per_band(values: Any, bands: int) -> NDArray[np.float64] | None:
     """Return a list of one number a band, also of shape N x 1, as MATLAB writes it."""
     if squeezed(np.shape(values)) != bands:

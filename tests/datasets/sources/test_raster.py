@@ -1,0 +1,290 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of rasters: bands, pages, subdatasets, alpha, tags, legends, tiles."""
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine, from_origin
+
+from tests.data.geotiff import data as geotiff
+from torchgeo_ekgnet._reading import FileError
+from torchgeo_ekgnet.datasets import open_scene
+
+CUBE = np.random.default_rng(2).integers(1, 3000, (12, 14, 5)).astype('uint16')
+BANDS = np.moveaxis(CUBE, 2, 0)
+
+
+class TestBandTags:
+    def tagged(self, root: Path, each: list[dict[str, str]], **tags: str) -> Path:
+        path = geotiff.write(root / 'a.tif', BANDS)
+        with rasterio.open(path, 'r+') as file:
+            for band, own in enumerate(each, start=1):
+                file.update_tags(band, **own)
+            file.update_tags(**tags)
+        return path
+
+    def test_exact_before_rounded(self, tmp_path: Path) -> None:
+        exact = [423.8741, 429.2945, 434.7, 440.123, 445.9]
+        path = self.tagged(tmp_path, [{'wavelength': str(w)} for w in exact])
+        with rasterio.open(path, 'r+') as file:
+            for band, centre in enumerate(exact, start=1):
+                rounded = f'{centre / 1000:.3f}'
+                file.update_tags(band, ns='IMAGERY', CENTRAL_WAVELENGTH_UM=rounded)
+        scene = open_scene(path)
+        assert scene.wavelengths is not None
+        assert scene.wavelengths.tolist() == exact
+
+    @pytest.mark.parametrize('unit', ['um', 'Micrometers', '\u03bcm', 'microns', None])
+    def test_units(self, tmp_path: Path, unit: str | None) -> None:
+        each = [{'wavelength': f'0.{band}'} for band in range(4, 9)]
+        if unit is not None:
+            each = [{**own, 'wavelength_units': unit} for own in each]
+        scene = open_scene(self.tagged(tmp_path, each))
+        assert scene.wavelengths is not None
+        np.testing.assert_allclose(scene.wavelengths, [400, 500, 600, 700, 800])
+
+    def test_unknown_unit(self, tmp_path: Path) -> None:
+        each = [
+            {'wavelength': f'{band}00', 'wavelength_units': 'furlongs'}
+            for band in range(4, 9)
+        ]
+        path = self.tagged(tmp_path, each)
+        with pytest.raises(ValueError, match=r"a.tif: wavelength unit 'furlongs'"):
+            open_scene(path)
+        assert open_scene(path, wavelength_unit='nm').wavelengths is not None
+
+    @pytest.mark.parametrize('place', ['bands', 'file', 'envi'])
+    def test_bad_bands(self, tmp_path: Path, place: str) -> None:
+        good = ['1', '0', '1', '1', '0']
+        if place == 'bands':
+            path = self.tagged(tmp_path, [{'bbl': text} for text in good])
+        else:
+            path = self.tagged(tmp_path, [])
+            with rasterio.open(path, 'r+') as file:
+                space = 'ENVI' if place == 'envi' else None
+                file.update_tags(ns=space, bbl='{' + ', '.join(good) + '}')
+        assert open_scene(path).band_indices.tolist() == [0, 2, 3]
+        assert open_scene(path, bands=[1]).num_bands == 1
+
+    @pytest.mark.parametrize('text', ['{1, 0}', '{a, b, c, d, e}', '{}'])
+    def test_bad_bands_that_do_not_fit(self, tmp_path: Path, text: str) -> None:
+        path = self.tagged(tmp_path, [], bbl=text)
+        with pytest.raises(FileError, match=r"the tag 'bbl'.* expected a number for"):
+            open_scene(path)
+        assert open_scene(path, bands=[0, 1]).num_bands == 2
+
+
+class TestContainers:
+    @pytest.mark.parametrize('lazy', [False, True])
+    def test_pages_are_bands(self, tmp_path: Path, lazy: bool) -> None:
+        path = tmp_path / 'pages.tif'
+        for number, band in enumerate(BANDS):
+            part = geotiff.write(tmp_path / f'{number}.tif', band[None])
+            with rasterio.open(part) as source:
+                rasterio.shutil.copy(
+                    source, path, driver='GTiff', APPEND_SUBDATASET=number > 0
+                )
+        scene = open_scene(path, lazy=lazy)
+        assert np.array_equal(scene.read(0, 12, 0, 14), CUBE)
+
+    def test_pages_of_other_sizes(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / 'pages.tif'
+        for number, bands in enumerate((BANDS, BANDS[:1, ::2, ::2])):
+            part = geotiff.write(tmp_path / f'{number}.tif', bands)
+            with rasterio.open(part) as source:
+                rasterio.shutil.copy(
+                    source, path, driver='GTiff', APPEND_SUBDATASET=number > 0
+                )
+        with caplog.at_level(logging.WARNING):
+            assert np.array_equal(open_scene(path).cube, CUBE)
+        assert 'only the first of its 2 pages' in caplog.text
+
+    @pytest.mark.parametrize('count', [2, 4])
+    def test_alpha_is_a_mask(
+        self, tmp_path: Path, count: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bands = np.random.default_rng(0).integers(1, 200, (count, 6, 7)).astype('u1')
+        bands[-1] = 255
+        bands[-1, 2, 3] = 0
+        path = geotiff.write(tmp_path / 'a.tif', bands)
+        with rasterio.open(path, 'r+') as file:
+            file.colorinterp = [*file.colorinterp[:-1], ColorInterp.alpha]
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(path)
+        assert scene.num_bands == count - 1
+        assert (~scene.valid).sum() == 1 and not scene.valid[2, 3]
+        assert 'is an alpha band' in caplog.text
+
+    def test_near_infrared_called_alpha_is_a_band(self, tmp_path: Path) -> None:
+        bands = np.random.default_rng(0).integers(1, 200, (4, 6, 7)).astype('u1')
+        path = geotiff.write(tmp_path / 'a.tif', bands)
+        with rasterio.open(path, 'r+') as file:
+            file.colorinterp = [*file.colorinterp[:-1], ColorInterp.alpha]
+        assert open_scene(path).num_bands == 4
+
+    def test_complex_values(self, tmp_path: Path) -> None:
+        path = geotiff.write(tmp_path / 'a.tif', BANDS.astype('complex64'))
+        with pytest.raises(FileError, match='found complex64 values, expected real'):
+            open_scene(path)
+
+    @pytest.mark.parametrize(
+        'transform', [Affine(0, 0, 5, 0, -1, 5), Affine(1, 0, float('nan'), 0, -1, 5)]
+    )
+    def test_georeference_without_meaning(
+        self, tmp_path: Path, transform: Affine
+    ) -> None:
+        np.save(tmp_path / 'a.npy', CUBE)
+        given = tuple(transform)[:6]
+        with pytest.raises(ValueError, match='found a georeference with'):
+            open_scene(tmp_path / 'a.npy', crs='EPSG:32632', transform=given)
+
+    def test_local_crs_counts_as_none(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        local = 'LOCAL_CS["Arbitrary",UNIT["metre",1]]'
+        path = geotiff.write(tmp_path / 'a.tif', BANDS, crs=local)
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(path)
+        assert scene.crs is None
+        assert 'is local or unknown, so it counts as none' in caplog.text
+
+
+class TestTiles:
+    def tiles(self, root: Path, **options: Any) -> list[Path]:
+        """Write four tiles of 6 x 7 pixels of CUBE, named out of order."""
+        root.mkdir(exist_ok=True)
+        paths = []
+        for row in (0, 6):
+            for col in (0, 7):
+                place = from_origin(500_000 + 30 * col, 5_000_000 - 30 * row, 30, 30)
+                tile = BANDS[:, row : row + 6, col : col + 7]
+                name = root / f't_{9 - row}_{9 - col}.tif'
+                paths.append(geotiff.write(name, tile, place, **options))
+        return paths
+
+    @pytest.mark.parametrize('lazy', [False, True])
+    @pytest.mark.parametrize('given', ['list', 'pattern', 'folder', 'any depth'])
+    def test_tiles_are_one_cube(self, tmp_path: Path, given: str, lazy: bool) -> None:
+        paths = self.tiles(tmp_path / 'tiles')
+        cube: Any = {
+            'list': paths[::-1],
+            'pattern': tmp_path / 'tiles' / 't_?_*.tif',
+            'folder': tmp_path / 'tiles',
+            'any depth': tmp_path / '**' / '*.tif',
+        }[given]
+        scene = open_scene(cube, lazy=lazy)
+        assert scene.shape == CUBE.shape
+        assert np.array_equal(scene.read(0, 12, 0, 14), CUBE)
+        assert np.array_equal(scene.read(4, 8, 5, 9), CUBE[4:8, 5:9])
+        assert scene.transform == from_origin(500_000, 5_000_000, 30, 30)
+        assert scene.valid.all()
+        again = pickle.loads(pickle.dumps(scene))
+        assert np.array_equal(again.read(5, 7, 6, 8), CUBE[5:7, 6:8])
+
+    def test_missing_tile_has_no_data(self, tmp_path: Path) -> None:
+        paths = self.tiles(tmp_path)
+        scene = open_scene(paths[:3])
+        assert scene.shape == CUBE.shape
+        assert not scene.valid[6:, 7:].any()
+        assert scene.valid.sum() == 12 * 14 - 6 * 7
+
+    def test_overlapping_tiles(self, tmp_path: Path) -> None:
+        left = geotiff.write(tmp_path / 'l.tif', BANDS[:, :, :9])
+        place = geotiff.TRANSFORM @ Affine.translation(6, 0)
+        right = geotiff.write(tmp_path / 'r.tif', BANDS[:, :, 6:], place)
+        assert np.array_equal(open_scene([left, right]).cube, CUBE)
+
+    @pytest.mark.parametrize('shift', [0.5, 1.0])
+    def test_no_tiles(self, tmp_path: Path, shift: float) -> None:
+        first = geotiff.write(tmp_path / 'a.tif', BANDS)
+        place = geotiff.TRANSFORM @ Affine.translation(shift, 0)
+        other = geotiff.write(tmp_path / 'b.tif', BANDS, place)
+        with pytest.raises(ValueError, match='lie on different grids'):
+            open_scene([first, other])
+
+    def test_tiles_of_different_cubes(self, tmp_path: Path) -> None:
+        paths = self.tiles(tmp_path)
+        for number, path in enumerate(paths):
+            with rasterio.open(path, 'r+') as file:
+                for band in range(1, 6):
+                    file.update_tags(band, wavelength=str(400 + 10 * band + number))
+        with pytest.raises(FileError, match='found other wavelengths than in'):
+            open_scene(paths)
+        given = open_scene(paths, wavelengths=[400, 500, 600, 700, 800])
+        assert np.array_equal(given.cube, CUBE)
+
+    @pytest.mark.parametrize('given', ['pattern', 'folder'])
+    def test_labels_in_tiles(self, tmp_path: Path, given: str) -> None:
+        self.tiles(tmp_path / 'tiles')
+        labels = np.random.default_rng(0).integers(0, 4, (12, 14)).astype('u1')
+        (tmp_path / 'labels').mkdir()
+        for row in (0, 6):
+            place = from_origin(500_000, 5_000_000 - 30 * row, 30, 30)
+            part = labels[None, row : row + 6]
+            geotiff.write(tmp_path / 'labels' / f'l{row}.tif', part, place)
+        places = tmp_path / 'labels'
+        scene = open_scene(
+            tmp_path / 'tiles', places if given == 'folder' else places / '*.tif'
+        )
+        assert np.array_equal(scene.label_map, labels)
+
+    def test_labels_that_contradict(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cube = geotiff.write(tmp_path / 'a.tif', BANDS)
+        first = np.ones((1, 12, 14), 'u1')
+        first[0, :2] = 0
+        second = first * 2
+        second[0, 4:] = 0
+        geotiff.write(tmp_path / 'l1.tif', first)
+        geotiff.write(tmp_path / 'l2.tif', second)
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(cube, tmp_path / 'l?.tif')
+        assert not scene.label_map[:4].any()
+        assert (scene.label_map[4:] == 1).all()
+        assert '28 pixels have several labels' in caplog.text
+
+    def test_empty_folder(self, tmp_path: Path) -> None:
+        (tmp_path / 'tiles').mkdir()
+        (tmp_path / 'tiles' / 'read.me').write_text('nothing')
+        with pytest.raises(FileNotFoundError, match=r"found \['read.me'\], expected"):
+            open_scene(tmp_path / 'tiles')
+
+
+class TestEnmapTiles:
+    """Real tiles of EnMAP and a real ENVI subset."""
+
+    def test_mosaic(self, real_data_dir: Path) -> None:
+        root = real_data_dir / 'enmap_potsdam'
+        if not root.is_dir():
+            pytest.skip('no EnMAP tiles')
+        scene = open_scene(root / 'images', root / 'labels' / '*.tif')
+        assert scene.shape == (192, 160, 218)
+        assert scene.wavelengths is not None
+        assert scene.wavelengths[:2].tolist() == [418.24, 423.874]
+        assert scene.valid.sum() == 18 * 32 * 32
+        whole = open_scene(root / 'images', root / 'enmap_landcover_unstyled.tif')
+        assert np.array_equal(whole.label_map, scene.label_map)
+        lazy = open_scene(root / 'images' / '*.tif', lazy=True)
+        assert lazy.digest() == scene.digest()
+
+    def test_gamsberg(self, real_data_dir: Path) -> None:
+        path = real_data_dir / 'gamsberg' / 'cubus_gamsberg_subset'
+        if not path.is_file():
+            pytest.skip('no Gamsberg subset')
+        scene = open_scene(path)
+        assert scene.shape == (25, 10, 189)
+        assert scene.wavelengths is not None
+        assert len(scene.wavelengths) == 189
+        assert scene.wavelengths[[0, -1]].round(2).tolist() == [426.82, 2324.91]
