@@ -169,7 +169,7 @@ class TestSizes:
     @pytest.mark.parametrize(
         'changes', [{'lines': '8'}, {'data_type': '5'}, {'header_offset': '1'}]
     )
-    def test_shorter(self, tmp_path: Path, changes: dict[str, str]) -> None:
+    def test_shorter(self, tmp_path: Path, changes: dict[str, Any]) -> None:
         with pytest.raises(FileError, match='is too short for its header'):
             open_scene(write(tmp_path, **changes))
 

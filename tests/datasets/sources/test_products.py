@@ -150,7 +150,7 @@ class TestBandFacts:
 class TestStructs:
     @pytest.fixture(params=['v5.mat', 'v73.mat'])
     def path(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-        path = tmp_path / request.param
+        path = tmp_path / str(request.param)
         if request.param == 'v5.mat':
             inner = {'Data': CUBE, 'info': {'wavelength': CENTRES}}
             scipy.io.savemat(path, {'hsi': {**inner, 'truth': {'labels': LABELS}}})
