@@ -986,7 +986,7 @@ class TestGroups:
         # Pixels in no group are in no subset.
         assert not any(split.mask(name)[owners == 0].any() for name in SUBSETS)
         assert 'tmp' not in str(split.settings)
-        with pytest.raises(ValueError, match='differ in size'):
+        with pytest.raises(ValueError, match=r'of shape \(60, 60\)'):
             GroupSplit(str(tmp_path / 'owners.npy'))(fields(20, 20))
         with pytest.raises(FileNotFoundError):
             GroupSplit('nowhere.npy')(labels)

@@ -97,6 +97,27 @@ def read_vector_labels(
     return _burnt(name, shapes[usable], numbers[usable], place, all_touched), names
 
 
+def number_features(path: Path, grid: Grid) -> NDArray[np.int64]:
+    """Burn features into the grid of a scene, each with a number of its own from 1.
+
+    Args:
+        path: The file, see :func:`read_vector_labels`.
+        grid: Grid of the scene.
+
+    Returns:
+        Numbers (rows, cols), ``NO_LABEL`` where there is no feature, or several.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the coordinates cannot be placed, or no feature covers a pixel.
+    """
+    shapes = _placed(path, read_features(path), grid, None).geometry
+    usable = ~(shapes.is_empty | shapes.isna()).to_numpy()
+    numbers = np.arange(1, len(shapes) + 1)[usable]
+    place = replace(grid, transform=grid.transform or Affine.identity())
+    return _burnt(str(path), shapes[usable], numbers, place, False)
+
+
 def _placed(
     path: Path, features: Features, grid: Grid, labels_crs: str | None
 ) -> geopandas.GeoDataFrame:

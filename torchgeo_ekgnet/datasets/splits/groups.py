@@ -5,20 +5,18 @@
 
 import copy
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.features import rasterize
 from scipy import ndimage
 
 from ..._options import random_seed, whole_number
-from ..label_files import open_labels
+from ..label_files import read_label_map
 from ..labels import NO_LABEL
-from ..options import SceneOptions
 from ..raster import Grid
-from ..sources.vector import SUFFIXES, read_features
+from ..sources.vector import SUFFIXES
+from ..vector import number_features, read_vector_labels
 from .guards import by_subset, guard_distance, guarded, lacking
 from .protocol import (
     DrawnSplit,
@@ -215,16 +213,19 @@ class GroupSplit(GroupedSplit):
         """
         if self.groups == 'fields':
             return _fields(label_map)
-        rows, cols = label_map.shape
-        grid = self.context.grid or Grid(rows, cols)
+        grid = self.context.grid or Grid(*label_map.shape)
         path = self.path_of(self.groups)
-        if self.attribute is None and path.suffix.lower() in SUFFIXES:
-            numbers = _polygons(path, grid)
+        if self.attribute is not None:
+            numbers = read_vector_labels(path, grid, self.attribute)[0]
+        elif path.suffix.lower() in SUFFIXES:
+            numbers = number_features(path, grid)
         else:
-            options = SceneOptions(
-                labels_variable=self.variable, attribute=self.attribute
+            numbers = read_label_map(path, self.variable)[0]
+        if numbers.shape != label_map.shape:
+            raise ValueError(
+                f'groups: found {path} of shape {numbers.shape}, expected that of the '
+                f'label map, {label_map.shape}'
             )
-            numbers = np.asarray(open_labels(path, grid, options)[0], dtype=np.int64)
         used = (numbers > 0) & (numbers != NO_LABEL)
         if not (used & (label_map > 0)).any():
             raise ValueError(f'groups: {path} has no group on a labelled pixel')
@@ -242,24 +243,6 @@ def _fields(label_map: Labels) -> NDArray[np.int64]:
         groups = np.where(areas > 0, areas - 1 + count, groups)
         count += found
     return groups
-
-
-def _polygons(path: Path, grid: Grid) -> NDArray[np.int64]:
-    """Burn polygons into a grid, each with a number of its own from 1."""
-    frame = read_features(path)
-    if not grid.georeferenced or frame.crs is None:
-        raise ValueError(
-            f'groups: {path} holds polygons, which need a CRS, and a scene with CRS '
-            'and transform; give groups as a raster of the scene instead'
-        )
-    shapes = [
-        (shape, number)
-        for number, shape in enumerate(frame.to_crs(grid.crs).geometry, start=1)
-        if shape is not None and not shape.is_empty
-    ]
-    size = (grid.rows, grid.cols)
-    burnt = rasterize(shapes, size, transform=grid.transform, dtype='int32')
-    return np.asarray(burnt, dtype=np.int64)
 
 
 class FoldSplit(DrawnSplit):
