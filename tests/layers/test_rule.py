@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchgeo_ekgnet.layers import (
     STRATEGIES,
@@ -138,3 +139,52 @@ def test_compiled_graphs_follow_the_strategy() -> None:
         graphs = backend.graphs
         assert compiled(x).equal(ruled)
     assert backend.graphs == graphs == 2
+
+
+@pytest.mark.parametrize(
+    ('cin', 'cout', 'gradient', 'expected'),
+    [
+        (8, 2, True, 'dense'),
+        (16, 4, True, 'grouped'),
+        (16, 4, False, 'dense'),
+        (32, 8, True, 'dense'),
+        (4, 4, False, 'grouped'),
+    ],
+)
+def test_the_rule_on_cuda(cin: int, cout: int, gradient: bool, expected: str) -> None:
+    with FakeTensorMode():  # needs no card
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            options: dict[str, Any] = {'device': 'cuda', 'dtype': dtype}
+            x = torch.empty(2, 4 * cin, 10, 4, 4, **options)
+            weight = torch.empty(4 * cout, cin, 3, 3, 3, **options)
+            weight.requires_grad_(gradient)
+            geometry = geometry_of(weight, 1, 1, 1, 4)
+            found = choose_conv_strategy(x, weight, geometry)
+            half = dtype != torch.float32
+            assert found == (expected if half else 'grouped', None)
+            # A batch folded into groups is no case for a dense kernel.
+            folded = geometry_of(weight, 1, 1, 1, 8)
+            assert choose_conv_strategy(x, weight, folded)[0] == 'grouped'
+            strided = geometry_of(weight, 2, 1, 1, 4)
+            assert choose_conv_strategy(x, weight, strided)[0] == 'grouped'
+
+
+def test_dense_is_exact() -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {'dtype': torch.float64, 'requires_grad': True}
+    x, weight = (
+        torch.randn(2, 8, 5, 4, 3, **options),
+        torch.randn(4, 2, 3, 3, 1, **options),
+    )
+    bias = torch.randn(4, **options)
+    geometry: dict[str, Any] = {'stride': (1, 2, 1), 'padding': (1, 1, 0), 'groups': 4}
+    found = grouped_conv3d(x, weight, bias, strategy='dense', **geometry)
+    expected = F.conv3d(x, weight, bias, **geometry)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected)
+    seen = torch.randn_like(expected)
+    inputs = (x, weight, bias)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, seen),
+        torch.autograd.grad(expected, inputs, seen),
+    )

@@ -19,6 +19,8 @@ compilation and export hold for each of them:
 ``'unrolled'``
     An axis (or two) of the image becomes part of the channels and the kernel a banded
     matrix over it, so that thin groups become wide enough for fast matrix kernels.
+``'dense'``
+    One kernel without groups, zeros off its diagonal blocks, in the order channels-last.
 """
 
 from typing import cast
@@ -139,7 +141,7 @@ def grouped_conv3d(
         padding: Zeros added on both sides of D, H, W.
         dilation: Spacing of the kernel elements along D, H, W.
         groups: Groups of channels that do not see each other.
-        strategy: ``'grouped'`` or ``'unrolled'``; None leaves the choice to the rule
+        strategy: ``'grouped'``, ``'unrolled'`` or ``'dense'``; None leaves the choice to the rule
             (:func:`choose_conv_strategy`).
 
     Returns:
@@ -150,9 +152,9 @@ def grouped_conv3d(
         TypeError: If ``x`` is not floating point.
     """
     check_strategy(strategy)
-    if strategy not in (None, 'grouped', 'unrolled'):
+    if strategy not in (None, 'grouped', 'unrolled', 'dense'):
         raise ValueError(
-            "grouped_conv3d: strategy must be 'grouped', 'unrolled' or None, "
+            "grouped_conv3d: strategy must be 'grouped', 'unrolled', 'dense' or None, "
             f'found {strategy!r}'
         )
     if weight.dim() != 5:
@@ -177,10 +179,13 @@ def _static_conv(
         y = cast(Tensor, compiled_conv3d(x, weight, *geometry[1:]))
         return y if bias is None else y + bias[:, None, None, None]
     plain, unrolling = plain_only(x, weight, bias), None
+    chosen = forced
     if forced == 'unrolled' and x.numel() > 0:
         unrolling = any_unrolling(x.shape, weight.shape, geometry)
-    elif forced is None and not plain:
-        unrolling = choose_conv_strategy(x, weight, geometry)[1]
+    elif forced is None and not (plain and x.device.type == 'cpu'):
+        chosen, unrolling = choose_conv_strategy(x, weight, geometry)
+    if chosen == 'dense':
+        return _dense(x, weight, bias, geometry)
     if unrolling is None:
         return F.conv3d(
             x,
@@ -194,6 +199,25 @@ def _static_conv(
     if plain:
         return unrolled_conv3d(x, weight, bias, unrolling).contiguous()
     return cast(Tensor, UnrolledConv.apply(x, weight, bias, unrolling))
+
+
+def _dense(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Convolve without groups; zeros stand between channels of different groups."""
+    groups = geometry.groups
+    blocks = torch.eye(groups, dtype=weight.dtype, device=weight.device)
+    kernels = weight.unflatten(0, (groups, -1)).unsqueeze(2)
+    kernels = kernels * blocks[:, None, :, None, None, None, None]
+    y = F.conv3d(
+        x.contiguous(memory_format=torch.channels_last_3d),
+        kernels.flatten(2, 3).flatten(0, 1),
+        bias,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+    )
+    return y.contiguous()
 
 
 def _mix(attention: Tensor, stacked: Tensor) -> Tensor:
