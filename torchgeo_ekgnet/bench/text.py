@@ -10,6 +10,7 @@ __all__ = (
     'data_text',
     'heading',
     'layers_text',
+    'markdown',
     'models_text',
     'profile_text',
     'table_text',
@@ -27,7 +28,7 @@ def _number(value: float | None, form: str = '.2f') -> str:
     return '' if value is None else format(value, form)
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a table whose columns are aligned."""
     widths = [
         max(len(str(row[column])) for row in [header, *rows])
@@ -85,7 +86,7 @@ def layers_text(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     header = ['layer', 'pass', *arms, 'paper / ours', 'ours / static', 'of peak']
-    return _markdown([*header, 'of copy', 'of floor'], cells)
+    return markdown([*header, 'of copy', 'of floor'], cells)
 
 
 def _size_text(row: dict[str, Any]) -> str:
@@ -119,7 +120,7 @@ def models_text(rows: list[dict[str, Any]]) -> str:
     header = ['model', 'patch, bands, batch', *arms, 'patches/s', 'paper / ours']
     header += ['released / ours', 'unfolded / ours']
     header += ['ours / static', 'of peak', 'of copy', 'of floor']
-    return _markdown([*header, f'peak MiB: {" / ".join(arms)}'], cells)
+    return markdown([*header, f'peak MiB: {" / ".join(arms)}'], cells)
 
 
 def profile_text(part: dict[str, Any]) -> str:
@@ -140,7 +141,7 @@ def profile_text(part: dict[str, Any]) -> str:
         f'{1e3 * part["seconds"]:.0f} ms a pass; the network needs '
         f'{part["useful flops"] / 1e9:.1f} GFLOP, '
         f'{part["executed flops"] / 1e9:.1f} GFLOP are executed\n\n'
-    ) + _markdown(['operators', 'ms', 'of the time', 'GFLOP', 'of peak'], cells)
+    ) + markdown(['operators', 'ms', 'of the time', 'GFLOP', 'of peak'], cells)
 
 
 def data_text(rows: list[dict[str, Any]]) -> str:
@@ -155,7 +156,7 @@ def data_text(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     header = ['model', 'patch, bands, batch', 'data', 'training', 'data / training']
-    return _markdown(header, cells)
+    return markdown(header, cells)
 
 
 def table_text(rows: list[dict[str, Any]]) -> str:
@@ -173,4 +174,4 @@ def table_text(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     header = ['model', 'bands', 'patch', 'parameters', 'multiply-adds']
-    return _markdown([*header, 'training MiB per patch', 'MiB besides'], cells)
+    return markdown([*header, 'training MiB per patch', 'MiB besides'], cells)

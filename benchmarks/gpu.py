@@ -1,0 +1,394 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Correctness and speed on a GPU, in six minutes.
+
+    python benchmarks/gpu.py --output gpu.json
+
+Each part runs in a process of its own under its own limit of time; what it has found by
+then is kept. The JSON file is written after every part, the tables come last. Parts:
+
+correct    networks and geometries of layers against float64 on the CPU, with gradients
+steps      a training step: eager, captured, the paper's formulation, the released
+           program and the static twin, in fp32, TF32 and bf16; share of busy card and
+           kernels a step
+inference  patches a second by batch size, eager and captured
+map        a scene of KSC's size from the command to the finished map
+protocol   the paper's training on Indian Pines (--root), or on a synthetic scene of its
+           size, from the command to the scores
+compiled   torch.compile; not among the parts unless asked for, it takes minutes
+
+``--device cpu --small`` tries the whole without a card.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchgeo_ekgnet._files import write_json
+from torchgeo_ekgnet.bench.arms import (
+    Setting,
+    arms_of,
+    inference_pass,
+    random_batch,
+    training_step,
+)
+from torchgeo_ekgnet.bench.cli import build_parser as bench_parser
+from torchgeo_ekgnet.bench.count import create_model, own_models
+from torchgeo_ekgnet.bench.graphs import graphed_inference, graphed_training, kernels_of
+from torchgeo_ekgnet.bench.measure import machine_description, machine_floor, measure
+from torchgeo_ekgnet.bench.text import markdown
+from torchgeo_ekgnet.layers import DynamicExpertConv3d
+
+#: Seconds of every part; together less than six minutes.
+LIMITS = {'correct': 45, 'steps': 75, 'inference': 30, 'map': 50, 'protocol': 150}
+OPTIONAL = {'compiled': 240}
+
+Row = dict[str, Any]
+Say = Callable[[Row], None]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
+    add = parser.add_argument
+    add('--parts', nargs='+', choices=[*LIMITS, *OPTIONAL], default=list(LIMITS))
+    add('--device', default='cuda', choices=('cuda', 'cpu'))
+    add('--model', default='ekgnet_base')
+    add('--root', type=Path, default=None, help='folder with Indian Pines')
+    add('--output', type=Path, default=Path('gpu.json'), help='JSON file to write')
+    add('--small', action='store_true', help='sizes that only try the script')
+    add('--seconds', type=float, default=None, help='limit of every part instead')
+    add('--part', choices=[*LIMITS, *OPTIONAL], help=argparse.SUPPRESS)
+    return parser
+
+
+# --------------------------------------------------------------------------------------
+# The parts; each says a row as soon as it knows it
+
+
+def _settings(
+    options: argparse.Namespace, *precisions: str
+) -> list[tuple[str, Setting]]:
+    """Make the settings of the benchmark command, by precision; 'tf32' among them."""
+    device = torch.device(options.device)
+    size = ('7', '12', '4') if options.small else ('15', '200', '80')
+    found = []
+    for name in precisions:
+        asked = bench_parser().parse_args(
+            [
+                *('--model', 'ekgnet_tiny' if options.small else options.model),
+                *('--patches', size[0], '--bands', size[1], '--batch', size[2]),
+                *(
+                    '--device',
+                    options.device,
+                    '--repeats',
+                    '3' if options.small else '20',
+                ),
+                *('--precision', '32' if name == 'tf32' else name),
+            ]
+        )
+        found.append((name, Setting(asked, device, {})))
+    return found
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """Let products and convolutions round their inputs to TF32, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _gap(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, as a share of the largest expected value."""
+    difference = (found.detach().double().cpu() - expected.detach().cpu()).abs().max()
+    return float(difference / expected.detach().abs().max().cpu().clamp_min(1e-30))
+
+
+def _compare(
+    network: nn.Module, x: Tensor, device: torch.device
+) -> tuple[float, float]:
+    """Compare outputs and gradients with float64 on the CPU."""
+    exact = network.double()
+    expected = exact(x.double())
+    seen = torch.randn_like(expected)
+    parameters = [p for p in exact.parameters() if p.requires_grad]
+    reference = torch.autograd.grad(expected, parameters, seen, allow_unused=True)
+    ours = network.float().to(device)
+    y = ours(x.to(device))
+    parameters = [p for p in ours.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(
+        y, parameters, seen.float().to(device), allow_unused=True
+    )
+    scale = max(float(g.abs().max()) for g in reference if g is not None)
+    worst = max(
+        float((g.double().cpu() - r).abs().max()) / scale
+        for g, r in zip(gradients, reference, strict=True)
+        if g is not None and r is not None
+    )
+    return _gap(y, expected), worst
+
+
+def part_correct(options: argparse.Namespace, say: Say) -> None:
+    """Hold networks and layers against float64 on the CPU, without TF32."""
+    _allow_tf32(False)
+    device = torch.device(options.device)
+    names = ['ekgnet_tiny', 'cnn3d'] if options.small else own_models()
+    for name in names:
+        torch.manual_seed(0)
+        patch = 1 if name.endswith('_pixel') else 11
+        network = create_model(name, patch, 16).eval()
+        outputs, gradients = _compare(network, torch.randn(3, 16, patch, patch), device)
+        say({'what': name, 'outputs': outputs, 'gradients': gradients})
+    generator = torch.Generator().manual_seed(0)
+    for index in range(4 if options.small else 48):
+        torch.manual_seed(index)
+
+        def draw(*values: int) -> int:
+            place = int(torch.randint(len(values), (1,), generator=generator))
+            return values[place]
+
+        groups, kernel = draw(1, 2, 4), draw(1, 1, 3)
+        layer = DynamicExpertConv3d(
+            groups * draw(2, 8),
+            groups * draw(2, 4),
+            kernel,
+            stride=draw(1, 1, 2),
+            padding=draw(0, 1) if kernel > 1 else 0,
+            groups=groups,
+        ).eval()
+        x = torch.randn(draw(1, 3), layer.in_channels, draw(5, 9), 4, 6)
+        outputs, gradients = _compare(layer, x, device)
+        say({'what': f'layer {index}', 'outputs': outputs, 'gradients': gradients})
+    if device.type == 'cuda':
+        ((_, setting),) = _settings(options, '32')
+        x = random_batch(setting, 15, 32, 8)[0]
+        network = create_model(options.model, 15, 32).to(device).eval()
+        with torch.no_grad():
+            expected = network(x).double()
+        captured = graphed_inference(setting, network, x)()
+        say(
+            {'what': 'captured', 'outputs': _gap(captured, expected), 'gradients': None}
+        )
+
+
+def part_steps(options: argparse.Namespace, say: Say) -> None:
+    """Time a training step in every precision, arms in turn."""
+    for name, setting in _settings(options, '32', 'tf32', 'bf16'):
+        _allow_tf32(name == 'tf32')
+        asked, device = setting.options, setting.device
+        torch.manual_seed(0)
+        patch, bands = asked.patches[0], asked.bands[0]
+        batch = random_batch(setting, patch, bands, asked.batch)
+        arms = arms_of(setting, patch, bands, False)
+        for unused in ('unfolded', 'checkpointed'):
+            arms.pop(unused)
+        if device.type == 'cuda':
+            arms['captured'] = graphed_training(setting, arms['ours'].network, batch[0])
+        steps = {arm: training_step(setting, how, batch) for arm, how in arms.items()}
+        times = measure(steps, asked.repeats, device)
+        for arm, step in steps.items():
+            if device.type == 'cuda':
+                torch.cuda.reset_peak_memory_stats()
+            spent = kernels_of(step, device)
+            median = times[arm]['median']
+            peak = torch.cuda.max_memory_allocated() if device.type == 'cuda' else 0
+            say(
+                {
+                    'precision': name,
+                    'arm': arm,
+                    'seconds': median,
+                    'kernels': spent['kernels'],
+                    'busy': spent['seconds'] / median,
+                    'peak MiB': peak / 2**20,
+                }
+            )
+
+
+def part_inference(options: argparse.Namespace, say: Say) -> None:
+    """Measure patches a second by batch size."""
+    for name, setting in _settings(options, '32', 'bf16'):
+        _allow_tf32(False)
+        asked, device = setting.options, setting.device
+        patch, bands = asked.patches[0], asked.bands[0]
+        for batch in (2, 4) if options.small else (80, 256, 1024, 4096):
+            samples = random_batch(setting, patch, bands, batch)
+            ours = arms_of(setting, patch, bands, True)['ours']
+            calls: dict[str, Callable[[], Any]] = {
+                'eager': inference_pass(setting, ours, samples)
+            }
+            if device.type == 'cuda':
+                calls['captured'] = graphed_inference(setting, ours.network, samples[0])
+            times = measure(calls, 5, device)
+            for arm, time_of in times.items():
+                rate = batch / time_of['median']
+                say({'precision': name, 'batch': batch, 'arm': arm, 'patches/s': rate})
+
+
+def part_compiled(options: argparse.Namespace, say: Say) -> None:
+    """Time what torch.compile needs before the first step ends, and a step."""
+    ((_, setting),) = _settings(options, 'bf16')
+    asked = setting.options
+    asked.compile = ['default']
+    patch, bands = asked.patches[0], asked.bands[0]
+    batch = random_batch(setting, patch, bands, asked.batch)
+    arm = arms_of(setting, patch, bands, False)['compiled']
+    step = training_step(setting, arm, batch)
+    start = time.perf_counter()
+    step()
+    first = time.perf_counter() - start
+    times = measure({'compiled': step}, asked.repeats, setting.device)
+    say({'first step': first, 'seconds': times['compiled']['median']})
+
+
+def _command(options: argparse.Namespace, *args: str) -> float:
+    """Run a command of the package; return the seconds from its start to its end."""
+    cuda = options.device == 'cuda'
+    precision = ('--trainer.precision', 'bf16-mixed') if cuda else ()
+    command = [sys.executable, '-m', 'torchgeo_ekgnet', *args, *precision]
+    accelerator = ('--trainer.accelerator', 'gpu' if cuda else 'cpu')
+    start = time.perf_counter()
+    subprocess.run([*command, *accelerator], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def _synthetic(rows: int, cols: int, bands: int, classes: int) -> list[str]:
+    """Options for a synthetic scene of a size."""
+    return [
+        *('--data', 'torchgeo_ekgnet.datamodules.SyntheticSceneDataModule'),
+        *('--data.rows', str(rows), '--data.cols', str(cols)),
+        *('--data.num_bands', str(bands), '--data.num_classes', str(classes)),
+    ]
+
+
+def _run_folder(folder: Path) -> list[str]:
+    """Options for a run in a folder."""
+    return [f'--trainer.default_root_dir={folder}']
+
+
+def part_map(options: argparse.Namespace, say: Say) -> None:
+    """Map a scene of KSC's size, 512 x 614 pixels with 176 bands, patch 15."""
+    size = (40, 30, 12, 4) if options.small else (512, 614, 176, 13)
+    with tempfile.TemporaryDirectory() as name:
+        scene = [
+            *_synthetic(*size),
+            *('--data.patch_size', '7' if options.small else '15'),
+            *('--data.split.train', '0.2' if options.small else '0.01'),
+            *_run_folder(Path(name)),
+        ]
+        config = ('--config', 'quickstart' if options.small else 'indian_pines')
+        _command(options, 'fit', *config, *scene, '--trainer.max_epochs', '1')
+        (weights,) = Path(name).rglob('best.ckpt')
+        seconds = _command(
+            options, 'predict', *config, *scene, '--ckpt_path', str(weights)
+        )
+        say({'pixels': size[0] * size[1], 'bands': size[2], 'seconds': seconds})
+
+
+def part_protocol(options: argparse.Namespace, say: Say) -> None:
+    """Train by the paper's protocol and test, through the command line."""
+    with tempfile.TemporaryDirectory() as name:
+        config = ('--config', 'quickstart' if options.small else 'indian_pines')
+        if options.root is not None:
+            scene = ['--data.root', str(options.root)]
+        elif options.small:
+            scene = _synthetic(30, 30, 12, 4)
+        else:
+            scene = _synthetic(145, 145, 200, 16)
+        scene += ['--data.patch_size', '7' if options.small else '15']
+        scene += _run_folder(Path(name))
+        epochs = ['--trainer.max_epochs', '1'] if options.small else []
+        fit = _command(options, 'fit', *config, *scene, *epochs)
+        say({'what': 'fit, start to best.ckpt', 'seconds': fit})
+        (weights,) = Path(name).rglob('best.ckpt')
+        test = _command(options, 'test', *config, *scene, '--ckpt_path', str(weights))
+        (scores,) = Path(name).rglob('test.json')
+        found = json.loads(scores.read_text())
+        say({'what': 'test', 'seconds': test, 'scores': found})
+
+
+# --------------------------------------------------------------------------------------
+# Running the parts, and tables
+
+
+def run_part(options: argparse.Namespace) -> None:
+    """Run one part and print its rows, one JSON a line."""
+
+    def say(row: Row) -> None:
+        sys.stdout.write(json.dumps(row) + '\n')
+        sys.stdout.flush()
+
+    part: Callable[[argparse.Namespace, Say], None] = globals()[f'part_{options.part}']
+    part(options, say)
+
+
+def run_apart(name: str, args: Sequence[str], limit: float) -> Row:
+    """Run a part in a new process under a limit; keep what it has said by then."""
+    start = time.perf_counter()
+    command = [sys.executable, str(Path(__file__).resolve()), *args, '--part', name]
+    state = 'done'
+    with tempfile.TemporaryFile('w+') as said, tempfile.TemporaryFile('w+') as errors:
+        try:
+            subprocess.run(
+                command, stdout=said, stderr=errors, timeout=limit, check=True
+            )
+        except subprocess.TimeoutExpired:
+            state = f'stopped after {limit:.0f} s'
+        except subprocess.CalledProcessError:
+            errors.seek(0)
+            lines = errors.read().strip().splitlines()
+            state = f'failed: {lines[-1] if lines else "no message"}'
+        said.seek(0)
+        rows = [json.loads(line) for line in said if line.endswith('\n')]
+    return {'state': state, 'seconds': time.perf_counter() - start, 'rows': rows}
+
+
+def _cell(value: Any) -> str:
+    """Write a value of a table."""
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def table(rows: list[Row]) -> str:
+    """Write the rows of a part; of correctness the worst alone."""
+    if rows and 'outputs' in rows[0]:
+        rows = sorted(rows, key=lambda row: -row['outputs'])[:8]
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    return markdown(
+        header, [[_cell(row.get(key, '')) for key in header] for row in rows]
+    )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the parts that were asked for."""
+    args = list(sys.argv[1:] if args is None else args)
+    options = build_parser().parse_args(args)
+    device = torch.device(options.device)
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise SystemExit(
+            '--device cuda: found no CUDA device; try --device cpu --small'
+        )
+    if options.part is not None:
+        run_part(options)
+        return
+    results: Row = {'machine': machine_description(device), 'parts': {}}
+    if not options.small:
+        results['floor'] = machine_floor(device, torch.float32)
+    for name in options.parts:
+        limit = options.seconds or {**LIMITS, **OPTIONAL}[name]
+        results['parts'][name] = run_apart(name, args, limit)
+        write_json(options.output, results)
+    for name, part in results['parts'].items():
+        sys.stdout.write(f'\n{name}: {part["state"]}, {part["seconds"]:.0f} s\n\n')
+        sys.stdout.write(table(part['rows']) + '\n')
+
+
+if __name__ == '__main__':
+    main()

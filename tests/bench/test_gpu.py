@@ -1,0 +1,147 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The script for a GPU, as far as a CPU goes; captured arms where there is a card."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from torchgeo_ekgnet.bench import build_parser
+from torchgeo_ekgnet.bench.arms import Setting, arms_of, random_batch, training_step
+from torchgeo_ekgnet.bench.graphs import graphed_inference, graphed_training, kernels_of
+
+from .conftest import SMALL
+
+SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'gpu.py'
+
+
+@pytest.fixture(scope='module')
+def gpu() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location('gpu', SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize('part', ['correct', 'steps', 'inference'])
+def test_parts_say_rows(
+    gpu: ModuleType, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu.main(['--device', 'cpu', '--small', '--part', part])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    if part == 'correct':
+        assert all(row['outputs'] < 1e-4 and row['gradients'] < 1e-4 for row in rows)
+    elif part == 'steps':
+        assert {row['precision'] for row in rows} == {'32', 'tf32', 'bf16'}
+        assert {'ours', 'paper', 'static'} <= {row['arm'] for row in rows}
+        assert all(row['seconds'] > 0 for row in rows)
+    else:
+        assert all(row['patches/s'] > 0 for row in rows)
+    assert gpu.table(rows).count('\n') >= 3
+
+
+SPEAKER = """
+import json, sys, time
+print(json.dumps({'what': 'first', 'seconds': 1.5}), flush=True)
+if 'hang' in sys.argv:
+    time.sleep(60)
+if 'fail' in sys.argv:
+    raise RuntimeError('out of luck')
+"""
+
+
+@pytest.mark.parametrize(
+    ('behaviour', 'state'),
+    [
+        ('', 'done'),
+        ('hang', 'stopped after 3 s'),
+        ('fail', 'failed: RuntimeError: out'),
+    ],
+)
+def test_what_a_part_has_said_is_kept(
+    gpu: ModuleType,
+    behaviour: str,
+    state: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = tmp_path / 'speaker.py'
+    script.write_text(SPEAKER)
+    monkeypatch.setattr(gpu, '__file__', str(script))
+    found = gpu.run_apart('steps', [behaviour], 3 if behaviour == 'hang' else 30)
+    assert found['state'].startswith(state)
+    assert found['rows'] == [{'what': 'first', 'seconds': 1.5}]
+
+
+def test_results_are_written_after_every_part(
+    gpu: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / 'gpu.json'
+    known: list[list[str]] = []
+
+    def run_apart(name: str, args: list[str], limit: float) -> dict[str, object]:
+        written = json.loads(output.read_text())['parts'] if output.exists() else {}
+        known.append(list(written))
+        return {'state': 'done', 'seconds': 1.0, 'rows': [{'part': name}]}
+
+    monkeypatch.setattr(gpu, 'run_apart', run_apart)
+    parts = ['correct', 'map', 'protocol']
+    gpu.main(['--device', 'cpu', '--small', '--output', str(output), '--parts', *parts])
+    assert known == [[], parts[:1], parts[:2]]
+    assert 'protocol: done, 1 s' in capsys.readouterr().out
+
+
+def test_no_more_than_six_minutes(gpu: ModuleType) -> None:
+    assert sum(gpu.LIMITS.values()) <= 360
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a card')
+def test_no_card_is_said(gpu: ModuleType) -> None:
+    with pytest.raises(SystemExit, match='found no CUDA device'):
+        gpu.main([])
+
+
+def test_no_kernels_on_a_cpu() -> None:
+    found = kernels_of(lambda: torch.ones(3) + 1, torch.device('cpu'))
+    assert found == {'kernels': 0, 'seconds': 0.0}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('precision', ['32', 'bf16'])
+def test_captured_arms_compute_what_eager_does(precision: str) -> None:
+    device = torch.device('cuda')
+    options = build_parser().parse_args(
+        [*SMALL, '--device', 'cuda', '--precision', precision]
+    )
+    setting = Setting(options, device, {})
+    torch.manual_seed(0)
+    x, labels = random_batch(setting, 9, 16, 4)
+    ours = arms_of(setting, 9, 16, True)['ours']
+    captured = graphed_training(setting, ours.network, x)
+    for arm in (ours, captured):
+        training_step(setting, arm, (x, labels))()
+    pairs = zip(
+        ours.network.state_dict().items(),
+        captured.network.state_dict().items(),
+        strict=True,
+    )
+    tolerance = 1e-3 if precision == '32' else 2e-2
+    for (name, one), (_, other) in pairs:
+        if 'num_batches' not in name and 'running' not in name:
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    ours.network.eval()
+    with torch.no_grad(), ours.applied(setting):
+        expected = ours.network(x)
+    found = graphed_inference(setting, ours.network, x)()
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    assert kernels_of(found.clone, device)['kernels'] > 0
