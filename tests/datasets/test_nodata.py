@@ -5,12 +5,15 @@
 
 import logging
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from torchgeo_ekgnet.datasets import HyperspectralScene
 from torchgeo_ekgnet.datasets.nodata import is_nodata
+from torchgeo_ekgnet.transforms import PatchSource, SpectralNormalizer
 
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -160,6 +163,21 @@ class TestPrecision:
     def test_values_within_it(self) -> None:
         scene = HyperspectralScene(reflectance().astype('f8') * 1e30, None)
         assert math.isfinite(float(scene.read(0, 40, 0, 30).max()))
+
+    @pytest.mark.parametrize('offset', [1e9, -1e12, 1e6])
+    @pytest.mark.parametrize('method', ['zscore', 'minmax', 'snv'])
+    @pytest.mark.parametrize('kind', ['float64', 'int64'])
+    def test_values_far_from_zero(self, offset: float, method: Any, kind: str) -> None:
+        plain = (reflectance(8, 9) * 1000).round().astype(kind)
+        positions = torch.from_numpy(np.argwhere(np.ones((8, 9), bool)))
+        found = []
+        for cube in (plain, plain + np.array(offset, kind)):
+            scene = HyperspectralScene(cube, None)
+            normalizer = SpectralNormalizer(method).fit(scene)
+            found.append(PatchSource(scene, normalizer, 3).gather(positions, 'cpu'))
+        assert found[0].dtype == torch.float32
+        np.testing.assert_allclose(found[1], found[0], atol=1e-4)
+        assert float(found[1].std()) > 0.1
 
     def test_double(self) -> None:
         cube = 1e9 + reflectance().astype('f8')

@@ -179,6 +179,11 @@ class HyperspectralScene:
         return np.dtype(self._source.dtype)
 
     @property
+    def precise(self) -> bool:
+        """True if the stored type has digits that single precision does not hold."""
+        return self.dtype.itemsize > 2 and self.dtype != np.float32
+
+    @property
     def in_memory(self) -> bool:
         """True if the whole cube lies in memory."""
         return self._cube is not None

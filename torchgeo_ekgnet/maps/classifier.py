@@ -37,13 +37,19 @@ class _SelectedBands:
         self._bands = bands
         self.valid = scene.valid
         self.in_memory = scene.in_memory
+        self.precise = scene.precise
         self.shape = (scene.shape[0], scene.shape[1], len(bands))
 
     def read(
-        self, row_start: int, row_stop: int, col_start: int, col_stop: int
-    ) -> NDArray[np.float32]:
-        """Read a window, float32 (rows, cols, bands)."""
-        values = self._scene.read(row_start, row_stop, col_start, col_stop)
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        double: bool = False,
+    ) -> NDArray[Any]:
+        """Read a window (rows, cols, bands), float32 or, if wanted, float64."""
+        values = self._scene.read(row_start, row_stop, col_start, col_stop, double)
         return np.ascontiguousarray(values[:, :, self._bands])
 
 

@@ -42,6 +42,31 @@ class SpectralScene(Protocol):
         """Read a window, shape (rows, cols, bands)."""
 
 
+def read_values(
+    scene: SpectralScene, row_start: int, row_stop: int, col_start: int, col_stop: int
+) -> NDArray[Any]:
+    """Read a window in the precision that the scene's values need.
+
+    Values far from 0, as in float64 or int32 files, lose their differences in single
+    precision; a scene that has such types says so (``precise``) and gives doubles.
+
+    Args:
+        scene: The scene.
+        row_start: First row.
+        row_stop: Row after the last one.
+        col_start: First column.
+        col_stop: Column after the last one.
+
+    Returns:
+        float32 or float64, shape (rows, cols, bands).
+    """
+    window = (row_start, row_stop, col_start, col_stop)
+    precise: Any = scene
+    if getattr(scene, 'precise', False):
+        return np.asarray(precise.read(*window, double=True))
+    return scene.read(*window)
+
+
 def iterate_spectra(
     scene: SpectralScene, positions: NDArray[np.int64] | None = None
 ) -> Iterator[NDArray[np.float64]]:
@@ -68,7 +93,7 @@ def iterate_spectra(
         if not mask.any():
             continue
         first, last = np.flatnonzero(mask.any(axis=0))[[0, -1]]
-        block = scene.read(start, stop, int(first), int(last) + 1)
+        block = read_values(scene, start, stop, int(first), int(last) + 1)
         yield block[mask[:, first : last + 1]].astype(np.float64)
 
 
@@ -190,7 +215,8 @@ class SpectralNormalizer:
         """Normalise spectra.
 
         Args:
-            cube: Values in raw units, shape (..., bands).
+            cube: Values in raw units, shape (..., bands); float64 is normalised in
+                double precision, anything else in single.
 
         Returns:
             Normalised values, float32, shape (..., bands).
@@ -199,7 +225,12 @@ class SpectralNormalizer:
             RuntimeError: If the method needs statistics and has none.
             ValueError: If the number of bands is not that of the statistics.
         """
-        cube = cube.to(torch.float32)
+        if cube.dtype != torch.float64:
+            cube = cube.to(torch.float32)
+        return self._normalised(cube).to(torch.float32)
+
+    def _normalised(self, cube: Tensor) -> Tensor:
+        """Normalise spectra in the precision that they have."""
         match self.method:
             case 'none':
                 return cube
@@ -210,7 +241,8 @@ class SpectralNormalizer:
                 centred = cube - cube.mean(dim=-1, keepdim=True)
                 spread = centred.square().mean(dim=-1, keepdim=True).sqrt()
                 size = cube.abs().amax(dim=-1, keepdim=True)
-                return centred / torch.where(spread > 1e-6 * size, spread, torch.inf)
+                least = (1e-6 if cube.dtype == torch.float32 else 1e-14) * size
+                return centred / torch.where(spread > least, spread, torch.inf)
         if self.offset is None or self.scale is None:
             raise RuntimeError(
                 f'normalization {self.method!r} has no statistics yet: call fit first'
@@ -220,8 +252,8 @@ class SpectralNormalizer:
                 f'normalization has statistics of {self.offset.numel()} bands, got '
                 f'values of shape {tuple(cube.shape)}'
             )
-        offset = self.offset.to(cube.device, torch.float32)
-        scale = self.scale.to(cube.device, torch.float32)
+        offset = self.offset.to(cube.device, cube.dtype)
+        scale = self.scale.to(cube.device, cube.dtype)
         return (cube - offset) / scale
 
     def state_dict(self) -> dict[str, Any]:

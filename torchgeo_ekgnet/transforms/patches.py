@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._patch import PaddingMode, check_padding_mode, check_patch_size
 from .augmentation import NUM_ORIENTATIONS, orient
-from .normalization import SpectralNormalizer, SpectralScene
+from .normalization import SpectralNormalizer, SpectralScene, read_values
 from .pca import SpectralPCA
 
 #: Upper bound on the values that are normalised at once.
@@ -353,7 +353,7 @@ class PatchSource:
 
     def _normalised(self, top: int, bottom: int, left: int, right: int) -> Tensor:
         """Read and normalise a window inside the scene."""
-        values = torch.from_numpy(self.scene.read(top, bottom, left, right))
+        values = torch.from_numpy(read_values(self.scene, top, bottom, left, right))
         values = self.normalizer(values)
         if self.pca is not None:
             values = self.pca(values)

@@ -78,7 +78,10 @@ class SpectralPCA:
         scatter = np.zeros((bands, bands))
         for spectra in iterate_spectra(scene, positions):
             if normalizer is not None:
-                normalised = normalizer(torch.from_numpy(spectra))
+                tensor = torch.from_numpy(spectra)
+                # As patches are normalised: in double precision only where that tells.
+                precise = getattr(scene, 'precise', False)
+                normalised = normalizer(tensor if precise else tensor.float())
                 spectra = normalised.to(torch.float64).numpy()
             n = len(spectra)
             part = spectra.mean(axis=0)
