@@ -19,6 +19,16 @@ matplotlib.use('agg')
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the long form of the campaigns in tests/robustness."""
+    parser.addoption(
+        '--robustness',
+        choices=('short', 'long'),
+        default='short',
+        help='campaigns of damaged files, configurations and kills (default: short)',
+    )
+
+
 @pytest.fixture(scope='session')
 def real_data_dir() -> Path:
     """Folder of real scenes: ``TORCHGEO_EKGNET_DATA``, or ``../shared/data``."""

@@ -1,0 +1,58 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""The long form of all campaigns: ``python -m tests.robustness``.
+
+Prints a table of counts; the exit status is 1 if anything was seen that should not be.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+from . import LONG, good
+from .commands import deaths, kills, mutated_configurations
+from .files import mutated_files
+
+
+def main() -> None:
+    """Run the campaigns."""
+    parser = argparse.ArgumentParser(prog='python -m tests.robustness')
+    parser.add_argument('campaign', nargs='*', default=list(LONG), choices=[*LONG, []])
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--share', type=float, default=1.0, help='of the long form')
+    options = parser.parse_args()
+    warnings.simplefilter('ignore')
+    bad = 0
+    for name in options.campaign:
+        count = max(1, round(options.share * LONG[name]))
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            if name == 'files':
+                seen = mutated_files(count, place, options.seed)
+            elif name == 'configurations':
+                seen = mutated_configurations(count, place, options.seed)
+            elif name == 'kills':
+                seen = kills(count, place, options.seed)
+            else:
+                seen = deaths(count, place)
+        seconds = time.perf_counter() - began
+        total = sum(seen.values())
+        sys.stdout.write(f'\n{name}: {total} trials in {seconds:.0f} s\n\n')
+        sys.stdout.write('| what | how it ended | times |\n| --- | --- | --- |\n')
+        for key, times in sorted(seen.items()):
+            what, _, end = key.partition(': ') if ': ' in key else ('', '', key)
+            mark = '' if good(key) else ' **FAULT**'
+            bad += 0 if good(key) else times
+            sys.stdout.write(f'| {what} | {end}{mark} | {times} |\n')
+        sys.stdout.flush()
+    sys.stdout.write(f'\nfaults: {bad}\n')
+    raise SystemExit(bool(bad))
+
+
+if __name__ == '__main__':
+    main()
