@@ -21,13 +21,16 @@ from .files import mutated_files
 def main() -> None:
     """Run the campaigns."""
     parser = argparse.ArgumentParser(prog='python -m tests.robustness')
-    parser.add_argument('campaign', nargs='*', default=list(LONG), choices=[*LONG, []])
+    parser.add_argument('campaign', nargs='*', help=f'some of {", ".join(LONG)}')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--share', type=float, default=1.0, help='of the long form')
     options = parser.parse_args()
+    unknown = set(options.campaign) - set(LONG)
+    if unknown:
+        parser.error(f'found {", ".join(unknown)}, expected some of {", ".join(LONG)}')
     warnings.simplefilter('ignore')
     bad = 0
-    for name in options.campaign:
+    for name in options.campaign or LONG:
         count = max(1, round(options.share * LONG[name]))
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
