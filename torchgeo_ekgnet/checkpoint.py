@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from ._reading import FileError, reading
 
 __all__ = (
+    'LocalCheckpointIO',
     'Provenance',
     'check_same_classes',
     'check_same_network',
@@ -34,7 +35,10 @@ __all__ = (
     'check_sizes',
     'check_training_data',
     'data_state',
+    'local_file',
+    'match_classes',
     'read_checkpoint',
+    'read_tensors',
     'trained_bands',
 )
 
@@ -363,6 +367,49 @@ def check_same_network(
                 f'the checkpoint was trained with {name} {theirs!r}, this task has '
                 f'{ours!r}: use the configuration of its run'
             )
+
+
+def match_classes(
+    trained: Mapping[str, Any], scene: Mapping[str, Any]
+) -> tuple[int | None, ...]:
+    """Find the classes of a scene among those that a network was trained on.
+
+    Classes are the same if their names are (case and spaces apart); a class that has no
+    name but the default one, ``class VALUE``, on either side is found by its value.
+
+    Args:
+        trained: 'class_names' and 'class_values' of the scene that the network was
+            trained on.
+        scene: The same of another scene.
+
+    Returns:
+        For each class of the scene its number, from 0, in the network; None for a class
+        that the network does not know.
+    """
+    theirs = list(zip(*_classes(trained), strict=True))
+    found: list[int | None] = []
+    for name, value in zip(*_classes(scene), strict=True):
+        matches = [
+            number
+            for number, (other, its_value) in enumerate(theirs)
+            if (
+                other == name
+                if _is_named(name, value) and _is_named(other, its_value)
+                else its_value == value
+            )
+        ]
+        found.append(matches[0] if matches else None)
+    return tuple(found)
+
+
+def _classes(scene: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    names = [' '.join(str(name).split()).casefold() for name in scene['class_names']]
+    values = scene.get('class_values') or range(1, len(names) + 1)
+    return names, [int(value) for value in values]
+
+
+def _is_named(name: str, value: int) -> bool:
+    return name not in ('', f'class {value}')
 
 
 def check_same_classes(

@@ -23,7 +23,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from . import _html
 
-__all__ = ('SCORES', 'Accuracies', 'ConfusionCounts', 'Score')
+__all__ = ('SCORES', 'Accuracies', 'ConfusionCounts', 'Score', 'not_finite')
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +197,26 @@ class ConfusionCounts(MulticlassConfusionMatrix):
         self.confmat = counts.scatter_add(
             0, cells, torch.ones_like(cells, dtype=counts.dtype)
         ).reshape(self.num_classes, self.num_classes)
+
+
+def not_finite(stage: str) -> str:
+    """Say that a network's values are no numbers, in the words of every stage.
+
+    Args:
+        stage: 'fit', 'validate', 'test' or 'predict'.
+
+    Returns:
+        One line, with a remedy.
+    """
+    what, remedy = (
+        ('the loss is', 'lower lr, or skip such steps with on_nonfinite=skip')
+        if stage == 'fit'
+        else ('logits are', 'use another checkpoint')
+    )
+    return (
+        f'{stage}: {what} NaN or infinite, expected numbers: nothing of it is a score; '
+        f'look for NaN in the data, {remedy}'
+    )
 
 
 def _or_none(value: float) -> float | None:

@@ -90,10 +90,10 @@ class AccuracyReport(Callback):
         split: dict[str, Any] = data.get('split') or {}
         scene: dict[str, Any] = data.get('scene') or {}
         provenance = getattr(pl_module, 'provenance', None) or Provenance()
-        names = scene.get('class_names') or [
-            f'class {index}' for index in range(len(accuracies.counts))
-        ]
         subject = subject_of(trainer)
+        # The scores are those of the network's classes, of which the data may have some.
+        classes: dict[str, Any] = getattr(pl_module, 'classes', None) or scene
+        names = _names(classes, len(accuracies.counts))
         return {
             'scene': subject.scene,
             'cube': subject.cube,
@@ -103,7 +103,14 @@ class AccuracyReport(Callback):
             'model_options': pl_module.hparams.get('model_options'),
             'parameters': _count_parameters(pl_module),
             **accuracies.to_dict(),
-            'class_names': list(names),
+            'class_names': names,
+            'class_values': classes.get('class_values'),
+            'palette': classes.get('palette'),
+            'without_test_pixels': [
+                name
+                for name, count in zip(names, accuracies.counts, strict=True)
+                if not count
+            ],
             'protocol': split.get('protocol'),
             'overlap': split.get('overlap'),
             'split': split,
@@ -118,6 +125,11 @@ class AccuracyReport(Callback):
             'trained_with': dict(provenance.versions) or None,
             'versions': versions(),
         }
+
+
+def _names(classes: dict[str, Any], number: int) -> list[str]:
+    names = [str(name) for name in classes.get('class_names') or ()]
+    return names if len(names) == number else [f'class {k}' for k in range(number)]
 
 
 def _tell_replacement(path: Path, report: dict[str, Any]) -> None:

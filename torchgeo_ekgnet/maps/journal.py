@@ -27,6 +27,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from ..metrics import not_finite
+
 __all__ = ('FolderLock', 'Journal', 'JournalWriter', 'Layout')
 
 logger = logging.getLogger(__name__)
@@ -123,10 +125,7 @@ class Layout:
                 f'expected (pixels, {self.num_classes}) for the classes of the map'
             )
         if not np.isfinite(probabilities).all():
-            raise ValueError(
-                'the model returned probabilities that are NaN or infinite; check the '
-                'checkpoint and the precision of the trainer'
-            )
+            raise ValueError(not_finite('predict'))
         records = np.empty(len(probabilities), dtype=self.dtype)
         best = probabilities.argmax(axis=1)
         records['label'] = best + 1

@@ -73,7 +73,7 @@ def write_run_report(
     if (maps / 'map.png').is_file() and (mapping or not results.map_left_out):
         _show_map(page, maps, mapping)
     if test:
-        _accuracies(page, test, palette)
+        _accuracies(page, test, test.get('palette') or palette)
     split = (data or {}).get('split') or test.get('split') or {}
     if split.get('counts') or split.get('identity'):
         names = scene.get('class_names') or test.get('class_names') or []

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -24,12 +25,22 @@ from ..checkpoint import (
     Provenance,
     check_same_network,
     check_sizes,
+    match_classes,
 )
 from ..metrics import SCORES, Accuracies, ConfusionCounts
 from ..models._weights import compare_weights, network_state
 from .arguments import check_arguments
+from .finite import FiniteWatch, OnNonfinite
 from .losses import Loss, balanced_weights, make_loss, mix, weigh_classes
-from .networks import Unbuilt, check_model, create_network, load_weights, needs_img_size
+from .networks import (
+    Unbuilt,
+    check_model,
+    create_network,
+    load_weights,
+    needs_img_size,
+    num_classes_of,
+    order_classes,
+)
 from .optimizers import make_optimizer
 from .schedules import LRSchedule, make_schedule
 
@@ -81,6 +92,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         warmup: float = 0.0,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
+        on_nonfinite: OnNonfinite = 'stop',
     ) -> None:
         """Initialize a new task.
 
@@ -118,6 +130,9 @@ class HyperspectralClassificationTask(ClassificationTask):
             mixup: Training patches are mixed in pairs, with shares of a beta
                 distribution of these parameters (Zhang et al. 2018), with *loss* 'ce'
                 only; 0 for off.
+            on_nonfinite: What happens if the loss is NaN or infinite: 'stop' ends the
+                training, 'skip' leaves the step out (of its gradients, too; the host
+                then waits for the device at every step).
 
         Raises:
             ValueError: If an argument has no meaning; the message names it.
@@ -134,6 +149,10 @@ class HyperspectralClassificationTask(ClassificationTask):
         cls = type(self)
         self.hparams.setdefault('_class_path', f'{cls.__module__}.{cls.__qualname__}')
         self.accuracies = {}
+        self._watch = FiniteWatch(self.hparams['on_nonfinite'] == 'skip')
+        self._classes_of_data = False
+        # Number of each class of the data in the network; None if they are the same.
+        self._numbers: Tensor | None = None
 
     @property
     def is_built(self) -> bool:
@@ -207,18 +226,31 @@ class HyperspectralClassificationTask(ClassificationTask):
                 neither given nor known to the datamodule.
         """
         datamodule: Any = getattr(self._trainer, 'datamodule', None)
-        self._settle(
-            {
-                'in_channels': getattr(datamodule, 'num_bands', None),
-                'num_classes': getattr(datamodule, 'num_classes', None),
-                'img_size': getattr(datamodule, 'patch_size', None),
-            }
-        )
+        data = {
+            'in_channels': getattr(datamodule, 'num_bands', None),
+            # A scene without labels does not say which classes there are.
+            'num_classes': getattr(datamodule, 'num_classes', None) or None,
+            'img_size': getattr(datamodule, 'patch_size', None),
+        }
+        if stage != 'fit':
+            # The network's classes are matched with those of the data.
+            number = self.hparams['num_classes'] or num_classes_of(self.weights)
+            data['num_classes'] = number or data['num_classes']
+        self._settle(data)
         if not self.is_built:
             self.configure_models()
             self.configure_metrics()
             self._repoint_optimizer()
+            if stage == 'fit' and self.provenance and self.provenance.data:
+                # A head that was loaded has the order of other data.
+                scene = getattr(datamodule, 'describe', dict)().get('scene')
+                if scene is not None:
+                    numbers = match_classes(self.provenance.data['scene'], scene)
+                    order_classes(self.model, numbers)
         weights = self.hparams['class_weights']
+        others = getattr(datamodule, 'num_classes', None) != self.hparams['num_classes']
+        if stage != 'fit' and weights == 'balanced' and others:
+            weights = None
         if weights == 'balanced' and hasattr(datamodule, 'class_counts'):
             weights = balanced_weights(datamodule.class_counts('train'))
         elif weights == 'balanced' and stage == 'fit':
@@ -255,6 +287,7 @@ class HyperspectralClassificationTask(ClassificationTask):
                 )
             if network[name] is None:
                 self.hparams[name] = int(data[name])
+                self._classes_of_data |= name == 'num_classes'
         if fixed and given is None and data['img_size'] is not None:
             self.hparams['model_options'] = {
                 **options,
@@ -338,15 +371,19 @@ class HyperspectralClassificationTask(ClassificationTask):
                     image, label, self.hparams['num_classes'], self.hparams['mixup']
                 )
             logits = self(image)
+            if self._numbers is not None and stage != 'train':
+                label = target = self._numbers.to(label.device)[label]
             loss: Tensor = self.criterion(logits, target)
+            self._watch.see(loss if stage == 'train' else logits)
             counts: ConfusionCounts = getattr(self, f'{stage}_confusion')
             counts.update(logits.detach(), label)
         else:
             # A process without a pixel of its own takes part in the sums of all.
             loss = torch.zeros((), device=label.device)
+        shown = loss.detach()
         self.log(
             f'{stage}_loss',
-            loss.detach(),
+            shown.nan_to_num() if self._watch.skip else shown,
             on_step=False,
             on_epoch=True,
             # Lightning averages sizes over processes in whole numbers.
@@ -357,6 +394,13 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def _finish(self, stage: str) -> None:
         """Derive and log the scores of an epoch."""
+        if stage != 'train':
+            self._watch.check('validate' if stage == 'val' else stage)
+        elif skipped := self._watch.finish_epoch():
+            rank_zero_warn(
+                f'{skipped} steps of epoch {self.current_epoch} were skipped: their '
+                'loss or gradient is NaN or infinite'
+            )
         counts: ConfusionCounts = getattr(self, f'{stage}_confusion')
         confusion = counts.compute().cpu()
         counts.reset()
@@ -394,6 +438,14 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Compute class probabilities of shape (B, C)."""
         return cast(Tensor, self(batch['image'])).softmax(dim=1)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Keep what a skipped step must not spoil."""
+        self._watch.save(self.model)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Refuse or skip a step whose loss is not finite."""
+        self._watch.before_step(self.model, self)
+
     def on_train_epoch_end(self) -> None:
         """Log the scores of the training batches."""
         self._finish('train')
@@ -427,10 +479,12 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Refuse ``validate`` with random weights."""
         if self.trainer.state.fn == 'validate':
             self._refuse_random_weights('validate')
+            self._match_classes('validate')
 
     def on_test_start(self) -> None:
         """Refuse to test random weights."""
         self._refuse_random_weights('test')
+        self._match_classes('test')
 
     def on_predict_start(self) -> None:
         """Refuse to map with random weights."""
@@ -444,6 +498,51 @@ class HyperspectralClassificationTask(ClassificationTask):
                 'random weights; pass --ckpt_path FILE, such as '
                 'runs/NAME/version_0/checkpoints/best.ckpt'
             )
+
+    def _match_classes(self, stage: str) -> None:
+        """Match the classes of the data with those that the network was trained on."""
+        self._numbers = None
+        datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        trained = self.provenance and self.provenance.data
+        if not trained or not hasattr(datamodule, 'describe'):
+            number = getattr(datamodule, 'num_classes', None) or None
+            check_sizes(self.hparams, {'num_classes': number})
+            return
+        data = datamodule.describe()
+        numbers = match_classes(trained['scene'], data['scene'])
+        if numbers == tuple(range(self.hparams['num_classes'])):
+            return
+        theirs, ours = trained['scene']['name'], data['scene']['name']
+        names = list(trained['scene']['class_names'])
+        counts = np.sum(list(data['split']['counts'].values()), axis=0)
+        unknown = [
+            name
+            for name, number, count in zip(
+                data['scene']['class_names'], numbers, counts, strict=True
+            )
+            if number is None and count
+        ]
+        if unknown:
+            raise ValueError(
+                f'{stage}: the network does not know the classes {unknown} of {ours}, '
+                f'it was trained on {names} of {theirs}: give labels without them, or '
+                'class_names that say which are the same'
+            )
+        absent = [name for number, name in enumerate(names) if number not in numbers]
+        rank_zero_warn(
+            f'{stage}: classes are matched by name and value; {ours} has no pixel of '
+            f'{absent or "none"} of the classes that the network knows'
+        )
+        self._numbers = torch.tensor([-1 if n is None else n for n in numbers])
+
+    @property
+    def classes(self) -> dict[str, Any] | None:
+        """Names, values and colours of the network's classes, as its run had them."""
+        trained = self.provenance and self.provenance.data
+        if not trained:
+            return None
+        keys = ('class_names', 'class_values', 'palette')
+        return {key: trained['scene'].get(key) for key in keys}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -469,11 +568,27 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read which training run a checkpoint comes from; refuse another network."""
+        self._take_classes(checkpoint)
         check_same_network(checkpoint, self.hparams)
         # Without this entry (ModelCheckpoint(save_weights_only=True)), Lightning does not
         # tell callbacks of the checkpoint.
         checkpoint.setdefault('callbacks', {})
         self.provenance = Provenance.of(checkpoint)
+
+    def _take_classes(self, checkpoint: Mapping[str, Any]) -> None:
+        """Build the network for the classes that a checkpoint was trained on.
+
+        Only where the data alone told their number, and not to train it further.
+        """
+        saved = (checkpoint.get('hyper_parameters') or {}).get('num_classes')
+        fitting = self._trainer is None or self.trainer.state.fn == 'fit'
+        if fitting or not self._classes_of_data or saved is None:
+            return
+        if saved != self.hparams['num_classes'] and Provenance.of(checkpoint):
+            self.hparams['num_classes'] = saved
+            self.configure_models()
+            self.configure_metrics()
+            self.model.to(self.device)
 
     def _current_provenance(self, data: Mapping[str, Any] | None = None) -> Provenance:
         """Describe the training run of this process."""

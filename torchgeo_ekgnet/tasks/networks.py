@@ -156,3 +156,34 @@ def own_weights(network: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, 
     own: Callable[[Mapping[str, Any]], dict[str, Any]]
     own = getattr(network, 'own_weights', network_state)
     return own(state_dict)
+
+
+def num_classes_of(weights: str | bool | None) -> int | None:
+    """Tell how many classes the network of a checkpoint has, if the file says so."""
+    if not isinstance(weights, str) or not weights:
+        return None
+    settings = read_tensors(weights, 'weights').get('hyper_parameters')
+    found = settings.get('num_classes') if isinstance(settings, Mapping) else None
+    return found if isinstance(found, int) else None
+
+
+def order_classes(network: Any, numbers: Sequence[int | None]) -> None:
+    """Bring the rows of a loaded classifier into the order of other classes.
+
+    Args:
+        network: Network with a classifier, changed in place.
+        numbers: Present row of each class; None for a class that was not there, whose
+            row is drawn anew.
+    """
+    classifier = network.get_classifier()
+    if not isinstance(classifier, nn.Linear) or len(numbers) != classifier.out_features:
+        return
+    if list(numbers) == list(range(len(numbers))):
+        return
+    before = {name: value.clone() for name, value in classifier.named_parameters()}
+    classifier.reset_parameters()
+    with torch.no_grad():
+        for name, value in classifier.named_parameters():
+            for row, number in enumerate(numbers):
+                if number is not None:
+                    value[row] = before[name][number]

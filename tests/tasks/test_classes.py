@@ -1,0 +1,192 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of classes that are matched by name and value, never by position."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from torchgeo_ekgnet.callbacks import AccuracyReport
+from torchgeo_ekgnet.checkpoint import match_classes
+from torchgeo_ekgnet.datamodules import CustomSceneDataModule
+from torchgeo_ekgnet.datasets import RandomSplit
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+VALUES = (1, 2, 3, 5)
+
+
+def scene_of(names: list[str], values: list[int]) -> dict[str, Any]:
+    return {'class_names': names, 'class_values': values}
+
+
+@pytest.mark.parametrize(
+    ('trained', 'scene', 'expected'),
+    [
+        ((['a', 'b'], [1, 2]), (['a', 'b'], [1, 2]), (0, 1)),
+        ((['a', 'b'], [1, 2]), (['b', 'a'], [1, 2]), (1, 0)),
+        ((['a', 'b'], [1, 2]), (['b'], [7]), (1,)),
+        ((['a', 'b'], [1, 2]), ([' B', 'c'], [1, 2]), (1, None)),
+        ((['a', 'b'], [1, 4]), (['class 4', 'class 5'], [4, 5]), (1, None)),
+        ((['class 1', 'class 3'], [1, 3]), (['class 3'], [3]), (1,)),
+        ((['class 1', 'class 2'], [1, 2]), (['wood', 'water'], [2, 1]), (1, 0)),
+    ],
+)
+def test_matching(trained: Any, scene: Any, expected: Any) -> None:
+    assert match_classes(scene_of(*trained), scene_of(*scene)) == expected
+
+
+def write_scene(folder: Path, name: str, order: dict[int, int], seed: int = 0) -> None:
+    """Write a scene whose value v is written as order[v]; 0 leaves the class out."""
+    random = np.random.default_rng(seed)
+    truth = np.repeat(np.repeat(random.choice(VALUES, (6, 6)), 4, 0), 4, 1)
+    truth.flat[: len(VALUES)] = VALUES
+    cube = random.normal(0, 0.05, (*truth.shape, 9)).astype(np.float32)
+    for value in VALUES:
+        cube[truth == value] += np.sin(np.arange(9) * value)
+    labels = np.zeros_like(truth)
+    for value, written in order.items():
+        labels[truth == value] = written
+    np.save(folder / f'{name}.npy', cube)
+    np.save(folder / f'{name}_gt.npy', labels)
+
+
+def make_datamodule(folder: Path, name: str, **options: Any) -> CustomSceneDataModule:
+    arguments: dict[str, Any] = {
+        'root': str(folder),
+        'cube': f'{name}.npy',
+        'labels': f'{name}_gt.npy',
+        'patch_size': 1,
+        'batch_size': 32,
+        'split': RandomSplit(0.5, 0.1, 3),
+        'allow_other_split': name != 'a',
+    }
+    return CustomSceneDataModule(**{**arguments, **options})
+
+
+def make_trainer(folder: Path, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator='cpu',
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=folder,
+        **options,
+    )
+
+
+def make_task(**options: Any) -> HyperspectralClassificationTask:
+    return HyperspectralClassificationTask('ssrn', lr=0.01, **options)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('classes')
+    write_scene(folder, 'a', {v: v for v in VALUES})
+    torch.manual_seed(0)
+    task, trainer = make_task(), make_trainer(folder, max_epochs=10)
+    trainer.fit(task, make_datamodule(folder, 'a'))
+    assert trainer.test(task, make_datamodule(folder, 'a'), verbose=False)[0][
+        'test_OA'
+    ] == pytest.approx(1, abs=0.02)
+    trainer.save_checkpoint(folder / 'best.ckpt')
+    return folder
+
+
+@pytest.mark.parametrize('way', ['ckpt_path', 'weights', 'load_from_checkpoint'])
+@pytest.mark.parametrize(
+    ('order', 'options', 'absent'),
+    [
+        ({1: 1, 3: 3, 5: 5}, {}, ['class 2']),
+        ({2: 2, 5: 5}, {}, ['class 1', 'class 3']),
+        ({5: 5, 3: 3, 2: 2, 1: 1}, {}, []),
+    ],
+)
+def test_subset_is_scored_and_the_rest_is_named(
+    way: str,
+    order: dict[int, int],
+    options: dict[str, Any],
+    absent: list[str],
+    trained: Path,
+    tmp_path: Path,
+) -> None:
+    for file in trained.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    write_scene(tmp_path, 'b', order, seed=1)
+    path = str(tmp_path / 'best.ckpt')
+    match way:
+        case 'ckpt_path':
+            task, more = make_task(), {'ckpt_path': path}
+        case 'weights':
+            task, more = make_task(weights=path), {}
+        case _:
+            task, more = HyperspectralClassificationTask.load_from_checkpoint(path), {}
+    trainer = make_trainer(tmp_path, callbacks=[AccuracyReport(table=False)])
+    datamodule = make_datamodule(tmp_path, 'b', **options)
+    with pytest.warns(UserWarning, match='allow_other_split'):
+        (found,) = trainer.test(task, datamodule, verbose=False, **more)
+    assert found['test_OA'] == pytest.approx(1, abs=0.02)
+    reports = list(tmp_path.rglob('test.json'))
+    report = json.loads(reports[0].read_text())
+    assert report['class_names'] == [f'class {value}' for value in VALUES]
+    assert report['without_test_pixels'] == absent
+
+
+@pytest.mark.parametrize('order', [{1: 1, 2: 4}, {1: 1, 2: 2, 3: 3, 5: 9}])
+def test_unknown_class_is_named(
+    order: dict[int, int], trained: Path, tmp_path: Path
+) -> None:
+    write_scene(tmp_path, 'b', order, seed=1)
+    task, trainer = make_task(), make_trainer(tmp_path)
+    unknown = max(order.values())
+    with pytest.raises(ValueError, match=f"not know the classes .'class {unknown}"):
+        trainer.test(
+            task, make_datamodule(tmp_path, 'b'), ckpt_path=trained / 'best.ckpt'
+        )
+
+
+def test_names_overrule_values(trained: Path, tmp_path: Path) -> None:
+    """Two numberings of the same names."""
+    names = {1: 'wood', 2: 'water', 3: 'road', 5: 'field'}
+    write_scene(tmp_path, 'a', {v: v for v in VALUES})
+    order = {1: 4, 2: 3, 3: 2, 5: 1}
+    write_scene(tmp_path, 'b', order, seed=1)
+    torch.manual_seed(0)
+    task, trainer = make_task(), make_trainer(tmp_path, max_epochs=10)
+    trainer.fit(task, make_datamodule(tmp_path, 'a', class_names=names))
+    other = make_datamodule(
+        tmp_path, 'b', class_names={order[value]: name for value, name in names.items()}
+    )
+    (found,) = trainer.test(task, other, verbose=False)
+    assert found['test_OA'] == pytest.approx(1, abs=0.02)
+
+
+def test_classifier_is_brought_into_the_order_of_the_data(tmp_path: Path) -> None:
+    write_scene(tmp_path, 'a', {v: v for v in VALUES})
+    names = {1: 'wood', 2: 'water', 3: 'road', 5: 'field'}
+    first = make_task()
+    trainer = make_trainer(tmp_path, max_epochs=1, limit_val_batches=0)
+    trainer.fit(first, make_datamodule(tmp_path, 'a', class_names=names))
+    trainer.save_checkpoint(tmp_path / 'named.ckpt')
+    write_scene(tmp_path, 'b', {1: 4, 2: 3, 3: 2, 5: 1})
+    others = {4: 'wood', 3: 'Water', 2: 'road', 1: 'lake'}
+    again = make_task(weights=str(tmp_path / 'named.ckpt'))
+    still = make_trainer(tmp_path, max_epochs=1, limit_train_batches=0)
+    still.fit(again, make_datamodule(tmp_path, 'b', class_names=others))
+    theirs, ours = (task.model.classifier.weight.detach() for task in (first, again))
+    torch.testing.assert_close(ours[[3, 2, 1]], theirs[[0, 1, 2]])
+    assert not ours[0].equal(theirs[3])
+
+
+def test_other_number_of_classes_without_a_checkpoint(tmp_path: Path) -> None:
+    write_scene(tmp_path, 'b', {1: 1, 2: 2})
+    task = make_task(in_channels=9, num_classes=7)
+    task.load_state_dict(task.state_dict())
+    with pytest.raises(ValueError, match='network has 7 classes, the data have 2'):
+        make_trainer(tmp_path).test(task, make_datamodule(tmp_path, 'b'))

@@ -1,0 +1,86 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of what happens to values that are no numbers."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+from .test_classification import make_datamodule, make_task, make_trainer
+
+
+class Spoil(Callback):
+    """Puts a value into the patches of some batches."""
+
+    def __init__(self, value: float, *batches: int) -> None:
+        self.value = value
+        self.batches = batches
+        self.steps = 0
+
+    def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, i: int) -> None:
+        if not self.batches or i in self.batches:
+            batch['image'].fill_(self.value)
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+def test_training_stops_before_the_weights_are_spoilt(
+    value: float, tmp_path: Path
+) -> None:
+    task, saver = make_task(), ModelCheckpoint(tmp_path, monitor='val_loss')
+    trainer = make_trainer(
+        tmp_path, callbacks=[Spoil(value, 1), saver], enable_checkpointing=True
+    )
+    with pytest.raises(ValueError, match='fit: the loss is NaN or infinite'):
+        trainer.fit(task, make_datamodule())
+    assert all(torch.isfinite(p).all() for p in task.model.parameters())
+    assert not saver.best_model_path and 'train' not in task.accuracies
+
+
+def test_learning_rate_beyond_reason(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'(fit|validate): .* NaN or infinite'):
+        make_trainer(tmp_path).fit(make_task(lr=1e30), make_datamodule())
+
+
+def test_steps_are_skipped_when_asked_for(tmp_path: Path) -> None:
+    task = make_task(on_nonfinite='skip')
+    trainer = make_trainer(tmp_path, callbacks=[Spoil(math.nan, 1)])
+    with pytest.warns(UserWarning, match='1 steps of epoch 0 were skipped'):
+        trainer.fit(task, make_datamodule())
+    for name, value in task.model.state_dict().items():
+        assert torch.isfinite(value).all(), name
+    assert math.isfinite(trainer.callback_metrics['train_loss'])
+    assert math.isfinite(trainer.callback_metrics['val_loss'])
+
+
+def test_a_training_of_skipped_steps_only_ends(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[Spoil(math.nan)], limit_val_batches=0)
+    with pytest.raises(ValueError, match='fit: the loss is NaN'):
+        trainer.fit(make_task(on_nonfinite='skip'), make_datamodule())
+
+
+def spoilt(tmp_path: Path, value: float) -> tuple[HyperspectralClassificationTask, Any]:
+    task, datamodule = make_task(), make_datamodule()
+    make_trainer(tmp_path).fit(task, datamodule)
+    with torch.no_grad():
+        task.model.classifier.weight.fill_(value)
+    return task, datamodule
+
+
+@pytest.mark.parametrize('stage', ['validate', 'test'])
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_no_score(
+    stage: str, value: float, tmp_path: Path
+) -> None:
+    task, datamodule = spoilt(tmp_path, value)
+    task.accuracies.clear()
+    with pytest.raises(ValueError, match=f'{stage}: logits are NaN or infinite'):
+        getattr(make_trainer(tmp_path), stage)(task, datamodule)
+    assert not task.accuracies

@@ -1,0 +1,97 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Losses and logits that are no numbers: seen on the device, told on the host."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..metrics import not_finite
+
+OnNonfinite = Literal['stop', 'skip']
+
+
+class FiniteWatch:
+    """Counts batches that are not finite, without waiting for the device.
+
+    Args:
+        skip: Whether training steps are skipped instead of ending the training.
+    """
+
+    def __init__(self, skip: bool = False) -> None:
+        """Initialize."""
+        self.skip = skip
+        self.skipped = 0
+        self.steps = 0
+        self._bad: Tensor | None = None
+        self._saved: list[Tensor] | None = None
+
+    def see(self, values: Tensor) -> None:
+        """Look at the loss or the logits of a batch."""
+        bad = (~torch.isfinite(values.detach())).any().long()
+        self._bad = bad if self._bad is None else self._bad + bad
+
+    def read(self) -> int:
+        """Give the number of batches that were not finite, and begin anew.
+
+        The host waits for the device here, and nowhere else.
+        """
+        bad, self._bad = self._bad, None
+        return 0 if bad is None else int(bad)
+
+    def check(self, stage: str) -> None:
+        """Raise ValueError if a batch was not finite."""
+        if self.read():
+            raise ValueError(not_finite(stage))
+
+    def save(self, network: nn.Module) -> None:
+        """Keep the running statistics, which a skipped step must not spoil."""
+        if self.skip and self._saved is None:
+            self._saved = [buffer.clone() for buffer in network.buffers()]
+
+    def before_step(self, network: nn.Module, module: Any) -> None:
+        """Refuse or skip an optimizer step whose loss or gradient is not finite.
+
+        A device other than the CPU is asked only if steps are to be skipped; otherwise
+        its loss is looked at when the epoch ends.
+
+        Args:
+            network: The network.
+            module: The task, which knows the other processes.
+
+        Raises:
+            ValueError: If the training is to stop.
+        """
+        self.steps += 1
+        if not self.skip:
+            if module.device.type == 'cpu':
+                self.check('fit')
+            return
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        for gradient in gradients:
+            self.see(gradient)
+        bad = torch.tensor(self.read(), device=module.device)
+        if bool(module.all_gather(bad).any()):
+            self.skipped += 1
+            for parameter in network.parameters():
+                parameter.grad = None
+            if self._saved is not None:
+                with torch.no_grad():
+                    for now, kept in zip(network.buffers(), self._saved, strict=True):
+                        now.copy_(kept)
+        self._saved = None
+
+    def finish_epoch(self) -> int:
+        """Check the epoch, and tell how many of its steps were skipped.
+
+        Raises:
+            ValueError: If the loss was not finite, or no step was left.
+        """
+        steps, skipped = self.steps, self.skipped
+        self.steps = self.skipped = 0
+        if not self.skip or (steps and skipped == steps):
+            self._bad = self._bad if not skipped else torch.tensor(1)
+            self.check('fit')
+        return skipped
