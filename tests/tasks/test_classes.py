@@ -120,13 +120,15 @@ def test_subset_is_scored_and_the_rest_is_named(
         (tmp_path / file.name).write_bytes(file.read_bytes())
     write_scene(tmp_path, 'b', order, seed=1)
     path = str(tmp_path / 'best.ckpt')
+    task: HyperspectralClassificationTask
+    more: dict[str, Any] = {}
     match way:
         case 'ckpt_path':
             task, more = make_task(), {'ckpt_path': path}
         case 'weights':
-            task, more = make_task(weights=path), {}
+            task = make_task(weights=path)
         case _:
-            task, more = HyperspectralClassificationTask.load_from_checkpoint(path), {}
+            task = HyperspectralClassificationTask.load_from_checkpoint(path)
     trainer = make_trainer(tmp_path, callbacks=[AccuracyReport(table=False)])
     datamodule = make_datamodule(tmp_path, 'b', **options)
     with pytest.warns(UserWarning, match='allow_other_split'):

@@ -30,6 +30,7 @@ from ..checkpoint import (
 from ..metrics import SCORES, Accuracies, ConfusionCounts
 from ..models._weights import compare_weights, network_state
 from .arguments import check_arguments
+from .capture import Capture, reason_against
 from .finite import FiniteWatch, OnNonfinite
 from .losses import Loss, balanced_weights, make_loss, mix, weigh_classes
 from .networks import (
@@ -93,6 +94,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         on_nonfinite: OnNonfinite = 'stop',
+        capture: Literal['auto'] | bool = 'auto',
+        matmul_precision: Literal['highest', 'high', 'medium'] | None = None,
     ) -> None:
         """Initialize a new task.
 
@@ -133,6 +136,13 @@ class HyperspectralClassificationTask(ClassificationTask):
             on_nonfinite: What happens if the loss is NaN or infinite: 'stop' ends the
                 training, 'skip' leaves the step out (of its gradients, too; the host
                 then waits for the device at every step).
+            capture: Whether forward and backward pass run as CUDA graphs for the batch
+                size that comes most: 'auto' on a GPU where nothing is against it, True
+                to be told why where it is not possible, False for never.
+            matmul_precision: What products and convolutions of float32 may round to on
+                a GPU while the task runs: 'highest' for float32, 'high' for TF32,
+                'medium' for bfloat16 products; None leaves PyTorch's settings (float32
+                products, TF32 convolutions).
 
         Raises:
             ValueError: If an argument has no meaning; the message names it.
@@ -151,6 +161,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         self.accuracies = {}
         self._watch = FiniteWatch(self.hparams['on_nonfinite'] == 'skip')
         self._classes_of_data = False
+        self._capture: Capture | None = None
+        self._matmul: tuple[str, bool] | None = None
         # Number of each class of the data in the network; None if they are the same.
         self._numbers: Tensor | None = None
 
@@ -241,12 +253,11 @@ class HyperspectralClassificationTask(ClassificationTask):
             self.configure_models()
             self.configure_metrics()
             self._repoint_optimizer()
-            if stage == 'fit' and self.provenance and self.provenance.data:
+            trained = self.provenance and self.provenance.data
+            if stage == 'fit' and trained and hasattr(datamodule, 'describe'):
                 # A head that was loaded has the order of other data.
-                scene = getattr(datamodule, 'describe', dict)().get('scene')
-                if scene is not None:
-                    numbers = match_classes(self.provenance.data['scene'], scene)
-                    order_classes(self.model, numbers)
+                scene = datamodule.describe()['scene']
+                order_classes(self.model, match_classes(trained['scene'], scene))
         weights = self.hparams['class_weights']
         others = getattr(datamodule, 'num_classes', None) != self.hparams['num_classes']
         if stage != 'fit' and weights == 'balanced' and others:
@@ -267,6 +278,77 @@ class HyperspectralClassificationTask(ClassificationTask):
         self.build(stage)
         if self.hparams['compile'] and stage in ('fit', 'predict'):
             self._compile()
+        self._set_matmul_precision(self.hparams['matmul_precision'])
+        self._capture = self._make_capture(stage)
+
+    def teardown(self, stage: str) -> None:
+        """Give graphs back, and PyTorch's settings."""
+        if self._capture is not None:
+            self._capture.clear()
+        self._capture = None
+        self._set_matmul_precision(None)
+
+    def _set_matmul_precision(self, precision: str | None) -> None:
+        """Choose the precision of products and convolutions; None for what it was."""
+        if precision is not None:
+            self._matmul = self._matmul or (
+                torch.get_float32_matmul_precision(),
+                torch.backends.cudnn.allow_tf32,
+            )
+            torch.set_float32_matmul_precision(precision)
+            torch.backends.cudnn.allow_tf32 = precision != 'highest'
+        elif self._matmul is not None:
+            torch.set_float32_matmul_precision(self._matmul[0])
+            torch.backends.cudnn.allow_tf32 = self._matmul[1]
+            self._matmul = None
+
+    def _make_capture(self, stage: str) -> Capture | None:
+        """Decide whether the network runs as CUDA graphs, and say why not."""
+        wanted = self.hparams['capture']
+        if wanted is False or self._trainer is None:
+            return None
+        capture = Capture(self.model, processes=self.trainer.world_size)
+        device = self.trainer.strategy.root_device
+        reason = reason_against(self.model, bool(self.hparams['compile']))
+        if device.type not in capture.device_types:
+            if wanted is not True:
+                return None
+            reason = f'CUDA graphs need a CUDA device, found {device.type}'
+        elif self.trainer.world_size > 1 and stage == 'fit' and reason is None:
+            reason = self._capture_before_wrapping(capture, device)
+        if reason is not None:
+            rank_zero_info(f'capture: not done: {reason}; the network runs eagerly')
+            return None
+        return capture
+
+    def _capture_before_wrapping(
+        self, capture: Capture, device: torch.device
+    ) -> str | None:
+        """Capture before the network is wrapped for data-parallel training."""
+        datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        size = getattr(datamodule, 'train_batch_size', None) or getattr(
+            datamodule, 'batch_size', None
+        )
+        patch = getattr(datamodule, 'patch_size', None)
+        if type(self.trainer.strategy).__name__ != 'DDPStrategy':
+            return f'{type(self.trainer.strategy).__name__} may change the network'
+        if '-true' in str(self.trainer.precision):
+            return f'precision {self.trainer.precision} moves the weights later'
+        if not isinstance(size, int) or not isinstance(patch, int):
+            return 'the datamodule does not tell the size of its batches'
+        self.model.to(device).train()
+        image = torch.zeros(
+            size, self.hparams['in_channels'], patch, patch, device=device
+        )
+        with self.trainer.precision_plugin.forward_context():
+            capture.capture(image)
+        return None
+
+    def _logits(self, image: Tensor) -> Tensor:
+        """Run the network; the logits are valid until its next run."""
+        network = self if self._capture is None else self._capture
+        logits: Tensor = network(image)
+        return logits
 
     def _settle(self, data: Mapping[str, Any]) -> None:
         """Take sizes from the datamodule, or compare them with those that were given."""
@@ -370,7 +452,7 @@ class HyperspectralClassificationTask(ClassificationTask):
                 image, target = mix(
                     image, label, self.hparams['num_classes'], self.hparams['mixup']
                 )
-            logits = self(image)
+            logits = self._logits(image)
             if self._numbers is not None and stage != 'train':
                 label = target = self._numbers.to(label.device)[label]
             loss: Tensor = self.criterion(logits, target)
@@ -436,7 +518,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
         """Compute class probabilities of shape (B, C)."""
-        return cast(Tensor, self(batch['image'])).softmax(dim=1)
+        return self._logits(batch['image']).softmax(dim=1)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keep what a skipped step must not spoil."""

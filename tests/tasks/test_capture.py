@@ -1,0 +1,364 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of networks that run as CUDA graphs: with a stand-in, and where CUDA is."""
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+
+from torchgeo_ekgnet.callbacks import ExpertUse, MovingAverage, TemperatureAnnealing
+from torchgeo_ekgnet.layers import record_attention
+from torchgeo_ekgnet.tasks import classification
+from torchgeo_ekgnet.tasks.capture import Capture, reason_against
+
+from .test_classification import (
+    BANDS,
+    CLASSES,
+    PATCH,
+    make_datamodule,
+    make_task,
+    make_trainer,
+)
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+
+
+class Graphs:
+    """Stands in for ``torch.cuda.make_graphed_callables``.
+
+    Like it, it runs the module some times first, and what it returns takes one shape,
+    type and mode only. Unlike it, it runs the module again.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[tuple[int, ...]] = []
+        self.replays = 0
+
+    def __call__(
+        self,
+        module: nn.Module,
+        sample: tuple[Tensor],
+        num_warmup_iters: int = 3,
+        allow_unused_input: bool = False,
+    ) -> Callable[[Tensor], Tensor]:
+        assert not torch.is_autocast_enabled('cpu') or (
+            not torch.is_autocast_cache_enabled()
+        )
+        assert not torch.is_inference_mode_enabled()
+        (image,) = sample
+        assert not any(m._forward_hooks for m in module.modules())
+        for _ in range(num_warmup_iters):
+            module(image)
+        self.made.append(tuple(image.shape))
+        training, grad = module.training, torch.is_grad_enabled()
+
+        def replay(new: Tensor) -> Tensor:
+            assert new.shape == image.shape and new.dtype == image.dtype
+            assert module.training == training and torch.is_grad_enabled() == grad
+            self.replays += 1
+            with torch.no_grad():
+                image.copy_(new)
+            logits: Tensor = module(image)
+            return logits
+
+        return replay
+
+
+def make_network() -> Any:
+    torch.manual_seed(0)
+    return timm.create_model('ekgnet_tiny', in_chans=BANDS, num_classes=CLASSES)
+
+
+def batch(size: int = 4) -> Tensor:
+    return torch.randn(size, BANDS, PATCH, PATCH)
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+class TestCapture:
+    def test_second_batch_of_a_shape_is_captured(self) -> None:
+        graphs, network = Graphs(), make_network()
+        capture = Capture(network, graphs, ('cpu',))
+        for size in (4, 2, 4, 4, 2, 2):
+            capture(batch(size))
+        assert graphs.made == [(4, BANDS, PATCH, PATCH)]
+        assert graphs.replays == 2
+        network.eval()
+        with torch.no_grad():
+            for size in (8, 8, 3, 3, 5, 5, 3):
+                capture(batch(size))
+        assert [shape[0] for shape in graphs.made] == [4, 8, 3]
+
+    def test_capture_changes_neither_statistics_nor_random_numbers(self) -> None:
+        graphs, network = Graphs(), make_network()
+        capture = Capture(network, graphs, ('cpu',))
+        before, image = state_of(network), batch()
+        torch.manual_seed(3)
+        capture.capture(image)
+        for name, value in network.state_dict().items():
+            assert value.equal(before[name]), name
+        torch.manual_seed(3)
+        expected = torch.rand(2)
+        torch.manual_seed(3)
+        capture.capture(image)
+        assert torch.rand(2).equal(expected)
+
+    def test_gradients_and_statistics_are_those_of_an_eager_run(self) -> None:
+        captured, eager = make_network(), make_network()
+        capture = Capture(captured, Graphs(), ('cpu',))
+        for _ in range(3):
+            image = batch()
+            for network, run in ((captured, capture), (eager, eager)):
+                network.zero_grad()
+                run(image).square().mean().backward()
+        for (name, ours), theirs in zip(
+            captured.named_parameters(), eager.parameters(), strict=True
+        ):
+            torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+        for ours, theirs in zip(captured.buffers(), eager.buffers(), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+    def test_hooks_run(self) -> None:
+        graphs, network = Graphs(), make_network().eval()
+        capture = Capture(network, graphs, ('cpu',))
+        with torch.no_grad():
+            for _ in range(2):
+                capture(batch())
+            replays = graphs.replays
+            with record_attention(network) as recorded:
+                capture(batch())
+            assert len(recorded) == 6 and graphs.replays == replays
+            capture(batch())
+        assert graphs.replays == replays + 1
+
+    def test_moved_weights_end_the_capture(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        graphs, network = Graphs(), make_network()
+        capture = Capture(network, graphs, ('cpu',))
+        for _ in range(2):
+            capture(batch())
+        with torch.no_grad():
+            network.classifier.weight.mul_(2)
+        capture(batch())
+        assert graphs.replays == 2
+        network.classifier.weight.data = network.classifier.weight.data.clone()
+        with caplog.at_level(logging.INFO):
+            capture(batch())
+            capture(batch())
+        assert graphs.replays == 2
+        assert caplog.text.count('weights were moved') == 1
+
+    def test_failure_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError('operation not permitted\nwhen stream is capturing')
+
+        network = make_network()
+        capture, before = Capture(network, fail, ('cpu',)), state_of(network)
+        image = batch()
+        with caplog.at_level(logging.INFO):
+            found = [capture(image) for _ in range(4)]
+        assert caplog.text.count('not possible here (RuntimeError: operation') == 1
+        assert all(logits.shape == (4, CLASSES) for logits in found)
+        assert network.stem.weight.equal(before['stem.weight'])
+
+    def test_other_devices_run_eagerly(self) -> None:
+        graphs = Graphs()
+        capture = Capture(make_network(), graphs)
+        for _ in range(3):
+            capture(batch())
+        assert not graphs.made
+
+    def test_copies_have_no_graphs(self) -> None:
+        capture = Capture(make_network(), Graphs(), ('cpu',))
+        for _ in range(2):
+            capture(batch())
+        again = copy.deepcopy(capture)
+        assert again(batch()).shape == (4, CLASSES)
+        assert again.network is not capture.network
+
+
+def test_reasons() -> None:
+    network = make_network()
+    assert reason_against(network, False) is None
+    assert reason_against(network, True) == 'compile has the network'
+    network.set_grad_checkpointing()
+    assert 'gradient checkpointing' in str(reason_against(network, False))
+    pruned = timm.create_model('dgcnet', in_chans=BANDS, num_classes=CLASSES)
+    assert 'changes by itself' in str(reason_against(pruned, False))
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    """Let the task capture on the CPU."""
+    found = Graphs()
+
+    def make(network: nn.Module, processes: int = 1) -> Capture:
+        return Capture(network, found, ('cpu',), processes)
+
+    monkeypatch.setattr(classification, 'Capture', make)
+    return found
+
+
+def fit(
+    folder: Path, capture: Any, *callbacks: Any, **options: Any
+) -> tuple[Any, Trainer]:
+    torch.manual_seed(0)
+    task = make_task(capture=capture, **options.pop('task', {}))
+    trainer = make_trainer(folder, max_epochs=2, callbacks=list(callbacks), **options)
+    trainer.fit(task, make_datamodule(batch_size=16))
+    return task, trainer
+
+
+@pytest.mark.parametrize(
+    ('options', 'callbacks'),
+    [
+        ({}, []),
+        ({'precision': 'bf16-mixed'}, []),
+        ({'gradient_clip_val': 0.1}, []),
+        ({'accumulate_grad_batches': 2}, []),
+        ({'task': {'class_weights': 'balanced', 'mixup': 0.3}}, []),
+        ({'task': {'on_nonfinite': 'skip'}}, []),
+        ({}, [lambda: TemperatureAnnealing(3, 1, step=1.5)]),
+        ({}, [lambda: MovingAverage(share=0.5)]),
+    ],
+    ids=str,
+)
+def test_training_is_the_same(
+    options: dict[str, Any], callbacks: list[Any], graphs: Graphs, tmp_path: Path
+) -> None:
+    found = []
+    for capture in ('auto', False):
+        np.random.seed(0)
+        more = copy.deepcopy(options)
+        task, trainer = fit(tmp_path, capture, *(make() for make in callbacks), **more)
+        found.append((state_of(task.model), trainer.callback_metrics['val_loss']))
+        assert task._capture is None
+    assert [shape[0] for shape in graphs.made].count(16) >= 1 and graphs.replays > 4
+    for name, value in found[0][0].items():
+        torch.testing.assert_close(value, found[1][0][name], msg=name)
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
+def test_resumed_and_tested(graphs: Graphs, tmp_path: Path) -> None:
+    _, trainer = fit(tmp_path, 'auto')
+    trainer.save_checkpoint(tmp_path / 'two.ckpt')
+    task = make_task()
+    again = make_trainer(tmp_path, max_epochs=3)
+    again.fit(task, make_datamodule(batch_size=16), ckpt_path=tmp_path / 'two.ckpt')
+    made = len(graphs.made)
+    (first,) = again.test(task, make_datamodule(batch_size=16), verbose=False)
+    assert len(graphs.made) > made
+    again.save_checkpoint(tmp_path / 'three.ckpt')
+    (second,) = make_trainer(tmp_path).test(
+        make_task(capture=False),
+        make_datamodule(batch_size=16),
+        ckpt_path=tmp_path / 'three.ckpt',
+        verbose=False,
+    )
+    assert first == pytest.approx(second)
+
+
+def test_expert_use_sees_the_network(graphs: Graphs, tmp_path: Path) -> None:
+    task, trainer = fit(tmp_path, 'auto')
+    trainer.callbacks.append(ExpertUse())  # type: ignore[attr-defined]
+    trainer.test(task, make_datamodule(batch_size=16), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ('task', 'message'),
+    [
+        ({'compile': True}, 'not done: compile has the network'),
+        ({'model': 'dgcnet'}, 'not done: DGCNet changes by itself'),
+    ],
+)
+def test_reason_is_told(
+    task: dict[str, Any],
+    message: str,
+    graphs: Graphs,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nn.Module, 'compile', lambda self, **kwargs: None)
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, 'auto', task=task)
+    assert message in caplog.text and not graphs.made
+
+
+def test_without_cuda(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, 'auto', accelerator='cpu')
+        assert 'capture:' not in caplog.text
+        fit(tmp_path, True, accelerator='cpu')
+    assert 'not done: CUDA graphs need a CUDA device, found cpu' in caplog.text
+
+
+def test_matmul_precision_holds_while_the_task_runs(tmp_path: Path) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    task = make_task(matmul_precision='high')
+    seen = []
+    task.on_train_start = lambda: seen.append(  # type: ignore[method-assign]
+        (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    )
+    make_trainer(tmp_path, fast_dev_run=True).fit(task, make_datamodule())
+    assert seen == [('high', True)]
+    after = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    assert after == before
+
+
+@cuda
+@pytest.mark.parametrize('precision', ['32-true', 'bf16-mixed'])
+def test_graphs_agree_with_eager_runs(precision: Any, tmp_path: Path) -> None:
+    found = []
+    for capture in (True, False):
+        _, trainer = fit(
+            tmp_path,
+            capture,
+            TemperatureAnnealing(3, 1, step=1.5),
+            accelerator='gpu',
+            devices=1,
+            precision=precision,
+            task={'matmul_precision': 'highest'},
+        )
+        found.append(trainer.callback_metrics['val_loss'])
+        (optimizer,) = trainer.optimizers
+        assert optimizer.defaults['fused']
+    tolerance = 1e-3 if precision == '32-true' else 5e-2
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
+
+
+@cuda
+def test_no_step_waits_on_cuda(tmp_path: Path) -> None:
+    class Watch(Callback):
+        steps = 0
+
+        def on_train_batch_start(self, *args: Any) -> None:
+            self.steps += 1
+            if self.steps > 3:
+                torch.cuda.set_sync_debug_mode('error')
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            torch.cuda.set_sync_debug_mode('default')
+
+    watch, datamodule = Watch(), make_datamodule(batch_size=16)
+    trainer = make_trainer(
+        tmp_path, accelerator='gpu', devices=1, max_epochs=2, callbacks=[watch]
+    )
+    try:
+        trainer.fit(make_task(), datamodule)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert watch.steps > 4

@@ -1,0 +1,251 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""A network's forward and backward pass as CUDA graphs.
+
+A step of these networks is thousands of kernels that are shorter than their launch. A
+graph launches all of them at once. It holds for one shape of the batch, and repeats what
+the device did, not what Python decided: whatever may decide otherwise runs eagerly.
+"""
+
+import inspect
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+__all__ = ('Capture', 'reason_against')
+
+#: Runs before a capture; data-parallel training needs so many.
+_WARMUP, _PARALLEL_WARMUP = 3, 11
+
+
+class _Key(NamedTuple):
+    """What a graph holds for."""
+
+    training: bool
+    grad: bool
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    autocast: torch.dtype | None
+
+
+class _Wrapper(nn.Module):
+    """Holds the network: what a graph takes the place of is this forward."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Initialize."""
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Run the network."""
+        logits: Tensor = self.network(image)
+        return logits
+
+
+class Capture:
+    """Runs a network, by a graph where one holds for the batch.
+
+    A shape is captured when it comes for the second time, one for training and two for
+    evaluation; other shapes run eagerly with the same weights and statistics. Graphs read
+    weights where they lie: in-place changes (optimizers, averages, a temperature that is
+    annealed) are seen, and weights that were moved end the capture.
+
+    Args:
+        network: The network.
+        make_graphed: What captures: ``torch.cuda.make_graphed_callables``.
+        device_types: Devices that it can capture on.
+        processes: Number of processes that train the network.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        make_graphed: Callable[..., Any] | None = None,
+        device_types: tuple[str, ...] = ('cuda',),
+        processes: int = 1,
+    ) -> None:
+        """Initialize."""
+        self.network = network
+        self.device_types = device_types
+        self._make = make_graphed or torch.cuda.make_graphed_callables
+        self._warmup = _WARMUP if processes == 1 else _PARALLEL_WARMUP
+        self._graphs: dict[_Key, Callable[[Tensor], Tensor]] = {}
+        self._seen: Counter[_Key] = Counter()
+        self._modules = list(network.modules())
+        self._places: list[int] = []
+        self._off = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy it without its graphs, which belong to this network's memory."""
+        return type(self), (self.network, None, self.device_types)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Run the network.
+
+        Args:
+            image: Patches, shape (B, bands, P, P).
+
+        Returns:
+            Logits, shape (B, C); of a graph, valid until its next run.
+        """
+        if (
+            self._off
+            or image.device.type not in self.device_types
+            or image.requires_grad
+        ):
+            return self._eager(image)
+        if self._is_watched():
+            return self._eager(image)
+        key = self._key(image)
+        if self._graphs and self._places != self._present_places():
+            self.clear()
+            self._off = True
+            _say('weights were moved; from here the network runs eagerly')
+            return self._eager(image)
+        graph = self._graphs.get(key)
+        if graph is not None:
+            return graph(image)
+        self._seen[key] += 1
+        if self._seen[key] < 2 or not self._has_room(key):
+            return self._eager(image)
+        return self.capture(image)(image)
+
+    def capture(self, image: Tensor) -> Callable[[Tensor], Tensor]:
+        """Capture the network for batches like this one.
+
+        Args:
+            image: A batch.
+
+        Returns:
+            The graph, or the network if it cannot be captured.
+        """
+        key, start = self._key(image), time.perf_counter()
+        try:
+            with self._unchanged(image.device), _autocast(key):
+                graph = self._graph(image)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            self.clear()
+            self._off = True
+            line = ' '.join(str(error).split())[:200]
+            _say(f'not possible here ({type(error).__name__}: {line}); runs eagerly')
+            return self._eager
+        self._graphs[key] = graph
+        self._places = self._present_places()
+        passes = 'forward and backward pass' if key.grad else 'forward pass'
+        _say(
+            f'{passes} of {type(self.network).__name__} for batches of {key.shape}, in '
+            f'{time.perf_counter() - start:.1f} s; other batches run eagerly'
+        )
+        return graph
+
+    def clear(self) -> None:
+        """Give the graphs and their memory back."""
+        self._graphs.clear()
+        self._seen.clear()
+
+    def _eager(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.network(image)
+        return logits
+
+    def _graph(self, image: Tensor) -> Callable[[Tensor], Tensor]:
+        """Make the graph of this mode; its input is a tensor of its own."""
+        options: dict[str, Any] = {
+            'num_warmup_iters': self._warmup,
+            'allow_unused_input': True,
+        }
+        known = inspect.signature(self._make).parameters
+        if 'capture_error_mode' in known:
+            # Other threads, which load data, may use the device meanwhile.
+            options['capture_error_mode'] = 'thread_local'
+        sample = image.detach().clone()
+        make: Callable[..., Any] = self._make
+        graph: Callable[[Tensor], Tensor]
+        graph = make(_Wrapper(self.network), (sample,), **options)
+        return graph
+
+    def _key(self, image: Tensor) -> _Key:
+        kind = image.device.type
+        autocast = torch.is_autocast_enabled(kind)
+        return _Key(
+            self.network.training,
+            torch.is_grad_enabled(),
+            tuple(image.shape),
+            image.dtype,
+            image.device,
+            torch.get_autocast_dtype(kind) if autocast else None,
+        )
+
+    def _has_room(self, key: _Key) -> bool:
+        same = [other for other in self._graphs if other.training == key.training]
+        return len(same) < (1 if key.training else 2)
+
+    def _present_places(self) -> list[int]:
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        return [tensor.data_ptr() for tensor in tensors]
+
+    def _is_watched(self) -> bool:
+        """Tell whether hooks want to see or change what goes on inside."""
+        return any(
+            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+            for module in self._modules
+        )
+
+    @contextmanager
+    def _unchanged(self, device: torch.device) -> Iterator[None]:
+        """Undo what the runs before a capture do to statistics and random numbers."""
+        buffers = list(self.network.buffers())
+        kept = [buffer.clone() for buffer in buffers]
+        devices = [device] if device.type == 'cuda' else []
+        try:
+            with torch.random.fork_rng(devices), torch.inference_mode(False):
+                yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in zip(buffers, kept, strict=True):
+                    buffer.copy_(value)
+
+
+@contextmanager
+def _autocast(key: _Key) -> Iterator[None]:
+    """Keep gradient mode and autocast, whose cache a graph must not read."""
+    with torch.set_grad_enabled(key.grad):
+        if key.autocast is None:
+            yield
+            return
+        with torch.autocast(key.device.type, key.autocast, cache_enabled=False):
+            yield
+
+
+def reason_against(network: nn.Module, compiled: bool) -> str | None:
+    """Say why a network is not captured.
+
+    Args:
+        network: The network.
+        compiled: Whether ``torch.compile`` has it.
+
+    Returns:
+        The reason; None if nothing is known to be against it.
+    """
+    if compiled:
+        return 'compile has the network'
+    for module in network.modules():
+        if getattr(module, 'grad_checkpointing', False):
+            return 'gradient checkpointing draws its random numbers on the host'
+        if callable(getattr(module, 'set_progress', None)):
+            return f'{type(module).__name__} changes by itself while it is trained'
+        if isinstance(module, nn.SyncBatchNorm):
+            return 'SyncBatchNorm waits for other processes'
+    return None
+
+
+def _say(text: str) -> None:
+    rank_zero_info(f'capture: {text}')
