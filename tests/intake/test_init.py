@@ -90,14 +90,15 @@ def test_odd_names_and_nan_survive(
     assert int((~cli.datamodule.scene.valid).sum()) == 1
 
 
-def test_few_labels_ask_for_ssrn() -> None:
-    labels = own_labels()
-    many = advise(HyperspectralScene(own_cube(), labels), split='random')
-    assert many.model == 'ekgnet_tiny'
-    labels[:20] = 0
-    few = advise(HyperspectralScene(own_cube(), labels), split='random')
-    assert few.model == 'ssrn'
-    assert 'few' in few.reasons['model']
+def test_advice_is_the_recipe_for_new_ground() -> None:
+    scene = HyperspectralScene(own_cube(), own_labels())
+    advice = advise(scene)
+    assert (advice.model, advice.patch_size) == ('ekgnet_spectral', 5)
+    assert advice.shows_single_pixels and advice.has_experts
+    assert advice.batch_size is None
+    other = advise(scene, model='ssrn')
+    assert not (other.shows_single_pixels or other.has_experts)
+    assert (other.patch_size, other.batch_size) == (7, 16)
 
 
 def test_split_is_the_most_honest_possible() -> None:

@@ -5,16 +5,14 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ..datasets import DisjointSplit, HyperspectralScene, RandomSplit
 from ..datasets.splits import Split, SplitProtocol
 from ..models import network_class
 
 __all__ = ('Advice', 'advise')
 
-#: Training pixels of the typical class below which labels are few.
-FEW = 50
+#: The network for ground that nobody trained on and for few labels.
+BEST = 'ekgnet_spectral'
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Advice:
     Attributes:
         model: Name of the network.
         patch_size: Rows and columns of a patch.
-        batch_size: Patches of a batch.
+        batch_size: Patches of a batch; None follows the training pixels.
         epochs: Epochs at most.
         protocol: How training, validation and test pixels are chosen.
         split: The split that it draws.
@@ -33,7 +31,7 @@ class Advice:
 
     model: str
     patch_size: int
-    batch_size: int
+    batch_size: int | None
     epochs: int
     protocol: SplitProtocol
     split: Split
@@ -43,6 +41,16 @@ class Advice:
     def patience(self) -> int:
         """Epochs without improvement that end the training, annealing apart."""
         return self.epochs // 4 + (self.epochs // 2 if self.has_experts else 0)
+
+    @property
+    def shows_single_pixels(self) -> bool:
+        """Whether training shows single pixels, with the recipe of ``custom.yaml``."""
+        return self.model == BEST
+
+    @property
+    def weights(self) -> str:
+        """Name of the checkpoint to test and map with."""
+        return 'last' if self.shows_single_pixels else 'best'
 
     @property
     def has_experts(self) -> bool:
@@ -73,28 +81,27 @@ def advise(
     """
     reasons = {}
     side = min(scene.shape[:2])
+    if model is None:
+        model = BEST
+        reasons['model'] = (
+            'reads spectra pixel by pixel: best between fields and with few labels'
+        )
     if patch_size is None:
-        patch_size = 7 if side >= 7 else side - 1 + side % 2
+        wanted = 5 if model == BEST else 7
+        patch_size = wanted if side >= wanted else side - 1 + side % 2
         reasons['patch_size'] = (
-            'odd; larger patches see more of the surroundings, and remember them'
+            'odd; the answers of its pixels are averaged'
+            if model == BEST
+            else 'odd; larger patches see more of the surroundings, and remember them'
         )
     protocol, drawn, reasons['split'] = _choose_split(scene, patch_size, split)
-    counts = drawn.counts(scene.label_map, scene.num_classes)['train']
-    typical = int(np.median([count for count in counts if count]))
     training = drawn.train.size
-    few = typical < FEW
-    if model is None:
-        model = 'ssrn' if few else 'ekgnet_tiny'
-        reasons['model'] = (
-            f'{typical} training pixels in the typical class are few: SSRN led then'
-            if few
-            else "of a laptop's size; ekgnet_base is the paper's, for a GPU; ssrn is "
-            'worth a try'
-        )
-    batch_size = 16 if training < 2000 else 32 if training < 8000 else 80
+    batch_size = None
+    if model != BEST:
+        batch_size = 16 if training < 2000 else 32 if training < 8000 else 80
     reasons['batch_size'] = f'follows the {training:,} training pixels'
-    epochs = 60 if training < 4000 else 30
-    reasons['max_epochs'] = 'fewer if the validation loss stops falling'
+    epochs = 100 if training < 500 else 60 if training < 4000 else 40
+    reasons['max_epochs'] = 'an epoch of few pixels is a few steps'
     return Advice(model, patch_size, batch_size, epochs, protocol, drawn, reasons)
 
 

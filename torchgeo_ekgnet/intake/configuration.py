@@ -25,6 +25,27 @@ _UNUSED = {
     'nodata': '0  # value that means "no data" if the file does not say so',
 }
 
+#: The recipe of custom.yaml, for networks that are shown single pixels.
+_SPECTRA_TASK = [
+    '    lr: 3.0e-3',
+    '    warmup: 0.05',
+    '    weight_decay: 0.05  # AdamW',
+    '    label_smoothing: 0.1',
+]
+_SPECTRA_DATA = [
+    '    padding_mode: reflect',
+    '    augmentation:  # of training patches, at random',
+    '      crop: 1  # one pixel of a patch, so that surroundings cannot be memorised',
+    '      band_gain: 0.05',
+    '      smooth_offset: 0.1',
+    '      noise: 0.05',
+]
+_PATCHES_DATA = [
+    '    augmentation:  # of training patches, at random',
+    '      flips: true',
+    '      turns: true',
+]
+
 
 def write_configuration(found: SceneFiles, advice: Advice, name: str) -> str:
     """Write the configuration of a run.
@@ -81,7 +102,12 @@ def _comment(indent: int, text: str) -> list[str]:
 def _head(found: SceneFiles, advice: Advice, name: str) -> list[str]:
     """Say what the file is, and what to type."""
     rows, cols, bands = found.scene.shape
-    best = f'runs/{name}/version_0/checkpoints/best.ckpt'
+    weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
+    kept = (
+        'averaged weights of the last epoch'
+        if advice.shows_single_pixels
+        else 'weights of the epoch with the lowest validation loss'
+    )
     pixels = sum(found.scene.class_counts)
     return [
         *_comment(
@@ -91,13 +117,16 @@ def _head(found: SceneFiles, advice: Advice, name: str) -> list[str]:
         ),
         '#',
         f'#   torchgeo-ekgnet fit --config {name}.yaml',
-        f'#   torchgeo-ekgnet test --config {name}.yaml --ckpt_path {best}',
-        f'#   torchgeo-ekgnet predict --config {name}.yaml --ckpt_path {best}',
+        f'#   torchgeo-ekgnet test --config {name}.yaml --ckpt_path {weights}',
+        f'#   torchgeo-ekgnet predict --config {name}.yaml --ckpt_path {weights}',
         '#',
-        '# fit keeps the weights of the epoch with the lowest validation loss, test scores',
-        '# them, predict classifies every pixel: map, confidence and report lie beside the',
-        '# checkpoint. Plain torchgeo runs this file as well. Every value can be given on',
-        '# the command line, too, such as --trainer.max_epochs 10.',
+        *_comment(
+            0,
+            f'fit keeps the {kept}, test scores them, predict classifies every pixel: '
+            'map, confidence and report lie beside the checkpoint. Plain torchgeo runs '
+            'this file as well. Every value can be given on the command line, too, such '
+            'as --trainer.max_epochs 10.',
+        ),
     ]
 
 
@@ -121,17 +150,26 @@ def _trainer(advice: Advice, name: str) -> list[str]:
             '      init_args:',
             '        share: 0.5  # the temperature falls to its end in half of the epochs',
         ]
+    if advice.shows_single_pixels:
+        lines += [
+            '    - class_path: torchgeo_ekgnet.callbacks.MovingAverage',
+            '      init_args:',
+            '        share: 0.1',
+        ]
+    else:
+        lines += [
+            '    - class_path: lightning.pytorch.callbacks.EarlyStopping',
+            '      init_args:',
+            '        monitor: val_loss',
+            *_line(8, 'patience', advice.patience),
+            '    - class_path: lightning.pytorch.callbacks.ModelCheckpoint',
+            '      init_args:',
+            '        filename: best',
+            '        monitor: val_loss',
+            '        enable_version_counter: false',
+        ]
     return [
         *lines,
-        '    - class_path: lightning.pytorch.callbacks.EarlyStopping',
-        '      init_args:',
-        '        monitor: val_loss',
-        *_line(8, 'patience', advice.patience),
-        '    - class_path: lightning.pytorch.callbacks.ModelCheckpoint',
-        '      init_args:',
-        '        filename: best',
-        '        monitor: val_loss',
-        '        enable_version_counter: false',
         '    # The state after each epoch, to resume from.',
         '    - class_path: lightning.pytorch.callbacks.ModelCheckpoint',
         '      init_args:',
@@ -149,7 +187,7 @@ def _model(advice: Advice) -> list[str]:
         '  class_path: torchgeo_ekgnet.tasks.HyperspectralClassificationTask',
         '  init_args:',
         *_line(4, 'model', advice.model, advice.reasons.get('model', '')),
-        '    lr: 1.0e-3',
+        *(_SPECTRA_TASK if advice.shows_single_pixels else ['    lr: 1.0e-3']),
         '    lr_schedule: cosine',
     ]
 
@@ -180,9 +218,7 @@ def _data(found: SceneFiles, advice: Advice) -> list[str]:
         *_line(
             4, 'batch_size', advice.batch_size, advice.reasons.get('batch_size', '')
         ),
-        '    augmentation:  # of training patches, at random',
-        '      flips: true',
-        '      turns: true',
+        *(_SPECTRA_DATA if advice.shows_single_pixels else _PATCHES_DATA),
         *_comment(4, advice.reasons['split']),
         '    split:',
         f'      class_path: torchgeo_ekgnet.datasets.{type(advice.protocol).__name__}',

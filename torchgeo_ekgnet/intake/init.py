@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._files import write_text
-from .advice import advise
+from .advice import Advice, advise
 from .configuration import write_configuration
-from .discovery import find_scene
+from .discovery import SceneFiles, find_scene
 from .options import add_scene_options, scene_options
 
 
@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
     write_text(path, write_configuration(found, advice, name))
     for text in found.warnings:
         sys.stdout.write(f'note: {text}\n')
-    sys.stdout.write(_summary(found.labels, found.cube, path, name))
+    sys.stdout.write(_summary(found, advice, path, name))
 
 
 def _plain(name: str) -> str:
@@ -70,13 +70,13 @@ def _plain(name: str) -> str:
     return re.sub(r'[^\w.-]+', '_', name).strip('._-').lower() or 'scene'
 
 
-def _summary(labels: str | None, cube: object, path: Path, name: str) -> str:
+def _summary(found: SceneFiles, advice: Advice, path: Path, name: str) -> str:
     """Say what was found and what to type next."""
-    best = f'runs/{name}/version_0/checkpoints/best.ckpt'
+    weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
     return (
-        f'cube    {cube}\nlabels  {labels}\nwrote   {path}\n\n'
+        f'cube    {found.cube}\nlabels  {found.labels}\nwrote   {path}\n\n'
         'next:\n'
         f'  torchgeo-ekgnet fit --config {path}\n'
-        f'  torchgeo-ekgnet test --config {path} --ckpt_path {best}\n'
-        f'  torchgeo-ekgnet predict --config {path} --ckpt_path {best}\n'
+        f'  torchgeo-ekgnet test --config {path} --ckpt_path {weights}\n'
+        f'  torchgeo-ekgnet predict --config {path} --ckpt_path {weights}\n'
     )
