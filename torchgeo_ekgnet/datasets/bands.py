@@ -82,8 +82,10 @@ class BandSelection:
                 if wavelengths is None
                 else f'wavelengths {wavelengths.min():g}..{wavelengths.max():g} nm'
             )
+            bad = 0 if bad_bands is None else int(bad_bands.sum())
             raise ValueError(
-                f'bands: {self} keeps none of the {num_bands} bands ({known})'
+                f'bands: {self} keeps none of the {num_bands} bands ({known}; {bad} '
+                'are marked as bad by the file, drop_bad=False keeps these)'
             )
         return chosen
 

@@ -135,7 +135,10 @@ class HyperspectralScene:
             )
         rows, cols, total = shape
         centres = checked_nanometres(name, wavelengths, total, bad_bands)
-        self.band_indices = resolve_bands(bands, total, centres, bad_bands)
+        try:
+            self.band_indices = resolve_bands(bands, total, centres, bad_bands)
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from error
         subset = not np.array_equal(self.band_indices, np.arange(total))
         self.wavelengths = None if centres is None else centres[self.band_indices]
         self._cube: NDArray[Any] | None = None

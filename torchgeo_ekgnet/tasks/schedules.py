@@ -36,7 +36,7 @@ class CosineToZero(LambdaLR):
                 rising(epoch, warmup)
                 if epoch < warmup
                 else 0.5
-                + 0.5 * math.cos(math.pi * (epoch - warmup) / (epochs - warmup))
+                + 0.5 * math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup))
             ),
         )
 

@@ -1,0 +1,52 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests that the configuration in the docs trains and maps the real EnMAP tiles."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import rasterio
+import yaml
+
+from torchgeo_ekgnet.main import main
+
+PAGE = Path(__file__).parents[2] / 'docs' / 'scenes.md'
+
+
+def test_configuration_of_the_docs(
+    real_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = real_data_dir / 'enmap_potsdam'
+    if not root.is_dir():
+        pytest.skip('no EnMAP tiles')
+    blocks = re.findall(r'```yaml\n(.*?)```', PAGE.read_text(), flags=re.DOTALL)
+    [block] = [text for text in blocks if 'enmap_potsdam' in text]
+    config = yaml.safe_load(block)
+    config['data']['init_args']['root'] = str(root)
+    (tmp_path / 'enmap.yaml').write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    common = [
+        '--config',
+        'custom',
+        '--config',
+        'enmap.yaml',
+        '--trainer.accelerator=cpu',
+    ]
+    few = ['--trainer.max_epochs=2', '--trainer.limit_train_batches=12']
+    few += ['--trainer.limit_val_batches=1', '--model.init_args.model=ekgnet_tiny']
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, 'argv', ['torchgeo'])
+        main(list(arguments))
+
+    run('fit', *common, *few)
+    [checkpoint] = tmp_path.rglob('last.ckpt')
+    run('predict', *common, few[-1], '--ckpt_path', str(checkpoint))
+    [raster] = tmp_path.rglob('map.tif')
+    with rasterio.open(raster) as written:
+        assert written.shape == (192, 160)
+        assert (written.read(1) > 0).sum() == 18 * 32 * 32
+        assert written.crs.to_epsg() == 32633
