@@ -49,7 +49,8 @@ def test_the_rule() -> None:
     [
         ((1, 1, 1), 64, 'experts'),
         ((4, 1, 1), 64, 'experts'),
-        ((1, 3, 3), 64, 'pointwise'),
+        ((2, 4, 4), 64, 'experts'),
+        ((1, 5, 7), 64, 'pointwise'),
         ((1, 1, 1), 16, 'pointwise'),
     ],
 )
@@ -184,6 +185,25 @@ def test_dense_is_exact() -> None:
     torch.testing.assert_close(found, expected)
     seen = torch.randn_like(expected)
     inputs = (x, weight, bias)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, seen),
+        torch.autograd.grad(expected, inputs, seen),
+    )
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_experts_by_position_are_exact(last: bool) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {'dtype': torch.float64, 'requires_grad': True}
+    x = torch.randn(3, 8, 2, 3, 2, **options)
+    attention, bias = torch.rand(3, 4, **options), torch.randn(4, 6, **options)
+    weight = torch.randn(4, 6, 8, 1, 1, 1, **options)
+    inputs = (x, attention, weight, bias)
+    image = x.to(memory_format=torch.channels_last_3d) if last else x
+    found = expert_conv3d(image, *inputs[1:], strategy='experts')
+    expected = expert_conv3d(*inputs, strategy='grouped')
+    torch.testing.assert_close(found, expected)
+    seen = torch.randn_like(expected)
     torch.testing.assert_close(
         torch.autograd.grad(found, inputs, seen),
         torch.autograd.grad(expected, inputs, seen),

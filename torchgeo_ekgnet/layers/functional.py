@@ -41,6 +41,7 @@ from .rule import (
     chosen_at_run_time,
     conv_strategy,
     plain_only,
+    traced,
 )
 from .unrolled import UnrolledConv, any_unrolling, unrolled_conv3d
 
@@ -349,11 +350,25 @@ class _MixedProducts(torch.autograd.Function):
         return gx, ga, gs, gb, None
 
 
+def _experts_by_position(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
+    """Apply all 1x1x1 experts with one matrix product of all positions."""
+    experts, out, channels = weight.shape[:3]
+    size = x.shape[2:]
+    rows = x.flatten(2).transpose(1, 2).flatten(0, 1)
+    columns = weight.flatten(2).permute(2, 0, 1).reshape(channels, experts * out)
+    y = (rows @ columns).unflatten(1, (experts, out))
+    shares = attention.repeat_interleave(size.numel(), 0).unsqueeze(1).to(y.dtype)
+    mixed = (shares @ y).squeeze(1).unflatten(0, (x.shape[0], -1))
+    return cast(Tensor, mixed.transpose(1, 2).contiguous().unflatten(2, size))
+
+
 def _experts(
     x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry
 ) -> Tensor:
     """Convolve with every expert, then take the weighted sum of the outputs."""
     groups = geometry.groups
+    if groups == 1 and geometry.is_pointwise() and not traced() and x.numel() > 0:
+        return _experts_by_position(x, attention, weight)
     num_experts, out = weight.shape[0], weight.shape[1]
     # Group-major order, so that a static convolution has all experts of a group.
     kernels = weight.unflatten(1, (groups, out // groups)).transpose(0, 1)

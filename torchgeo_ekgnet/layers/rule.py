@@ -21,6 +21,7 @@ from .unrolled import Unrolling, best_unrolling
 
 __all__ = [
     'DENSE',
+    'FEW',
     'STRATEGIES',
     'asked_strategy',
     'check_strategy',
@@ -41,6 +42,11 @@ STRATEGIES = ('grouped', 'pointwise', 'experts', 'unrolled', 'dense')
 #: the forward pass alone, or with the backward pass as well. These are the three blocks
 #: of EKGNet-base; measured at batch 80, patch 15, 200 bands.
 DENSE = {(8, 2): 'both', (16, 4): 'forward', (32, 8): 'both'}
+
+#: Positions of a map up to which a CPU applies four large experts to a batch sooner than
+#: it mixes them: 2 to 6 times as fast at 1 to 4 positions, 1.4 times at 13; at 25
+#: mixing is faster, 0.8.
+FEW = 16
 
 _asked: ContextVar[str | None] = ContextVar('conv_strategy', default=None)
 # How many blocks of conv_strategy are open in all threads. While there is none, nothing
@@ -178,7 +184,8 @@ def _smaller_than_kernels(x: Tensor, weight: Tensor) -> bool:
     if graph or x.device.type != 'cpu':
         return False
     positions = x.shape[2] * x.shape[3] * x.shape[4]
-    return positions <= 4 and weight.shape[1] * weight.shape[2] >= 2048
+    few = positions * weight.shape[0] <= 4 * FEW
+    return few and weight.shape[1] * weight.shape[2] >= 2048
 
 
 def choose_expert_strategy(
@@ -188,8 +195,8 @@ def choose_expert_strategy(
 
     1. What the caller or :func:`conv_strategy` asks for, where it applies.
     2. 1x1x1 kernels: one matrix product per sample, on every device; but all experts
-       and the weighted sum of their outputs where maps are smaller than a kernel (a
-       CPU would spend its time on mixing kernels: measured 2 to 6 times as fast).
+       and the weighted sum of their outputs where maps are smaller than a kernel
+       (:data:`FEW`; a CPU would spend its time on mixing kernels).
     3. Graphs that must hold for any batch size (export, ONNX) and empty batches: all
        experts, then their weighted sum.
     4. Everything else: mix the kernels, fold the batch into groups; the convolution
