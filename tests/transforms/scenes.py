@@ -3,6 +3,8 @@
 
 """A small scene for the tests of transforms and patches."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 class ArrayWindows:
     """A cube that is read by window and counts its reads."""
 
-    def __init__(self, array: NDArray[np.float32]) -> None:
+    def __init__(self, array: NDArray[Any]) -> None:
         self.array = array
         self.reads = 0
 
@@ -22,7 +24,7 @@ class ArrayWindows:
         return rows, cols, bands
 
     @property
-    def dtype(self) -> np.dtype[np.float32]:
+    def dtype(self) -> np.dtype[Any]:
         return self.array.dtype
 
     def read(

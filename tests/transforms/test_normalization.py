@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import scale
 
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
-from torchgeo_ekgnet.transforms import SpectralNormalizer, normalization
+from torchgeo_ekgnet.transforms import PatchSource, SpectralNormalizer, normalization
 
-from .scenes import make_cube, make_scene
+from .scenes import ArrayWindows, make_cube, make_scene
 
 
 def apply(normalizer: SpectralNormalizer, cube: NDArray[Any]) -> NDArray[np.float32]:
@@ -73,12 +73,84 @@ def test_pixel_methods() -> None:
 
 @pytest.mark.parametrize('method', ['zscore', 'minmax', 'snv', 'l2'])
 def test_no_spread(method: Any) -> None:
-    cube = np.zeros((3, 4, 5), dtype=np.float32)
-    if method != 'l2':
-        cube += 3.3
+    """Of a constant scene nothing would be left; a constant pixel becomes 0."""
+    cube = np.full((3, 4, 5), 3.3, dtype=np.float32)
+    with pytest.raises(ValueError, match=r'one value|nothing'):
+        SpectralNormalizer(method).fit(HyperspectralScene(cube, None))
+    if method in ('zscore', 'minmax'):
+        return
+    cube[1, 1] = np.arange(5) + 1
+    if method == 'l2':
+        cube[0] = 0
+    found = apply(SpectralNormalizer(method).fit(HyperspectralScene(cube, None)), cube)
+    assert not found[0].any() and found[1, 1].any()
+
+
+@pytest.mark.parametrize('method', ['zscore', 'minmax'])
+def test_bands_without_spread_are_named(
+    method: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    cube = make_cube(bands=30)
+    cube[:, :, [3, *range(8, 25)]] = 7
+    SpectralNormalizer(method).fit(HyperspectralScene(cube, None))
+    assert '18 of 30 bands hold one value and become 0: 3, 8, 9' in caplog.text
+    assert '17, ...; leave them out' not in caplog.text
+    caplog.clear()
+    SpectralNormalizer(method).fit(make_scene())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize('method', ['snv', 'l2'])
+def test_one_band_is_refused_where_nothing_is_left(method: Any) -> None:
+    with pytest.raises(ValueError, match='nothing of a single band'):
+        SpectralNormalizer(method).fit(make_scene(bands=1))
+    SpectralNormalizer('none').fit(make_scene(bands=1))
+
+
+def test_spectra_of_one_brightness_each_are_refused() -> None:
+    """Every pixel has another value, but snv takes the pixel's mean away."""
+    cube = np.arange(30, dtype=np.float32).reshape(5, 6, 1).repeat(4, axis=2)
+    with pytest.raises(ValueError, match='would leave nothing'):
+        SpectralNormalizer('snv').fit(HyperspectralScene(cube, None))
+
+
+@pytest.mark.parametrize('lazy', [False, True])
+@pytest.mark.parametrize('method', ['zscore', 'minmax', 'snv'])
+@pytest.mark.parametrize('offset', [1e6, -1e9, 1e12])
+def test_values_far_from_zero(offset: float, method: Any, lazy: bool) -> None:
+    """Patches of values far from 0 are those of the same values near 0."""
+    near = np.random.default_rng(0).normal(0, 1, (9, 11, 6))
+    far = near + offset
+    near = far - offset  # what is left of the digits
+    found, expected = (
+        PatchSource(scene, SpectralNormalizer(method).fit(scene), 3).gather(
+            torch.tensor([[4, 4], [0, 10]]), 'cpu'
+        )
+        for scene in (
+            HyperspectralScene(ArrayWindows(cube) if lazy else cube, None)
+            for cube in (far, near)
+        )
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_single_precision_far_from_zero() -> None:
+    cube = (np.arange(99 * 6) % 17 * 4 + 1e8).reshape(9, 11, 6).astype(np.float32)
     scene = HyperspectralScene(cube, None)
-    found = apply(SpectralNormalizer(method).fit(scene), cube)
-    assert np.array_equal(found, np.zeros_like(cube))
+    found = apply(SpectralNormalizer().fit(scene), cube)
+    exact = cube.astype(np.float64).reshape(-1, 6)
+    exact = (exact - exact.mean(0)) / exact.std(0)
+    np.testing.assert_allclose(found.reshape(-1, 6), exact, atol=1e-6)
+
+
+def test_spread_below_single_precision() -> None:
+    cube = make_cube().astype(np.float64) * 1e-40
+    scene = HyperspectralScene(cube, None)
+    source = PatchSource(scene, SpectralNormalizer().fit(scene), 1)
+    found = source.gather(
+        torch.cartesian_prod(torch.arange(9), torch.arange(11)), 'cpu'
+    )
+    assert found.isfinite().all() and 0.9 < float(found.std()) < 1.1
 
 
 def test_integers_and_devices() -> None:

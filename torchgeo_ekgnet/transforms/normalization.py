@@ -3,6 +3,7 @@
 
 """Normalisation of spectra."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol, get_args
 
@@ -19,6 +20,13 @@ Over = Literal['scene', 'train']
 
 #: Upper bound on the values that a scan of the scene holds at once.
 _BLOCK_VALUES = 1 << 22
+
+
+#: Standard deviations from 0 beyond which values are normalised in double precision,
+#: and a spread that single precision cannot divide by.
+_FAR, _SMALLEST = 4096.0, 1e-30
+
+logger = logging.getLogger(__name__)
 
 
 class SpectralScene(Protocol):
@@ -167,6 +175,7 @@ class SpectralNormalizer:
             ValueError: If there is no pixel with data, or a value is NaN or infinite.
         """
         if not self.per_band:
+            self._check_spread(scene, positions)
             return self
         bands = scene.shape[2]
         count = 0
@@ -202,21 +211,56 @@ class SpectralNormalizer:
         if self.method == 'zscore':
             offset, spread = mean, np.sqrt(square / count)
             # Rounding of a constant band must not be blown up to unit variance.
-            flat = spread <= 1e-10 * np.maximum(np.abs(mean), 1e-30)
+            flat = spread <= 1e-13 * np.maximum(np.abs(mean), 1e-30)
         else:
             offset, spread = low, high - low
             flat = spread == 0
+        _report_flat(flat, mean)
         scale = np.where(flat, 1.0, spread)
         self.offset = torch.from_numpy(np.ascontiguousarray(offset))
         self.scale = torch.from_numpy(np.ascontiguousarray(scale))
         return self
 
+    def _check_spread(
+        self, scene: SpectralScene, positions: NDArray[np.int64] | None
+    ) -> None:
+        """Refuse a scene of which nothing would be left; its first block may do."""
+        if self.method != 'none' and scene.shape[2] == 1:
+            raise ValueError(
+                f'normalization: method {self.method!r} compares the bands of a pixel '
+                "and leaves nothing of a single band; expected 'zscore', 'minmax' or "
+                "'none'"
+            )
+        first: NDArray[np.float64] | None = None
+        for spectra in iterate_spectra(scene, positions):
+            first = spectra[:1] if first is None else first
+            if self.method == 'snv':
+                spectra = spectra - spectra.mean(axis=1, keepdims=True)
+                first = np.zeros_like(first)
+            if (spectra != first).any():
+                return
+        if first is None:
+            raise ValueError('normalization: no pixel with data to normalise')
+        raise ValueError(
+            f'normalization: method {self.method!r} would leave nothing: every pixel '
+            'has the same spectrum, or no spectrum varies over the bands; look at the '
+            'values of the file'
+        )
+
+    @property
+    def _far_from_zero(self) -> bool:
+        """Whether single precision is too coarse for the statistics."""
+        if self.offset is None or self.scale is None:
+            return False
+        far = self.offset.abs() > _FAR * self.scale
+        return bool((far | (self.scale < _SMALLEST)).any())
+
     def __call__(self, cube: Tensor) -> Tensor:
         """Normalise spectra.
 
         Args:
-            cube: Values in raw units, shape (..., bands); float64 is normalised in
-                double precision, anything else in single.
+            cube: Values in raw units, shape (..., bands); float64, and values far from
+                0, are normalised in double precision, anything else in single.
 
         Returns:
             Normalised values, float32, shape (..., bands).
@@ -226,7 +270,8 @@ class SpectralNormalizer:
             ValueError: If the number of bands is not that of the statistics.
         """
         if cube.dtype != torch.float64:
-            cube = cube.to(torch.float32)
+            far = self._far_from_zero
+            cube = cube.to(torch.float64 if far else torch.float32)
         return self._normalised(cube).to(torch.float32)
 
     def _normalised(self, cube: Tensor) -> Tensor:
@@ -296,3 +341,23 @@ class SpectralNormalizer:
                 'over, offset and scale'
             ) from error
         return normalizer
+
+
+def _report_flat(flat: NDArray[np.bool_], mean: NDArray[np.float64]) -> None:
+    """Name the bands without spread, and refuse a scene that has no others."""
+    bands = np.flatnonzero(flat)
+    if not bands.size:
+        return
+    listed = ', '.join(map(str, bands[:10])) + (', ...' if bands.size > 10 else '')
+    if bands.size == flat.size:
+        raise ValueError(
+            'normalization: every band holds one value in the pixels that are looked '
+            f'at (such as {mean[0]:g} in band 0), expected values that differ'
+        )
+    logger.warning(
+        'normalization: %d of %d bands hold one value and become 0: %s; leave them out '
+        'with bands={"exclude": [...]}',
+        bands.size,
+        flat.size,
+        listed,
+    )
