@@ -20,7 +20,7 @@ from .overview import Overview
 from .page import write_overview
 
 #: Rows and columns of a patch where no configuration says it.
-PATCH_SIZE = 7
+PATCH_SIZE = 5
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--root', help="folder of a configuration's scene")
     parser.add_argument(
-        '--patch_size', type=int, help='patch that splits are judged by (default: 7)'
+        '--patch_size', type=int, help='patch that splits are judged by (default: 5)'
     )
     parser.add_argument(
         '--output', metavar='PAGE.html', help='page to write (default: NAME.html)'
