@@ -40,7 +40,7 @@ p { max-width: 46rem; }
 .subtitle { color: var(--soft); margin: 0 0 1rem; }
 .notice { border-left: 4px solid var(--warn); background: var(--warn-tint);
   padding: .6rem 1rem; max-width: none; }
-nav { margin: 1.2rem 0; font-size: .92rem; }
+nav { display: flex; flex-wrap: wrap; margin: 1.2rem 0; font-size: .92rem; }
 nav a { color: var(--accent); margin-right: 1.1rem; white-space: nowrap; }
 .scroll { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
