@@ -48,7 +48,9 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--line); background: var(--tint); }
-.number { text-align: right; }
+td { overflow-wrap: anywhere; min-width: 4.5rem; }
+.matrix td { min-width: 0; }
+.number { text-align: right; overflow-wrap: normal; }
 tr.total td { font-weight: 600; }
 .matrix th, .matrix td { padding: .2rem .35rem; text-align: right; font-size: .8rem; }
 .matrix tbody th { text-align: left; white-space: nowrap; }
