@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 from torchgeo.datamodules import BaseDataModule
 
 from torchgeo_ekgnet._compat import BaseTask
+from torchgeo_ekgnet.commands import shipped_configs
 from torchgeo_ekgnet.datasets import DisjointSplit, HyperspectralScene, RandomSplit
 from torchgeo_ekgnet.intake import advise
 from torchgeo_ekgnet.intake.init import main
@@ -112,3 +113,16 @@ def test_split_is_the_most_honest_possible() -> None:
     advice = advise(HyperspectralScene(own_cube(), one_place), patch_size=9)
     assert isinstance(advice.protocol, RandomSplit)
     assert 'optimistic' in advice.reasons['split']
+
+
+def test_recipe_is_that_of_the_shipped_configuration(
+    mat_files: tuple[Path, Path],
+) -> None:
+    main([])
+    mine = yaml.safe_load(Path('farm.yaml').read_text(encoding='utf-8'))
+    text = shipped_configs()['custom'].read_text(encoding='utf-8')
+    shipped = yaml.safe_load(text)
+    assert mine['model'] == shipped['model']
+    ours, theirs = mine['data']['init_args'], shipped['data']['init_args']
+    for key in ('augmentation', 'batch_size', 'padding_mode', 'patch_size'):
+        assert ours[key] == theirs[key]
