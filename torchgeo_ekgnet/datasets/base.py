@@ -125,11 +125,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
 
     @abc.abstractmethod
     def _load_scene(self) -> HyperspectralScene:
-        """Read the scene.
-
-        Returns:
-            The scene with the wanted bands.
-        """
+        """Read the scene."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -277,11 +273,7 @@ class MatSceneDataset(SceneDataset):
         return (self.cube_file, self.labels_file)
 
     def _load_scene(self) -> HyperspectralScene:
-        """Read the scene.
-
-        Returns:
-            The scene with the wanted bands.
-        """
+        """Read the scene."""
         paths = self._verify()
         cube = read_mat(paths[self.cube_file.name], self.cube_file.variable)
         labels = self._read_labels(paths)
@@ -298,26 +290,12 @@ class MatSceneDataset(SceneDataset):
         )
 
     def _read_labels(self, paths: Mapping[str, Path]) -> NDArray[Any]:
-        """Read the label map.
-
-        Args:
-            paths: Path of each file by its name.
-
-        Returns:
-            Labels as stored.
-        """
+        """Read the label map."""
         path = paths[self.labels_file.name]
         return read_mat(path, self.labels_file.variable, ndim=2)
 
     def _repair(self, cube: NDArray[Any]) -> NDArray[Any]:
-        """Undo known defects of the published cube.
-
-        Args:
-            cube: Values as stored.
-
-        Returns:
-            The values to use.
-        """
+        """Undo known defects of the published cube."""
         return cube
 
     def _centres_for(self, cube: NDArray[Any]) -> NDArray[np.float64] | None:

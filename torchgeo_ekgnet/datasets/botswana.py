@@ -70,10 +70,6 @@ class Botswana(MatSceneDataset):
 
     @classmethod
     def band_centres(cls) -> NDArray[np.float64]:
-        """Return the wavelength of each band.
-
-        Returns:
-            Centres of the 145 kept bands in nm.
-        """
+        """Return the centres of the 145 kept bands in nm."""
         removed = [(1, 9), (56, 81), (98, 101), (120, 133), (165, 186), (221, 242)]
         return without(hyperion(), removed)

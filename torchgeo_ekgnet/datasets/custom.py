@@ -72,6 +72,10 @@ def open_scene(
             check_memory=options.check_memory,
         ),
     )
+    if options.check_memory:
+        # A byte a pixel for the mask, and up to eight for labels as they are read.
+        pixels = source.shape[0] * source.shape[1]
+        check_memory(9 * pixels, source.where, f'the mask of {source.shape[:2]} pixels')
     grid = _with_reference(source.grid, options.crs, options.transform)
     labels = SceneLabels(None, options.class_names)
     if options.labels is not None:

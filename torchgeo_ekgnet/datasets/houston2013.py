@@ -95,11 +95,7 @@ class Houston2013(MatSceneDataset):
 
     @classmethod
     def band_centres(cls) -> NDArray[np.float64]:
-        """Return the wavelength of each band.
-
-        Returns:
-            Centres of the 144 bands in nm.
-        """
+        """Return the centres of the 144 bands in nm."""
         return casi_houston()
 
     def official_masks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

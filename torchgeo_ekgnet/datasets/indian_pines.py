@@ -91,9 +91,5 @@ class IndianPines(MatSceneDataset):
 
     @classmethod
     def band_centres(cls) -> NDArray[np.float64]:
-        """Return the wavelength of each band.
-
-        Returns:
-            Centres of the 200 kept bands in nm.
-        """
+        """Return the centres of the 200 kept bands in nm."""
         return without(aviris_indian_pines(), [(104, 108), (150, 163), (220, 220)])

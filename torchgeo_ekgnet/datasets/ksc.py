@@ -133,22 +133,11 @@ class KSC(MatSceneDataset):
 
     @classmethod
     def band_centres(cls) -> NDArray[np.float64]:
-        """Return the wavelength of each band.
-
-        Returns:
-            Nominal centres of the 176 kept bands in nm.
-        """
+        """Return the nominal centres of the 176 kept bands in nm."""
         return without(aviris(), [(1, 4), (102, 116), (151, 172), (218, 224)])
 
     def _repair(self, cube: NDArray[Any]) -> NDArray[Any]:
-        """Undo the wrap of negative values.
-
-        Args:
-            cube: Values as stored.
-
-        Returns:
-            Signed values; the same array if nothing is wrapped or asked for.
-        """
+        """Undo the wrap of negative values."""
         if not self.repair:
             return cube
         if cube.dtype.kind == 'i' and cube.dtype.itemsize == 2:
@@ -166,15 +155,7 @@ class KSC(MatSceneDataset):
         return np.where(wrapped, cube.astype(np.int64) - 65536, cube).astype(np.int16)
 
     def _describe(self, path: Path, cube: NDArray[Any]) -> str:
-        """Say where the values come from.
-
-        Args:
-            path: The cube file.
-            cube: Values as stored.
-
-        Returns:
-            A sentence.
-        """
+        """Say where the values come from."""
         text = super()._describe(path, cube)
         return text + (
             '; wrapped values read as negative' if self.repair else '; values as stored'

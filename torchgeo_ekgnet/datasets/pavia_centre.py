@@ -66,9 +66,5 @@ class PaviaCentre(MatSceneDataset):
 
     @classmethod
     def band_centres(cls) -> NDArray[np.float64]:
-        """Return the wavelength of each band.
-
-        Returns:
-            Nominal centres of the 102 kept bands in nm.
-        """
+        """Return the nominal centres of the 102 kept bands in nm."""
         return rosis(102)

@@ -83,9 +83,5 @@ class PaviaUniversity(MatSceneDataset):
 
     @classmethod
     def band_centres(cls) -> NDArray[np.float64]:
-        """Return the wavelength of each band.
-
-        Returns:
-            Nominal centres of the 103 kept bands in nm.
-        """
+        """Return the nominal centres of the 103 kept bands in nm."""
         return rosis(103)

@@ -82,11 +82,7 @@ class Salinas(MatSceneDataset):
 
     @classmethod
     def band_centres(cls) -> NDArray[np.float64]:
-        """Return the wavelength of each band.
-
-        Returns:
-            Nominal centres of the 204 kept bands in nm.
-        """
+        """Return the nominal centres of the 204 kept bands in nm."""
         return without(aviris(), [(108, 112), (154, 167), (224, 224)])
 
 

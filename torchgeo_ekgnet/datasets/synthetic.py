@@ -96,11 +96,7 @@ class SyntheticScene(SceneDataset):
         )
 
     def _load_scene(self) -> HyperspectralScene:
-        """Make the scene.
-
-        Returns:
-            The scene with the wanted bands.
-        """
+        """Make the scene."""
         return synthetic_scene(
             self.rows,
             self.cols,

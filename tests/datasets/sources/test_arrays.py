@@ -3,7 +3,9 @@
 
 """Tests of array files: MATLAB, NumPy, HDF5 and NetCDF."""
 
+import io
 import pickle
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -13,6 +15,7 @@ import scipy.io
 
 from tests.data.arrays import data
 from torchgeo_ekgnet._reading import FileError
+from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.datasets.sources import Request, Source, open_source
 
 
@@ -107,6 +110,36 @@ class TestRead:
         path.write_text('<html>Not found</html>' * 20)
         with pytest.raises(FileError, match='cannot be read as a MATLAB file'):
             read_array(path)
+
+
+class TestMemory:
+    """What a file declares is compared with the free memory before it is read."""
+
+    @pytest.mark.parametrize('file', ['scene.npz', 'v5.mat', 'cube.npy', 'scene.nc'])
+    def test_larger_than_the_memory(
+        self, root: Path, file: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr('torchgeo_ekgnet._reading._free_memory', lambda: 1000)
+        with pytest.raises(FileError, match=rf'{file}: .* needs .*check_memory=False'):
+            open_scene(root / file, lazy=False)
+        scene = open_scene(root / file, lazy=False, check_memory=False)
+        assert np.array_equal(scene.cube, data.cube_of())
+
+    def test_only_the_wanted_array(self, tmp_path: Path) -> None:
+        path = tmp_path / 'bomb.npz'
+        np.savez(path, cube=data.cube_of())
+        header = io.BytesIO()
+        facts = {'descr': '|u1', 'fortran_order': False, 'shape': (1 << 50,)}
+        np.lib.format.write_array_header_1_0(header, facts)
+        with zipfile.ZipFile(path, 'a') as archive:
+            archive.writestr('other.npy', header.getvalue())
+        assert np.array_equal(open_scene(path).cube, data.cube_of())
+
+    def test_pixels_that_no_memory_holds(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / 'a.h5', 'w') as file:
+            file.create_dataset('cube', (1 << 24, 1 << 24, 2), 'u1', chunks=(64, 64, 2))
+        with pytest.raises(FileError, match=r'the mask of .* pixels needs'):
+            open_scene(tmp_path / 'a.h5')
 
 
 class TestOpen:

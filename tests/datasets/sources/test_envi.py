@@ -238,6 +238,17 @@ class TestFileTypes:
         assert open_scene(tmp_path / 'b.hdr').num_bands == BANDS
         assert open_scene(tmp_path / 'b.tif').num_bands == 2
 
+    def test_header_that_calls_a_tiff_raw(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        geotiff.write(tmp_path / 'b.tif', CUBE.transpose(2, 0, 1))
+        write(tmp_path, 'bbl = {1, 1, 0, 1, 1}', data=b'', name='b.tif.hdr')
+        with caplog.at_level(logging.WARNING):
+            assert open_scene(tmp_path / 'b.tif').num_bands == BANDS
+        assert 'is ignored: it calls b.tif a raw binary' in caplog.text
+        with pytest.raises(FileError, match='begins as a TIFF file'):
+            open_scene(tmp_path / 'b.tif.hdr')
+
     @pytest.mark.parametrize('kind', ['b.tif', 'b.h5', 'b.png'])
     def test_another_container_called_raw(self, tmp_path: Path, kind: str) -> None:
         magic = {

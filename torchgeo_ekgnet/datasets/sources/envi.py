@@ -85,6 +85,14 @@ def find(path: Path) -> tuple[Path, Path] | None:
         # A file of another kind is described only by a header that calls it so.
         if suffix in _FOREIGN.get(EnviHeader(header).file_type, ()):
             return header, path
+        if header.name == path.name + '.hdr':
+            logger.warning(
+                '%s is ignored: it calls %s a raw binary (file type %r); with the file '
+                'type of that file, its wavelengths and bad bands would be read',
+                header,
+                path.name,
+                EnviHeader(header).text('file type'),
+            )
     return None
 
 
