@@ -6,16 +6,20 @@
 import hashlib
 import http.server
 import logging
+import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from filelock import FileLock
 
 from tests.data.public_scenes import data
 from torchgeo_ekgnet._files import file_digest
-from torchgeo_ekgnet.datasets import SalinasA
+from torchgeo_ekgnet.datasets import SalinasA, download
 from torchgeo_ekgnet.datasets.download import (
     DownloadError,
     SceneFile,
@@ -25,6 +29,25 @@ from torchgeo_ekgnet.datasets.download import (
 
 CONTENT = bytes(range(256)) * 1000
 MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+#: What hosts say of the right content.
+HEADERS = {
+    'nothing': {},
+    'word': {'Content-Length': 'many'},
+    'blank': {'Content-Length': ''},
+    'negative': {'Content-Length': '-1'},
+    'range': {'Content-Range': 'bytes */*', 'Content-Type': '\\'},
+    'identity': {'Content-Encoding': 'identity', 'Content-Length': str(len(CONTENT))},
+}
+
+#: Where hosts send those who ask.
+LOCATIONS = {
+    'loop': 'loop/cube.bin',
+    'file': 'file:///etc/passwd',
+    'nonsense': 'http://[::1',
+    'port': 'http://127.0.0.1:99999/x',
+}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -43,6 +66,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             content = b'<html>please use a browser</html>'
         if kind == 'forbidden':
             self.send_error(403)
+            return
+        if kind in HEADERS:
+            self.send_response(200)
+            for key, value in HEADERS[kind].items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(content)
+            return
+        if kind in LOCATIONS:
+            self.send_response(302)
+            self.send_header('Location', LOCATIONS[kind])
+            self.end_headers()
             return
         start = 0
         if kind not in ('noresume', 'page') and wanted is not None:
@@ -150,12 +185,71 @@ class TestDownload:
         path = download_file(scene_file(server, 'good'), tmp_path)
         assert path.read_bytes() == CONTENT
 
+    @pytest.mark.parametrize('kind', HEADERS)
+    def test_odd_headers(self, server: str, tmp_path: Path, kind: str) -> None:
+        path = download_file(scene_file(server, kind), tmp_path)
+        assert path.read_bytes() == CONTENT
+        assert names(tmp_path) == ['cube.bin']
+
+    @pytest.mark.parametrize('kind', LOCATIONS)
+    def test_odd_places(self, server: str, tmp_path: Path, kind: str) -> None:
+        path = download_file(scene_file(server, kind, 'good'), tmp_path)
+        assert path.read_bytes() == CONTENT
+        with pytest.raises(DownloadError) as failure:
+            download_file(scene_file(server, kind), tmp_path / 'other')
+        assert '\n' not in str(failure.value)
+        assert names(tmp_path / 'other') == []
+
+    def test_content_without_end(
+        self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(download, '_LARGEST', len(CONTENT) // 2)
+        monkeypatch.setattr(download, '_CHUNK', 1000)
+        with pytest.raises(DownloadError, match=r'more than \d+ bytes came'):
+            download_file(scene_file(server, 'nothing'), tmp_path)
+        (part,) = tmp_path.iterdir()
+        assert part.stat().st_size <= len(CONTENT) // 2
+
+    def test_a_host_that_hardly_sends(
+        self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(download, '_PATIENCE', 0.0)
+        monkeypatch.setattr(download, '_SLOWEST', 10**15)
+        with pytest.raises(DownloadError, match='a second or more'):
+            download_file(scene_file(server, 'good'), tmp_path)
+
+    def test_a_disk_without_room(
+        self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        usage = SimpleNamespace(free=10)
+        monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+        with pytest.raises(DownloadError, match=r'not enough room for cube\.bin'):
+            download_file(scene_file(server, 'good'), tmp_path)
+
+    def test_two_at_once_fetch_it_once(self, server: str, tmp_path: Path) -> None:
+        file = scene_file(server, 'good')
+        with ThreadPoolExecutor(4) as pool:
+            paths = list(pool.map(lambda _: download_file(file, tmp_path), range(4)))
+        assert {path.read_bytes() for path in paths} == {CONTENT}
+        assert len(Handler.requests) == 1
+        assert names(tmp_path) == ['cube.bin']
+
+    def test_another_process_that_does_not_end(
+        self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(download, '_LOCK_TIMEOUT', 0.05)
+        with (
+            FileLock(tmp_path / '.cube.bin.lock'),
+            pytest.raises(DownloadError, match='by another process'),
+        ):
+            download_file(scene_file(server, 'good'), tmp_path)
+
     def test_no_server(self, tmp_path: Path) -> None:
         with pytest.raises(DownloadError, match='ConnectionError'):
             download_file(scene_file('http://127.0.0.1:9', 'good'), tmp_path)
 
     def test_no_address(self, tmp_path: Path) -> None:
-        with pytest.raises(DownloadError, match=r'no address is known.*\n.*ask the'):
+        with pytest.raises(DownloadError, match=r'no address is known.*ask the'):
             download_file(scene_file(''), tmp_path)
 
     def test_without_checksum_the_content_decides(

@@ -6,18 +6,28 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from filelock import FileLock, Timeout
 
-from .._files import file_digest
+from .._files import check_free_space, file_digest
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
 _TIMEOUT = (10, 60)  # seconds to connect, seconds between two chunks
+
+#: Bytes that no file of a scene has, and the slowest host that is waited for: bytes a
+#: second after so many seconds.
+_LARGEST = 8 << 30
+_SLOWEST, _PATIENCE = 1 << 10, 60.0
+
+#: Seconds that another process is given to finish the same download.
+_LOCK_TIMEOUT = 3600.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,8 @@ def download_file(
     The content grows in ``<name>.part`` and gets its name only when it is complete and
     has passed the check. An interrupted download is continued by the next attempt, from
     any address; one that sends a page instead does not cost what is there already.
+    Processes that want the same file wait for the one that fetches it. A host that sends
+    no end, or hardly anything, is given up.
 
     Args:
         file: What to download.
@@ -120,8 +132,29 @@ def download_file(
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     target = root / file.name
-    part = root / f'{file.name}.part'
     check = check or file.mismatch
+    lock = root / f'.{file.name}.lock'
+    try:
+        with FileLock(lock, timeout=_LOCK_TIMEOUT):
+            try:
+                # Another process may have brought it.
+                if not (target.is_file() and check(target) is None):
+                    _from_any_host(file, target, check)
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        raise DownloadError(
+            f'{file.name} is being downloaded by another process, which does not end; '
+            f'if there is none, delete {lock}'
+        ) from None
+    return target
+
+
+def _from_any_host(
+    file: SceneFile, target: Path, check: Callable[[Path], str | None]
+) -> None:
+    """Try the addresses of a file, one after the other."""
+    part = target.with_name(f'{file.name}.part')
     tried: list[str] = []
     for url in file.urls:
         logger.info('Downloading %s from %s', file.name, url)
@@ -134,33 +167,25 @@ def download_file(
                     'content could be checked',
                     file.name,
                 )
-            return target
+            return
         logger.warning('%s from %s: %s', file.name, url, problem)
-        tried.append(f'  {url}: {problem}')
-    listing = '\n'.join(tried) or '  (no address is known)'
+        tried.append(f'{url}: {problem}')
     manual = file.manual or (
         'download it with a browser from one of these addresses or from a colleague'
     )
     raise DownloadError(
-        f'{file.name} could not be downloaded. Tried:\n{listing}\n'
-        f'Do it by hand: {manual}, and save it as {target}'
+        f'{file.name} could not be downloaded (tried '
+        f'{"; ".join(tried) or "nothing: no address is known"}). Do it by hand: '
+        f'{manual}, and save it as {target}'
     )
 
 
 def _attempt(url: str, part: Path, check: Callable[[Path], str | None]) -> str | None:
-    """Fetch one address into ``part``.
+    """Fetch one address into ``part``; give the problem, None if it is right now.
 
     Nothing of this address stays if it is wrong, and a beginning that an earlier
     attempt has left is not lost to an address that sends something else, such as a
     page that asks for a browser.
-
-    Args:
-        url: The address.
-        part: File in which the content grows.
-        check: Looks at a complete file and returns what is wrong with it, or None.
-
-    Returns:
-        The problem, None if ``part`` is complete and right.
     """
     have = _size(part)
     whole = part.with_name(f'{part.name}.new')
@@ -175,10 +200,10 @@ def _attempt(url: str, part: Path, check: Callable[[Path], str | None]) -> str |
         if problem is None:
             os.replace(whole, part)
         return problem
-    except (requests.RequestException, OSError) as error:
+    except Exception as error:  # noqa: BLE001 (what a host makes libraries raise)
         if _size(whole) > _size(part):
             os.replace(whole, part)
-        return f'{type(error).__name__}: {error}'
+        return f'{type(error).__name__}: {" ".join(str(error).split())[:240]}'
     finally:
         whole.unlink(missing_ok=True)
 
@@ -201,7 +226,8 @@ def _fetch(url: str, part: Path, whole: Path, have: int) -> bool:
         Whether ``part`` holds the content now, ``whole`` otherwise.
 
     Raises:
-        requests.RequestException: If there is no answer, a bad one or half of one.
+        OSError: If there is no answer, a bad one or half of one, one without an end, or
+            the disk has no room (requests raises subclasses).
     """
     headers = {'Accept-Encoding': 'identity'}
     if have:
@@ -217,16 +243,45 @@ def _fetch(url: str, part: Path, whole: Path, have: int) -> bool:
             and answer.headers.get('Content-Range', '').startswith(begins)
         )
         start = have if continues else 0
-        expected = answer.headers.get('Content-Length')
+        expected = _declared_size(answer)
+        if expected is not None:
+            check_free_space(part.parent, min(expected, _LARGEST), part.stem)
         path = part if continues else whole
         with open(path, 'ab' if continues else 'wb') as out:
-            out.writelines(answer.iter_content(_CHUNK))
+            out.writelines(_bounded(answer, start))
             out.flush()
             os.fsync(out.fileno())
     size = _size(path)
-    if expected is not None and size != start + int(expected):
+    if expected is not None and size != start + expected:
         raise requests.ConnectionError(
-            f'connection closed after {size} of {start + int(expected)} bytes (kept, '
+            f'connection closed after {size} of {start + expected} bytes (kept, '
             'the next attempt continues)'
         )
     return continues
+
+
+def _declared_size(answer: requests.Response) -> int | None:
+    """Bytes that an answer says it has; None if it does not say, or says nonsense."""
+    text = answer.headers.get('Content-Length', '').strip()
+    packed = answer.headers.get('Content-Encoding', 'identity').strip().lower()
+    if packed not in ('', 'identity') or not (text.isascii() and text.isdigit()):
+        return None
+    return int(text)
+
+
+def _bounded(answer: requests.Response, start: int) -> Iterator[bytes]:
+    """Give the chunks of an answer, as long as it has an end and comes at all."""
+    begin, received = time.monotonic(), 0
+    for chunk in answer.iter_content(_CHUNK):
+        received += len(chunk)
+        seconds = time.monotonic() - begin
+        if start + received > _LARGEST:
+            raise requests.ConnectionError(
+                f'more than {_LARGEST} bytes came, expected a file of a scene'
+            )
+        if seconds > _PATIENCE and received < _SLOWEST * seconds:
+            raise requests.ConnectionError(
+                f'{received} bytes came in {seconds:.0f} seconds, expected '
+                f'{_SLOWEST} a second or more (kept, the next attempt continues)'
+            )
+        yield chunk
