@@ -25,6 +25,7 @@ from types import FrameType
 from ._terminal import quiet
 from ._threads import choose_threads, wait_passively
 from .commands import COMMANDS, DEBUG, answer, resolve_config
+from .stages import complete_arguments
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells give it: 128 and the signal's number."""
@@ -99,15 +100,16 @@ def run(args: Sequence[str]) -> None:
     resolved = resolve_args(args)
     from .cli import CommandLine, check_yaml
 
-    for path in _configs(resolved):
-        check_yaml(path)
-    # Lightning warns about arguments that differ from those of the process.
-    process_args = sys.argv
-    sys.argv = [process_args[0], *resolved]
-    try:
-        CommandLine()
-    finally:
-        sys.argv = process_args
+    for line in complete_arguments(resolved):
+        for path in _configs(line):
+            check_yaml(path)
+        # Lightning warns about arguments that differ from those of the process.
+        process_args = sys.argv
+        sys.argv = [process_args[0], *line]
+        try:
+            CommandLine()
+        finally:
+            sys.argv = process_args
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -525,7 +525,7 @@ class TestCheckpoint:
         row_col = torch.tensor([[4, 4], [0, 29]])
         assert torch.equal(source.gather(row_col, 'cpu'), module.gather(row_col))
 
-    @pytest.mark.parametrize('stage', ['test', 'validate', 'predict', 'fit'])
+    @pytest.mark.parametrize('stage', ['test', 'validate', 'fit'])
     def test_other_split_is_refused(
         self, task: ClassificationTask, tmp_path: Path, stage: str
     ) -> None:
@@ -537,6 +537,24 @@ class TestCheckpoint:
                 datamodule=synthetic(split=RandomSplit(0.2, 0.1, seed=7)),
                 ckpt_path=path,
             )
+
+    def test_a_map_needs_no_split(
+        self, task: ClassificationTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No split is drawn, and the statistics are those of the checkpoint."""
+        path = self.save(task, tmp_path, normalization=SpectralNormalizer(over='train'))
+        first = synthetic(normalization=SpectralNormalizer(over='train'))
+        first.setup('fit')
+        drawn: list[int] = []
+        monkeypatch.setattr(RandomSplit, '__call__', lambda *args: drawn.append(1))
+        other = synthetic(
+            split=RandomSplit(0.2, 0.1, seed=7),
+            normalization=SpectralNormalizer(over='train'),
+        )
+        trainer(tmp_path).predict(task, datamodule=other, ckpt_path=path)
+        assert not drawn and other.describe()['split'] is None
+        offsets = [m.normalizer.state_dict()['offset'] for m in (first, other)]
+        assert torch.equal(*offsets)
 
     def test_allowed_when_asked_for(
         self, task: ClassificationTask, tmp_path: Path
@@ -819,6 +837,7 @@ class TestScenes:
             cube='second.npy', pca=SpectralPCA(2), **kwargs
         )
         learning.setup('predict')
+        assert learning.num_bands == 2 and learning.num_classes is None
         with pytest.raises(ValueError, match=r'no training pixels.*ckpt_path'):
             learning.predict_dataloader()
 

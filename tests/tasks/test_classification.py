@@ -586,6 +586,10 @@ class TestCheckpoints:
     ) -> None:
         trainer = make_trainer(tmp_path, callbacks=[RunFolder('small')])
         before = {path.name for path in tmp_path.iterdir()}
+        if stage == 'predict' and 'split' in options:
+            # A map scores nothing.
+            getattr(trainer, stage)(trained, datamodule=make_datamodule(**options))
+            return
         with pytest.raises(ValueError, match=message):
             getattr(trainer, stage)(trained, datamodule=make_datamodule(**options))
         # Nor is a run opened for a score that is refused.

@@ -58,6 +58,11 @@ class SplitDataModule(BaseDataModule):
         """
         return after_setup(self._split, 'split')
 
+    @property
+    def _is_set_up(self) -> bool:
+        """Whether a state can be compared with the data."""
+        return self._split is not None
+
     def _default_protocol(self, dataset: Any) -> SplitProtocol:
         """Choose the protocol of a dataset if none is given."""
         return RandomSplit(*self.default_split)
@@ -195,10 +200,10 @@ class SplitDataModule(BaseDataModule):
             self._checked_checkpoint = self.trainer.ckpt_path
         if self._fitting:
             self._pending_generators = state_dict.get('generators')
-        if self._split is None:
-            self._pending_state = state_dict
-        else:
+        if self._is_set_up:
             self._apply_state(state_dict)
+        else:
+            self._pending_state = state_dict
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the trainer out of a pickle: it attaches itself anew."""

@@ -204,67 +204,110 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         Raises:
             RuntimeError: Before setup.
         """
+        if self._patch_source is None and self._scene is not None:
+            self._fit_preprocessing(self._scene)
         return after_setup(self._patch_source, 'patch_source')
+
+    @property
+    def split(self) -> Split:
+        """The training, validation and test pixels; drawn when they are wanted.
+
+        Raises:
+            RuntimeError: Before setup.
+        """
+        if self._split is None and self._scene is not None:
+            self._prepare_split(self._scene)
+        return after_setup(self._split, 'split')
+
+    @property
+    def _is_set_up(self) -> bool:
+        """Whether a state can be compared with the data."""
+        return self._scene is not None
 
     @property
     def num_bands(self) -> int:
         """Channels of a patch, after band selection and PCA."""
-        return self.patch_source.num_bands
+        return self.scene.num_bands if self.pca is None else self.pca.num_components
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes of the scene."""
-        return self.scene.num_classes
+    def num_classes(self) -> int | None:
+        """Number of classes of the scene, None if it names none."""
+        return self.scene.num_classes or None
 
     def setup(self, stage: str) -> None:
         """Read the scene, draw the split and prepare the patches.
+
+        A map needs no split, and the checkpoint brings the preprocessing: for 'predict',
+        both are made only when they are asked for.
 
         Args:
             stage: Either 'fit', 'validate', 'test', or 'predict'.
         """
         if self._scene is None:
-            self._prepare(stage)
+            dataset: Any = self.dataset_class(**self.kwargs)
+            self.dataset, self._scene = dataset, dataset.scene
+        scene = self.scene
+        if stage == 'predict':
+            self.predict_dataset = SceneWindows(
+                scene.valid, batch_size=self.predict_batch_size or self.batch_size
+            )
+        else:
+            self._prepare_pixels(scene, stage)
+        self._apply_pending_state()
+
+    def _prepare_pixels(self, scene: HyperspectralScene, stage: str) -> None:
+        """Draw the split, and prepare what a network is trained or scored with."""
+        if not scene.label_map.any():
+            raise ValueError(
+                f'scene {scene.name!r} has no labelled pixel, and {stage} needs labels'
+            )
+        split = self.split
+        if self._patch_source is None and (
+            split.train.size or not self._learns_from_training
+        ):
+            self._fit_preprocessing(scene)
         if stage == 'fit':
-            scene = self.scene
             self._announce_classes(
                 scene.name,
                 scene.class_values,
                 scene.class_names,
-                self.split.counts(scene.label_map, scene.num_classes),
+                split.counts(scene.label_map, scene.num_classes),
                 doubts_of_scene(scene),
             )
-        split = self.split
         for name in ('train', 'val', 'test'):
-            if stage == 'predict' or getattr(self, f'{name}_dataset') is not None:
-                continue
-            labels = split.labels(self.scene.label_map, name) - 1
-            dataset = PixelDataset(split.positions(name), labels)
-            setattr(self, f'{name}_dataset', dataset)
-        if stage == 'predict':
-            self.predict_dataset = SceneWindows(
-                self.scene.valid, batch_size=self.predict_batch_size or self.batch_size
-            )
-        self._apply_pending_state()
+            if getattr(self, f'{name}_dataset') is None:
+                labels = split.labels(scene.label_map, name) - 1
+                dataset = PixelDataset(split.positions(name), labels)
+                setattr(self, f'{name}_dataset', dataset)
 
-    def _prepare(self, stage: str) -> None:
-        """Read the scene and everything that hangs on it."""
-        dataset: Any = self.dataset_class(**self.kwargs)
-        scene: HyperspectralScene = dataset.scene
-        split = self._split_of(dataset, stage)
-        if split.train.size or not self._learns_from_training:
-            train = split.positions('train')
-            over = train if self.normalizer.over == 'train' else None
-            self.normalizer.fit(scene, over)
-            if self.pca is not None:
-                self.pca.fit(scene, train, self.normalizer)
-            self._patch_source = PatchSource(
-                scene, self.normalizer, self.patch_size, self.padding_mode, self.pca
-            )
-        self.dataset = dataset
-        self._scene = scene
-        self._split = split
+    def _fit_preprocessing(self, scene: HyperspectralScene) -> None:
+        """Fit normalisation and components to the scene."""
+        train = None
+        if self._learns_from_training:
+            train = self.split.positions('train')
+            if not len(train):
+                raise ValueError(
+                    f'scene {scene.name!r} has no training pixels: normalization over '
+                    "'train' and pca need some, or a checkpoint (ckpt_path)"
+                )
+        self.normalizer.fit(scene, train if self.normalizer.over == 'train' else None)
+        if self.pca is not None:
+            self.pca.fit(scene, train, self.normalizer)
+        self._patch_source = PatchSource(
+            scene, self.normalizer, self.patch_size, self.padding_mode, self.pca
+        )
+
+    def _prepare_split(self, scene: HyperspectralScene) -> None:
+        """Draw the split, an empty one of a scene without labels, and speak of it."""
+        self._description = None
+        if not scene.label_map.any():
+            empty = np.empty(0, dtype=np.int64)
+            rows, cols, _ = scene.shape
+            self._split = Split('unlabelled', {}, (rows, cols), empty, empty, empty)
+            return
+        self._split = split = self._draw_split(self.dataset, scene)
         if self._batch_follows_pixels:
-            self.train_batch_size = training_batch_size(len(train))
+            self.train_batch_size = training_batch_size(split.train.size)
         overlap = split.overlap(self.patch_size)
         sizes = [split.indices(name).size for name in ('train', 'val', 'test')]
         rank_zero_info(
@@ -280,26 +323,6 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
                 f'{[names[label - 1] for label in split.dropped]}; classes merged: '
                 f'{ {names[k - 1]: names[v - 1] for k, v in split.relabel.items()} }'
             )
-
-    def _split_of(self, dataset: Any, stage: str) -> Split:
-        """Draw the split; an empty one if a map is made, which needs none."""
-        scene: HyperspectralScene = dataset.scene
-        rows, cols, _ = scene.shape
-        empty = np.empty(0, dtype=np.int64)
-        if not scene.label_map.any():
-            if stage != 'predict':
-                raise ValueError(
-                    f'scene {scene.name!r} has no labelled pixel, and {stage} needs '
-                    'labels'
-                )
-            return Split('unlabelled', {}, (rows, cols), empty, empty, empty)
-        try:
-            return self._draw_split(dataset, scene)
-        except (ValueError, OSError) as error:
-            if stage != 'predict':
-                raise
-            rank_zero_warn(f'the map is made without a split, which fails: {error}')
-            return Split('undrawn', {}, (rows, cols), empty, empty, empty)
 
     def _draw_split(self, dataset: Any, scene: HyperspectralScene) -> Split:
         """Draw the split of the scene's labels."""
@@ -337,7 +360,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             split dropped or merged.
         """
         labels = self.split.labels(self.scene.label_map, subset) - 1
-        return torch.from_numpy(np.bincount(labels, minlength=self.num_classes))
+        return torch.from_numpy(np.bincount(labels, minlength=self.scene.num_classes))
 
     def gather(
         self,
@@ -389,11 +412,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
 
     def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
         """Make a data loader of positions, or of windows for a map."""
-        if self._patch_source is None and self._scene is not None:
-            raise ValueError(
-                f'scene {self._scene.name!r} has no training pixels: normalization '
-                "over 'train' and pca need some, or a checkpoint (ckpt_path)"
-            )
+        _ = self.patch_source
         if split == 'predict':
             # Every item of the windows is a whole batch already.
             windows = self._valid_attribute('predict_dataset')
@@ -486,21 +505,15 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         """Describe the data as results report them.
 
         Returns:
-            JSON-able 'scene', 'split' (with 'counts' per class and 'overlap'),
+            JSON-able 'scene', 'split' (with 'counts' per class and 'overlap'; None
+            where none was drawn, for a map),
             'patch_size', 'padding_mode', 'normalization', 'bands', 'pca',
             'num_bands' and 'num_classes'.
         """
         if self._description is None:
-            overlap = self.split.overlap(self.patch_size)
             self._description = {
                 'scene': self.scene.metadata(),
-                'split': {
-                    **self.split.describe(),
-                    'counts': self.split.counts(
-                        self.scene.label_map, self.scene.num_classes
-                    ),
-                    'overlap': overlap._asdict(),
-                },
+                'split': self._describe_split(),
                 'patch_size': self.patch_size,
                 'padding_mode': self.padding_mode,
                 'normalization': {
@@ -522,6 +535,16 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             }
         return copy.deepcopy(self._description)
 
+    def _describe_split(self) -> dict[str, Any] | None:
+        """Describe the split, if one was drawn."""
+        if self._split is None:
+            return None
+        return {
+            **self._split.describe(),
+            'counts': self._split.counts(self.scene.label_map, self.scene.num_classes),
+            'overlap': self._split.overlap(self.patch_size)._asdict(),
+        }
+
     def _statistics(self) -> dict[str, Any]:
         """Give the states that :meth:`PatchSource.from_state` rebuilds patches from."""
         return {
@@ -531,10 +554,11 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
 
     def _apply_state(self, state: Mapping[str, Any]) -> None:
         """Check a state and take it over."""
-        scored = self.split.train.size > 0
+        scored = self._split is not None and self._split.train.size > 0
         check_same_pixels(state, self.describe(), self.allow_other_split, scored)
         if self._patch_source is not None:
             self._patch_source.clear()
         self._patch_source = PatchSource.from_state(self.scene, state)
         self.normalizer = self._patch_source.normalizer
         self.pca = self._patch_source.pca
+        self._description = None

@@ -248,7 +248,7 @@ class HyperspectralClassificationTask(ClassificationTask):
             # The network's classes are matched with those of the data.
             number = self.hparams['num_classes'] or num_classes_of(self.weights)
             data['num_classes'] = number or data['num_classes']
-        self._settle(data)
+        self._settle(data, checkpoint_may_tell=stage != 'fit')
         if not self.is_built:
             self.configure_models()
             self.configure_metrics()
@@ -258,6 +258,8 @@ class HyperspectralClassificationTask(ClassificationTask):
                 # A head that was loaded has the order of other data.
                 scene = datamodule.describe()['scene']
                 order_classes(self.model, match_classes(trained['scene'], scene))
+        if stage == 'predict':  # no loss, and no split to count classes in
+            return
         weights = self.hparams['class_weights']
         others = getattr(datamodule, 'num_classes', None) != self.hparams['num_classes']
         if stage != 'fit' and weights == 'balanced' and others:
@@ -276,7 +278,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Build what waits for the data, and compile the network if asked to."""
         self._read_locally()
         self.build(stage)
-        if self.hparams['compile'] and stage in ('fit', 'predict'):
+        if self.is_built and stage in ('fit', 'predict'):
             self._compile()
         self._set_matmul_precision(self.hparams['matmul_precision'])
         self._capture = self._make_capture(stage)
@@ -305,7 +307,7 @@ class HyperspectralClassificationTask(ClassificationTask):
     def _make_capture(self, stage: str) -> Capture | None:
         """Decide whether the network runs as CUDA graphs, and say why not."""
         wanted = self.hparams['capture']
-        if wanted is False or self._trainer is None:
+        if wanted is False or self._trainer is None or not self.is_built:
             return None
         capture = Capture(self.model, processes=self.trainer.world_size)
         device = self.trainer.strategy.root_device
@@ -350,7 +352,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         logits: Tensor = network(image)
         return logits
 
-    def _settle(self, data: Mapping[str, Any]) -> None:
+    def _settle(self, data: Mapping[str, Any], checkpoint_may_tell: bool) -> None:
         """Take sizes from the datamodule, or compare them with those that were given."""
         options = dict(self.hparams['model_options'] or {})
         given = options.get('img_size')
@@ -363,6 +365,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         check_sizes(network, data if fixed else {**data, 'img_size': None})
         for name, unit in (('in_channels', 'bands'), ('num_classes', 'classes')):
             if network[name] is None and data[name] is None:
+                if checkpoint_may_tell:
+                    continue
                 raise ValueError(
                     f'{name}: not given, and the datamodule does not tell its number '
                     f'of {unit}; pass {name} to the task'
@@ -403,8 +407,10 @@ class HyperspectralClassificationTask(ClassificationTask):
         optimizer.param_groups[0]['params'] = list(self.model.parameters())
 
     def _compile(self) -> None:
-        """Compile the network in place, so that its state dict keeps its names."""
+        """Compile the network if asked to, in place: its state dict keeps its names."""
         mode = self.hparams['compile']
+        if not mode:
+            return
         if mode in (True, 'default'):
             self.model.compile(dynamic=True)
         else:
@@ -655,6 +661,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         # Without this entry (ModelCheckpoint(save_weights_only=True)), Lightning does not
         # tell callbacks of the checkpoint.
         checkpoint.setdefault('callbacks', {})
+        if not self.is_built:
+            self._build_as(checkpoint.get('hyper_parameters') or {})
         self.provenance = Provenance.of(checkpoint)
 
     def _take_classes(self, checkpoint: Mapping[str, Any]) -> None:
@@ -671,6 +679,22 @@ class HyperspectralClassificationTask(ClassificationTask):
             self.configure_models()
             self.configure_metrics()
             self.model.to(self.device)
+
+    def _build_as(self, saved: Mapping[str, Any]) -> None:
+        """Build the network of a checkpoint, whose classes the data do not name."""
+        for name in ('in_channels', 'num_classes'):
+            if self.hparams[name] is None:
+                if saved.get(name) is None:
+                    raise ValueError(
+                        f'{name}: not given, and neither datamodule nor checkpoint tell '
+                        f'it; pass {name} to the task'
+                    )
+                self.hparams[name] = int(saved[name])
+        self.configure_models()
+        self.configure_metrics()
+        if self.trainer.state.fn == 'predict':
+            self._compile()
+            self._capture = self._make_capture('predict')
 
     def _current_provenance(self, data: Mapping[str, Any] | None = None) -> Provenance:
         """Describe the training run of this process."""

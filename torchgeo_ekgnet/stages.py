@@ -1,0 +1,194 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What ``validate``, ``test`` and ``predict`` take from the run of their checkpoint.
+
+A checkpoint lies in the folder of its run, beside the configuration of the training. So
+``--ckpt_path`` alone is enough, or the ``--name`` of a run; ``--data.cube`` maps another
+scene with all else as it was.
+"""
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ._runs import RUN_FILE, RUN_NAME, newest_checkpoint, read_result, run_of_checkpoint
+
+__all__ = ('complete_arguments',)
+
+_CUSTOM = 'torchgeo_ekgnet.datamodules.CustomSceneDataModule'
+
+#: Options that belong to the files of one scene, and not to another one.
+_OF_THE_SCENE = ('labels', 'labels_variable', 'name', 'crs', 'transform', 'mask')
+
+
+def complete_arguments(args: Sequence[str]) -> list[list[str]]:
+    """Add what the run of a checkpoint knows to a command line.
+
+    Args:
+        args: Command and options, as they were typed.
+
+    Returns:
+        One command line for every scene that ``--data.cube`` of ``predict`` names.
+
+    Raises:
+        FileNotFoundError: If there is no run of that name, or a checkpoint without
+            configuration beside it.
+        ValueError: If two options contradict each other.
+    """
+    command, options = args[0], list(args[1:])
+    name = _take(options, '--name')
+    if command == 'fit':
+        return [[command, *options, *_named(name, options)]]
+    if command not in ('validate', 'test', 'predict'):
+        return [list(args)]
+    checkpoint = _value(options, '--ckpt_path')
+    if name is not None:
+        if checkpoint is not None:
+            raise ValueError(
+                f'--name {name} and --ckpt_path {checkpoint}: expected one of them'
+            )
+        checkpoint = str(_newest(name, options))
+        options += ['--ckpt_path', checkpoint]
+    given = any(
+        item in ('-c', '--config', '--model', '--data')
+        or item.startswith(('--config=', '--model=', '--data='))
+        for item in options
+    )
+    if checkpoint is None or given or '://' in checkpoint:
+        return [[command, *options]]
+    config = run_of_checkpoint(checkpoint) / 'config.yaml'
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f'--ckpt_path: there is no checkpoint {checkpoint}; fit writes '
+            'checkpoints/best.ckpt into its run folder'
+        )
+    if not config.is_file():
+        raise FileNotFoundError(
+            f'--ckpt_path {checkpoint}: there is no {config} of its training; pass '
+            '--config FILE_OR_NAME'
+        )
+    begin = [command, '--config', str(config)]
+    cubes = _take_all(options, '--data.cube')
+    data = _data_of(config)
+    if not cubes:
+        return [[*begin, *_root(config, data, options), *options]]
+    return [[*begin, *_other_scene(data, cube, options), *options] for cube in cubes]
+
+
+def _named(name: str | None, options: Sequence[str]) -> list[str]:
+    """Name a training run; a configuration without run folder gets one."""
+    if name is None:
+        return []
+    RUN_NAME.set(name)
+    texts = [item for item in options if 'RunFolder' in item]
+    for index, item in enumerate(options):
+        path = item.partition('=')[2] if item.startswith('--config=') else item
+        follows = index and options[index - 1] in ('-c', '--config')
+        if (follows or item.startswith('--config=')) and Path(path).is_file():
+            texts.append(Path(path).read_text(encoding='utf-8'))
+    if any('RunFolder' in text for text in texts):
+        return []
+    folder = 'torchgeo_ekgnet.callbacks.RunFolder'
+    return [f'--trainer.callbacks+={folder}', f'--trainer.callbacks.name={name}']
+
+
+def _newest(name: str, options: Sequence[str]) -> Path:
+    """Find the best checkpoint of the newest run of a name."""
+    root = _value(options, '--trainer.default_root_dir') or '.'
+    runs = Path(root) / 'runs' / name
+    found = newest_checkpoint(runs)
+    if found is None:
+        others = sorted({item.parents[2].name for item in _checkpoints(Path(root))})
+        known = f'; there are {", ".join(others)}' if others else ''
+        raise FileNotFoundError(
+            f'--name: found no checkpoints/best.ckpt of a run in {runs}{known}'
+        )
+    return found
+
+
+def _checkpoints(root: Path) -> list[Path]:
+    return list(root.glob('runs/*/version_*/checkpoints/best.ckpt'))
+
+
+def _data_of(config: Path) -> Mapping[str, Any]:
+    """Read which data a configuration names."""
+    import yaml
+
+    content = yaml.safe_load(config.read_text(encoding='utf-8'))
+    data = content.get('data') if isinstance(content, Mapping) else None
+    return data if isinstance(data, Mapping) else {}
+
+
+def _root(config: Path, data: Mapping[str, Any], options: Sequence[str]) -> list[str]:
+    """Find the folder of the training's files from wherever the command is typed."""
+    root = str((data.get('init_args') or {}).get('root') or '')
+    begun = read_result(config.parent / RUN_FILE).get('started_in')
+    if not root or not begun or os.path.isabs(root) or _value(options, '--data.root'):
+        return []
+    then = Path(begun) / root
+    return ['--data.root', str(then)] if then.is_dir() else []
+
+
+def _other_scene(
+    data: Mapping[str, Any], cube: str, options: Sequence[str]
+) -> list[str]:
+    """Replace the scene of the training by another one, and keep all else."""
+    added = []
+    if not str(data.get('class_path', '')).endswith('CustomSceneDataModule'):
+        # A scene of its own has other options; what both know, such as the size of the
+        # patches, is kept.
+        added += [f'--data={_CUSTOM}', '--data.dataset_options=null']
+    arguments = data.get('init_args') or {}
+    known = set(arguments) | {'labels'}
+    added += [
+        f'--data.{name}=null'
+        for name in _OF_THE_SCENE
+        if name in known and _value(options, f'--data.{name}') is None
+    ]
+    return [*added, f'--data.cube={_from_here(cube)}']
+
+
+def _from_here(cube: str) -> str:
+    """Make paths absolute that exist where the command is typed.
+
+    A data module reads them from its root, a folder of the training. Lists and patterns
+    are those of the data module.
+    """
+    import yaml
+
+    if cube.startswith('['):
+        return yaml.safe_dump(
+            [_from_here(str(item)) for item in yaml.safe_load(cube)],
+            default_flow_style=True,
+        ).strip()
+    return os.path.abspath(cube) if os.path.exists(cube) or glob.glob(cube) else cube
+
+
+def _value(options: Sequence[str], name: str) -> str | None:
+    """Read the last value of an option."""
+    rest = list(options)
+    values = _take_all(rest, name)
+    return values[-1] if values else None
+
+
+def _take(options: list[str], name: str) -> str | None:
+    """Read an option and remove it."""
+    values = _take_all(options, name)
+    return values[-1] if values else None
+
+
+def _take_all(options: list[str], name: str) -> list[str]:
+    """Read every value of an option, and remove them."""
+    values, index = [], 0
+    while index < len(options):
+        if options[index] == name and index + 1 < len(options):
+            values.append(options[index + 1])
+            del options[index : index + 2]
+        elif options[index].startswith(f'{name}='):
+            values.append(options.pop(index).partition('=')[2])
+        else:
+            index += 1
+    return values
