@@ -1,0 +1,92 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from torchgeo_ekgnet.maps.areas import estimate_areas, pixel_area
+
+from .conftest import make_scene
+
+#: The example of Olofsson et al. 2014, tables 8 and 9: mapped class in rows.
+MAPPED = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
+PIXELS = (200_000, 150_000, 3_200_000, 6_450_000)
+
+
+def test_example_of_the_paper() -> None:
+    """Areas of deforestation, gain, stable forest and other land, in hectares."""
+    areas = estimate_areas(MAPPED.T, PIXELS, 0.09)
+    assert areas.estimated.sum() == pytest.approx(900_000)
+    assert areas.estimated[0] == pytest.approx(21_158, abs=1)
+    assert areas.half_width[0] == pytest.approx(6_158, abs=1)
+    assert areas.estimated[1] == pytest.approx(11_686, abs=1)
+    assert areas.half_width[1] == pytest.approx(3_756, abs=1)
+    assert areas.mapped[0] == pytest.approx(18_000)
+    assert areas.unknown == ()
+
+
+def test_a_map_without_errors_is_counted() -> None:
+    areas = estimate_areas(np.diag([10, 20]), [300, 100], 2.0)
+    np.testing.assert_allclose(areas.estimated, [600, 200])
+    np.testing.assert_allclose(areas.half_width, 0)
+
+
+def test_intervals_hold_the_truth() -> None:
+    """Of maps with known errors, about 95 of 100 intervals hold the true area."""
+    random = np.random.default_rng(0)
+    truth = random.choice(3, size=60_000, p=[0.2, 0.3, 0.5])
+    wrong = random.random(truth.size) < 0.2
+    mapped = np.where(wrong, (truth + 1) % 3, truth)
+    pixels = np.bincount(mapped, minlength=3)
+    held = 0
+    for _ in range(200):
+        confusion = np.zeros((3, 3))
+        for number in range(3):
+            places = random.choice(np.flatnonzero(mapped == number), 80)
+            np.add.at(confusion, (truth[places], number), 1)
+        areas = estimate_areas(confusion, pixels.tolist(), 1.0)
+        held += abs(areas.estimated[0] - (truth == 0).sum()) <= areas.half_width[0]
+    assert 180 <= held <= 199
+
+
+def test_classes_that_were_not_tested_are_named() -> None:
+    areas = estimate_areas([[5, 0, 0], [0, 5, 0], [0, 0, 1]], [10, 10, 10], 1.0)
+    assert areas.unknown == (2,)
+    assert np.isnan(areas.estimated).all()
+    areas = estimate_areas([[5, 0, 0], [0, 5, 0], [0, 0, 0]], [10, 10, 0], 1.0)
+    assert areas.unknown == () and areas.estimated[2] == 0
+
+
+@pytest.mark.parametrize(
+    ('confusion', 'pixels', 'area'),
+    [([[1]], [1, 2], 1.0), ([[1]], [1], 0.0), ([[1]], [0], 1.0), ([[1]], [1], np.nan)],
+)
+def test_bad_arguments(
+    confusion: list[list[int]], pixels: list[int], area: float
+) -> None:
+    with pytest.raises(ValueError, match='found'):
+        estimate_areas(confusion, pixels, area)
+
+
+@pytest.mark.parametrize(
+    ('crs', 'transform', 'expected'),
+    [
+        ('EPSG:32633', Affine(30, 0, 5e5, 0, -20, 5e6), 600.0),
+        ('EPSG:32633', Affine(0, 3, 5e5, -2, 0, 5e6), 6.0),
+        ('EPSG:2263', Affine(1, 0, 0, 0, -1, 0), 0.3048006096**2),
+        ('EPSG:4326', Affine(0.1, 0, 0, 0, -0.1, 0), None),
+        (None, Affine(30, 0, 5e5, 0, -30, 5e6), None),
+        ('EPSG:32633', None, None),
+    ],
+)
+def test_pixel_area(
+    crs: str | None, transform: Affine | None, expected: float | None
+) -> None:
+    scene = make_scene()
+    scene.crs = None if crs is None else CRS.from_string(crs)
+    scene.transform = transform
+    assert pixel_area(scene) == (
+        None if expected is None else pytest.approx(expected, rel=1e-6)
+    )
