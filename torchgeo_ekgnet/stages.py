@@ -160,10 +160,8 @@ def _from_here(cube: str) -> str:
     import yaml
 
     if cube.startswith('['):
-        return yaml.safe_dump(
-            [_from_here(str(item)) for item in yaml.safe_load(cube)],
-            default_flow_style=True,
-        ).strip()
+        items = [_from_here(str(item)) for item in yaml.safe_load(cube)]
+        return str(yaml.safe_dump(items, default_flow_style=True)).strip()
     return os.path.abspath(cube) if os.path.exists(cube) or glob.glob(cube) else cube
 
 
