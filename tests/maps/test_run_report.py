@@ -309,3 +309,30 @@ def test_page_of_another_scene(tmp_path: Path) -> None:
     write_json(tmp_path / 'test' / 'b' / 'test.json', scores)
     text = write_run_report(tmp_path, folder=folder).read_text(encoding='utf-8')
     assert '50.00' in text and '94.00' not in text
+
+
+@pytest.mark.parametrize('change', ['none', 'names', 'area', 'untested'])
+def test_areas_of_classes(tmp_path: Path, change: str) -> None:
+    test = _test_json()
+    rows = [
+        {'name': name, 'value': value, 'pixels': 1000 * value}
+        for value, name in enumerate(test['class_names'], start=1)
+    ]
+    if change == 'names':
+        rows[0]['name'] = 'Meadow'
+    if change == 'untested':
+        test['confusion_matrix'] = [[40, 1, 0], [1, 30, 0], [2, 3, 0]]
+    area = None if change == 'area' else 100.0
+    write_json(tmp_path / 'test.json', test)
+    write_json(tmp_path / 'map.json', {'classes': rows, 'pixel_area': area})
+    seen = Seen(write_run_report(tmp_path).read_text(encoding='utf-8'))
+    tables = [table for table in seen.tables if 'estimated, ha' in table[0]]
+    assert len(tables) == (change == 'none')
+    assert ('cannot be estimated' in seen.text) == (change == 'untested')
+    if change == 'none':
+        mapped, estimated = (
+            [float(row[column].replace(',', '')) for row in tables[0][1:]]
+            for column in (1, 2)
+        )
+        assert mapped == [10, 20, 30]
+        assert sum(estimated) == pytest.approx(60, abs=0.02)

@@ -7,7 +7,7 @@ import math
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -18,6 +18,9 @@ from .._runs import Subject, read_result, run_of_checkpoint
 from ..checkpoint import Provenance
 from ..metrics import SCORES, Accuracies
 from .run_folder import run_path, subject_of
+
+if TYPE_CHECKING:
+    from ..maps.smoothing import Smoothing
 
 __all__ = ('AccuracyReport', 'accuracy_table')
 
@@ -39,7 +42,12 @@ class AccuracyReport(Callback):
     only_writes = True
 
     def __init__(
-        self, filename: str = 'test.json', table: bool = True, page: bool = True
+        self,
+        filename: str = 'test.json',
+        table: bool = True,
+        page: bool = True,
+        smooth: int = 0,
+        smooth_edges: float | None = None,
     ) -> None:
         """Initialize a new AccuracyReport instance.
 
@@ -47,11 +55,20 @@ class AccuracyReport(Callback):
             filename: Name of the JSON file in the run folder.
             table: Whether to print the table.
             page: Whether to write ``report.html`` as well.
+            smooth: Also score classes of probabilities that were averaged over a window
+                of so many pixels a side (odd); 0 for none. The share of the windows
+                that hold training pixels is told with it.
+            smooth_edges: Average along the scene's edges by a guided filter with this
+                epsilon, 0.1 or so: the smaller, the weaker the edges that are kept.
+
+        Raises:
+            ValueError: If the window or the epsilon has no meaning.
         """
         super().__init__()
         self.filename = filename
         self.table = table
         self.page = page
+        self.smoothing = _smoothing(smooth, smooth_edges)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave Lightning's own table of the same scores out."""
@@ -71,6 +88,8 @@ class AccuracyReport(Callback):
         if 'test' not in accuracies:
             return
         report = self.report(trainer, pl_module, accuracies['test'])
+        if self.smoothing is not None:
+            report['smoothed'] = _smoothed(trainer, pl_module, self.smoothing)
         path = run_path(trainer) / self.filename
         _tell_replacement(path, report)
         write_json(path, report)
@@ -132,6 +151,32 @@ def _names(classes: dict[str, Any], number: int) -> list[str]:
     return names if len(names) == number else [f'class {k}' for k in range(number)]
 
 
+def _smoothing(window: int, edges: float | None) -> 'Smoothing | None':
+    """Make the smoothing that is asked for."""
+    if not window and edges is None:
+        return None
+    from ..maps.smoothing import Smoothing
+
+    return Smoothing(window, edges)
+
+
+def _smoothed(
+    trainer: Trainer, task: LightningModule, smoothing: 'Smoothing'
+) -> dict[str, Any]:
+    """Score the test pixels of a scene with smoothed probabilities."""
+    from ..maps.smoothing import score_smoothed
+
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if not hasattr(datamodule, 'patch_source') or not hasattr(datamodule, 'scene'):
+        raise TypeError(
+            f'smooth: found {type(datamodule).__name__}, expected a datamodule of a '
+            'scene: single pixels have no neighbours'
+        )
+    network: Any = task.model
+    accuracies, share = score_smoothed(network, datamodule, smoothing, task.device)
+    return {**smoothing.describe(), 'reaches_training': share, **accuracies.to_dict()}
+
+
 def _tell_replacement(path: Path, report: dict[str, Any]) -> None:
     """Say that scores of something else are replaced."""
     old, new = Subject.of(read_result(path)), Subject.of(report)
@@ -173,6 +218,8 @@ def accuracy_table(report: dict[str, Any]) -> str:
     lines.append('-' * len(lines[0]))
     for score in SCORES:
         lines.append(f'{score.title:<{width}}  {"":>7}  {score.shown(report):>9}')
+    if report.get('smoothed'):
+        lines += _smoothed_lines(report['smoothed'])
     lines.append('')
     synthetic = ' (SYNTHETIC)' if report['synthetic'] else ''
     lines.append(
@@ -189,6 +236,20 @@ def accuracy_table(report: dict[str, Any]) -> str:
             f'share any pixel with a training patch: {_percent(pixel)} %'
         )
     return '\n'.join(lines)
+
+
+def _smoothed_lines(smoothed: dict[str, Any]) -> list[str]:
+    """Give the row of smoothed probabilities, and how far it may be believed."""
+    window, edges = smoothed['window'], smoothed['edges']
+    scores = ', '.join(f'{score.name} {score.shown(smoothed)}' for score in SCORES[:3])
+    kept = '' if edges is None else f', edges kept ({edges:g})'
+    lines = [f'smoothed {window} x {window}{kept}: {scores}']
+    if smoothed['reaches_training']:
+        lines.append(
+            f'  of the windows, {_percent(smoothed["reaches_training"])} % hold a '
+            'training pixel: these scores count what the network was taught there'
+        )
+    return lines
 
 
 def _percent(value: float | None) -> str:

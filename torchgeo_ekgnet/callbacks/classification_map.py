@@ -60,6 +60,8 @@ class ClassificationMap(Callback):
         batch_size: int = 256,
         output: str | None = None,
         report: bool = True,
+        smooth: int = 0,
+        smooth_edges: float | None = None,
     ) -> None:
         """Initialize a new ClassificationMap instance.
 
@@ -76,6 +78,10 @@ class ClassificationMap(Callback):
                 window.
             output: Folder of the files; the run of the checkpoint by default.
             report: Whether to write ``report.html``.
+            smooth: Also write ``smoothed.tif``, the classes of probabilities that were
+                averaged over a window of so many pixels a side (odd); 0 for none.
+            smooth_edges: Average along the scene's edges by a guided filter with this
+                epsilon, 0.1 or so: the smaller, the weaker the edges that are kept.
 
         Raises:
             ValueError: If an option is unknown or misses another.
@@ -84,7 +90,14 @@ class ClassificationMap(Callback):
         from ..maps.selection import MapOptions
 
         self.options = MapOptions(
-            scope, polygon, entropy, probabilities, window_size, batch_size
+            scope=scope,
+            polygon=polygon,
+            entropy=entropy,
+            probabilities=probabilities,
+            smooth=smooth,
+            smooth_edges=smooth_edges,
+            window_size=window_size,
+            batch_size=batch_size,
         )
         self.output = output
         self.report = report
@@ -252,7 +265,7 @@ class ClassificationMap(Callback):
             )
             return
 
-        extras: dict[str, Extra] = {'map.png': job.paint}
+        extras: dict[str, Extra] = job.pictures()
         if self.report:
             extras['report.html'] = partial(self._write_report, trainer, job)
         files = job.finish(extras)

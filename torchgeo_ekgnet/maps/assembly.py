@@ -3,6 +3,7 @@
 
 """The rasters of a map, made of the results in its journal."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from .journal import Journal, Layout
 from .raster import Legend, RasterSpec, attribute_table, stage_raster
+from .smoothing import Smoothing, make_guidance
 
 __all__ = ('Assembly',)
 
@@ -30,6 +32,8 @@ class Assembly:
         windows: Batches of the map.
         layout: What is kept of a pixel.
         journal: Results of the batches; they are complete.
+        probabilities: Whether every class's probability is written.
+        smoothing: How the second map is smoothed; None for no second one.
     """
 
     scene: HyperspectralScene
@@ -37,6 +41,8 @@ class Assembly:
     windows: SceneWindows
     layout: Layout
     journal: Journal
+    probabilities: bool = False
+    smoothing: Smoothing | None = None
 
     @property
     def disk_bytes(self) -> int:
@@ -60,20 +66,23 @@ class Assembly:
         if self.layout.entropy:
             measures += ('entropy (nats)',)
         names = dict(zip(self.legend.values, self.legend.names, strict=True))
+        classes = RasterSpec(
+            dtype=self.legend.dtype,
+            bands=('class',),
+            nodata=0,
+            colormap=self.legend.colormap,
+            tags=tags | {f'CLASS_{value}': name for value, name in names.items()},
+            **common,
+        )
         specs = {
-            'map.tif': RasterSpec(
-                dtype=self.legend.dtype,
-                bands=('class',),
-                nodata=0,
-                colormap=self.legend.colormap,
-                tags=tags | {f'CLASS_{value}': name for value, name in names.items()},
-                **common,
-            ),
+            'map.tif': classes,
             'confidence.tif': RasterSpec(
                 dtype='float32', bands=measures, nodata=np.nan, tags=tags, **common
             ),
         }
-        if self.layout.probabilities:
+        if self.smoothing is not None:
+            specs['smoothed.tif'] = classes
+        if self.probabilities:
             specs['probabilities.tif'] = RasterSpec(
                 dtype='float32',
                 bands=self.legend.names,
@@ -83,23 +92,33 @@ class Assembly:
             )
         return specs
 
-    def stage(self, folder: Path) -> tuple[list[Path], tuple[int, ...]]:
+    def stage(self, folder: Path) -> tuple[list[Path], dict[str, tuple[int, ...]]]:
         """Write the rasters into a staging folder.
 
         Returns:
             The staged files in the order in which they must appear, and the number of
-            pixels of each class.
+            pixels of each class by class raster.
 
         Raises:
             OSError: If the disk is full.
         """
         lookup = self.legend.lookup()
-        counts = np.zeros(len(lookup), dtype=np.int64)
+        smooth = self._smoother()
+        counts: dict[str, NDArray[np.int64]] = {
+            name: np.zeros(len(lookup), dtype=np.int64)
+            for name in ('map.tif', *(() if smooth is None else ('smoothed.tif',)))
+        }
+
+        def count(name: str, labels: NDArray[Any]) -> NDArray[Any]:
+            counts[name] += np.bincount(labels.ravel(), minlength=len(lookup))
+            return np.asarray(lookup[labels][None])
 
         def classes(window: Window) -> NDArray[Any]:
-            labels = self._tile(window)['label']
-            counts[:] += np.bincount(labels.ravel(), minlength=len(counts))
-            return np.asarray(lookup[labels][None])
+            return count('map.tif', self._tile(window)['label'])
+
+        def smoothed(window: Window) -> NDArray[Any]:
+            assert smooth is not None
+            return count('smoothed.tif', smooth(window))
 
         def measures(window: Window) -> NDArray[Any]:
             tile = self._tile(window)
@@ -113,6 +132,7 @@ class Assembly:
 
         readers = {
             'map.tif': classes,
+            'smoothed.tif': smoothed,
             'confidence.tif': measures,
             'probabilities.tif': probabilities,
         }
@@ -120,11 +140,39 @@ class Assembly:
             name: stage_raster(folder, name, spec, readers[name])
             for name, spec in self.specs().items()
         }
-        table = folder / 'map.tif.aux.xml'
-        found = dict(zip(self.legend.values, counts[1:].tolist(), strict=True))
-        table.write_bytes(attribute_table(self.legend, found))
+        tables = []
+        for name, number in counts.items():
+            found = dict(zip(self.legend.values, number[1:].tolist(), strict=True))
+            tables.append(folder / f'{name}.aux.xml')
+            tables[-1].write_bytes(attribute_table(self.legend, found))
         main = staged.pop('map.tif')
-        return [*staged.values(), table, main], tuple(counts[1:].tolist())
+        pixels = {name: tuple(number[1:].tolist()) for name, number in counts.items()}
+        return [*staged.values(), *tables, main], pixels
+
+    def _smoother(self) -> Callable[[Window], NDArray[Any]] | None:
+        """Make what gives the smoothed classes of a tile, 0 where there is none."""
+        smoothing = self.smoothing
+        if smoothing is None:
+            return None
+        guidance = None if smoothing.edges is None else make_guidance(self.scene)
+        rows, cols, _ = self.scene.shape
+
+        def smooth(window: Window) -> NDArray[Any]:
+            row, col = int(window.row_off), int(window.col_off)
+            bottom, right = row + int(window.height), col + int(window.width)
+            top, left = max(0, row - smoothing.reach), max(0, col - smoothing.reach)
+            below = min(rows, bottom + smoothing.reach)
+            beside = min(cols, right + smoothing.reach)
+            around = Window(left, top, beside - left, below - top)
+            tile = self._tile(around)
+            values = smoothing(
+                np.moveaxis(tile['probabilities'], -1, 0),
+                None if guidance is None else guidance(top, below, left, beside),
+            )
+            labels = np.where(tile['label'] > 0, np.nan_to_num(values).argmax(0) + 1, 0)
+            return labels[row - top : bottom - top, col - left : right - left]
+
+        return smooth
 
     def _tile(self, window: Window) -> NDArray[Any]:
         """Read the results of a tile, (rows, cols) of the layout's type."""

@@ -22,6 +22,7 @@ from .._files import check_free_space, check_writable, write_json
 from .._runs import Subject, read_result
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
+from .areas import pixel_area
 from .assembly import Assembly
 from .journal import FolderLock, Journal, JournalWriter, Layout
 from .raster import Legend, publish
@@ -38,8 +39,8 @@ STAGING = '.map.partial'
 #: What an unfinished assembly can leave in that folder: rasters, drafts of them, side
 #: files and GDAL's temporary ones. Nothing else is ever deleted there.
 _LEFTOVER = re.compile(
-    r'(map|confidence|probabilities)(\.draft)?\.tif(\.aux\.xml|\..+\.tmp)?'
-    r'|map\.(png|json)|report\.html|\.[0-9a-f]{32}\.part(\.\w+)?'
+    r'(map|smoothed|confidence|probabilities)(\.draft)?\.tif(\.aux\.xml|\..+\.tmp)?'
+    r'|(map|smoothed)\.(png|json)|report\.html|\.[0-9a-f]{32}\.part(\.\w+)?'
 )
 
 
@@ -51,12 +52,14 @@ class MapFiles:
         classes: ``map.tif``.
         confidence: ``confidence.tif``.
         probabilities: ``probabilities.tif``, if asked for.
+        smoothed: ``smoothed.tif``, if asked for.
         counts: Number of pixels of each class.
     """
 
     classes: Path
     confidence: Path
     probabilities: Path | None
+    smoothed: Path | None
     counts: tuple[int, ...]
 
 
@@ -92,7 +95,9 @@ class MapJob:
             selected, self.options.window_size, self.options.batch_size
         )
         self.layout = Layout(
-            len(self.legend.names), self.options.entropy, self.options.probabilities
+            len(self.legend.names),
+            self.options.entropy,
+            self.options.probabilities or self.options.smoothing is not None,
         )
         self.staging = self.folder / STAGING
         self.journal = Journal(
@@ -111,7 +116,13 @@ class MapJob:
             },
         )
         self._assembly = Assembly(
-            self.scene, self.legend, self.windows, self.layout, self.journal
+            self.scene,
+            self.legend,
+            self.windows,
+            self.layout,
+            self.journal,
+            self.options.probabilities,
+            self.options.smoothing,
         )
         self._lock = FolderLock(self.staging)
         self._writer: JournalWriter | None = None
@@ -248,6 +259,19 @@ class MapJob:
 
         save_map_figure(self.staging / 'map.tif', self.scene, self.legend, path)
 
+    def paint_smoothed(self, path: Path, counts: tuple[int, ...]) -> None:
+        """Draw the picture of the staged smoothed map to a PNG file."""
+        from .figure import save_map_figure
+
+        save_map_figure(self.staging / 'smoothed.tif', self.scene, self.legend, path)
+
+    def pictures(self) -> dict[str, Extra]:
+        """Give the pictures of the maps by file name."""
+        pictures: dict[str, Extra] = {'map.png': self.paint}
+        if self.options.smoothing is not None:
+            pictures['smoothed.png'] = self.paint_smoothed
+        return pictures
+
     def missing(self) -> int:
         """Count the batches that no process has recorded yet."""
         self.journal.read()
@@ -286,8 +310,9 @@ class MapJob:
                 'to go on'
             )
         try:
-            staged, counts = self._assembly.stage(self.staging)
-            facts = self._facts(counts)
+            staged, pixels = self._assembly.stage(self.staging)
+            counts = pixels['map.tif']
+            facts = self._facts(pixels)
             further = [write_json(self.staging / 'map.json', facts)]
             further += [
                 self.staging / name
@@ -305,16 +330,19 @@ class MapJob:
         with suppress(OSError):
             self.staging.rmdir()
         kept = self.folder / 'probabilities.tif'
+        smoothed = self.folder / 'smoothed.tif'
         return MapFiles(
             classes=self.folder / 'map.tif',
             confidence=self.folder / 'confidence.tif',
             probabilities=kept if self.options.probabilities else None,
+            smoothed=smoothed if self.options.smoothing else None,
             counts=counts,
         )
 
-    def _facts(self, counts: tuple[int, ...]) -> dict[str, Any]:
+    def _facts(self, pixels: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         """Say what the map is of."""
         scene = self.scene.metadata()
+        counts, smoothing = pixels['map.tif'], self.options.smoothing
         classes = zip(self.legend.names, self.legend.values, counts, strict=True)
         return {
             **{name: scene.get(name) for name in ('cube', 'source', 'synthetic')},
@@ -324,11 +352,14 @@ class MapJob:
             **self.about,
             'pixels_classified': sum(counts),
             'pixels_without_data': int((~self.scene.valid).sum()),
+            'pixel_area': pixel_area(self.scene),
             'classes': [
                 {'name': name, 'value': value, 'pixels': count}
                 for name, value, count in classes
             ],
             'palette': self.legend.palette.tolist(),
+            'smoothing': smoothing and smoothing.describe(),
+            'smoothed_pixels': pixels.get('smoothed.tif'),
             'versions': versions(),
         }
 
@@ -354,6 +385,9 @@ class MapJob:
             'map.png',
             'report.html',
             'probabilities.tif',
+            'smoothed.tif',
+            'smoothed.tif.aux.xml',
+            'smoothed.png',
             'map.json',
         ):
             (self.folder / name).unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from .job import MapFiles, MapJob
 from .journal import Layout
 from .raster import Legend
 from .selection import MapOptions, select_pixels
+from .smoothing import make_guidance
 
 __all__ = (
     'SceneMap',
@@ -128,6 +129,7 @@ class SceneMap:
         probabilities: Probability of each class, float32 (classes, rows, cols), or
             None.
         legend: Names, raster values and colours of the classes.
+        smoothed: Class of each pixel by smoothed probabilities, or None.
     """
 
     labels: NDArray[np.int64]
@@ -135,6 +137,7 @@ class SceneMap:
     entropy: NDArray[np.float32] | None
     probabilities: NDArray[np.float32] | None
     legend: Legend
+    smoothed: NDArray[np.int64] | None = None
 
     def colours(self) -> NDArray[np.uint8]:
         """Paint the map.
@@ -187,7 +190,10 @@ def predict_map(
     windows = SceneWindows(
         select_pixels(scene, chosen), chosen.window_size, chosen.batch_size
     )
-    layout = Layout(len(legend.names), chosen.entropy, chosen.probabilities)
+    smoothing = chosen.smoothing
+    layout = Layout(
+        len(legend.names), chosen.entropy, chosen.probabilities or smoothing is not None
+    )
     rows, cols, _ = scene.shape
     pixels = np.zeros((rows, cols), dtype=layout.dtype)
     for name in layout.dtype.names or ():
@@ -201,6 +207,15 @@ def predict_map(
             positions = windows.positions(batch)
             pixels[positions[:, 0], positions[:, 1]] = layout.pack(values)
             bar.update(len(positions))
+    smoothed = None
+    if smoothing is not None:
+        guidance = None
+        if smoothing.edges is not None:
+            guidance = make_guidance(scene)(0, rows, 0, cols)
+        values = smoothing(np.moveaxis(pixels['probabilities'], -1, 0), guidance)
+        smoothed = np.where(
+            pixels['label'] > 0, np.nan_to_num(values).argmax(axis=0) + 1, 0
+        )
     return SceneMap(
         labels=pixels['label'].astype(np.int64),
         confidence=pixels['confidence'].astype(np.float32),
@@ -211,6 +226,7 @@ def predict_map(
             else None
         ),
         legend=legend,
+        smoothed=smoothed,
     )
 
 
@@ -275,7 +291,7 @@ def write_map(
             with progress_bar(total, done, progress) as bar:
                 for batch, values in classify(placed, source, left, where, precision):
                     bar.update(job.record(batch, values))
-        return job.finish({'map.png': job.paint} if picture else None)
+        return job.finish(job.pictures() if picture else None)
     finally:
         job.close()
 

@@ -10,13 +10,23 @@ from typing import Any, Literal
 from .._files import StrPath
 from .._runs import RUN_FILE, Subject, read_result
 from ..metrics import SCORES, Score
+from .areas import estimate_areas
 from .figure import confidence_figure, learning_curves
 from .page import Page
 
 __all__ = ('write_run_report',)
 
 #: What ``map.json`` holds beside the facts that are shown as settings.
-_SHOWN_ELSEWHERE = ('classes', 'palette', 'scene', 'cube', 'source', 'versions')
+_SHOWN_ELSEWHERE = (
+    'classes',
+    'palette',
+    'scene',
+    'cube',
+    'source',
+    'versions',
+    'pixel_area',
+    'smoothed_pixels',
+)
 
 
 def write_run_report(
@@ -74,6 +84,8 @@ def write_run_report(
         _show_map(page, maps, mapping)
     if test:
         _accuracies(page, test, test.get('palette') or palette)
+    if test and mapping.get('pixel_area'):
+        _areas(page, test, mapping)
     split = (data or {}).get('split') or test.get('split') or {}
     if split.get('counts') or split.get('identity'):
         names = scene.get('class_names') or test.get('class_names') or []
@@ -214,6 +226,13 @@ def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
     page.figure(
         folder / 'map.png', 'The map, the scene in false colour, and its labels.'
     )
+    if (folder / 'smoothed.png').is_file() and facts.get('smoothing'):
+        window = facts['smoothing']['window']
+        page.figure(
+            folder / 'smoothed.png',
+            f'The map of probabilities that were smoothed over {window} x {window} '
+            'pixels.',
+        )
     confidence = folder / 'confidence.tif'
     if confidence.is_file():
         page.figure(
@@ -223,14 +242,19 @@ def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
     if facts.get('classes'):
         rows = [(row['name'], row['value'], row['pixels']) for row in facts['classes']]
         total = max(sum(row[2] for row in rows), 1)
+        cells: list[Sequence[object]] = [
+            (name, value, f'{count:,}', _percent(count / total))
+            for name, value, count in rows
+        ]
+        head = ['class', 'value in map.tif', 'pixels', 'share, %']
+        smoothed = facts.get('smoothed_pixels')
+        if smoothed:
+            head.append('pixels, smoothed')
+            cells = [
+                (*row, f'{count:,}') for row, count in zip(cells, smoothed, strict=True)
+            ]
         page.table(
-            ('class', 'value in map.tif', 'pixels', 'share, %'),
-            [
-                (name, value, f'{count:,}', _percent(count / total))
-                for name, value, count in rows
-            ],
-            'Pixels of the map by class.',
-            swatches=facts.get('palette'),
+            head, cells, 'Pixels of the map by class.', swatches=facts.get('palette')
         )
     rest = {
         name.replace('_', ' '): value
@@ -262,6 +286,8 @@ def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
         swatches=palette,
         totals=len(SCORES),
     )
+    if test.get('smoothed'):
+        _smoothed(page, test)
     if test.get('confusion_matrix'):
         page.matrix(
             test['confusion_matrix'],
@@ -269,6 +295,64 @@ def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
             'Confusion matrix: pixels by true class (rows) and predicted class '
             '(columns). Colour is the share of the row.',
         )
+
+
+def _smoothed(page: Page, test: Mapping[str, Any]) -> None:
+    """Show the scores of smoothed probabilities beside those of single pixels."""
+    smoothed = test['smoothed']
+    window, edges = smoothed['window'], smoothed.get('edges')
+    name = f'smoothed over {window} x {window} pixels' + (
+        '' if edges is None else f', edges kept ({edges:g})'
+    )
+    page.table(
+        ('', *(_titled(score) for score in SCORES)),
+        [
+            ('every pixel alone', *(score.shown(test) for score in SCORES)),
+            (name, *(score.shown(smoothed) for score in SCORES)),
+        ],
+        'Scores with and without averaging of the probabilities.',
+    )
+    share = float(smoothed.get('reaches_training') or 0)
+    if share:
+        page.notice(
+            f'The window of {_percent(share, 1)} % of the test pixels holds a training '
+            'pixel: there, the smoothed scores count what the network was taught.'
+        )
+
+
+def _areas(page: Page, test: Mapping[str, Any], mapping: Mapping[str, Any]) -> None:
+    """Show how much ground each class covers, by the map and corrected for its errors."""
+    rows = mapping.get('classes') or []
+    names = [row['name'] for row in rows]
+    confusion = test.get('confusion_matrix')
+    if not confusion or names != list(test.get('class_names') or []):
+        return
+    hectares = float(mapping['pixel_area']) / 1e4
+    areas = estimate_areas(confusion, [row['pixels'] for row in rows], hectares)
+    page.section('Areas')
+    if areas.unknown:
+        missing = ', '.join(names[number] for number in areas.unknown)
+        page.paragraph(
+            'Areas cannot be estimated: fewer than two test pixels were classified as '
+            f'{missing}.'
+        )
+        return
+    page.table(
+        ('class', 'mapped, ha', 'estimated, ha', '95 % interval, ha'),
+        [
+            (name, f'{mapped:,.2f}', f'{estimated:,.2f}', f'± {width:,.2f}')
+            for name, mapped, estimated, width in zip(
+                names, areas.mapped, areas.estimated, areas.half_width, strict=True
+            )
+        ],
+        'Area of each class: pixels of the map, and corrected for the errors of the '
+        'test (Olofsson et al. 2014).',
+        swatches=mapping.get('palette'),
+    )
+    page.paragraph(
+        'The intervals hold if the test pixels are a random sample of the map. Labelled '
+        'fields are none: there, they are a lower bound of the uncertainty.'
+    )
 
 
 def _split(

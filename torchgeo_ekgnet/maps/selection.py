@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from ..datasets.scene import HyperspectralScene
+from .smoothing import Smoothing
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -34,6 +35,10 @@ class MapOptions:
             coordinates of the scene's transform if it lies there.
         entropy: Also write the entropy of the class probabilities, in nats.
         probabilities: Also write every class's probability.
+        smooth: Also write a map of probabilities that were averaged over a window of so
+            many pixels a side; 0 for none.
+        smooth_edges: Epsilon of a filter that keeps edges of the scene
+            (:class:`~torchgeo_ekgnet.maps.smoothing.Smoothing`); None for a plain mean.
         window_size: Side of the windows in pixels.
         batch_size: Largest number of patches in a batch.
     """
@@ -42,6 +47,8 @@ class MapOptions:
     polygon: str | None = None
     entropy: bool = False
     probabilities: bool = False
+    smooth: int = 0
+    smooth_edges: float | None = None
     window_size: int = 64
     batch_size: int = 256
 
@@ -60,6 +67,17 @@ class MapOptions:
                 "scope='polygon' and polygon=FILE belong together, found "
                 f'scope={self.scope!r} and polygon={self.polygon!r}'
             )
+        if self.smooth_edges is not None and not self.smooth:
+            raise ValueError(
+                f'smooth_edges: found {self.smooth_edges} without a window, expected '
+                'smooth=5 or the like beside it'
+            )
+        _ = self.smoothing
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """The smoothing that is asked for."""
+        return Smoothing(self.smooth, self.smooth_edges) if self.smooth else None
 
 
 def select_pixels(scene: HyperspectralScene, options: MapOptions) -> NDArray[np.bool_]:

@@ -1,0 +1,171 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
+from torchgeo_ekgnet.datasets import DisjointSplit, RandomSplit
+from torchgeo_ekgnet.datasets.scene import HyperspectralScene
+from torchgeo_ekgnet.maps import predict_map, raster, write_map
+from torchgeo_ekgnet.maps.smoothing import Smoothing, make_guidance, score_smoothed
+from torchgeo_ekgnet.metrics import Accuracies
+from torchgeo_ekgnet.transforms.patches import PatchSource
+
+from .conftest import Network, make_scene
+
+Patches = Callable[[HyperspectralScene], PatchSource]
+
+
+def _probabilities(rows: int = 9, cols: int = 11, classes: int = 3) -> NDArray[Any]:
+    random = np.random.default_rng(0)
+    values = random.dirichlet(np.ones(classes), size=(rows, cols))
+    return np.moveaxis(values, -1, 0).astype(np.float32)
+
+
+@pytest.mark.parametrize('window', [3, 5, 25])
+def test_mean_over_the_window(window: int) -> None:
+    """Every pixel alone, by hand; pixels without probabilities take no part."""
+    values = _probabilities()
+    values[:, 2:4, 5] = np.nan
+    smooth = Smoothing(window)(values)
+    half = window // 2
+    for row, col in np.ndindex(values.shape[1:]):
+        around = values[
+            :, max(0, row - half) : row + half + 1, max(0, col - half) : col + half + 1
+        ]
+        expected = np.nanmean(around.reshape(3, -1), axis=1)
+        if np.isnan(values[0, row, col]):
+            assert np.isnan(smooth[:, row, col]).all()
+        else:
+            np.testing.assert_allclose(smooth[:, row, col], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('edges', [None, 0.1, 10.0])
+def test_probabilities_stay_probabilities(edges: float | None) -> None:
+    values = _probabilities()
+    guidance = np.random.default_rng(1).normal(size=(3, 9, 11)).astype(np.float32)
+    smooth = Smoothing(5, edges)(values, None if edges is None else guidance)
+    assert (smooth >= 0).all()
+    np.testing.assert_allclose(smooth.sum(axis=0), 1, rtol=1e-5)
+
+
+def test_edges_are_kept() -> None:
+    """A step in the scene keeps the classes apart that a plain mean blends."""
+    values = np.zeros((2, 12, 12), dtype=np.float32)
+    values[0, :, :6], values[1, :, 6:] = 1, 1
+    guidance = np.where(np.arange(12) < 6, -1.0, 1.0)
+    planes = np.broadcast_to(guidance, (1, 12, 12)).astype(np.float32)
+    plain = Smoothing(5)(values)
+    along = Smoothing(5, 0.001)(values, planes)
+    assert plain[0, 6, 5] < 0.7
+    assert along[0, 6, 5] > 0.95 and along[1, 6, 6] > 0.95
+    flat = np.zeros_like(planes)
+    blurred = Smoothing(5, 0.001)(values, flat)
+    assert blurred[0, 6, 5] < 0.7
+
+
+@pytest.mark.parametrize(
+    ('window', 'edges', 'message'),
+    [
+        (4, None, 'odd number'),
+        (1, None, 'odd number'),
+        (-3, None, 'odd number'),
+        (5, 0.0, 'positive number'),
+        (5, float('nan'), 'positive number'),
+    ],
+)
+def test_bad_settings(window: int, edges: float | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Smoothing(window, edges)
+
+
+def test_edges_need_a_window(scene: HyperspectralScene, network: nn.Module) -> None:
+    with pytest.raises(ValueError, match='without a window'):
+        predict_map(network, scene, smooth_edges=0.1)
+
+
+@pytest.mark.parametrize('bands', [2, 6])
+def test_guidance_of_few_bands(bands: int) -> None:
+    cube = np.random.default_rng(0).normal(size=(8, 9, bands)).astype(np.float32)
+    read = make_guidance(HyperspectralScene(cube, None))
+    whole = read(0, 8, 0, 9)
+    assert whole.shape == (1 if bands < 3 else 3, 8, 9)
+    np.testing.assert_allclose(whole.std(axis=(1, 2)), 1, rtol=0.05)
+    np.testing.assert_allclose(read(2, 5, 3, 7), whole[:, 2:5, 3:7], atol=1e-5)
+
+
+@pytest.mark.parametrize('edges', [None, 0.1])
+def test_files_hold_the_same(
+    network: nn.Module,
+    patches_of: Patches,
+    tmp_path: Path,
+    edges: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second map lies beside the first, in tiles as in one piece."""
+    tiles = partial(raster.tiles, size=16)
+    monkeypatch.setattr(raster, 'tiles', tiles)
+    scene = make_scene(45, 37)
+    options: dict[str, Any] = {
+        'patches': patches_of(scene),
+        'smooth': 5,
+        'smooth_edges': edges,
+    }
+    made = predict_map(network, scene, **options)
+    files = write_map(network, scene, tmp_path, **options)
+    plain = predict_map(network, scene, patches=options['patches'])
+    np.testing.assert_array_equal(made.labels, plain.labels)
+    assert files.smoothed is not None and made.smoothed is not None
+    with rasterio.open(files.smoothed) as file:
+        values = file.read(1)
+    assert (values > 0).sum() == scene.valid.sum()
+    table = np.array([0, *made.legend.values])
+    assert (values != table[made.smoothed]).sum() <= (0 if edges is None else 2)
+    assert (made.smoothed != made.labels).any()
+    assert (tmp_path / 'smoothed.png').is_file()
+    assert not (tmp_path / 'probabilities.tif').exists()
+    write_map(network, scene, tmp_path, patches=options['patches'])
+    assert not list(tmp_path.glob('smoothed*'))
+
+
+class TestScores:
+    def _data(self, split: Any) -> SyntheticSceneDataModule:
+        data = SyntheticSceneDataModule(
+            rows=30, cols=30, num_bands=6, num_classes=3, patch_size=5, split=split
+        )
+        data.setup('test')
+        return data
+
+    @pytest.mark.parametrize('edges', [None, 0.1])
+    def test_scores_are_those_of_the_smoothed_map(self, edges: float | None) -> None:
+        data = self._data(RandomSplit(0.2, 0.1))
+        torch.manual_seed(0)
+        network = Network().eval()
+        found, share = score_smoothed(network, data, Smoothing(3, edges))
+        made = predict_map(
+            network, data.scene, patches=data.patch_source, smooth=3, smooth_edges=edges
+        )
+        assert made.smoothed is not None
+        positions = data.split.positions('test')
+        truth = data.split.labels(data.scene.label_map, 'test') - 1
+        predicted = made.smoothed[positions[:, 0], positions[:, 1]] - 1
+        confusion = np.zeros((3, 3), dtype=int)
+        np.add.at(confusion, (truth, predicted), 1)
+        expected = Accuracies.from_confusion(confusion)
+        assert np.abs(found.confusion - expected.confusion).sum() <= 2
+        assert 0.5 < share <= 1
+
+    def test_windows_that_reach_no_training_pixel(self) -> None:
+        data = self._data(DisjointSplit(guard='patch'))
+        _, share = score_smoothed(Network().eval(), data, Smoothing(3))
+        assert share == 0

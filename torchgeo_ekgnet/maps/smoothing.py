@@ -1,0 +1,192 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Smoothing of class probabilities over a window, plain or along the scene's edges."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import nn
+
+from ..datasets.scene import HyperspectralScene
+from ..datasets.windows import SceneWindows
+from ..metrics import Accuracies
+from ..transforms.normalization import SpectralNormalizer
+from ..transforms.pca import SpectralPCA
+
+__all__ = ('Smoothing', 'make_guidance', 'score_smoothed')
+
+#: Gives the components of the scene in a window, (components, rows, cols).
+Guidance = Callable[[int, int, int, int], NDArray[np.float32]]
+
+_COMPONENTS = 3
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Averaging of the class probabilities of neighbouring pixels.
+
+    Attributes:
+        window: Side of the window in pixels, odd, at least 3.
+        edges: None averages all pixels of the window alike. A number is the epsilon of a
+            guided filter (He et al. 2013, doi:10.1109/TPAMI.2012.213) on the scene's
+            first components, which have unit variance: the smaller, the weaker the
+            edges that are kept.
+    """
+
+    window: int
+    edges: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.window < 3 or self.window % 2 == 0:
+            raise ValueError(
+                f'smooth: found a window of {self.window} pixels, expected an odd number '
+                'from 3 on'
+            )
+        if self.edges is not None and not 0 < self.edges < math.inf:
+            raise ValueError(
+                f'smooth_edges: found {self.edges}, expected a positive number'
+            )
+
+    @property
+    def reach(self) -> int:
+        """How far a pixel looks, in pixels; a guided filter averages twice."""
+        return self.window // 2 if self.edges is None else self.window - 1
+
+    def describe(self) -> dict[str, Any]:
+        """Give the settings as results report them."""
+        return {'window': self.window, 'edges': self.edges}
+
+    def __call__(
+        self,
+        probabilities: NDArray[np.float32],
+        guidance: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Smooth probabilities; pixels without any neither give nor get some.
+
+        Args:
+            probabilities: Of each class and pixel, (classes, rows, cols), NaN where
+                nothing was classified.
+            guidance: Components of the scene, (components, rows, cols), with *edges*.
+
+        Returns:
+            Probabilities, (classes, rows, cols), NaN where they were NaN.
+        """
+        known = np.isfinite(probabilities[0])
+        filled = np.where(known, probabilities, 0).astype(np.float64)
+        stack = np.concatenate([filled, known[None].astype(np.float64)])
+        averaged = (
+            self._mean(stack) if guidance is None else self._guided(stack, guidance)
+        )
+        weight = np.maximum(averaged[-1], 1e-6)
+        smooth = np.clip(averaged[:-1] / weight, 0, None)
+        smooth /= np.maximum(smooth.sum(axis=0), 1e-12)
+        smooth[:, ~known] = np.nan
+        result: NDArray[np.float32] = smooth.astype(np.float32)
+        return result
+
+    def _mean(self, stack: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Average over the window; nothing lies beyond the border."""
+        # Sums in a fixed order for every pixel: the same in whichever tile it lies.
+        weights = np.full(self.window, 1 / self.window)
+        rows = ndimage.correlate1d(stack, weights, axis=1, mode='constant')
+        result: NDArray[np.float64] = ndimage.correlate1d(
+            rows, weights, axis=2, mode='constant'
+        )
+        return result
+
+    def _guided(
+        self, stack: NDArray[np.float64], guidance: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Filter along the edges of the guidance."""
+        from kornia.filters import guided_blur
+
+        filtered = guided_blur(
+            torch.from_numpy(guidance.astype(np.float64))[None],
+            torch.from_numpy(stack)[None],
+            self.window,
+            float(self.edges or 0),
+            border_type='replicate',
+        )
+        result: NDArray[np.float64] = filtered[0].numpy()
+        return result
+
+
+def make_guidance(scene: HyperspectralScene) -> Guidance:
+    """Fit the components of a scene that edges are seen in.
+
+    Args:
+        scene: The scene; it is read twice, by blocks.
+
+    Returns:
+        What gives the components of a window.
+    """
+    normalizer = SpectralNormalizer('zscore').fit(scene)
+    components = min(_COMPONENTS, scene.num_bands)
+    # One component or three: what kornia's filter takes.
+    pca = SpectralPCA(1 if components < _COMPONENTS else _COMPONENTS, whiten=True)
+    pca.fit(scene, None, normalizer)
+
+    def read(top: int, bottom: int, left: int, right: int) -> NDArray[np.float32]:
+        values = torch.from_numpy(scene.read(top, bottom, left, right))
+        seen = pca(normalizer(values))
+        seen[torch.from_numpy(~scene.valid[top:bottom, left:right])] = 0
+        planes: NDArray[np.float32] = seen.permute(2, 0, 1).numpy()
+        return planes
+
+    return read
+
+
+def score_smoothed(
+    network: nn.Module,
+    datamodule: Any,
+    smoothing: Smoothing,
+    device: torch.device | str = 'cpu',
+) -> tuple[Accuracies, float]:
+    """Score the test pixels with smoothed probabilities.
+
+    Args:
+        network: Network from patches to logits, in evaluation mode.
+        datamodule: Datamodule of the scene, after setup.
+        smoothing: The smoothing.
+        device: Device of the network.
+
+    Returns:
+        The scores, and the share of the test pixels whose window holds a training pixel:
+        what the network was taught there has a part in their class.
+    """
+    from .predict import classify
+
+    scene, split = datamodule.scene, datamodule.split
+    rows, cols, _ = scene.shape
+    side = 2 * smoothing.reach + 1
+    positions, around = split.positions('test'), np.zeros((rows, cols), dtype=bool)
+    around[positions[:, 0], positions[:, 1]] = True
+    around = ndimage.maximum_filter(around, side) & scene.valid
+    windows = SceneWindows(around, batch_size=datamodule.predict_batch_size or 256)
+    values: NDArray[np.float32] | None = None
+    for batch, found in classify(network, datamodule.patch_source, windows, device):
+        if values is None:
+            values = np.full((found.shape[1], rows, cols), np.nan, dtype=np.float32)
+        places = windows.positions(batch)
+        values[:, places[:, 0], places[:, 1]] = found.T
+    assert values is not None
+    guidance = None
+    if smoothing.edges is not None:
+        guidance = make_guidance(scene)(0, rows, 0, cols)
+    smooth = smoothing(values, guidance)[:, positions[:, 0], positions[:, 1]]
+    truth = split.labels(scene.label_map, 'test') - 1
+    confusion = np.zeros((len(smooth), len(smooth)), dtype=np.int64)
+    np.add.at(confusion, (truth, smooth.argmax(axis=0)), 1)
+    taught = np.zeros((rows, cols), dtype=bool)
+    train = split.positions('train')
+    taught[train[:, 0], train[:, 1]] = True
+    near = ndimage.maximum_filter(taught, side)[positions[:, 0], positions[:, 1]]
+    return Accuracies.from_confusion(confusion), float(near.mean())
