@@ -467,6 +467,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         }
         if self._scene is None:
             return _html.summary(name, {**facts, 'state': 'not set up'})
+        if self._split is None:
+            return self.scene.html(name, {**facts, 'split': 'not drawn'})
         overlap = self.split.overlap(self.patch_size)
         facts |= {
             'split': repr(self.split),
@@ -475,7 +477,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             ),
             'test patches with a training pixel': f'{overlap.shares_training_pixel:.1%}',
         }
-        counts = self.split.counts(self.scene.label_map, self.num_classes)
+        counts = self.split.counts(self.scene.label_map, self.scene.num_classes)
         counts.pop('unused')
         return self.scene.html(name, facts, counts)
 
