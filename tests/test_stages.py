@@ -1,14 +1,17 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from torchgeo_ekgnet._files import write_json, write_text
 from torchgeo_ekgnet._runs import RUN_NAME
+from torchgeo_ekgnet.main import main
 from torchgeo_ekgnet.stages import complete_arguments
 
 CUSTOM = 'torchgeo_ekgnet.datamodules.CustomSceneDataModule'
@@ -179,3 +182,100 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     path = write_text(tmp_path / 'alone.ckpt', '')
     with pytest.raises(FileNotFoundError, match=r'config\.yaml of its training; pass'):
         complete_arguments(['predict', '--ckpt_path', str(path)])
+
+
+REMOTE = '''
+import json
+from lightning.pytorch.loggers import Logger
+
+
+class Remote(Logger):
+    """Sends metrics somewhere else, as Weights & Biases does."""
+
+    def __init__(self, project: str) -> None:
+        super().__init__()
+        self.project = project
+
+    @property
+    def name(self):
+        return 'remote'
+
+    @property
+    def version(self):
+        return 'x1'
+
+    def log_metrics(self, metrics, step=None):
+        with open(self.project, 'a') as file:
+            file.write(json.dumps(sorted(metrics)) + '\\n')
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+'''
+
+CONFIG = """
+seed_everything: 0
+trainer:
+  max_epochs: 1
+  accelerator: cpu
+  enable_progress_bar: false
+  enable_model_summary: false
+  logger: {class_path: remote_logger.Remote, init_args: {project: remote.txt}}
+  callbacks:
+    - class_path: torchgeo_ekgnet.callbacks.RunFolder
+      init_args: {name: any}
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {filename: best, monitor: val_loss, enable_version_counter: false}
+    - class_path: torchgeo_ekgnet.callbacks.AccuracyReport
+    - class_path: torchgeo_ekgnet.callbacks.ClassificationMap
+model:
+  class_path: torchgeo_ekgnet.tasks.HyperspectralClassificationTask
+  init_args: {model: ekgnet_tiny}
+data:
+  class_path: torchgeo_ekgnet.datamodules.CustomSceneDataModule
+  init_args:
+    root: scenes
+    cube: a.npy
+    labels: a_gt.npy
+    patch_size: 3
+    split:
+      class_path: torchgeo_ekgnet.datasets.RandomSplit
+      init_args: {train: 0.3, val: 0.2}
+"""
+
+
+@pytest.mark.usefixtures('name_of_runs')
+def test_from_training_to_the_map_of_another_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four commands; the logger of the YAML file hears of everything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_text(tmp_path / 'remote_logger.py', REMOTE)
+    write_text(tmp_path / 'c.yaml', CONFIG)
+    labels = (np.indices((16, 18))[1] // 6 + 1).astype(np.uint8)
+    random = np.random.default_rng(0)
+    (tmp_path / 'scenes').mkdir()
+    for name in ('scenes/a', 'new'):
+        cube = labels[..., None] * 9 + random.normal(size=(16, 18, 6))
+        np.save(f'{name}.npy', cube.astype(np.float32))
+    np.save('scenes/a_gt.npy', labels)
+    main(['fit', '--config', 'c.yaml', '--name', 'mine'])
+    run = tmp_path / 'runs' / 'mine' / 'version_0'
+    assert 'next   torchgeo-ekgnet test --ckpt_path' in capsys.readouterr().out
+    whole = {'metrics.csv', 'config.yaml', 'run.json', 'split.npz', 'checkpoints'}
+    assert whole <= {path.name for path in run.iterdir()}
+    heard = Path('remote.txt').read_text()
+    assert all(name in heard for name in ('train_loss', 'val_OA', 'val_kappa'))
+    checkpoint = str(run / 'checkpoints' / 'best.ckpt')
+    main(['test', '--name', 'mine'])
+    assert (run / 'test.json').is_file() and (run / 'report.html').is_file()
+    main(['predict', '--ckpt_path', checkpoint])
+    assert json.loads((run / 'map.json').read_text())['scene'] == 'a'
+    before = (run / 'map.tif').read_bytes()
+    main(['predict', '--ckpt_path', checkpoint, '--data.cube', 'new.npy'])
+    about = json.loads((run / 'predict' / 'new' / 'map.json').read_text())
+    assert about['scene'] == 'new'
+    names = [row['name'] for row in about['classes']]
+    assert names == json.loads((run / 'test.json').read_text())['class_names']
+    assert (run / 'map.tif').read_bytes() == before
+    assert 'test_OA' in Path('remote.txt').read_text()
