@@ -173,7 +173,13 @@ def _smoothed(
             'scene: single pixels have no neighbours'
         )
     network: Any = task.model
-    accuracies, share = score_smoothed(network, datamodule, smoothing, task.device)
+    accuracies, share = score_smoothed(
+        network,
+        datamodule,
+        smoothing,
+        task.device,
+        getattr(task, 'class_numbers', None),
+    )
     return {**smoothing.describe(), 'reaches_training': share, **accuracies.to_dict()}
 
 

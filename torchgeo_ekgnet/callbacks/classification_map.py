@@ -239,10 +239,6 @@ class ClassificationMap(Callback):
             self._bar.update(min(new * trainer.world_size, left))
         if trainer.received_sigterm:
             # Lightning takes the signal, and its prediction loop goes on regardless.
-            rank_zero_warn(
-                'stopped by SIGTERM; what has been classified is kept in '
-                f'{self._job.staging}, and the same command goes on from here'
-            )
             raise SIGTERMException(128 + signal.SIGTERM)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -290,6 +286,11 @@ class ClassificationMap(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Keep what has been computed."""
+        if self._job is not None and not isinstance(exception, Exception):
+            rank_zero_warn(
+                'stopped by a signal; what has been classified is kept in '
+                f'{self._job.staging}, and the same command goes on from here'
+            )
         self._close()
         self._job = None
 

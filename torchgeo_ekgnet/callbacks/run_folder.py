@@ -180,8 +180,7 @@ class RunFolder(Callback):
             if self.path is None:
                 self.path = self._next_version(trainer)
             self._ours = self._loggers(self.path, tensorboard=not others)
-            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-                trainer.strategy.checkpoint_io = WholeCheckpointIO()
+            _write_whole(trainer)
         else:
             # Lightning tells which checkpoint it loads only later: until then, nothing
             # may write, the copy of the configuration included.
@@ -407,6 +406,15 @@ class RunFolder(Callback):
         if self.tensorboard and tensorboard:
             return [csv, TensorBoardLogger(**where)]
         return [csv]
+
+
+def _write_whole(trainer: Trainer) -> None:
+    """Let checkpoints be whole or absent, unless something else is to write them."""
+    found: Any = trainer.strategy.checkpoint_io
+    if type(found) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+    elif type(getattr(found, 'writer', None)) is TorchCheckpointIO:
+        found.writer = WholeCheckpointIO()
 
 
 def _check_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import nn
+from torch import Tensor, nn
 
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
@@ -149,6 +149,7 @@ def score_smoothed(
     datamodule: Any,
     smoothing: Smoothing,
     device: torch.device | str = 'cpu',
+    numbers: Tensor | None = None,
 ) -> tuple[Accuracies, float]:
     """Score the test pixels with smoothed probabilities.
 
@@ -157,6 +158,7 @@ def score_smoothed(
         datamodule: Datamodule of the scene, after setup.
         smoothing: The smoothing.
         device: Device of the network.
+        numbers: Class of the network for each class of the scene; the same by default.
 
     Returns:
         The scores, and the share of the test pixels whose window holds a training pixel:
@@ -183,6 +185,8 @@ def score_smoothed(
         guidance = make_guidance(scene)(0, rows, 0, cols)
     smooth = smoothing(values, guidance)[:, positions[:, 0], positions[:, 1]]
     truth = split.labels(scene.label_map, 'test') - 1
+    if numbers is not None:
+        truth = numbers.cpu().numpy()[truth]
     confusion = np.zeros((len(smooth), len(smooth)), dtype=np.int64)
     np.add.at(confusion, (truth, smooth.argmax(axis=0)), 1)
     taught = np.zeros((rows, cols), dtype=bool)

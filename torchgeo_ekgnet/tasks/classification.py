@@ -624,6 +624,11 @@ class HyperspectralClassificationTask(ClassificationTask):
         self._numbers = torch.tensor([-1 if n is None else n for n in numbers])
 
     @property
+    def class_numbers(self) -> Tensor | None:
+        """Class of the network for each class of the tested data; None if the same."""
+        return self._numbers
+
+    @property
     def classes(self) -> dict[str, Any] | None:
         """Names, values and colours of the network's classes, as its run had them."""
         trained = self.provenance and self.provenance.data
