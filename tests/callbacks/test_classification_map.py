@@ -341,7 +341,7 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
     ('options', 'message'),
     [
         ({'num_bands': 8}, 'checkpoint was trained with in_channels 9, .* has 8'),
-        ({'num_classes': 4}, 'checkpoint was trained on another cube'),
+        ({'num_classes': 4}, 'was trained on the 3 classes .* has the 4 classes'),
     ],
 )
 def test_checkpoint_of_another_scene(
