@@ -540,10 +540,15 @@ def _other_pixels(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator
             f'{mine["scene"]["source"]} (digest {cubes[1][:12]})'
         )
     theirs, ours = state['split'], mine['split']
-    if theirs['identity'] != ours['identity']:
+    if _pixels_of(theirs) != _pixels_of(ours):
         yield (
             f'the checkpoint was trained with another split: {theirs["protocol"]} '
             f'{theirs["settings"]} (identity {theirs["identity"][:12]}), this data '
             f'module has {ours["protocol"]} {ours["settings"]} (identity '
             f'{ours["identity"][:12]})'
         )
+
+
+def _pixels_of(split: Mapping[str, Any]) -> str:
+    """What two splits of the same pixels share, whichever protocol drew them."""
+    return str(split.get('pixels', split['identity']))

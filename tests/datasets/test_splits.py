@@ -594,7 +594,7 @@ class TestDisjointSplit:
 
     def test_golden(self) -> None:
         split = DisjointSplit(seed=2, attempts=4)(fields(), 5)
-        assert split.identity() == GOLDEN_DISJOINT
+        assert split.pixels_digest() == GOLDEN_DISJOINT
 
     @pytest.mark.parametrize(
         ('file', 'variable', 'guard', 'patch_size', 'unserved'),
@@ -807,6 +807,52 @@ class TestSplit:
         assert moved != split.identity()
         assert len(split.identity()) == 64
         assert hash(split) == hash(RandomSplit()(fields()))
+
+    @pytest.mark.parametrize(
+        'changes',
+        [
+            {'protocol': 'disjoint'},
+            {'settings': {'train': 0.6, 'seed': 7}},
+            {'settings': {}},
+            {'dropped': [3]},
+            {'dropped': []},
+            {'relabel': {'2': 1}},
+            {'shape': [40, 49]},
+            {'identity': 64 * '0'},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize('name', ['split.npz', 'split.json'])
+    def test_identity_covers_what_is_said_of_the_pixels(
+        self, tmp_path: Path, changes: dict[str, Any], name: str
+    ) -> None:
+        split = RandomSplit(unserved='drop')(TestUnserved().with_rare(2))
+        path = split.save(tmp_path / name)
+        if name == 'split.json':
+            path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        else:
+            with np.load(path) as archive:
+                arrays = dict(archive)
+            said = json.loads(str(arrays['description'])) | changes
+            arrays['description'] = np.array(json.dumps(said))
+            np.savez(path, **arrays)
+        with pytest.raises(FileError, match='was changed after it was written'):
+            Split.load(path)
+
+    def test_who_drew_the_pixels_is_in_the_identity_only(self) -> None:
+        split = RandomSplit()(fields())
+        other = Split('own', {}, split.shape, split.train, split.val, split.test)
+        assert other == split and hash(other) == hash(split)
+        assert other.pixels_digest() == split.pixels_digest()
+        assert other.identity() != split.identity()
+
+    def test_where_masks_lie_is_not_in_the_identity(self, tmp_path: Path) -> None:
+        found = []
+        for folder in (tmp_path / 'here', tmp_path / 'there'):
+            folder.mkdir()
+            labels, train, test = TestMaskSplit().masks(folder)
+            found.append(MaskSplit(train, test)(labels).identity())
+        assert found[0] == found[1]
 
     def test_describe_is_json(self) -> None:
         split = RandomSplit()(fields())

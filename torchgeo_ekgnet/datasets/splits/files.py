@@ -68,6 +68,7 @@ class MaskSplit(DrawnSplit):
     """
 
     name = 'masks'
+    files = ('train', 'test')
 
     def __init__(
         self,

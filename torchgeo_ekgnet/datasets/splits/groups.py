@@ -162,6 +162,7 @@ class GroupSplit(GroupedSplit):
     """
 
     name = 'groups'
+    files = ('groups',)
 
     def __init__(
         self,
@@ -297,7 +298,7 @@ class FoldSplit(DrawnSplit):
     @property
     def settings(self) -> dict[str, Any]:
         """The protocol's arguments, JSON-able."""
-        of = {'protocol': self.of.name, **self.of.settings}
+        of = {'protocol': self.of.name, **self.of.described}
         for name in ('train', 'val', 'guard', 'seed', 'unserved'):
             of.pop(name, None)
         return {**super().settings, 'of': of}

@@ -90,10 +90,12 @@ class SplitProtocol(ABC):
     Attributes:
         name: What results call the protocol.
         spatial: Whether the protocol keeps test patches away from training patches.
+        files: Arguments that name files.
     """
 
     name: str = 'split'
     spatial: bool = False
+    files: tuple[str, ...] = ()
     context: SplitContext = SplitContext()
 
     def bind(self, context: SplitContext) -> Self:
@@ -123,6 +125,14 @@ class SplitProtocol(ABC):
         """The protocol's arguments, JSON-able: every one is kept under its name."""
         arguments = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in arguments if name != 'self'}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings as results report them: files by name, wherever they lie."""
+        return {
+            name: Path(value).name if name in self.files and value else value
+            for name, value in self.settings.items()
+        }
 
     def __repr__(self) -> str:
         """Write the protocol with its arguments.
@@ -263,7 +273,7 @@ class DrawnSplit(SplitProtocol):
                 )
         return Split(
             protocol=self.name,
-            settings=self.settings,
+            settings=self.described,
             shape=(labels.shape[0], labels.shape[1]),
             relabel=relabel,
             dropped=dropped,

@@ -164,15 +164,10 @@ class Split:
         return ordered
 
     def __eq__(self, other: object) -> bool:
-        """Compare two splits by their pixels.
-
-        Args:
-            other: Anything.
-
-        Returns:
-            Whether the other object is a split of the same identity.
-        """
-        return isinstance(other, Split) and self.identity() == other.identity()
+        """Compare two splits by their pixels."""
+        if not isinstance(other, Split):
+            return False
+        return self.pixels_digest() == other.pixels_digest()
 
     def __repr__(self) -> str:
         """Return protocol and sizes; the pixels themselves would fill pages."""
@@ -191,18 +186,27 @@ class Split:
         )
 
     def __hash__(self) -> int:
-        """Hash the split by its pixels.
-
-        Returns:
-            A hash that equal splits share.
-        """
-        return hash(self.identity())
+        """Hash the split by its pixels."""
+        return hash(self.pixels_digest())
 
     def identity(self) -> str:
         """Give the split a name that no other split has.
 
         Returns:
-            SHA-256 of shape, subsets and merged classes, 64 hexadecimal digits.
+            SHA-256 of its pixels (:meth:`pixels_digest`), protocol, settings and
+            dropped classes, 64 hexadecimal digits.
+        """
+        drawn = [self.protocol, self.settings, sorted(map(int, self.dropped))]
+        digest = hashlib.sha256(b'split 2' + self.pixels_digest().encode())
+        digest.update(json.dumps(drawn, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+
+    def pixels_digest(self) -> str:
+        """Give the pixels a name, whoever drew them.
+
+        Returns:
+            SHA-256 of shape, subsets, merged classes and labels of the split's own, 64
+            hexadecimal digits.
         """
         digest = hashlib.sha256(b'split 1')
         digest.update(np.asarray(self.shape, dtype='<i8').tobytes())
@@ -357,13 +361,14 @@ class Split:
         """Describe the split without its pixels.
 
         Returns:
-            JSON-able protocol, settings, identity, shape, sizes, merged and dropped
-            classes.
+            JSON-able protocol, settings, identity, digest of the pixels, shape, sizes,
+            merged and dropped classes.
         """
         return {
             'protocol': self.protocol,
             'settings': dict(self.settings),
             'identity': self.identity(),
+            'pixels': self.pixels_digest(),
             'shape': list(self.shape),
             'sizes': {name: int(self.indices(name).size) for name in SUBSETS},
             'relabel': {str(key): value for key, value in self.relabel.items()},
