@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchgeo_ekgnet.layers import (
@@ -17,6 +18,8 @@ from torchgeo_ekgnet.layers import (
     conv_strategy,
     expert_conv3d,
     grouped_conv3d,
+    rule,
+    unrolled,
 )
 from torchgeo_ekgnet.layers.geometry import geometry_of
 from torchgeo_ekgnet.layers.rule import (
@@ -208,3 +211,34 @@ def test_experts_by_position_are_exact(last: bool) -> None:
         torch.autograd.grad(found, inputs, seen),
         torch.autograd.grad(expected, inputs, seen),
     )
+
+
+@pytest.mark.parametrize('fast', [False, True])
+def test_bfloat16_on_a_cpu(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unrolled form computes the same to the digits of the type."""
+    monkeypatch.setattr(rule, 'multiplies_bfloat16', lambda: fast)
+    calls: list[int] = []
+    original = unrolled.unrolled_in_pieces
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(unrolled, 'unrolled_in_pieces', counted)
+    torch.manual_seed(0)
+    layer = GroupedConv3d(32, 8, 3, padding=1, groups=4)
+    assert layer.bias is not None
+    x = torch.randn(2, 32, 10, 8, 8, requires_grad=True)
+    expected = F.conv3d(x, layer.weight, layer.bias, padding=1, groups=4)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16 and len(calls) == fast
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
+    inputs = (x, layer.weight, layer.bias)
+    seen = torch.randn_like(expected)
+    grads = torch.autograd.grad(found, inputs, seen.bfloat16())
+    reference = torch.autograd.grad(expected, inputs, seen)
+    for one, other in zip(grads, reference, strict=True):
+        assert one.dtype == torch.float32
+        scale = float(other.abs().max())
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * scale)

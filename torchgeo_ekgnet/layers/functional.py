@@ -42,6 +42,7 @@ from .rule import (
     conv_strategy,
     plain_only,
     traced,
+    unrolls_under_autocast,
 )
 from .unrolled import UnrolledConv, any_unrolling, unrolled_conv3d
 
@@ -176,6 +177,10 @@ def _static_conv(
     forced: str | None,
 ) -> Tensor:
     """Convolve with static kernels."""
+    if forced is None and unrolls_under_autocast(x):
+        low = None if bias is None else bias.bfloat16()
+        with torch.autocast('cpu', enabled=False):
+            return _static_conv(x.bfloat16(), weight.bfloat16(), low, geometry, None)
     if forced is None and chosen_at_run_time(x, geometry):
         y = cast(Tensor, compiled_conv3d(x, weight, *geometry[1:]))
         return y if bias is None else y + bias[:, None, None, None]

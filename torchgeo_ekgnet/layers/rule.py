@@ -8,6 +8,7 @@ with :func:`conv_strategy` goes before the rule.
 """
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -29,9 +30,11 @@ __all__ = [
     'choose_expert_strategy',
     'chosen_at_run_time',
     'conv_strategy',
+    'multiplies_bfloat16',
     'plain_only',
     'reads_slices',
     'traced',
+    'unrolls_under_autocast',
 ]
 
 #: Names that ``strategy=`` and :func:`conv_strategy` accept.
@@ -136,9 +139,32 @@ def _dense_is_faster(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     return passes == 'both' or (passes == 'forward' and not wants_gradient)
 
 
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16."""
+    asked = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
+
+
 def _may_unroll(x: Tensor, geometry: Geometry) -> bool:
     """Whether an unrolling can be faster than the plain form at all."""
-    return geometry.groups != 1 and x.device.type == 'cpu' and x.dtype == torch.float32
+    fast = x.dtype == torch.float32 or (
+        x.dtype == torch.bfloat16 and multiplies_bfloat16()
+    )
+    return geometry.groups != 1 and x.device.type == 'cpu' and fast
+
+
+def unrolls_under_autocast(x: Tensor) -> bool:
+    """Whether a convolution under autocast leaves it to be unrolled in bfloat16."""
+    return (
+        x.device.type == 'cpu'
+        and torch.is_autocast_enabled('cpu')
+        and torch.get_autocast_dtype('cpu') == torch.bfloat16
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and multiplies_bfloat16()
+        and not traced()
+        and asked_strategy() is None
+    )
 
 
 def chosen_at_run_time(x: Tensor, geometry: Geometry) -> bool:
@@ -148,6 +174,7 @@ def chosen_at_run_time(x: Tensor, geometry: Geometry) -> bool:
     """
     return (
         torch.compiler.is_compiling()
+        and x.dtype == torch.float32
         # PyTorch before 2.7 does not tell compilation from export.
         and hasattr(torch.compiler, 'is_exporting')
         and not exporting()
@@ -234,8 +261,8 @@ def choose_conv_strategy(
     ======  =================  ==============================  =======================
     device  type               geometry                        strategy
     ======  =================  ==============================  =======================
-    CPU     float32            groups, where the estimated     ``'unrolled'``
-                               time is less than the plain
+    CPU     float32, bfloat16  groups, where the estimated     ``'unrolled'``
+            where it is fast   time is less than the plain
     CUDA    bfloat16, float16  3x3x3, stride 1, four groups    ``'dense'``
                                of channels as in :data:`DENSE`
     any     any                everything else                 ``'grouped'``

@@ -427,7 +427,9 @@ def unrolled_gradients(
     """Compute the gradients piece by piece, unrolling the image anew."""
     # Not empty_like: the image may lie in another order.
     gx = x.new_empty(x.shape) if wanted[0] else None
-    gw = torch.zeros_like(weight) if wanted[1] else None
+    # Sums over the pieces keep the digits of float32.
+    sums = torch.float32 if weight.dtype == torch.bfloat16 else weight.dtype
+    gw = torch.zeros_like(weight, dtype=sums) if wanted[1] else None
     for samples, inputs, outputs, part in pieces_of(x, weight, unrolling):
         geometry, kernels = part.geometry, weight[outputs]
         gx_part, gw_part, _ = torch.ops.aten.convolution_backward(
@@ -448,7 +450,7 @@ def unrolled_gradients(
         if gw is not None:
             gw[outputs] += _roll_kernel(gw_part, kernels.shape, part)
     gb = grad.sum((0, 2, 3, 4)) if wanted[2] else None
-    return gx, gw, gb
+    return gx, None if gw is None else gw.to(weight.dtype), gb
 
 
 class UnrolledConv(torch.autograd.Function):
