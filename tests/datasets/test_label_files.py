@@ -100,6 +100,20 @@ class TestPictures:
         scene = open_scene(cube, path, labels_variable='2')
         assert set(scene.class_values) == set(np.unique(values[1]).tolist()) - {0}
 
+    @pytest.mark.parametrize('kind', ['jpg', 'tif'])
+    def test_compressed_with_loss(self, cube: Path, kind: str) -> None:
+        path = cube.with_name(f'l.{kind}')
+        options: dict[str, Any] = {'driver': 'JPEG'}
+        if kind == 'tif':
+            options = {'driver': 'GTiff', 'compress': 'JPEG', 'photometric': 'YCBCR'}
+        bands = COLOURS[TRUTH].transpose(2, 0, 1)
+        with rasterio.open(
+            path, 'w', width=COLS, height=ROWS, count=3, dtype='uint8', **options
+        ) as file:
+            file.write(bands)
+        with pytest.raises(FileError, match=r'compressed with loss \(JPEG\)'):
+            open_scene(cube, path)
+
     def test_overlapping_classes(self, cube: Path) -> None:
         hot = np.ones((4, ROWS, COLS), 'uint8')
         hot[0, 0] = 0

@@ -66,6 +66,17 @@ def nanometres(
     """
     centres = np.asarray(values, dtype=np.float64)
     names = [''] if unit is None else _names(unit)
+    counted = np.arange(centres.size, dtype=np.float64)
+    unnamed = bool(names) and names[0] in _UNNAMED and centres.size > 1
+    if unnamed and any(np.array_equal(centres, counted + first) for first in (0, 1)):
+        logger.warning(
+            '%s: its wavelengths count from %g to %g without a unit, so they are band '
+            'numbers and are left out',
+            where,
+            centres[0],
+            centres[-1],
+        )
+        return None
     if names == ['index']:
         logger.warning(
             '%s: the wavelength units are "Index", so its wavelengths are band numbers '

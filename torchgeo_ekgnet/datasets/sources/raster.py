@@ -43,8 +43,15 @@ def open_source(path: Path, request: Request) -> Source:
     """
     with open_raster(path) as dataset, reading(path, 'a raster'):
         inner, driver, count = dataset.subdatasets, dataset.driver, dataset.count
+        compression = getattr(dataset.compression, 'name', '')
+        lossy = driver == 'JPEG' or 'jpeg' in compression.lower()
     if request.variable is not None and not request.variable.isdecimal():
         return RasterSource(path, _named(path, inner, request.variable))
+    if request.labels and lossy:
+        raise FileError(
+            f'{path}: found labels compressed with loss (JPEG), which mixes their values '
+            'and colours, expected a lossless format such as PNG or GeoTIFF'
+        )
     if not inner:
         return RasterSource(path)
     parts = [RasterSource(path, name) for name in inner]
