@@ -44,18 +44,18 @@ def table(root: Path) -> str:
         training centre and shares a pixel with a training patch.
     """
     lines = [
-        '| `split` | Scene | Train + val / test | '
+        '| `split` | Scene | Train / test | '
         + ' | '.join(f'P = {size}' for size in _PATCH_SIZES)
         + ' |',
         '|---' * (3 + len(_PATCH_SIZES)) + '|',
     ]
     for name, facts in COMMUNITY_SPLITS.items():
-        protocol = CommunitySplit(name).bind(SplitContext(root=str(root)))
+        protocol = CommunitySplit(name, val=0).bind(SplitContext(root=str(root)))
         split = protocol(_label_map(facts.scene, root))
         shares = [split.overlap(size) for size in _PATCH_SIZES]
         cells = [f'{100 * centre:.1f}, {100 * pixel:.1f} %' for centre, pixel in shares]
         lines.append(
-            f'| `{name}` | {facts.scene} | {split.train.size + split.val.size:,} / '
+            f'| `{name}` | {facts.scene} | {split.train.size:,} / '
             f'{split.test.size:,} | ' + ' | '.join(cells) + ' |'
         )
     return '\n'.join(lines)
