@@ -7,6 +7,7 @@ import argparse
 import pkgutil
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import torchgeo_ekgnet
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])
 
 #: Modules that hold commands; they are described on the page of the command line.
-COMMAND_MODULES = {'bench', 'cli', 'commands', 'demo', 'main'}
+COMMAND_MODULES = {'bench', 'cli', 'commands', 'demo', 'main', 'stages'}
 
 #: Programs of others.
 OTHERS = {'cd', 'export', 'git', 'jupyter', 'make', 'pip', 'python'}
@@ -68,6 +70,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         main(['init', 'farm.mat', 'farm_gt.mat'])
         main(['init', 'farm.mat', 'farm_gt.mat', '--output', 'my.yaml'])
+    # A run, and a checkpoint with its configuration that was taken out of one.
+    run = folder / 'runs' / 'indian_pines' / 'version_0'
+    (run / 'checkpoints').mkdir(parents=True)
+    shipped = ROOT / 'torchgeo_ekgnet' / 'configs' / 'indian_pines.yaml'
+    shutil.copy(shipped, run / 'config.yaml')
+    shutil.copy(folder / 'my.yaml', folder / 'config.yaml')
+    for path in (run / 'checkpoints' / 'best.ckpt', folder / 'best.ckpt'):
+        torch.save({'state_dict': {}}, path)
     return folder
 
 

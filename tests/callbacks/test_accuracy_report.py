@@ -126,3 +126,55 @@ def test_other_tasks_are_refused(tmp_path: Path) -> None:
     loader: DataLoader[Any] = DataLoader(batches)
     with pytest.raises(TypeError, match='Other keeps no confusion matrix'):
         trainer.test(Other(), loader)
+
+
+def test_a_page_that_fails_does_not_cost_the_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise MemoryError('no room for a picture')
+
+    monkeypatch.setattr('torchgeo_ekgnet.maps.run_report.write_run_report', fail)
+    datamodule = SyntheticSceneDataModule(
+        rows=20, cols=20, num_bands=12, num_classes=3, patch_size=5
+    )
+    trainer = make_trainer(tmp_path, AccuracyReport(table=False))
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    trainer.fit(task, datamodule)
+    with pytest.warns(UserWarning, match=r'report\.html is left out.*MemoryError'):
+        trainer.test(task, datamodule, verbose=False)
+    assert json.loads((tmp_path / 'test.json').read_text())['cube']
+
+
+@pytest.mark.parametrize('edges', [None, 0.1])
+def test_smoothed_scores_are_a_row_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], edges: float | None
+) -> None:
+    datamodule = SyntheticSceneDataModule(
+        rows=20,
+        cols=20,
+        num_bands=12,
+        num_classes=3,
+        patch_size=5,
+        split=RandomSplit(0.3, 0.2, 3),
+    )
+    trainer = make_trainer(tmp_path, AccuracyReport(smooth=3, smooth_edges=edges))
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    trainer.fit(task, datamodule)
+    trainer.test(task, datamodule, verbose=False)
+    report = json.loads((tmp_path / 'test.json').read_text())
+    smoothed = report['smoothed']
+    assert smoothed['window'] == 3 and smoothed['edges'] == edges
+    assert sum(smoothed['counts']) == sum(report['counts'])
+    assert smoothed['reaches_training'] > 0.5
+    out = capsys.readouterr().out
+    assert 'smoothed 3 x 3' in out and 'hold a training pixel' in out
+    page = (tmp_path / 'report.html').read_text()
+    assert 'every pixel alone' in page and 'holds a training pixel' in page
+
+
+def test_smoothing_needs_neighbours() -> None:
+    with pytest.raises(ValueError, match='odd number'):
+        AccuracyReport(smooth=4)
+    with pytest.raises(ValueError, match='odd number'):
+        AccuracyReport(smooth_edges=0.1)

@@ -6,7 +6,10 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from torchgeo_ekgnet.datasets.plotting import as_written, plot_scene, plot_spectra
 from torchgeo_ekgnet.maps import Legend, map_figure, save_map_figure
 from torchgeo_ekgnet.maps.figure import read_labels
 from torchgeo_ekgnet.maps.raster import RasterSpec, stage_raster
@@ -57,3 +60,26 @@ def test_saved_picture(tmp_path: Path) -> None:
     assert picture.shape[1] == 2160
     wood = scene.palette[1] / 255
     assert (np.abs(picture[..., :3] - wood).max(-1) < 0.01).mean() > 0.02
+
+
+ODD_NAMES = ('$\\frac{1}$', '_hidden', '$', 'a_b^{', 'Röte & <Wiese>')
+
+
+@pytest.mark.parametrize('name', ODD_NAMES)
+def test_names_are_no_mathematics(name: str, tmp_path: Path) -> None:
+    """Every figure shows class names as they are written, and none hides one."""
+    names = {2: name, 5: 'Wood', 9: 'Water'}
+    scene = make_scene(class_names=names, valid=None)
+    legend = Legend.from_classes(scene.class_names, scene.class_values, scene.palette)
+    labels = scene.label_map.astype(np.int64)
+    for number, figure in enumerate(
+        (
+            map_figure(labels, scene, legend),
+            plot_scene(scene),
+            plot_spectra(scene),
+            as_written(Figure()),
+        )
+    ):
+        figure.savefig(tmp_path / f'{number}.png', dpi=40)
+        texts = [text.get_text().strip() for text in figure.findobj(Text)]
+        assert number > 1 or any(text.startswith(name) for text in texts)
