@@ -106,6 +106,10 @@ def test_a_row_below_the_svm_or_rising_is_not_converged() -> None:
     assert svm.reason is None
     (rising,) = summarise([('a', 'A', [result(99, 0, RISING)])])
     assert rising.reason == 'rising +20.0 points'
+    trained = result(99, 0, RISING)
+    trained['curves'] = {'train_OA': trained['curves']['val_OA'], 'val_OA': []}
+    (unseen,) = summarise([('a', 'A', [trained])])
+    assert unseen.reason == 'rising +20.0 points'
 
 
 def test_the_bar_is_the_svm_on_the_same_splits() -> None:

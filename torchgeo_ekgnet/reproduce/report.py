@@ -181,8 +181,9 @@ def build_report(
     )
     notes.append(
         'A network below the RBF-SVM on the same splits, or whose validation accuracy '
-        f'still rises by more than {RISE_LIMIT} points over the last quarter of its '
-        'epochs, counts as not converged.'
+        '(training accuracy where no pixel validates) still rises by more than '
+        f'{RISE_LIMIT} points over the last quarter of its epochs, counts as not '
+        'converged.'
     )
     hours = sum(
         sum(result['seconds'].values())

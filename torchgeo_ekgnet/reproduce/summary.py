@@ -114,6 +114,11 @@ def _metric(accuracy: Accuracies, metric: str) -> float:
             raise ValueError(f'metric: unknown {metric!r}')
 
 
+def _watched(curves: dict[str, Any]) -> list[float]:
+    """Accuracy by epoch: in validation, in training where no pixel validates."""
+    return curves.get('val_OA') or curves.get('train_OA') or []
+
+
 def summarise(
     rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]],
     bars: Sequence[Mapping[str, Any]] = (),
@@ -141,7 +146,7 @@ def summarise(
             continue
         rise = None
         if results[0]['epochs'] is not None:
-            rises = [last_quarter_rise(r['curves'].get('val_OA', [])) for r in results]
+            rises = [last_quarter_rise(_watched(r['curves'])) for r in results]
             rise = float(np.mean(rises))
         accuracies = tuple(Accuracies.from_confusion(r['confusion']) for r in results)
         # An unfinished sweep may have the bar of some seeds only.
