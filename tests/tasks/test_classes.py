@@ -153,6 +153,23 @@ def test_unknown_class_is_named(
         )
 
 
+def test_scene_without_labels_is_mapped(trained: Path, tmp_path: Path) -> None:
+    """What there is to find, the checkpoint knows."""
+    write_scene(tmp_path, 'b', {}, seed=1)
+    datamodule = make_datamodule(tmp_path, 'b', labels=None, split=None)
+    task = make_task()
+    (batches,) = [
+        make_trainer(tmp_path).predict(
+            task, datamodule=datamodule, ckpt_path=trained / 'best.ckpt'
+        )
+    ]
+    assert batches is not None
+    assert sum(len(batch) for batch in batches) == 24 * 24
+    assert batches[0].shape[1] == len(VALUES)
+    with pytest.raises(ValueError, match='no checkpoint was given'):
+        make_trainer(tmp_path).predict(make_task(), datamodule=datamodule)
+
+
 def test_names_overrule_values(trained: Path, tmp_path: Path) -> None:
     """Two numberings of the same names."""
     names = {1: 'wood', 2: 'water', 3: 'road', 5: 'field'}

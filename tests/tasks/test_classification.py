@@ -642,6 +642,10 @@ class TestCheckpoints:
         bare = make_task(weights=str(tmp_path / 'bare.pth'))
         trainer.test(bare, other, verbose=False)
 
+    def test_weights_that_nobody_publishes(self) -> None:
+        with pytest.raises(ValueError, match='timm publishes no weights of ekgnet'):
+            make_task(in_channels=BANDS, num_classes=CLASSES, weights=True)
+
     def test_missing_weights(self) -> None:
         with pytest.raises(FileNotFoundError, match=r'there is no weights none\.ckpt'):
             make_task(in_channels=BANDS, num_classes=CLASSES, weights='none.ckpt')

@@ -278,9 +278,14 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Build what waits for the data, and compile the network if asked to."""
         self._read_locally()
         self.build(stage)
-        if self.is_built and stage in ('fit', 'predict'):
-            self._compile()
         self._set_matmul_precision(self.hparams['matmul_precision'])
+        if self.is_built:
+            self._hasten(stage)
+
+    def _hasten(self, stage: str) -> None:
+        """Compile the network if asked to, or let it be captured."""
+        if stage in ('fit', 'predict'):
+            self._compile()
         self._capture = self._make_capture(stage)
 
     def teardown(self, stage: str) -> None:
@@ -679,11 +684,14 @@ class HyperspectralClassificationTask(ClassificationTask):
         fitting = self._trainer is None or self.trainer.state.fn == 'fit'
         if fitting or not self._classes_of_data or saved is None:
             return
-        if saved != self.hparams['num_classes'] and Provenance.of(checkpoint):
-            self.hparams['num_classes'] = saved
-            self.configure_models()
-            self.configure_metrics()
-            self.model.to(self.device)
+        if saved == self.hparams['num_classes'] or not Provenance.of(checkpoint):
+            return
+        self.hparams['num_classes'] = saved
+        self.model = Unbuilt(('num_classes',))
+        stage = str(self.trainer.state.fn.value)
+        self.build(stage)
+        self.model.to(self.device)
+        self._hasten(stage)
 
     def _build_as(self, saved: Mapping[str, Any]) -> None:
         """Build the network of a checkpoint, whose classes the data do not name."""

@@ -92,8 +92,13 @@ def create_network(
         The network.
 
     Raises:
-        ValueError: If the model has no such option.
+        ValueError: If the model has no such option, or no published weights.
     """
+    if pretrained and ':' not in name and not timm.is_model_pretrained(name):
+        raise ValueError(
+            f'weights: found true, but timm publishes no weights of {name}; give the '
+            'path of a checkpoint, or leave weights out'
+        )
     try:
         network: nn.Module = timm.create_model(
             name,
