@@ -158,12 +158,9 @@ def test_scene_without_labels_is_mapped(trained: Path, tmp_path: Path) -> None:
     write_scene(tmp_path, 'b', {}, seed=1)
     datamodule = make_datamodule(tmp_path, 'b', labels=None, split=None)
     task = make_task()
-    (batches,) = [
-        make_trainer(tmp_path).predict(
-            task, datamodule=datamodule, ckpt_path=trained / 'best.ckpt'
-        )
-    ]
-    assert batches is not None
+    batches: Any = make_trainer(tmp_path).predict(
+        task, datamodule=datamodule, ckpt_path=trained / 'best.ckpt'
+    )
     assert sum(len(batch) for batch in batches) == 24 * 24
     assert batches[0].shape[1] == len(VALUES)
     with pytest.raises(ValueError, match='no checkpoint was given'):

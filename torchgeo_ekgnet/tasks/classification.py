@@ -681,17 +681,18 @@ class HyperspectralClassificationTask(ClassificationTask):
         Only where the data alone told their number, and not to train it further.
         """
         saved = (checkpoint.get('hyper_parameters') or {}).get('num_classes')
-        fitting = self._trainer is None or self.trainer.state.fn == 'fit'
-        if fitting or not self._classes_of_data or saved is None:
+        stage = None if self._trainer is None else self.trainer.state.fn
+        if stage is None or stage == 'fit':
+            return
+        if saved is None or not self._classes_of_data:
             return
         if saved == self.hparams['num_classes'] or not Provenance.of(checkpoint):
             return
         self.hparams['num_classes'] = saved
         self.model = Unbuilt(('num_classes',))
-        stage = str(self.trainer.state.fn.value)
-        self.build(stage)
+        self.build(stage.value)
         self.model.to(self.device)
-        self._hasten(stage)
+        self._hasten(stage.value)
 
     def _build_as(self, saved: Mapping[str, Any]) -> None:
         """Build the network of a checkpoint, whose classes the data do not name."""
