@@ -75,6 +75,7 @@ def test_datamodule(datamodule: SyntheticSceneDataModule) -> None:
     assert 'not set up' in repr(fresh)
     assert 'not set up' in fresh._repr_html_()
     assert len(repr(datamodule)) < 200
+    assert str(datamodule) == repr(datamodule)
     html = datamodule._repr_html_()
     table = cells(html)
     assert table[0] == ['class', 'value', 'labelled', 'train', 'val', 'test']

@@ -52,7 +52,7 @@ def test_fit_prints_few_lines_when_piped(tmp_path: Path) -> None:
     )
     lines = result.stdout.splitlines()
     # Scene, class table, size of the network, where the run is and what comes next.
-    assert len(lines) <= 26, result.stdout
+    assert len(lines) <= 30, result.stdout
     for noise in ('\x1b', 'Tip', 'FLOPs', 'deprecated', 'TPU'):
         assert noise not in result.stdout
     assert 'ekgnet_tiny: 223,714 parameters' in result.stdout

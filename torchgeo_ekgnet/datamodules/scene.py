@@ -459,6 +459,10 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             f'batch_size={self.batch_size}; {known})'
         )
 
+    def __str__(self) -> str:
+        """Return the same; Lightning's text tells of loaders only."""
+        return repr(self)
+
     def _repr_html_(self) -> str:
         """Show scene and split in a notebook."""
         name = type(self).__name__

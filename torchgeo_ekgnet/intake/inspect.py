@@ -105,7 +105,9 @@ def _datamodule(path: str, root: str | None) -> Any:
     parsed = parser.parse_object({'data': content['data']})
     if root is not None:
         parsed.data.init_args.root = root
-    datamodule: Any = parser.instantiate_classes(parsed).data
+    # jsonargparse renames the method in 4.49.
+    instantiate = getattr(parser, 'instantiate', None) or parser.instantiate_classes
+    datamodule: Any = instantiate(parsed).data
     if not hasattr(datamodule, 'patch_size'):
         raise ValueError(
             f'{path}: found {type(datamodule).__name__}, expected a data module of one '
