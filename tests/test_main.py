@@ -131,6 +131,13 @@ def test_validate_with_a_checkpoint(in_fitted: Path) -> None:
     assert (run / 'validate' / 'metrics.csv').is_file()
 
 
+def test_stripped_docstrings_are_refused(tmp_path: Path) -> None:
+    process = command('fit', '--config', EKGNET, cwd=tmp_path, python=['-OO'])
+    _, text = process.communicate()
+    assert process.returncode == 1
+    assert text.startswith('torchgeo-ekgnet: RuntimeError: found python -OO')
+
+
 @pytest.mark.parametrize('stage', ['validate', 'test', 'predict'])
 def test_random_weights_are_refused(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -88,6 +88,11 @@ def run(args: Sequence[str]) -> None:
     # Before torch is loaded, which reads these settings then.
     wait_passively()
     choose_threads(default='auto' if name == 'demo' else None)
+    if sys.flags.optimize > 1:
+        raise RuntimeError(
+            'found python -OO, which strips the docstrings that libraries below this '
+            'package build on; expected python or python -O'
+        )
     from . import models  # noqa: F401  (registers the networks)
     from .layers import keep_freed_memory
 
