@@ -12,12 +12,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 from torchgeo_ekgnet.main import _own_error
 
 LIMIT = 20.0
-"""Seconds after which a trial counts as hanging."""
+"""Seconds of the processor after which a trial counts as hanging."""
+
+_WAIT = 10
+"""A trial that waits counts as hanging after so many times its limit: other processes
+may leave it little of the machine."""
 
 
 def said(error: BaseException) -> str:
@@ -48,7 +52,7 @@ def trials(
 
     Args:
         works: Functions that return how they ended.
-        limit: Seconds that one may take.
+        limit: Seconds of the processor that one may take.
 
     Yields:
         Index and end of each work: what it returned, ``'traceback: ...'`` for what it
@@ -64,9 +68,12 @@ def trials(
         os.close(write)
         with os.fdopen(read, 'rb') as answers:
             while index < len(works):
-                ready, _, _ = select.select([answers], [], [], limit + 5)
                 try:
-                    end = pickle.load(answers) if ready else 'hang'
+                    end = (
+                        pickle.load(answers)
+                        if _comes(answers, child, limit)
+                        else 'hang'
+                    )
                 except EOFError:
                     _, status = os.waitpid(child, 0)
                     child = 0
@@ -79,6 +86,27 @@ def trials(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+def _comes(answers: IO[bytes], child: int, limit: float) -> bool:
+    """Wait for an answer of a child, or until it counts as hanging."""
+    began, used = time.monotonic(), _seconds(child)
+    while time.monotonic() - began < _WAIT * limit:
+        if select.select([answers], [], [], min(1, limit))[0]:
+            return True
+        if _seconds(child) - used > limit:
+            return False
+    return False
+
+
+def _seconds(process: int) -> float:
+    """Give the processor time of a process, 0 where the system does not tell."""
+    try:
+        with open(f'/proc/{process}/stat', encoding='ascii') as file:
+            values = file.read().rpartition(')')[2].split()
+    except OSError:
+        return 0.0
+    return (int(values[11]) + int(values[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def _work(works: Sequence[Callable[[], str]], write: int) -> None:

@@ -3,17 +3,19 @@
 
 """MATLAB files: v5 here, v7.3 through HDF5."""
 
+import mmap
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from ..._reading import check_memory, reading, require_file
+from ..._reading import FileError, check_memory, reading, require_file
 from . import hdf5
 from .array import DescribedArray
 from .axes import axes_of, bands_in, squeezed
@@ -29,6 +31,17 @@ _NUMBERS = {
     **dict.fromkeys(('int32', 'uint32', 'single'), 4),
     **dict.fromkeys(('int64', 'uint64', 'double'), 8),
 }
+
+
+#: Types of elements of v5 files: numbers, text, a matrix, a compressed matrix.
+_MATRIX, _COMPRESSED = 14, 15
+_ELEMENTS = frozenset((*range(1, 8), 9, *range(12, 19)))
+
+#: Bytes of a compressed matrix whose elements are looked at; its values have a sum.
+_LOOKED_AT = 1 << 16
+
+#: Bytes before the first element, and the deepest nesting that is looked at.
+_HEADER, _DEPTH = 128, 20
 
 
 def claims(path: Path) -> bool:
@@ -49,6 +62,7 @@ def open_source(path: Path, request: Request) -> Source:
 
 
 def _open_v5(path: Path, request: Request) -> Source:
+    check_elements(path)
     axes = axes_of(request)
     listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
     wanted = request.variable
@@ -89,6 +103,56 @@ def _open_v5(path: Path, request: Request) -> Source:
     source = DescribedArray(array, path, axes, request, facts)
     source.misfit = misfit(shapes, bands)
     return source
+
+
+def check_elements(path: Path) -> None:
+    """Refuse a v5 file with elements of unknown types, which end SciPy's process.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileError: If there is one.
+    """
+    with path.open('rb') as file:
+        header = file.read(_HEADER)
+        order: Literal['little', 'big'] = 'little' if header[126:] == b'IM' else 'big'
+        # Files of version 4 have no such header.
+        if header[126:] not in (b'IM', b'MI') or not file.read(1):
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            view = memoryview(content)
+            try:
+                _check_elements(path, view[_HEADER:], order)
+            finally:
+                view.release()
+
+
+def _check_elements(
+    path: Path, content: memoryview, order: Literal['little', 'big'], depth: int = 0
+) -> None:
+    """Look at the tags of elements, and into matrices."""
+    at = 0
+    while at + 8 <= len(content) and depth < _DEPTH:
+        kind = int.from_bytes(content[at : at + 4], order)
+        size, body = int.from_bytes(content[at + 4 : at + 8], order), at + 8
+        if kind >> 16:
+            # A small element: its size, its type and up to 4 bytes.
+            kind, size, body = kind & 0xFFFF, 4, at + 4
+        if kind not in _ELEMENTS:
+            raise FileError(
+                f'{path} is damaged: found an element of type {kind} at byte '
+                f'{at} of a matrix, expected a type of MATLAB 5; export it again'
+            )
+        if kind == _MATRIX:
+            _check_elements(path, content[body : body + size], order, depth + 1)
+        elif kind == _COMPRESSED:
+            data = zlib.decompressobj().decompress(
+                content[body : body + size], _LOOKED_AT
+            )
+            _check_elements(path, memoryview(data), order, depth + 1)
+        padded = size if kind == _COMPRESSED else -(-size // 8) * 8
+        at = body + (4 if body == at + 4 else padded)
 
 
 def _fields(path: str, value: Any) -> Iterator[tuple[str, NDArray[Any]]]:
