@@ -222,6 +222,14 @@ def fit(
     return task, trainer
 
 
+def annealing() -> TemperatureAnnealing:
+    return TemperatureAnnealing(3, 1, step=1.5)
+
+
+def moving_average() -> MovingAverage:
+    return MovingAverage(share=0.5)
+
+
 @pytest.mark.parametrize(
     ('options', 'callbacks'),
     [
@@ -231,10 +239,13 @@ def fit(
         ({'accumulate_grad_batches': 2}, []),
         ({'task': {'class_weights': 'balanced', 'mixup': 0.3}}, []),
         ({'task': {'on_nonfinite': 'skip'}}, []),
-        ({}, [lambda: TemperatureAnnealing(3, 1, step=1.5)]),
-        ({}, [lambda: MovingAverage(share=0.5)]),
+        ({}, [annealing]),
+        ({}, [moving_average]),
     ],
-    ids=str,
+    # Names, no addresses: processes that share the suite must collect the same tests.
+    ids=lambda value: str(
+        [make.__name__ for make in value] if isinstance(value, list) else value
+    ),
 )
 def test_training_is_the_same(
     options: dict[str, Any], callbacks: list[Any], graphs: Graphs, tmp_path: Path
