@@ -169,7 +169,7 @@ def test_a_map_needs_no_split(tmp_path: Path) -> None:
     labels = LABELS * 10
     labels[0, :3] = 70
     data = module(tmp_path, labels, split=RandomSplit(0.9, 0.05))
-    with pytest.warns(UserWarning, match=r'without a split.*class 70'):
-        data.setup('predict')
-    assert data.split.protocol == 'undrawn'
+    data.setup('predict')
     assert sum(len(b['row_col']) for b in data.predict_dataloader()) == 400
+    with pytest.raises(ValueError, match='class 70: 3 pixels'):
+        data.setup('test')
