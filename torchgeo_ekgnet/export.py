@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ._environment import versions
 from ._files import file_digest, replaced, write_json
-from .callbacks.run_folder import run_of_checkpoint
+from ._runs import run_of_checkpoint
 from .maps import Classifier, load_classifier
 from .transforms import SpectralNormalizer, SpectralPCA
 

@@ -237,7 +237,8 @@ def test_same_weights(
 def test_explicit_null_reaches_the_callback(tmp_path: Path) -> None:
     found = read_config([str(write(tmp_path))], [])
     built = Builder(placed(found, None, tmp_path))
-    (annealing,) = (c for c in built.trainer.callbacks if hasattr(c, 'decay'))
+    callbacks: list[Any] = built.trainer.callbacks  # type: ignore[attr-defined]
+    (annealing,) = (c for c in callbacks if hasattr(c, 'decay'))
     assert annealing.step is None
 
 
