@@ -633,7 +633,10 @@ def test_stopped_training_tells_the_shell(
     number: signal.Signals, status: int, tmp_path: Path
 ) -> None:
     config = ['--config', EKGNET, '--trainer.max_epochs', '5000']
+    # A suite in the background ignores Ctrl-C, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = command('fit', *config, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    signal.signal(signal.SIGINT, before)
     while not list(tmp_path.glob('runs/**/last.ckpt')) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)

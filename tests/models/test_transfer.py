@@ -50,7 +50,9 @@ def assert_same_body(model: nn.Module, source: nn.Module) -> None:
 
 
 def test_portable_models() -> None:
-    assert {n for n in SIZES if n.startswith('ekgnet')} <= set(PORTABLE)
+    # The kernels of the stem of ekgnet_spectral are as long as the spectrum.
+    portable = {n for n in SIZES if n.startswith('ekgnet')} - {'ekgnet_spectral'}
+    assert portable <= set(PORTABLE) and 'ekgnet_spectral' not in PORTABLE
 
 
 @pytest.mark.parametrize('name', SIZES)

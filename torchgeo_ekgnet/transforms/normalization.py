@@ -143,6 +143,7 @@ class SpectralNormalizer:
         self.over: Over = over
         self.offset: Tensor | None = None
         self.scale: Tensor | None = None
+        self._far_from_zero = False
 
     def __repr__(self) -> str:
         """Write the arguments."""
@@ -217,8 +218,10 @@ class SpectralNormalizer:
             flat = spread == 0
         _report_flat(flat, mean)
         scale = np.where(flat, 1.0, spread)
-        self.offset = torch.from_numpy(np.ascontiguousarray(offset))
-        self.scale = torch.from_numpy(np.ascontiguousarray(scale))
+        self._take_statistics(
+            torch.from_numpy(np.ascontiguousarray(offset)),
+            torch.from_numpy(np.ascontiguousarray(scale)),
+        )
         return self
 
     def _check_spread(
@@ -247,13 +250,13 @@ class SpectralNormalizer:
             'values of the file'
         )
 
-    @property
-    def _far_from_zero(self) -> bool:
-        """Whether single precision is too coarse for the statistics."""
-        if self.offset is None or self.scale is None:
-            return False
-        far = self.offset.abs() > _FAR * self.scale
-        return bool((far | (self.scale < _SMALLEST)).any())
+    def _take_statistics(self, offset: Tensor | None, scale: Tensor | None) -> None:
+        """Keep statistics, and whether single precision is too coarse for them."""
+        self.offset, self.scale = offset, scale
+        # A plain value: exported programs must not depend on what tensors hold.
+        if offset is not None and scale is not None:
+            far = (offset.abs() > _FAR * scale) | (scale < _SMALLEST)
+            self._far_from_zero = bool(far.any())
 
     def __call__(self, cube: Tensor) -> Tensor:
         """Normalise spectra.
@@ -330,11 +333,13 @@ class SpectralNormalizer:
         """
         try:
             normalizer = cls(state['method'], state['over'])
+            statistics = []
             for name in ('offset', 'scale'):
                 value = state[name]
                 if value is not None:
                     value = torch.as_tensor(value, dtype=torch.float64, device='cpu')
-                setattr(normalizer, name, value)
+                statistics.append(value)
+            normalizer._take_statistics(*statistics)
         except KeyError as error:
             raise ValueError(
                 f'normalizer state has the entries {sorted(state)}, expected method, '
