@@ -33,4 +33,5 @@ class WholeCheckpointIO(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         with replaced(path) as part:
-            part.write_bytes(content.getbuffer())
+            # No getbuffer(): a view that an error keeps alive crashed Python 3.12.1.
+            part.write_bytes(content.getvalue())
