@@ -77,6 +77,21 @@ def test_half_parameters(dtype: torch.dtype) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+def test_half_gradients_take_up_no_foreign_memory() -> None:
+    # PyTorch then fills new memory with NaN.
+    torch.use_deterministic_algorithms(True)
+    try:
+        for seed in range(4):
+            torch.manual_seed(seed)
+            model = small_model('ekgnet_tiny').to(torch.bfloat16).train()
+            model(small_input('ekgnet_tiny', 4).bfloat16()).sum().backward()
+            for key, parameter in model.named_parameters():
+                assert parameter.grad is not None, key
+                assert torch.isfinite(parameter.grad).all(), key
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize('name', SIZES)
 def test_deterministic(name: str) -> None:
     x = small_input(name, 3)

@@ -146,10 +146,19 @@ def multiplies_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
+def _unrolls_bfloat16() -> bool:
+    """Whether bfloat16 is unrolled: not where gradients are wanted.
+
+    PyTorch's gradient of the unrolled kernels (oneDNN, bfloat16, few channels) was seen
+    to take up memory that nobody had written, now and then a NaN.
+    """
+    return multiplies_bfloat16() and not torch.is_grad_enabled()
+
+
 def _may_unroll(x: Tensor, geometry: Geometry) -> bool:
     """Whether an unrolling can be faster than the plain form at all."""
     fast = x.dtype == torch.float32 or (
-        x.dtype == torch.bfloat16 and multiplies_bfloat16()
+        x.dtype == torch.bfloat16 and _unrolls_bfloat16()
     )
     return geometry.groups != 1 and x.device.type == 'cpu' and fast
 
@@ -161,7 +170,7 @@ def unrolls_under_autocast(x: Tensor) -> bool:
         and torch.is_autocast_enabled('cpu')
         and torch.get_autocast_dtype('cpu') == torch.bfloat16
         and x.dtype in (torch.float32, torch.bfloat16)
-        and multiplies_bfloat16()
+        and _unrolls_bfloat16()
         and not traced()
         and asked_strategy() is None
     )
@@ -262,7 +271,7 @@ def choose_conv_strategy(
     device  type               geometry                        strategy
     ======  =================  ==============================  =======================
     CPU     float32, bfloat16  groups, where the estimated     ``'unrolled'``
-            where it is fast   time is less than the plain
+            without gradients  time is less than the plain
     CUDA    bfloat16, float16  3x3x3, stride 1, four groups    ``'dense'``
                                of channels as in :data:`DENSE`
     any     any                everything else                 ``'grouped'``
