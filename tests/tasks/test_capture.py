@@ -36,8 +36,9 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device'
 class Graphs:
     """Stands in for ``torch.cuda.make_graphed_callables``.
 
-    Like it, it runs the module some times first, and what it returns takes one shape,
-    type and mode only. Unlike it, it runs the module again.
+    Like it, it runs the module some times first, what it returns takes one shape, type
+    and mode only, and every run writes its input and gradients to the same memory.
+    Unlike it, it runs the module again.
     """
 
     def __init__(self) -> None:
@@ -61,14 +62,32 @@ class Graphs:
             module(image)
         self.made.append(tuple(image.shape))
         training, grad = module.training, torch.is_grad_enabled()
+        parameters = tuple(p for p in module.parameters() if p.requires_grad)
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+
+        class Graphed(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, new: Tensor, *weights: Tensor) -> Tensor:
+                image.copy_(new)
+                with torch.set_grad_enabled(grad):
+                    ctx.logits = module(image)
+                logits: Tensor = ctx.logits.detach()
+                return logits
+
+            @staticmethod
+            def backward(ctx: Any, *grads: Tensor) -> Any:
+                found = torch.autograd.grad(
+                    ctx.logits, parameters, grads, allow_unused=allow_unused_input
+                )
+                for place, value in zip(gradients, found, strict=True):
+                    place.zero_() if value is None else place.copy_(value)
+                return None, *(place.detach() for place in gradients)
 
         def replay(new: Tensor) -> Tensor:
             assert new.shape == image.shape and new.dtype == image.dtype
             assert module.training == training and torch.is_grad_enabled() == grad
             self.replays += 1
-            with torch.no_grad():
-                image.copy_(new)
-            logits: Tensor = module(image)
+            logits: Tensor = Graphed.apply(new, *parameters)  # type: ignore[no-untyped-call]
             return logits
 
         return replay

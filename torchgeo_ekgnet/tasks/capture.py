@@ -81,6 +81,8 @@ class Capture:
         self._graphs: dict[_Key, Callable[[Tensor], Tensor]] = {}
         self._seen: Counter[_Key] = Counter()
         self._modules = list(network.modules())
+        tables = (t for m in self._modules for t in (m._parameters, m._buffers))
+        self._tables = [table for table in tables if table]
         self._places: list[int] = []
         self._off = False
 
@@ -112,12 +114,15 @@ class Capture:
             _say('weights were moved; from here the network runs eagerly')
             return self._eager(image)
         graph = self._graphs.get(key)
-        if graph is not None:
-            return graph(image)
-        self._seen[key] += 1
-        if self._seen[key] < 2 or not self._has_room(key):
-            return self._eager(image)
-        return self.capture(image)(image)
+        if graph is None:
+            self._seen[key] += 1
+            if self._seen[key] < 2 or not self._has_room(key):
+                return self._eager(image)
+            graph = self.capture(image)
+        logits = graph(image)
+        if key in self._graphs and logits.requires_grad:
+            logits.register_hook(self._keep_sums)
+        return logits
 
     def capture(self, image: Tensor) -> Callable[[Tensor], Tensor]:
         """Capture the network for batches like this one.
@@ -189,8 +194,23 @@ class Capture:
         return len(same) < (1 if key.training else 2)
 
     def _present_places(self) -> list[int]:
-        tensors = (*self.network.parameters(), *self.network.buffers())
-        return [tensor.data_ptr() for tensor in tensors]
+        # Every batch asks: nn.Module.parameters() would take milliseconds.
+        return [
+            tensor.data_ptr()
+            for table in self._tables
+            for tensor in table.values()
+            if tensor is not None
+        ]
+
+    def _keep_sums(self, gradient: Tensor) -> None:
+        """Move accumulated gradients from where the graph is about to write new ones.
+
+        Autograd takes the memory of a first gradient over, and that is the graph's.
+        """
+        for module in self._modules:
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.grad is not None:
+                    parameter.grad = parameter.grad.clone()
 
     def _is_watched(self) -> bool:
         """Tell whether hooks want to see or change what goes on inside."""
