@@ -4,6 +4,7 @@
 """Fixtures shared by the whole suite."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,9 @@ def close_figures() -> Iterator[None]:
     from matplotlib import pyplot
 
     pyplot.close('all')
+
+
+@pytest.fixture(autouse=True)
+def no_process_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide pytest's arguments, which Lightning would compare with ours."""
+    monkeypatch.setattr(sys, 'argv', ['torchgeo'])

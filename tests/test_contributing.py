@@ -40,7 +40,7 @@ def open_source(path, request):
     'models/tinynet.py': '''
 from timm.models import generate_default_cfgs
 
-from ._contract import create_spectral_model, register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from .ssrn import SSRN
 
 

@@ -8,7 +8,6 @@ import pkgutil
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,13 +62,13 @@ class Parsed(Exception):
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages name: files, and a configuration for them."""
     folder = tmp_path_factory.mktemp('docs')
-    save_mat(folder / 'farm.mat', '5', reflectance=own_cube())
-    save_mat(folder / 'farm_gt.mat', '5', truth=own_labels())
+    save_mat(folder / 'fields.mat', '5', reflectance=own_cube())
+    save_mat(folder / 'fields_gt.mat', '5', truth=own_labels())
     (folder / 'torchgeo_ekgnet').symlink_to(ROOT / 'torchgeo_ekgnet')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        main(['init', 'farm.mat', 'farm_gt.mat'])
-        main(['init', 'farm.mat', 'farm_gt.mat', '--output', 'my.yaml'])
+        main(['init', 'fields.mat', 'fields_gt.mat'])
+        main(['init', 'fields.mat', 'fields_gt.mat', '--output', 'my.yaml'])
     # A run, and a checkpoint with its configuration that was taken out of one.
     run = folder / 'runs' / 'indian_pines' / 'version_0'
     (run / 'checkpoints').mkdir(parents=True)
@@ -100,7 +99,6 @@ def test_command_line_is_accepted(
         assert program in OTHERS, page
         return
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet'])
     if args[0] in STAGES:
         with pytest.raises(SystemExit) as ended:
             main([*args, '--print_config'])
@@ -142,6 +140,15 @@ def test_api_names_every_subpackage() -> None:
         if not module.name.startswith('_')
     }
     assert public - {'models'} | families <= named
+
+
+def test_readme_names_every_subpackage_and_module() -> None:
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    table = '\n'.join(line for line in text.splitlines() if line.startswith('| `'))
+    for module in pkgutil.iter_modules(torchgeo_ekgnet.__path__):
+        name = f'`{module.name}/`' if module.ispkg else f'`{module.name}.py`'
+        if module.name not in ('__main__', '_version'):
+            assert name in table
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

@@ -34,8 +34,8 @@ def transcript() -> Iterator[tuple[list[str], str]]:
 @pytest.mark.timeout(600)
 def test_commands_print_what_the_page_says(tmp_path: Path) -> None:
     rows = slice(0, 18)
-    save_mat(tmp_path / 'farm.mat', '5', reflectance=own_cube()[rows])
-    save_mat(tmp_path / 'farm_gt.mat', '5', truth=own_labels()[rows])
+    save_mat(tmp_path / 'fields.mat', '5', reflectance=own_cube()[rows])
+    save_mat(tmp_path / 'fields_gt.mat', '5', truth=own_labels()[rows])
     names = []
     for (program, *args), expected in transcript():
         assert program == 'torchgeo-ekgnet'
@@ -59,7 +59,7 @@ def test_commands_print_what_the_page_says(tmp_path: Path) -> None:
             assert place >= 0, f'{args[0]} did not print {wanted!r} but\n{printed}'
             place += len(wanted)
     assert names == ['init', 'fit', 'test', 'predict', 'inspect']
-    with rasterio.open(tmp_path / 'runs/farm/version_0/map.tif') as file:
+    with rasterio.open(tmp_path / 'runs/fields/version_0/map.tif') as file:
         found_map = file.read(1)
     truth = own_labels()[rows]
     inside = truth > 0

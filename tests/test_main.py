@@ -5,25 +5,18 @@
 
 import csv
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import scipy.io
 import torch
 import yaml
 from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
-from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.commands import (
     COMMANDS,
     TORCHGEO_COMMANDS,
@@ -34,7 +27,11 @@ from torchgeo_ekgnet.main import main
 from torchgeo_ekgnet.reproduce.experiments import EXPERIMENTS
 
 CONF = Path(__file__).with_name('conf')
+
+
 EKGNET = str(CONF / 'ekgnet.yaml')
+
+
 SYSTEMS = sorted(
     {
         row.model
@@ -43,13 +40,9 @@ SYSTEMS = sorted(
         if not row.classical
     }
 )
+
+
 BEST = 'runs/small/version_0/checkpoints/best.ckpt'
-
-
-@pytest.fixture(autouse=True)
-def no_process_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide pytest's arguments, which Lightning would compare with ours."""
-    monkeypatch.setattr(sys, 'argv', ['torchgeo'])
 
 
 @pytest.fixture(scope='module')
@@ -129,13 +122,6 @@ def test_validate_with_a_checkpoint(in_fitted: Path) -> None:
     main(['validate', '--config', EKGNET, '--ckpt_path', BEST])
     run = in_fitted / 'runs' / 'small' / 'version_0'
     assert (run / 'validate' / 'metrics.csv').is_file()
-
-
-def test_stripped_docstrings_are_refused(tmp_path: Path) -> None:
-    process = command('fit', '--config', EKGNET, cwd=tmp_path, python=['-OO'])
-    _, text = process.communicate()
-    assert process.returncode == 1
-    assert text.startswith('torchgeo-ekgnet: RuntimeError: found python -OO')
 
 
 @pytest.mark.parametrize('stage', ['validate', 'test', 'predict'])
@@ -275,94 +261,6 @@ def test_every_system_of_the_tables_trains(
     assert checkpoint['global_step'] > 0
 
 
-def test_unknown_config_key(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        torchgeo_main(['fit', '--config', EKGNET, '--data.pach_size', '7'])
-    assert 'pach_size' in capsys.readouterr().err
-
-
-def test_unknown_key_in_a_file(tmp_path: Path) -> None:
-    config = yaml.safe_load(Path(EKGNET).read_text(encoding='utf-8'))
-    config['model']['init_args']['num_expert'] = 3
-    path = tmp_path / 'typo.yaml'
-    path.write_text(yaml.safe_dump(config), encoding='utf-8')
-    with pytest.raises(UsageError, match="'num_expert' is not accepted"):
-        main(['fit', '--config', str(path)])
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (['--model.model', 'ekgnet_huge'], "model: timm knows no 'ekgnet_huge'.*tiny"),
-        (['--model.in_channels', '9'], 'in_channels: the network has 9 bands.*16'),
-        (['--model.num_classes', '5'], 'num_classes: the network has 5 .*have 3'),
-        (['--data.patch_size', '4'], 'patch_size.*odd'),
-        (['--data.patch_size', '51'], 'patch'),
-        (['--data.split.init_args.train', '0.9999'], '(?s)0.9999.*train|train.*0.9999'),
-    ],
-)
-def test_bad_values(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        torchgeo_main(['fit', '--config', EKGNET, *arguments])
-
-
-def test_missing_scene_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match='nowhere'):
-        main(['fit', '--config', 'salinas_a', '--data.root', 'nowhere'])
-
-
-def write_salinas_a(folder: Path, damage: str) -> None:
-    """Write files with the public names and variables, and one thing wrong."""
-    rng = np.random.RandomState(0)
-    cube = rng.randint(0, 5000, (20, 20, 204)).astype('float64')
-    labels = rng.choice([0, 1, 10, 11, 12, 13, 14], (20, 20)).astype('uint8')
-    variable = 'salinasA_corrected'
-    match damage:
-        case 'variable':
-            variable = 'something_else'
-        case 'sizes':
-            labels = labels[:-1]
-        case 'nan':
-            cube[3, 4, 100] = np.nan
-        case 'infinite':
-            cube[3, 4, 7] = np.inf
-        case 'few':
-            labels[labels == 14] = 0
-            labels[5, 5] = 14
-    path = folder / 'SalinasA_corrected.mat'
-    scipy.io.savemat(path, {variable: cube})
-    scipy.io.savemat(folder / 'SalinasA_gt.mat', {'salinasA_gt': labels})
-    if damage == 'truncated':
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2])
-
-
-@pytest.mark.parametrize(
-    ('damage', 'message'),
-    [
-        ('truncated', r'SalinasA_corrected\.mat .*truncated'),
-        ('variable', 'salinasA_corrected.*holds: .*something_else'),
-        ('sizes', r'cube and labels differ in size.*20 x 20.*\(19, 20\)'),
-        ('nan', r'1 values are NaN or infinite.*100'),
-        ('infinite', r'1 values are NaN or infinite.*7'),
-        ('few', 'class.*pixel'),
-    ],
-)
-def test_bad_files(
-    damage: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_salinas_a(tmp_path, damage)
-    with pytest.raises(ValueError, match=f'(?s){message}'):
-        torchgeo_main(
-            ['fit', '--config', resolve_config('salinas_a'), '--data.root', '.']
-        )
-
-
 @pytest.mark.parametrize('name', sorted(shipped_configs()))
 def test_shipped_configs_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -449,209 +347,3 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         main([name, '--help'])
     assert stop.value.code == 0
     assert f'torchgeo-ekgnet {name}' in capsys.readouterr().out
-
-
-def test_process_errors_are_one_line(tmp_path: Path) -> None:
-    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, '-m', 'torchgeo_ekgnet', *args],
-            cwd=tmp_path,
-            env={**os.environ, **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    plain = run('fit', '--config', 'nothing')
-    assert plain.returncode == 1
-    assert 'Traceback' not in plain.stderr
-    assert "no file 'nothing'" in plain.stderr
-    debug = run('fit', '--config', 'nothing', TORCHGEO_EKGNET_DEBUG='1')
-    assert 'Traceback' in debug.stderr
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (['--data.batch_size', '0'], 'batch_size is 0, expected a whole number from 1'),
-        (
-            ['--data.pca.num_components', '0'],
-            'pca: num_components is 0, expected a whole number from 1',
-        ),
-        (['--data.split.init_args.train', '0.99'], 'train + val is 1.19'),
-        (
-            ['--model.init_args.model_options', '{"num_expert": 8}'],
-            "model_options: ekgnet_tiny has no option 'num_expert'",
-        ),
-    ],
-)
-def test_errors_of_constructors_are_one_line(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv('TORCHGEO_EKGNET_DEBUG', raising=False)
-    monkeypatch.setattr(
-        sys, 'argv', ['torchgeo', 'fit', '--config', EKGNET, *arguments]
-    )
-    with pytest.raises(SystemExit) as stop:
-        main()
-    text = str(stop.value.code)
-    assert text.startswith(f'torchgeo-ekgnet: ValueError: {message}')
-    assert '\n' not in text
-
-
-def in_process(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> tuple[object, bool]:
-    """How the process ends after an error, and whether it is raised as it is."""
-
-    def fail(args: Sequence[str]) -> None:
-        raise error
-
-    monkeypatch.setattr(command_line, 'run', fail)
-    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', 'fit'])
-    with pytest.raises(BaseException) as caught:
-        main()
-    return getattr(caught.value, 'code', None), caught.value is error
-
-
-def lightning_stopped_by(error: BaseException) -> SystemExit:
-    """What Lightning raises of Ctrl-C."""
-    stop = SystemExit(1)
-    stop.__context__ = error
-    return stop
-
-
-@pytest.mark.parametrize(
-    ('error', 'end'),
-    [
-        (KeyError('x'), "torchgeo-ekgnet: KeyError: 'x' (TORCHGEO_EKGNET_DEBUG=1 "),
-        (RuntimeError('two\n  lines'), 'torchgeo-ekgnet: RuntimeError: two lines ('),
-        (RuntimeError(''), 'torchgeo-ekgnet: RuntimeError: no message ('),
-        (ValueError('x' * 10_000), 'torchgeo-ekgnet: ValueError: xxx'),
-        (MemoryError(), 'torchgeo-ekgnet: MemoryError: the machine has not enough'),
-        (
-            FileNotFoundError(2, 'No such file or directory', 'a.mat'),
-            "torchgeo-ekgnet: FileNotFoundError: [Errno 2] No such file or directory: 'a.mat'",
-        ),
-        (UsageError('no'), 2),
-        (KeyboardInterrupt(), 130),
-        (lightning_stopped_by(KeyboardInterrupt()), 130),
-        (SystemExit(3), 3),
-        (SystemExit('words'), 'words'),
-    ],
-    ids=repr,
-)
-def test_end_of_the_process(
-    error: BaseException, end: int | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv('TORCHGEO_EKGNET_DEBUG', raising=False)
-    code, _ = in_process(monkeypatch, error)
-    if isinstance(end, int):
-        assert code == end
-    else:
-        assert str(code).startswith(end)
-        assert '\n' not in str(code) and len(str(code)) < 800
-
-
-def test_traceback_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('TORCHGEO_EKGNET_DEBUG', '1')
-    assert in_process(monkeypatch, RuntimeError('something else'))[1]
-    assert in_process(monkeypatch, KeyboardInterrupt())[0] == 130
-
-
-@pytest.mark.parametrize(
-    ('text', 'found'),
-    [
-        ('a: [1\nb: 2\n', r'broken\.yaml, line 2: found .*, expected YAML'),
-        ('- 1\n', r'broken\.yaml: found a list, expected keys'),
-        ('', r'broken\.yaml: found nothing, expected keys'),
-        ('trainer: {max_epoch: 1}', r"does not accept option 'trainer\.max_epoch'"),
-        (
-            'trainer: {max_epochs: few}',
-            r'--trainer\.max_epochs: Expected a int, found few',
-        ),
-        ('model: {class_path: no.such.Task}', r"no\.such\.Task: No module named 'no'"),
-        (
-            'model:\n'
-            + '  class_path: HyperspectralClassificationTask\n'
-            + '  init_args: {modle: ssrn}\n',
-            "'modle' is not accepted; did you mean 'model'",
-        ),
-    ],
-)
-@pytest.mark.parametrize('command', ['fit', 'repeat'])
-def test_broken_configurations(
-    command: str, text: str, found: str, tmp_path: Path
-) -> None:
-    path = tmp_path / 'broken.yaml'
-    path.write_text(text)
-    with pytest.raises(UsageError, match=found) as caught:
-        main([command, '--config', str(path)])
-    assert '\n' not in str(caught.value) and len(str(caught.value)) < 500
-
-
-def test_configuration_that_is_no_text(tmp_path: Path) -> None:
-    path = tmp_path / 'broken.yaml'
-    path.write_bytes(bytes(range(256)))
-    with pytest.raises(UsageError, match=r'broken\.yaml.*expected YAML'):
-        main(['fit', '--config', str(path)])
-
-
-@pytest.mark.parametrize(
-    ('content', 'found'),
-    [(None, 'there is no checkpoint'), (b'', 'checkpoint'), (b'words', 'checkpoint')],
-    ids=['missing', 'empty', 'text'],
-)
-def test_checkpoint_that_is_none(
-    content: bytes | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if content is not None:
-        Path('x.ckpt').write_bytes(content)
-    for command in ('test', 'predict', 'validate', 'fit'):
-        with pytest.raises((OSError, ValueError), match=found):
-            main([command, '--config', EKGNET, '--ckpt_path', 'x.ckpt'])
-    assert not Path('runs').exists()
-
-
-def command(*args: str, cwd: Path, **kwargs: Any) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, *kwargs.pop('python', ()), '-m', 'torchgeo_ekgnet', *args],
-        cwd=cwd,
-        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])},
-        text=True,
-        **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **kwargs},
-    )
-
-
-@pytest.mark.parametrize(
-    ('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
-)
-def test_stopped_training_tells_the_shell(
-    number: signal.Signals, status: int, tmp_path: Path
-) -> None:
-    config = ['--config', EKGNET, '--trainer.max_epochs', '5000']
-    # A suite in the background ignores Ctrl-C, and so would what it starts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = command('fit', *config, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    signal.signal(signal.SIGINT, before)
-    while not list(tmp_path.glob('runs/**/last.ckpt')) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, text = process.communicate()
-    assert process.returncode == status, text
-    assert 'Traceback' not in text
-    assert text.strip().splitlines()[-1].startswith('torchgeo-ekgnet: ')
-    last = next(tmp_path.glob('runs/**/last.ckpt'))
-    assert torch.load(last, weights_only=True)['state_dict']
-
-
-def test_closed_output_is_no_traceback(tmp_path: Path) -> None:
-    process = command('demo', '--help', cwd=tmp_path)
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    text = process.stderr.read()
-    assert process.wait() in (0, 1)
-    assert 'Traceback' not in text and 'Exception ignored' not in text

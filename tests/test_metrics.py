@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -12,8 +13,9 @@ from sklearn.metrics import (
     confusion_matrix,
     precision_score,
 )
+from torchmetrics.classification import MulticlassConfusionMatrix
 
-from torchgeo_ekgnet.metrics import Accuracies
+from torchgeo_ekgnet.metrics import Accuracies, ConfusionCounts
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -80,3 +82,28 @@ def test_one_class_has_no_kappa() -> None:
 def test_bad_confusion(confusion: list[list[float]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Accuracies.from_confusion(confusion)
+
+
+class TestConfusionCounts:
+    def test_equals_torchmetrics(self) -> None:
+        ours = ConfusionCounts(5, validate_args=False)
+        theirs = MulticlassConfusionMatrix(5)
+        for size in (7, 64, 1):
+            logits, label = torch.randn(size, 5), torch.randint(0, 5, (size,))
+            ours.update(logits, label)
+            theirs.update(logits, label)
+        torch.testing.assert_close(ours.compute(), theirs.compute())
+        ours.reset()
+        assert ours.compute().sum() == 0
+
+    def test_takes_predicted_classes(self) -> None:
+        counts = ConfusionCounts(2, validate_args=False)
+        counts.update(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
+        assert counts.compute().tolist() == [[1, 1], [0, 1]]
+
+    def test_is_exact_under_autocast(self) -> None:
+        counts = ConfusionCounts(2, validate_args=False)
+        zeros = torch.zeros(3000, dtype=torch.int64)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            counts.update(zeros, zeros)
+        assert counts.compute()[0, 0] == 3000

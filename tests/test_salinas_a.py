@@ -4,7 +4,6 @@
 """The whole path on a real scene: file, split, training, checkpoint, accuracy."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,6 @@ def test_torchgeo_trains_and_tests_salinas_a(
     if not root.is_dir():
         pytest.skip(f'no SalinasA at {root}')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['torchgeo'])
     common = ['--config', resolve_config('salinas_a'), '--data.root', str(root)]
     common += ['--data.patch_size', '5', '--trainer.accelerator', 'cpu']
     common += ['--trainer.enable_progress_bar', 'false']

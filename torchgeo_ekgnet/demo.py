@@ -89,17 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fit(options: argparse.Namespace) -> tuple[Any, Any, Path]:
-    """Train and test what the quickstart configuration says.
-
-    Args:
-        options: Parsed command line.
-
-    Returns:
-        The task with the best weights, the data module and the run folder.
-
-    Raises:
-        ValueError: If the number of epochs is not positive.
-    """
+    """Train and test what the quickstart configuration says."""
     from .callbacks.run_folder import run_path
     from .cli import CommandLine
 
@@ -126,27 +116,14 @@ def _fit(options: argparse.Namespace) -> tuple[Any, Any, Path]:
 
 
 def _shuffle(columns: dict[str, torch.Tensor]) -> None:
-    """Shuffle labels among the pixels of a subset.
-
-    Args:
-        columns: 'label' of shape (N,), replaced.
-    """
+    """Shuffle labels among the pixels of a subset."""
     labels = columns['label']
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     columns['label'] = labels[order]
 
 
 def _draw(task: Any, datamodule: Any, path: Path) -> Path:
-    """Draw the classified scene next to its labels.
-
-    Args:
-        task: The trained task.
-        datamodule: Its data module.
-        path: File to write.
-
-    Returns:
-        The path.
-    """
+    """Draw the classified scene next to its labels."""
     from .maps import predict_map
     from .maps.figure import map_figure
 
@@ -160,16 +137,7 @@ def _draw(task: Any, datamodule: Any, path: Path) -> Path:
 
 
 def _summary(rows: dict[str, Accuracies], chance: float, shuffled: bool) -> str:
-    """Lay the comparison out as text.
-
-    Args:
-        rows: Figures by classifier.
-        chance: Share of the largest class.
-        shuffled: Whether the network was trained with shuffled labels.
-
-    Returns:
-        Lines of text.
-    """
+    """Lay the comparison out as text."""
     width = max(len(name) for name in rows)
     lines = ['', 'Built-in SYNTHETIC scene: a program made it, nothing was measured.']
     titles = '  '.join(f'{score.name:>6}' for score in SCORES)

@@ -167,14 +167,7 @@ def _listen() -> None:
 
 
 def _end(error: BaseException) -> int | str:
-    """Decide how the process ends.
-
-    Args:
-        error: What ended the command.
-
-    Returns:
-        Exit status, or one line for stderr, whose status is 1.
-    """
+    """Give an exit status, or one line for stderr whose status is 1."""
     if _chain(error, 'KeyboardInterrupt'):
         # Lightning ends the process itself, with another status.
         sys.stderr.write('torchgeo-ekgnet: interrupted\n')
@@ -218,13 +211,6 @@ def _own_error(error: BaseException | None) -> BaseException | None:
     """Find what this package raised on purpose in a chain of errors.
 
     The command line wraps errors of a constructor into its own, which list every value.
-
-    Args:
-        error: The last error of the chain.
-
-    Returns:
-        The latest error that this package raised, those of the parser apart; None if
-        there is none.
     """
     while error is not None and (
         type(error).__name__ == 'UsageError' or not _raised_here(error)
@@ -235,14 +221,7 @@ def _own_error(error: BaseException | None) -> BaseException | None:
 
 
 def _raised_here(error: BaseException) -> bool:
-    """Tell whether an error was raised by this package on purpose.
-
-    Args:
-        error: The error.
-
-    Returns:
-        Whether its innermost frame is a ``raise`` in this package.
-    """
+    """Tell whether an error was raised by this package on purpose."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return False

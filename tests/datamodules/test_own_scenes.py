@@ -4,7 +4,6 @@
 """Own scenes of every kind, trained and tested from a configuration file."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,6 @@ def write_config(folder: Path, data: dict[str, Any], name: str) -> str:
 
 @pytest.fixture(autouse=True)
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, 'argv', ['torchgeo'])
     monkeypatch.chdir(tmp_path)
 
 

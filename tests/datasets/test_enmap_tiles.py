@@ -4,7 +4,6 @@
 """Tests that the configuration in the docs trains and maps the real EnMAP tiles."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,6 @@ def test_configuration_of_the_docs(
     few += ['--trainer.limit_val_batches=1', '--model.init_args.model=ekgnet_tiny']
 
     def run(*arguments: str) -> None:
-        monkeypatch.setattr(sys, 'argv', ['torchgeo'])
         main(list(arguments))
 
     run('fit', *common, *few)

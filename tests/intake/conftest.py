@@ -36,7 +36,7 @@ def own_cube() -> NDArray[np.float64]:
 def mat_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A pair of MATLAB files in the working directory."""
     monkeypatch.chdir(tmp_path)
-    cube, labels = Path('farm.mat'), Path('farm_gt.mat')
+    cube, labels = Path('fields.mat'), Path('fields_gt.mat')
     save_mat(cube, '5', reflectance=own_cube())
     save_mat(labels, '7.3', truth=own_labels())
     return cube, labels

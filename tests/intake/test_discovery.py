@@ -42,7 +42,7 @@ def write_raster(path: Path, values: np.ndarray, **profile: object) -> Path:
 @pytest.mark.parametrize('turned', [False, True])
 def test_pair_of_mat_files(mat_files: tuple[Path, Path], turned: bool) -> None:
     found = find_scene(mat_files[::-1] if turned else mat_files)
-    assert (found.cube, found.labels) == ('farm.mat', 'farm_gt.mat')
+    assert (found.cube, found.labels) == ('fields.mat', 'fields_gt.mat')
     assert found.options == {'cube_variable': 'reflectance', 'labels_variable': 'truth'}
     assert found.scene.class_values == VALUES
     assert found.scene.shape == (ROWS, COLS, BANDS)
@@ -51,7 +51,7 @@ def test_pair_of_mat_files(mat_files: tuple[Path, Path], turned: bool) -> None:
 def test_folder_is_searched(mat_files: tuple[Path, Path]) -> None:
     Path('notes.md').write_text('not a scene', encoding='utf-8')
     found = find_scene(['.'])
-    assert (found.cube, found.labels) == ('farm.mat', 'farm_gt.mat')
+    assert (found.cube, found.labels) == ('fields.mat', 'fields_gt.mat')
     assert found.root == Path.cwd()
 
 
@@ -78,9 +78,9 @@ def test_two_cubes_are_a_question(mat_files: tuple[Path, Path]) -> None:
         file['before'] = own_cube()
         file['after'] = own_cube() + 1
     with pytest.raises(ValueError, match=r'found 2 cubes .*after.*before.*--cube'):
-        find_scene(['two.h5', 'farm_gt.mat'])
+        find_scene(['two.h5', 'fields_gt.mat'])
     given = {'cube_variable': 'after'}
-    found = find_scene(['two.h5', 'farm_gt.mat'], given)
+    found = find_scene(['two.h5', 'fields_gt.mat'], given)
     np.testing.assert_array_equal(found.scene.cube, own_cube() + 1)
 
 
@@ -92,9 +92,9 @@ def test_two_label_maps_are_a_question(mat_files: tuple[Path, Path]) -> None:
 
 
 def test_labels_of_another_size_are_not_taken(mat_files: tuple[Path, Path]) -> None:
-    save_mat(Path('farm_gt.mat'), '5', truth=own_labels()[:-1])
+    save_mat(Path('fields_gt.mat'), '5', truth=own_labels()[:-1])
     assert find_scene(['.']).labels is None
-    with pytest.raises(ValueError, match=r'found the cube farm\.mat.*no labels'):
+    with pytest.raises(ValueError, match=r'found the cube fields\.mat.*no labels'):
         find_scene(['.'], need_labels=True)
 
 

@@ -37,16 +37,16 @@ def test_configuration_is_complete(
     mat_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main([])
-    text = Path('farm.yaml').read_text(encoding='utf-8')
+    text = Path('fields.yaml').read_text(encoding='utf-8')
     content = yaml.safe_load(text)
     data = content['data']['init_args']
     assert data['root'] == '.'
-    assert (data['cube'], data['labels']) == ('farm.mat', 'farm_gt.mat')
+    assert (data['cube'], data['labels']) == ('fields.mat', 'fields_gt.mat')
     assert data['class_names'] == {value: f'class {value}' for value in VALUES}
     assert max(map(len, text.splitlines())) < 120
     printed = capsys.readouterr().out
-    assert 'torchgeo-ekgnet fit --config farm.yaml' in printed
-    cli = built('farm.yaml')
+    assert 'torchgeo-ekgnet fit --config fields.yaml' in printed
+    cli = built('fields.yaml')
     names = [type(item).__name__ for item in cli.trainer.callbacks]
     assert {'RunFolder', 'AccuracyReport', 'ClassificationMap'} <= set(names)
     cli.datamodule.setup('fit')
@@ -55,12 +55,12 @@ def test_configuration_is_complete(
 
 
 def test_older_file_is_kept(mat_files: tuple[Path, Path]) -> None:
-    Path('farm.yaml').write_text('mine', encoding='utf-8')
-    with pytest.raises(FileExistsError, match=r'farm\.yaml exists.*--force'):
+    Path('fields.yaml').write_text('mine', encoding='utf-8')
+    with pytest.raises(FileExistsError, match=r'fields\.yaml exists.*--force'):
         main([])
-    assert Path('farm.yaml').read_text(encoding='utf-8') == 'mine'
+    assert Path('fields.yaml').read_text(encoding='utf-8') == 'mine'
     main(['--force', '--model', 'ekgnet_tiny', '--split', 'random'])
-    content = yaml.safe_load(Path('farm.yaml').read_text(encoding='utf-8'))
+    content = yaml.safe_load(Path('fields.yaml').read_text(encoding='utf-8'))
     assert content['model']['init_args']['model'] == 'ekgnet_tiny'
     assert content['data']['init_args']['split']['class_path'].endswith('RandomSplit')
 
@@ -72,7 +72,7 @@ def test_files_elsewhere_are_named_in_full(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp('elsewhere'))
         main([str(folder)])
-        content = yaml.safe_load(Path('farm.yaml').read_text(encoding='utf-8'))
+        content = yaml.safe_load(Path('fields.yaml').read_text(encoding='utf-8'))
     assert content['data']['init_args']['root'] == folder.as_posix()
 
 
@@ -119,7 +119,7 @@ def test_recipe_is_that_of_the_shipped_configuration(
     mat_files: tuple[Path, Path],
 ) -> None:
     main([])
-    mine = yaml.safe_load(Path('farm.yaml').read_text(encoding='utf-8'))
+    mine = yaml.safe_load(Path('fields.yaml').read_text(encoding='utf-8'))
     text = shipped_configs()['custom'].read_text(encoding='utf-8')
     shipped = yaml.safe_load(text)
     assert mine['model'] == shipped['model']

@@ -17,7 +17,7 @@ from .conftest import VALUES, own_cube, own_labels
 
 @pytest.fixture
 def overview() -> Overview:
-    return Overview(HyperspectralScene(own_cube(), own_labels(), name='farm'), 3)
+    return Overview(HyperspectralScene(own_cube(), own_labels(), name='fields'), 3)
 
 
 def test_statistics_are_those_of_valid_pixels() -> None:
@@ -75,7 +75,7 @@ def test_scene_without_labels(
 ) -> None:
     main([str(mat_files[0])])
     assert 'none: the scene can be mapped' in capsys.readouterr().out
-    page = Path('farm.html').read_text(encoding='utf-8')
+    page = Path('fields.html').read_text(encoding='utf-8')
     assert 'Splits' not in page
 
 
@@ -84,9 +84,9 @@ def test_command_writes_text_and_page(
 ) -> None:
     main([*map(str, mat_files), '--patch_size', '3'])
     printed = capsys.readouterr().out
-    for text in ('30 x 36 pixels, 8 bands', 'class 9', 'disjoint', 'page: farm.html'):
+    for text in ('30 x 36 pixels, 8 bands', 'class 9', 'disjoint', 'page: fields.html'):
         assert text in printed
-    page = Path('farm.html').read_text(encoding='utf-8')
+    page = Path('fields.html').read_text(encoding='utf-8')
     assert page.count('<img src="data:image/png;base64,') == 3
     for text in ('<script', 'src="http', 'href="http', '@import', 'url('):
         assert text not in page

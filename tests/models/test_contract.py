@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from torchgeo_ekgnet.layers import expert_convs
 from torchgeo_ekgnet.models import SSRN, network_class
-from torchgeo_ekgnet.models._contract import register_network
+from torchgeo_ekgnet.models._registration import register_network
 
 from .conftest import BANDS, MODELS, SIZES, small_input, small_model
 

@@ -218,7 +218,6 @@ def test_same_weights(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet'])
     config = str(write(tmp_path))
     main(['fit', '--config', config, *overrides])
     (fitted,) = tmp_path.glob('**/*.ckpt')

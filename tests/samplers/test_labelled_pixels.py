@@ -20,7 +20,7 @@ from tests.data.geotiff.data import write
 from torchgeo_ekgnet import _compat
 from torchgeo_ekgnet.datasets import LabelRaster
 from torchgeo_ekgnet.samplers import CentreLabel, LabelledPixelSampler
-from torchgeo_ekgnet.samplers.labelled_pixels import missing
+from torchgeo_ekgnet.samplers.combined import missing
 
 #: Bands that are used; the file has more.
 BANDS = EnMAP.all_bands[:24]

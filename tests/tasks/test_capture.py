@@ -18,17 +18,10 @@ from torch import Tensor, nn
 
 from torchgeo_ekgnet.callbacks import ExpertUse, MovingAverage, TemperatureAnnealing
 from torchgeo_ekgnet.layers import record_attention
-from torchgeo_ekgnet.tasks import classification
+from torchgeo_ekgnet.tasks import capture as capturing
 from torchgeo_ekgnet.tasks.capture import Capture, reason_against
 
-from .test_classification import (
-    BANDS,
-    CLASSES,
-    PATCH,
-    make_datamodule,
-    make_task,
-    make_trainer,
-)
+from .small import BANDS, CLASSES, PATCH, make_datamodule, make_task, make_trainer
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 
@@ -227,7 +220,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     def make(network: nn.Module, processes: int = 1) -> Capture:
         return Capture(network, found, ('cpu',), processes)
 
-    monkeypatch.setattr(classification, 'Capture', make)
+    monkeypatch.setattr(capturing, 'Capture', make)
     return found
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
-from .test_classification import make_datamodule, make_task, make_trainer
+from .small import make_datamodule, make_task, make_trainer
 
 
 class Spoil(Callback):

@@ -318,11 +318,7 @@ class ClassificationMap(Callback):
 
 
 def _check_checkpoint(path: str, checkpoint: Mapping[str, Any], scene: Any) -> None:
-    """Compare a checkpoint with the scene before any work is done.
-
-    Raises:
-        ValueError: If it was trained on other bands or classes.
-    """
+    """Compare a checkpoint with the scene before any work is done."""
     from ..maps.classifier import match_bands
 
     state = data_state(checkpoint)

@@ -340,12 +340,7 @@ class RunFolder(Callback):
         self._open_stage(trainer, pl_module)
 
     def _open_stage(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log a stage other than ``fit`` in the folder of its run.
-
-        Raises:
-            ValueError: If the stage has random weights; names the newest checkpoint.
-            OSError: If the folder cannot be written to, but for ``predict``.
-        """
+        """Log a stage other than ``fit`` in the folder of its run."""
         if self._opened or getattr(trainer, 'fast_dev_run', False):
             return
         stage = _stage(trainer)

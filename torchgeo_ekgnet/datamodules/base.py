@@ -100,9 +100,6 @@ class SplitDataModule(BaseDataModule):
     def val_dataloader(self) -> Any:
         """Make the data loader of validation pixels.
 
-        Returns:
-            The data loader, or no loader if a fit has no validation pixels.
-
         Raises:
             ValueError: If a fit without validation pixels depends on them.
         """
@@ -116,9 +113,6 @@ class SplitDataModule(BaseDataModule):
 
         A run that is resumed goes on with the generators of its checkpoint: it draws
         the batches that an uninterrupted run would have drawn.
-
-        Returns:
-            The data loader; its last batch is dropped only if it had one sample.
         """
         loader = self._dataloader_factory('train')
         if self._pending_generators is not None:
@@ -168,12 +162,7 @@ class SplitDataModule(BaseDataModule):
         """Give what the preprocessing has learnt from the data, for a checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint has to know about its data.
-
-        Returns:
-            The description, the statistics of the preprocessing, and the states of the
-            random 'generators' while training. Empty before setup.
-        """
+        """Give what a checkpoint has to know about its data."""
         if self._split is None:
             return {}
         state = {**self.describe(), **self._statistics()}
@@ -188,9 +177,6 @@ class SplitDataModule(BaseDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the preprocessing of a checkpoint, if its split is this one.
-
-        Args:
-            state_dict: What ``state_dict`` gave.
 
         Raises:
             ValueError: If the network was trained with another split, scene or

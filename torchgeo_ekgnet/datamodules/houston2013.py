@@ -22,14 +22,7 @@ class Houston2013DataModule(HyperspectralDataModule):
     scene_dataset: ClassVar[type[NonGeoDataset] | None] = Houston2013
 
     def _default_protocol(self, dataset: Any) -> SplitProtocol:
-        """Choose the official masks.
-
-        Args:
-            dataset: The scene's dataset.
-
-        Returns:
-            The protocol.
-        """
+        """Choose the official masks."""
         train, test = (
             dataset._find(file)
             for file in (dataset.labels_file, dataset.test_labels_file)

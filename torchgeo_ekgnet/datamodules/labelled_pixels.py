@@ -20,7 +20,8 @@ from ..checkpoint import check_same_pixels
 from ..datasets.nodata import jsonable_nodata
 from ..datasets.palette import class_palette
 from ..datasets.splits import SUBSETS, Split, SplitContext, SplitProtocol
-from ..samplers.labelled_pixels import LabelledPixelSampler, missing
+from ..samplers.combined import missing
+from ..samplers.labelled_pixels import LabelledPixelSampler
 from .base import SplitDataModule
 from .class_table import class_texts
 
@@ -190,9 +191,6 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
 
     def setup(self, stage: str) -> None:
         """Find the labelled pixels, draw the split and measure the bands.
-
-        Args:
-            stage: Either 'fit', 'validate' or 'test'.
 
         Raises:
             ValueError: If the split cannot be drawn, a class has no training pixel or

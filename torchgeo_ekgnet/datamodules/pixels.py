@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+#: Patches of a batch at most, where their number follows the training pixels.
+LARGEST_BATCH = 256
+
 
 class PixelDataset(Dataset[dict[str, Tensor]]):
     """Positions, and labels if known, of a set of pixels.
@@ -87,3 +90,19 @@ def collate_pixels(samples: Any) -> Any:
         The batch.
     """
     return samples if isinstance(samples, Mapping) else default_collate(samples)
+
+
+def training_batch_size(pixels: int) -> int:
+    """Choose a batch size that leaves an epoch enough steps.
+
+    With a batch of 80, an epoch of 1,000 pixels has 12 steps, and short trainings end
+    far from where they could.
+
+    Args:
+        pixels: Number of training pixels.
+
+    Returns:
+        A sixteenth of them, rounded down to a power of two, from 16 to 256.
+    """
+    power: int = 1 << max(pixels // 16, 1).bit_length() - 1
+    return min(max(power, 16), LARGEST_BATCH)

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
-from .. import _html
 from .._options import whole_number
 from .._patch import PaddingMode, check_padding_mode
 from ..checkpoint import check_same_pixels
@@ -37,26 +36,14 @@ from ..transforms.patches import PatchSource
 from ..transforms.pca import SpectralPCA
 from .base import SplitDataModule, after_setup
 from .class_table import class_texts, doubts_of_scene
-from .pixels import PixelBatches, PixelDataset, collate_pixels
-
-#: Patches of a batch at most, where their number follows the training pixels.
-_LARGEST_BATCH = 256
-
-
-def training_batch_size(pixels: int) -> int:
-    """Choose a batch size that leaves an epoch enough steps.
-
-    With a batch of 80, an epoch of 1,000 pixels has 12 steps, and short trainings end
-    far from where they could.
-
-    Args:
-        pixels: Number of training pixels.
-
-    Returns:
-        A sixteenth of them, rounded down to a power of two, from 16 to 256.
-    """
-    power: int = 1 << max(pixels // 16, 1).bit_length() - 1
-    return min(max(power, 16), _LARGEST_BATCH)
+from .description import describe, html
+from .pixels import (
+    LARGEST_BATCH,
+    PixelBatches,
+    PixelDataset,
+    collate_pixels,
+    training_batch_size,
+)
 
 
 class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
@@ -152,7 +139,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             batch_size = whole_number('batch_size', batch_size, 1)
         super().__init__(
             self.scene_dataset,
-            batch_size or _LARGEST_BATCH,
+            batch_size or LARGEST_BATCH,
             whole_number('num_workers', num_workers),
             root=root,
             patch_size=patch_size,
@@ -239,9 +226,6 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
 
         A map needs no split, and the checkpoint brings the preprocessing: for 'predict',
         both are made only when they are asked for.
-
-        Args:
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
         """
         if self._scene is None:
             dataset: Any = self.dataset_class(**self.kwargs)
@@ -341,11 +325,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         return self.normalizer.over == 'train' or self.pca is not None
 
     def teardown(self, stage: str) -> None:
-        """Free the cubes on the devices.
-
-        Args:
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-        """
+        """Free the cubes on the devices."""
         if self._patch_source is not None:
             self._patch_source.clear()
 
@@ -383,16 +363,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
     def transfer_batch_to_device(
         self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int
     ) -> dict[str, Tensor]:
-        """Move a batch of positions to a device and gather its patches there.
-
-        Args:
-            batch: A batch of a data loader.
-            device: The target device.
-            dataloader_idx: The index of the data loader.
-
-        Returns:
-            The batch with 'image', on the device.
-        """
+        """Move a batch of positions to a device and gather its patches there."""
         image = None
         if 'image' not in batch and 'row_col' in batch:
             row_col = batch['row_col']
@@ -465,25 +436,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
 
     def _repr_html_(self) -> str:
         """Show scene and split in a notebook."""
-        name = type(self).__name__
-        facts: dict[str, object] = {
-            'patches': f'{self.patch_size} x {self.patch_size}, {self.batch_size} a batch'
-        }
-        if self._scene is None:
-            return _html.summary(name, {**facts, 'state': 'not set up'})
-        if self._split is None:
-            return self.scene.html(name, {**facts, 'split': 'not drawn'})
-        overlap = self.split.overlap(self.patch_size)
-        facts |= {
-            'split': repr(self.split),
-            'test patches with a training centre': (
-                f'{overlap.contains_training_centre:.1%}'
-            ),
-            'test patches with a training pixel': f'{overlap.shares_training_pixel:.1%}',
-        }
-        counts = self.split.counts(self.scene.label_map, self.scene.num_classes)
-        counts.pop('unused')
-        return self.scene.html(name, facts, counts)
+        return html(self, self._scene, self._split)
 
     def plot(self, sample: dict[str, Any], **kwargs: Any) -> Figure | None:
         """Plot a sample in the scene's own units.
@@ -517,39 +470,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             'num_bands' and 'num_classes'.
         """
         if self._description is None:
-            self._description = {
-                'scene': self.scene.metadata(),
-                'split': self._describe_split(),
-                'patch_size': self.patch_size,
-                'padding_mode': self.padding_mode,
-                'normalization': {
-                    'method': self.normalizer.method,
-                    'over': self.normalizer.over,
-                },
-                'bands': [int(band) for band in self.scene.band_indices],
-                'pca': (
-                    None
-                    if self.pca is None
-                    else {
-                        'num_components': self.pca.num_components,
-                        'whiten': self.pca.whiten,
-                        'variance_ratio': self.pca.variance_ratio,
-                    }
-                ),
-                'num_bands': self.num_bands,
-                'num_classes': self.num_classes,
-            }
+            self._description = describe(self, self._split)
         return copy.deepcopy(self._description)
-
-    def _describe_split(self) -> dict[str, Any] | None:
-        """Describe the split, if one was drawn."""
-        if self._split is None:
-            return None
-        return {
-            **self._split.describe(),
-            'counts': self._split.counts(self.scene.label_map, self.scene.num_classes),
-            'overlap': self._split.overlap(self.patch_size)._asdict(),
-        }
 
     def _statistics(self) -> dict[str, Any]:
         """Give the states that :meth:`PatchSource.from_state` rebuilds patches from."""

@@ -133,11 +133,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
         return self.scene.class_names
 
     def __len__(self) -> int:
-        """Return the number of labelled pixels.
-
-        Returns:
-            Length of the dataset.
-        """
+        """Return the number of labelled pixels."""
         return len(self.positions)
 
     def __getitem__(self, index: int) -> Sample:

@@ -214,21 +214,7 @@ def _size(path: Path) -> int:
 
 
 def _fetch(url: str, part: Path, whole: Path, have: int) -> bool:
-    """Ask for what follows the first ``have`` bytes.
-
-    Args:
-        url: The address.
-        part: File that is continued, if the host can.
-        whole: File for an answer that starts from zero.
-        have: Bytes that need not be sent.
-
-    Returns:
-        Whether ``part`` holds the content now, ``whole`` otherwise.
-
-    Raises:
-        OSError: If there is no answer, a bad one or half of one, one without an end, or
-            the disk has no room (requests raises subclasses).
-    """
+    """Ask for what follows the first ``have`` bytes."""
     headers = {'Accept-Encoding': 'identity'}
     if have:
         headers['Range'] = f'bytes={have}-'

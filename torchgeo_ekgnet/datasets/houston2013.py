@@ -109,17 +109,7 @@ class Houston2013(MatSceneDataset):
         return train, np.where(self._train_mask, 0, labels)
 
     def _read_labels(self, paths: Mapping[str, Path]) -> NDArray[Any]:
-        """Read both masks and join them.
-
-        Args:
-            paths: Path of each file by its name.
-
-        Returns:
-            Labels as stored.
-
-        Raises:
-            ValueError: If the masks differ in size or share pixels.
-        """
+        """Read both masks and join them."""
         train, test = (
             read_mat(paths[file.name], file.variable, ndim=2)
             for file in (self.labels_file, self.test_labels_file)

@@ -85,18 +85,7 @@ def _labelled(datamodule: Any) -> bool:
 
 
 def _datamodule(path: str, root: str | None) -> Any:
-    """Make the data module of a configuration.
-
-    Args:
-        path: The configuration.
-        root: Folder of the scene, that of the configuration if None.
-
-    Returns:
-        The data module.
-
-    Raises:
-        ValueError: If the configuration has no data, or data that is not of a scene.
-    """
+    """Make the data module of a configuration."""
     content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     if not isinstance(content, dict) or 'data' not in content:
         raise ValueError(f'{path}: found no entry data:, expected a configuration')

@@ -237,16 +237,7 @@ def stage_raster(
 def _write_draft(
     path: Path, spec: RasterSpec, read_tile: Callable[[Window], NDArray[Any]]
 ) -> list[int]:
-    """Stream a raster to a tiled GeoTIFF.
-
-    Args:
-        path: File to write.
-        spec: What the file says about itself.
-        read_tile: Gives the values of a tile, (bands, rows, cols).
-
-    Returns:
-        Checksum of each tile.
-    """
+    """Stream a raster to a tiled GeoTIFF."""
     rows, cols = spec.shape
     sums = []
     with rasterio.open(

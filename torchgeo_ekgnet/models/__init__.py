@@ -3,7 +3,8 @@
 
 """The networks; importing this subpackage registers them with timm."""
 
-from ._contract import SpectralSpatialNet, network_class
+from ._contract import SpectralSpatialNet
+from ._registration import network_class
 from ._skeleton import DenseSkeleton
 from .cnn3d import CNN3d
 from .dacnet import DACNet

@@ -10,9 +10,8 @@ average over (D, H, W) equals the spectral mean followed by a spatial average an
 logits do not depend on where the border is drawn.
 """
 
-import warnings
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from timm.layers import (
@@ -21,29 +20,10 @@ from timm.layers import (
     register_notrace_function,
     register_notrace_module,
 )
-from timm.models import (
-    build_model_with_cfg,
-    checkpoint,
-    is_model,
-    model_entrypoint,
-    register_model,
-)
+from timm.models import checkpoint
 from torch import Tensor, nn
 
 from ._weights import compare_weights, network_state
-
-__all__ = [
-    'SpectralSpatialNet',
-    'check_patches',
-    'create_spectral_model',
-    'feature_indices',
-    'leaf_module',
-    'network_class',
-    'register_network',
-    'spectral_cfg',
-]
-
-Entry = TypeVar('Entry', bound=Callable[..., Any])
 
 
 def leaf_module(module: type[nn.Module]) -> type[nn.Module]:
@@ -136,43 +116,6 @@ def recomputed(stage: nn.Module, x: Tensor) -> Tensor:
     """
     finer = getattr(stage, 'recompute', None)
     return cast(Tensor, checkpoint(stage, x) if finer is None else finer(x))
-
-
-def spectral_cfg(
-    input_size: tuple[int, int, int] = (200, 11, 11),
-    min_input_size: tuple[int, int, int] | None = None,
-    num_classes: int = 16,
-    pool_size: tuple[int, int] = (1, 1),
-    **kwargs: Any,
-) -> dict[str, Any]:
-    """Fill a timm configuration for a hyperspectral patch network.
-
-    Args:
-        input_size: Bands, rows and columns of the usual patch.
-        min_input_size: The smallest patch that timm may try; ``input_size`` if None.
-        num_classes: Classes of the usual scene.
-        pool_size: Rows and columns of the final map at ``input_size``.
-        **kwargs: Entries to add or replace.
-
-    Returns:
-        The configuration.
-    """
-    cfg: dict[str, Any] = {
-        'input_size': input_size,
-        'min_input_size': input_size if min_input_size is None else min_input_size,
-        'pool_size': pool_size,
-        'num_classes': num_classes,
-        # Patches arrive standardised; an RGB triple would be wrong here.
-        'mean': (0.0,),
-        'std': (1.0,),
-        'interpolation': 'bicubic',
-        'crop_pct': 1.0,
-        'first_conv': 'stem',
-        'classifier': 'classifier',
-        'license': 'mit',
-    }
-    cfg.update(kwargs)
-    return cfg
 
 
 class SpectralSpatialNet(nn.Module):
@@ -287,14 +230,6 @@ class SpectralSpatialNet(nn.Module):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load weights, those of a checkpoint of the task too.
-
-        Args:
-            state_dict: State dict of this network, or of what held it.
-            strict: Whether every tensor must have its place.
-            assign: Whether to keep the tensors instead of copying them.
-
-        Returns:
-            Missing and unexpected names.
 
         Raises:
             RuntimeError: If the weights do not fit; one sentence says why.
@@ -551,87 +486,3 @@ class SpectralSpatialNet(nn.Module):
             TypeError: If the patches are not floating point.
         """
         return self.forward_head(self.forward_features(x))
-
-
-def register_network(network: type[SpectralSpatialNet]) -> Callable[[Entry], Entry]:
-    """Register an entry function with timm and remember the class that it builds.
-
-    A name that another package has registered is left to that package, with a warning;
-    our entry function is then reached by its module alone.
-
-    Args:
-        network: Class of the network.
-
-    Returns:
-        A decorator for the entry function.
-    """
-
-    def register(entry: Entry) -> Entry:
-        name, ours = entry.__name__, entry.__module__
-        cast(Any, entry).network = network
-        if is_model(name):
-            other = model_entrypoint(name).__module__
-            if other.partition('.')[0] != ours.partition('.')[0]:
-                warnings.warn(
-                    f'timm has a model {name!r} of {other} already, which stays; that '
-                    f'of this package is {ours}.{name}',
-                    stacklevel=2,
-                )
-                return entry
-        return cast(Entry, register_model(entry))
-
-    return register
-
-
-def network_class(name: str) -> type[SpectralSpatialNet] | None:
-    """Find the class behind a registered name, whose attributes are its traits.
-
-    Args:
-        name: Name of a model, with or without a tag.
-
-    Returns:
-        The class; None for models of other packages and unknown names.
-    """
-    name = name.partition('.')[0]
-    if not is_model(name):
-        return None
-    network = getattr(model_entrypoint(name), 'network', None)
-    return cast('type[SpectralSpatialNet] | None', network)
-
-
-def create_spectral_model(
-    model_class: Callable[..., nn.Module],
-    variant: str,
-    pretrained: bool = False,
-    num_stages: int = 3,
-    **kwargs: Any,
-) -> Any:
-    """Build a registered model the way timm does.
-
-    Args:
-        model_class: Class of the network.
-        variant: Registered name.
-        pretrained: Load the weights that the configuration names.
-        num_stages: Number of feature levels, all of which ``features_only`` gives.
-        **kwargs: Arguments of the network and of timm's builder.
-
-    Returns:
-        The network, or timm's feature wrapper of it.
-
-    Raises:
-        ValueError: If ``feature_cls`` is another wrapper than timm's getter.
-    """
-    feature_cls = kwargs.pop('feature_cls', 'getter')
-    if feature_cls != 'getter':
-        # The others take maps from inside of the network, with a spectral axis.
-        raise ValueError(
-            f"feature_cls: found {feature_cls!r}, expected 'getter', whose maps are "
-            '(B, C, H, W)'
-        )
-    return build_model_with_cfg(
-        model_class,
-        variant,
-        pretrained,
-        feature_cfg={'out_indices': tuple(range(num_stages)), 'feature_cls': 'getter'},
-        **kwargs,
-    )

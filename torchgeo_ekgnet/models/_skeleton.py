@@ -281,6 +281,33 @@ def _joined(layer: nn.Module, context: Tensor, *maps: Tensor) -> Tensor:
     return new
 
 
+def _check_sizes(
+    block_config: Sequence[int],
+    growth_rate: int,
+    groups: int,
+    stem_channels: int,
+    stem_stride: Sequence[int],
+) -> None:
+    """Refuse sizes that no network can have."""
+    if not block_config or min(block_config) < 1:
+        raise ValueError(
+            'block_config must hold at least one layer a block, '
+            f'found {tuple(block_config)}'
+        )
+    if growth_rate < 1 or growth_rate % groups:
+        raise ValueError(
+            f'growth_rate must be a multiple of groups={groups}, found {growth_rate}'
+        )
+    if stem_channels < 1:
+        raise ValueError(f'stem_channels must be at least 1, found {stem_channels}')
+    _, rows, cols = stem_stride
+    if rows != cols:
+        raise ValueError(
+            'stem_stride must be equal for rows and columns, which have one '
+            f'reduction, found {rows} and {cols}'
+        )
+
+
 class DenseSkeleton(SpectralSpatialNet):
     """3D-DenseNet with doubling growth and connections across blocks.
 
@@ -338,28 +365,12 @@ class DenseSkeleton(SpectralSpatialNet):
     ) -> None:
         """Make the network."""
         super().__init__(num_classes, in_chans)
-        if not block_config or min(block_config) < 1:
-            raise ValueError(
-                'block_config must hold at least one layer a block, '
-                f'found {tuple(block_config)}'
-            )
-        if growth_rate < 1 or growth_rate % groups:
-            raise ValueError(
-                f'growth_rate must be a multiple of groups={groups}, '
-                f'found {growth_rate}'
-            )
-        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         channels = 2 * growth_rate if stem_channels is None else stem_channels
-        if channels < 1:
-            raise ValueError(f'stem_channels must be at least 1, found {stem_channels}')
+        _check_sizes(block_config, growth_rate, groups, channels, stem_stride)
         if pixelwise and not whole_spectrum:
             raise ValueError('pixelwise: found True, expected whole_spectrum=True too')
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         kernel, stride = tuple(stem_kernel), tuple(stem_stride)
-        if stride[1] != stride[2]:
-            raise ValueError(
-                'stem_stride must be equal for rows and columns, which have one '
-                f'reduction, found {stride[1]} and {stride[2]}'
-            )
         self.stem: nn.Conv3d
         stem_act: nn.Module = nn.Identity()
         if whole_spectrum:

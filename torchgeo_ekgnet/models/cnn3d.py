@@ -18,12 +18,8 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ._blocks import ExpectSize, FullExtentConv3d, MaxPool3d, rows_and_columns
-from ._contract import (
-    SpectralSpatialNet,
-    create_spectral_model,
-    register_network,
-    spectral_cfg,
-)
+from ._contract import SpectralSpatialNet
+from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['CNN3d']
 

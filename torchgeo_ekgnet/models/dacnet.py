@@ -20,7 +20,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ..layers import DynamicExpertConv3d
-from ._contract import create_spectral_model, register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseSkeleton
 
 __all__ = ['DACNet', 'SqueezeAttention']

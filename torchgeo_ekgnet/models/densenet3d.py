@@ -19,13 +19,8 @@ from timm.models import checkpoint_seq, generate_default_cfgs
 from torch import Tensor, nn
 
 from ._blocks import MaxPool3d
-from ._contract import (
-    SpectralSpatialNet,
-    create_spectral_model,
-    leaf_module,
-    register_network,
-    spectral_cfg,
-)
+from ._contract import SpectralSpatialNet, leaf_module
+from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['DenseNet3d', 'SqueezeExcitation3d']
 

@@ -20,12 +20,8 @@ import torch
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from ._contract import (
-    create_spectral_model,
-    leaf_module,
-    register_network,
-    spectral_cfg,
-)
+from ._contract import leaf_module
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseLayer, DenseSkeleton
 
 __all__ = ['DGCNet', 'DynamicGroupConv3d', 'inactive_channels']

@@ -24,7 +24,7 @@ from timm.models import generate_default_cfgs
 from torch import nn
 
 from ..layers import ContextMapping, DynamicExpertConv3d
-from ._contract import create_spectral_model, register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseLayer, DenseSkeleton, init_conv3d
 
 __all__ = ['EKGNet', 'translate_released']

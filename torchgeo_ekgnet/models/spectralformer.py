@@ -23,12 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._blocks import ExpectSize, rows_and_columns
-from ._contract import (
-    SpectralSpatialNet,
-    create_spectral_model,
-    register_network,
-    spectral_cfg,
-)
+from ._contract import SpectralSpatialNet
+from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['SpectralFormer']
 

@@ -20,13 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._blocks import SpectralCollapse
-from ._contract import (
-    SpectralSpatialNet,
-    create_spectral_model,
-    leaf_module,
-    register_network,
-    spectral_cfg,
-)
+from ._contract import SpectralSpatialNet, leaf_module
+from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['SSRN']
 

@@ -43,16 +43,7 @@ FOREST_TREES = 300
 
 
 def _check(name: str, spectra: NDArray[Any], labels: NDArray[Any]) -> None:
-    """Check the arguments of :func:`fit_classical`.
-
-    Args:
-        name: Name of the classifier.
-        spectra: Training spectra of shape (N, bands).
-        labels: Labels of shape (N,).
-
-    Raises:
-        ValueError: If an argument does not fit; the message names it.
-    """
+    """Check the arguments of :func:`fit_classical`."""
     if name not in CLASSICAL_NAMES:
         raise ValueError(
             f'name: unknown classical baseline {name!r}, expected one of '
@@ -75,16 +66,7 @@ def _check(name: str, spectra: NDArray[Any], labels: NDArray[Any]) -> None:
 def _stratified_folds(
     labels: NDArray[Any], folds: int, generator: np.random.RandomState
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Deal the pixels of every class to folds in turn, rare classes included.
-
-    Args:
-        labels: Labels of shape (N,).
-        folds: Number of folds.
-        generator: Source of the shuffle.
-
-    Yields:
-        Indices of the fitting pixels and of the held-out pixels of each fold.
-    """
+    """Deal the pixels of every class to folds in turn, rare classes included."""
     fold = np.empty(len(labels), dtype=np.int64)
     start = 0
     for value in np.unique(labels):
@@ -98,17 +80,7 @@ def _stratified_folds(
 def _search_subset(
     labels: NDArray[Any], limit: int, generator: np.random.RandomState
 ) -> NDArray[np.int64]:
-    """Draw the pixels that the hyperparameters are searched on.
-
-    Args:
-        labels: Labels of shape (N,).
-        limit: Largest number of pixels, the rare classes' minimum apart.
-        generator: Source of the draw.
-
-    Returns:
-        Indices, with the classes in proportion and at least ``SEARCH_FOLDS`` pixels
-        of each class that has as many.
-    """
+    """Draw the pixels that the hyperparameters are searched on."""
     if len(labels) <= limit:
         return np.arange(len(labels))
     chosen = []
@@ -120,16 +92,7 @@ def _search_subset(
 
 
 def _fit_svm(spectra: NDArray[Any], labels: NDArray[Any], seed: int) -> Pipeline:
-    """Fit the support vector machine with cross-validated C and gamma.
-
-    Args:
-        spectra: Training spectra of shape (N, bands).
-        labels: Labels of shape (N,).
-        seed: Seed of the folds.
-
-    Returns:
-        The fitted pipeline of standardisation and classifier.
-    """
+    """Fit the support vector machine with cross-validated C and gamma."""
     generator = np.random.RandomState(seed)
     pipeline = make_pipeline(StandardScaler(), SVC(kernel='rbf', cache_size=500))
     subset = _search_subset(labels, SEARCH_PIXELS, generator)

@@ -136,19 +136,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
 
 
 def _chosen_rows(experiment: Experiment, names: str | None, extra: bool) -> list[Row]:
-    """Rows that the user wants.
-
-    Args:
-        experiment: The experiment.
-        names: Keys separated by commas, None for all.
-        extra: Whether rows that the paper lacks are wanted.
-
-    Returns:
-        The rows in the experiment's order.
-
-    Raises:
-        ValueError: If a row does not exist.
-    """
+    """Rows that the user wants."""
     if names is None:
         return [row for row in experiment.rows if extra or not row.extra]
     wanted = [name.strip() for name in names.split(',')]

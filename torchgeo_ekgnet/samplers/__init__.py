@@ -3,7 +3,8 @@
 
 """Samplers over labelled pixels."""
 
-from .labelled_pixels import CentreLabel, LabelledPixelSampler
+from .centre_label import CentreLabel
+from .labelled_pixels import LabelledPixelSampler
 from .pixels import ClassBalancedSampler, PerClassSampler, PixelSampler
 
 __all__ = (

@@ -8,19 +8,23 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import rasterio
 import shapely
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchgeo.datasets import GeoDataset, RasterDataset
+from torchgeo.datasets import GeoDataset
 
 from .. import _compat
 from .._compat import SpatialSampler
+from .combined import (
+    declared_nodata,
+    image_dataset,
+    image_nodata,
+    label_dataset,
+    missing,
+)
 
 if TYPE_CHECKING:
     from shapely import Polygon
@@ -32,115 +36,48 @@ logger = logging.getLogger(__name__)
 _BLOCK = 256
 
 
-def label_dataset(dataset: GeoDataset) -> GeoDataset:
-    """Find the dataset with the labels inside a combination such as ``EnMAP & labels``.
+class _Pixels(NamedTuple):
+    """Labelled pixels of a tile, counted in it; all of shape (N,)."""
 
-    Args:
-        dataset: A dataset or a combination of datasets.
-
-    Returns:
-        The first part that holds a mask and no image, else the dataset itself.
-    """
-    if isinstance(dataset, RasterDataset) and not dataset.is_image:
-        return dataset
-    for part in getattr(dataset, 'datasets', ()):
-        found = label_dataset(part)
-        if isinstance(found, RasterDataset) and not found.is_image:
-            return found
-    return dataset
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    value: NDArray[np.int64]
 
 
-def image_dataset(dataset: GeoDataset) -> GeoDataset:
-    """Find the dataset with the images inside a combination such as ``EnMAP & labels``.
+class _Tile(NamedTuple):
+    """An image tile: its upper left corner, and the first of its rows and columns."""
 
-    Args:
-        dataset: A dataset or a combination of datasets.
+    left: float
+    top: float
+    res: tuple[float, float]
+    first: tuple[int, int]
+    interval: Any
+    owner: int
 
-    Returns:
-        The first part that holds no mask, else the dataset itself.
-    """
-    parts: Sequence[GeoDataset] = getattr(dataset, 'datasets', ())
-    for part in parts:
-        found = label_dataset(part)
-        if not isinstance(found, RasterDataset) or found.is_image:
-            return part
-    return dataset
-
-
-def declared_nodata(dataset: GeoDataset) -> list[float]:
-    """Read which values stand for missing data in the files of a dataset.
-
-    Args:
-        dataset: A dataset or a combination of datasets.
-
-    Returns:
-        The different values, none if no file declares one.
-    """
-    parts = getattr(dataset, 'datasets', None)
-    found: dict[str, float] = {}  # by their text, because NaN does not equal NaN
-    if parts is not None:
-        for part in parts:
-            found.update({str(value): value for value in declared_nodata(part)})
-    elif isinstance(dataset, RasterDataset):
-        # From torchgeo 0.10 on a dataset may overrule its files.
-        given: float | None = getattr(dataset, 'nodata', None)
-        if given is not None:
-            return [float(given)]
-        for path in dataset.index['filepath']:
-            with rasterio.open(path) as file:
-                values = [float(v) for v in file.nodatavals if v is not None]
-            found.update({str(value): value for value in values})
-    return list(found.values())
-
-
-def image_nodata(
-    image: GeoDataset, nodata: float | Literal['file'] | None
-) -> float | None:
-    """Find the value that stands for missing data in images.
-
-    Args:
-        image: The images.
-        nodata: The value, 'file' for the one that the image files declare, or None.
-
-    Returns:
-        The value, None if there is none.
-
-    Raises:
-        ValueError: If the files declare different values.
-    """
-    if nodata != 'file':
-        return nodata
-    found = declared_nodata(image)
-    if len(found) > 1:
-        raise ValueError(
-            f'the images of {type(image).__name__} declare different nodata values '
-            f'({sorted(map(str, found))}); name one with nodata='
+    def window(self, rows: range, cols: range) -> Any:
+        """Give what this torchgeo is asked with for a block of pixels."""
+        xres, yres = self.res
+        window = (
+            slice(self.left + cols.start * xres, self.left + cols.stop * xres, xres),
+            slice(self.top - rows.stop * yres, self.top - rows.start * yres, yres),
         )
-    return found[0] if found else None
+        if _compat.HAS_SPATIAL_SAMPLERS:
+            return window
+        return (*window, slice(self.interval.left, self.interval.right))
 
+    def centres(
+        self, row: NDArray[np.int64], col: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Give x and y of the centres of pixels."""
+        xres, yres = self.res
+        return self.left + (col + 0.5) * xres, self.top - (row + 0.5) * yres
 
-def missing(image: Tensor, nodata: float | None) -> Tensor:
-    """Tell which pixels have no data.
-
-    One band without data is enough, as in
-    :class:`~torchgeo_ekgnet.datasets.HyperspectralScene`. A pixel that is 0 in every band
-    has none either: with zeros torchgeo fills what lies beyond images whose files declare
-    no nodata value.
-
-    Args:
-        image: Values as torchgeo gives them, float32 (..., bands, rows, cols).
-        nodata: Value that stands for missing data, None if there is none. Values that
-            are not finite never are data.
-
-    Returns:
-        bool (..., 1, rows, cols).
-    """
-    absent = ~image.isfinite()
-    if nodata is not None:
-        # The value as the image has it: float32.
-        absent |= image == torch.tensor(nodata, dtype=image.dtype)
-    empty = (image == 0).all(dim=-3, keepdim=True)
-    return absent.any(dim=-3, keepdim=True) | empty
+    def table(self, pixels: _Pixels) -> NDArray[np.float64]:
+        """Give owner, row and column among all tiles, x, y and value, (N, 6)."""
+        row, col, value = pixels
+        places = row + self.first[0], col + self.first[1]
+        owner = np.full(len(row), self.owner)
+        return np.stack([owner, *places, *self.centres(row, col), value], axis=1)
 
 
 class LabelledPixelSampler(SpatialSampler):
@@ -259,19 +196,11 @@ class LabelledPixelSampler(SpatialSampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of labelled pixels.
-
-        Returns:
-            Windows in an epoch.
-        """
+        """Return the number of labelled pixels."""
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield one window a labelled pixel.
-
-        Yields:
-            Slices of x and y, and of time in torchgeo 0.8.
-        """
+        """Yield one window a labelled pixel."""
         order = np.arange(len(self))
         if self.shuffle:
             np.random.RandomState(self.seed + self.epoch).shuffle(order)
@@ -306,66 +235,26 @@ class LabelledPixelSampler(SpatialSampler):
         parts = getattr(dataset, 'datasets', None)
         grid = dataset if parts is None else parts[0]
         tiles = grid.index.geometry.bounds.to_numpy()
-        xres, yres = dataset.res
         found = [np.empty((0, 6))]
         covered: list[set[int]] = [set(), set()]
         left_out = 0
         for bounds, interval in zip(
             dataset.index.geometry.bounds.to_numpy(), dataset.index.index, strict=True
         ):
-            owner = 0
-            if not _compat.HAS_SPATIAL_SAMPLERS:
-                if interval not in self._intervals:
-                    self._intervals.append(interval)
-                owner = self._intervals.index(interval)
-            left, top = _anchor(bounds, tiles)
-            # Pixels are counted in their tile, and whole tiles from the first one: a
-            # coordinate divided by the resolution may be rounded up or down.
-            first_row = round((tiles[0, 3] - top) / yres)
-            first_col = round((left - tiles[0, 0]) / xres)
-            for rows, cols in _blocks(bounds, left, top, xres, yres):
-                covered[0].update(range(first_row + rows.start, first_row + rows.stop))
-                covered[1].update(range(first_col + cols.start, first_col + cols.stop))
-                window = _window(rows, cols, left, top, (xres, yres), interval)
-                mask = _read_mask(labels, window)
-                if mask is None:
+            tile = self._tile(bounds, interval, tiles)
+            for rows, cols in _blocks(bounds, tile):
+                for axis, numbers in enumerate((rows, cols)):
+                    first = tile.first[axis]
+                    covered[axis].update(
+                        range(first + numbers.start, first + numbers.stop)
+                    )
+                pixels = _labelled(labels, tile, (rows, cols), roi, unlabelled)
+                if pixels is None:
                     continue
-                row, col = np.nonzero(~np.isin(mask, unlabelled))
-                value = mask[row, col]
-                row, col = row + rows.start, col + cols.start
-                x = left + (col + 0.5) * xres
-                y = top - (row + 0.5) * yres
-                keep = np.ones(len(row), dtype=bool)
-                if roi is not None:
-                    keep = shapely.contains_xy(roi, x, y)
-                if not keep.any():
-                    continue
-                inner = _around(row[keep]), _around(col[keep])
-                window = _window(*inner, left, top, (xres, yres), interval)
-                pixels = image[window].get('image')
-                if pixels is not None:
-                    absent = missing(pixels, self.nodata)[0].numpy()
-                    absent = absent[
-                        row[keep] - inner[0].start, col[keep] - inner[1].start
-                    ]
-                    left_out += int(absent.sum())
-                    keep[keep] = ~absent
-                place = row + first_row, col + first_col
-                owners = np.full(len(row), owner)
-                columns = np.stack([owners, *place, x, y, value], axis=1)
-                found.append(columns[keep])
-        table = np.concatenate(found)
-        _, first = np.unique(table[:, :3], axis=0, return_index=True)
-        table = table[np.sort(first)]
-        self._interval_of = table[:, 0].astype(np.int64)
-        self.positions = table[:, 3:5]
-        self.labels = table[:, 5].astype(np.int64)
-        numbered = [
-            _closed_up(used, table[:, axis + 1], self.size)
-            for axis, used in enumerate(covered)
-        ]
-        self.places = np.stack([numbers for numbers, _ in numbered], axis=1)
-        self.shape = (numbered[0][1], numbered[1][1])
+                keep = ~self._absent(image, tile, pixels)
+                left_out += int((~keep).sum())
+                found.append(tile.table(pixels)[keep])
+        self._number(np.concatenate(found), covered)
         if left_out:
             logger.warning(
                 'LabelledPixelSampler: %d labelled pixels are left out because the '
@@ -380,53 +269,70 @@ class LabelledPixelSampler(SpatialSampler):
         )
         return left_out
 
+    def _tile(
+        self, bounds: NDArray[np.float64], interval: Any, tiles: NDArray[np.float64]
+    ) -> _Tile:
+        """Place a tile among the others."""
+        owner = 0
+        if not _compat.HAS_SPATIAL_SAMPLERS:
+            if interval not in self._intervals:
+                self._intervals.append(interval)
+            owner = self._intervals.index(interval)
+        left, top = _anchor(bounds, tiles)
+        # Pixels are counted in their tile, and whole tiles from the first one: a
+        # coordinate divided by the resolution may be rounded up or down.
+        first = (
+            round((tiles[0, 3] - top) / self.res[1]),
+            round((left - tiles[0, 0]) / self.res[0]),
+        )
+        return _Tile(left, top, self.res, first, interval, owner)
 
-class CentreLabel:
-    """Make a patch with one label of a window with a mask.
+    def _absent(
+        self, image: GeoDataset, tile: _Tile, pixels: _Pixels
+    ) -> NDArray[np.bool_]:
+        """Tell which labelled pixels of a tile have no image data."""
+        rows, cols = _around(pixels.row), _around(pixels.col)
+        values = image[tile.window(rows, cols)].get('image')
+        if values is None:
+            return np.zeros(len(pixels.row), dtype=bool)
+        absent = missing(values, self.nodata)[0].numpy()
+        found: NDArray[np.bool_] = absent[
+            pixels.row - rows.start, pixels.col - cols.start
+        ]
+        return found
 
-    Use it as ``transforms`` of the combined dataset. The mask is replaced by ``label``,
-    the number of the centre pixel's class from 0.
+    def _number(self, table: NDArray[np.float64], covered: list[set[int]]) -> None:
+        """Keep each pixel once, and count rows and columns without empty stretches."""
+        _, first = np.unique(table[:, :3], axis=0, return_index=True)
+        table = table[np.sort(first)]
+        self._interval_of = table[:, 0].astype(np.int64)
+        self.positions = table[:, 3:5]
+        self.labels = table[:, 5].astype(np.int64)
+        numbered = [
+            _closed_up(used, table[:, axis + 1], self.size)
+            for axis, used in enumerate(covered)
+        ]
+        self.places = np.stack([numbers for numbers, _ in numbered], axis=1)
+        self.shape = (numbered[0][1], numbered[1][1])
 
-    Args:
-        class_values: Mask value of each class in the order of the labels.
-    """
 
-    def __init__(self, class_values: Sequence[int]) -> None:
-        """Initialize a new CentreLabel instance.
-
-        Args:
-            class_values: Mask value of each class in the order of the labels.
-
-        Raises:
-            ValueError: If a value is listed twice or none is.
-        """
-        if not class_values or len(set(class_values)) != len(class_values):
-            raise ValueError(
-                f'class_values must list each class once, got {list(class_values)}'
-            )
-        self.class_values = tuple(int(value) for value in class_values)
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Replace the mask by the label of its centre.
-
-        Args:
-            sample: Sample with ``mask`` (P, P) or (1, P, P).
-
-        Returns:
-            The same sample with ``label``, int64 scalar, and without ``mask``.
-
-        Raises:
-            ValueError: If the centre is not one of the classes.
-        """
-        mask: Tensor = sample.pop('mask')
-        value = int(mask[..., mask.shape[-2] // 2, mask.shape[-1] // 2].reshape(()))
-        if value not in self.class_values:
-            raise ValueError(
-                f'the centre of the window has mask value {value}, which is none of the '
-                f'classes {self.class_values}'
-            )
-        sample['label'] = torch.tensor(self.class_values.index(value))
-        return sample
+def _labelled(
+    labels: GeoDataset,
+    tile: _Tile,
+    block: tuple[range, range],
+    roi: 'Polygon | None',
+    unlabelled: Sequence[int],
+) -> _Pixels | None:
+    """Find the labelled pixels of a block that lie in the region; None if none do."""
+    mask = _read_mask(labels, tile.window(*block))
+    if mask is None:
+        return None
+    row, col = np.nonzero(~np.isin(mask, unlabelled))
+    found = _Pixels(row + block[0].start, col + block[1].start, mask[row, col])
+    if roi is not None:
+        inside = shapely.contains_xy(roi, *tile.centres(found.row, found.col))
+        found = _Pixels(*(part[inside] for part in found))
+    return found if len(found.row) else None
 
 
 def _anchor(
@@ -439,10 +345,9 @@ def _anchor(
     return float(tiles[best, 0]), float(tiles[best, 3])
 
 
-def _blocks(
-    bounds: NDArray[np.float64], left: float, top: float, xres: float, yres: float
-) -> Iterator[tuple[range, range]]:
-    """Yield blocks of the pixels of a grid whose centres lie in ``bounds``."""
+def _blocks(bounds: NDArray[np.float64], tile: _Tile) -> Iterator[tuple[range, range]]:
+    """Yield blocks of the pixels of a tile whose centres lie in ``bounds``."""
+    left, top, (xres, yres) = tile.left, tile.top, tile.res
     first_col = math.floor((bounds[0] - left) / xres + 0.5 + 1e-6)
     last_col = math.ceil((bounds[2] - left) / xres - 0.5 - 1e-6)
     first_row = math.floor((top - bounds[3]) / yres + 0.5 + 1e-6)
@@ -472,40 +377,12 @@ def _around(numbers: NDArray[np.int64]) -> range:
 def _closed_up(
     covered: set[int], numbers: NDArray[Any], gap: int
 ) -> tuple[NDArray[np.int64], int]:
-    """Count rows or columns anew, with gaps of at most ``gap`` between covered ones.
-
-    Args:
-        covered: Rows or columns that some file covers.
-        numbers: Some of them, shape (N,).
-        gap: Largest distance of neighbours.
-
-    Returns:
-        The new numbers, from 0, shape (N,), and how many there are in all.
-    """
+    """Count rows or columns anew, with gaps of at most ``gap`` between covered ones."""
     used = np.array(sorted(covered), dtype=np.int64)
     steps = np.minimum(np.diff(used, prepend=used[:1]), gap)
     renumbered = np.cumsum(steps)
     count = int(renumbered[-1]) + 1 if len(used) else 0
     return renumbered[np.searchsorted(used, numbers)], count
-
-
-def _window(
-    rows: range,
-    cols: range,
-    left: float,
-    top: float,
-    res: tuple[float, float],
-    interval: Any,
-) -> Any:
-    """Return what this torchgeo is asked with for a block of pixels."""
-    xres, yres = res
-    window = (
-        slice(left + cols.start * xres, left + cols.stop * xres, xres),
-        slice(top - rows.stop * yres, top - rows.start * yres, yres),
-    )
-    if _compat.HAS_SPATIAL_SAMPLERS:
-        return window
-    return (*window, slice(interval.left, interval.right))
 
 
 def _read_mask(labels: GeoDataset, window: Any) -> NDArray[np.int64] | None:

@@ -11,15 +11,16 @@ the device did, not what Python decided: whatever may decide otherwise runs eage
 import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-__all__ = ('Capture', 'reason_against')
+__all__ = ('Capture', 'make_capture', 'reason_against')
 
 #: Runs before a capture; data-parallel training needs so many.
 _WARMUP, _PARALLEL_WARMUP = 3, 11
@@ -264,6 +265,61 @@ def reason_against(network: nn.Module, compiled: bool) -> str | None:
             return f'{type(module).__name__} changes by itself while it is trained'
         if isinstance(module, nn.SyncBatchNorm):
             return 'SyncBatchNorm waits for other processes'
+    return None
+
+
+def make_capture(
+    network: nn.Module, trainer: Trainer, settings: Mapping[str, Any], training: bool
+) -> Capture | None:
+    """Decide whether a network runs as CUDA graphs, and say why not.
+
+    Args:
+        network: The network.
+        trainer: Trainer that runs it.
+        settings: 'capture', 'compile' and 'in_channels' of the task.
+        training: Whether the network is going to be trained.
+
+    Returns:
+        What runs it; None if it runs eagerly.
+    """
+    wanted = settings['capture']
+    if wanted is False:
+        return None
+    capture = Capture(network, processes=trainer.world_size)
+    device = trainer.strategy.root_device
+    reason = reason_against(network, bool(settings['compile']))
+    if device.type not in capture.device_types:
+        if wanted is not True:
+            return None
+        reason = f'CUDA graphs need a CUDA device, found {device.type}'
+    elif trainer.world_size > 1 and training and reason is None:
+        reason = _capture_before_wrapping(capture, trainer, settings['in_channels'])
+    if reason is not None:
+        _say(f'not done: {reason}; the network runs eagerly')
+        return None
+    return capture
+
+
+def _capture_before_wrapping(
+    capture: Capture, trainer: Trainer, bands: int
+) -> str | None:
+    """Capture before the network is wrapped for data-parallel training."""
+    datamodule: Any = getattr(trainer, 'datamodule', None)
+    size = getattr(datamodule, 'train_batch_size', None) or getattr(
+        datamodule, 'batch_size', None
+    )
+    patch = getattr(datamodule, 'patch_size', None)
+    if type(trainer.strategy).__name__ != 'DDPStrategy':
+        return f'{type(trainer.strategy).__name__} may change the network'
+    if '-true' in str(trainer.precision):
+        return f'precision {trainer.precision} moves the weights later'
+    if not isinstance(size, int) or not isinstance(patch, int):
+        return 'the datamodule does not tell the size of its batches'
+    device = trainer.strategy.root_device
+    capture.network.to(device).train()
+    image = torch.zeros(size, bands, patch, patch, device=device)
+    with trainer.precision_plugin.forward_context():
+        capture.capture(image)
     return None
 
 

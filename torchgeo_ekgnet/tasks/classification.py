@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
-import numpy as np
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -30,7 +29,8 @@ from ..checkpoint import (
 from ..metrics import SCORES, Accuracies, ConfusionCounts
 from ..models._weights import compare_weights, network_state
 from .arguments import check_arguments
-from .capture import Capture, reason_against
+from .capture import Capture, make_capture
+from .classes import numbers_in_network
 from .finite import FiniteWatch, OnNonfinite
 from .losses import Loss, balanced_weights, make_loss, mix, weigh_classes
 from .networks import (
@@ -42,8 +42,10 @@ from .networks import (
     num_classes_of,
     order_classes,
 )
-from .optimizers import make_optimizer
+from .optimizers import make_optimizer, repoint
+from .precision import MatmulPrecision
 from .schedules import LRSchedule, make_schedule
+from .sizes import fill_sizes, settle_sizes
 
 Compile = Literal['default', 'reduce-overhead', 'max-autotune']
 
@@ -162,7 +164,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         self._watch = FiniteWatch(self.hparams['on_nonfinite'] == 'skip')
         self._classes_of_data = False
         self._capture: Capture | None = None
-        self._matmul: tuple[str, bool] | None = None
+        self._matmul = MatmulPrecision()
         # Number of each class of the data in the network; None if they are the same.
         self._numbers: Tensor | None = None
 
@@ -248,11 +250,12 @@ class HyperspectralClassificationTask(ClassificationTask):
             # The network's classes are matched with those of the data.
             number = self.hparams['num_classes'] or num_classes_of(self.weights)
             data['num_classes'] = number or data['num_classes']
-        self._settle(data, checkpoint_may_tell=stage != 'fit')
+        filled = settle_sizes(self.hparams, data, checkpoint_may_tell=stage != 'fit')
+        self._classes_of_data |= 'num_classes' in filled
         if not self.is_built:
             self.configure_models()
             self.configure_metrics()
-            self._repoint_optimizer()
+            repoint(vars(self).get('configure_optimizers'), self.model)
             trained = self.provenance and self.provenance.data
             if stage == 'fit' and trained and hasattr(datamodule, 'describe'):
                 # A head that was loaded has the order of other data.
@@ -278,7 +281,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Build what waits for the data, and compile the network if asked to."""
         self._read_locally()
         self.build(stage)
-        self._set_matmul_precision(self.hparams['matmul_precision'])
+        self._matmul.set(self.hparams['matmul_precision'])
         if self.is_built:
             self._hasten(stage)
 
@@ -286,104 +289,23 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Compile the network if asked to, or let it be captured."""
         if stage in ('fit', 'predict'):
             self._compile()
-        self._capture = self._make_capture(stage)
+        if self._trainer is not None:
+            self._capture = make_capture(
+                self.model, self._trainer, self.hparams, stage == 'fit'
+            )
 
     def teardown(self, stage: str) -> None:
         """Give graphs back, and PyTorch's settings."""
         if self._capture is not None:
             self._capture.clear()
         self._capture = None
-        self._set_matmul_precision(None)
-
-    def _set_matmul_precision(self, precision: str | None) -> None:
-        """Choose the precision of products and convolutions; None for what it was."""
-        if precision is not None:
-            self._matmul = self._matmul or (
-                torch.get_float32_matmul_precision(),
-                torch.backends.cudnn.allow_tf32,
-            )
-            torch.set_float32_matmul_precision(precision)
-            torch.backends.cudnn.allow_tf32 = precision != 'highest'
-        elif self._matmul is not None:
-            torch.set_float32_matmul_precision(self._matmul[0])
-            torch.backends.cudnn.allow_tf32 = self._matmul[1]
-            self._matmul = None
-
-    def _make_capture(self, stage: str) -> Capture | None:
-        """Decide whether the network runs as CUDA graphs, and say why not."""
-        wanted = self.hparams['capture']
-        if wanted is False or self._trainer is None or not self.is_built:
-            return None
-        capture = Capture(self.model, processes=self.trainer.world_size)
-        device = self.trainer.strategy.root_device
-        reason = reason_against(self.model, bool(self.hparams['compile']))
-        if device.type not in capture.device_types:
-            if wanted is not True:
-                return None
-            reason = f'CUDA graphs need a CUDA device, found {device.type}'
-        elif self.trainer.world_size > 1 and stage == 'fit' and reason is None:
-            reason = self._capture_before_wrapping(capture, device)
-        if reason is not None:
-            rank_zero_info(f'capture: not done: {reason}; the network runs eagerly')
-            return None
-        return capture
-
-    def _capture_before_wrapping(
-        self, capture: Capture, device: torch.device
-    ) -> str | None:
-        """Capture before the network is wrapped for data-parallel training."""
-        datamodule: Any = getattr(self.trainer, 'datamodule', None)
-        size = getattr(datamodule, 'train_batch_size', None) or getattr(
-            datamodule, 'batch_size', None
-        )
-        patch = getattr(datamodule, 'patch_size', None)
-        if type(self.trainer.strategy).__name__ != 'DDPStrategy':
-            return f'{type(self.trainer.strategy).__name__} may change the network'
-        if '-true' in str(self.trainer.precision):
-            return f'precision {self.trainer.precision} moves the weights later'
-        if not isinstance(size, int) or not isinstance(patch, int):
-            return 'the datamodule does not tell the size of its batches'
-        self.model.to(device).train()
-        image = torch.zeros(
-            size, self.hparams['in_channels'], patch, patch, device=device
-        )
-        with self.trainer.precision_plugin.forward_context():
-            capture.capture(image)
-        return None
+        self._matmul.restore()
 
     def _logits(self, image: Tensor) -> Tensor:
         """Run the network; the logits are valid until its next run."""
         network = self if self._capture is None else self._capture
         logits: Tensor = network(image)
         return logits
-
-    def _settle(self, data: Mapping[str, Any], checkpoint_may_tell: bool) -> None:
-        """Take sizes from the datamodule, or compare them with those that were given."""
-        options = dict(self.hparams['model_options'] or {})
-        given = options.get('img_size')
-        fixed = needs_img_size(self.hparams['model'])
-        network = {
-            'in_channels': self.hparams['in_channels'],
-            'num_classes': self.hparams['num_classes'],
-            'img_size': given[0] if isinstance(given, list | tuple) else given,
-        }
-        check_sizes(network, data if fixed else {**data, 'img_size': None})
-        for name, unit in (('in_channels', 'bands'), ('num_classes', 'classes')):
-            if network[name] is None and data[name] is None:
-                if checkpoint_may_tell:
-                    continue
-                raise ValueError(
-                    f'{name}: not given, and the datamodule does not tell its number '
-                    f'of {unit}; pass {name} to the task'
-                )
-            if network[name] is None:
-                self.hparams[name] = int(data[name])
-                self._classes_of_data |= name == 'num_classes'
-        if fixed and given is None and data['img_size'] is not None:
-            self.hparams['model_options'] = {
-                **options,
-                'img_size': int(data['img_size']),
-            }
 
     def _read_locally(self) -> None:
         """Let the trainer read checkpoints as this package does."""
@@ -393,23 +315,6 @@ class HyperspectralClassificationTask(ClassificationTask):
         writer = strategy.checkpoint_io
         if not isinstance(writer, LocalCheckpointIO):
             strategy.checkpoint_io = LocalCheckpointIO(writer)
-
-    def _repoint_optimizer(self) -> None:
-        """Give an optimizer of the command line the parameters of the built network.
-
-        The command line creates ``optimizer`` before the datamodule has read the scene.
-        """
-        hook = vars(self).get('configure_optimizers')
-        function = getattr(hook, '__func__', hook)
-        optimizer = getattr(function, 'keywords', {}).get('optimizer')
-        if not isinstance(optimizer, Optimizer):
-            return
-        if optimizer.state or len(optimizer.param_groups) != 1:
-            raise ValueError(
-                f'optimizer: {type(optimizer).__name__} needs the parameters at its '
-                'construction; pass in_channels and num_classes to the task'
-            )
-        optimizer.param_groups[0]['params'] = list(self.model.parameters())
 
     def _compile(self) -> None:
         """Compile the network if asked to, in place: its state dict keeps its names."""
@@ -601,32 +506,7 @@ class HyperspectralClassificationTask(ClassificationTask):
             number = getattr(datamodule, 'num_classes', None) or None
             check_sizes(self.hparams, {'num_classes': number})
             return
-        data = datamodule.describe()
-        numbers = match_classes(trained['scene'], data['scene'])
-        if numbers == tuple(range(self.hparams['num_classes'])):
-            return
-        theirs, ours = trained['scene']['name'], data['scene']['name']
-        names = list(trained['scene']['class_names'])
-        counts = np.sum(list(data['split']['counts'].values()), axis=0)
-        unknown = [
-            name
-            for name, number, count in zip(
-                data['scene']['class_names'], numbers, counts, strict=True
-            )
-            if number is None and count
-        ]
-        if unknown:
-            raise ValueError(
-                f'{stage}: the network does not know the classes {unknown} of {ours}, '
-                f'it was trained on {names} of {theirs}: give labels without them, or '
-                'class_names that say which are the same'
-            )
-        absent = [name for number, name in enumerate(names) if number not in numbers]
-        rank_zero_warn(
-            f'{stage}: classes are matched by name and value; {ours} has no pixel of '
-            f'{absent or "none"} of the classes that the network knows'
-        )
-        self._numbers = torch.tensor([-1 if n is None else n for n in numbers])
+        self._numbers = numbers_in_network(stage, trained, datamodule.describe())
 
     @property
     def class_numbers(self) -> Tensor | None:
@@ -666,49 +546,28 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read which training run a checkpoint comes from; refuse another network."""
-        self._take_classes(checkpoint)
+        saved = checkpoint.get('hyper_parameters') or {}
+        stage = None if self._trainer is None else self._trainer.state.fn
+        if (
+            self._classes_of_data
+            and stage not in (None, 'fit')
+            and saved.get('num_classes') not in (None, self.hparams['num_classes'])
+            and Provenance.of(checkpoint)
+        ):
+            # The data alone told the number of classes: the network has those that it
+            # was trained on, and they are matched.
+            self.hparams['num_classes'] = None
+            self.model = Unbuilt(('num_classes',))
         check_same_network(checkpoint, self.hparams)
         # Without this entry (ModelCheckpoint(save_weights_only=True)), Lightning does not
         # tell callbacks of the checkpoint.
         checkpoint.setdefault('callbacks', {})
         if not self.is_built:
-            self._build_as(checkpoint.get('hyper_parameters') or {})
+            fill_sizes(self.hparams, saved, 'neither datamodule nor checkpoint tell')
+            self.build(stage or 'predict')
+            self.model.to(self.device)
+            self._hasten(stage or 'predict')
         self.provenance = Provenance.of(checkpoint)
-
-    def _take_classes(self, checkpoint: Mapping[str, Any]) -> None:
-        """Build the network for the classes that a checkpoint was trained on.
-
-        Only where the data alone told their number, and not to train it further.
-        """
-        saved = (checkpoint.get('hyper_parameters') or {}).get('num_classes')
-        stage = None if self._trainer is None else self.trainer.state.fn
-        if stage is None or stage == 'fit':
-            return
-        if saved is None or not self._classes_of_data:
-            return
-        if saved == self.hparams['num_classes'] or not Provenance.of(checkpoint):
-            return
-        self.hparams['num_classes'] = saved
-        self.model = Unbuilt(('num_classes',))
-        self.build(stage.value)
-        self.model.to(self.device)
-        self._hasten(stage.value)
-
-    def _build_as(self, saved: Mapping[str, Any]) -> None:
-        """Build the network of a checkpoint, whose classes the data do not name."""
-        for name in ('in_channels', 'num_classes'):
-            if self.hparams[name] is None:
-                if saved.get(name) is None:
-                    raise ValueError(
-                        f'{name}: not given, and neither datamodule nor checkpoint tell '
-                        f'it; pass {name} to the task'
-                    )
-                self.hparams[name] = int(saved[name])
-        self.configure_models()
-        self.configure_metrics()
-        if self.trainer.state.fn == 'predict':
-            self._compile()
-            self._capture = self._make_capture('predict')
 
     def _current_provenance(self, data: Mapping[str, Any] | None = None) -> Provenance:
         """Describe the training run of this process."""

@@ -34,3 +34,28 @@ def make_optimizer(
         network, weight_decay, no_weight_decay_list=spared
     )
     return AdamW(groups, lr=lr, weight_decay=weight_decay, **options)
+
+
+def repoint(hook: Any, network: nn.Module) -> None:
+    """Give an optimizer of the command line the parameters of the built network.
+
+    The command line creates ``optimizer`` before the datamodule has read the scene.
+
+    Args:
+        hook: What the command line has put in place of ``configure_optimizers``; None
+            if nothing.
+        network: The network.
+
+    Raises:
+        ValueError: If the optimizer cannot take other parameters any more.
+    """
+    function = getattr(hook, '__func__', hook)
+    optimizer = getattr(function, 'keywords', {}).get('optimizer')
+    if not isinstance(optimizer, Optimizer):
+        return
+    if optimizer.state or len(optimizer.param_groups) != 1:
+        raise ValueError(
+            f'optimizer: {type(optimizer).__name__} needs the parameters at its '
+            'construction; pass in_channels and num_classes to the task'
+        )
+    optimizer.param_groups[0]['params'] = list(network.parameters())

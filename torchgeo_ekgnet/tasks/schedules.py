@@ -41,11 +41,7 @@ class CosineToZero(LambdaLR):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at the epoch of a checkpoint, of a schedule over any number of epochs.
-
-        Args:
-            state_dict: State of a schedule.
-        """
+        """Go on at the epoch of a checkpoint, of a schedule over any number of epochs."""
         super().load_state_dict(state_dict)
         factors = [factor(self.last_epoch) for factor in self.lr_lambdas]
         self._last_lr = [

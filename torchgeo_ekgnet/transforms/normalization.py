@@ -305,12 +305,7 @@ class SpectralNormalizer:
         return (cube - offset) / scale
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the method and its statistics.
-
-        Returns:
-            'method', 'over', 'offset' and 'scale' (float64 tensors of shape (bands,),
-            or None).
-        """
+        """Give the method and its statistics."""
         return {
             'method': self.method,
             'over': self.over,

@@ -35,15 +35,7 @@ def _room(device: torch.device) -> float:
 
 @lru_cache(maxsize=16)
 def _grid(patch_size: int, device: torch.device) -> Tensor:
-    """Rows and columns of a patch's pixels from its first one, in every orientation.
-
-    Args:
-        patch_size: Rows and columns P of a patch.
-        device: Where they are wanted.
-
-    Returns:
-        Rows and columns, shape (2, 8, P * P).
-    """
+    """Rows and columns of a patch's pixels from its first one, in every orientation."""
     side = torch.arange(patch_size)
     axes = torch.meshgrid(side, side, indexing='ij')
     table = [

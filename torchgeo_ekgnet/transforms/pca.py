@@ -137,12 +137,7 @@ class SpectralPCA:
         return projected
 
     def state_dict(self) -> dict[str, Any]:
-        """Give everything that projects a spectrum.
-
-        Returns:
-            'num_components', 'whiten', 'mean', 'components' (bands, num_components),
-            'variance' and 'variance_ratio'.
-        """
+        """Give everything that projects a spectrum."""
         return {
             'num_components': self.num_components,
             'whiten': self.whiten,

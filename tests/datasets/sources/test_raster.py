@@ -288,3 +288,98 @@ class TestEnmapTiles:
         assert scene.wavelengths is not None
         assert len(scene.wavelengths) == 189
         assert scene.wavelengths[[0, -1]].round(2).tolist() == [426.82, 2324.91]
+
+
+class TestRaster:
+    @pytest.mark.parametrize('lazy', [False, True])
+    def test_geotiff(self, tmp_path: Path, lazy: bool) -> None:
+        scene = open_scene(geotiff.make(tmp_path), lazy=lazy)
+        assert scene.in_memory is not lazy
+        cube = geotiff.cube_of()
+        assert np.array_equal(scene.read(0, 30, 0, 40), cube)
+        assert np.array_equal(scene.read(4, 9, 1, 3), cube[4:9, 1:3])
+        assert scene.crs == rasterio.crs.CRS.from_epsg(32632)
+        assert scene.transform == geotiff.TRANSFORM
+        assert scene.wavelengths is not None
+        np.testing.assert_allclose(scene.wavelengths, geotiff.WAVELENGTHS)
+        assert (~scene.valid).sum() == 24
+        assert not scene.valid[geotiff.EMPTY].any()
+
+    @pytest.mark.parametrize('lazy', [False, True])
+    def test_stack(self, tmp_path: Path, lazy: bool) -> None:
+        paths = geotiff.make_stack(tmp_path)
+        cube = geotiff.cube_of()
+        for given in (paths, tmp_path / 'B*.tif'):
+            scene = open_scene(given, lazy=lazy)
+            assert np.array_equal(scene.read(0, 30, 0, 40), cube)
+        some = open_scene(paths, lazy=lazy, bands=[9, 2])
+        assert np.array_equal(some.read(1, 3, 0, 5), cube[1:3, 0:5][:, :, [9, 2]])
+        assert np.array_equal(some.read_bands([1], step=3)[:, :, 0], cube[::3, ::3, 2])
+
+    def test_lazy_raster_travels(self, tmp_path: Path) -> None:
+        scene = open_scene(geotiff.make(tmp_path), lazy=True)
+        scene.read(0, 1, 0, 1)
+        again = pickle.loads(pickle.dumps(scene))
+        assert np.array_equal(again.read(0, 5, 0, 5), scene.read(0, 5, 0, 5))
+
+    def test_imagery_metadata(self, tmp_path: Path) -> None:
+        path = geotiff.write(tmp_path / 'a.tif', np.ones((2, 4, 5), np.uint8))
+        with rasterio.open(path, 'r+') as file:
+            file.update_tags(1, ns='IMAGERY', CENTRAL_WAVELENGTH_UM='0.45')
+            file.update_tags(2, ns='IMAGERY', CENTRAL_WAVELENGTH_UM='0.65')
+        scene = open_scene(path)
+        assert scene.wavelengths is not None
+        np.testing.assert_allclose(scene.wavelengths, [450, 650])
+
+    def test_wavelength_unit_overrules_the_file(self, tmp_path: Path) -> None:
+        path = geotiff.make(tmp_path)
+        with rasterio.open(path, 'r+') as file:
+            for band, centre in enumerate(geotiff.WAVELENGTHS, start=1):
+                file.update_tags(band, wavelength=f'{centre / 1000:g}')
+        with pytest.raises(ValueError, match='looks like micrometres'):
+            open_scene(path)
+        scene = open_scene(path, wavelength_unit='um')
+        assert scene.wavelengths is not None
+        np.testing.assert_allclose(scene.wavelengths, geotiff.WAVELENGTHS)
+
+    def test_internal_mask(self, tmp_path: Path) -> None:
+        path = geotiff.write(tmp_path / 'a.tif', np.ones((2, 4, 5), np.uint8))
+        mask = np.full((4, 5), 255, np.uint8)
+        mask[1, 2] = 0
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            rasterio.open(path, 'r+') as file,
+        ):
+            file.write_mask(mask)
+        scene = open_scene(path)
+        assert (~scene.valid).sum() == 1 and not scene.valid[1, 2]
+
+    def test_stack_on_different_grids(self, tmp_path: Path) -> None:
+        paths = geotiff.make_stack(tmp_path)
+        bands = np.ones((1, geotiff.ROWS, geotiff.COLS), np.int16)
+        moved = from_origin(600_010, 5_200_000, 10, 10)
+        other = geotiff.write(tmp_path / 'other.tif', bands, transform=moved)
+        with pytest.raises(ValueError, match='bands lie on different grids'):
+            open_scene([paths[0], other])
+        smaller = geotiff.write(tmp_path / 'small.tif', bands[:, 1:])
+        with pytest.raises(ValueError, match='bands lie on different grids'):
+            open_scene([paths[0], smaller])
+
+    def test_stack_with_different_nodata(self, tmp_path: Path) -> None:
+        paths = geotiff.make_stack(tmp_path)
+        bands = np.ones((1, geotiff.ROWS, geotiff.COLS), np.int16)
+        other = geotiff.write(tmp_path / 'other.tif', bands, nodata=0)
+        with pytest.raises(ValueError, match='different nodata values'):
+            open_scene([paths[0], other])
+        open_scene([paths[0], other], nodata=-9999)
+
+    def test_missing_and_damaged(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match='there is no file'):
+            open_scene(tmp_path / 'absent.tif')
+        with pytest.raises(FileNotFoundError, match='no file matches'):
+            open_scene(tmp_path / 'B*.tif')
+        with pytest.raises(FileNotFoundError, match='no file is named'):
+            open_scene([])
+        (tmp_path / 'bad.tif').write_text('not a raster')
+        with pytest.raises(ValueError, match='cannot be read as a raster'):
+            open_scene(tmp_path / 'bad.tif')

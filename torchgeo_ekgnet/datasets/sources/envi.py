@@ -413,11 +413,7 @@ def _check_size(header: EnviHeader, data: Path, layout: Layout) -> None:
 def _compared(
     header: EnviHeader, values: MemmapSource, layout: Layout
 ) -> tuple[Grid, float | None, list[str | None]]:
-    """Return grid, nodata and wavelengths as GDAL finds them, if it finds the same.
-
-    Raises:
-        FileError: If GDAL finds another size or type, or other values.
-    """
+    """Return grid, nodata and wavelengths as GDAL finds them, if it finds the same."""
     path, data = header.path, values.files[0]
     try:
         opened = raster.open_raster(data)

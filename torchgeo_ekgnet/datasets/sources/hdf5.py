@@ -45,11 +45,7 @@ def open_source(path: Path, request: Request) -> Source:
 
 
 def _prisma_cubes(path: Path, names: list[str], request: Request) -> tuple[str, ...]:
-    """Return the names of the two cubes of a PRISMA product, nothing for other files.
-
-    Raises:
-        FileError: If one of them is asked for: they are one scene.
-    """
+    """Return the names of the two cubes of a PRISMA product, nothing for other files."""
     short = [name for name in names if name.endswith('/VNIR_Cube')]
     cubes = (short[0], short[0].replace('VNIR_Cube', 'SWIR_Cube')) if short else ()
     if not cubes or cubes[1] not in names:

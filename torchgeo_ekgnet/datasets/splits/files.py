@@ -218,20 +218,7 @@ class MaskSplit(DrawnSplit):
 
 
 def _classes_of_mask(path: str, mask: Labels, label_map: Labels) -> Labels:
-    """Translate the values of a mask into the classes of the scene.
-
-    Args:
-        path: The mask.
-        mask: Its values, 0 outside, shape (rows, cols).
-        label_map: Labels of the scene, shape (rows, cols).
-
-    Returns:
-        Classes, 0 outside the mask, shape (rows, cols).
-
-    Raises:
-        ValueError: If a value is that of no pixel that the scene labels, or two values
-            are those of one class.
-    """
+    """Translate the values of a mask into the classes of the scene."""
     classes = np.zeros_like(label_map)
     both = (mask != 0) & (label_map > 0)
     pairs: dict[int, int] = {}
@@ -262,13 +249,7 @@ def _classes_of_mask(path: str, mask: Labels, label_map: Labels) -> Labels:
 
 
 def _compare_values(path: str, values: Labels, labels: Labels) -> None:
-    """Warn if the values of a mask are not the scene's classes in their order.
-
-    Args:
-        path: The mask.
-        values: Values of the mask where it marks labelled pixels, shape (N,).
-        labels: Labels of the scene there, shape (N,).
-    """
+    """Warn if the values of a mask are not the scene's classes in their order."""
     marked, row = np.unique(values, return_inverse=True)
     if len(marked) < 2:  # a plain mask has no classes
         return

@@ -72,17 +72,7 @@ def _dealt(
     shares: tuple[float, ...],
     generator: np.random.RandomState,
 ) -> NDArray[np.int64]:
-    """Deal groups out to parts.
-
-    Args:
-        group_of: Number of every pixel's group from 0, -1 for none.
-        label_map: Labels, shape (rows, cols), 0 is unlabelled.
-        shares: Share of every class that each part is to have.
-        generator: Generator of the order of the groups.
-
-    Returns:
-        Number of every labelled pixel's part, -1 for others, shape (rows, cols).
-    """
+    """Deal groups out to parts."""
     labelled = (label_map > 0) & (group_of >= 0)
     count = int(group_of.max()) + 1
     classes = classes_of(label_map)

@@ -154,15 +154,7 @@ class MatchedSplit(SplitProtocol):
 
 
 def _seeded(protocol: SplitProtocol, seed: int) -> SplitProtocol:
-    """Copy a protocol with another seed, if it draws one.
-
-    Args:
-        protocol: The protocol.
-        seed: The seed.
-
-    Returns:
-        The copy.
-    """
+    """Copy a protocol with another seed, if it draws one."""
     protocol = copy.copy(protocol)
     if hasattr(protocol, 'seed'):
         protocol.seed = seed

@@ -174,17 +174,7 @@ class CountSplit(DrawnSplit):
         self.seed = random_seed(seed)
 
     def _count(self, label: int) -> int:
-        """Training pixels of a class.
-
-        Args:
-            label: Label of the class, from 1.
-
-        Returns:
-            Number of pixels.
-
-        Raises:
-            ValueError: If ``per_class`` has no number for the class.
-        """
+        """Training pixels of a class."""
         if isinstance(self.per_class, int):
             return self.per_class
         if label > len(self.per_class):

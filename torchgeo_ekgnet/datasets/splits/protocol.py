@@ -135,11 +135,7 @@ class SplitProtocol(ABC):
         }
 
     def __repr__(self) -> str:
-        """Write the protocol with its arguments.
-
-        Returns:
-            A line of code that makes the protocol again.
-        """
+        """Write the protocol with its arguments."""
         arguments = ', '.join(
             f'{key}={value!r}' for key, value in self.settings.items()
         )
@@ -196,16 +192,7 @@ class DrawnSplit(SplitProtocol):
     def _draw(
         self, label_map: Labels, patch_size: int
     ) -> tuple[dict[str, Indices], dict[int, str]]:
-        """Draw the subsets.
-
-        Args:
-            label_map: Labels, shape (rows, cols), 0 is unlabelled.
-            patch_size: Rows and columns of a patch.
-
-        Returns:
-            The indices of every subset, and for every class that cannot be served
-            the reason why.
-        """
+        """Draw the subsets."""
 
     def __call__(
         self, label_map: NDArray[np.integer[Any]], patch_size: int = 1

@@ -83,15 +83,7 @@ class DisjointSplit(DrawnSplit):
         return by_subset(masks), lacking(label_map, masks, self.min_pixels)
 
     def _best(self, label_map: Labels, distance: int) -> list[Mask]:
-        """Try several orders of the classes and keep the best.
-
-        Args:
-            label_map: Labels, shape (rows, cols), 0 is unlabelled.
-            distance: Chebyshev distance that subsets must exceed, in pixels.
-
-        Returns:
-            Masks of training, validation and test pixels.
-        """
+        """Try several orders of the classes and keep the best."""
         generator = np.random.RandomState(self.seed)
         sizes = {c: int((label_map == c).sum()) for c in classes_of(label_map)}
         best: tuple[float, list[Mask]] | None = None
@@ -111,16 +103,7 @@ class DisjointSplit(DrawnSplit):
     def _attempt(
         self, label_map: Labels, order: Sequence[int], distance: int
     ) -> tuple[list[Mask], float]:
-        """Cut the classes in an order.
-
-        Args:
-            label_map: Labels, shape (rows, cols), 0 is unlabelled.
-            order: Labels in the order in which they are cut.
-            distance: Chebyshev distance that subsets must exceed, in pixels.
-
-        Returns:
-            Masks of training, validation and test pixels, and how well they serve.
-        """
+        """Cut the classes in an order."""
         taken = np.zeros((3, *label_map.shape), dtype=bool)
         near = np.zeros((3, *label_map.shape), dtype=bool)
         total = 0.0
@@ -138,15 +121,7 @@ class DisjointSplit(DrawnSplit):
         return list(taken), total
 
     def _cut(self, allowed: Sequence[Mask], distance: int) -> tuple[list[Mask], float]:
-        """Cut one class along rows or columns.
-
-        Args:
-            allowed: Pixels that may train, validate and test.
-            distance: Chebyshev distance that subsets must exceed, in pixels.
-
-        Returns:
-            Masks of training, validation and test pixels, and how well they serve.
-        """
+        """Cut one class along rows or columns."""
         size = int(np.logical_or.reduce(allowed).sum())
         best_score = 0.0
         best: tuple[int, list[tuple[int, int, int]]] | None = None
@@ -197,13 +172,6 @@ class DisjointSplit(DrawnSplit):
         The sum of square roots is largest where the counts are proportional to the
         wanted shares; it uses correctly rounded operations only, so that every machine
         finds the same cut.
-
-        Args:
-            counts: Pixels that train (0), validate (1) and test (2), for every cut.
-            size: Pixels of the class that can be used at all.
-
-        Returns:
-            A score for every cut.
         """
         shares = (self.train, self.val, 1 - self.train - self.val)
         score = np.zeros(np.broadcast_shapes(*(c.shape for c in counts.values())))
@@ -219,16 +187,7 @@ class DisjointSplit(DrawnSplit):
 def _boxes(
     label_map: Labels, order: Sequence[int], distance: int
 ) -> list[tuple[int, tuple[slice, slice]]]:
-    """Find the part of the scene that a class can touch.
-
-    Args:
-        label_map: Labels, shape (rows, cols), 0 is unlabelled.
-        order: Labels.
-        distance: Margin around the pixels of a class.
-
-    Returns:
-        Labels, and rows and columns around their pixels, in the given order.
-    """
+    """Find the part of the scene that a class can touch."""
     found = ndimage.find_objects(label_map)
     boxes = []
     for label in order:
@@ -241,15 +200,7 @@ def _boxes(
 
 
 def _cuts(cumulative: NDArray[np.int64], limit: int = 64) -> NDArray[np.int64]:
-    """Choose the places at which a class may be cut.
-
-    Args:
-        cumulative: Pixels before each place, ascending, from 0.
-        limit: Largest number of places between the ends.
-
-    Returns:
-        Places: the ends, and those that part the pixels evenly.
-    """
+    """Choose the places at which a class may be cut."""
     last = len(cumulative) - 1
     wanted = np.arange(1, limit) * cumulative[-1] // limit
     places = np.searchsorted(cumulative, wanted, side='left')

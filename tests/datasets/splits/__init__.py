@@ -1,0 +1,2 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.

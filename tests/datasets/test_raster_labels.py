@@ -1,0 +1,159 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Labels on a grid."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from tests.data.envi import data as envi
+from tests.data.geotiff import data as geotiff
+from torchgeo_ekgnet.datasets import open_scene
+
+
+class TestRasterLabels:
+    @pytest.fixture
+    def cube(self, tmp_path: Path) -> Path:
+        return geotiff.make(tmp_path)
+
+    def check(self, cube: Path, labels: Path, border: int = 0) -> None:
+        scene = open_scene(cube, labels)
+        assert scene.class_values == (3, 20, 21)
+        expected = geotiff.labels_of()
+        expected[geotiff.EMPTY] = 0
+        values = np.array((0, 3, 20, 21))[scene.label_map]
+        assert np.array_equal(values, expected)
+        assert scene.num_masked_labels == 12
+
+    def test_same_grid(self, cube: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING):
+            self.check(cube, geotiff.labels_same_grid(cube.with_name('l.tif')))
+        assert '12 labelled pixels have no data' in caplog.text
+
+    def test_other_grid(self, cube: Path) -> None:
+        self.check(cube, geotiff.labels_other_grid(cube.with_name('l.tif')))
+
+    def test_other_crs(self, cube: Path) -> None:
+        labels = geotiff.labels_same_grid(cube.with_name('l.tif'))
+        with rasterio.open(labels) as source:
+            values, transform, crs = source.read(1), source.transform, source.crs
+            bounds = source.bounds
+        target = 'EPSG:3857'
+        grid, width, height = rasterio.warp.calculate_default_transform(
+            crs, target, values.shape[1], values.shape[0], *bounds, resolution=2
+        )
+        moved = np.zeros((1, height, width), np.uint8)
+        rasterio.warp.reproject(
+            values,
+            moved[0],
+            src_transform=transform,
+            src_crs=crs,
+            dst_transform=grid,
+            dst_crs=target,
+        )
+        other = geotiff.write(cube.with_name('web.tif'), moved, grid, target)
+        scene = open_scene(cube, other)
+        expected = geotiff.labels_of()
+        expected[geotiff.EMPTY] = 0
+        found = np.array((0, 3, 20, 21))[scene.label_map]
+        assert (found == expected).mean() > 0.98
+
+    def test_no_georeference_but_same_size(self, cube: Path) -> None:
+        labels = cube.with_name('labels.npy')
+        np.save(labels, geotiff.labels_of())
+        self.check(cube, labels)
+        plain = geotiff.write(
+            cube.with_name('l.tif'), geotiff.labels_of()[None], transform=None, crs=None
+        )
+        self.check(cube, plain)
+
+    def test_no_georeference_and_other_size(self, cube: Path) -> None:
+        bands = geotiff.labels_of()[None, 1:]
+        plain = geotiff.write(cube.with_name('l.tif'), bands, transform=None, crs=None)
+        with pytest.raises(ValueError, match=r'differ in size, and the labels have no'):
+            open_scene(cube, plain)
+        placed = geotiff.write(cube.with_name('m.tif'), bands)
+        array = cube.with_name('cube.npy')
+        np.save(array, geotiff.cube_of())
+        with pytest.raises(ValueError, match='differ in size, and the cube has no CRS'):
+            open_scene(array, placed)
+
+    def test_outside_the_scene(self, cube: Path) -> None:
+        far = from_origin(700_000, 5_200_000, 10, 10)
+        labels = geotiff.write(
+            cube.with_name('l.tif'), geotiff.labels_of()[None], transform=far
+        )
+        with pytest.raises(ValueError, match='no labelled pixel of the label raster'):
+            open_scene(cube, labels)
+
+    def test_nodata_of_the_labels(self, cube: Path) -> None:
+        labels = geotiff.labels_of()
+        labels[labels == 0] = 255
+        path = geotiff.write(cube.with_name('l.tif'), labels[None], nodata=255)
+        self.check(cube, path)
+
+    @pytest.mark.parametrize('other_grid', [False, True])
+    @pytest.mark.parametrize('unlabelled', [(), (-1,), (99,)])
+    def test_labels_from_zero(
+        self, cube: Path, unlabelled: tuple[int, ...], other_grid: bool
+    ) -> None:
+        values = geotiff.labels_of()
+        labels = np.where(values == 0, 255, np.where(values == 3, 0, values))
+        labels = labels.astype(np.uint8)
+        transform = geotiff.TRANSFORM
+        if other_grid:
+            labels = np.pad(labels[:-1, :-1], 1, constant_values=255)
+            transform = from_origin(599_990, 5_200_010, 10, 10)
+        path = geotiff.write(
+            cube.with_name('l.tif'), labels[None], transform, nodata=255
+        )
+        scene = open_scene(cube, path, unlabelled=unlabelled)
+        assert scene.class_values == (0, 20, 21)
+        expected = np.array((0, 3, 20, 21))[scene.label_map]
+        values[geotiff.EMPTY] = 0
+        assert np.array_equal(expected[:-1, :-1], values[:-1, :-1])
+
+    def test_not_a_number_in_the_labels(self, cube: Path) -> None:
+        labels = geotiff.labels_of().astype(np.float32)
+        labels[labels == 0] = np.nan
+        path = geotiff.write(cube.with_name('l.tif'), labels[None], nodata=np.nan)
+        self.check(cube, path)
+
+    def test_float_labels(self, cube: Path) -> None:
+        labels = geotiff.labels_of().astype(np.float32)
+        self.check(cube, geotiff.write(cube.with_name('l.tif'), labels[None]))
+        path = geotiff.write(cube.with_name('m.tif'), labels[None] + 0.25)
+        with pytest.raises(ValueError, match='are not whole numbers'):
+            open_scene(cube, path)
+
+    def test_envi_labels(self, tmp_path: Path) -> None:
+        path = envi.make(tmp_path / 'cube')
+        labels = np.zeros((envi.ROWS, envi.COLS, envi.BANDS), np.uint8)
+        labels[2:5, 3:9] = 6
+        envi.make(tmp_path / 'labels', dtype='uint8', cube=labels, interleave='bsq')
+        scene = open_scene(path, tmp_path / 'labels' / 'scene.hdr')
+        assert scene.class_values == (6,)
+        assert scene.class_counts == (18,)
+
+    def test_class_names(self, cube: Path) -> None:
+        labels = geotiff.labels_same_grid(cube.with_name('l.tif'))
+        named = open_scene(cube, labels, class_names={3: 'a', 20: 'b', 21: 'c'})
+        assert named.class_names == ('a', 'b', 'c')
+        listed = open_scene(cube, labels, class_names=['b', 'c'], unlabelled=(0, 3))
+        assert listed.class_values == (20, 21)
+
+    def test_attribute_is_for_vectors(self, cube: Path) -> None:
+        labels = geotiff.labels_same_grid(cube.with_name('l.tif'))
+        with pytest.raises(ValueError, match="attribute='x' is for vector files"):
+            open_scene(cube, labels, attribute='x')
+
+    def test_neither_raster_nor_vector(self, cube: Path) -> None:
+        path = cube.with_name('labels.tif')
+        path.write_text('damaged')
+        with pytest.raises(ValueError, match=r'labels.tif .*nor .* opened as a raster'):
+            open_scene(cube, path)

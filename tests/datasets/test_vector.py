@@ -1,0 +1,227 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Polygons and points."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pyogrio
+import pytest
+import shapely
+
+from tests.data.arrays import data as arrays
+from tests.data.envi import data as envi
+from torchgeo_ekgnet.datasets import open_scene
+
+
+class TestVectorLabels:
+    @pytest.fixture
+    def cube(self, tmp_path: Path) -> Path:
+        return envi.make(tmp_path)
+
+    @pytest.mark.parametrize('file', ['f.gpkg', 'f.geojson', 'f.shp'])
+    @pytest.mark.parametrize('crs', ['EPSG:4326', 'EPSG:32632', 'EPSG:3857'])
+    def test_polygons_in_any_crs(self, cube: Path, file: str, crs: str) -> None:
+        if file == 'f.geojson' and crs != 'EPSG:4326':
+            crs = 'OGC:CRS84'
+        path = envi.polygons(cube.with_name(file), crs)
+        scene = open_scene(cube, path, attribute='crop')
+        assert scene.class_names == ('maize', 'rape', 'wheat')
+        expected = np.zeros((envi.ROWS, envi.COLS), np.int64)
+        for number, (start, stop) in enumerate(envi.CROPS.values(), start=1):
+            expected[1 : envi.ROWS - 1, start + 1 : stop - 1] = number
+        assert np.array_equal(scene.label_map, expected)
+
+    @pytest.mark.parametrize(
+        'file', ['f.sqlite', 'f.tab', 'f.geojsonl', 'f.gdb', 'f.zip', 'f.vectors']
+    )
+    def test_any_file_geopandas_reads(self, cube: Path, file: str) -> None:
+        path = envi.polygons(cube.with_name('f.gpkg'), 'OGC:CRS84')
+        expected = open_scene(cube, path, attribute='code')
+        frame = geopandas.read_file(path)[['code', 'geometry']]
+        drivers = {
+            'f.sqlite': 'SQLite',
+            'f.tab': 'MapInfo File',
+            'f.geojsonl': 'GeoJSONSeq',
+            'f.gdb': 'OpenFileGDB',
+        }
+        if file == 'f.zip':
+            (cube.parent / 'shp').mkdir()
+            frame.to_file(cube.parent / 'shp' / 'f.shp')
+            shutil.make_archive(str(cube.with_name('f')), 'zip', cube.parent / 'shp')
+        elif file == 'f.vectors':
+            path.rename(cube.with_name(file))
+        else:
+            frame.to_file(cube.with_name(file), driver=drivers[file])
+        scene = open_scene(
+            cube,
+            cube.with_name(file),
+            attribute='code' if file == 'f.vectors' else None,
+        )
+        assert scene.class_values == (5, 7, 9)
+        assert np.array_equal(scene.label_map, expected.label_map)
+
+    def test_table_without_geometries(self, cube: Path) -> None:
+        path = cube.with_name('f.gpkg')
+        pyogrio.write_dataframe(pd.DataFrame({'crop': ['a', 'b']}), path)
+        with pytest.raises(ValueError, match=r"no geometries, only .* \['crop'\]"):
+            open_scene(cube, path, attribute='crop')
+
+    @pytest.mark.parametrize('unlabelled', [(), (9,), (255,)])
+    def test_numbers_from_zero(
+        self, cube: Path, unlabelled: tuple[int, ...], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6), self.box(12, 0, 20, 4)]
+        self.frame(boxes, code=[0, 4, 9]).to_file(cube.with_name('f.gpkg'))
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(cube, cube.with_name('f.gpkg'), unlabelled=unlabelled)
+        assert ('1 features have a number that' in caplog.text) is (unlabelled == (9,))
+        expected = {0: 36, 4: 12, 9: 32}
+        for number in unlabelled:
+            expected.pop(number, None)
+        found = dict(zip(scene.class_values, scene.class_counts, strict=True))
+        assert found == expected
+
+    def test_zero_means_no_label_by_default(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6)]
+        self.frame(boxes, code=[0, 4]).to_file(cube.with_name('f.gpkg'))
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(cube, cube.with_name('f.gpkg'))
+        assert scene.class_values == (4,)
+        assert '1 features have a number that means "no label"' in caplog.text
+        assert 'without geometry or class' not in caplog.text
+
+    def test_numbers_as_classes(self, cube: Path) -> None:
+        path = envi.polygons(cube.with_name('f.gpkg'))
+        scene = open_scene(cube, path, attribute='code')
+        assert scene.class_values == (5, 7, 9)
+        assert scene.class_names == ('class 5', 'class 7', 'class 9')
+        named = open_scene(
+            cube, path, attribute='code', class_names={5: 'a', 7: 'b', 9: 'c'}
+        )
+        assert named.class_names == ('a', 'b', 'c')
+
+    def test_order_of_names(self, cube: Path) -> None:
+        path = envi.polygons(cube.with_name('f.gpkg'))
+        names = ['wheat', 'maize', 'rape', 'oats']
+        scene = open_scene(cube, path, attribute='crop', class_names=names)
+        assert scene.class_names == tuple(names)
+        assert scene.class_counts[3] == 0
+        assert scene.label_map[5, 30] == 1
+        numbered = open_scene(
+            cube,
+            path,
+            attribute='crop',
+            class_names={2: 'wheat', 4: 'maize', 6: 'rape'},
+        )
+        assert numbered.class_values == (2, 4, 6)
+
+    def test_points(self, cube: Path) -> None:
+        scene = open_scene(cube, envi.points(cube.with_name('p.gpkg')))
+        assert scene.class_values == (5, 7, 9)
+        assert scene.class_counts == (1, 1, 1)
+        assert scene.label_map[11, 5] == 1
+
+    def frame(self, shapes: list[Any], **columns: list[Any]) -> geopandas.GeoDataFrame:
+        return geopandas.GeoDataFrame(columns, geometry=shapes, crs=envi.CRS)
+
+    def box(self, left: int, top: int, right: int, bottom: int) -> shapely.Polygon:
+        return shapely.box(
+            envi.LEFT + left * 30,
+            envi.TOP - bottom * 30,
+            envi.LEFT + right * 30,
+            envi.TOP - top * 30,
+        )
+
+    def test_disputed_pixels_stay_unlabelled(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        boxes = [self.box(0, 0, 6, 6), self.box(4, 0, 10, 6), self.box(0, 4, 6, 8)]
+        frame = self.frame(boxes, kind=['a', 'b', 'a'])
+        frame.to_file(cube.with_name('f.gpkg'))
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(cube, cube.with_name('f.gpkg'))
+        assert '12 pixels are claimed by features of different classes' in caplog.text
+        assert not scene.label_map[0:6, 4:6].any()
+        assert (scene.label_map[0:8, 0:4] == 1).all()
+
+    def test_features_without_class_or_outside(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6), self.box(900, 0, 910, 9)]
+        frame = self.frame(boxes, kind=['a', None, 'b'])
+        frame.to_file(cube.with_name('f.gpkg'))
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(cube, cube.with_name('f.gpkg'))
+        assert '1 features without geometry or class' in caplog.text
+        assert '1 features lie outside the scene' in caplog.text
+        assert scene.class_counts == (36, 0)
+
+    def test_all_outside(self, cube: Path) -> None:
+        frame = self.frame([self.box(900, 0, 910, 9)], kind=['a'])
+        frame.to_file(cube.with_name('f.gpkg'))
+        with pytest.raises(ValueError, match='they lie outside the scene'):
+            open_scene(cube, cube.with_name('f.gpkg'))
+
+    def test_too_small(self, cube: Path) -> None:
+        tiny = shapely.box(envi.LEFT + 1, envi.TOP - 5, envi.LEFT + 4, envi.TOP - 2)
+        self.frame([tiny], kind=['a']).to_file(cube.with_name('f.gpkg'))
+        with pytest.raises(ValueError, match='try all_touched=True'):
+            open_scene(cube, cube.with_name('f.gpkg'))
+        scene = open_scene(cube, cube.with_name('f.gpkg'), all_touched=True)
+        assert scene.class_counts == (1,)
+
+    @pytest.mark.parametrize(
+        ('options', 'match'),
+        [
+            ({'attribute': 'speed'}, r"no attribute 'speed'; it has \['crop', 'code'"),
+            ({}, 'has 3 attributes .* name the one with the class'),
+            (
+                {'attribute': 'crop', 'class_names': ['maize', 'rape']},
+                r"holds \['wheat'\], which are not among the class names",
+            ),
+            ({'attribute': 'crop', 'layer': 'nope'}, 'cannot be read as vector file'),
+        ],
+    )
+    def test_errors(self, cube: Path, options: dict[str, Any], match: str) -> None:
+        path = envi.polygons(cube.with_name('f.gpkg'))
+        with pytest.raises(ValueError, match=match):
+            open_scene(cube, path, **options)
+
+    def test_wrong_numbers(self, cube: Path) -> None:
+        frame = self.frame([self.box(0, 0, 3, 3)], code=[1.5])
+        frame.to_file(cube.with_name('f.gpkg'))
+        with pytest.raises(ValueError, match='expected whole class numbers'):
+            open_scene(cube, cube.with_name('f.gpkg'))
+        frame = self.frame([self.box(0, 0, 3, 3)], code=[None])
+        frame.to_file(cube.with_name('f.gpkg'))
+        with pytest.raises(ValueError, match='is empty everywhere'):
+            open_scene(cube, cube.with_name('f.gpkg'))
+
+    def test_cube_without_crs(self, tmp_path: Path) -> None:
+        root = arrays.make(tmp_path)
+        path = envi.polygons(root / 'f.gpkg')
+        with pytest.raises(ValueError, match='need a scene with CRS and transform'):
+            open_scene(root / 'cube.npy', path, attribute='crop')
+        scene = open_scene(
+            root / 'cube.npy',
+            path,
+            attribute='crop',
+            crs=envi.CRS,
+            transform=[30, 0, envi.LEFT, 0, -30, envi.TOP],
+        )
+        assert scene.class_counts[0] > 0
+
+    def test_labels_without_crs(self, cube: Path) -> None:
+        frame = self.frame([self.box(0, 0, 3, 3)], kind=['a'])
+        frame.set_crs(None, allow_override=True).to_file(cube.with_name('f.shp'))
+        with pytest.raises(ValueError, match='names no CRS'):
+            open_scene(cube, cube.with_name('f.shp'))

@@ -1,0 +1,214 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Weights of other runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from torchgeo_ekgnet._compat import ClassificationTask
+from torchgeo_ekgnet.callbacks import RunFolder
+from torchgeo_ekgnet.datasets import RandomSplit
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+from torchgeo_ekgnet.transforms import SpectralNormalizer
+
+from ..models.test_ekgnet import released_state
+from .small import BANDS, CLASSES, make_batch, make_datamodule, make_task, make_trainer
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def fitted(self, tmp_path: Path) -> tuple[HyperspectralClassificationTask, Path]:
+        task = make_task(model_options={'num_experts': 2}, class_weights='balanced')
+        trainer = make_trainer(tmp_path, enable_checkpointing=True)
+        trainer.fit(task, make_datamodule())
+        path = tmp_path / 'task.ckpt'
+        trainer.save_checkpoint(path)
+        return task, path
+
+    def test_reload_alone(
+        self, fitted: tuple[HyperspectralClassificationTask, Path]
+    ) -> None:
+        task, path = fitted
+        loaded = HyperspectralClassificationTask.load_from_checkpoint(
+            path, map_location='cpu', weights_only=True
+        )
+        assert loaded.is_trained
+        image = make_batch()['image']
+        torch.testing.assert_close(loaded.eval()(image), task.eval()(image))
+        assert loaded.provenance is not None
+        assert loaded.provenance.epochs == 1
+        assert 'torch' in loaded.provenance.versions
+
+    def test_test_of_a_checkpoint_made_in_python(
+        self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path
+    ) -> None:
+        task, path = fitted
+        trainer = make_trainer(tmp_path)
+        (first,) = trainer.test(task, make_datamodule(), verbose=False)
+        again = make_task(model_options={'num_experts': 2})
+        (second,) = make_trainer(tmp_path).test(
+            again, make_datamodule(), ckpt_path=str(path), verbose=False
+        )
+        assert first['test_OA'] == second['test_OA']
+
+    def test_random_weights_are_refused(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path)
+        for stage in ('validate', 'test', 'predict'):
+            with pytest.raises(ValueError, match=f'{stage}: no checkpoint'):
+                getattr(trainer, stage)(make_task(), datamodule=make_datamodule())
+
+    @pytest.mark.parametrize('prefix', ['', 'module.'])
+    @pytest.mark.parametrize('released', [False, True])
+    def test_weights_of_a_bare_network(
+        self, released: bool, prefix: str, tmp_path: Path
+    ) -> None:
+        name = 'ekgnet_base_reference'
+        options: dict[str, Any] = {'block_config': (1, 1, 1)}
+        state = released_state((1, 1, 1))
+        source = timm.create_model(name, in_chans=200, num_classes=16, **options)
+        source.load_state_dict(state)
+        if not released:
+            state = source.state_dict()
+        path = tmp_path / 'net.pth'
+        torch.save({f'{prefix}{key}': value for key, value in state.items()}, path)
+        with pytest.warns(UserWarning, match='other shapes: .*classifier'):
+            task = make_task(
+                model=name,
+                model_options=options,
+                weights=str(path),
+                in_channels=103,
+                num_classes=9,
+            )
+        expected = dict(source.named_parameters())
+        for key, value in task.model.named_parameters():
+            if not key.startswith('classifier.'):
+                assert value.equal(expected[key]), key
+
+    def test_loaded_weights_are_scored(self, tmp_path: Path) -> None:
+        sizes = {'in_channels': BANDS, 'num_classes': CLASSES}
+        task = make_task(**sizes)
+        task.load_state_dict(make_task(**sizes).state_dict())
+        make_trainer(tmp_path).test(task, make_datamodule(), verbose=False)
+
+    def test_weights_of_another_scene(
+        self, fitted: tuple[HyperspectralClassificationTask, Path]
+    ) -> None:
+        task, path = fitted
+        options = {'model_options': {'num_experts': 2}, 'weights': str(path)}
+        same = make_task(in_channels=BANDS, num_classes=CLASSES, **options)
+        torch.testing.assert_close(
+            dict(same.model.named_parameters()), dict(task.model.named_parameters())
+        )
+        assert same.is_trained
+        with pytest.warns(UserWarning, match='other shapes: .*classifier'):
+            other = make_task(in_channels=BANDS + 4, num_classes=7, **options)
+        torch.testing.assert_close(
+            next(other.model.parameters()), next(task.model.parameters())
+        )
+        assert not other.is_trained
+
+    @pytest.fixture(params=['weights', 'load_from_checkpoint', 'same process'])
+    def trained(
+        self,
+        request: pytest.FixtureRequest,
+        fitted: tuple[HyperspectralClassificationTask, Path],
+    ) -> HyperspectralClassificationTask:
+        """A trained task, by every way that passes no ``ckpt_path``."""
+        task, path = fitted
+        match request.param:
+            case 'weights':
+                options = {'model_options': {'num_experts': 2}}
+                return make_task(weights=str(path), **options)
+            case 'load_from_checkpoint':
+                return HyperspectralClassificationTask.load_from_checkpoint(
+                    path, map_location='cpu', weights_only=True
+                )
+            case _:
+                return task
+
+    @pytest.mark.parametrize('stage', ['validate', 'test', 'predict'])
+    @pytest.mark.parametrize(
+        ('options', 'message'),
+        [
+            ({'split': RandomSplit(0.3, 0.2, 4)}, 'another split.*allow_other_split'),
+            ({'normalization': SpectralNormalizer('minmax')}, 'normalization'),
+        ],
+    )
+    def test_training_pixels_are_not_scored(
+        self,
+        trained: HyperspectralClassificationTask,
+        stage: str,
+        options: dict[str, Any],
+        message: str,
+        tmp_path: Path,
+    ) -> None:
+        trainer = make_trainer(tmp_path, callbacks=[RunFolder('small')])
+        before = {path.name for path in tmp_path.iterdir()}
+        if stage == 'predict' and 'split' in options:
+            # A map scores nothing.
+            getattr(trainer, stage)(trained, datamodule=make_datamodule(**options))
+            return
+        with pytest.raises(ValueError, match=message):
+            getattr(trainer, stage)(trained, datamodule=make_datamodule(**options))
+        # Nor is a run opened for a score that is refused.
+        assert {path.name for path in tmp_path.iterdir()} == before
+        getattr(trainer, stage)(trained, datamodule=make_datamodule())
+
+    def test_other_split_when_asked_for(
+        self, trained: HyperspectralClassificationTask, tmp_path: Path
+    ) -> None:
+        """The statistics of the training run are used, whatever the split."""
+        split = RandomSplit(0.3, 0.2, 4)
+        first, other = (
+            make_datamodule(normalization=SpectralNormalizer(over='train'), **options)
+            for options in ({}, {'split': split, 'allow_other_split': True})
+        )
+        make_trainer(tmp_path).fit(trained, first)
+        with pytest.warns(UserWarning, match='another split'):
+            make_trainer(tmp_path).test(trained, other, verbose=False)
+        row_col = torch.tensor([[3, 4]])
+        torch.testing.assert_close(other.gather(row_col), first.gather(row_col))
+
+    def test_weights_may_be_tuned_on_another_split(
+        self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path
+    ) -> None:
+        _, path = fitted
+        options = {'model_options': {'num_experts': 2}, 'weights': str(path)}
+        datamodule = make_datamodule(split=RandomSplit(0.3, 0.2, 4))
+        task = make_task(**options)
+        trainer = make_trainer(tmp_path)
+        trainer.fit(task, datamodule)
+        trainer.test(task, datamodule, verbose=False)
+        with pytest.raises(ValueError, match='another split'):
+            trainer.test(task, make_datamodule(), verbose=False)
+
+    def test_weights_of_another_task(self, tmp_path: Path) -> None:
+        """Of torchgeo's own task, the checkpoint knows the data all the same."""
+        plain = ClassificationTask(
+            'ekgnet_tiny', in_channels=BANDS, num_classes=CLASSES
+        )
+        trainer = make_trainer(tmp_path)
+        trainer.fit(plain, make_datamodule())
+        trainer.save_checkpoint(tmp_path / 'plain.ckpt')
+        task = make_task(weights=str(tmp_path / 'plain.ckpt'))
+        trainer.test(task, make_datamodule(), verbose=False)
+        other = make_datamodule(split=RandomSplit(0.3, 0.2, 4))
+        with pytest.raises(ValueError, match='another split'):
+            trainer.test(task, other)
+        # A file of parameters alone tells nothing of its data.
+        torch.save(task.model.state_dict(), tmp_path / 'bare.pth')
+        bare = make_task(weights=str(tmp_path / 'bare.pth'))
+        trainer.test(bare, other, verbose=False)
+
+    def test_weights_that_nobody_publishes(self) -> None:
+        with pytest.raises(ValueError, match='timm publishes no weights of ekgnet'):
+            make_task(in_channels=BANDS, num_classes=CLASSES, weights=True)
+
+    def test_missing_weights(self) -> None:
+        with pytest.raises(FileNotFoundError, match=r'there is no weights none\.ckpt'):
+            make_task(in_channels=BANDS, num_classes=CLASSES, weights='none.ckpt')

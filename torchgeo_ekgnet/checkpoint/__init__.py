@@ -1,0 +1,36 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What a checkpoint says of its training run, and whether other data are the same.
+
+Task, datamodules and maps meet here: the task writes a :class:`Provenance` into its
+checkpoints, and whoever shows the network data compares them with it.
+"""
+
+from .comparison import (
+    check_same_classes,
+    check_same_network,
+    check_same_pixels,
+    check_sizes,
+    check_training_data,
+    match_classes,
+)
+from .provenance import KEY, Provenance, data_state, trained_bands
+from .reading import LocalCheckpointIO, local_file, read_checkpoint, read_tensors
+
+__all__ = (
+    'KEY',
+    'LocalCheckpointIO',
+    'Provenance',
+    'check_same_classes',
+    'check_same_network',
+    'check_same_pixels',
+    'check_sizes',
+    'check_training_data',
+    'data_state',
+    'local_file',
+    'match_classes',
+    'read_checkpoint',
+    'read_tensors',
+    'trained_bands',
+)

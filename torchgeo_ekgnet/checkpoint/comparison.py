@@ -1,0 +1,248 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Whether a network and data, or two networks, belong together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from .provenance import Provenance
+
+_UNITS = {'in_channels': 'bands', 'num_classes': 'classes'}
+_PREPROCESSING = ('num_bands', 'patch_size', 'padding_mode', 'normalization', 'pca')
+
+
+def check_sizes(network: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Refuse data of other sizes than a network was built for.
+
+    Args:
+        network: Sizes of the network by argument: 'in_channels', 'num_classes' and
+            'img_size'; None or left out where they are not given.
+        data: The same sizes of the data.
+
+    Raises:
+        ValueError: If two sizes differ.
+    """
+    for name, unit in _UNITS.items():
+        ours, found = network.get(name), data.get(name)
+        if None not in (ours, found) and ours != found:
+            raise ValueError(
+                f'{name}: the network has {ours} {unit}, the data have {found}; pass '
+                f'{name}={found}, or leave it out to take it from the datamodule; a '
+                f'checkpoint knows only the {unit} that it was trained on'
+            )
+    ours, found = network.get('img_size'), data.get('img_size')
+    if None not in (ours, found) and ours != found:
+        raise ValueError(
+            f"model_options: img_size is {ours}, the data's patch_size is {found}"
+        )
+
+
+def check_same_network(
+    checkpoint: Mapping[str, Any], network: Mapping[str, Any]
+) -> None:
+    """Refuse the checkpoint of another network.
+
+    Args:
+        checkpoint: Content of the checkpoint.
+        network: 'model', 'in_channels' and 'num_classes' of the network that is to
+            receive its weights; None where they are not known.
+
+    Raises:
+        ValueError: If one differs.
+    """
+    saved = checkpoint.get('hyper_parameters') or {}
+    for name in ('model', *_UNITS):
+        theirs, ours = saved.get(name), network[name]
+        if None not in (theirs, ours) and theirs != ours:
+            raise ValueError(
+                f'the checkpoint was trained with {name} {theirs!r}, this task has '
+                f'{ours!r}: use the configuration of its run'
+            )
+
+
+def match_classes(
+    trained: Mapping[str, Any], scene: Mapping[str, Any]
+) -> tuple[int | None, ...]:
+    """Find the classes of a scene among those that a network was trained on.
+
+    Classes are the same if their names are (case and spaces apart); a class that has no
+    name but the default one, ``class VALUE``, on either side is found by its value.
+
+    Args:
+        trained: 'class_names' and 'class_values' of the scene that the network was
+            trained on.
+        scene: The same of another scene.
+
+    Returns:
+        For each class of the scene its number, from 0, in the network; None for a class
+        that the network does not know.
+    """
+    theirs = list(zip(*_classes(trained), strict=True))
+    found: list[int | None] = []
+    for name, value in zip(*_classes(scene), strict=True):
+        matches = [
+            number
+            for number, (other, its_value) in enumerate(theirs)
+            if (
+                other == name
+                if _is_named(name, value) and _is_named(other, its_value)
+                else its_value == value
+            )
+        ]
+        found.append(matches[0] if matches else None)
+    return tuple(found)
+
+
+def _classes(scene: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    names = [' '.join(str(name).split()).casefold() for name in scene['class_names']]
+    values = scene.get('class_values') or range(1, len(names) + 1)
+    return names, [int(value) for value in values]
+
+
+def _is_named(name: str, value: int) -> bool:
+    return name not in ('', f'class {value}')
+
+
+def check_same_classes(
+    state: Mapping[str, Any], scene: str, class_names: Sequence[str], source: str
+) -> None:
+    """Refuse a scene of other classes than a network was trained on.
+
+    Args:
+        state: State of the datamodule that the network was trained with.
+        scene: Name of the scene.
+        class_names: Names of its classes.
+        source: The checkpoint, for messages.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    trained = state['scene']
+    theirs, ours = list(trained['class_names']), list(class_names)
+    if theirs != ours:
+        raise ValueError(
+            f'{source} was trained on the {len(theirs)} classes {theirs} of '
+            f'{trained["name"]}, the scene {scene} has the {len(ours)} classes {ours}; '
+            'use the configuration of its run, or, in Python, '
+            'torchgeo_ekgnet.maps.write_map(checkpoint, scene, folder)'
+        )
+
+
+def check_same_pixels(
+    state: Mapping[str, Any],
+    mine: Mapping[str, Any],
+    allow_other_split: bool,
+    scored: bool = True,
+) -> None:
+    """Refuse data of another preprocessing or, if not allowed, other pixels.
+
+    Args:
+        state: State of the datamodule that a network was trained with.
+        mine: Description of the datamodule that is to show it data.
+        allow_other_split: Whether other pixels are only warned about.
+        scored: Whether there are labels; without them there is no score to spoil.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    for message in _other_preprocessing(state, mine):
+        raise ValueError(message)
+    for message in _other_pixels(state, mine) if scored else ():
+        if not allow_other_split:
+            raise ValueError(
+                f'{message}. Its scores here would count pixels that it was trained '
+                'on. Use the split of the checkpoint, or allow_other_split=True '
+                '(--data.allow_other_split true) if you mean it'
+            )
+        rank_zero_warn(f'{message}; accepted because allow_other_split is set')
+
+
+def check_training_data(datamodule: Any) -> None:
+    """Refuse to show a network other pixels than those it was trained with.
+
+    A task of this package remembers the state of its training data, whichever way its
+    weights came to be: trained in this process, loaded by Lightning or by itself. The
+    datamodule takes that state over as if Lightning had restored it. Of other tasks,
+    Lightning restores it from the checkpoint; that of another datamodule never gets
+    to ``load_state_dict``, and its split is not known.
+
+    Args:
+        datamodule: Datamodule with ``trainer``, ``load_state_dict``,
+            ``allow_other_split``, and the path of the checkpoint that it has checked
+            under ``_checked_checkpoint``.
+
+    Raises:
+        ValueError: If the network was, or may have been, trained on other data.
+    """
+    trainer = datamodule.trainer
+    if trainer is None:
+        return
+    provenance = getattr(trainer.lightning_module, 'provenance', None)
+    known = provenance.data if isinstance(provenance, Provenance) else None
+    if known is not None and trainer.state.fn != 'fit':
+        datamodule.load_state_dict(dict(known))
+    path = trainer.ckpt_path
+    if path is None or path == datamodule._checked_checkpoint:
+        return
+    message = (
+        f'checkpoint {path} holds no split of {type(datamodule).__name__}: it was '
+        'trained with another data module'
+    )
+    if not datamodule.allow_other_split:
+        raise ValueError(
+            f'{message}, and its scores here may count pixels that it was trained '
+            'on. Use its own data module, or allow_other_split=True '
+            '(--data.allow_other_split true) if you mean it'
+        )
+    rank_zero_warn(f'{message}; accepted because allow_other_split is set')
+    datamodule._checked_checkpoint = path
+
+
+def _other_preprocessing(
+    state: Mapping[str, Any], mine: Mapping[str, Any]
+) -> Iterator[str]:
+    """Say where the preprocessing of a checkpoint is not that of a datamodule."""
+    for name in _PREPROCESSING:
+        theirs, ours = state.get(name), mine[name]
+        if name == 'pca' and theirs is not None and ours is not None:
+            keys = ('num_components', 'whiten')
+            theirs, ours = ({key: pca[key] for key in keys} for pca in (theirs, ours))
+        if theirs != ours:
+            yield (
+                f'the checkpoint was trained with {name} {theirs!r}, this data module '
+                f'has {ours!r}: set it to the value of the checkpoint'
+            )
+
+
+def _other_pixels(state: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
+    """Say where the pixels of a checkpoint are not those of a datamodule."""
+    if state['scene']['name'] != mine['scene']['name']:
+        yield (
+            f'the checkpoint was trained on scene {state["scene"]["name"]!r}, this '
+            f'data module has {mine["scene"]["name"]!r}'
+        )
+    cubes = [data['scene'].get('cube') for data in (state, mine)]
+    if state['bands'] != mine['bands']:
+        yield 'the checkpoint was trained on other bands of the file'
+    elif None not in cubes and cubes[0] != cubes[1]:
+        yield (
+            f'the checkpoint was trained on another cube: {state["scene"]["source"]} '
+            f'(digest {cubes[0][:12]}), this data module has '
+            f'{mine["scene"]["source"]} (digest {cubes[1][:12]})'
+        )
+    theirs, ours = state['split'], mine['split']
+    if _pixels_of(theirs) != _pixels_of(ours):
+        yield (
+            f'the checkpoint was trained with another split: {theirs["protocol"]} '
+            f'{theirs["settings"]} (identity {theirs["identity"][:12]}), this data '
+            f'module has {ours["protocol"]} {ours["settings"]} (identity '
+            f'{ours["identity"][:12]})'
+        )
+
+
+def _pixels_of(split: Mapping[str, Any]) -> str:
+    """What two splits of the same pixels share, whichever protocol drew them."""
+    return str(split.get('pixels', split['identity']))
