@@ -136,6 +136,23 @@ def test_a_crop_is_a_part_of_its_patch(size: int) -> None:
     assert len(corners) > (6 - size) ** 2 / 2
 
 
+@pytest.mark.parametrize(('size', 'within'), [(1, 3), (1, 5), (3, 5), (1, 9)])
+def test_crops_within_the_middle(size: int, within: int) -> None:
+    torch.manual_seed(0)
+    patches = torch.arange(300.0 * 49).reshape(300, 1, 7, 7)
+    parts = make(crop=size, crop_within=within)({'image': patches})['image']
+    corners = {divmod(int(part[0, 0, 0]) % 49, 7) for part in parts}
+    places = min(within, 7) - size + 1
+    edge = max(0, (7 - within) // 2)
+    assert corners == {(edge + r, edge + c) for r in range(places) for c in range(places)}
+
+
+@pytest.mark.parametrize(('size', 'within'), [(None, 3), (3, 1), (1, 4), (1, 0)])
+def test_no_middle(size: int | None, within: int) -> None:
+    with pytest.raises(ValueError, match=f'crop_within is {within} with crop {size}'):
+        make(crop=size, crop_within=within)
+
+
 def test_no_crop() -> None:
     with pytest.raises(ValueError, match='crop is 0, expected at least 1 pixel'):
         make(crop=0)

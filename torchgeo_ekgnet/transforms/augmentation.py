@@ -77,6 +77,8 @@ class PatchAugmentation(nn.Module):
     With ``crop`` the network is shown a random part of each patch while it trains, and
     whole patches when it is scored: networks that take patches of any size only. Crops
     of one pixel teach it spectra instead of surroundings, which it could memorise.
+    ``crop_within`` keeps crops in the middle of a patch: far pixels may be of another
+    class than the centre, whose label they are shown with.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class PatchAugmentation(nn.Module):
         smooth_offset: float = 0.0,
         noise: float = 0.0,
         crop: int | None = None,
+        crop_within: int | None = None,
     ) -> None:
         """Initialize a new augmentation.
 
@@ -104,10 +107,12 @@ class PatchAugmentation(nn.Module):
                 the bands of a patch.
             noise: Standard deviation of noise per value.
             crop: Rows and columns of the part that is cut out of a patch.
+            crop_within: Rows and columns, odd, of the middle of a patch that the part is
+                cut out of; the whole patch by default or where it is smaller.
 
         Raises:
-            ValueError: If a standard deviation is negative, NaN or infinite, or the crop
-                has no pixel.
+            ValueError: If a standard deviation is negative, NaN or infinite, or a crop
+                has no pixel or no place.
         """
         super().__init__()
         self.flips = flips
@@ -119,7 +124,15 @@ class PatchAugmentation(nn.Module):
         self.noise = _checked('noise', noise)
         if crop is not None and crop < 1:
             raise ValueError(f'crop is {crop}, expected at least 1 pixel')
+        if crop_within is not None and (
+            crop is None or crop_within < crop or crop_within % 2 == 0
+        ):
+            raise ValueError(
+                f'crop_within is {crop_within} with crop {crop}, expected an odd number '
+                'that is at least the crop'
+            )
         self.crop = crop
+        self.crop_within = crop_within
 
     def draw_orientations(self, batch_size: int, device: torch.device) -> Tensor | None:
         """Draw a flip and turn of every patch, without waiting for the device.
@@ -152,7 +165,7 @@ class PatchAugmentation(nn.Module):
         """
         image: Tensor = batch['image']
         if self.crop is not None:
-            image = random_crop(image, self.crop)
+            image = random_crop(_middle(image, self.crop_within), self.crop)
         size, bands = image.shape[:2]
         if self.gain:
             image = image * (1 + self.gain * image.new_empty(size, 1, 1, 1).normal_())
@@ -174,8 +187,15 @@ class PatchAugmentation(nn.Module):
         return (
             f'flips={self.flips}, turns={self.turns}, gain={self.gain}, '
             f'band_gain={self.band_gain}, offset={self.offset}, '
-            f'smooth_offset={self.smooth_offset}, noise={self.noise}, crop={self.crop}'
+            f'smooth_offset={self.smooth_offset}, noise={self.noise}, crop={self.crop}, '
+            f'crop_within={self.crop_within}'
         )
+
+
+def _middle(patches: Tensor, size: int | None) -> Tensor:
+    """Cut the middle out of patches, shape (B, bands, P, P), of which P is odd."""
+    edge = 0 if size is None else max(0, (patches.shape[-1] - size) // 2)
+    return patches[:, :, edge : patches.shape[2] - edge, edge : patches.shape[3] - edge]
 
 
 def _checked(name: str, value: float) -> float:
