@@ -81,8 +81,8 @@ def describe(classifier: Classifier) -> dict[str, Any]:
 
     Returns:
         JSON-able bands (counted in the file from 0), wavelengths in nm, classes with
-        value in the map and colour, patch size, padding, nodata, normalisation, and
-        where the network comes from.
+        value in the map and colour, patch size, padding, nodata, normalisation, the
+        temperature that the network divides its logits by, and where it comes from.
     """
     state = classifier.data
     scene = state['scene']
@@ -107,6 +107,7 @@ def describe(classifier: Classifier) -> dict[str, Any]:
             )
         ],
         'normalization': state['normalization'],
+        'temperature': classifier.temperature,
         'scene': scene['name'],
         'synthetic': scene['synthetic'],
         'checkpoint': Path(classifier.source).name,

@@ -44,6 +44,40 @@ def test_systems_of_one_split(
     assert (out / 'report.md').read_text() == text
 
 
+def test_smoothed_rows_of_their_own(tmp_path: Path) -> None:
+    config, out = str(write(tmp_path)), tmp_path / 'out'
+    models = ['--models', 'cnn3d,rbf_svm,random_forest', '--smooth', '3']
+    compared('--config', config, *models, '--out', str(out))
+    with (out / 'results.csv').open() as file:
+        rows = [line for line in csv.DictReader(file) if line['metric'] == 'OA']
+    names = [line['row'] for line in rows]
+    assert names[3:] == [f'{name}_smoothed' for name in names[:3]]
+    assert rows[4]['label'] == 'RBF-SVM, smoothed 3 x 3'
+    # Test pixels lie among training pixels: their neighbours tell more than they do.
+    for plain, smooth in zip(rows[1:3], rows[4:], strict=True):
+        assert float(smooth['mean']) > float(plain['mean'])
+    text = (out / 'report.md').read_text()
+    assert 'smoothed rows count what was taught' in text
+    header = next(line for line in text.splitlines() if line.startswith('| class |'))
+    assert 'smoothed' not in header
+    assert 'smoothed 3 x 3 | cnn3d' not in text and 'cnn3d | RBF-SVM, sm' not in text
+    # Smoothing is done after the training: without it there are other runs.
+    assert len(list((out / 'runs').iterdir())) == 6
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--smooth', '4'], 'found a window of 4 pixels, expected an odd number'),
+        (['--smooth-edges', '0.1'], '--smooth-edges: found 0.1 without a window'),
+        (['--smooth', '3', '--smooth-edges', '0'], 'smooth_edges: found 0.0'),
+    ],
+)
+def test_no_smoothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        main_compare(['--config', str(write(tmp_path)), *arguments])
+
+
 def test_networks_differ_by_their_name_alone(tmp_path: Path) -> None:
     options = ['--model.model_options', '{"num_experts": 3}']
     base = with_seed(read_config([str(write(tmp_path))], options), 5)

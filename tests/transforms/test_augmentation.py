@@ -144,7 +144,9 @@ def test_crops_within_the_middle(size: int, within: int) -> None:
     corners = {divmod(int(part[0, 0, 0]) % 49, 7) for part in parts}
     places = min(within, 7) - size + 1
     edge = max(0, (7 - within) // 2)
-    assert corners == {(edge + r, edge + c) for r in range(places) for c in range(places)}
+    assert corners == {
+        (edge + r, edge + c) for r in range(places) for c in range(places)
+    }
 
 
 @pytest.mark.parametrize(('size', 'within'), [(None, 3), (3, 1), (1, 4), (1, 0)])

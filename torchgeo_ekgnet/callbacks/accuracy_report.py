@@ -122,6 +122,7 @@ class AccuracyReport(Callback):
             'model_options': pl_module.hparams.get('model_options'),
             'parameters': _count_parameters(pl_module),
             **accuracies.to_dict(),
+            'calibration': _calibration(pl_module),
             'class_names': names,
             'class_values': classes.get('class_values'),
             'palette': classes.get('palette'),
@@ -144,6 +145,12 @@ class AccuracyReport(Callback):
             'trained_with': dict(provenance.versions) or None,
             'versions': versions(),
         }
+
+
+def _calibration(task: Any) -> dict[str, Any] | None:
+    """Tell how true the probabilities are, and by which temperature they were mended."""
+    found = getattr(task, 'reliability', None)
+    return None if found is None else {'temperature': task.temperature, **found}
 
 
 def _names(classes: dict[str, Any], number: int) -> list[str]:
@@ -172,9 +179,9 @@ def _smoothed(
             f'smooth: found {type(datamodule).__name__}, expected a datamodule of a '
             'scene: single pixels have no neighbours'
         )
-    network: Any = task.model
+    network: Any = task
     accuracies, share = score_smoothed(
-        network,
+        network.classifier,
         datamodule,
         smoothing,
         task.device,
@@ -224,6 +231,10 @@ def accuracy_table(report: dict[str, Any]) -> str:
     lines.append('-' * len(lines[0]))
     for score in SCORES:
         lines.append(f'{score.title:<{width}}  {"":>7}  {score.shown(report):>9}')
+    if report.get('calibration'):
+        error = report['calibration']['expected_calibration_error']
+        name = 'calibration error'
+        lines.append(f'{name:<{width}}  {"":>7}  {_percent(error):>9}')
     if report.get('smoothed'):
         lines += _smoothed_lines(report['smoothed'])
     lines.append('')

@@ -146,12 +146,19 @@ class ClassificationMap(Callback):
         _check_checkpoint(str(path), checkpoint, datamodule.scene)
         folder = run_path(trainer) if self.output is None else Path(self.output)
         legend = _legend(checkpoint, datamodule.scene)
+        # The task reads its checkpoint before callbacks do.
+        temperature = getattr(pl_module, 'temperature', None)
         datamodule.predict_dataset = self._plan(
-            trainer, folder, file_digest(path), legend
+            trainer, folder, file_digest(path), legend, temperature
         )
 
     def _plan(
-        self, trainer: Trainer, folder: Path, weights: str, legend: 'Legend'
+        self,
+        trainer: Trainer,
+        folder: Path,
+        weights: str,
+        legend: 'Legend',
+        temperature: float | None,
     ) -> SceneWindows:
         """Start or take up the work in a folder; gives the batches that are left."""
         from ..maps.job import MapJob
@@ -166,12 +173,14 @@ class ClassificationMap(Callback):
             self.options,
             {
                 'weights': weights,
+                'temperature': temperature,
                 'precision': str(trainer.precision),
                 'patches': describe_patches(datamodule.patch_source),
             },
             {
                 'checkpoint': subject.checkpoint,
                 'checkpoint_digest': subject.checkpoint_digest,
+                'temperature': temperature,
                 'precision': str(trainer.precision),
             },
         )
@@ -207,6 +216,7 @@ class ClassificationMap(Callback):
                 self._default_folder(trainer),
                 weights_digest(pl_module),
                 _legend(_provenance(pl_module), datamodule.scene),
+                getattr(pl_module, 'temperature', None),
             )
         assert self._job is not None
 

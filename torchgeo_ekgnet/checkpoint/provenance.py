@@ -3,6 +3,7 @@
 
 """What a checkpoint says of its training run."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,21 +26,36 @@ class Provenance:
         epochs: Epochs begun; None if not known.
         seed: Seed of the run; None if none was set.
         versions: Versions that the result depends on, by package.
+        temperature: What logits are divided by before they become probabilities, as
+            fitted on validation pixels; None if nothing was fitted.
     """
 
     data: Mapping[str, Any] | None = None
     epochs: int | None = None
     seed: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    temperature: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> 'Provenance':
-        """Read what :meth:`to_dict` gave."""
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If the temperature is no positive number.
+        """
+        found = values.get('temperature')
+        known = isinstance(found, int | float) and 0 < found < math.inf
+        if found is not None and not known:
+            raise ValueError(
+                f'temperature: found {found!r} in the checkpoint, expected a positive '
+                'number or None: fit writes it, use a checkpoint of fit'
+            )
         return cls(
             data=values.get('data') or None,
             epochs=values.get('epochs'),
             seed=values.get('seed'),
             versions=dict(values.get('versions') or {}),
+            temperature=None if found is None else float(found),
         )
 
     @classmethod

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..checkpoint import data_state, read_checkpoint, trained_bands
+from ..calibration import calibrated
+from ..checkpoint import Provenance, data_state, read_checkpoint, trained_bands
 from ..datasets.scene import HyperspectralScene
 from ..models._weights import compare_weights, network_state
 from ..transforms.patches import PatchSource
@@ -66,6 +67,8 @@ class Classifier:
         data: State of the data module that the network was trained with: what makes
             the patches (:meth:`PatchSource.from_state`), scene, split and bands.
         source: The checkpoint.
+        temperature: What the network divides its logits by, fitted on validation
+            pixels; None for nothing.
     """
 
     model: nn.Module
@@ -74,6 +77,7 @@ class Classifier:
     wavelengths: NDArray[np.float64] | None
     data: Mapping[str, Any]
     source: str
+    temperature: float | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -239,8 +243,10 @@ def load_classifier(
     model.load_state_dict(weights)
     scene = state['scene']
     num_bands, wavelengths = trained_bands(state)
+    provenance = Provenance.of(checkpoint)
+    temperature = None if provenance is None else provenance.temperature
     return Classifier(
-        model=model.to(device).eval(),
+        model=calibrated(model.to(device).eval(), temperature),
         legend=Legend.from_classes(
             cast(Sequence[str], scene['class_names']),
             cast(Sequence[int], scene['class_values']),
@@ -250,4 +256,5 @@ def load_classifier(
         wavelengths=wavelengths,
         data=state,
         source=str(path),
+        temperature=temperature,
     )

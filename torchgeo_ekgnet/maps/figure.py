@@ -7,7 +7,9 @@ import csv
 import math
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -36,6 +38,7 @@ __all__ = (
     'map_figure',
     'read_confidence',
     'read_labels',
+    'reliability_figure',
     'save_map_figure',
 )
 
@@ -212,6 +215,41 @@ def confidence_figure(path: Path) -> Figure:
     right.set_xlim(0, 1)
     right.tick_params(labelsize=8)
     right.set_title('Histogram', fontsize=9)
+    return as_written(figure)
+
+
+def reliability_figure(bins: Mapping[str, Sequence[Any]]) -> Figure:
+    """Draw accuracy over confidence, and how many pixels have which.
+
+    Args:
+        bins: 'pixels', 'confidence' and 'accuracy' of each bin, see
+            :meth:`~torchgeo_ekgnet.calibration.Reliability.compute`.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(7.2, 3.0), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    number = len(bins['pixels'])
+    filled = [index for index in range(number) if bins['pixels'][index]]
+    said, found = (
+        [100 * bins[name][index] for index in filled]
+        for name in ('confidence', 'accuracy')
+    )
+    left.plot([0, 100], [0, 100], color='#76808c', lw=0.8)
+    left.plot(said, found, 'o-', color='#1d5f8a', ms=4)
+    left.set_ylabel('right, per cent', fontsize=8)
+    left.set_title('Reliability', fontsize=9)
+    width = 100 / number
+    places = [width * (index + 0.5) for index in range(number)]
+    right.bar(places, bins['pixels'], width=0.9 * width, color='#1d5f8a')
+    right.set_ylabel('pixels', fontsize=8)
+    right.set_title('Test pixels', fontsize=9)
+    for axes in (left, right):
+        axes.set_xlim(0, 100)
+        axes.set_xlabel('top probability, per cent', fontsize=8)
+        axes.tick_params(labelsize=8)
+    left.set_ylim(0, 100)
     return as_written(figure)
 
 

@@ -11,7 +11,7 @@ from .._files import StrPath
 from .._runs import RUN_FILE, Subject, read_result
 from ..metrics import SCORES, Score
 from .areas import estimate_areas
-from .figure import confidence_figure, learning_curves
+from .figure import confidence_figure, learning_curves, reliability_figure
 from .page import Page
 
 __all__ = ('write_run_report',)
@@ -237,7 +237,8 @@ def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
     if confidence.is_file():
         page.figure(
             confidence_figure(confidence),
-            'Probability of the class that was chosen (not calibrated).',
+            'Probability of the class that was chosen '
+            + ('(calibrated).' if facts.get('temperature') else '(not calibrated).'),
         )
     if facts.get('classes'):
         rows = [(row['name'], row['value'], row['pixels']) for row in facts['classes']]
@@ -286,6 +287,8 @@ def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
         swatches=palette,
         totals=len(SCORES),
     )
+    if test.get('calibration'):
+        _calibration(page, test['calibration'])
     if test.get('smoothed'):
         _smoothed(page, test)
     if test.get('confusion_matrix'):
@@ -295,6 +298,23 @@ def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
             'Confusion matrix: pixels by true class (rows) and predicted class '
             '(columns). Colour is the share of the row.',
         )
+
+
+def _calibration(page: Page, calibration: Mapping[str, Any]) -> None:
+    """Show how far the probabilities may be believed."""
+    temperature = calibration.get('temperature')
+    how = (
+        'not calibrated'
+        if temperature is None
+        else f'calibrated by a temperature of {temperature:.3g}'
+    )
+    error = _percent(calibration['expected_calibration_error'])
+    page.figure(
+        reliability_figure(calibration['bins']),
+        f'Reliability of the probabilities ({how}): of the test pixels of a bin, the '
+        'share that is right, over what was said of them; expected calibration error '
+        f'{error} %. Below the line the network is too sure of itself.',
+    )
 
 
 def _smoothed(page: Page, test: Mapping[str, Any]) -> None:

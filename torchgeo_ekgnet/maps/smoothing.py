@@ -4,7 +4,7 @@
 """Smoothing of class probabilities over a window, plain or along the scene's edges."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,13 @@ from ..metrics import Accuracies
 from ..transforms.normalization import SpectralNormalizer
 from ..transforms.pca import SpectralPCA
 
-__all__ = ('Smoothing', 'make_guidance', 'score_smoothed')
+__all__ = ('Smoothing', 'count_smoothed', 'make_guidance', 'score_smoothed')
 
 #: Gives the components of the scene in a window, (components, rows, cols).
 Guidance = Callable[[int, int, int, int], NDArray[np.float32]]
+
+#: Positions of pixels (n, 2) and their class probabilities (n, classes).
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 _COMPONENTS = 3
 
@@ -166,18 +169,45 @@ def score_smoothed(
     """
     from .predict import classify
 
+    def shown(wanted: NDArray[np.bool_]) -> Iterator[Found]:
+        windows = SceneWindows(wanted, batch_size=datamodule.predict_batch_size or 256)
+        source = datamodule.patch_source
+        for batch, found in classify(network, source, windows, device):
+            yield windows.positions(batch), found
+
+    confusion, share = count_smoothed(datamodule, smoothing, shown, numbers)
+    return Accuracies.from_confusion(confusion), share
+
+
+def count_smoothed(
+    datamodule: Any,
+    smoothing: Smoothing,
+    classified: Callable[[NDArray[np.bool_]], Iterable[Found]],
+    numbers: Tensor | None = None,
+) -> tuple[NDArray[np.int64], float]:
+    """Count true and smoothed classes of the test pixels, whoever gave probabilities.
+
+    Args:
+        datamodule: Datamodule of the scene, after setup.
+        smoothing: The smoothing.
+        classified: Gives positions (n, 2) and probabilities (n, classes) of the pixels
+            of a mask (rows, cols), in parts.
+        numbers: Column of each class of the scene; the same by default.
+
+    Returns:
+        Confusion counts, and the share of the test pixels whose window holds a training
+        pixel.
+    """
     scene, split = datamodule.scene, datamodule.split
     rows, cols, _ = scene.shape
     side = 2 * smoothing.reach + 1
     positions, around = split.positions('test'), np.zeros((rows, cols), dtype=bool)
     around[positions[:, 0], positions[:, 1]] = True
     around = ndimage.maximum_filter(around, side) & scene.valid
-    windows = SceneWindows(around, batch_size=datamodule.predict_batch_size or 256)
     values: NDArray[np.float32] | None = None
-    for batch, found in classify(network, datamodule.patch_source, windows, device):
+    for places, found in classified(around):
         if values is None:
             values = np.full((found.shape[1], rows, cols), np.nan, dtype=np.float32)
-        places = windows.positions(batch)
         values[:, places[:, 0], places[:, 1]] = found.T
     assert values is not None
     guidance = None
@@ -193,4 +223,4 @@ def score_smoothed(
     train = split.positions('train')
     taught[train[:, 0], train[:, 1]] = True
     near = ndimage.maximum_filter(taught, side)[positions[:, 0], positions[:, 1]]
-    return Accuracies.from_confusion(confusion), float(near.mean())
+    return confusion, float(near.mean())

@@ -20,7 +20,7 @@ from ..cli import CommandLine, Parser, usage_errors
 from ..datamodules import HyperspectralDataModule
 from .runs import Result, Settings, decode_floats
 
-_OWN = ('content', 'start_epoch', 'checkpoint')
+_OWN = ('content', 'start_epoch', 'checkpoint', 'smooth')
 """Settings that the engine reads itself."""
 
 

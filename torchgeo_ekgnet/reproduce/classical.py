@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import GridSearchCV
@@ -142,6 +143,29 @@ def fit_classical(
         return _fit_svm(spectra, labels, seed)
     forest = RandomForestClassifier(FOREST_TREES, random_state=seed, n_jobs=1)
     return forest.fit(spectra, labels)
+
+
+def with_probabilities(
+    estimator: BaseEstimator, spectra: NDArray[Any], labels: NDArray[Any], seed: int = 0
+) -> BaseEstimator:
+    """Give a fitted baseline probabilities, if it has none.
+
+    Args:
+        estimator: What :func:`fit_classical` gave.
+        spectra: Its training spectra, shape (N, bands).
+        labels: Its labels, shape (N,).
+        seed: Seed of the folds.
+
+    Returns:
+        An estimator with ``predict_proba``: the forest as it is; the support vector
+        machine with sigmoids that are fitted to the scores of held-out folds (Platt).
+    """
+    if hasattr(estimator, 'predict_proba'):
+        return estimator
+    generator = np.random.RandomState(seed)
+    folds = list(_stratified_folds(labels, SEARCH_FOLDS, generator))
+    calibrated = CalibratedClassifierCV(clone(estimator), cv=folds, ensemble=False)
+    return calibrated.fit(spectra, labels)
 
 
 def scene_spectra(

@@ -26,6 +26,7 @@ from .sweeping import (
     results_of,
     seeds_of,
     shared_arguments,
+    smoothed_too,
 )
 
 
@@ -193,6 +194,7 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     store = RunStore(options.out / 'runs')
     content = content_of(next(iter(runs.values())), options.root)
     runs = {name: {**settings, 'content': content} for name, settings in runs.items()}
+    runs = smoothed_too(runs, options)
     results = results_of(runs, store, options, checkpoints, seeds[0])
     summaries = summarise(
         [
@@ -267,7 +269,7 @@ def _figures(
             'as in the paper'
         )
         drawn.append((file, text))
-    with_curves = [s for s in summaries if s.results[0]['curves']]
+    with_curves = [s for s in summaries if s.results[0]['curves'] and not s.is_smoothed]
     if with_curves:
         file = save(curve_panels(with_curves), folder / 'curves.png')
         drawn.append((file, 'Training and validation, one thin line a seed'))
@@ -293,6 +295,7 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     settings['content'] = content_of(settings, options.root, split=True)
     seeds = seeds_of(options, options.seeds)
     runs = {seed: with_seed(settings, seed) for seed in seeds}
+    runs = smoothed_too(runs, options)
     store = RunStore(folder / 'runs')
     results = results_of(runs, store, options)
     summaries = summarise(
@@ -302,6 +305,7 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     report = build_report(f'{name}, repeated', summaries, seeds)
     from .figures import curve_panels, save
 
-    curves = save(curve_panels(summaries), folder / 'curves.png')
+    plain = [summary for summary in summaries if not summary.is_smoothed]
+    curves = save(curve_panels(plain), folder / 'curves.png')
     caption = 'Training and validation, one thin line a seed'
     finish(folder, report, summaries, {}, [(curves, caption)])

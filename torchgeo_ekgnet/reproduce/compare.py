@@ -29,6 +29,7 @@ from .sweeping import (
     results_of,
     seeds_of,
     shared_arguments,
+    smoothed_too,
 )
 
 _PRUNING = {'class_path': 'torchgeo_ekgnet.callbacks.PruningSchedule'}
@@ -106,6 +107,7 @@ def main_compare(args: Sequence[str] | None = None) -> None:
         for seed in seeds
         for name in systems
     }
+    runs = smoothed_too(runs, options)
     store = RunStore(folder / 'runs')
     results = results_of(runs, store, options)
     rows = [
@@ -118,7 +120,7 @@ def main_compare(args: Sequence[str] | None = None) -> None:
     ]
     summaries = summarise(rows, bars_of(runs, results, store, options))
     report = build_report(f'{title}: {len(systems)} systems', summaries, seeds)
-    with_curves = [s for s in summaries if s.results[0]['curves']]
+    with_curves = [s for s in summaries if s.results[0]['curves'] and not s.is_smoothed]
     figures = []
     if with_curves:
         file = save(curve_panels(with_curves), folder / 'curves.png')

@@ -7,11 +7,12 @@ A run's settings are a configuration of ``torchgeo-ekgnet fit`` (``data``, ``mod
 ``trainer``, ``optimizer``, ``lr_scheduler``, ``seed_everything``) in JSON values. The
 engine builds what they say, lets Lightning train, validate and test it, and writes the
 result. It has no training loop and no metrics of its own. ``model`` may instead be
-``{'classical': name}`` for a baseline of scikit-learn. Three settings are the engine's:
+``{'classical': name}`` for a baseline of scikit-learn. Four settings are the engine's:
 ``content`` identifies the data that a run reads (:func:`~.build.content_of`),
-``start_epoch`` is the first epoch, from 0, whose weights may be tested, and
+``start_epoch`` is the first epoch, from 0, whose weights may be tested,
 ``checkpoint`` says how the tested ones are chosen (arguments of Lightning's
-``ModelCheckpoint``; the lowest validation loss if it is missing).
+``ModelCheckpoint``; the lowest validation loss if it is missing), and ``smooth``
+(``window``, ``edges``) asks for scores of smoothed probabilities as well.
 
 The unit of resume is one run: a sweep that was killed repeats the run that it was
 killed in from its beginning, and none that had finished. Every run seeds all random
@@ -29,19 +30,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning.pytorch import seed_everything
+from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from .._environment import machine, versions
 from .._files import replaced
+from ..datamodules import HyperspectralDataModule
 from .build import build_data, described
-from .classical import fit_classical, scene_spectra
+from .classical import fit_classical, scene_spectra, with_probabilities
 from .runs import Result, RunStore, Settings, settings_key
-from .training import train
+from .training import smoothed_result, train
+
+if TYPE_CHECKING:
+    from ..maps.smoothing import Found
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +86,41 @@ def _fit_classical(settings: Settings, root: str | None) -> Result:
     return {
         **described(data),
         'confusion': counts.tolist(),
+        **_smoothed_classical(settings, data, estimator),
         'epochs': None,
         'tested_epoch': None,
         'curves': {},
         'parameters': None,
         'seconds': {'training': fitted - start, 'inference': tested - fitted},
     }
+
+
+def _smoothed_classical(
+    settings: Settings, data: HyperspectralDataModule, estimator: Any
+) -> Result:
+    """Score smoothed probabilities of a classical baseline, if that is asked for."""
+    wanted = settings.get('smooth')
+    if wanted is None:
+        return {}
+    from ..maps.smoothing import Smoothing, count_smoothed
+
+    scene, split = data.scene, data.split
+    estimator = with_probabilities(
+        estimator,
+        scene_spectra(scene, split.train),
+        split.labels(scene.label_map, 'train') - 1,
+        settings['seed_everything'],
+    )
+
+    def shown(mask: NDArray[np.bool_]) -> Iterator['Found']:
+        for pixels in np.array_split(np.flatnonzero(mask), max(1, mask.sum() // 4096)):
+            values = np.zeros((len(pixels), scene.num_classes), dtype=np.float32)
+            found = estimator.predict_proba(scene_spectra(scene, pixels))
+            values[:, estimator.classes_] = found
+            yield np.stack(np.divmod(pixels, scene.shape[1]), axis=1), values
+
+    confusion, share = count_smoothed(data, Smoothing(**wanted), shown)
+    return smoothed_result(wanted, confusion, share)
 
 
 def run(
@@ -137,7 +172,7 @@ def classical_settings(settings: Settings, name: str = 'rbf_svm') -> dict[str, A
     """
     known = {
         part: settings[part]
-        for part in ('data', 'seed_everything', 'content')
+        for part in ('data', 'seed_everything', 'content', 'smooth')
         if part in settings
     }
     baseline = copy.deepcopy(known)

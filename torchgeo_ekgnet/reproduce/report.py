@@ -160,11 +160,13 @@ def build_report(
     tables = [accuracy_table(summaries, numbers)]
     if comparisons:
         tables.append(comparison_table(comparisons))
-    tables.append(class_table(summaries, numbers))
-    experts = expert_table(summaries)
+    # Smoothing changes scores alone.
+    plain = [summary for summary in summaries if not summary.is_smoothed]
+    tables.append(class_table(plain, numbers))
+    experts = expert_table(plain)
     if experts is not None:
         tables.append(experts)
-    tables.append(cost_table(summaries))
+    tables.append(cost_table(plain))
     notes = [conclusion(summaries, comparisons)] if len(summaries) > 1 else []
     notes += order_notes(comparisons, summaries, numbers)
     if not comparisons and len({summary.splits for summary in summaries}) > 1:
@@ -187,7 +189,7 @@ def build_report(
     )
     hours = sum(
         sum(result['seconds'].values())
-        for summary in summaries
+        for summary in plain
         for result in summary.results
     )
     notes.append(f'Training and testing took {hours / 3600:.2f} hours in all.')

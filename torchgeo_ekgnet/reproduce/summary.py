@@ -56,8 +56,16 @@ class Summary:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Identity of each seed's split."""
-        return tuple(result['split']['identity'] for result in self.results)
+        """Identity of each seed's split, and of the smoothing if there was one."""
+        return tuple(
+            result['split']['identity'] + _smoothing_name(result)
+            for result in self.results
+        )
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether the scores are those of smoothed probabilities."""
+        return 'smoothed_over' in self.results[0]
 
     @property
     def test_to_train(self) -> float:
@@ -141,7 +149,7 @@ def summarise(
         for result in bars
     }
     summaries = []
-    for key, label, results in rows:
+    for key, label, results in [*rows, *_smoothed_rows(rows)]:
         if not results:
             continue
         rise = None
@@ -168,6 +176,36 @@ def summarise(
             )
         )
     return summaries
+
+
+def _smoothed_rows(
+    rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]],
+) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Make a row of its own of the smoothed scores of each row that has them."""
+    found = []
+    for key, label, results in rows:
+        smoothed: list[Mapping[str, Any]] = [
+            {
+                **result,
+                'confusion': result['smoothed']['confusion'],
+                'smoothed_over': result['smoothed'],
+            }
+            for result in results
+            if 'smoothed' in result
+        ]
+        if smoothed:
+            name = _smoothing_name(smoothed[0])
+            found.append((f'{key}_smoothed', f'{label},{name}', smoothed))
+    return found
+
+
+def _smoothing_name(result: Mapping[str, Any]) -> str:
+    """Name the smoothing of a result, with a space in front; nothing without one."""
+    over = result.get('smoothed_over')
+    if over is None:
+        return ''
+    edges = '' if over['edges'] is None else f', edges kept ({over["edges"]:g})'
+    return f' smoothed {over["window"]} x {over["window"]}{edges}'
 
 
 def compare(summaries: Sequence[Summary]) -> list[Comparison]:
@@ -206,7 +244,8 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
     Returns:
         A few sentences.
     """
-    fair = [summary for summary in summaries if summary.reason is None]
+    plain = [summary for summary in summaries if not summary.is_smoothed]
+    fair = [summary for summary in plain if summary.reason is None]
     seeds = min(len(summary.results) for summary in summaries)
     if len(fair) < 2:
         order = 'Fewer than two systems count as converged: no order may be claimed.'
@@ -238,5 +277,16 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
         ground = (
             'No test patch shares a pixel with a training patch: this holds for ground '
             'of this scene that was not trained on, not for other scenes.'
+        )
+    reached = [
+        result['smoothed_over']['reaches_training']
+        for summary in summaries
+        if summary.is_smoothed
+        for result in summary.results
+    ]
+    if max(reached, default=0):
+        ground += (
+            f' The windows of up to {100 * max(reached):.0f} % of the test pixels hold a '
+            'training pixel: there, smoothed rows count what was taught.'
         )
     return f'{order} {ground}'

@@ -52,10 +52,44 @@ def shared_arguments(parser: argparse.ArgumentParser) -> None:
         '(default: all cores)',
     )
     parser.add_argument(
+        '--smooth',
+        type=at_least_one,
+        metavar='PIXELS',
+        help='also report scores of probabilities that were averaged over a window of '
+        'so many pixels a side (odd), as rows of their own',
+    )
+    parser.add_argument(
+        '--smooth-edges',
+        type=float,
+        metavar='EPSILON',
+        help='average along the edges of the scene, by a guided filter; 0.1 or so',
+    )
+    parser.add_argument(
         '--report-only',
         action='store_true',
         help='train nothing: report on the runs that have finished',
     )
+
+
+def smoothed_too(
+    runs: Mapping[Any, dict[str, Any]], options: argparse.Namespace
+) -> dict[Any, dict[str, Any]]:
+    """Ask every run for scores of smoothed probabilities, if the user wants them.
+
+    Raises:
+        ValueError: If the window or the epsilon has no meaning.
+    """
+    if options.smooth is None:
+        if options.smooth_edges is not None:
+            raise ValueError(
+                f'--smooth-edges: found {options.smooth_edges} without a window, '
+                'expected --smooth PIXELS with it'
+            )
+        return dict(runs)
+    from ..maps.smoothing import Smoothing
+
+    smooth = Smoothing(options.smooth, options.smooth_edges).describe()
+    return {name: {**settings, 'smooth': smooth} for name, settings in runs.items()}
 
 
 def seeds_of(options: argparse.Namespace, count: int) -> list[int]:

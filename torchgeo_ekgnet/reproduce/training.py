@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
 
 from ..callbacks import ExpertUse
 from ..layers import expert_convs
@@ -143,6 +144,7 @@ def train(settings: Settings, root: str | None, work: Path) -> Result:
     return {
         **described(data),
         'confusion': confusion,
+        **_smoothed(settings, task, data),
         'epochs': epochs,
         'tested_epoch': min(tested_epoch, epochs),
         'curves': curves.curves,
@@ -150,6 +152,28 @@ def train(settings: Settings, root: str | None, work: Path) -> Result:
         'parameters': sum(p.numel() for p in task.parameters()),
         'seconds': {'training': training, 'inference': inference},
     }
+
+
+def _smoothed(settings: Settings, task: Any, data: Any) -> Result:
+    """Score smoothed probabilities of a network, if that is asked for."""
+    wanted = settings.get('smooth')
+    if wanted is None:
+        return {}
+    from ..maps.smoothing import Smoothing, score_smoothed
+
+    task.eval()
+    accuracies, share = score_smoothed(
+        task.classifier, data, Smoothing(**wanted), task.device
+    )
+    return smoothed_result(wanted, accuracies.confusion, share)
+
+
+def smoothed_result(
+    smooth: Mapping[str, Any], confusion: NDArray[np.int64], share: float
+) -> Result:
+    """Give what a result holds of smoothed probabilities."""
+    counts = {'confusion': confusion.tolist(), 'reaches_training': share}
+    return {'smoothed': {**smooth, **counts}}
 
 
 def _experts(task: LightningModule, work: Path) -> Result | None:

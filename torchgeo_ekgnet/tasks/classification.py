@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
@@ -12,12 +13,13 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .._compat import ClassificationTask
 from .._environment import versions
+from ..calibration import Reliability, ValidationLogits, calibrated
 from ..checkpoint import (
     KEY,
     LocalCheckpointIO,
@@ -75,6 +77,10 @@ class HyperspectralClassificationTask(ClassificationTask):
     #: pixels that the network has seen; None before fitting or loading.
     provenance: Provenance | None
 
+    #: How true the probabilities of the last test were, see
+    #: :meth:`~torchgeo_ekgnet.calibration.Reliability.compute`; None before one.
+    reliability: dict[str, Any] | None
+
     _stages: ClassVar[tuple[str, ...]] = ('train', 'val', 'test')
 
     def __init__(
@@ -98,6 +104,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         on_nonfinite: OnNonfinite = 'stop',
         capture: Literal['auto'] | bool = 'auto',
         matmul_precision: Literal['highest', 'high', 'medium'] | None = None,
+        calibrate: bool = False,
     ) -> None:
         """Initialize a new task.
 
@@ -145,6 +152,10 @@ class HyperspectralClassificationTask(ClassificationTask):
                 a GPU while the task runs: 'highest' for float32, 'high' for TF32,
                 'medium' for bfloat16 products; None leaves PyTorch's settings (float32
                 products, TF32 convolutions).
+            calibrate: Fit a temperature after every validation, which checkpoints keep
+                and by which logits are divided in test, prediction and export: classes
+                stay, probabilities become those of the validation pixels. Without
+                validation pixels nothing is fitted.
 
         Raises:
             ValueError: If an argument has no meaning; the message names it.
@@ -161,6 +172,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         cls = type(self)
         self.hparams.setdefault('_class_path', f'{cls.__module__}.{cls.__qualname__}')
         self.accuracies = {}
+        self.reliability = None
         self._watch = FiniteWatch(self.hparams['on_nonfinite'] == 'skip')
         self._classes_of_data = False
         self._capture: Capture | None = None
@@ -225,6 +237,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         for stage in self._stages:
             counts = ConfusionCounts(self.hparams['num_classes'], validate_args=False)
             setattr(self, f'{stage}_confusion', counts)
+        self.test_reliability = Reliability()
+        self.val_logits = ValidationLogits()
 
     def build(self, stage: str) -> None:
         """Settle bands, classes and class weights with the datamodule.
@@ -282,6 +296,9 @@ class HyperspectralClassificationTask(ClassificationTask):
         self._read_locally()
         self.build(stage)
         self._matmul.set(self.hparams['matmul_precision'])
+        if stage == 'fit' and self.provenance is not None:
+            # That of weights which are about to change.
+            self.provenance = replace(self.provenance, temperature=None)
         if self.is_built:
             self._hasten(stage)
 
@@ -371,6 +388,11 @@ class HyperspectralClassificationTask(ClassificationTask):
             logits = self._logits(image)
             if self._numbers is not None and stage != 'train':
                 label = target = self._numbers.to(label.device)[label]
+            if stage == 'test':
+                logits = self._divided(logits)
+                self.test_reliability.update(logits.softmax(dim=1), label)
+            elif stage == 'val' and self._calibrates():
+                self.val_logits.update(logits, label)
             loss: Tensor = self.criterion(logits, target)
             self._watch.see(loss if stage == 'train' else logits)
             counts: ConfusionCounts = getattr(self, f'{stage}_confusion')
@@ -406,6 +428,13 @@ class HyperspectralClassificationTask(ClassificationTask):
             return
         accuracies = Accuracies.from_confusion(confusion.numpy())
         self.accuracies[stage] = accuracies
+        if stage == 'test':
+            self.reliability = self.test_reliability.compute()
+            self.test_reliability.reset()
+        elif stage == 'val' and self._calibrates() and self.provenance is not None:
+            temperature = self.val_logits.compute()
+            self.provenance = replace(self.provenance, temperature=temperature)
+            self.val_logits.reset()
         # Values on the host: a progress bar may show them without waiting for a GPU.
         for score in SCORES:
             self.log(
@@ -434,7 +463,27 @@ class HyperspectralClassificationTask(ClassificationTask):
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
         """Compute class probabilities of shape (B, C)."""
-        return self._logits(batch['image']).softmax(dim=1)
+        return self._divided(self._logits(batch['image'])).softmax(dim=1)
+
+    def _calibrates(self) -> bool:
+        """Tell whether the running validation is one to fit a temperature on."""
+        if not self.hparams['calibrate'] or self._trainer is None:
+            return False
+        return self.trainer.state.fn == 'fit' and not self.trainer.sanity_checking
+
+    @property
+    def temperature(self) -> float | None:
+        """What logits are divided by in test and prediction; None for nothing."""
+        return None if self.provenance is None else self.provenance.temperature
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The network as test and prediction see it: its logits are calibrated."""
+        return calibrated(self.model, self.temperature)
+
+    def _divided(self, logits: Tensor) -> Tensor:
+        """Divide logits by the temperature, if there is one."""
+        return logits if self.temperature is None else logits / self.temperature
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keep what a skipped step must not spoil."""
@@ -472,6 +521,14 @@ class HyperspectralClassificationTask(ClassificationTask):
         self.provenance = self._current_provenance(
             datamodule.state_dict() if known else None
         )
+
+    def on_fit_end(self) -> None:
+        """Say if a temperature was wanted and could not be fitted."""
+        if self.hparams['calibrate'] and self.temperature is None:
+            rank_zero_info(
+                'calibrate: no pixel validates, so no temperature was fitted and '
+                'probabilities stay as they are; give the split validation pixels (val)'
+            )
 
     def on_validation_start(self) -> None:
         """Refuse ``validate`` with random weights."""
@@ -577,4 +634,5 @@ class HyperspectralClassificationTask(ClassificationTask):
             epochs=self.current_epoch + 1 if self._trained else 0,
             seed=int(seed) if seed else None,
             versions=versions(),
+            temperature=self.temperature,
         )
