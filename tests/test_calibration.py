@@ -84,7 +84,9 @@ class TestTemperature:
 
     @pytest.mark.parametrize('value', [0, -1.0, float('nan'), float('inf'), 'warm'])
     def test_no_temperature(self, value: Any) -> None:
-        with pytest.raises(ValueError, match=r'temperature: found .* in the checkpoint'):
+        with pytest.raises(
+            ValueError, match=r'temperature: found .* in the checkpoint'
+        ):
             Provenance.from_dict({'temperature': value})
 
 
@@ -150,7 +152,9 @@ def train(
         enable_model_summary=False,
         default_root_dir=folder,
         callbacks=[
-            ModelCheckpoint(folder / 'checkpoints', 'last', save_on_train_epoch_end=True),
+            ModelCheckpoint(
+                folder / 'checkpoints', 'last', save_on_train_epoch_end=True
+            ),
             *callbacks,
         ],
     )

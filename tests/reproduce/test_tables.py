@@ -109,7 +109,8 @@ def test_a_row_below_the_svm_or_rising_is_not_converged() -> None:
     trained = result(99, 0, RISING)
     trained['curves'] = {'train_OA': trained['curves']['val_OA'], 'val_OA': []}
     (unseen,) = summarise([('a', 'A', [trained])])
-    assert unseen.reason == 'rising +20.0 points'
+    assert unseen.reason is None and unseen.rise == pytest.approx(20)
+    assert unseen.status == 'ok, bar not run, no pixel validates'
 
 
 def test_the_bar_is_the_svm_on_the_same_splits() -> None:

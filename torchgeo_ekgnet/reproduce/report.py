@@ -183,9 +183,9 @@ def build_report(
     )
     notes.append(
         'A network below the RBF-SVM on the same splits, or whose validation accuracy '
-        '(training accuracy where no pixel validates) still rises by more than '
-        f'{RISE_LIMIT} points over the last quarter of its epochs, counts as not '
-        'converged.'
+        f'still rises by more than {RISE_LIMIT} points over the last quarter of its '
+        'epochs, counts as not converged. Where no pixel validates, the rise is that '
+        'of training accuracy, which is shown and decides nothing.'
     )
     hours = sum(
         sum(result['seconds'].values())

@@ -28,8 +28,8 @@ class Summary:
         results: One result a seed.
         accuracies: Accuracies of each seed.
         reason: Why the row does not count as converged, None if it does.
-        rise: Mean gain of validation accuracy over the last quarter in points, None
-            for a classical baseline.
+        rise: Mean gain of validation accuracy (training accuracy where no pixel
+            validates) over the last quarter in points, None for a classical baseline.
         bar: Mean overall accuracy of the RBF support vector machine on the row's own
             splits in percent, None if it was not run on any of them.
     """
@@ -41,6 +41,11 @@ class Summary:
     reason: str | None
     rise: float | None
     bar: float | None
+
+    @property
+    def validates(self) -> bool:
+        """Whether pixels validated, so that the rise is one on pixels not trained on."""
+        return all(result['curves'].get('val_OA') for result in self.results)
 
     def values(self, metric: str) -> list[float]:
         """One number a seed.
@@ -77,7 +82,10 @@ class Summary:
     def status(self) -> str:
         """Whether the row may enter a claim of order, and why not."""
         if self.reason is None:
-            return 'ok' if self.bar is not None else 'ok, bar not run'
+            words = ['ok'] if self.bar is not None else ['ok', 'bar not run']
+            if self.rise is not None and not self.validates:
+                words.append('no pixel validates')
+            return ', '.join(words)
         # A classical baseline has nothing to converge.
         return self.reason if self.rise is None else f'not converged: {self.reason}'
 
@@ -156,6 +164,9 @@ def summarise(
         if results[0]['epochs'] is not None:
             rises = [last_quarter_rise(_watched(r['curves'])) for r in results]
             rise = float(np.mean(rises))
+        # Training accuracy always rises while the learning rate falls: it tells nothing
+        # of pixels that were not trained on, and disqualifies nobody.
+        validated = all(result['curves'].get('val_OA') for result in results)
         accuracies = tuple(Accuracies.from_confusion(r['confusion']) for r in results)
         # An unfinished sweep may have the bar of some seeds only.
         pairs = [
@@ -170,7 +181,7 @@ def summarise(
                 label,
                 tuple(results),
                 accuracies,
-                not_converged(overall, bar, rise),
+                not_converged(overall, bar, rise if validated else None),
                 rise,
                 None if bar is None else 100 * bar,
             )
