@@ -104,10 +104,10 @@ class ValidationLogits(Metric):
                 value = functional.cross_entropy(
                     logits / exponent.exp(), target, label_smoothing=doubt
                 )
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()
                 return value
 
-            optimizer.step(loss)  # type: ignore[no-untyped-call]
+            optimizer.step(loss)
             found = float(exponent.detach().exp())
         return min(max(found, _COLDEST), _HOTTEST)
 
