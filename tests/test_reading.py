@@ -46,6 +46,36 @@ def test_own_errors_and_interrupts_pass() -> None:
         assert caught.value is error
 
 
+@pytest.mark.parametrize(
+    ('name', 'content', 'match'),
+    [
+        ('a.mat', b'<!DOCTYPE html><title>404', 'it is a web page'),
+        ('a.mat', b'\n <HTML>', 'it is a web page'),
+        ('a.tif', b'version https://git-lfs.github.com/spec/v1', 'git lfs pull'),
+        ('a.tif', b'PK\x03\x04', 'it is a ZIP archive'),
+        ('a.hdf', b'\x1f\x8b\x08', 'compressed by gzip'),
+        ('a.img', b'abc', r'needs its header \(.hdr\) beside it'),
+        ('a.tif', b'abc', 'it is truncated, damaged or of another format'),
+        ('absent', None, 'it is truncated, damaged or of another format'),
+    ],
+)
+def test_what_a_file_seems_to_be(
+    tmp_path: Path, name: str, content: bytes | None, match: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(FileError, match=match), reading(tmp_path / name, 'a test file'):
+        raise IndexError('out of range')
+
+
+def test_missing_library() -> None:
+    with (
+        pytest.raises(FileError, match='a library is missing'),
+        reading('a.parquet', 'a table'),
+    ):
+        raise ImportError('no pyarrow')
+
+
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_reading, '_free_memory', lambda: 1000)
     check_memory(1000, 'a.npz', 'cube')

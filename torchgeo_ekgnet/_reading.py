@@ -13,6 +13,19 @@ __all__ = ('FileError', 'check_memory', 'reading', 'require_file')
 #: Longest part of a library's message that is passed on.
 _MESSAGE = 240
 
+#: What files begin with that are taken for data by mistake, lower case.
+_OTHERS = {
+    b'<!doctype html': 'it is a web page, as a download leaves that failed',
+    b'<html': 'it is a web page, as a download leaves that failed',
+    b'version https://git-lfs': 'it is a pointer of Git LFS; fetch it with git lfs pull',
+    b'pk\x03\x04': 'it is a ZIP archive (PyTorch files are, too); unpack or convert it',
+    b'\x1f\x8b': 'it is compressed by gzip; unpack it',
+    b'\x80\x04': 'it is a Python pickle; save the array as .npy',
+    b'\x80\x05': 'it is a Python pickle; save the array as .npy',
+}
+#: Endings of raw binaries, which no program reads without a header.
+_RAW = ('.img', '.dat', '.raw', '.bsq', '.bil', '.bip', '.bin')
+
 
 class FileError(ValueError):
     """A file is damaged, of another kind, or does not hold what was asked for."""
@@ -68,11 +81,16 @@ def reading(
             f'than there is ({_line(error)}), expected less; read it by window '
             '(lazy=True), cut it, or take a larger machine'
         ) from error
+    except ImportError as error:
+        raise error_class(
+            f'{path} cannot be read as {kind}: found that a library is missing '
+            f'({_line(error)}), expected it to be installed'
+        ) from error
     except Exception as error:
         raise error_class(
-            f'{_sized(path)} cannot be read as {kind}: it is truncated, damaged or of '
-            f'another format (found {type(error).__name__}: {_line(error)}; expected a '
-            'complete file of this kind); download or export it again'
+            f'{_sized(path)} cannot be read as {kind}: {_recognised(path)} (found '
+            f'{type(error).__name__}: {_line(error)}; expected a complete file of this '
+            'kind); download or export it again'
         ) from error
 
 
@@ -106,6 +124,23 @@ def _free_memory() -> int | None:
         return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     except (OSError, ValueError, IndexError, AttributeError):
         return None
+
+
+def _recognised(path: str | os.PathLike[str]) -> str:
+    """Say what a file that cannot be read seems to be."""
+    path = Path(path)
+    try:
+        with path.open('rb') as file:
+            start = file.read(64).lstrip().lower()
+    except OSError:
+        start = b''
+    for begin, text in _OTHERS.items():
+        if start.startswith(begin):
+            return text
+    headers = (path.with_name(f'{path.name}.hdr'), path.with_suffix('.hdr'))
+    if path.suffix.lower() in _RAW and not any(file.exists() for file in headers):
+        return 'a raw binary such as ENVI writes needs its header (.hdr) beside it'
+    return 'it is truncated, damaged or of another format'
 
 
 def _sized(path: str | os.PathLike[str]) -> str:

@@ -173,11 +173,49 @@ class TestLegends:
         assert scene.class_values == (2, 4, 6)
         assert scene.class_names == ('c0', 'c1 (4)', 'c1 (6)')
 
+    @pytest.mark.parametrize(
+        'extra',
+        [
+            'class lookup = {0, 0, 0, 255}\n',
+            'class lookup = {a}\n',
+            'classes = four\n',
+            'classes = 9\n',
+        ],
+    )
+    def test_envi_colours_that_do_not_fit(self, cube: Path, extra: str) -> None:
+        path = cube.with_name('l.hdr')
+        path.write_text(
+            f'ENVI\nsamples = {COLS}\nlines = {ROWS}\nbands = 1\ndata type = 1\n'
+            f'interleave = bsq\n{extra}class names = {{-, {", ".join(NAMES)}}}\n'
+        )
+        path.with_suffix('.img').write_bytes(TRUTH.tobytes())
+        self.check(cube, path, colours=False)
+
+    def test_labels_without_a_name(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = cube.with_name('l.hdr')
+        path.write_text(
+            f'ENVI\nsamples = {COLS}\nlines = {ROWS}\nbands = 1\ndata type = 1\n'
+            f'interleave = bsq\nclass names = {{{", ".join(NAMES)}}}\n'
+        )
+        path.with_suffix('.img').write_bytes(TRUTH.tobytes())
+        open_scene(cube, path)
+        assert 'labels [3] without a name, and names for [0, 1, 2]' in caplog.text
+
+    def test_no_labelled_pixel(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = geotiff.write(cube.with_name('l.tif'), TRUTH[None] * 0)
+        assert open_scene(cube, path).num_classes == 0
+        assert 'no pixel is labelled: every value means "no label"' in caplog.text
+
     def test_damaged(self, cube: Path) -> None:
         path = geotiff.write(cube.with_name('l.tif'), TRUTH[None])
         path.with_name('l.tif.aux.xml').write_text('<PAMDataset><half')
         with pytest.raises(FileError, match=r'aux.xml .*cannot be read as an XML file'):
             open_scene(cube, path)
+        assert open_scene(cube, path, class_names=NAMES).class_names == NAMES
 
 
 class TestTexts:
@@ -226,6 +264,31 @@ class TestTexts:
         questioned = 'differ only in case or spaces; are they one class?' in caplog.text
         assert questioned is (alike in ('Wheat', 'WHEAT'))
         assert scene.num_classes == (1 if alike.strip() == 'wheat' else 2)
+
+    def test_names_that_are_alike_in_arrays(
+        self, plain: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        np.save(plain.with_name('gt.npy'), np.array(['', 'oak', 'Oak', 'x'])[TRUTH])
+        assert open_scene(plain, plain.with_name('gt.npy')).num_classes == 3
+        assert "holds 'Oak' and 'oak', which differ only in case" in caplog.text
+
+    def test_empty_text_is_no_class(self, cube: Path) -> None:
+        points = geopandas.points_from_xy([LEFT + 15, LEFT + 35], [TOP - 15] * 2)
+        frame = geopandas.GeoDataFrame({'c': [' ', 'a']}, geometry=points, crs=32632)
+        frame.to_file(cube.with_name('l.gpkg'))
+        scene = open_scene(cube, cube.with_name('l.gpkg'))
+        assert scene.class_names == ('a',)
+
+    def test_number_without_a_given_name(self, cube: Path) -> None:
+        cube.with_name('l.csv').write_text(
+            f'x,y,c\n{LEFT + 15},{TOP - 15},3\n{LEFT + 35},{TOP - 15},7\n'
+        )
+        with pytest.raises(FileError, match=r"'c' holds \[7\], which are neither"):
+            open_scene(cube, cube.with_name('l.csv'), class_names={3: 'a'})
+        scene = open_scene(
+            cube, cube.with_name('l.csv'), class_names={3: 'a'}, unlabelled=[0, 7]
+        )
+        assert scene.class_names == ('a',)
 
     @pytest.mark.parametrize('values', [[1.5], [-1.0], [1e30], [float('inf')]])
     def test_no_class_numbers(self, cube: Path, values: list[float]) -> None:
@@ -288,6 +351,29 @@ class TestTables:
         assert scene.label_map[1, 2] == 1 and scene.label_map[8, 5] == 2
         assert scene.class_counts == (1, 1)
 
+    @pytest.mark.parametrize(
+        ('head', 'comma'),
+        [
+            ('x;y;Klasse', True),
+            ('Rechtswert;Hochwert;Klasse', True),
+            ('POINT_X\tPOINT_Y\tclass', False),
+            ('utm_e,utm_n,class', False),
+        ],
+    )
+    def test_tables_of_other_programs(self, cube: Path, head: str, comma: bool) -> None:
+        separator = next(c for c in ';\t,' if c in head)
+        lines = [head]
+        for x, name in ((LEFT + 15.25, 'R\u00f6hricht'), (LEFT + 35.5, 'Wald')):
+            place = [f'{x}', f'{TOP - 15.5}']
+            if comma:
+                place = [text.replace('.', ',') for text in place]
+            lines.append(separator.join([*place, name]))
+        path = cube.with_name('points.csv')
+        path.write_bytes('\r\n'.join(lines).encode('latin-1'))
+        scene = open_scene(cube, path)
+        assert scene.class_names == ('R\u00f6hricht', 'Wald')
+        assert scene.label_map[1, [1, 3]].tolist() == [1, 2]
+
     def test_pixels_on_a_scene_without_georeference(self, plain: Path) -> None:
         path = plain.with_name('points.csv')
         path.write_text('row,col,class\n3,4,2\n0,13,5\n')
@@ -298,8 +384,9 @@ class TestTables:
         ('text', 'match'),
         [
             ('a,b\n1,2\n', r"found columns \['a', 'b'\], expected places in x and y"),
-            ('x,y,c\none,2,3\n', 'cannot be read as a table of points'),
-            ('', 'cannot be read as a table of points'),
+            ('x,y,c\none,2,3\n', "found 'one' in column 'x', expected coordinates"),
+            ('', 'found an empty file, expected a table of points'),
+            ('0,2,2,1\n0,1,1,2\n', 'numbers in the first line, expected names of col'),
             ('WKT,c\nPOINT(1,2\n', 'cannot be read as'),
         ],
     )
@@ -331,6 +418,62 @@ class TestTables:
         assert scene.class_names == ('Road', 'Trees')
         assert np.argwhere(scene.label_map == 2).tolist() == [[3, 2], [5, 4]]
         assert np.argwhere(scene.label_map == 1).tolist() == [[10, 9]]
+        assert scene.palette.tolist() == [[255, 0, 0], [0, 255, 0]]
+
+    XML = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<RegionsOfInterest version="1.1">'
+        '<Region name="Trees" color="0,255,0"><GeometryDef><CoordSysStr>{0}'
+        '</CoordSysStr><Polygon><Exterior><LinearRing><Coordinates>{1}</Coordinates>'
+        '</LinearRing></Exterior>{2}</Polygon></GeometryDef></Region>'
+        '<Region name="Road" color="255,0,0"><GeometryDef><CoordSysStr>{0}'
+        '</CoordSysStr><Point><Coordinates>{3}</Coordinates></Point></GeometryDef>'
+        '</Region></RegionsOfInterest>'
+    )
+
+    def places(self, *pixels: tuple[float, float], pixel: bool) -> str:
+        if not pixel:
+            pixels = tuple((LEFT + PIXEL * c, TOP - PIXEL * r) for c, r in pixels)
+        return ' '.join(f'{x} {y}' for x, y in pixels)
+
+    @pytest.mark.parametrize('system', ['none', 'EPSG:32632', 'wkt'])
+    def test_envi_regions_in_xml(self, cube: Path, system: str) -> None:
+        pixel = system == 'none'
+        square = [(1, 1), (6, 1), (6, 5), (1, 5), (1, 1)]
+        hole = [(2, 2), (4, 2), (4, 4), (2, 4), (2, 2)]
+        inner = self.places(*hole, pixel=pixel)
+        if system == 'wkt':
+            crs = geopandas.GeoSeries(crs=32632).crs
+            system = crs.to_wkt('WKT1_ESRI').replace('"', '&quot;')
+        text = self.XML.format(
+            system,
+            self.places(*square, pixel=pixel),
+            f'<Interior><LinearRing><Coordinates>{inner}</Coordinates></LinearRing>'
+            '</Interior>',
+            self.places((9.5, 8.5), (10.5, 8.5), pixel=pixel),
+        )
+        path = cube.with_name('roi.xml')
+        path.write_text(text)
+        scene = open_scene(cube, path)
+        expected = np.zeros((ROWS, COLS), int)
+        expected[1:5, 1:6] = 2
+        expected[2:4, 2:4] = 0
+        expected[8, 9:11] = 1
+        assert scene.class_names == ('Road', 'Trees')
+        assert np.array_equal(scene.label_map, expected)
+        assert scene.palette.tolist() == [[255, 0, 0], [0, 255, 0]]
+
+    @pytest.mark.parametrize(
+        ('text', 'match'),
+        [
+            ('<RegionsOfInterest/>', 'found 0 geometries in 0 coordinate systems'),
+            ('<Other/>', "found XML of 'Other', expected ENVI regions"),
+            ('<RegionsOf', 'cannot be read as ENVI regions of interest'),
+        ],
+    )
+    def test_damaged_xml(self, cube: Path, text: str, match: str) -> None:
+        cube.with_name('roi.xml').write_text(text)
+        with pytest.raises(FileError, match=match):
+            open_scene(cube, cube.with_name('roi.xml'))
 
     @pytest.mark.parametrize(
         ('old', 'new', 'match'),
@@ -463,3 +606,21 @@ class TestPlaces:
         geotiff.write(cube.with_name('c.tif'), TRUTH[None])
         with pytest.raises(ValueError, match='expected files of one kind'):
             open_scene(cube, [cube.with_name('a.gpkg'), cube.with_name('c.tif')])
+
+
+class TestLayers:
+    def test_the_first_of_several_is_said(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = cube.with_name('l.gpkg')
+        points = geopandas.points_from_xy([LEFT + 15], [TOP - 15])
+        for name, value in (('fields', 'a'), ('roads', 'b')):
+            frame = geopandas.GeoDataFrame({'c': [value]}, geometry=points, crs=32632)
+            frame.to_file(path, layer=name)
+        assert open_scene(cube, path).class_names == ('a',)
+        assert "found the layers ['fields', 'roads']; the first one" in caplog.text
+        assert open_scene(cube, path, layer='roads').class_names == ('b',)
+        with pytest.raises(
+            FileError, match=r"no layer 'x', expected one of \['fields'"
+        ):
+            open_scene(cube, path, layer='x')

@@ -103,6 +103,13 @@ class TestUndeclared:
         assert 'bands [2] (zero-based) have one value in every pixel' in caplog.text
         assert 'exclude=[2]' in caplog.text
 
+    def test_fill_in_a_whole_band(self, caplog: pytest.LogCaptureFixture) -> None:
+        cube = reflectance()
+        cube[:, :, 1] = -9999
+        HyperspectralScene(cube, None)
+        assert 'exclude=[1]' in caplog.text
+        assert 'leave these pixels out' not in caplog.text
+
     def test_data_are_not_suspected(self, caplog: pytest.LogCaptureFixture) -> None:
         saturated = (reflectance() * 400).clip(0, 200).astype('uint8')
         with caplog.at_level(logging.WARNING):

@@ -188,7 +188,10 @@ class TestVectorLabels:
                 {'attribute': 'crop', 'class_names': ['maize', 'rape']},
                 r"holds \['wheat'\], which are not among the class names",
             ),
-            ({'attribute': 'crop', 'layer': 'nope'}, 'cannot be read as vector file'),
+            (
+                {'attribute': 'crop', 'layer': 'nope'},
+                "found no layer 'nope', expected one of",
+            ),
         ],
     )
     def test_errors(self, cube: Path, options: dict[str, Any], match: str) -> None:

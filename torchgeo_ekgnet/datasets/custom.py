@@ -24,10 +24,11 @@ from .bands import Bands, BandSelection
 from .base import Sample, SceneDataset
 from .label_files import SceneLabels, open_labels
 from .options import Files, SceneOptions, flat_options
-from .raster import Grid, check_transform, placed_crs, read_crs
+from .raster import Grid, check_transform, checked_grid, placed_crs, read_crs
 from .scene import HyperspectralScene
 from .sources import ArraySource, Request, Source, open_sources
 from .sources.axes import axes_hint
+from .sources.variables import natural
 from .units import nanometres
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def open_scene(
         # A byte a pixel for the mask, and up to eight for labels as they are read.
         pixels = source.shape[0] * source.shape[1]
         check_memory(9 * pixels, source.where, f'the mask of {source.shape[:2]} pixels')
-    grid = _with_reference(source.grid, options.crs, options.transform)
+    grid = _placed(source, options.crs, options.transform)
     labels = SceneLabels(None, options.class_names)
     if options.labels is not None:
         labels = open_labels(_listed(options.labels, 'labels'), grid, options, source)
@@ -187,7 +188,7 @@ def _listed(files: Files, what: str) -> list[Path]:
             found = [Path(name) for name in glob.glob(str(item), recursive=True)]
             if not found:
                 raise FileNotFoundError(f'{what}: no file matches {item}')
-        paths += sorted(found, key=_natural)
+        paths += sorted(found, key=lambda path: natural(str(path)))
     if not paths:
         raise FileNotFoundError(f'{what}: no file is named')
     return paths
@@ -209,11 +210,6 @@ def _in_folder(folder: Path, what: str) -> list[Path]:
         f'{sorted(path.name for path in inside)[:5]}, expected '
         f'{", ".join(ending for endings in kinds for ending in endings)}'
     )
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    parts = re.split(r'(\d+)', str(path))
-    return [(int(part), '') if part.isdigit() else (-1, part) for part in parts]
 
 
 def _name_of(paths: Sequence[Path]) -> str:
@@ -256,34 +252,37 @@ def _stored(source: Source, options: SceneOptions) -> Any:
     return source.read_all()
 
 
-def _with_reference(
-    grid: Grid, crs: str | None, transform: Sequence[float] | None
-) -> Grid:
-    own_crs, own_transform = grid.crs, grid.transform
+def _placed(source: Source, crs: str | None, transform: Sequence[float] | None) -> Grid:
+    """Return where the pixels lie: the arguments, else what the file says."""
+    try:
+        grid = source.grid
+    except FileError:
+        if transform is None:
+            raise
+        grid = Grid(*source.shape[:2])
     if crs is not None:
-        own_crs = placed_crs(read_crs(crs), 'crs')
+        grid = replace(grid, crs=placed_crs(read_crs(crs), 'crs'))
     if transform is not None:
         if len(transform) != 6:
             raise ValueError(
                 f'transform must have six numbers (a, b, c, d, e, f), got {transform!r}'
             )
         check_transform(transform, 'transform')
-        own_transform = Affine(*transform)
-    return Grid(grid.rows, grid.cols, own_crs, own_transform)
+        grid = replace(grid, transform=Affine(*transform))
+    return checked_grid(grid, source.where)
 
 
 def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | None:
     """Return the wavelengths: those given, else those of the file."""
     given, unit = options.wavelengths, options.wavelength_unit
     if given is None:
-        hint = axes_hint(source, bands=source.misfit)
-        if source.misfit is not None and hint:
+        if source.misfit is not None:
             logger.warning(
-                '%s: found %d wavelengths for %d bands%s',
+                '%s: found %d wavelengths for %d bands, so they are left out%s',
                 source.where,
                 source.misfit,
                 source.shape[2],
-                hint,
+                axes_hint(source, bands=source.misfit) or '; wavelengths= gives them',
             )
         return source.wavelengths(unit)
     if isinstance(given, str | os.PathLike):

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from .._reading import FileError, require_file
 from . import sources
-from .labels import NO_LABEL, ClassNames, LabelLegend, whole_numbers
+from .labels import (
+    NO_LABEL,
+    ClassNames,
+    LabelLegend,
+    question_alike,
+    short,
+    whole_numbers,
+)
 from .nodata import is_nodata
 from .options import SceneOptions
 from .raster import Grid, OutsideError, labels_on_grid, placed_crs, read_crs
@@ -87,7 +94,7 @@ def open_labels(
             f'as {vectors[0]}; expected files of one kind'
         )
     try:
-        labels, names = read_vector_labels(
+        labels, names, colours = read_vector_labels(
             paths,
             grid,
             options.attribute,
@@ -107,7 +114,7 @@ def open_labels(
                 reason = f'and {name}={value!r} is for vector files'
                 break
         raise FileError(f'{error}; {reason}') from error
-    return SceneLabels(labels, names)
+    return SceneLabels(labels, names, colours)
 
 
 def _is_vector(path: Path, options: SceneOptions) -> bool:
@@ -137,7 +144,11 @@ def _from_rasters(
     crs = options.labels_crs
     for path in paths:
         found = read_label_file(
-            path, options.labels_variable, options.shape, options.axes
+            path,
+            options.labels_variable,
+            options.shape,
+            options.axes,
+            named=options.class_names is not None,
         )
         own = found.grid
         if crs is not None:
@@ -174,13 +185,23 @@ def _from_rasters(
             logger.warning('%s: %d %s', paths[0].parent, count, text)
     merged[disputed] = NO_LABEL
     class_names: ClassNames = options.class_names
-    if class_names is None and names:
-        class_names = _legend_names(merged, names, options.unlabelled)
+    if np.isin(merged, [NO_LABEL, *options.unlabelled]).all():
+        logger.warning(
+            '%s: no pixel is labelled: every value means "no label" (unlabelled=%s), or '
+            'is nodata',
+            paths[0],
+            list(options.unlabelled),
+        )
+    elif class_names is None and names:
+        class_names = _legend_names(str(paths[0]), merged, names, options.unlabelled)
     return SceneLabels(merged, class_names, colours)
 
 
 def _legend_names(
-    labels: NDArray[np.int64], names: Mapping[int, str], unlabelled: Sequence[int]
+    path: str,
+    labels: NDArray[np.int64],
+    names: Mapping[int, str],
+    unlabelled: Sequence[int],
 ) -> dict[int, str]:
     """Return the names of the values that occur."""
     values = [
@@ -188,6 +209,15 @@ def _legend_names(
         for value in np.unique(labels).tolist()
         if value not in (NO_LABEL, *unlabelled)
     ]
+    nameless = [value for value in values if not names.get(value)]
+    if nameless:
+        logger.warning(
+            '%s: it has labels %s without a name, and names for %s; if the names belong '
+            'to other values, give class_names=',
+            path,
+            short(nameless),
+            short(sorted(names)),
+        )
     chosen = {value: names.get(value) or f'class {value}' for value in values}
     twice = {name for name in chosen.values() if list(chosen.values()).count(name) > 1}
     return {
@@ -201,6 +231,7 @@ def read_label_file(
     variable: str | None = None,
     size: tuple[int, int] | None = None,
     axes: str | None = None,
+    named: bool = False,
 ) -> LabelFile:
     """Read a label map from an array file or a raster.
 
@@ -210,6 +241,7 @@ def read_label_file(
             band of a raster by its number from 1.
         size: Rows and columns of labels that lie on one axis.
         axes: Order of the cube's axes, which tells in which order pixels lie on one.
+        named: Names are given, so a legend that cannot be read is no error.
 
     Returns:
         The labels.
@@ -220,7 +252,13 @@ def read_label_file(
     """
     request = Request(variable, axes, size, labels=True)
     source = open_source(path, request, 'labels')
-    legend = source.legend() or LabelLegend()
+    try:
+        legend = source.legend() or LabelLegend()
+    except FileError as error:
+        if not named:
+            raise
+        logger.warning('%s; names are given, so its legend is left out', error)
+        legend = LabelLegend()
     mask = source.mask()
     if source.shape[2] == 1:
         stored = source.read_all()[:, :, 0]
@@ -234,19 +272,20 @@ def read_label_file(
     if mask is not None:
         absent |= ~mask
     if stored.dtype.kind in 'US':
-        return _from_texts(stored, source.grid)
+        return _from_texts(str(path), stored, source.grid)
     labels = whole_numbers(str(path), np.where(absent, np.zeros_like(stored), stored))
     labels[absent] = NO_LABEL
     return LabelFile(labels, source.grid, legend)
 
 
-def _from_texts(stored: NDArray[Any], grid: Grid) -> LabelFile:
+def _from_texts(path: str, stored: NDArray[Any], grid: Grid) -> LabelFile:
     """Read labels that an array holds as texts: numbers, or names."""
     texts = np.char.strip(stored.astype(np.str_))
     values = np.unique(texts)
     if all(text.removesuffix('.0').lstrip('+-').isdecimal() for text in values):
         return LabelFile(whole_numbers('labels', texts), grid, LabelLegend())
     names = [text for text in values.tolist() if text]
+    question_alike(path, names)
     labels = np.searchsorted(names, texts) + 1
     labels[texts == ''] = NO_LABEL
     return LabelFile(

@@ -3,12 +3,15 @@
 
 """Label values, what a file says about them, and the classes they become."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 #: Value of pixels that a label file says nothing about; no file holds it as a label.
 NO_LABEL = int(np.iinfo(np.int64).min)
@@ -45,6 +48,25 @@ class Classes:
     names: tuple[str, ...]
     label_map: NDArray[np.signedinteger[Any]]
     masked: tuple[int, ...]
+
+
+def question_alike(where: str, names: Iterable[str]) -> None:
+    """Warn of names that differ only in case or spaces.
+
+    Args:
+        where: File, and attribute if there is one, for the message.
+        names: Names of classes.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        alike.setdefault(' '.join(name.split()).casefold(), []).append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            logger.warning(
+                '%s holds %s, which differ only in case or spaces; are they one class?',
+                where,
+                ' and '.join(map(repr, group)),
+            )
 
 
 def whole_numbers(name: str, labels: NDArray[Any]) -> NDArray[np.int64]:

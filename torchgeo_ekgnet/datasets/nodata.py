@@ -56,7 +56,9 @@ def is_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
         tolerance = 1e-5 * size
     if not tolerance:
         return np.asarray(values == rounded)
-    return np.asarray((values >= rounded - tolerance) & (values <= rounded + tolerance))
+    with np.errstate(over='ignore'):
+        low, high = rounded - tolerance, rounded + tolerance
+        return np.asarray((values >= low) & (values <= high))
 
 
 def jsonable_nodata(nodata: float | None) -> float | str | None:
@@ -151,7 +153,7 @@ def valid_pixels(
             '(nodata=nan)'
         )
     single = np.finfo(np.float32)
-    if largest > single.max or 0 < largest < single.tiny:
+    if largest > float(single.max) or 0 < largest < float(single.tiny):
         raise ValueError(
             f'{cube.name}: found values up to {largest:g}, expected values that single '
             f'precision holds ({single.tiny:g} to {single.max:g}); scale them, or '
@@ -198,10 +200,6 @@ def warn_of_fill(cube: CubeReader, valid: NDArray[np.bool_]) -> None:
     spectra = np.concatenate(parts)
     if len(spectra) < 2:
         return
-    message = _fill_of(spectra)
-    if message is not None:
-        logger.warning('%s: %s', cube.name, message)
-        return
     flat = (spectra == spectra[:1]).all(axis=0)
     if flat.any() and not flat.all():
         numbers = cube.band_indices[flat].tolist()
@@ -214,6 +212,10 @@ def warn_of_fill(cube: CubeReader, valid: NDArray[np.bool_]) -> None:
             spectra[0, flat][0],
             short(numbers),
         )
+        spectra = spectra[:, ~flat]
+    message = _fill_of(spectra)
+    if message is not None:
+        logger.warning('%s: %s', cube.name, message)
 
 
 def _fill_of(spectra: NDArray[Any]) -> str | None:

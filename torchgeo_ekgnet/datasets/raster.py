@@ -6,7 +6,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,6 +66,7 @@ class Grid:
     def pixels_of(self, other: 'Grid') -> list[tuple[float, float]]:
         """Return column and row of the other grid's corners, see :meth:`corners`."""
         assert self.transform is not None
+        check_transform(tuple(self.transform), str(self))
         to_pixel = tuple(~self.transform)
         return [_apply(to_pixel, *position) for position in other.corners()]
 
@@ -125,10 +126,41 @@ def check_transform(coefficients: Sequence[float], where: str) -> None:
         problem = 'pixels of size 0'
     else:
         return
-    raise ValueError(
+    raise FileError(
         f'{where}: found a georeference with {problem} ({list(coefficients[:6])}), '
         'expected six finite numbers and pixels with an area; give transform='
     )
+
+
+def checked_grid(grid: Grid, where: str) -> Grid:
+    """Return a grid whose pixels have a place.
+
+    Args:
+        grid: The grid as a file tells it.
+        where: File, for messages.
+
+    Raises:
+        FileError: If its transform places no pixels.
+    """
+    if grid.transform is None:
+        return grid
+    check_transform(tuple(grid.transform), where)
+    if grid.crs is None or not grid.crs.is_geographic:
+        return grid
+    left, bottom, right, top = grid.bounds
+    if max(abs(left), abs(right)) <= 2 * 360 and max(abs(bottom), abs(top)) <= 180:
+        return grid
+    logger.warning(
+        '%s: its CRS %s is in degrees, but its pixels lie at x %g to %g and y %g to %g; '
+        'the CRS counts as none (crs= gives the right one)',
+        where,
+        grid.crs.to_string(),
+        left,
+        right,
+        bottom,
+        top,
+    )
+    return replace(grid, crs=None)
 
 
 def read_crs(text: str, argument: str = 'crs') -> 'CRS':
@@ -189,6 +221,8 @@ def labels_on_grid(
     Raises:
         ValueError: If the grids cannot be matched, or no label lies in the scene.
     """
+    if own.transform is not None and (own.rows, own.cols) != (grid.rows, grid.cols):
+        own = checked_grid(own, path)
     crs, own_crs = grid.crs, own.crs
     if not own.georeferenced or not grid.georeferenced:
         if (own.rows, own.cols) == (grid.rows, grid.cols):

@@ -77,6 +77,14 @@ def nanometres(
             centres[-1],
         )
         return None
+    if centres.size > 1 and (centres == centres.flat[0]).all():
+        logger.warning(
+            '%s: its %d wavelengths are all %g, so they are left out',
+            where,
+            centres.size,
+            centres.flat[0],
+        )
+        return None
     if names == ['index']:
         logger.warning(
             '%s: the wavelength units are "Index", so its wavelengths are band numbers '

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from .._reading import FileError, reading
-from .labels import NO_LABEL, ClassNames
+from .labels import NO_LABEL, ClassNames, question_alike, short
 from .raster import Grid, OutsideError, placed_crs, read_crs
 from .sources.vector import Features, read_features
 
@@ -38,7 +38,7 @@ def read_vector_labels(
     all_touched: bool = False,
     unlabelled: Sequence[int] = (0,),
     labels_crs: str | None = None,
-) -> tuple[NDArray[np.int64], dict[int, str]]:
+) -> tuple[NDArray[np.int64], dict[int, str], dict[int, tuple[int, int, int]]]:
     """Burn vector labels into the grid of a scene.
 
     A pixel gets the class of the geometry that covers its centre, or of the point in
@@ -58,7 +58,8 @@ def read_vector_labels(
         labels_crs: CRS of the coordinates where the file names none, or a wrong one.
 
     Returns:
-        Labels (rows, cols), ``NO_LABEL`` where there is none, and the names by number.
+        Labels (rows, cols), ``NO_LABEL`` where there is none; names, and colours that
+        files tell, by number.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -68,9 +69,12 @@ def read_vector_labels(
     """
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else list(path)
     name = str(paths[0]) + (f' and {len(paths) - 1} more' if len(paths) > 1 else '')
+    features = [read_features(one, layer) for one in paths]
     frames = [
-        _placed(one, read_features(one, layer), grid, labels_crs) for one in paths
+        _placed(one, found, grid, labels_crs)
+        for one, found in zip(paths, features, strict=True)
     ]
+    named = {name: rgb for found in features for name, rgb in found.colours.items()}
     frame = frames[0]
     if len(frames) > 1:
         frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True))
@@ -94,7 +98,9 @@ def read_vector_labels(
         )
     usable &= ~excluded
     place = replace(grid, transform=grid.transform or Affine.identity())
-    return _burnt(name, shapes[usable], numbers[usable], place, all_touched), names
+    labels = _burnt(name, shapes[usable], numbers[usable], place, all_touched)
+    colours = {number: named[text] for number, text in names.items() if text in named}
+    return labels, names, colours
 
 
 def number_features(path: Path, grid: Grid) -> NDArray[np.int64]:
@@ -123,8 +129,8 @@ def _placed(
 ) -> geopandas.GeoDataFrame:
     """Bring features to the coordinates of the scene: its CRS, or its pixels."""
     frame, system = features.frame, features.system
-    size = frame.attrs.get('size')
-    if size is not None and tuple(size) != (grid.rows, grid.cols):
+    size = features.size
+    if size is not None and size != (grid.rows, grid.cols):
         raise FileError(
             f'{path}: found regions of interest of an image of {size[0]} x {size[1]} '
             f'pixels, expected {grid.rows} x {grid.cols}'
@@ -148,6 +154,11 @@ def _placed(
                 'same size'
             )
         # GeoJSON without a CRS is read as degrees, which no such scene can have.
+    elif system == 'scene' and grid.transform is not None:
+        logger.warning(
+            '%s: its places are taken in the CRS of the scene; labels_crs= names another',
+            path,
+        )
     elif system == 'unknown' and grid.crs is not None:
         raise FileError(
             f'{path} names no CRS, so its geometries cannot be placed in the scene '
@@ -253,7 +264,7 @@ def _classes(
     if attribute not in columns:
         raise FileError(f'{path} has no attribute {attribute!r}; it has {columns}')
     column = frame[attribute]
-    given = column.notna().to_numpy()
+    given = (column.notna() & (column.astype(str).str.strip() != '')).to_numpy()
     if not given.any():
         raise FileError(f'{path}: attribute {attribute!r} is empty everywhere')
     numbers = np.full(len(frame), -1, dtype=np.int64)
@@ -274,8 +285,16 @@ def _classes(
     numbers[given] = values.astype(np.int64)
     found = [int(v) for v in np.unique(numbers[given]) if v not in unlabelled]
     if class_names is None or isinstance(class_names, Mapping):
-        names = {value: f'class {value}' for value in found}
-        names.update({int(k): str(v) for k, v in (class_names or {}).items()})
+        if class_names is None:
+            return numbers, {value: f'class {value}' for value in found}
+        names = {int(k): str(v) for k, v in class_names.items()}
+        unknown = [value for value in found if value not in names]
+        if unknown:
+            raise FileError(
+                f'{path}: attribute {attribute!r} holds {short(unknown)}, which are '
+                f'neither classes ({short(sorted(names))}) nor unlabelled '
+                f'({list(unlabelled)})'
+            )
         return numbers, names
     if len(class_names) != len(found):
         raise FileError(
@@ -300,18 +319,7 @@ def _numbered_texts(
 ) -> dict[int, str]:
     """Return the number of each class name."""
     found = sorted(set(texts))
-    alike: dict[str, list[str]] = {}
-    for text in found:
-        alike.setdefault(' '.join(text.split()).casefold(), []).append(text)
-    for group in alike.values():
-        if len(group) > 1:
-            logger.warning(
-                '%s: attribute %r holds %s, which differ only in case or spaces; are '
-                'they one class?',
-                path,
-                attribute,
-                ' and '.join(map(repr, group)),
-            )
+    question_alike(f'{path}: attribute {attribute!r}', found)
     if class_names is None:
         return dict(enumerate(found, start=1))
     if isinstance(class_names, Mapping):

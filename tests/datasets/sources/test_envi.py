@@ -93,6 +93,37 @@ class TestDialects:
         assert scene.wavelengths is not None
         np.testing.assert_allclose(scene.wavelengths, CENTRES)
 
+    @pytest.mark.parametrize(
+        'extra',
+        [
+            'wavelength =\n{400, 500,\n600, 700, 800}',
+            'wavelengths = {400, 500, 600, 700, 800}',
+            'wavelength = {"400" "500" "600" "700" "800"}',
+            "wavelength = {'400', '500', '600', '700', '800'}",
+        ],
+    )
+    def test_lists(self, tmp_path: Path, extra: str) -> None:
+        scene = open_scene(write(tmp_path, extra))
+        assert scene.wavelengths is not None
+        assert scene.wavelengths.tolist() == CENTRES
+
+    def test_lines_that_are_no_entries(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        extra = 'wavelength : {400, 500, 600, 700, 800}\n; a comment\n\n'
+        assert open_scene(write(tmp_path, extra)).wavelengths is None
+        assert '1 lines are ignored because they have no "=", such as \'wave' in (
+            caplog.text
+        )
+
+    @pytest.mark.parametrize('value', ['0', '550'])
+    def test_wavelengths_that_are_all_the_same(
+        self, tmp_path: Path, value: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        extra = f'wavelength = {{{", ".join([value] * 5)}}}'
+        assert open_scene(write(tmp_path, extra)).wavelengths is None
+        assert f'its 5 wavelengths are all {value}' in caplog.text
+
     @pytest.mark.parametrize('newline', ['\r\n', '\n'])
     def test_ends_of_lines(self, tmp_path: Path, newline: str) -> None:
         path = write(tmp_path, 'bbl = {1, 1, 0, 1, 1}', newline=newline)
@@ -103,7 +134,14 @@ class TestDialects:
         [
             ('bands = 4', "found 'bands' twice, as '5' and '4'"),
             ('wavelength = {400, 500}', "'wavelength' has 2 values for 5 bands"),
-            ('wavelength = {a, b, c, d, e}', 'holds something that is no number'),
+            (
+                'wavelength = {a, b, c, d, e}',
+                "holds 'a', expected numbers; give wavelengths=",
+            ),
+            ('wavelength = {4nm 5nm 6nm 7nm 8nm}', "holds '4nm', expected numbers"),
+            ('bbl = {True, True, False, True, True}', 'choose bands by number'),
+            ('data ignore value = {-9999, 0}', 'a number; name it with nodata='),
+            ('map info = {UTM, 1, 1, x, 5e6, 9, 9, 33, North}', "'x', .*transform="),
             ('wavelength = {1, 2, 3', 'no closing brace'),
             ('data ignore value = none', "'none', expected a number"),
         ],
@@ -142,6 +180,25 @@ class TestArgumentsOverrule:
             assert scene.wavelengths is not None
             np.testing.assert_allclose(scene.wavelengths, CENTRES)
 
+    @pytest.mark.parametrize('easting', ['x', '5e5'])
+    def test_georeference(self, tmp_path: Path, easting: str) -> None:
+        extra = f'map info = {{UTM, 1, 1, {easting}, 5e6, 0, 30, 33, North, WGS-84}}'
+        path = write(tmp_path, extra)
+        with pytest.raises(FileError, match='give transform='):
+            open_scene(path)
+        scene = open_scene(path, transform=[30, 0, 5e5, 0, -30, 5e6])
+        assert scene.transform is not None and scene.transform.c == 5e5
+
+    def test_system_that_does_not_hold_the_pixels(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        extra = 'map info = {UTM, 1, 1, 5e5, 5e6, 30, 30, 99, North, Mars}'
+        path = write(tmp_path, extra)
+        assert open_scene(path).crs is None
+        assert 'is in degrees, but its pixels lie at x 500000' in caplog.text
+        placed = open_scene(path, crs='EPSG:32633')
+        assert placed.crs is not None and placed.crs.to_epsg() == 32633
+
 
 class TestSizes:
     @pytest.mark.parametrize(
@@ -175,6 +232,18 @@ class TestSizes:
     def test_shorter(self, tmp_path: Path, changes: dict[str, Any]) -> None:
         with pytest.raises(FileError, match='is too short for its header'):
             open_scene(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize('others', [['a.dat'], ['a'], ['a.raw', 'a.bin']])
+def test_several_binary_files(tmp_path: Path, others: list[str]) -> None:
+    path = write(tmp_path)
+    for name in others:
+        (tmp_path / name).write_bytes(bytes(CUBE.nbytes))
+    with pytest.raises(FileError, match=r'several files .*a\.img.*name the binary'):
+        open_scene(path)
+    if 'a.raw' in others:
+        return
+    assert np.array_equal(open_scene(tmp_path / 'a.img').cube, CUBE)
 
 
 class TestFrames:
@@ -435,7 +504,7 @@ class TestEnvi:
             ('data type = 2', 'data type = 6', 'data type 6 is not supported'),
             ('ENVI\n', 'ERDAS\n', 'is not an ENVI header'),
             ('bbl = {1, ', 'bbl = {', "'bbl' has 11 values for 12 bands"),
-            ('bbl = {1, ', 'bbl = {a, ', "'bbl' holds something that is no number"),
+            ('bbl = {1, ', 'bbl = {a, ', "'bbl' holds 'a', expected numbers"),
             ('wavelength = {', 'wavelength = {0.4, ', "'wavelength' has 13 values"),
             ('= Micrometers', '= Furlongs', "unit 'Furlongs' is not known"),
             ('= Micrometers', '= Nanometers', 'looks like micrometres'),

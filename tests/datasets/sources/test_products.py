@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet._reading import FileError
@@ -297,7 +298,10 @@ class TestAxes:
                     file[key] = value
         with caplog.at_level(logging.WARNING):
             open_scene(tmp_path / kind)
-        assert 'found 5 wavelengths for 14 bands; the cube of shape' in caplog.text
+        assert (
+            'found 5 wavelengths for 14 bands, so they are left out; the cube of shape'
+            in caplog.text
+        )
 
     def test_transposed_labels(self, tmp_path: Path) -> None:
         np.save(tmp_path / 'a.npy', CUBE)
@@ -311,3 +315,144 @@ class TestAxes:
             ValueError, match=r'differ in size.*labels: 6 x 7.*cube: 12 x 14'
         ):
             open_scene(tmp_path / 'a.mat', tmp_path / 'a.mat')
+
+    @pytest.mark.parametrize('place', ['variable', 'attribute'])
+    def test_wavelengths_of_another_number(
+        self, tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with h5py.File(tmp_path / 'a.h5', 'w') as file:
+            data = file.create_dataset('cube', data=CUBE)
+            if place == 'variable':
+                file['wavelength'] = CENTRES[:4]
+            else:
+                data.attrs['wavelength'] = CENTRES[:4]
+        assert open_scene(tmp_path / 'a.h5').wavelengths is None
+        assert 'found 4 wavelengths for 5 bands, so they are left out' in caplog.text
+        open_scene(tmp_path / 'a.h5', wavelengths=CENTRES)
+
+    @pytest.mark.parametrize(
+        ('names', 'axes'),
+        [
+            (('layer', 'y', 'x'), 'byx'),
+            (('time', 'y', 'x'), 'byx'),
+            (('lat', 'lon', 'feature'), 'yxb'),
+        ],
+    )
+    def test_third_axis_of_any_name(
+        self, tmp_path: Path, names: tuple[str, ...], axes: str
+    ) -> None:
+        stored = CUBE.transpose(['yxb'.index(axis) for axis in axes])
+        with h5py.File(tmp_path / 'a.nc', 'w') as file:
+            data = file.create_dataset('cube', data=stored)
+            for number, name in enumerate(names):
+                data.dims[number].label = name
+        assert np.array_equal(open_scene(tmp_path / 'a.nc').cube, CUBE)
+
+
+class TestAxesOfLengthOne:
+    @pytest.mark.parametrize('lazy', [False, True])
+    @pytest.mark.parametrize('kind', ['a.npy', 'a.npz', 'a.mat', 'v73.mat', 'a.h5'])
+    @pytest.mark.parametrize('place', [0, 3])
+    def test_cube(self, tmp_path: Path, kind: str, place: int, lazy: bool) -> None:
+        path, stored = tmp_path / kind, np.expand_dims(CUBE, place)
+        if kind == 'a.npy':
+            np.save(path, stored)
+        elif kind == 'a.npz':
+            np.savez(path, cube=stored)
+        elif kind == 'a.mat':
+            scipy.io.savemat(path, {'cube': stored})
+        else:
+            with h5py.File(path, 'w', userblock_size=512) as file:
+                file['cube'] = stored.T if kind == 'v73.mat' else stored
+        scene = open_scene(path, lazy=lazy)
+        assert np.array_equal(scene.read(0, 12, 0, 14), CUBE)
+        assert np.array_equal(scene.read(2, 5, 3, 9), CUBE[2:5, 3:9])
+
+    def test_time(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / 'a.nc', 'w') as file:
+            data = file.create_dataset('cube', data=CUBE.transpose(2, 0, 1)[None])
+            for number, name in enumerate(('time', 'wavelength', 'lat', 'lon')):
+                data.dims[number].label = name
+        assert np.array_equal(open_scene(tmp_path / 'a.nc').cube, CUBE)
+
+    @pytest.mark.parametrize('shape', [(12, 14, 1), (1, 12, 14)])
+    @pytest.mark.parametrize('kind', ['l.npy', 'l.h5'])
+    def test_labels(self, tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
+        np.save(tmp_path / 'a.npy', CUBE)
+        if kind == 'l.npy':
+            np.save(tmp_path / kind, LABELS.reshape(shape))
+        else:
+            with h5py.File(tmp_path / kind, 'w') as file:
+                file['labels'] = LABELS.reshape(shape)
+        scene = open_scene(tmp_path / 'a.npy', tmp_path / kind)
+        assert np.array_equal(scene.label_map, LABELS)
+
+    def test_a_real_fourth_axis(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / 'a.npz', cube=np.stack([CUBE, CUBE]))
+        with pytest.raises(FileError, match='no array with 3 axes'):
+            open_scene(tmp_path / 'a.npz')
+
+
+class TestBandsInArraysOfTheirOwn:
+    @pytest.mark.parametrize('lazy', [False, True])
+    @pytest.mark.parametrize('kind', ['a.nc', 'a.npz', 'a.mat', 'v73.mat'])
+    def test_named_by_a_pattern(self, tmp_path: Path, kind: str, lazy: bool) -> None:
+        # Band10 follows Band9.
+        bands: dict[str, Any] = {f'Band{n + 8}': CUBE[:, :, n] for n in range(5)}
+        path = tmp_path / kind
+        others: dict[str, Any] = {'labels': LABELS}
+        if kind == 'a.npz':
+            np.savez(path, **bands, **others)
+        elif kind == 'a.mat':
+            scipy.io.savemat(path, {**bands, **others})
+        else:
+            with h5py.File(path, 'w', userblock_size=512) as file:
+                for name, values in {**bands, **others}.items():
+                    file[name] = values.T if kind == 'v73.mat' else values
+        with pytest.raises(FileError, match=r"5 arrays, .*cube_variable='Band\*'"):
+            open_scene(path)
+        scene = open_scene(
+            path, path, cube_variable='Band*', labels_variable='labels', lazy=lazy
+        )
+        assert np.array_equal(scene.read(0, 12, 0, 14), CUBE)
+        assert np.array_equal(scene.label_map, LABELS)
+
+    @pytest.mark.parametrize('pattern', ['X*', '*'])
+    def test_no_maps_of_one_size(self, tmp_path: Path, pattern: str) -> None:
+        with h5py.File(tmp_path / 'a.nc', 'w') as file:
+            file['B1'], file['B2'] = CUBE[:, :, 0], CUBE[::2, :, 1]
+        with pytest.raises(FileError, match='expected maps of one size, a band each'):
+            open_scene(tmp_path / 'a.nc', cube_variable=pattern)
+
+
+class TestOtherContents:
+    def test_cells_and_sparse_matrices(self, tmp_path: Path) -> None:
+        cells = np.empty(2, dtype=object)
+        cells[0], cells[1] = CUBE, LABELS
+        scipy.io.savemat(
+            tmp_path / 'a.mat', {'c': cells, 's': scipy.sparse.csc_array(LABELS * 1.0)}
+        )
+        for variable in ('s', 'c/2', 'c.2'):
+            scene = open_scene(
+                tmp_path / 'a.mat', tmp_path / 'a.mat', labels_variable=variable
+            )
+            assert np.array_equal(scene.cube, CUBE)
+            assert np.array_equal(scene.label_map, LABELS)
+
+    def test_objects(self, tmp_path: Path) -> None:
+        np.save(tmp_path / 'a.npy', np.array([CUBE, None], dtype=object))
+        with pytest.raises(FileError, match='found Python objects, which are not read'):
+            open_scene(tmp_path / 'a.npy')
+
+    def test_hdf4(self, tmp_path: Path) -> None:
+        (tmp_path / 'a.hdf').write_bytes(b'\x0e\x03\x13\x01' + bytes(100))
+        with pytest.raises(FileError, match='is an HDF4 file, which is not read; conv'):
+            open_scene(tmp_path / 'a.hdf')
+
+    @pytest.mark.parametrize('name', ['Data_Ignore_Value', '_FillValue', 'nodata'])
+    def test_nodata(self, tmp_path: Path, name: str) -> None:
+        with h5py.File(tmp_path / 'a.h5', 'w') as file:
+            cube = CUBE.astype('int16')
+            cube[0, :3] = -9999
+            file.create_dataset('cube', data=cube).attrs[name] = -9999.0
+        assert (~open_scene(tmp_path / 'a.h5').valid).sum() == 3

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -75,6 +76,52 @@ class TestBandTags:
         assert open_scene(path).band_indices.tolist() == [0, 2, 3]
         assert open_scene(path, bands=[1]).num_bands == 1
 
+    def test_a_mark_on_bad_bands_only(self, tmp_path: Path) -> None:
+        path = self.tagged(tmp_path, [{}, {'bbl': '0'}])
+        assert open_scene(path).band_indices.tolist() == [0, 2, 3, 4]
+
+    @pytest.mark.parametrize('key', ['wavelength', 'WAVELENGTHS'])
+    @pytest.mark.parametrize('separator', [',', ' ', ';\n'])
+    def test_list_of_the_file(self, tmp_path: Path, key: str, separator: str) -> None:
+        texts = separator.join(map(str, (450.25, 550, 650, 750, 850)))
+        tags = {key: f'{{{texts}}}', 'wavelength_units': 'nm'}
+        scene = open_scene(self.tagged(tmp_path, [], **tags))
+        assert scene.wavelengths is not None
+        assert scene.wavelengths.tolist() == [450.25, 550, 650, 750, 850]
+
+    @pytest.mark.parametrize(
+        'name', ['{0} nm', 'B{1} ({0:.2f} Nanometers)', '{0}nm', 'band {1}: {0} NM']
+    )
+    def test_names_of_the_bands(self, tmp_path: Path, name: str) -> None:
+        path = self.tagged(tmp_path, [])
+        with rasterio.open(path, 'r+') as file:
+            for band in range(1, 6):
+                file.set_band_description(band, name.format(400 + 50.25 * band, band))
+        scene = open_scene(path)
+        assert scene.wavelengths is not None
+        assert scene.wavelengths.tolist() == [400 + 50.25 * b for b in range(1, 6)]
+
+    @pytest.mark.parametrize('name', ['band {0}', '{0}', 'B{0} 10 nm 20 nm', '5 numb'])
+    def test_names_without_wavelengths(self, tmp_path: Path, name: str) -> None:
+        path = self.tagged(tmp_path, [])
+        with rasterio.open(path, 'r+') as file:
+            for band in range(1, 6):
+                file.set_band_description(band, name.format(band))
+        assert open_scene(path).wavelengths is None
+
+    def test_wavelengths_of_some_bands(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = self.tagged(tmp_path, [{'wavelength': '450'}, {'wavelength': '550'}])
+        assert open_scene(path).wavelengths is None
+        assert 'found wavelengths of 2 of 5 bands' in caplog.text
+
+    def test_wavelength_that_is_no_number(self, tmp_path: Path) -> None:
+        path = self.tagged(tmp_path, [{'wavelength': 'red'}])
+        with pytest.raises(FileError, match=r"'red', expected a number; give wave"):
+            open_scene(path)
+        assert open_scene(path, wavelengths=[450, 550, 650, 750, 850]).num_bands == 5
+
     @pytest.mark.parametrize('text', ['{1, 0}', '{a, b, c, d, e}', '{}'])
     def test_bad_bands_that_do_not_fit(self, tmp_path: Path, text: str) -> None:
         path = self.tagged(tmp_path, [], bbl=text)
@@ -109,6 +156,36 @@ class TestContainers:
         with caplog.at_level(logging.WARNING):
             assert np.array_equal(open_scene(path).cube, CUBE)
         assert 'only the first of its 2 pages' in caplog.text
+        assert 'cube_variable=2 reads the second' in caplog.text
+        assert np.array_equal(
+            open_scene(path, cube_variable='2').cube[..., 0], CUBE[::2, ::2, 0]
+        )
+        labels = open_scene(path, path, labels_variable='2', cube_variable='1')
+        assert set(labels.class_values) == set(np.unique(CUBE[::2, ::2, 0]).tolist())
+
+    @pytest.mark.parametrize('variable', ['2', 'refl'])
+    def test_variable_of_one_raster(self, tmp_path: Path, variable: str) -> None:
+        path = geotiff.write(tmp_path / 'a.tif', BANDS)
+        with pytest.raises(FileError, match=f'{variable}.*expected .*none: the file'):
+            open_scene(path, cube_variable=variable)
+
+    def test_subdatasets(self, tmp_path: Path) -> None:
+        # GDAL's HDF5 driver lists the arrays; the ending keeps our reader away.
+        path = tmp_path / 'a.bag5'
+        with h5py.File(path, 'w') as file:
+            file['scene/cube'] = BANDS
+            file['scene/labels'] = BANDS[0]
+        with pytest.raises(
+            FileError, match=r'found 2 rasters .*cube_variable=.*number'
+        ):
+            open_scene(path)
+        for variable in ('1', 'scene/cube'):
+            scene = open_scene(path, cube_variable=variable)
+            assert np.array_equal(scene.cube, CUBE)
+        with pytest.raises(FileError, match="no raster 'x', expected one of"):
+            open_scene(path, cube_variable='x')
+        scene = open_scene(path, path, cube_variable='1', labels_variable='2')
+        assert set(scene.class_values) == set(np.unique(CUBE[..., 0]).tolist())
 
     @pytest.mark.parametrize('count', [2, 4])
     def test_alpha_is_a_mask(
@@ -148,6 +225,15 @@ class TestContainers:
         given = tuple(transform)[:6]
         with pytest.raises(ValueError, match='found a georeference with'):
             open_scene(tmp_path / 'a.npy', crs='EPSG:32632', transform=given)
+
+    def test_given_transform_overrules_one_without_meaning(
+        self, tmp_path: Path
+    ) -> None:
+        nowhere = Affine(np.nan, 0, 0, 0, -30, 0)
+        path = geotiff.write(tmp_path / 'a.tif', BANDS, transform=nowhere)
+        scene = open_scene(path, transform=[30, 0, 5e5, 0, -30, 5e6])
+        assert scene.crs is not None and scene.transform is not None
+        assert tuple(scene.transform)[:6] == (30, 0, 5e5, 0, -30, 5e6)
 
     def test_local_crs_counts_as_none(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -3,18 +3,27 @@
 
 """NumPy files."""
 
+import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._reading import check_memory, reading
+from ..._reading import FileError, check_memory, reading
 from .axes import axes_of, bands_in, in_order, squeezed
 from .base import ArraySource, Request, Source
 from .memmap import Layout, MemmapSource
-from .variables import BandFacts, Variable, band_facts, checked_numbers, misfit, pick
+from .variables import (
+    BandFacts,
+    Variable,
+    band_facts,
+    checked_numbers,
+    misfit,
+    pick,
+    series,
+)
 
 SUFFIXES = ('.npy', '.npz')
 
@@ -34,8 +43,13 @@ def open_source(path: Path, request: Request) -> Source:
     with reading(path, 'a NumPy file'):
         if zipfile.is_zipfile(path):
             return _archived(path, request, axes)
+        if _header_of(path)[1].hasobject:
+            raise FileError(
+                f'{path}: found Python objects, which are not read, expected an array '
+                'of numbers or texts; save it as one'
+            )
         array = np.load(path, mmap_mode='r', allow_pickle=False)
-        checked_numbers(path, path.stem, array, request)
+        array = checked_numbers(path, path.stem, array, request)
         flat = '(' in axes or request.size is not None
         if not isinstance(array, np.memmap) or flat:
             return DescribedArray(np.asarray(array), path, axes, request)
@@ -85,16 +99,21 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
             for name in archive.namelist()
             if name.endswith('.npy')
         }
-    name = pick(path, {key: shape for key, (shape, _) in headers.items()}, request)
-    shape, dtype = headers[name]
+    shapes = {key: shape for key, (shape, _) in headers.items()}
+    names = series(path, shapes, request)
+    name = names[0] if names else pick(path, shapes, request)
     if request.check_memory:
-        needed = dtype.itemsize
-        for size in shape:
-            needed *= size
+        needed = sum(
+            headers[key][1].itemsize * math.prod(shapes[key]) for key in names or [name]
+        )
         check_memory(needed, path, repr(name))
     with np.load(path, allow_pickle=False) as arrays:
-        array = checked_numbers(path, name, arrays[name], request)
-        bands = bands_in(shape, axes)
+        array = (
+            np.stack([arrays[key] for key in names], axis=2) if names else arrays[name]
+        )
+        array = checked_numbers(path, name, array, request)
+        axes = 'yxb' if names else axes
+        bands = bands_in(array.shape, axes)
         near = {
             key: Variable(arrays[key], {})
             for key, (other, kind) in headers.items()
@@ -102,20 +121,29 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
         }
     facts = band_facts(name, near, {}, bands)
     source = DescribedArray(array, path, axes, request, facts)
-    source.misfit = misfit({key: other for key, (other, _) in headers.items()}, bands)
+    source.misfit = misfit(shapes, bands)
     return source
 
 
 def _header(
     archive: zipfile.ZipFile, name: str
 ) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
-    """Return shape and type of an array without reading it."""
     with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(file)
-        return shape, dtype
+        return _read_header(file)
+
+
+def _header_of(path: Path) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
+    with path.open('rb') as file:
+        return _read_header(file)
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
+    """Return shape and type of an array without reading it."""
+    version = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    return shape, dtype

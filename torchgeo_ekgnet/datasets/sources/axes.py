@@ -34,6 +34,9 @@ def told_axes(names: Sequence[str]) -> str | None:
         word = ''.join(c for c in name.split('/')[-1].lower() if c.isalnum())
         letters.append(_LETTERS.get(word, '?'))
     axes = ''.join(letters)
+    if len(axes) == 3 and {'x', 'y'} < set(axes):
+        axes = axes.replace('?', 'b')
+    axes = axes.replace('?', '')
     return axes if sorted(axes) in (['b', 'x', 'y'], ['x', 'y']) else None
 
 
@@ -72,6 +75,25 @@ def bands_in(shape: Sequence[int], axes: str) -> int:
         return 0
     position = (0 if axes[0] == 'b' else 1) if axes in _FLAT else axes.index('b')
     return int(shape[position]) if position < len(shape) else 0
+
+
+def kept_axes(shape: Sequence[int], ndim: int) -> list[int]:
+    """Return the axes that are left when those of length 1 are dropped, first to last.
+
+    Args:
+        shape: Shape of an array.
+        ndim: Axes that are wanted; there may be more left.
+    """
+    kept = list(range(len(shape)))
+    for axis, length in enumerate(shape):
+        if len(kept) > ndim and length == 1:
+            kept.remove(axis)
+    return kept
+
+
+def trimmed(array: NDArray[Any], ndim: int) -> NDArray[Any]:
+    """Return an array without the axes of length 1 that are too many."""
+    return array.reshape([array.shape[axis] for axis in kept_axes(array.shape, ndim)])
 
 
 def reorder(array: NDArray[Any], axes: str) -> NDArray[Any]:

@@ -103,7 +103,13 @@ def _find_data(header: EnviHeader) -> Path:
     usual = [stem]
     for suffix in endings:
         usual += [stem.with_name(stem.name + end) for end in (suffix, suffix.upper())]
-    found = [file for file in usual if file.is_file()][:1]
+    found = [file for file in usual if file.is_file()]
+    # Where case does not count, two names are one file.
+    found = [
+        file
+        for place, file in enumerate(found)
+        if not any(file.samefile(other) for other in found[:place])
+    ]
     if not found and endings is _USUAL:
         found = [
             file
@@ -186,6 +192,13 @@ class EnviSource(_Described):
                 else.
         """
         self.header = header
+        if header.ignored:
+            logger.warning(
+                '%s: %d lines are ignored because they have no "=", such as %r',
+                header.path,
+                len(header.ignored),
+                header.ignored[0][:40],
+            )
         layout = _layout(header)
         _check_size(header, data, layout)
         self._values = MemmapSource(data, layout)
@@ -202,6 +215,15 @@ class EnviSource(_Described):
     @property
     def grid(self) -> Grid:
         """Where the pixels lie."""
+        # GDAL reads a text as the number 0.
+        for item in self.header.listed('map info')[1:7]:
+            try:
+                float(item)
+            except ValueError:
+                raise FileError(
+                    f"{self.header.path}: 'map info' holds {item!r}, expected two "
+                    'numbers each for a pixel, its place and its size; give transform='
+                ) from None
         return self._grid
 
     @property
@@ -227,7 +249,8 @@ class EnviSource(_Described):
             if centres is None or text is None:
                 continue
             try:
-                same = np.isclose(centres[band], float(text), rtol=1e-6, atol=0)
+                number = float(text.strip(' "\''))
+                same = np.isclose(centres[band], number, rtol=1e-6, atol=0)
             except ValueError:
                 same = False
             if not same:

@@ -3,6 +3,7 @@
 
 """The text header of ENVI files."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from ..._reading import FileError, reading, require_file
 from ..labels import LabelLegend
+
+logger = logging.getLogger(__name__)
 
 #: Type of a value by ENVI's code.
 TYPES = {
@@ -26,6 +29,12 @@ TYPES = {
 }
 #: Order of the axes in the file, slowest first, by interleave.
 AXES = {'bsq': 'byx', 'bil': 'ybx', 'bip': 'yxb'}
+#: Arguments that overrule an entry.
+_REMEDIES = {
+    'wavelength': '; give wavelengths=',
+    'bbl': '; choose bands by number',
+    'data ignore value': '; name it with nodata=',
+}
 
 
 def first_line(path: Path) -> str:
@@ -68,17 +77,29 @@ class EnviHeader:
             )
         with reading(path, 'a text header'):
             lines = re.split(r'\r\n|\r|\n', _decoded(path.read_bytes()))[1:]
+        #: Lines that are neither an entry nor a comment.
+        self.ignored: list[str] = []
         self.entries = self._parsed(lines)
+        if 'wavelengths' in self.entries:
+            self.entries.setdefault('wavelength', self.entries['wavelengths'])
 
     def _parsed(self, lines: list[str]) -> dict[str, str]:
         entries: dict[str, str] = {}
         remaining = iter(lines)
+        pending = ''
         for line in remaining:
+            if line.lstrip().startswith(';') or not line.strip():
+                continue
             key, equals, value = line.partition('=')
-            if not equals or line.lstrip().startswith(';'):
+            if pending and line.lstrip().startswith('{'):
+                # The list of an entry may begin on the line after its key.
+                key, equals, value = pending, '=', line
+            if not equals:
+                self.ignored.append(line.strip())
                 continue
             key = re.sub(r'[\s_]+', ' ', key.strip().lower())
             value = value.strip()
+            pending = '' if value else key
             if value.startswith('{'):
                 parts = [value]
                 while '}' not in parts[-1]:
@@ -134,6 +155,7 @@ class EnviHeader:
         except ValueError:
             raise FileError(
                 f'{self.path}: {key!r} is {_start(value or "")}, expected a number'
+                f'{_REMEDIES.get(key, "")}'
             ) from None
 
     def listed(self, key: str) -> list[str]:
@@ -156,18 +178,22 @@ class EnviHeader:
         value = self.text(key)
         if value is None:
             return None
-        items = [item for item in re.split(r'[,;\s]+', value) if item]
-        try:
-            numbers = np.array([float(item) for item in items])
-        except ValueError:
-            raise FileError(
-                f'{self.path}: {key!r} holds something that is no number'
-            ) from None
+        items = [item for item in re.split(r'[,;\s"\']+', value) if item]
+        remedy = _REMEDIES.get(key, '')
+        numbers = np.empty(len(items))
+        for place, item in enumerate(items):
+            try:
+                numbers[place] = float(item)
+            except ValueError:
+                raise FileError(
+                    f'{self.path}: {key!r} holds {_start(item)}, expected numbers'
+                    f'{remedy}'
+                ) from None
         bands = self.integer('bands') if count is None else count
         if len(numbers) != bands:
             raise FileError(
                 f'{self.path}: {key!r} has {len(numbers)} values for {bands} '
-                f'{"bands" if count is None else "numbers"}'
+                f'{"bands" if count is None else "numbers"}{remedy}'
             )
         return numbers
 
@@ -190,9 +216,12 @@ class EnviHeader:
         names = self.listed('class names')
         if not names:
             return None
-        count = 3 * self.integer('classes', len(names))
-        colours = self.numbers('class lookup', count)
         table = {}
+        try:
+            colours = self.numbers('class lookup', 3 * len(names))
+        except FileError as error:
+            logger.warning('%s; the colours are left out', error)
+            colours = None
         if colours is not None:
             whole = colours.clip(0, 255).astype(int).reshape(-1, 3).tolist()
             table = {value: (r, g, b) for value, (r, g, b) in enumerate(whole)}

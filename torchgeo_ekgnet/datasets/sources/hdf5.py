@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from ..._reading import FileError, check_memory, reading
 from ..units import nanometres
-from .axes import axes_of, bands_in, in_order, reorder, told_axes
+from .axes import axes_of, bands_in, in_order, kept_axes, reorder, told_axes
 from .base import Request, Source
 from .stack import StackSource
-from .variables import Variable, band_facts, lower, misfit, pick
+from .variables import Variable, band_facts, lower, misfit, pick, series
 
 SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
 
 #: Attribute, of our own making, with the order of axes that dimension scales tell.
 _AXES = ' axes'
 #: Attributes that declare a value for missing data.
-_NODATA = ('_FillValue', 'missing_value')
+_NODATA = ('_fillvalue', 'missing_value', 'data_ignore_value', 'nodata_value', 'nodata')
 
 
 def claims(path: Path) -> bool:
@@ -41,7 +41,21 @@ def open_source(path: Path, request: Request) -> Source:
             cubes = _prisma_cubes(path, list(variables), request)
             if cubes:
                 return PrismaSource(path, cubes, attributes, request)
-    return HDF5Source(path, request)
+    return open_arrays(path, request)
+
+
+def open_arrays(path: Path, request: Request, matlab: bool = False) -> Source:
+    """Open an array, or the maps that a pattern names as the bands of a cube."""
+    with open_hdf5(path) as (variables, _):
+        shapes = {name: item.data.shape for name, item in variables.items()}
+        names = series(path, shapes, request)
+    if not names:
+        return HDF5Source(path, request, matlab)
+    band = replace(request, axes=None, size=None, labels=True)
+    parts = [HDF5Source(path, replace(band, variable=n), matlab) for n in names]
+    source = StackSource(parts)
+    source.files = (path,)
+    return source
 
 
 def _prisma_cubes(path: Path, names: list[str], request: Request) -> tuple[str, ...]:
@@ -84,7 +98,15 @@ class HDF5Source(Source):
             data, own = variables[self.variable]
             self.axes = axes_of(request, own.get(_AXES))
             self._stored_axes = self.axes[::-1] if matlab else self.axes
-            shape = shapes[self.variable]
+            stored = shapes[self.variable]
+            kept = kept_axes(stored, request.ndim)
+            shape = [stored[axis] for axis in kept]
+            #: For every stored axis its letter, or nothing where it has length 1.
+            places = [
+                self.axes[kept.index(axis)] if axis in kept else ''
+                for axis in range(len(stored))
+            ]
+            self._places = places[::-1] if matlab else places
             self._values = data if isinstance(data, np.ndarray) else None
             if request.size is not None:
                 if request.check_memory:
@@ -94,16 +116,18 @@ class HDF5Source(Source):
                     array.T if matlab else array, self.axes, request, str(path)
                 )
                 self._values, self._stored_axes = array, 'yxb'
+                self._places = list('yxb')
                 size = array.shape
             else:
                 size = tuple(
                     dict(zip(self.axes, shape, strict=True)).get(axis, 1)
                     for axis in 'yxb'
                 )
-            self._attributes = {key: own[key] for key in _NODATA if key in own}
+            low = lower(own)
+            self._attributes = {key: low[key] for key in _NODATA if key in low}
             bands = bands_in(shape, self.axes)
             self._facts = band_facts(self.variable, variables, attributes, bands)
-            self.misfit = misfit(shapes, bands)
+            self.misfit = misfit(shapes, bands, own)
             super().__init__((path,), size, np.dtype(data.dtype))
 
     @property
@@ -133,7 +157,7 @@ class HDF5Source(Source):
             'x': slice(col_start, col_stop),
             'b': slice(None),
         }
-        where = tuple(window[axis] for axis in self._stored_axes)
+        where = tuple(window[axis] if axis else 0 for axis in self._places)
         if self._values is not None:
             array = self._values[where]
         else:
@@ -226,6 +250,11 @@ def open_hdf5(path: Path) -> Iterator[tuple[dict[str, Variable], Mapping[str, An
     if magic in (b'CDF\x01', b'CDF\x02'):
         yield _read_classic_netcdf(path)
         return
+    if magic == b'\x0e\x03\x13\x01':
+        raise FileError(
+            f'{path} is an HDF4 file, which is not read; convert it to NetCDF-4 or '
+            'GeoTIFF (gdal_translate)'
+        )
     if magic == b'CDF\x05':
         raise FileError(
             f'{path} is a NetCDF file of the kind CDF-5, which is not read; convert it '

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 import scipy.io
+import scipy.sparse
 from numpy.typing import NDArray
 
 from ..._reading import FileError, check_memory, reading, require_file
@@ -20,7 +21,7 @@ from . import hdf5
 from .array import DescribedArray
 from .axes import axes_of, bands_in, squeezed
 from .base import Request, Source
-from .variables import Variable, band_facts, checked_numbers, misfit, pick
+from .variables import Variable, band_facts, checked_numbers, misfit, pick, series
 
 SUFFIXES = ('.mat',)
 
@@ -57,7 +58,7 @@ def open_source(path: Path, request: Request) -> Source:
     """
     with reading(path, 'a MATLAB file'):
         if h5py.is_hdf5(path):
-            return hdf5.HDF5Source(path, request, matlab=True)
+            return hdf5.open_arrays(path, request, matlab=True)
         return _open_v5(path, request)
 
 
@@ -66,12 +67,12 @@ def _open_v5(path: Path, request: Request) -> Source:
     axes = axes_of(request)
     listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
     wanted = request.variable
+    structs = [name for name, (_, kind) in listed.items() if kind in ('struct', 'cell')]
     plain = {
         name: shape
         for name, (shape, kind) in listed.items()
-        if kind in _NUMBERS or (wanted == name and kind != 'struct')
+        if kind in (*_NUMBERS, 'sparse') or (wanted == name and name not in structs)
     }
-    structs = [name for name, (_, kind) in listed.items() if kind == 'struct']
     inner = {
         name: array
         for struct in structs
@@ -80,7 +81,8 @@ def _open_v5(path: Path, request: Request) -> Source:
         )
     }
     shapes = {**plain, **{name: array.shape for name, array in inner.items()}}
-    name = pick(path, shapes, request)
+    names = series(path, shapes, request)
+    name = names[0] if names else pick(path, shapes, request)
 
     def load(name: str) -> Any:
         if name in inner:
@@ -90,9 +92,12 @@ def _open_v5(path: Path, request: Request) -> Source:
             check_memory(
                 _NUMBERS.get(kind, 1) * int(np.prod(shape, dtype=object)), path, name
             )
-        return scipy.io.loadmat(path, variable_names=[name])[name]
+        value = scipy.io.loadmat(path, variable_names=[name])[name]
+        return value.toarray() if scipy.sparse.issparse(value) else value
 
-    array = checked_numbers(path, name, load(name), request)
+    array = np.stack(list(map(load, names)), axis=2) if names else load(name)
+    array = checked_numbers(path, name, array, request)
+    axes = 'yxb' if names else axes
     bands = bands_in(array.shape, axes)
     near = {
         other: Variable(load(other), {})
@@ -156,12 +161,15 @@ def _check_elements(
 
 
 def _fields(path: str, value: Any) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield the arrays of a struct by their path."""
+    """Yield the arrays of a struct or cell array by their path."""
     if not isinstance(value, np.ndarray):
         return
     if value.dtype.names is None:
         if value.dtype.kind in 'iufb' and '/' in path:
             yield path, value
+        elif value.dtype.hasobject:
+            for number, item in enumerate(value.reshape(-1), start=1):
+                yield from _fields(f'{path}/{number}', item)
         return
     for number, item in enumerate(value.reshape(-1)):
         place = path if value.size == 1 else f'{path}/{number + 1}'

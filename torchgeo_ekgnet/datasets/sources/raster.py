@@ -20,13 +20,20 @@ from rasterio.windows import Window
 
 from ..._reading import FileError, reading, require_file
 from ..labels import LabelLegend
-from ..raster import Grid, check_transform, placed_crs
+from ..raster import Grid, placed_crs
 from ..units import nanometres
 from .base import Request, Source
 from .legend import raster_legend
 from .stack import StackSource
 
 logger = logging.getLogger(__name__)
+
+#: A wavelength with its unit in the name of a band, as ENVI's and other programs write.
+_NAMED_CENTRE = re.compile(
+    r'(?<![\w.])(\d+(?:\.\d+)?)\s*'
+    r'(nm|nanomet(?:er|re)s?|\u00b5m|\u03bcm|um|micromet(?:er|re)s?)(?!\w)',
+    re.IGNORECASE,
+)
 
 
 def claims(path: Path) -> bool:
@@ -45,43 +52,52 @@ def open_source(path: Path, request: Request) -> Source:
         inner, driver, count = dataset.subdatasets, dataset.driver, dataset.count
         compression = getattr(dataset.compression, 'name', '')
         lossy = driver == 'JPEG' or 'jpeg' in compression.lower()
-    if request.variable is not None and not request.variable.isdecimal():
-        return RasterSource(path, _named(path, inner, request.variable))
     if request.labels and lossy:
         raise FileError(
             f'{path}: found labels compressed with loss (JPEG), which mixes their values '
             'and colours, expected a lossless format such as PNG or GeoTIFF'
         )
-    if not inner:
-        return RasterSource(path)
     parts = [RasterSource(path, name) for name in inner]
-    same = {(part.shape[:2], part.dtype) for part in parts}
-    if driver == 'GTiff':
-        if len(same) == 1:
-            return StackSource(parts)
-        if count:
-            logger.warning(
-                '%s: only the first of its %d pages is read; the others have other '
-                'sizes or types (%s)',
-                path,
-                len(inner),
-                ', '.join(f'{part.shape}' for part in parts[1:6]),
-            )
-            return RasterSource(path)
-    if len(parts) == 1:
-        return parts[0]
+    same = len({(part.shape[:2], part.dtype) for part in parts}) == 1
+    number = request.variable if (request.variable or '').isdecimal() else None
+    pages = driver == 'GTiff' and same
+    if request.variable is not None and (number is None or (parts and not pages)):
+        return RasterSource(path, _named(path, inner, request.variable))
+    if number is not None and not request.labels:
+        raise FileError(
+            f'{path}: found cube_variable={number}, expected none: the file is one cube; '
+            'bands= chooses bands'
+        )
+    if pages:
+        return StackSource(parts)
+    if len(parts) <= 1:
+        return parts[0] if parts else RasterSource(path)
+    argument = f'{"labels" if request.labels else "cube"}_variable='
+    if driver == 'GTiff' and count:
+        logger.warning(
+            '%s: only the first of its %d pages %s is read; the others have other sizes '
+            'or types (%s); %s2 reads the second',
+            path,
+            len(inner),
+            parts[0].shape,
+            ', '.join(f'{part.shape}' for part in parts[1:6]),
+            argument,
+        )
+        return RasterSource(path)
     listed = ', '.join(
         f'{name} {part.shape}' for name, part in zip(inner, parts, strict=True)
     )
     raise FileError(
         f'{path}: found {len(inner)} rasters in it, expected one; name one with '
-        f'{"labels" if request.labels else "cube"}_variable=: {listed}'
+        f'{argument}, by its number too: {listed}'
     )
 
 
 def _named(path: Path, inner: list[str], variable: str) -> str:
     found = [
-        name for name in inner if variable in (name, name.split(':')[-1].strip('/'))
+        name
+        for number, name in enumerate(inner, start=1)
+        if variable in (str(number), name, name.split(':')[-1].strip('/'))
     ]
     if len(found) != 1:
         raise FileError(
@@ -118,16 +134,10 @@ def open_raster(path: str | os.PathLike[str], name: str | None = None) -> Any:
 
 
 def grid_of(dataset: Any) -> Grid:
-    """Return the grid of an open raster; without transform if the file has none.
-
-    Raises:
-        ValueError: If its transform is not finite or its pixels have no area.
-    """
+    """Return the grid of an open raster; without transform if the file has none."""
     transform = dataset.transform
     if transform.is_identity:
         transform = None
-    else:
-        check_transform(tuple(transform), str(dataset.name))
     crs = placed_crs(dataset.crs, str(dataset.name))
     return Grid(dataset.height, dataset.width, crs, transform)
 
@@ -208,7 +218,17 @@ class RasterSource(Source):
         """Return the band centres in nm where every band's metadata tell them."""
         told = [self._centre(*tags) for tags in self._tags]
         found = [(value, unit or own) for value, own in told if value is not None]
+        if not found:
+            found = [(value, unit or own) for value, own in self._told_elsewhere()]
         if len(found) != len(told):
+            if found:
+                logger.warning(
+                    '%s: found wavelengths of %d of %d bands, so they are left out; '
+                    'wavelengths= gives them',
+                    self.where,
+                    len(found),
+                    len(told),
+                )
             return None
         centres = np.array([value for value, _ in found])
         units = [own for _, own in found]
@@ -232,7 +252,26 @@ class RasterSource(Source):
         try:
             return None if text is None else float(text), unit
         except ValueError:
-            return None, None
+            raise FileError(
+                f"{self.where}: found the tag 'wavelength' {text!r}, expected a number; "
+                'give wavelengths='
+            ) from None
+
+    def _told_elsewhere(self) -> list[tuple[float, str | None]]:
+        """Return centres that a tag of the file lists, or the names of the bands."""
+        listed = self._file_tags.get('wavelength') or self._file_tags.get('wavelengths')
+        unit = self._file_tags.get('wavelength_units')
+        numbers = re.findall(r'[^{}\[\],;\s]+', listed or '')
+        try:
+            values = [float(number) for number in numbers]
+        except ValueError:
+            values = []
+        if len(values) == self.shape[2]:
+            return [(value, unit) for value in values]
+        named = [_NAMED_CENTRE.findall(name) for name in self._names]
+        if all(len(found) == 1 for found in named):
+            return [(float(number), own) for ((number, own),) in named]
+        return []
 
     def bad_bands(self) -> NDArray[np.bool_] | None:
         """Return True for the bands that ``bbl`` marks as bad, a tag of bands or file.
@@ -241,13 +280,14 @@ class RasterSource(Source):
             FileError: If it holds something else than a number a band.
         """
         texts = [tags.get('bbl') for _, tags in self._tags]
-        if any(text is None for text in texts):
+        if all(text is None for text in texts):
             listed = self._file_tags.get('bbl')
             if listed is None:
                 return None
             texts = [text for text in re.split(r'[{},;\s]+', listed) if text]
         try:
-            good = np.array([float(str(text)) for text in texts])
+            # A band without the mark beside others that have it is a good one.
+            good = np.array([float(text or 1) for text in texts])
         except ValueError:
             good = np.full(len(texts), np.nan)
         if len(good) != self.shape[2] or not np.isfinite(good).all():

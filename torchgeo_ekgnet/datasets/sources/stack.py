@@ -11,7 +11,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from ..._reading import FileError
-from ..raster import Grid
+from ..raster import Grid, checked_grid
 from .base import Source
 
 #: Tiles share at most that much of their area; more is one place on two grids.
@@ -206,6 +206,8 @@ def joined(parts: Sequence[Source]) -> Source:
         ValueError: If they are neither.
     """
     first = parts[0]
+    for part in parts:
+        checked_grid(part.grid, part.where)
     if all(first.grid.same_as(part.grid) for part in parts[1:]):
         return StackSource(parts)
     placed = _tiled(parts)

@@ -3,8 +3,11 @@
 
 """The arrays that a file holds: which one is meant, and which describe its bands."""
 
+import fnmatch
+import glob
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +16,22 @@ from numpy.typing import NDArray
 
 from ..._reading import FileError
 from ..units import nanometres
-from .axes import squeezed
+from .axes import kept_axes, squeezed, trimmed
 from .base import Request
 
 #: What files call the band centres, lower case.
 WAVELENGTHS = (
     'wavelength',
     'wavelengths',
+    'wavelength_nm',
+    'wavelengths_nm',
     'center_wavelength',
     'center_wavelengths',
+    'central_wavelength',
+    'central_wavelengths',
     'band_centers',
+    'band_centres',
+    'lambda',
     'wvl',
     'wl',
 )
@@ -66,21 +75,80 @@ def pick(path: Path, shapes: Mapping[str, tuple[int, ...]], request: Request) ->
                 f'{listed or "nothing"}'
                 + (f'; name an array of it, such as {inner[0]!r}' if inner else '')
             )
-        if not _fits(shapes[name], request) and len(shapes[name]) != ndim:
+        if not _fits(shapes[name], request) and len(_kept(shapes[name], ndim)) != ndim:
             raise VariableError(
                 f'{path}: {name!r} has shape {tuple(shapes[name])}, expected {ndim} '
                 'axes' + _flat_hint(shapes, request)
             )
         return name
     found = [name for name, shape in shapes.items() if _fits(shape, request)]
+    if not found:
+        found = [
+            name
+            for name, shape in shapes.items()
+            if len(shape) > ndim and _fits(_kept(shape, ndim), request)
+        ]
     if len(found) != 1:
         problem = 'no array' if not found else f'{len(found)} arrays'
         argument = 'labels_variable' if request.labels else 'cube_variable'
+        hint = '' if found else _series_hint(shapes, request)
         raise VariableError(
-            f'{path} has {problem} with {ndim} axes; it holds: {listed or "nothing"}; '
-            f'name the variable ({argument}=)' + _flat_hint(shapes, request)
+            f'{path} has {problem} with {ndim} axes; it holds: '
+            f'{listed or "nothing that is an array of numbers"}; '
+            f'name the variable ({argument}=)'
+            + (hint or ('' if found else _flat_hint(shapes, request)))
         )
     return found[0]
+
+
+def series(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], request: Request
+) -> list[str]:
+    """Return the arrays that a pattern names, one a band, in the order of numbers.
+
+    Raises:
+        VariableError: If a pattern matches none, or no maps of one size.
+    """
+    if request.labels or not glob.has_magic(request.variable or ''):
+        return []
+    pattern = (request.variable or '').strip('/')
+    if pattern in shapes:
+        return []
+    found = sorted(fnmatch.filter(shapes, pattern), key=natural)
+    sizes = {tuple(shapes[name]) for name in found}
+    if len(sizes) != 1 or len(next(iter(sizes))) != 2:
+        raise VariableError(
+            f'{path}: found {len(found)} arrays that {pattern!r} matches, of the shapes '
+            f'{sorted(sizes)[:5]}, expected maps of one size, a band each'
+        )
+    return found
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts B2 before B10."""
+    parts = re.split(r'(\d+)', name)
+    return [(int(part), '') if part.isdigit() else (-1, part) for part in parts]
+
+
+def _series_hint(shapes: Mapping[str, tuple[int, ...]], request: Request) -> str:
+    """Suggest a pattern where maps of one size have numbered names."""
+    if request.labels or request.variable is not None:
+        return ''
+    alike: dict[tuple[str, tuple[int, ...]], int] = {}
+    for name, shape in shapes.items():
+        stem = re.sub(r'\d+', '*', name)
+        if stem != name and len(shape) == 2 and min(shape) > 1:
+            alike[stem, tuple(shape)] = alike.get((stem, tuple(shape)), 0) + 1
+    if not alike:
+        return ''
+    (stem, _), count = max(alike.items(), key=lambda item: item[1])
+    if count < 2:
+        return ''
+    return f'; {count} arrays, a band each, open with cube_variable={stem!r}'
+
+
+def _kept(shape: Sequence[int], ndim: int) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in kept_axes(shape, ndim))
 
 
 def _fits(shape: tuple[int, ...], request: Request) -> bool:
@@ -93,7 +161,7 @@ def _fits(shape: tuple[int, ...], request: Request) -> bool:
 
 def _flat_hint(shapes: Mapping[str, tuple[int, ...]], request: Request) -> str:
     flat = any(len(shape) == 2 and min(shape) > 1 for shape in shapes.values())
-    if request.labels or request.size is not None or not flat:
+    if request.labels or '(' in (request.axes or '') or not flat:
         return ''
     return (
         "; bands x pixels open with size=[rows, columns] and axes='b(yx)', or 'b(xy)' "
@@ -104,19 +172,23 @@ def _flat_hint(shapes: Mapping[str, tuple[int, ...]], request: Request) -> str:
 def checked_numbers(
     path: Path, name: str, array: Any, request: Request
 ) -> NDArray[Any]:
-    """Return an array if it holds numbers, or label texts.
+    """Return an array if it holds numbers, or label texts, without axes of length 1.
 
     Raises:
         VariableError: If it does not.
     """
     kinds = 'iufbUS' if request.labels else 'iufb'
     if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
-        raise VariableError(f'{path}: {name!r} is not an array of numbers')
-    if array.ndim != request.ndim and not _fits(array.shape, request):
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise VariableError(
-            f'{path}: {name!r} has shape {array.shape}, expected {request.ndim} axes'
+            f'{path}: {name!r} holds {kind}, expected an array of real numbers'
         )
-    return array
+    found = trimmed(array, request.ndim)
+    if found.ndim != request.ndim and not _fits(found.shape, request):
+        raise VariableError(
+            f'{path}: {name!r} has shape {found.shape}, expected {request.ndim} axes'
+        )
+    return found
 
 
 class BandFacts(NamedTuple):
@@ -184,12 +256,21 @@ def band_facts(
     return BandFacts(centres, unit, bad)
 
 
-def misfit(shapes: Mapping[str, tuple[int, ...]], bands: int) -> int | None:
+def misfit(
+    shapes: Mapping[str, tuple[int, ...]],
+    bands: int,
+    attributes: Mapping[str, Any] | None = None,
+) -> int | None:
     """Return the length of a list of wavelengths that is not one a band, else None."""
     lengths = [
         squeezed(shape)
         for name, shape in shapes.items()
         if name.split('/')[-1].lower() in WAVELENGTHS
+    ]
+    lengths += [
+        squeezed(np.shape(value))
+        for name, value in lower(attributes or {}).items()
+        if name in WAVELENGTHS
     ]
     if bands in lengths:
         return None

@@ -3,15 +3,18 @@
 
 """Files of polygons, lines and points: what geopandas reads, tables, ENVI's ROIs."""
 
+import io
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from xml.etree import ElementTree
 
 import geopandas
 import pandas as pd
+import shapely
 
 from ..._reading import FileError, reading, require_file
 from ..raster import placed_crs
@@ -38,15 +41,26 @@ SUFFIXES = (
     '.parquet',
     '.geoparquet',
 )
+#: Endings of files that may hold several layers.
+_LAYERED = ('.gpkg', '.sqlite', '.kml', '.kmz', '.gml', '.gpx', '.dxf', '.gdb')
 #: Endings of tables of points; ENVI writes its regions of interest as ``.txt``.
 TABLES = ('.csv', '.tsv', '.txt')
 
 #: Names of columns that hold places, by what the places are.
 _PLACES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-    'degrees': (('lon', 'long', 'longitude', 'lng'), ('lat', 'latitude')),
+    'degrees': (
+        ('lon', 'long', 'longitude', 'lng', 'londd', 'longdd'),
+        ('lat', 'latitude', 'latdd'),
+    ),
     'scene': (
-        ('x', 'easting', 'east', 'e', 'utmx', 'xcoord', 'coordx', 'pointx', 'mapx'),
-        ('y', 'northing', 'north', 'n', 'utmy', 'ycoord', 'coordy', 'pointy', 'mapy'),
+        (
+            *('x', 'easting', 'east', 'e', 'utmx', 'xutm', 'utme', 'rechtswert'),
+            *('xcoord', 'xcoordinate', 'coordx', 'coordsx', 'pointx', 'mapx'),
+        ),
+        (
+            *('y', 'northing', 'north', 'n', 'utmy', 'yutm', 'utmn', 'hochwert'),
+            *('ycoord', 'ycoordinate', 'coordy', 'coordsy', 'pointy', 'mapy'),
+        ),
     ),
     'pixels': (
         ('col', 'column', 'cols', 'sample', 'pixelx'),
@@ -68,10 +82,14 @@ class Features:
         system: ``'crs'``: those of the frame's CRS; ``'scene'``: those of the scene;
             ``'pixels'``: columns and rows from the upper left corner; ``'unknown'``:
             the file does not tell.
+        colours: Red, green and blue by class, as far as the file tells.
+        size: Rows and columns of the image that pixels are of, None if unknown.
     """
 
     frame: geopandas.GeoDataFrame
     system: Literal['crs', 'scene', 'pixels', 'unknown']
+    colours: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
 
 def read_features(path: Path, layer: str | None = None) -> Features:
@@ -89,6 +107,9 @@ def read_features(path: Path, layer: str | None = None) -> Features:
         require_file(path, 'vector labels')
     if path.suffix.lower() in TABLES:
         return _read_table(path)
+    if path.suffix.lower() == '.xml':
+        return _read_xml_rois(path)
+    layer = _checked_layer(path, layer)
     with reading(path, 'vector file', VectorFileError):
         if path.suffix.lower() in ('.parquet', '.geoparquet'):
             frame = geopandas.read_parquet(path)
@@ -109,17 +130,50 @@ def read_features(path: Path, layer: str | None = None) -> Features:
     return Features(frame, 'unknown' if frame.crs is None else 'crs')
 
 
+def _checked_layer(path: Path, layer: str | None) -> str | None:
+    """Return the layer to read; one of several that is not named is said."""
+    if path.suffix.lower() not in _LAYERED:
+        return layer
+    with reading(path, 'vector file', VectorFileError):
+        listed = geopandas.list_layers(path)
+        names = listed.name[listed.geometry_type.notna()].tolist()
+    if layer is None and len(names) > 1:
+        layer = names[0]
+        logger.warning(
+            '%s: found the layers %s; the first one is read (layer= names another)',
+            path,
+            names,
+        )
+    elif layer is not None and layer not in listed.name.tolist():
+        raise VectorFileError(
+            f'{path}: found no layer {layer!r}, expected one of {listed.name.tolist()}'
+        )
+    return layer
+
+
 def _read_table(path: Path) -> Features:
     with reading(path, 'a table of points', VectorFileError):
-        text = path.read_bytes()
+        raw = path.read_bytes()
         try:
-            lines = text.decode('utf-8-sig').splitlines()
+            text = raw.decode('utf-8-sig')
         except UnicodeDecodeError:
-            lines = text.decode('latin-1').splitlines()
+            text = raw.decode('latin-1')
+    lines = text.splitlines()
     if lines and 'ENVI Output of ROIs' in lines[0]:
         return _read_rois(path, lines)
+    if not text.strip():
+        raise VectorFileError(
+            f'{path}: found an empty file, expected a table of points with names of '
+            'columns, such as x,y,class'
+        )
     with reading(path, 'a table of points', VectorFileError):
-        table = pd.read_csv(path, sep=None, engine='python', encoding_errors='replace')
+        table = pd.read_csv(io.StringIO(text), sep=None, engine='python')
+    if all(re.fullmatch(r'[-+\d.eE]+', str(name)) for name in table.columns):
+        raise VectorFileError(
+            f'{path}: found numbers in the first line, expected names of columns, such '
+            'as x,y,class; a label map written as a matrix is read from .npy, .mat or '
+            'GeoTIFF'
+        )
     columns = {re.sub(r'[^a-z]', '', str(name).lower()): name for name in table.columns}
     for kind, names in _PLACES.items():
         found = [
@@ -141,8 +195,8 @@ def _read_table(path: Path) -> Features:
 
 
 def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Features:
+    places = pd.DataFrame({name: _coordinates(path, table[name]) for name in (x, y)})
     with reading(path, 'a table of points', VectorFileError):
-        places = table[[x, y]].astype(float)
         inner = 0.5 if kind == 'pixels' else 0.0  # the centre of a pixel
         geometry = geopandas.points_from_xy(places[x] + inner, places[y] + inner)
         crs = 'OGC:CRS84' if kind == 'degrees' else None
@@ -150,15 +204,22 @@ def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Featu
             table.drop(columns=[x, y]), geometry=geometry, crs=crs
         )
     if kind == 'scene':
-        logger.warning(
-            '%s: its places (%s, %s) are taken in the CRS of the scene; labels_crs= '
-            'names another',
-            path,
-            x,
-            y,
-        )
         return Features(frame, 'scene')
     return Features(frame, 'crs' if kind == 'degrees' else 'pixels')
+
+
+def _coordinates(path: Path, column: 'pd.Series[Any]') -> 'pd.Series[float]':
+    """Return a column of numbers, also of texts with a comma for the point."""
+    given = column.notna()
+    texts = column[given].astype(str).str.strip().str.replace(',', '.')
+    numbers = pd.to_numeric(texts, errors='coerce')
+    wrong = numbers.isna()
+    if wrong.any():
+        raise VectorFileError(
+            f'{path}: found {texts[wrong].iloc[0]!r} in column {column.name!r}, expected '
+            'coordinates'
+        )
+    return numbers.reindex(column.index).astype(float)
 
 
 def _read_rois(path: Path, lines: list[str]) -> Features:
@@ -190,6 +251,81 @@ def _read_rois(path: Path, lines: list[str]) -> Features:
     geometry = geopandas.points_from_xy(*zip(*places, strict=True)) if places else []
     frame = geopandas.GeoDataFrame({'roi': roi}, geometry=geometry)
     size = re.search(r';\s*File Dimension:\s*(\d+)\s*x\s*(\d+)', head)
-    if size is not None:
-        frame.attrs['size'] = (int(size[2]), int(size[1]))
-    return Features(frame, 'pixels')
+    colours = re.findall(r';\s*ROI rgb value:(.*)', head)
+    return Features(
+        frame,
+        'pixels',
+        _coloured(names, colours) if len(colours) == len(names) else {},
+        None if size is None else (int(size[2]), int(size[1])),
+    )
+
+
+def _read_xml_rois(path: Path) -> Features:
+    """Read ENVI's XML of regions of interest, in map or pixel coordinates."""
+    with reading(path, 'ENVI regions of interest', VectorFileError):
+        # The parser knows no external entities, and expat bounds internal ones.
+        root = ElementTree.parse(path).getroot()
+    if root.tag != 'RegionsOfInterest':
+        raise VectorFileError(
+            f'{path}: found XML of {root.tag!r}, expected ENVI regions of interest '
+            '(RegionsOfInterest)'
+        )
+    names, shapes, systems = [], [], set()
+    with reading(path, 'ENVI regions of interest', VectorFileError):
+        regions = [
+            (region.get('name', ''), region.get('color', ''), region)
+            for region in root.iter('Region')
+        ]
+        for name, _, region in regions:
+            for definition in region.iter('GeometryDef'):
+                system = (definition.findtext('CoordSysStr') or 'none').strip()
+                found = list(_xml_shapes(definition))
+                names += [name] * len(found)
+                shapes += found
+                systems.add(system)
+    if not shapes or len(systems) != 1:
+        raise VectorFileError(
+            f'{path}: found {len(shapes)} geometries in {len(systems)} coordinate '
+            'systems, expected polygons, lines or points in one'
+        )
+    system = systems.pop()
+    pixels = system.lower() in ('none', '')
+    with reading(path, 'ENVI regions of interest', VectorFileError):
+        frame = geopandas.GeoDataFrame(
+            {'roi': names}, geometry=shapes, crs=None if pixels else system
+        )
+    colours = _coloured([name for name, _, _ in regions], [c for _, c, _ in regions])
+    return Features(frame, 'pixels' if pixels else 'crs', colours)
+
+
+def _xml_shapes(definition: ElementTree.Element) -> Iterator[Any]:
+    """Yield the geometries of a region."""
+
+    def pairs(element: ElementTree.Element) -> list[tuple[float, float]]:
+        numbers = [float(n) for n in (element.findtext('.//Coordinates') or '').split()]
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+    for polygon in definition.iter('Polygon'):
+        outer = polygon.find('Exterior')
+        if outer is not None:
+            holes = [pairs(ring) for ring in polygon.iter('Interior')]
+            yield shapely.Polygon(pairs(outer), holes)
+    for tag in ('LineString', 'Polyline'):
+        for line in definition.iter(tag):
+            yield shapely.LineString(pairs(line))
+    for tag in ('Point', 'MultiPoint'):
+        for point in definition.iter(tag):
+            yield shapely.MultiPoint(pairs(point))
+
+
+def _coloured(
+    names: Sequence[str], texts: Sequence[str]
+) -> dict[str, tuple[int, int, int]]:
+    """Return colours that are written as three numbers, by class."""
+    colours = {}
+    for name, text in zip(names, texts, strict=True):
+        numbers = [min(255, int(number)) for number in re.findall(r'\d+', text)]
+        if len(numbers) == 3:
+            red, green, blue = numbers
+            colours[name.strip()] = (red, green, blue)
+    return colours
