@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 from sklearn.svm import SVC
 
 from torchgeo_ekgnet.datasets import BandSelection, SyntheticScene, synthetic_scene
+from torchgeo_ekgnet.datasets.synthetic import _brightness
 
 
 class TestSyntheticScene:
@@ -82,6 +83,21 @@ class TestSyntheticScene:
     def test_errors(self, changes: dict[str, Any], match: str) -> None:
         with pytest.raises(ValueError, match=match):
             SyntheticScene(**changes)
+
+    @pytest.mark.parametrize('size', [(8, 8), (16, 18), (20, 20), (8, 100)])
+    @pytest.mark.parametrize('seed', [1, 5, 6])
+    def test_small_scenes_are_lit(self, size: tuple[int, int], seed: int) -> None:
+        cube = synthetic_scene(*size, 12, 3, seed=seed).read(0, size[0], 0, size[1])
+        assert (cube.max(axis=2) > 0).mean() > 0.99
+        assert 500 < np.median(cube) < 10000 and cube.max() < 20000
+
+    def test_large_scenes_keep_their_light(self) -> None:
+        random = np.random.RandomState(3)
+        relief = gaussian_filter(random.standard_normal((60, 50)), 12.0)
+        relief /= relief.std()
+        expected = 1 + 0.08 * relief + 0.04 * random.standard_normal((60, 50))
+        found = _brightness(np.random.RandomState(3), 60, 50)[:, :, 0]
+        np.testing.assert_array_equal(found, expected.astype(np.float32))
 
     def test_easy_settings_are_easy(self) -> None:
         scene = synthetic_scene(60, 60, 20, 4, mixing=0.0, noise=0.0)

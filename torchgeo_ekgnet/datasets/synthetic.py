@@ -25,6 +25,9 @@ _WARNING += 'nothing about any real scene'
 #: Wavelengths in nm shown as red, green and blue; the materials differ most here.
 _RGB = (2200.0, 1650.0, 850.0)
 
+#: Largest mean of the relief, in standard deviations; brightness stays near 1 with it.
+_LARGEST_MEAN = 6.0
+
 
 class SyntheticScene(SceneDataset):
     """Synthetic scene, no file and no download needed.
@@ -263,6 +266,9 @@ def _brightness(
     """Draw a slow change of brightness with a little variation from pixel to pixel."""
     relief = gaussian_filter(random.standard_normal((rows, cols)), 12.0)
     relief /= max(float(relief.std()), 1e-9)
+    # In a scene smaller than its hills the mean can be many deviations: dark or blinding.
+    mean = float(relief.mean())
+    relief -= mean - min(max(mean, -_LARGEST_MEAN), _LARGEST_MEAN)
     flicker = random.standard_normal((rows, cols))
     brightness = 1 + 0.08 * relief + 0.04 * flicker
     return np.asarray(brightness[:, :, None], dtype=np.float32)

@@ -124,7 +124,8 @@ class SpectralSpatialNet(nn.Module):
     A subclass calls ``super().__init__(num_classes, in_chans)``, then sets, in this
     order, ``stem`` (the first registered leaf is a plain ``nn.Conv3d``; weight
     loaders look at it), ``stages`` (an ``nn.ModuleList``, one module a feature level),
-    optionally ``norm`` and ``act`` (final normalisation), ``feature_info`` (one dict
+    optionally ``norm`` and ``act`` (final normalisation) and ``weigh`` (what happens to
+    the final map before it is pooled), ``feature_info`` (one dict
     a stage with ``num_chs``, ``reduction`` along rows and columns, ``module``), and
     calls :meth:`make_head` last. Networks of another shape override the small
     methods :meth:`forward_stem`, :meth:`forward_norm` and :meth:`spectral_mean`.
@@ -200,6 +201,8 @@ class SpectralSpatialNet(nn.Module):
             self.norm: nn.Module = nn.Identity()
         if 'act' not in self._modules:
             self.act: nn.Module = nn.Identity()
+        if 'weigh' not in self._modules:
+            self.weigh: nn.Module = nn.Identity()
         self.num_features = num_features
         self.global_pool, classifier = create_classifier(
             num_features,
@@ -466,7 +469,7 @@ class SpectralSpatialNet(nn.Module):
         Returns:
             Logits, (B, num_classes), or pooled features, (B, head_hidden_size).
         """
-        x = self.head_drop(self.global_pool(x))
+        x = self.head_drop(self.global_pool(self.weigh(x)))
         if pre_logits:
             return x
         logits: Tensor = self.classifier(x)

@@ -308,6 +308,30 @@ def _check_sizes(
         )
 
 
+class CentreWeights(nn.Module):
+    """Weights a map before its mean: most in the middle, least at the border.
+
+    Along rows and columns weights fall linearly from the middle to one step beyond the
+    border. Their mean is 1; a map of one pixel stays as it is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh a map, (B, C, H, W)."""
+        rows = _falling(x.shape[2], x)
+        cols = _falling(x.shape[3], x)
+        return x * (rows[:, None] * cols)
+
+
+def _falling(length: int, like: Tensor) -> Tensor:
+    """Weights of an axis, shape (length,), of mean 1."""
+    place = torch.arange(length, device=like.device)
+    weights = torch.minimum(place + 1, length - place).to(like.dtype)
+    return weights / weights.mean()
+
+
+leaf_module(CentreWeights)
+
+
 class DenseSkeleton(SpectralSpatialNet):
     """3D-DenseNet with doubling growth and connections across blocks.
 
@@ -335,6 +359,8 @@ class DenseSkeleton(SpectralSpatialNet):
         pixelwise: Make the 3x3x3 convolutions 1x1x1 and leave out the pooling between
             blocks. Each pixel is classified on its own and the patch by their mean;
             neighbours meet in the attention alone. With ``whole_spectrum`` only.
+        centred: Let the pixels in the middle of a patch count most in its mean
+            (``global_pool='avg'``): those at the border may be of another class.
         proj_drop_rate: Dropout of the channels that a dense layer adds.
 
     Raises:
@@ -358,6 +384,7 @@ class DenseSkeleton(SpectralSpatialNet):
         stem_channels: int | None = None,
         whole_spectrum: bool = False,
         pixelwise: bool = False,
+        centred: bool = False,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         device: torch.device | str | None = None,
@@ -416,6 +443,8 @@ class DenseSkeleton(SpectralSpatialNet):
             )
         self.norm = nn.BatchNorm3d(channels, **dd)
         self.act = nn.ReLU()
+        if centred:
+            self.weigh = CentreWeights()
         self.make_head(channels, global_pool, drop_rate, **dd)
         init_conv3d(self.stem)
         for module in self.modules():
