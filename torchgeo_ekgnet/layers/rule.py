@@ -216,10 +216,13 @@ def reads_slices(x: Tensor) -> bool:
 
 def _smaller_than_kernels(x: Tensor, weight: Tensor) -> bool:
     """Whether 1x1x1 kernels hold many times the values of the maps they are for."""
+    positions = x.shape[2] * x.shape[3] * x.shape[4]
+    if positions == 1:
+        # Mixing kernels takes as many products, and memory for a kernel a sample.
+        return weight.shape[1] * weight.shape[2] >= 2048
     graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if graph or x.device.type != 'cpu':
         return False
-    positions = x.shape[2] * x.shape[3] * x.shape[4]
     few = positions * weight.shape[0] <= 4 * FEW
     return few and weight.shape[1] * weight.shape[2] >= 2048
 
@@ -232,7 +235,7 @@ def choose_expert_strategy(
     1. What the caller or :func:`conv_strategy` asks for, where it applies.
     2. 1x1x1 kernels: one matrix product per sample, on every device; but all experts
        and the weighted sum of their outputs where maps are smaller than a kernel
-       (:data:`FEW`; a CPU would spend its time on mixing kernels).
+       (one pixel, or :data:`FEW`; a CPU would spend its time on mixing kernels).
     3. Graphs that must hold for any batch size (export, ONNX) and empty batches: all
        experts, then their weighted sum.
     4. Everything else: mix the kernels, fold the batch into groups; the convolution

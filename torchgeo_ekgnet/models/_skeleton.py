@@ -178,6 +178,20 @@ def append_maps(x: Tensor | None, new: Tensor, buffer: Tensor | None) -> Tensor:
     return new.contiguous() if x is None else torch.cat([x, new], 1)
 
 
+def maps_to_pixels(x: Tensor) -> Tensor:
+    """Make a sample of every pixel: (B, C, D, H, W) to (B * H * W, C, D, 1, 1)."""
+    pixels = x.permute(0, 3, 4, 1, 2)
+    return pixels.reshape(-1, x.shape[1], x.shape[2], 1, 1)
+
+
+def pixels_to_maps(x: Tensor, like: Tensor) -> Tensor:
+    """Put the pixels of maps together again, in rows and columns of other maps."""
+    maps = x.reshape(
+        like.shape[0], like.shape[3], like.shape[4], x.shape[1], x.shape[2]
+    )
+    return maps.permute(0, 3, 4, 1, 2)
+
+
 # fx wraps functions only whose names have no underscore in front.
 register_notrace_function(make_buffer)
 register_notrace_function(append_maps)
@@ -195,11 +209,12 @@ class DenseStage(nn.Module):
         expansion: Width of the bottlenecks in growth rates.
         groups: Groups of the 3x3x3 convolutions.
         drop_rate: Dropout of the added channels.
-        pixelwise: Make these 1x1x1 convolutions.
+        pixelwise: Make these 1x1x1 convolutions, and take every pixel for a sample.
     """
 
-    # A constant for TorchScript, which compiles only the branch that is taken.
+    # Constants for TorchScript, which compiles only the branch that is taken.
     reads_slices: Final[bool]
+    pixelwise: Final[bool]
 
     def __init__(
         self,
@@ -217,6 +232,7 @@ class DenseStage(nn.Module):
     ) -> None:
         """Make the block."""
         super().__init__()
+        self.pixelwise = pixelwise
         self.pool = AveragePool3d() if pool else nn.Identity()
         self.layers = nn.ModuleList(
             DenseLayer(
@@ -245,6 +261,12 @@ class DenseStage(nn.Module):
 
         (B, C, D, H, W) to (B, out_channels, D', H', W').
         """
+        if self.pixelwise:
+            return pixels_to_maps(self.whole(maps_to_pixels(x)), x)
+        return self.whole(x)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Pool, then append the channels of every layer, all pixels together."""
         # Rows before bands: the order in which the block before has left its maps.
         x = self.pool(x.transpose(2, 3))
         # Without gradients nothing keeps the buffer: it may hold the output as well.
@@ -266,13 +288,17 @@ class DenseStage(nn.Module):
         What is kept are the added channels, once; the maps that a layer reads are put
         together again as well. So memory grows with the depth, not with its square.
         """
+        like = x
+        if self.pixelwise:
+            x = maps_to_pixels(x)
         x = self.pool(x.transpose(2, 3)).contiguous()
         context, maps = pool_context(x), [x]
         for layer in self.layers:
             new = checkpoint(partial(_joined, layer), context, *maps)
             context = torch.cat([context, pool_context(new)], 1)
             maps.append(new)
-        return torch.cat(maps, 1).transpose(2, 3)
+        x = torch.cat(maps, 1).transpose(2, 3)
+        return pixels_to_maps(x, like) if self.pixelwise else x
 
 
 def _joined(layer: nn.Module, context: Tensor, *maps: Tensor) -> Tensor:
@@ -357,8 +383,8 @@ class DenseSkeleton(SpectralSpatialNet):
             kernel, while the mean over places forgets it. Parameters depend on the
             number of bands.
         pixelwise: Make the 3x3x3 convolutions 1x1x1 and leave out the pooling between
-            blocks. Each pixel is classified on its own and the patch by their mean;
-            neighbours meet in the attention alone. With ``whole_spectrum`` only.
+            blocks. Each pixel is classified on its own, with experts of its own, and
+            the patch by their mean. With ``whole_spectrum`` only.
         centred: Let the pixels in the middle of a patch count most in its mean
             (``global_pool='avg'``): those at the border may be of another class.
         proj_drop_rate: Dropout of the channels that a dense layer adds.

@@ -275,6 +275,7 @@ _SPECTRAL: dict[str, Any] = {
     'stem_channels': 128,
     'whole_spectrum': True,
     'pixelwise': True,
+    'centred': True,
 }
 _REFERENCE: dict[str, Any] = {
     'num_mapping_blocks': 1,
