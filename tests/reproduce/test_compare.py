@@ -89,6 +89,11 @@ def test_networks_differ_by_their_name_alone(tmp_path: Path) -> None:
     assert added[-1].endswith('PruningSchedule')
     assert added[:-1] == [c['class_path'] for c in own['trainer']['callbacks']]
     assert other['data'] == own['data']
+    twin = system_settings(base, 'ekgnet_tiny:static')
+    assert twin['model']['init_args'] == {
+        **own['model']['init_args'],
+        'model_options': {'num_experts': 3, 'conv_layer': 'conv3d'},
+    }
     svm = system_settings(base, 'rbf_svm')
     assert svm['model'] == {'classical': 'rbf_svm'}
     assert svm['data']['init_args']['split'] == own['data']['init_args']['split']
@@ -100,6 +105,9 @@ def test_networks_differ_by_their_name_alone(tmp_path: Path) -> None:
         (['--models', 'ekgnet_bsae'], "found 'ekgnet_bsae'.*mean 'ekgnet_base'"),
         (['--models', 'svm'], "found 'svm', expected names of timm, rbf_svm"),
         (['--models', ''], "found ''"),
+        (['--models', 'ssrn:static'], 'ssrn has no static twin'),
+        (['--models', 'ekgnet_bsae:static'], "found 'ekgnet_bsae:static'"),
+        (['--models', 'rbf_svm:static'], "found 'rbf_svm:static'"),
     ],
 )
 def test_unknown_systems(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ from .sweeping import (
 )
 
 _PRUNING = {'class_path': 'torchgeo_ekgnet.callbacks.PruningSchedule'}
+_TWIN = ':static'
+"""Behind the name of a network with experts: its static twin."""
+
 _LABELS = {'rbf_svm': 'RBF-SVM', 'random_forest': 'Random forest'}
 
 
@@ -66,8 +69,9 @@ def compare_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--models',
         metavar='NAME,NAME',
-        help='names of timm, and rbf_svm or random_forest (default: the network of the '
-        'configuration, ssrn, rbf_svm, random_forest)',
+        help='names of timm, and rbf_svm or random_forest; NAME:static for the twin of a '
+        'network with experts that has one kernel in their place (default: the network '
+        'of the configuration, ssrn, rbf_svm, random_forest)',
     )
     parser.add_argument(
         '--seeds',
@@ -113,7 +117,7 @@ def main_compare(args: Sequence[str] | None = None) -> None:
     rows = [
         (
             name,
-            _LABELS.get(name, name),
+            _LABELS.get(name, name.replace(_TWIN, ', static twin')),
             [results[name, seed] for seed in seeds if (name, seed) in results],
         )
         for name in systems
@@ -135,7 +139,14 @@ def _systems(settings: dict[str, Any], names: str | None) -> list[str]:
         return list(dict.fromkeys([own, 'ssrn', *CLASSICAL_NAMES]))
     systems = list(dict.fromkeys(name.strip() for name in names.split(',')))
     for name in systems:
-        if name not in CLASSICAL_NAMES and not timm.is_model(name):
+        network = name.removesuffix(_TWIN)
+        if name != network and timm.is_model(network):
+            if getattr(network_class(network), 'static_options', None) is None:
+                raise ValueError(
+                    f'--models: found {name!r}, but {network} has no static twin; '
+                    'expected a network with experts, such as ekgnet_spectral:static'
+                )
+        elif name not in CLASSICAL_NAMES and not timm.is_model(name):
             known = [*CLASSICAL_NAMES, *timm.list_models()]
             raise ValueError(
                 f'--models: found {name!r}, expected names of timm, rbf_svm or '
@@ -149,7 +160,7 @@ def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
     Args:
         settings: Settings of one run.
-        name: A network of timm or a classical baseline.
+        name: A network of timm, its static twin or a classical baseline.
 
     Returns:
         Settings of another run. Options of the configured network are not handed to
@@ -159,11 +170,16 @@ def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
         return classical_settings(settings, name)
     changed = copy.deepcopy(settings)
     arguments = changed['model'].setdefault('init_args', {})
-    if arguments.get('model') != name:
+    network_name = name.removesuffix(_TWIN)
+    if arguments.get('model') != network_name:
         arguments.pop('model_options', None)
-        arguments['model'] = name
+        arguments['model'] = network_name
     callbacks = changed['trainer'].setdefault('callbacks', [])
-    network = network_class(name)
+    network = network_class(network_name)
+    if name != network_name:
+        options = arguments.get('model_options') or {}
+        static = getattr(network, 'static_options', None) or {}
+        arguments['model_options'] = {**options, **static}
     if getattr(network, 'settled_share', 0) and not any(
         callback['class_path'].endswith('PruningSchedule') for callback in callbacks
     ):
