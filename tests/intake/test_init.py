@@ -94,7 +94,7 @@ def test_odd_names_and_nan_survive(
 def test_advice_is_the_recipe_for_new_ground() -> None:
     scene = HyperspectralScene(own_cube(), own_labels())
     advice = advise(scene)
-    assert (advice.model, advice.patch_size) == ('ekgnet_spectral', 5)
+    assert (advice.model, advice.patch_size) == ('ekgnet_spectral', 7)
     assert advice.shows_single_pixels and advice.has_experts
     assert advice.batch_size is None
     other = advise(scene, model='ssrn')

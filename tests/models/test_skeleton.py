@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy
 from torchgeo_ekgnet.layers.norm import folded_evaluation
-from torchgeo_ekgnet.models._skeleton import DenseStage
+from torchgeo_ekgnet.models._skeleton import CentreWeights, DenseStage
 
 from .conftest import BANDS, settled, small_input, small_model
 
@@ -124,9 +124,13 @@ def test_whole_spectrum_knows_where_a_shape_lies(name: str) -> None:
     } == {'stem_act'}
 
 
-def test_pixelwise_features_are_the_mean_of_those_of_the_pixels() -> None:
+@pytest.mark.parametrize('conv_layer', ['dynamic', 'conv3d'])
+def test_pixelwise_features_are_the_mean_of_those_of_the_pixels(
+    conv_layer: str,
+) -> None:
+    """Experts, too, are chosen for every pixel."""
     model = small_model(
-        'ekgnet_tiny', whole_spectrum=True, pixelwise=True, conv_layer='conv3d'
+        'ekgnet_tiny', whole_spectrum=True, pixelwise=True, conv_layer=conv_layer
     )
     x = small_input('ekgnet_tiny', 3)
     model = settled(model, x)
@@ -138,14 +142,41 @@ def test_pixelwise_features_are_the_mean_of_those_of_the_pixels() -> None:
     assert [info['reduction'] for info in model.feature_info] == [1, 1, 1]
 
 
-def test_pixelwise_experts_see_the_mean_of_the_patch() -> None:
-    model = small_model('ekgnet_tiny', whole_spectrum=True, pixelwise=True)
-    x = small_input('ekgnet_tiny', 3)
-    model = settled(model, x)
-    one = x[:, :, :1, :1]
+def test_recomputed_pixels_have_the_same_gradients() -> None:
+    options = {'whole_spectrum': True, 'pixelwise': True, 'centred': True}
+    model = small_model('ekgnet_tiny', **options).double()
+    x = small_input('ekgnet_tiny', 3).double()
+    found = []
+    for recompute in (False, True):
+        model.set_grad_checkpointing(recompute)
+        model.zero_grad()
+        model(x).square().sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize('size', [1, 2, 5])
+def test_middle_of_a_patch_counts_most(size: int) -> None:
+    weigh = CentreWeights()
+    maps = torch.ones(2, 3, size, size)
+    weights = {1: [1.0], 2: [1.0, 1.0], 5: [5 / 9, 10 / 9, 15 / 9, 10 / 9, 5 / 9]}
+    expected = torch.tensor(weights[size])
+    torch.testing.assert_close(weigh(maps)[0, 0], expected[:, None] * expected)
+    one = torch.randn(2, 3, 1, 1)
+    assert torch.equal(weigh(one), one)
+
+
+def test_centred_mean() -> None:
+    options = {'whole_spectrum': True, 'pixelwise': True}
+    centred = small_model('ekgnet_tiny', centred=True, **options)
+    plain = small_model('ekgnet_tiny', **options)
+    plain.load_state_dict(centred.state_dict())
+    x = small_input('ekgnet_tiny', 2)
     with torch.no_grad():
-        same = model(one.expand(-1, -1, 5, 5))
-        torch.testing.assert_close(same, model(one), rtol=1e-4, atol=1e-5)
+        features = plain.eval().forward_features(x)
+        expected = plain.forward_head(CentreWeights()(features))
+        torch.testing.assert_close(centred.eval()(x), expected)
+        assert not torch.allclose(centred(x), plain(x))
 
 
 @pytest.mark.parametrize(

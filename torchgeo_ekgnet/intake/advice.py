@@ -87,10 +87,9 @@ def advise(
             'reads spectra pixel by pixel: best between fields and with few labels'
         )
     if patch_size is None:
-        wanted = 5 if model == BEST else 7
-        patch_size = wanted if side >= wanted else side - 1 + side % 2
+        patch_size = 7 if side >= 7 else side - 1 + side % 2
         reasons['patch_size'] = (
-            'odd; the answers of its pixels are averaged'
+            'odd; the answers of its pixels are averaged, the middle counts most'
             if model == BEST
             else 'odd; larger patches see more of the surroundings, and remember them'
         )
@@ -100,7 +99,7 @@ def advise(
     if model != BEST:
         batch_size = 16 if training < 2000 else 32 if training < 8000 else 80
     reasons['batch_size'] = f'follows the {training:,} training pixels'
-    epochs = 100 if training < 500 else 60 if training < 4000 else 40
+    epochs = 100 if training < 2000 else 60
     reasons['max_epochs'] = 'an epoch of few pixels is a few steps'
     return Advice(model, patch_size, batch_size, epochs, protocol, drawn, reasons)
 

@@ -31,11 +31,13 @@ _SPECTRA_TASK = [
     '    warmup: 0.05',
     '    weight_decay: 0.05  # AdamW',
     '    label_smoothing: 0.1',
+    '    calibrate: true  # a temperature for probabilities, where pixels validate',
 ]
 _SPECTRA_DATA = [
     '    padding_mode: reflect',
     '    augmentation:  # of training patches, at random',
     '      crop: 1  # one pixel of a patch, so that surroundings cannot be memorised',
+    '      crop_within: 5  # from the middle: farther ones may be of another class',
     '      band_gain: 0.05',
     '      smooth_offset: 0.1',
     '      noise: 0.05',
