@@ -18,6 +18,9 @@ import torch
 
 matplotlib.use('agg')
 torch.set_num_threads(1)
+# The first backward pass settles which devices have threads of their own. After a trace
+# by the compiler PyTorch believes in a GPU, and processes forked later cannot train.
+torch.zeros((), requires_grad=True).backward()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,10 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,14 +23,16 @@ from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.commands import resolve_config
 from torchgeo_ekgnet.main import main
 
+from .processes import forked, needs_fork
 from .test_main import EKGNET
 
 
-def test_stripped_docstrings_are_refused(tmp_path: Path) -> None:
-    process = command('fit', '--config', EKGNET, cwd=tmp_path, python=['-OO'])
-    _, text = process.communicate()
-    assert process.returncode == 1
-    assert text.startswith('torchgeo-ekgnet: RuntimeError: found python -OO')
+def test_stripped_docstrings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for name in dir(sys.flags) if not name.startswith('_')]
+    flags = {name: getattr(sys.flags, name) for name in names}
+    monkeypatch.setattr(sys, 'flags', SimpleNamespace(**flags | {'optimize': 2}))
+    with pytest.raises(RuntimeError, match='found python -OO'):
+        main(['fit', '--config', EKGNET])
 
 
 def test_unknown_config_key(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,22 +124,11 @@ def test_bad_files(
 
 
 def test_process_errors_are_one_line(tmp_path: Path) -> None:
-    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, '-m', 'torchgeo_ekgnet', *args],
-            cwd=tmp_path,
-            env={**os.environ, **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    plain = run('fit', '--config', 'nothing')
-    assert plain.returncode == 1
-    assert 'Traceback' not in plain.stderr
-    assert "no file 'nothing'" in plain.stderr
-    debug = run('fit', '--config', 'nothing', TORCHGEO_EKGNET_DEBUG='1')
-    assert 'Traceback' in debug.stderr
+    _, text = (
+        process := command('fit', '--config', 'nothing', cwd=tmp_path)
+    ).communicate()
+    assert process.returncode == 1
+    assert "no file 'nothing'" in text and len(text.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -286,33 +276,34 @@ def test_checkpoint_that_is_none(
     assert not Path('runs').exists()
 
 
-def command(*args: str, cwd: Path, **kwargs: Any) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own."""
+def command(*args: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own, as its script does."""
+    code = 'from torchgeo_ekgnet.main import main; main()'
+    arguments = ', '.join(map(repr, ('torchgeo-ekgnet', *args)))
     return subprocess.Popen(
-        [sys.executable, *kwargs.pop('python', ()), '-m', 'torchgeo_ekgnet', *args],
+        [sys.executable, '-c', f'import sys; sys.argv = [{arguments}]; {code}'],
         cwd=cwd,
         env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])},
         text=True,
-        **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **kwargs},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
+@needs_fork
 @pytest.mark.parametrize(
     ('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
 def test_stopped_training_tells_the_shell(
-    number: signal.Signals, status: int, tmp_path: Path
+    number: signal.Signals, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     config = ['--config', EKGNET, '--trainer.max_epochs', '5000']
-    # A suite in the background ignores Ctrl-C, and so would what it starts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = command('fit', *config, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    signal.signal(signal.SIGINT, before)
-    while not list(tmp_path.glob('runs/**/last.ckpt')) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, text = process.communicate()
-    assert process.returncode == status, text
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', 'fit', *config])
+    process = forked(main, tmp_path / 'errors.txt')
+    found = process.stop_when(lambda: list(tmp_path.glob('runs/**/last.ckpt')), number)
+    text = process.errors.read_text()
+    assert found == status, text
     assert 'Traceback' not in text
     assert text.strip().splitlines()[-1].startswith('torchgeo-ekgnet: ')
     last = next(tmp_path.glob('runs/**/last.ckpt'))
@@ -320,9 +311,10 @@ def test_stopped_training_tells_the_shell(
 
 
 def test_closed_output_is_no_traceback(tmp_path: Path) -> None:
-    process = command('demo', '--help', cwd=tmp_path)
+    process = command('--help', cwd=tmp_path)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     text = process.stderr.read()
-    assert process.wait() in (0, 1)
+    assert process.wait() == 1
+    assert 'BrokenPipeError' in text
     assert 'Traceback' not in text and 'Exception ignored' not in text

@@ -3,11 +3,9 @@
 
 """The commands of the page on the first hour, typed as they stand there."""
 
-import os
+import logging
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import rasterio
 
 from tests.data.public_scenes.data import save_mat
+from torchgeo_ekgnet.main import main
 
 from .intake.conftest import own_cube, own_labels
 
@@ -32,31 +31,32 @@ def transcript() -> Iterator[tuple[list[str], str]]:
 
 
 @pytest.mark.timeout(600)
-def test_commands_print_what_the_page_says(tmp_path: Path) -> None:
+def test_commands_print_what_the_page_says(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     rows = slice(0, 18)
     save_mat(tmp_path / 'fields.mat', '5', reflectance=own_cube()[rows])
     save_mat(tmp_path / 'fields_gt.mat', '5', truth=own_labels()[rows])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('COLUMNS', '80')
+    caplog.set_level(logging.INFO)
     names = []
     for (program, *args), expected in transcript():
         assert program == 'torchgeo-ekgnet'
-        result = subprocess.run(
-            [sys.executable, '-m', 'torchgeo_ekgnet', *args],
-            cwd=tmp_path,
-            check=False,
-            capture_output=True,
-            text=True,
-            env=os.environ | {'OMP_NUM_THREADS': '1', 'COLUMNS': '80'},
-        )
-        assert result.returncode == 0, result.stderr
+        caplog.clear()
+        main(args)
+        printed = capsys.readouterr()
         names.append(args[0])
         # Lightning says what it does on the other stream.
-        printed = result.stdout + result.stderr
-        found = printed if args[0] == 'predict' else result.stdout
+        found = printed.out + (caplog.text if args[0] == 'predict' else '')
         place = 0
         for piece in expected.split('...'):
             wanted = ' '.join(piece.split())
             place = ' '.join(found.split()).find(wanted, place)
-            assert place >= 0, f'{args[0]} did not print {wanted!r} but\n{printed}'
+            assert place >= 0, f'{args[0]} did not print {wanted!r} but\n{found}'
             place += len(wanted)
     assert names == ['init', 'fit', 'test', 'predict', 'inspect']
     with rasterio.open(tmp_path / 'runs/fields/version_0/map.tif') as file:

@@ -255,7 +255,8 @@ def test_every_system_of_the_tables_trains(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model = ['--model.init_args.model', name, '--data.init_args.patch_size', '7']
-    torchgeo_main(['fit', '--config', EKGNET, *model, '--trainer.max_epochs', '1'])
+    few = [f'--trainer.limit_{stage}_batches=1' for stage in ('train', 'val')]
+    torchgeo_main(['fit', '--config', EKGNET, *model, '--trainer.max_epochs=1', *few])
     checkpoint = torch.load(BEST, weights_only=False)
     assert checkpoint['hyper_parameters']['model'] == name
     assert checkpoint['global_step'] > 0

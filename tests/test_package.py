@@ -1,9 +1,11 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,57 +21,71 @@ def run_python(code: str) -> str:
     return result.stdout.strip()
 
 
-def test_import_is_light_and_registers_models() -> None:
-    heavy = ('torchgeo', 'lightning', 'kornia', 'sklearn', 'rasterio', 'matplotlib')
-    out = run_python(
-        'import sys, timm, torchgeo_ekgnet\n'
-        f'print([name for name in {heavy!r} if name in sys.modules])\n'
-        'print(len(timm.list_models("ekgnet_*")))'
-    )
-    loaded, count = out.splitlines()
-    assert loaded == '[]'
-    assert int(count) >= 5
+#: What a fresh process finds out about the import, printed as JSON.
+WATCH = """
+import ctypes, json, os, sys, warnings
+
+calls = []
 
 
-def test_import_leaves_the_allocator_alone() -> None:
-    watch = (
-        'import ctypes\n'
-        'calls = []\n'
-        'class Library(ctypes.CDLL):\n'
-        '    def __getattr__(self, name):\n'
-        '        calls.append(name)\n'
-        '        return super().__getattr__(name)\n'
-        'ctypes.CDLL = Library\n'
-        'import torch, warnings, torchgeo_ekgnet\n'
-        'from torchgeo_ekgnet.layers import keep_freed_memory\n'
-        'print("mallopt" in calls)\n'
-    )
-    assert run_python(watch) == 'False'
-    called = run_python(watch + 'print(keep_freed_memory(), "mallopt" in calls)')
-    kept, seen = called.splitlines()[1].split()
-    assert kept == seen
+class Library(ctypes.CDLL):
+    def __getattr__(self, name):
+        calls.append(name)
+        return super().__getattr__(name)
 
 
-def test_import_keeps_warnings_and_threads() -> None:
-    out = run_python(
-        'import os, warnings, timm, torch\n'
-        'state = lambda: (list(warnings.filters), torch.get_num_threads(),'
-        ' torch.get_default_dtype(), dict(os.environ))\n'
-        'before = state()\n'
-        'import torchgeo_ekgnet\n'
-        'print(state() == before)'
-    )
-    assert out == 'True'
+ctypes.CDLL = Library
+import timm, torch
+
+def state():
+    settings = torch.get_num_threads(), torch.get_default_dtype()
+    return list(warnings.filters), settings, dict(os.environ)
 
 
-def test_subpackages_load_on_first_use() -> None:
-    out = run_python(
-        'import sys, torchgeo_ekgnet\n'
-        'before = "torchgeo" in sys.modules\n'
-        'name = torchgeo_ekgnet.tasks.HyperspectralClassificationTask.__name__\n'
-        'print(before, name, "torchgeo" in sys.modules)'
-    )
-    assert out == 'False HyperspectralClassificationTask True'
+before = state()
+import torchgeo_ekgnet
+
+heavy = ('torchgeo', 'lightning', 'kornia', 'sklearn', 'rasterio', 'matplotlib')
+facts = {
+    'same settings': state() == before,
+    'heavy': [name for name in heavy if name in sys.modules],
+    'models': len(timm.list_models('ekgnet_*')),
+    'allocator': 'mallopt' in calls,
+}
+from torchgeo_ekgnet.layers import keep_freed_memory
+
+facts['kept'] = keep_freed_memory()
+facts['allocator then'] = 'mallopt' in calls
+facts['task'] = torchgeo_ekgnet.tasks.HyperspectralClassificationTask.__name__
+facts['heavy then'] = [name for name in heavy if name in sys.modules]
+print(json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope='module')
+def imported() -> dict[str, Any]:
+    """What the import of the package does to a process, and what comes later."""
+    facts: dict[str, Any] = json.loads(run_python(WATCH).splitlines()[-1])
+    return facts
+
+
+def test_import_is_light_and_registers_models(imported: dict[str, Any]) -> None:
+    assert imported['heavy'] == []
+    assert imported['models'] >= 5
+
+
+def test_import_leaves_the_allocator_alone(imported: dict[str, Any]) -> None:
+    assert not imported['allocator']
+    assert imported['allocator then'] == imported['kept']
+
+
+def test_import_keeps_warnings_and_threads(imported: dict[str, Any]) -> None:
+    assert imported['same settings']
+
+
+def test_subpackages_load_on_first_use(imported: dict[str, Any]) -> None:
+    assert imported['task'] == 'HyperspectralClassificationTask'
+    assert {'torchgeo', 'lightning'} <= set(imported['heavy then'])
 
 
 def test_help_needs_no_torch() -> None:

@@ -4,11 +4,7 @@
 """Tests of ``torchgeo-ekgnet reproduce`` on the synthetic scene."""
 
 import csv
-import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.data.public_scenes import data as public_scenes
+from tests.processes import forked, needs_fork
 from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.reproduce import (
     engine,
@@ -153,29 +150,17 @@ def test_ablation_of_the_mapping(tmp_path: Path) -> None:
     assert 'Use of the experts' in text
 
 
+@needs_fork
 def test_killed_sweep_ends_in_the_same_table(tmp_path: Path) -> None:
     arguments = ['table8', '--rows', 'cnn3d', '--scene', 'synthetic', '--seeds', '2']
     arguments += ['--budget', 'small', '--threads', '1', '--out']
     killed, whole = tmp_path / 'killed', tmp_path / 'whole'
-    code = (
-        'import sys\n'
-        'from tests.reproduce.test_cli import BUDGETS, main_reproduce, one_epoch\n'
-        "BUDGETS['small'] = one_epoch()\n"
-        'main_reproduce(sys.argv[1:])\n'
+    process = forked(
+        lambda: main_reproduce([*arguments, str(killed)]), tmp_path / 'errors.txt'
     )
-    process = subprocess.Popen(
-        [sys.executable, '-c', code, *arguments, str(killed)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    while not list(killed.glob('runs/*.json')) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    _, error = process.communicate()
+    process.stop_when(lambda: list(killed.glob('runs/*.json')), signal.SIGKILL)
     done = {path: path.read_bytes() for path in killed.glob('runs/*.json')}
-    assert len(done) == 1, error.decode()
+    assert len(done) == 1
 
     main_reproduce([*arguments, str(killed)])
     assert {path: path.read_bytes() for path in done} == done

@@ -4,10 +4,7 @@
 """Tests of the repeat engine: whole runs on a tiny synthetic scene."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -21,6 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from tests.data.public_scenes import data as public_scenes
+from tests.processes import forked, needs_fork
 from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.layers import expert_convs
@@ -319,6 +317,7 @@ def test_fixed_splits_stay_fixed(config: Path) -> None:
     assert split['init_args'] == {'path': 'split.npz'}
 
 
+@needs_fork
 def test_repeat_command_killed_and_continued(config: Path, tmp_path: Path) -> None:
     arguments = [
         '--config',
@@ -337,26 +336,12 @@ def test_repeat_command_killed_and_continued(config: Path, tmp_path: Path) -> No
         '0.1',
     ]
     killed = tmp_path / 'killed'
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            '-m',
-            'torchgeo_ekgnet',
-            'repeat',
-            *arguments,
-            '--out',
-            str(killed),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    process = forked(
+        lambda: main_repeat([*arguments, '--out', str(killed)]), tmp_path / 'errors.txt'
     )
-    while not list(killed.glob('runs/*.json')) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    _, error = process.communicate()
+    process.stop_when(lambda: list(killed.glob('runs/*.json')), signal.SIGKILL)
     done = {path.name: path.read_bytes() for path in killed.glob('runs/*.json')}
-    assert len(done) == 1, error.decode()
+    assert len(done) == 1
 
     main_repeat([*arguments, '--out', str(killed)])
     for name, content in done.items():

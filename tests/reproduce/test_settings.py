@@ -142,7 +142,7 @@ OVERRIDES = [
 
 @pytest.mark.parametrize('name', sorted(shipped_configs()))
 @settings(
-    max_examples=8,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

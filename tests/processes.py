@@ -1,0 +1,59 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Processes that are to be stopped: forks, which need not import anything again."""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+needs_fork = pytest.mark.skipif(
+    not hasattr(os, 'fork'), reason='what is stopped runs in a forked process'
+)
+
+
+class Fork(NamedTuple):
+    """A forked process, and the file with what it wrote to stderr."""
+
+    child: int
+    errors: Path
+
+    def stop_when(self, ready: Callable[[], Any], number: signal.Signals) -> int:
+        """Wait until something is ready, send a signal, and give the exit status."""
+        ended = 0
+        while not ready() and not ended:
+            time.sleep(0.01)
+            ended, _ = os.waitpid(self.child, os.WNOHANG)
+        assert not ended, self.errors.read_text()
+        os.kill(self.child, number)
+        _, status = os.waitpid(self.child, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+def forked(work: Callable[[], Any], errors: Path) -> Fork:
+    """Run a work in a fork of this process, which ends as a command does."""
+    child = os.fork()
+    if child:
+        return Fork(child, errors)
+    status = 1
+    try:
+        # A suite in the background ignores Ctrl-C, and so would its forks.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115
+        sys.stderr = errors.open('w', encoding='utf-8')
+        work()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:  # noqa: BLE001  (the child must end here)
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
