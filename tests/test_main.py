@@ -5,10 +5,13 @@
 
 import csv
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ import yaml
 from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
+from torchgeo_ekgnet._runs import RUN_NAME
 from torchgeo_ekgnet.commands import (
     COMMANDS,
     TORCHGEO_COMMANDS,
@@ -116,6 +120,23 @@ def test_test_keeps_the_configuration_of_the_run(in_fitted: Path) -> None:
     before = config.read_bytes()
     main(['test', '--config', EKGNET, '--ckpt_path', BEST])
     assert config.read_bytes() == before
+
+
+def test_a_command_leaves_nothing_to_the_next(
+    in_fitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def state() -> tuple[Any, ...]:
+        # Lightning leaves its seed to processes that it starts.
+        apart = ('PYTEST', 'PL_GLOBAL_SEED')
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(apart)}
+        return kept, signal.getsignal(signal.SIGTERM), sys.argv
+
+    args = ['fit', '--config', EKGNET, '--trainer.fast_dev_run=true', '--name=other']
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', *args])
+    before = state()
+    main()
+    assert state() == before
+    assert RUN_NAME.get() is None
 
 
 def test_validate_with_a_checkpoint(in_fitted: Path) -> None:

@@ -77,6 +77,21 @@ def usage_errors() -> Iterator[None]:
         raise UsageError(_essence(str(error))) from error
 
 
+@contextmanager
+def _gdal_settings() -> Iterator[None]:
+    """Set for GDAL what torchgeo's command sets, and set it back."""
+    before = {name: os.environ.get(name) for name in _GDAL}
+    os.environ.update(_GDAL)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 class CommandLine(LightningCLI):
     """What ``torchgeo`` runs, with errors that can be caught.
 
@@ -89,7 +104,6 @@ class CommandLine(LightningCLI):
 
     def __init__(self, **kwargs: Any) -> None:
         """Parse, build and run."""
-        os.environ.update(_GDAL)
         options: dict[str, Any] = {
             'model_class': BaseTask,
             'datamodule_class': BaseDataModule,
@@ -99,7 +113,8 @@ class CommandLine(LightningCLI):
             'save_config_kwargs': {'overwrite': True},
             'parser_class': Parser,
         }
-        super().__init__(**{**options, **kwargs})
+        with _gdal_settings():
+            super().__init__(**{**options, **kwargs})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and look at the checkpoint before Lightning opens it."""

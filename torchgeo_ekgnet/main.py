@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from ._runs import RUN_NAME
 from ._terminal import quiet
 from ._threads import choose_threads, wait_passively
 from .commands import COMMANDS, DEBUG, answer, resolve_config
@@ -105,16 +106,18 @@ def run(args: Sequence[str]) -> None:
     resolved = resolve_args(args)
     from .cli import CommandLine, check_yaml
 
-    for line in complete_arguments(resolved):
-        for path in _configs(line):
-            check_yaml(path)
-        # Lightning warns about arguments that differ from those of the process.
-        process_args = sys.argv
-        sys.argv = [process_args[0], *line]
-        try:
+    process_args, name_of_run = sys.argv, RUN_NAME.set(None)
+    try:
+        for line in complete_arguments(resolved):
+            for path in _configs(line):
+                check_yaml(path)
+            # Lightning warns about arguments that differ from those of the process.
+            sys.argv = [process_args[0], *line]
             CommandLine()
-        finally:
-            sys.argv = process_args
+    finally:
+        # A command that was called from Python leaves nothing to the next one.
+        sys.argv = process_args
+        RUN_NAME.reset(name_of_run)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -131,7 +134,7 @@ def main(args: Sequence[str] | None = None) -> None:
         run(args)
         return
     _open_streams()
-    _listen()
+    listening = _listen()
     status: int | str = 0
     try:
         run(sys.argv[1:])
@@ -141,6 +144,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if os.environ.get(DEBUG) and isinstance(error, Exception):
             raise
         status = _end(error)
+    finally:
+        if listening:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if status:
         raise SystemExit(status)
 
@@ -152,8 +158,8 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115
 
 
-def _listen() -> None:
-    """Let SIGTERM end the process as Ctrl-C does, with the files put in order."""
+def _listen() -> bool:
+    """Let SIGTERM end the process as Ctrl-C does, unless somebody else listens."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         # Once: what is put in order now must not be interrupted again.
@@ -162,8 +168,10 @@ def _listen() -> None:
         raise SystemExit(TERMINATED)
 
     _listen.terminated = False  # type: ignore[attr-defined]
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+    listening = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if listening:
         signal.signal(signal.SIGTERM, terminate)
+    return listening
 
 
 def _end(error: BaseException) -> int | str:
