@@ -52,8 +52,8 @@ def test_the_rule() -> None:
     [
         ((1, 1, 1), 64, 'experts'),
         ((4, 1, 1), 64, 'experts'),
-        ((2, 4, 4), 64, 'experts'),
-        ((1, 5, 7), 64, 'pointwise'),
+        ((2, 3, 2), 64, 'experts'),
+        ((2, 7, 1), 64, 'pointwise'),
         ((1, 1, 1), 16, 'pointwise'),
     ],
 )

@@ -75,20 +75,23 @@ class ContextNorm(nn.BatchNorm3d):
 
 
 class PooledConv3d(nn.Conv3d):
-    """A 1x1x1 convolution of pooled maps, computed as the linear map that it is."""
+    """A 1x1x1 convolution of pooled maps, computed as the linear map that it is.
+
+    Shape: (B, C) to (B, C').
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Map the channels."""
-        mapped = F.linear(input.flatten(1), self.weight.flatten(1), self.bias)
-        return mapped[:, :, None, None, None]
+        return F.linear(input, self.weight.flatten(1), self.bias)
 
 
 class MappingBlock(nn.Module):
     r"""Residual block of BN-GELU-convolution units.
 
     Computes :math:`\alpha \, f(g) + g`. With ``learnable_residual=False`` alpha is the
-    constant 1. The parameter ``residual_weight`` still takes part in the graph and its
-    gradient is exactly zero, so tools that expect a gradient everywhere are content.
+    constant 1. The parameter ``residual_weight`` still takes part in the graph of the
+    mapping network and its gradient is exactly zero, so tools that expect a gradient
+    everywhere are content.
     Weight decay would shrink the stored number nevertheless (and change no output):
     exclude it (``no_weight_decay`` of the models does), and it is written as 1 into
     every state dict.
@@ -123,12 +126,11 @@ class MappingBlock(nn.Module):
         self.learnable_residual = learnable_residual
 
     def forward(self, g: Tensor) -> Tensor:
-        """Apply the block."""
-        alpha: Tensor = self.residual_weight
-        if not self.learnable_residual:
-            alpha = 1.0 + 0.0 * alpha
+        """Apply the block, (B, C) to (B, C)."""
         mapped: Tensor = self.units(g)
-        return alpha * mapped + g
+        if self.learnable_residual:
+            return torch.addcmul(g, self.residual_weight, mapped)
+        return g + mapped
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -277,11 +279,22 @@ class ContextMapping(nn.Module):
             Weights that sum to 1 over the experts, (B, K), in the type of the
             parameters.
         """
-        g = pool_context(x)
+        g = pool_context(x).flatten(1)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript needs the nesting)
+            if torch.is_autocast_enabled(g.device.type):
+                # So small that casts would cost more than half types spare.
+                with torch.autocast(g.device.type, enabled=False):
+                    return self._map(g.to(self.raw_temperature.dtype))
+        return self._map(g)
+
+    def _map(self, g: Tensor) -> Tensor:
+        """Map contexts, (B, C), to weights, (B, K)."""
+        tau = self.floor + F.softplus(self.raw_temperature)
         for block in self.blocks:
             g = block(g)
-        logits = self.project(self.norm(g)).flatten(1)
-        tau = self.floor + F.softplus(self.raw_temperature)
+            if not block.learnable_residual:
+                tau = tau + 0.0 * block.residual_weight
+        logits = self.project(self.norm(g))
         if logits.dtype != torch.float64:
             logits = logits.float()
             tau = tau.float()

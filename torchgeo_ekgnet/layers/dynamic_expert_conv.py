@@ -355,6 +355,7 @@ class DynamicExpertConv3d(nn.Module):
         weight: Tensor,
         bias: Tensor | None,
         shift: Tensor | None = None,
+        relu: bool = False,
     ) -> Tensor:
         """Convolve as this layer does, with other weights than its own.
 
@@ -364,6 +365,7 @@ class DynamicExpertConv3d(nn.Module):
             weight: Experts, shaped as :attr:`weight`.
             bias: Their biases, (K, Cout).
             shift: Biases that every sample gets, (Cout).
+            relu: Whether a ReLU follows.
 
         Returns:
             Maps, (B, Cout, D', H', W').
@@ -380,6 +382,7 @@ class DynamicExpertConv3d(nn.Module):
             self.dilation,
             self.groups,
             shift=shift,
+            relu=relu,
         )
 
     def extra_repr(self) -> str:

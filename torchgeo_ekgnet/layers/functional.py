@@ -23,6 +23,7 @@ compilation and export hold for each of them:
     One kernel without groups, zeros off its diagonal blocks, in the order channels-last.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -30,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .compiled import compiled_conv3d
-from .derivatives import composed_gradients, differentiated_again
+from .derivatives import Gradients, composed_gradients, differentiated_again
 from .geometry import Geometry, Size, check_input, geometry_of
 from .rule import (
     STRATEGIES,
@@ -48,6 +49,11 @@ from .unrolled import UnrolledConv, any_unrolling, unrolled_conv3d
 
 __all__ = ['STRATEGIES', 'conv_strategy', 'expert_conv3d', 'grouped_conv3d']
 
+# Bytes of the kernels and outputs of a piece of a batch, per core: its second cache.
+_PIECE = 1 << 20
+# Positions of a map up to which a product with transposed matrices is faster.
+_ROWS = 32
+
 
 def expert_conv3d(
     x: Tensor,
@@ -60,6 +66,7 @@ def expert_conv3d(
     groups: int = 1,
     strategy: str | None = None,
     shift: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     r"""Convolve every sample with its own mixture of expert kernels.
 
@@ -78,6 +85,7 @@ def expert_conv3d(
         strategy: One of :data:`STRATEGIES`; None leaves the choice to the rule
             (:func:`choose_expert_strategy`).
         shift: Biases (Cout) that every sample gets beside its mixture.
+        relu: Set what is negative to zero, in the same pass where that is possible.
 
     Returns:
         Output (B, Cout, D', H', W').
@@ -116,11 +124,12 @@ def expert_conv3d(
         if bias is not None or shift is not None:
             biases = cast(Tensor, _mixed_bias(attention, bias, shift))
             y = y + biases[:, :, None, None, None].to(y.dtype)
-        return y
+        return F.relu(y) if relu else y
     mixed_bias = _mixed_bias(attention, bias, shift)
     if chosen == 'pointwise':
-        return _pointwise(x, attention, weight, mixed_bias, groups)
-    return _batch_as_groups(x, attention, weight, mixed_bias, geometry, asked)
+        return _pointwise(x, attention, weight, mixed_bias, groups, relu)
+    y = _batch_as_groups(x, attention, weight, mixed_bias, geometry, asked)
+    return F.relu(y) if relu else y
 
 
 def grouped_conv3d(
@@ -264,40 +273,133 @@ def _batch_as_groups(
 
 
 def _pointwise(
-    x: Tensor, attention: Tensor, weight: Tensor, mixed_bias: Tensor | None, groups: int
+    x: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    mixed_bias: Tensor | None,
+    groups: int,
+    relu: bool,
 ) -> Tensor:
     """Multiply each sample's (Cin, D*H*W) matrix by its mixed kernel."""
     stacked = weight.flatten(2)
     if plain_only(x, attention, weight, mixed_bias):
-        return _products(x, _mix(attention, stacked), mixed_bias, groups)
-    return cast(Tensor, _MixedProducts.apply(x, attention, stacked, mixed_bias, groups))
+        y = _products(x, _mix(attention, stacked), mixed_bias, groups)
+    elif torch.is_grad_enabled():
+        y = cast(
+            Tensor, _MixedProducts.apply(x, attention, stacked, mixed_bias, groups)
+        )
+    else:
+        return _mixed_products(x, attention, stacked, mixed_bias, groups, relu)
+    return F.relu(y) if relu else y
 
 
-def _products(x: Tensor, kernels: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-    """Multiply each sample by its matrix (B, Cout, Cin/groups); biases (B, Cout)."""
-    channels_last = not x.is_contiguous() and x.is_contiguous(
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of a position lie side by side."""
+    # In this order: vmap answers the first question alone.
+    return not x.is_contiguous() and x.is_contiguous(
         memory_format=torch.channels_last_3d
     )
-    size = x.shape[2:]
+
+
+def _products(
+    x: Tensor,
+    kernels: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Multiply each sample by its matrix (B, Cout, Cin/groups); biases (B, Cout).
+
+    Few positions fill no vectors; they are the rows of the product then.
+    """
+    size, channels_last = x.shape[2:], _is_channels_last(x)
     x = x.flatten(2)
+    into = None if out is None else out.flatten(2)
     if groups > 1:
         # (B, groups, Cout/groups, Cin/groups) @ (B, groups, Cin/groups, D*H*W)
         y = kernels.unflatten(1, (groups, -1)) @ x.unflatten(1, (groups, -1))
         y = y.flatten(1, 2)
         if bias is not None:
             y = y + bias.unsqueeze(2)
-    elif channels_last:
+    elif channels_last or (into is not None and x.shape[2] <= _ROWS):
         rows, columns = x.transpose(1, 2), kernels.transpose(1, 2)
         if bias is None:
             y = torch.bmm(rows, columns).transpose(1, 2)
         else:
             y = torch.baddbmm(bias.unsqueeze(1), rows, columns).transpose(1, 2)
     elif bias is None:
-        y = torch.bmm(kernels, x)
+        y = torch.bmm(kernels, x, out=into)
     else:
-        y = torch.baddbmm(bias.unsqueeze(2), kernels, x)
+        y = torch.baddbmm(bias.unsqueeze(2), kernels, x, out=into)
+    if into is not None and y is not into:
+        into.copy_(y)
     shaped: Tensor = y.unflatten(2, size)
     return shaped
+
+
+def _pieces(x: Tensor, stacked: Tensor) -> list[slice]:
+    """Cut a batch so that kernels and maps of a piece stay in the cores' caches."""
+    batch, threads = x.shape[0], torch.get_num_threads()
+    if x.device.type != 'cpu':
+        return [slice(0, batch)]
+    positions = x.shape[2] * x.shape[3] * x.shape[4]
+    sample = stacked[0].numel() + stacked.shape[1] * positions
+    step = max(1, _PIECE * threads // (sample * x.element_size()))
+    return [slice(i, min(i + step, batch)) for i in range(0, batch, step)]
+
+
+def _mixed_products(
+    x: Tensor,
+    attention: Tensor,
+    stacked: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    relu: bool = False,
+) -> Tensor:
+    """Mix kernels and multiply piece by piece; not for autograd."""
+    if x.device.type != 'cpu' or _is_channels_last(x):
+        y = _products(x, _mix(attention, stacked), bias, groups)
+        return y.relu_() if relu else y
+    y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
+    for piece in _pieces(x, stacked):
+        biases = None if bias is None else bias[piece]
+        kernels = _mix(attention[piece], stacked)
+        _products(x[piece], kernels, biases, groups, y[piece])
+        if relu:
+            y[piece].relu_()
+    return y
+
+
+def _product_gradients(
+    grad: Tensor,
+    x: Tensor,
+    attention: Tensor,
+    stacked: Tensor,
+    groups: int,
+    wanted: Sequence[bool],
+) -> Gradients:
+    """Differentiate :func:`_mixed_products`, mixing the kernels anew."""
+    gx = x.new_empty(x.shape) if wanted[0] else None
+    ga = torch.empty_like(attention) if wanted[1] else None
+    gs = torch.zeros_like(stacked) if wanted[2] else None
+    gb = grad.new_empty(grad.shape[:2]) if wanted[3] else None
+    for piece in _pieces(x, stacked):
+        part, shares = grad[piece], attention[piece]
+        if gx is not None:
+            kernels = _mix(shares, stacked).unflatten(1, (groups, -1))
+            turned = kernels.transpose(2, 3).flatten(1, 2)
+            _products(part, turned, None, groups, gx[piece])
+        if ga is not None or gs is not None:
+            rows = part.flatten(2).unflatten(1, (groups, -1))
+            columns = x[piece].flatten(2).unflatten(1, (groups, -1))
+            gk = (rows @ columns.transpose(2, 3)).flatten(1)
+            if ga is not None:
+                ga[piece] = gk @ stacked.flatten(1).t()
+            if gs is not None:
+                gs.view(len(gs), -1).addmm_(shares.t(), gk)
+        if gb is not None:
+            gb[piece] = part.sum((2, 3, 4))
+    return gx, ga, gs, gb
 
 
 class _MixedProducts(torch.autograd.Function):
@@ -319,7 +421,7 @@ class _MixedProducts(torch.autograd.Function):
         """Convolve with experts (K, Cout, Cin/groups) and mixed biases (B, Cout)."""
         ctx.save_for_backward(x, attention, stacked, bias)  # type: ignore[arg-type]
         ctx.groups = groups  # type: ignore[attr-defined]
-        return _products(x, _mix(attention, stacked), bias, groups)
+        return _mixed_products(x, attention, stacked, bias, groups)
 
     @staticmethod
     def backward(
@@ -339,20 +441,11 @@ class _MixedProducts(torch.autograd.Function):
                     grad,
                     wanted,
                 )
-                return *gradients, None  # type: ignore[return-value]
-            gx = ga = gs = None
-            if wanted[0]:
-                kernels = _mix(attention, stacked).unflatten(1, (groups, -1))
-                turned = kernels.transpose(2, 3).flatten(1, 2)
-                gx = _products(grad, turned, None, groups)
-            if wanted[1] or wanted[2]:
-                rows = grad.flatten(2).unflatten(1, (groups, -1))
-                columns = x.flatten(2).unflatten(1, (groups, -1))
-                gk = (rows @ columns.transpose(2, 3)).flatten(1)
-                ga = gk @ stacked.flatten(1).t() if wanted[1] else None
-                gs = (attention.t() @ gk).view_as(stacked) if wanted[2] else None
-            gb = grad.sum((2, 3, 4)) if wanted[3] else None
-        return gx, ga, gs, gb, None
+            else:
+                gradients = _product_gradients(
+                    grad, x, attention, stacked, groups, wanted
+                )
+        return *gradients, None  # type: ignore[return-value]
 
 
 def _experts_by_position(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

@@ -108,9 +108,13 @@ def _fold(
 
 
 def conv_norm(
-    conv: nn.Module, norm: nn.Module, x: Tensor, context: Tensor | None = None
+    conv: nn.Module,
+    norm: nn.Module,
+    x: Tensor,
+    context: Tensor | None = None,
+    act: nn.Module | None = None,
 ) -> Tensor:
-    """Convolve and normalize, in one pass over the maps where that is exact.
+    """Convolve, normalize and activate, in one pass over the maps where that is exact.
 
     Args:
         conv: A convolution whose output only ``norm`` reads.
@@ -118,23 +122,30 @@ def conv_norm(
         x: Maps, (B, Cin, D, H, W).
         context: Their mean over space where it is known and ``conv`` takes it
             (:meth:`DynamicExpertConv3d.forward`).
+        act: The activation behind both; None for none.
 
     Returns:
-        ``norm(conv(x))``, (B, Cout, D', H', W').
+        ``act(norm(conv(x)))``, (B, Cout, D', H', W').
     """
+    y: Tensor
     if _symbolic(x) or not folds(conv, norm):
-        return normalize(norm, conv(x) if context is None else conv(x, context))
+        y = normalize(norm, conv(x) if context is None else conv(x, context))
+        return y if act is None else cast(Tensor, act(y))
     norm = cast(nn.BatchNorm3d, norm)
     if isinstance(conv, DynamicExpertConv3d):
         attention = conv.mapping(x if context is None else context)
-        return conv.convolve(x, attention, *_fold(conv.weight, conv.bias, norm, 1))
+        weight, bias, shift = _fold(conv.weight, conv.bias, norm, 1)
+        relu = isinstance(act, nn.ReLU) and not _watched(act)
+        y = conv.convolve(x, attention, weight, bias, shift, relu)
+        return y if relu or act is None else cast(Tensor, act(y))
     plain = cast(nn.Conv3d, conv)
     weight, bias, shift = _fold(plain.weight, plain.bias, norm, 0)
     bias = shift if bias is None else bias + shift
     if isinstance(plain, GroupedConv3d):
-        return plain.convolve(x, weight, bias)
-    y: Tensor = plain._conv_forward(x, weight, bias)
-    return y
+        y = plain.convolve(x, weight, bias)
+    else:
+        y = plain._conv_forward(x, weight, bias)
+    return y if act is None else cast(Tensor, act(y))
 
 
 # Elements of a piece whose deviations from the mean stay in a core's cache.

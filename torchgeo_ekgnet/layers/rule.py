@@ -47,9 +47,8 @@ STRATEGIES = ('grouped', 'pointwise', 'experts', 'unrolled', 'dense')
 DENSE = {(8, 2): 'both', (16, 4): 'forward', (32, 8): 'both'}
 
 #: Positions of a map up to which a CPU applies four large experts to a batch sooner than
-#: it mixes them: 2 to 6 times as fast at 1 to 4 positions, 1.4 times at 13; at 25
-#: mixing is faster, 0.8.
-FEW = 16
+#: it mixes them: 1.5 to 6 times as fast at 4 to 1 positions; at 13 mixing is faster.
+FEW = 6
 
 _asked: ContextVar[str | None] = ContextVar('conv_strategy', default=None)
 # How many blocks of conv_strategy are open in all threads. While there is none, nothing

@@ -110,13 +110,13 @@ class DenseLayer(nn.Module):
         """Compute the new channels: (B, C, H, D, W) to (B, growth_rate, H, D, W)."""
         if torch.jit.is_scripting():
             if self.takes_context:
-                normed = self.norm(self.bottleneck(x, context))
+                inner = self.act(self.norm(self.bottleneck(x, context)))
             else:
-                normed = self.norm(self.bottleneck(x))
+                inner = self.act(self.norm(self.bottleneck(x)))
         else:
             known = context if self.takes_context else None
-            normed = conv_norm(self.bottleneck, self.norm, x, known)
-        added: Tensor = self.drop(self.conv(self.act(normed)))
+            inner = conv_norm(self.bottleneck, self.norm, x, known, self.act)
+        added: Tensor = self.drop(self.conv(inner))
         return added
 
 
