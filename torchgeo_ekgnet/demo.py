@@ -58,6 +58,7 @@ def main(args: Sequence[str] | None = None) -> None:
         'rbf_svm': svm.to_dict(),
         'largest_class': chance,
         'seconds': round(seconds, 1),
+        'threads': torch.get_num_threads(),
     }
     write_json(folder / REPORT, report)
 

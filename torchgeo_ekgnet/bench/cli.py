@@ -43,7 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
         help='layers: geometries of ekgnet_base; models: training and inference; '
         'growth: time against bands, patch and batch; profile: which operators '
         'inference spends its time in; data: loading a batch against a training '
-        'step; table: parameters, multiply-adds and memory of every model',
+        'step; busy: the demo beside zero, one and two busy processes, on a machine '
+        'that is quiet otherwise; table: parameters, multiply-adds and memory of every model',
     )
     add('--model', default='ekgnet_base_reference', help='model of this package')
     add('--patches', nargs='+', type=int, default=[15], help='patch sizes in pixels')
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add('--table-bands', nargs='+', type=int, default=[103, 200], help='model table')
     add('--table-models', nargs='+', default=None, help='models of the table; all')
+    add('--epochs', type=int, default=None, help='epochs of the demo; as configured')
     add('--output', type=Path, default=None, help='JSON file to write')
     return parser
 
@@ -95,7 +97,10 @@ def _check_device(options: argparse.Namespace) -> torch.device:
 
 def _check_options(options: argparse.Namespace) -> None:
     """Refuse what a section would fail at, before anything is measured."""
-    for name in ('batch', 'repeats', 'threads', 'patches', 'bands', 'table_bands'):
+    for name in (
+        *('batch', 'repeats', 'threads', 'epochs'),
+        *('patches', 'bands', 'table_bands'),
+    ):
         value = getattr(options, name)
         numbers = value if isinstance(value, list) else [value]
         if any(number is not None and number < 1 for number in numbers):

@@ -20,10 +20,18 @@ from .arms import (
     training_peak,
     training_step,
 )
+from .busy import bench_busy
 from .count import count_work, create_model, own_models, usual_patch
 from .layers import bench_layers
 from .profiling import bench_profile
-from .text import data_text, layers_text, models_text, profile_text, table_text
+from .text import (
+    busy_text,
+    data_text,
+    layers_text,
+    models_text,
+    profile_text,
+    table_text,
+)
 
 __all__ = ('SECTIONS', 'growth_sizes', 'model_sizes')
 
@@ -229,5 +237,6 @@ SECTIONS: dict[str, tuple[Callable[[Setting], Any], Callable[[Any], str]]] = {
     'growth': (bench_growth, models_text),
     'profile': (bench_profile, profile_text),
     'data': (bench_data, data_text),
+    'busy': (bench_busy, busy_text),
     'table': (model_table, table_text),
 }

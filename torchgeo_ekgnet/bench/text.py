@@ -3,10 +3,12 @@
 
 """Tables of the results."""
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 __all__ = (
+    'busy_text',
     'data_text',
     'heading',
     'layers_text',
@@ -157,6 +159,20 @@ def data_text(rows: list[dict[str, Any]]) -> str:
     ]
     header = ['model', 'patch, bands, batch', 'data', 'training', 'data / training']
     return markdown(header, cells)
+
+
+def busy_text(rows: list[dict[str, Any]]) -> str:
+    """Write the table of the demo beside busy processes."""
+    cells = [
+        [
+            str(row['busy processes']),
+            ', '.join(str(count) for count in sorted(set(row['threads']))),
+            f'{statistics.median(row["seconds"]):.1f}',
+            _number(row['times quiet']),
+        ]
+        for row in rows
+    ]
+    return markdown(['busy processes', 'threads', 'demo, s', 'times quiet'], cells)
 
 
 def table_text(rows: list[dict[str, Any]]) -> str:

@@ -280,8 +280,11 @@ class ContextMapping(nn.Module):
             parameters.
         """
         g = pool_context(x).flatten(1)
-        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript needs the nesting)
-            if torch.is_autocast_enabled(g.device.type):
+        if not torch.jit.is_scripting():
+            device = g.device.type  # meta, for one, does not know autocast
+            if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(
+                device
+            ):
                 # So small that casts would cost more than half types spare.
                 with torch.autocast(g.device.type, enabled=False):
                     return self._map(g.to(self.raw_temperature.dtype))
@@ -293,7 +296,7 @@ class ContextMapping(nn.Module):
         for block in self.blocks:
             g = block(g)
             if not block.learnable_residual:
-                tau = tau + 0.0 * block.residual_weight
+                tau = tau + 0.0 * block.residual_weight  # type: ignore[operator]
         logits = self.project(self.norm(g))
         if logits.dtype != torch.float64:
             logits = logits.float()
