@@ -160,7 +160,8 @@ class ExpertUseReport:
         """Add a batch.
 
         Args:
-            attention: Attention (B, K) by layer name.
+            attention: Attention (B, K) by layer name; (B * pixels, K), one sample after
+                the other, of networks that choose experts for every pixel of a patch.
             label: Classes of the samples, (B,).
 
         Raises:
@@ -168,15 +169,20 @@ class ExpertUseReport:
         """
         index = label.detach().cpu()
         for name, sums in self._sums.items():
-            if name not in attention or attention[name].shape[0] != len(index):
+            found = len(attention[name]) if name in attention else 0
+            if found < len(index) or found % max(len(index), 1):
                 raise ValueError(
                     f'attention: expected {len(index)} samples of layer {name!r}, found'
-                    f' {len(attention[name]) if name in attention else "none"}'
+                    f' {found or "none"}'
                 )
+            if not found:
+                continue
             weights = attention[name].detach().cpu().double()
+            weights = weights.reshape(len(index), -1, weights.shape[-1])
             total = torch.zeros(sums.shape, dtype=torch.float64)
-            sums += total.index_add_(0, index, weights).numpy()
-            self._entropies[name] += float(torch.special.entr(weights).sum())
+            sums += total.index_add_(0, index, weights.mean(dim=1)).numpy()
+            entropies = torch.special.entr(weights).sum(dim=2)
+            self._entropies[name] += float(entropies.mean(dim=1).sum())
         self.counts += torch.bincount(index, minlength=len(self.counts)).numpy()
 
     def vector(self) -> Tensor:
