@@ -365,6 +365,21 @@ def test_checkpoint_of_as_many_other_classes(checkpoint: Path, tmp_path: Path) -
     assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
 
 
+def test_other_classes_without_the_callback(checkpoint: Path) -> None:
+    data = _data()
+    data.setup('predict')
+    data.scene.class_names = ('Grass', 'Wood', 'Water')
+    with pytest.raises(ValueError, match=r"'Grass', 'Wood'.*--data.labels null"):
+        _trainer().predict(_task(), data, ckpt_path=checkpoint)
+
+
+def test_a_log_that_nobody_watches_has_no_bar(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _predict(_copy(checkpoint, tmp_path), enable_progress_bar=True)
+    assert 'px/s' not in ''.join(capsys.readouterr())
+
+
 def test_checkpoint_of_another_network(checkpoint: Path) -> None:
     task = HyperspectralClassificationTask('ssrn')
     with pytest.raises(ValueError, match="model 'ekgnet_tiny', this task has 'ssrn'"):

@@ -230,6 +230,31 @@ def test_from_state(components: int | None) -> None:
         PatchSource.from_state(scene, state)
 
 
+@pytest.mark.parametrize('method', ['zscore', 'minmax'])
+@pytest.mark.parametrize(
+    ('factor', 'offset', 'doubted'),
+    [(1e-4, 0, True), (1e4, 0, True), (1, 1e9, True), (1, 0, False), (1.3, 40, False)],
+)
+def test_a_scene_in_other_units_is_questioned(
+    method: Any,
+    factor: float,
+    offset: float,
+    doubted: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    normalizer = SpectralNormalizer(method).fit(make_scene())
+    state = {
+        'normalizer': normalizer.state_dict(),
+        'pca': None,
+        'patch_size': 3,
+        'padding_mode': 'zeros',
+    }
+    cube = make_cube().astype(np.float64) * factor + offset
+    PatchSource.from_state(HyperspectralScene(cube, None, name='new'), state)
+    assert ('new: its values run from' in caplog.text) is doubted
+    assert ('are they in other units?' in caplog.text) is doubted
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [

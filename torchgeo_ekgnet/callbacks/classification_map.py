@@ -4,6 +4,7 @@
 """``predict`` writes a map of the whole scene into the run's folder."""
 
 import signal
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -223,7 +224,9 @@ class ClassificationMap(Callback):
         self._bar = progress_bar(
             self._job.windows.num_pixels,
             self._job.pixels_done,
-            self._hidden_bar is not None and trainer.is_global_zero,
+            self._hidden_bar is not None
+            and trainer.is_global_zero
+            and (sys.stderr.isatty() or 'ipykernel' in sys.modules),
         )
 
     def on_predict_batch_end(

@@ -126,8 +126,8 @@ def check_same_classes(
         raise ValueError(
             f'{source} was trained on the {len(theirs)} classes {theirs} of '
             f'{trained["name"]}, the scene {scene} has the {len(ours)} classes {ours}; '
-            'use the configuration of its run, or, in Python, '
-            'torchgeo_ekgnet.maps.write_map(checkpoint, scene, folder)'
+            'leave its labels out (--data.labels null), or use the configuration of the '
+            'run'
         )
 
 

@@ -24,6 +24,7 @@ from ..checkpoint import (
     KEY,
     LocalCheckpointIO,
     Provenance,
+    check_same_classes,
     check_same_network,
     check_sizes,
     match_classes,
@@ -544,6 +545,12 @@ class HyperspectralClassificationTask(ClassificationTask):
     def on_predict_start(self) -> None:
         """Refuse to map with random weights."""
         self._refuse_random_weights('predict')
+        scene = getattr(getattr(self.trainer, 'datamodule', None), 'scene', None)
+        trained = self.provenance and self.provenance.data
+        if trained and getattr(scene, 'class_names', ()):
+            check_same_classes(
+                trained, scene.name, scene.class_names, 'predict: the network'
+            )
 
     def _refuse_random_weights(self, stage: str) -> None:
         """Raise ValueError unless the weights were trained here or loaded."""

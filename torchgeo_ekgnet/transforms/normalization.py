@@ -28,6 +28,11 @@ _FAR, _SMALLEST = 4096.0, 1e-30
 
 logger = logging.getLogger(__name__)
 
+#: Ratio of spreads, or distance in spreads, beyond which units must differ.
+_OTHER_UNITS = 50.0
+#: Pixels below which nothing is said about units.
+_FEW_PIXELS = 30
+
 
 class SpectralScene(Protocol):
     """What the transforms need from a scene."""
@@ -223,6 +228,37 @@ class SpectralNormalizer:
             torch.from_numpy(np.ascontiguousarray(scale)),
         )
         return self
+
+    def doubt_units(self, scene: SpectralScene) -> str | None:
+        """Say if a scene cannot be in the units of the one the statistics are of.
+
+        Reflectances of 0 to 1 and of 0 to 10000 are both common, and one of them
+        normalised with statistics of the other is nearly constant, or far away.
+
+        Args:
+            scene: The scene; its first block with data is looked at.
+
+        Returns:
+            A sentence, None if nothing is odd or no statistics are kept.
+        """
+        spectra = next(iterate_spectra(scene), None)
+        if self.offset is None or self.scale is None or spectra is None:
+            return None
+        if len(spectra) < _FEW_PIXELS:
+            return None
+        own, spread = np.median(spectra, axis=0), spectra.std(axis=0)
+        offset, scale = self.offset.numpy(), self.scale.numpy()
+        ratio = float(np.median(spread / scale))
+        shift = float(np.median(np.abs(own - offset) / scale))
+        if 1 / _OTHER_UNITS <= ratio <= _OTHER_UNITS and shift <= _OTHER_UNITS:
+            return None
+        return (
+            f'its values run from {spectra.min():g} to {spectra.max():g} and vary '
+            f'{ratio:.2g} times as much as those that the network was trained on (near '
+            f'{float(np.median(offset)):g}): are they in other units? What is '
+            'classified of them means nothing then; scale the cube to the units of the '
+            'training'
+        )
 
     def _check_spread(
         self, scene: SpectralScene, positions: NDArray[np.int64] | None

@@ -3,6 +3,7 @@
 
 """Patches of a scene, gathered on the device from one normalised cube."""
 
+import logging
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,6 +18,8 @@ from .._patch import PaddingMode, check_padding_mode, check_patch_size
 from .augmentation import NUM_ORIENTATIONS, orient
 from .normalization import SpectralNormalizer, SpectralScene, read_values
 from .pca import SpectralPCA
+
+logger = logging.getLogger(__name__)
 
 #: Upper bound on the values that are normalised at once.
 _BLOCK_VALUES = 1 << 22
@@ -159,6 +162,9 @@ class PatchSource:
                 f'the statistics are those of {fitted.numel()} bands, the scene has '
                 f'{scene.shape[2]}: select the bands that the network was trained with'
             )
+        doubt = normalizer.doubt_units(scene)
+        if doubt is not None:
+            logger.warning('%s: %s', getattr(scene, 'name', 'the scene'), doubt)
         return cls(scene, normalizer, patch_size, padding_mode, pca)
 
     @property
