@@ -32,6 +32,14 @@ def test_newest_run_is_the_highest_version(tmp_path: Path) -> None:
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
     assert newest.parents[1].name == 'version_10'
+    # A configuration that watches no score keeps the last weights alone.
+    only_last = tmp_path / 'version_11' / 'checkpoints' / 'last.ckpt'
+    only_last.parent.mkdir(parents=True)
+    assert newest_checkpoint(tmp_path) == newest
+    only_last.touch()
+    assert newest_checkpoint(tmp_path) == only_last
+    only_last.with_name('best.ckpt').touch()
+    assert newest_checkpoint(tmp_path) == only_last.with_name('best.ckpt')
 
 
 def test_moved_checkpoint_is_its_own_run(tmp_path: Path) -> None:

@@ -127,10 +127,20 @@ def run_of_checkpoint(path: StrPath) -> Path:
     return folder.parent if folder.name == 'checkpoints' else folder
 
 
+def checkpoint_of(run: Path) -> Path | None:
+    """Find the checkpoint of a run to test and map with.
+
+    A configuration that watches a validation score keeps ``best.ckpt``; one that means
+    the weights of the last epoch, such as averaged ones, keeps ``last.ckpt`` alone.
+    """
+    paths = (run / 'checkpoints' / f'{name}.ckpt' for name in ('best', 'last'))
+    return next(filter(Path.is_file, paths), None)
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Find the best checkpoint of the newest run in ``runs/NAME``, or None."""
-    found = folder.glob('version_*/checkpoints/best.ckpt')
-    return max(found, key=lambda path: version_of(path.parents[1]), default=None)
+    """Find the checkpoint of the newest run in ``runs/NAME`` that has one, or None."""
+    runs = sorted(folder.glob('version_*'), key=version_of, reverse=True)
+    return next(filter(None, map(checkpoint_of, runs)), None)
 
 
 def version_of(folder: Path) -> int:

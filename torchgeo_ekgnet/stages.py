@@ -63,7 +63,7 @@ def complete_arguments(args: Sequence[str]) -> list[list[str]]:
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f'--ckpt_path: there is no checkpoint {checkpoint}; fit writes '
-            'checkpoints/best.ckpt into its run folder'
+            'checkpoints/best.ckpt (or last.ckpt) into its run folder'
         )
     if not config.is_file():
         raise FileNotFoundError(
@@ -96,21 +96,17 @@ def _named(name: str | None, options: Sequence[str]) -> list[str]:
 
 
 def _newest(name: str, options: Sequence[str]) -> Path:
-    """Find the best checkpoint of the newest run of a name."""
+    """Find the checkpoint of the newest run of a name."""
     root = _value(options, '--trainer.default_root_dir') or '.'
-    runs = Path(root) / 'runs' / name
-    found = newest_checkpoint(runs)
+    runs = Path(root) / 'runs'
+    found = newest_checkpoint(runs / name)
     if found is None:
-        others = sorted({item.parents[2].name for item in _checkpoints(Path(root))})
-        known = f'; there are {", ".join(others)}' if others else ''
+        others = [item.name for item in runs.glob('*') if newest_checkpoint(item)]
+        known = f'; there are {", ".join(sorted(others))}' if others else ''
         raise FileNotFoundError(
-            f'--name: found no checkpoints/best.ckpt of a run in {runs}{known}'
+            f'--name: found no checkpoint of a run in {runs / name}{known}'
         )
     return found
-
-
-def _checkpoints(root: Path) -> list[Path]:
-    return list(root.glob('runs/*/version_*/checkpoints/best.ckpt'))
 
 
 def _data_of(config: Path) -> Mapping[str, Any]:

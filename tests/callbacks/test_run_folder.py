@@ -58,6 +58,7 @@ def make_trainer(
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
+        log_every_n_steps=1,
         default_root_dir=folder,
     )
 
@@ -103,6 +104,7 @@ def test_resumed_run_keeps_the_best_epochs(
             callbacks=[RunFolder('small'), best, last],
             enable_progress_bar=False,
             enable_model_summary=False,
+            log_every_n_steps=1,
             default_root_dir=tmp_path,
             num_sanity_val_steps=0,
         )
@@ -291,6 +293,7 @@ def _fit(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
         'accelerator': 'cpu',
         'enable_progress_bar': False,
         'enable_model_summary': False,
+        'log_every_n_steps': 1,
         'default_root_dir': folder,
     }
     best = ModelCheckpoint(filename='best', monitor='val_loss')
@@ -360,6 +363,19 @@ def test_the_end_of_a_run_speaks(
     command = 'torchgeo-ekgnet test --ckpt_path'
     assert shown['next'] == f'{command} runs/small/version_0/checkpoints/best.ckpt'
     assert trainer.current_epoch == 2
+
+
+def test_without_a_score_to_watch_the_last_weights_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer(tmp_path, monitor=None, max_epochs=2)
+    trainer.checkpoint_callback.filename = 'last'  # type: ignore[union-attr]
+    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    lines = capsys.readouterr().out.splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines if line)
+    assert shown['last'].startswith('epoch 2 of 2, validation: OA ')
+    assert shown['next'].endswith(' runs/small/version_0/checkpoints/last.ckpt')
 
 
 @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, SystemExit])

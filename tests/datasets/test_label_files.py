@@ -18,6 +18,12 @@ from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.maps.raster import Legend, attribute_table
 
+pytestmark = pytest.mark.filterwarnings(
+    # These files have no place on Earth.
+    'ignore::rasterio.errors.NotGeoreferencedWarning',
+    "ignore:'crs' was not provided:UserWarning",
+)
+
 ROWS, COLS = 12, 14
 CUBE = np.random.default_rng(2).integers(1, 3000, (ROWS, COLS, 5)).astype('uint16')
 TRUTH = np.random.default_rng(3).integers(0, 4, (ROWS, COLS)).astype('uint8')

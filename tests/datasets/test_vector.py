@@ -19,6 +19,12 @@ from tests.data.arrays import data as arrays
 from tests.data.envi import data as envi
 from torchgeo_ekgnet.datasets import open_scene
 
+pytestmark = pytest.mark.filterwarnings(
+    # These files have no place on Earth.
+    'ignore::rasterio.errors.NotGeoreferencedWarning',
+    "ignore:'crs' was not provided:UserWarning",
+)
+
 
 class TestVectorLabels:
     @pytest.fixture

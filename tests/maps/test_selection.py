@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from shapely.geometry import Point, Polygon, box
+from shapely.affinity import affine_transform
+from shapely.geometry import Point, box
 
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.maps.selection import MapOptions, select_pixels
@@ -65,6 +66,12 @@ def test_polygon_errors(scene: HyperspectralScene, tmp_path: Path) -> None:
         select_pixels(scene, MapOptions('polygon', str(outside)))
 
 
+pytestmark = pytest.mark.filterwarnings(
+    # These files have no place on Earth.
+    'ignore::rasterio.errors.NotGeoreferencedWarning',
+    "ignore:'crs' was not provided:UserWarning",
+)
+
 GRID = Affine(20, 0, 500000, 0, -20, 4400000)
 
 
@@ -75,9 +82,9 @@ def test_polygon_on_a_scene_with_transform_but_no_crs(
     tmp_path: Path, drawn_in: Affine
 ) -> None:
     scene = make_scene(valid=None, transform=GRID)
-    corners = [drawn_in * corner for corner in ((2, 3), (6, 3), (6, 9), (2, 9))]
+    area = affine_transform(box(2, 3, 6, 9), drawn_in.to_shapely())
     path = tmp_path / 'area.gpkg'
-    geopandas.GeoDataFrame(geometry=[Polygon(corners)]).to_file(path)
+    geopandas.GeoDataFrame(geometry=[area]).to_file(path)
     selected = select_pixels(scene, MapOptions(scope='polygon', polygon=str(path)))
     expected = np.zeros_like(selected)
     expected[3:9, 2:6] = True

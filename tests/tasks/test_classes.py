@@ -18,6 +18,12 @@ from torchgeo_ekgnet.datamodules import CustomSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
+# What these tests do on purpose.
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:.*accepted because allow_other_split is set',
+    'ignore:test. classes are matched by name and value',
+)
+
 VALUES = (1, 2, 3, 5)
 
 

@@ -256,8 +256,10 @@ class RunFolder(Callback):
                 for score in SCORES
                 if (key := f'val_{score.name}') in scores
             )
+            # Without a score to watch, the configuration means the last weights.
+            kept = 'last' if savers[0].monitor is None else 'best'
             lines.append(
-                f'best   epoch {epoch + 1} of {last}'
+                f'{kept}   epoch {epoch + 1} of {last}'
                 + (f', validation: {shown}' if shown else '')
             )
             where = shlex.quote(_shown(best))

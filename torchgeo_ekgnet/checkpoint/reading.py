@@ -122,8 +122,8 @@ def local_file(path: str | os.PathLike[str], what: str) -> Path:
             'file: download it from a source that you trust, and give its path'
         )
     raise FileNotFoundError(
-        f'there is no {what} {text}; fit writes checkpoints/best.ckpt into its run '
-        'folder'
+        f'there is no {what} {text}; fit writes checkpoints/best.ckpt (or last.ckpt) '
+        'into its run folder'
     )
 
 

@@ -275,7 +275,7 @@ def _classes(
         lookup = {text: number for number, text in names.items()}
         numbers[given] = [lookup[text] for text in texts]
         return numbers, names
-    wrong = ~np.isfinite(values) | (values % 1 != 0) | (values < 0)
+    wrong = ~np.isfinite(values) | (values != np.floor(values)) | (values < 0)
     wrong |= values > _LARGEST
     if wrong.any():
         raise FileError(

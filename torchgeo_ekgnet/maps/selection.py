@@ -146,7 +146,8 @@ def _grid(scene: HyperspectralScene, polygons: Any, path: str) -> 'Affine':
     coordinates of its transform, in a picture in pixels: where they lie tells which.
     """
     from affine import Affine
-    from shapely.geometry import Polygon
+    from shapely import box
+    from shapely.affinity import affine_transform
 
     pixels = Affine.identity()
     if scene.transform is None:
@@ -154,9 +155,9 @@ def _grid(scene: HyperspectralScene, polygons: Any, path: str) -> 'Affine':
     if scene.crs is not None:
         return scene.transform
     rows, cols, _ = scene.shape
-    corners = ((0, 0), (cols, 0), (cols, rows), (0, rows))
+    whole = box(0, 0, cols, rows)
     in_pixels, on_map = (
-        bool(polygons.intersects(Polygon([grid * corner for corner in corners])).any())
+        bool(polygons.intersects(affine_transform(whole, grid.to_shapely())).any())
         for grid in (pixels, scene.transform)
     )
     if in_pixels and on_map:

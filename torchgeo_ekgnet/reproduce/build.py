@@ -78,6 +78,7 @@ def placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
         'default_root_dir': str(work),
         'enable_progress_bar': False,
         'enable_model_summary': False,
+        'log_every_n_steps': 1,
         'num_sanity_val_steps': 0,
     }
     return configuration

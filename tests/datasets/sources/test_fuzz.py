@@ -22,6 +22,12 @@ from hypothesis import strategies as st
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet.datasets import HyperspectralScene, open_scene
 
+pytestmark = pytest.mark.filterwarnings(
+    # These files have no place on Earth.
+    'ignore::rasterio.errors.NotGeoreferencedWarning',
+    "ignore:'crs' was not provided:UserWarning",
+)
+
 ROWS, COLS, BANDS = 5, 6, 4
 CUBE = np.random.default_rng(5).integers(1, 3000, (ROWS, COLS, BANDS)).astype('int16')
 LABELS = np.random.default_rng(6).integers(0, 3, (ROWS, COLS)).astype('uint8')
