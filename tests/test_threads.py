@@ -6,7 +6,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -33,32 +32,47 @@ def test_the_user_chooses_how_to_wait(
 
 
 def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_threads, 'free_cores', lambda: 0.3)
+    monkeypatch.setattr(_threads, '_cores', lambda: 4)
+    monkeypatch.setattr(_threads, 'running_processes', lambda: 17.0)
     environment: dict[str, str] = {}
     assert _threads.choose_threads(environment) is None and not environment
     assert _threads.choose_threads(environment, 'auto') == 1
     assert environment == {'OMP_NUM_THREADS': '1'}
     assert _threads.choose_threads({'OMP_NUM_THREADS': '5'}, 'auto') is None
     assert _threads.choose_threads({_threads.THREADS: '3'}, 'auto') == 3
-    monkeypatch.setattr(_threads, 'free_cores', lambda: 3.6)
+    monkeypatch.setattr(_threads, 'running_processes', lambda: 1.6)
     assert _threads.choose_threads({_threads.THREADS: 'auto'}) == 4
     for wrong in ('0', 'all', '-1', '1.5'):
         with pytest.raises(ValueError, match=f"THREADS: found '{wrong}', expected"):
             _threads.choose_threads({_threads.THREADS: wrong})
 
 
-def test_busy_cores_are_not_free() -> None:
-    most = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
+@pytest.mark.parametrize(
+    ('cores', 'others', 'threads'),
+    [(2, 0, 2), (2, 2, 2), (2, 3, 1), (2, 12, 1), (8, 8, 8), (8, 16, 4), (1, 0, 1)],
+)
+def test_more_than_one_process_a_core_leaves_fewer_threads(
+    cores: int, others: float, threads: int
+) -> None:
+    assert _threads.fitting_threads(cores, others) == threads
 
-    def work(seconds: float) -> None:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
 
-    assert 0 <= _threads.free_cores(0.05) <= max(most, os.cpu_count() or 1)
-    if hasattr(os, 'sched_getaffinity') and os.path.exists('/proc/stat'):
-        # This process keeps a core busy while it watches.
-        assert _threads.free_cores(0.3, work) < most - 0.3
+@pytest.mark.skipif(not os.path.exists('/proc/loadavg'), reason='Linux counts them')
+def test_running_processes_are_counted() -> None:
+    code = 'print(flush=True)\nwhile True: pass'
+    busy = [
+        subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    try:
+        for process in busy:
+            assert process.stdout is not None
+            process.stdout.readline()
+        assert _threads.running_processes(0.1) >= 2
+    finally:
+        for process in busy:
+            process.kill()
+            process.communicate()
 
 
 def test_commands_set_it_before_they_load_torch() -> None:

@@ -16,13 +16,16 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 THREADS = 'TORCHGEO_EKGNET_THREADS'
-"""Variable with the number of threads, or ``auto`` for as many as cores are free."""
+"""Variable with the number of threads, or ``auto`` for what suits a busy machine."""
 
 _WAITING = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME', 'KMP_LIBRARY')
 _COUNTS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
 
 _WINDOW = 0.2
-"""Seconds over which the cores are watched."""
+"""Seconds over which other processes are counted."""
+
+_LOOKS = 20
+"""How often they are counted in that time."""
 
 Environment = MutableMapping[str, str]
 
@@ -62,7 +65,7 @@ def choose_threads(
     if asked is None or any(name in environment for name in _COUNTS):
         return None
     if asked == 'auto':
-        count = max(1, round(free_cores()))
+        count = fitting_threads(_cores(), running_processes())
     elif asked.isdecimal() and int(asked) > 0:
         count = int(asked)
     else:
@@ -73,36 +76,47 @@ def choose_threads(
     return count
 
 
-def _idle_seconds(cores: set[int]) -> float:
-    """Sum the time that cores have been idle since the system started."""
-    ticks = 0
-    for line in Path('/proc/stat').read_text(encoding='ascii').splitlines():
-        name, *values = line.split()
-        if name[:3] == 'cpu' and name[3:].isdecimal() and int(name[3:]) in cores:
-            ticks += int(values[3]) + int(values[4])  # idle, and waiting for a disk
-    return ticks / os.sysconf('SC_CLK_TCK')
+def _cores() -> int:
+    """Count the cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
 
 
-def free_cores(
+def fitting_threads(cores: int, others: float) -> int:
+    """Say how many threads suit a machine on which other processes run.
+
+    Beside one busy process a core, threads that sleep while they wait still gain: they
+    get half of every core. Beside more of them they wait for each other's turn.
+
+    Args:
+        cores: Cores of the machine.
+        others: Other processes that run at the same time.
+    """
+    if others <= cores:
+        return cores
+    return max(1, round(cores * cores / others))
+
+
+def running_processes(
     seconds: float = _WINDOW, sleep: Callable[[float], None] = time.sleep
 ) -> float:
-    """Watch how many of the cores that this process may use are idle.
+    """Count the other processes and threads that run or wait for a core, on average.
 
     Args:
         seconds: How long to watch.
         sleep: What to wait with.
 
     Returns:
-        Cores; all of them where the system does not tell.
+        Their number; 0 where the system does not tell.
     """
+    total = 0
     try:
-        cores = os.sched_getaffinity(0)
-    except AttributeError:  # not on every system
-        return float(os.cpu_count() or 1)
-    try:
-        before, start = _idle_seconds(cores), time.perf_counter()
-        sleep(seconds)
-        idle = _idle_seconds(cores) - before
-        return min(float(len(cores)), idle / (time.perf_counter() - start))
+        for _ in range(_LOOKS):
+            sleep(seconds / _LOOKS)
+            load = Path('/proc/loadavg').read_text(encoding='ascii')
+            total += int(load.split()[3].partition('/')[0]) - 1  # this process runs too
     except (OSError, ValueError, IndexError):
-        return float(len(cores))
+        return 0.0
+    return total / _LOOKS
