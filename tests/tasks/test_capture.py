@@ -155,23 +155,60 @@ class TestCapture:
             capture(batch())
         assert graphs.replays == replays + 1
 
-    def test_moved_weights_end_the_capture(
+    def test_moved_weights_are_captured_anew_and_the_third_time_no_more(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         graphs, network = Graphs(), make_network()
         capture = Capture(network, graphs, ('cpu',))
         for _ in range(2):
             capture(batch())
+        weight = network.classifier.weight
         with torch.no_grad():
-            network.classifier.weight.mul_(2)
+            weight.mul_(2)
         capture(batch())
-        assert graphs.replays == 2
-        network.classifier.weight.data = network.classifier.weight.data.clone()
+        assert graphs.replays == 2 and len(graphs.made) == 1
         with caplog.at_level(logging.INFO):
+            for made in (2, 3, 3):
+                weight.data = weight.data.clone()
+                for _ in range(4):
+                    capture(batch())
+                assert len(graphs.made) == made
+        assert caplog.text.count('from here it is captured anew') == 2
+        assert caplog.text.count('from here it runs eagerly') == 1
+
+    @pytest.mark.parametrize('change', ['thaw', 'replace'])
+    def test_graphs_do_not_outlive_a_change_of_the_network(self, change: str) -> None:
+        network = make_network()
+        network.stem.weight.requires_grad_(change != 'thaw')
+        capture = Capture(network, Graphs(), ('cpu',))
+        for _ in range(3):
             capture(batch())
-            capture(batch())
-        assert graphs.replays == 2
-        assert caplog.text.count('weights were moved') == 1
+        if change == 'thaw':
+            network.stem.weight.requires_grad_()
+        else:
+            network.classifier = nn.Linear(network.num_features, 2)
+        for _ in range(3):
+            network.zero_grad()
+            logits = capture(batch())
+            logits.square().mean().backward()
+            assert len(logits.T) == (CLASSES if change == 'thaw' else 2)
+            assert network.stem.weight.grad.any()
+
+    @pytest.mark.parametrize('set_to_none', [True, False])
+    def test_gradients_accumulate(self, set_to_none: bool) -> None:
+        captured, eager = make_network(), make_network()
+        capture = Capture(captured, Graphs(), ('cpu',))
+        for _ in range(2):
+            for network in (captured, eager):
+                network.zero_grad(set_to_none)
+            for _ in range(4):
+                image = batch()
+                for run in (capture, eager):
+                    run(image).square().mean().backward()
+        for (name, ours), theirs in zip(
+            captured.named_parameters(), eager.parameters(), strict=True
+        ):
+            torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
 
     def test_failure_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
         def fail(*args: Any, **kwargs: Any) -> Any:

@@ -25,6 +25,9 @@ __all__ = ('Capture', 'make_capture', 'reason_against')
 #: Runs before a capture; data-parallel training needs so many.
 _WARMUP, _PARALLEL_WARMUP = 3, 11
 
+#: Changes of the network after which it is captured no more.
+_CHANGES = 3
+
 
 class _Key(NamedTuple):
     """What a graph holds for."""
@@ -58,7 +61,8 @@ class Capture:
     A shape is captured when it comes for the second time, one for training and two for
     evaluation; other shapes run eagerly with the same weights and statistics. Graphs read
     weights where they lie: in-place changes (optimizers, averages, a temperature that is
-    annealed) are seen, and weights that were moved end the capture.
+    annealed) are seen. A network whose weights were moved, frozen or thawed or whose
+    modules were replaced is captured anew, the third time no more.
 
     Args:
         network: The network.
@@ -81,11 +85,11 @@ class Capture:
         self._warmup = _WARMUP if processes == 1 else _PARALLEL_WARMUP
         self._graphs: dict[_Key, Callable[[Tensor], Tensor]] = {}
         self._seen: Counter[_Key] = Counter()
-        self._modules = list(network.modules())
-        tables = (t for m in self._modules for t in (m._parameters, m._buffers))
-        self._tables = [table for table in tables if table]
-        self._places: list[int] = []
+        # Graphs of a network that others have wrapped since are not made anew.
+        self._changes = 0 if processes == 1 else _CHANGES - 1
         self._off = False
+        self._places: list[tuple[int, bool]] = []
+        self._look()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy it without its graphs, which belong to this network's memory."""
@@ -111,8 +115,11 @@ class Capture:
         key = self._key(image)
         if self._graphs and self._places != self._present_places():
             self.clear()
-            self._off = True
-            _say('weights were moved; from here the network runs eagerly')
+            self._look()
+            self._changes += 1
+            self._off = self._changes >= _CHANGES
+            then = 'it runs eagerly' if self._off else 'it is captured anew'
+            _say(f'modules, or the place of weights, changed; from here {then}')
             return self._eager(image)
         graph = self._graphs.get(key)
         if graph is None:
@@ -194,12 +201,24 @@ class Capture:
         same = [other for other in self._graphs if other.training == key.training]
         return len(same) < (1 if key.training else 2)
 
-    def _present_places(self) -> list[int]:
-        # Every batch asks: nn.Module.parameters() would take milliseconds.
-        return [
-            tensor.data_ptr()
-            for table in self._tables
-            for tensor in table.values()
+    def _look(self) -> None:
+        """List where modules keep what graphs rely on.
+
+        Every batch asks: nn.Module.parameters() would take milliseconds.
+        """
+        self._modules = list(self.network.modules())
+        tables = (t for m in self._modules for t in (m._parameters, m._buffers))
+        self._tables = [table for table in tables if table]
+        self._children = [m._modules for m in self._modules if m._modules]
+        self._places = []
+
+    def _present_places(self) -> list[tuple[int, bool]]:
+        """Tell where modules and tensors are now, and which of them are trained."""
+        children = (child for table in self._children for child in table.values())
+        tensors = (tensor for table in self._tables for tensor in table.values())
+        return [(id(child), False) for child in children] + [
+            (tensor.data_ptr(), tensor.requires_grad)
+            for tensor in tensors
             if tensor is not None
         ]
 
@@ -216,7 +235,10 @@ class Capture:
     def _is_watched(self) -> bool:
         """Tell whether hooks want to see or change what goes on inside."""
         return any(
-            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
             for module in self._modules
         )
 
