@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,19 @@ def test_help_needs_no_torch() -> None:
     assert out.splitlines()[0] == 'usage: torchgeo-ekgnet COMMAND [OPTIONS]'
     assert out.splitlines()[-2].startswith('torchgeo_ekgnet ')
     assert out.splitlines()[-1] == '[]'
+
+
+def test_help_of_the_module_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / 'torch.py').write_text('raise RuntimeError')
+    root = Path(torchgeo_ekgnet.__file__).parents[1]
+    out = subprocess.run(
+        [sys.executable, '-m', 'torchgeo_ekgnet', '--version'],
+        env={**os.environ, 'PYTHONPATH': f'{tmp_path}{os.pathsep}{root}'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert out.stdout.startswith('torchgeo_ekgnet ')
 
 
 def test_unknown_subpackage() -> None:

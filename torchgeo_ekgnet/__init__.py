@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 
 from ._version import __version__
 
-# The console script answers --help and --version without torch and timm, whose import
-# takes seconds; it imports what a command needs itself.
-if TYPE_CHECKING or Path(sys.argv[0] if sys.argv else '').stem != 'torchgeo-ekgnet':
+# The command, as console script or module, answers --help and --version without torch
+# and timm, whose import takes seconds; it imports what it needs itself.
+_AS_COMMAND = Path(
+    sys.argv[0] if sys.argv else ''
+).stem == 'torchgeo-ekgnet' or sys.orig_argv[1:3] == ['-m', __name__]
+if TYPE_CHECKING or not _AS_COMMAND:
     from . import layers, models
 
 _LAZY = (

@@ -4,6 +4,7 @@
 """Tests of the moving average of weights."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,23 @@ def test_bad_values(options: dict[str, Any], message: str) -> None:
 def test_needs_an_end(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='expected an end of the training'):
         fit(tmp_path, MovingAverage(), max_epochs=-1)
+
+
+def test_other_stages_are_quiet(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, 'last', save_on_train_epoch_end=True)
+    fit(tmp_path, MovingAverage(), saver, max_epochs=1, enable_checkpointing=True)
+    trainer = Trainer(
+        accelerator='cpu',
+        callbacks=[MovingAverage()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', '.*WeightAveraging')
+        trainer.test(
+            HyperspectralClassificationTask('ekgnet_tiny'),
+            make_datamodule(),
+            ckpt_path=saver.best_model_path,
+            verbose=False,
+        )

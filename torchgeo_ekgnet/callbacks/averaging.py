@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
@@ -52,6 +53,13 @@ class MovingAverage(WeightAveraging):
         if self._average_model is not None:
             # PyTorch reads this counter on the host at every update.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on averaging; in other stages the checkpoint holds all that is needed."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a training without an end."""

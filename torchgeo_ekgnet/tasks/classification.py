@@ -545,9 +545,10 @@ class HyperspectralClassificationTask(ClassificationTask):
     def on_predict_start(self) -> None:
         """Refuse to map with random weights."""
         self._refuse_random_weights('predict')
-        scene = getattr(getattr(self.trainer, 'datamodule', None), 'scene', None)
+        datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        scene: Any = getattr(datamodule, 'scene', None)
         trained = self.provenance and self.provenance.data
-        if trained and getattr(scene, 'class_names', ()):
+        if trained and scene is not None and scene.class_names:
             check_same_classes(
                 trained, scene.name, scene.class_names, 'predict: the network'
             )
