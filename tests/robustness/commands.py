@@ -344,15 +344,12 @@ class Campaign:
         if command not in self.expected:
             place = self.folder / f'{command}_whole'
             _prepare(place, command)
+            shutil.copytree(place, self.folder / f'{command}_origin')
             began = time.perf_counter()
             end = _do(lambda: _run(place, *COMMANDS[command]))
             assert end == 'None', f'{command}: {end}'
             seconds = time.perf_counter() - began
             self.expected[command] = (_state(place, command), seconds)
-            shutil.copytree(place, self.folder / f'{command}_origin')
-            if command in ('test', 'predict'):
-                shutil.rmtree(self.folder / f'{command}_origin')
-                _prepare(self.folder / f'{command}_origin', command)
         return self.expected[command]
 
     def stopped(self, command: str, stop: Callable[[Callable[[], Any]], bool]) -> str:

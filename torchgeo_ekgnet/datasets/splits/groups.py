@@ -39,10 +39,18 @@ class GroupedSplit(DrawnSplit):
     """
 
     spatial = True
-    train: float
-    val: float
-    guard: Guard
-    seed: int
+
+    def __init__(
+        self, train: float, val: float, guard: Guard, seed: int, unserved: Unserved
+    ) -> None:
+        """Check and keep what all of them are told."""
+        super().__init__(unserved)
+        check_ratios(train, val)
+        guard_distance(guard, 1)
+        self.train = train
+        self.val = val
+        self.guard: Guard = guard
+        self.seed = random_seed(seed)
 
     @abstractmethod
     def groups_of(self, label_map: Labels) -> NDArray[np.int64]:
@@ -127,14 +135,8 @@ class BlockSplit(GroupedSplit):
         Raises:
             ValueError: If an argument is out of range.
         """
-        super().__init__(unserved)
-        check_ratios(train, val)
-        guard_distance(guard, 1)
+        super().__init__(train, val, guard, seed, unserved)
         self.block_size = whole_number('block_size', block_size, 1)
-        self.train = train
-        self.val = val
-        self.guard = guard
-        self.seed = random_seed(seed)
 
     def groups_of(self, label_map: Labels) -> NDArray[np.int64]:
         """Number the blocks, row by row."""
@@ -184,16 +186,10 @@ class GroupSplit(GroupedSplit):
         Raises:
             ValueError: If an argument is out of range.
         """
-        super().__init__(unserved)
-        check_ratios(train, val)
-        guard_distance(guard, 1)
+        super().__init__(train, val, guard, seed, unserved)
         self.groups = groups
         self.attribute = attribute
         self.variable = variable
-        self.train = train
-        self.val = val
-        self.guard = guard
-        self.seed = random_seed(seed)
 
     def groups_of(self, label_map: Labels) -> NDArray[np.int64]:
         """Number the fields, or read the groups.

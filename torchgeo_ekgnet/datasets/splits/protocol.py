@@ -197,15 +197,7 @@ class DrawnSplit(SplitProtocol):
     def __call__(
         self, label_map: NDArray[np.integer[Any]], patch_size: int = 1
     ) -> Split:
-        """Draw the split of a scene.
-
-        Args:
-            label_map: Labels, shape (rows, cols), 0 is unlabelled.
-            patch_size: Rows and columns of a patch, odd; spatial protocols keep their
-                distance by it.
-
-        Returns:
-            The split.
+        """Draw the split of a scene, see :meth:`SplitProtocol.__call__`.
 
         Raises:
             ValueError: If a class cannot be served and ``unserved`` is 'error', or

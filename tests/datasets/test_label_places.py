@@ -1,0 +1,319 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Labels as tables, regions and polygons, and where they lie."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+
+from tests.data.geotiff import data as geotiff
+from torchgeo_ekgnet._reading import FileError
+from torchgeo_ekgnet.datasets import open_scene
+
+from .label_scene import COLS, LEFT, PIXEL, ROWS, TOP, TRUTH
+
+pytestmark = pytest.mark.filterwarnings(
+    # These files have no place on Earth.
+    'ignore::rasterio.errors.NotGeoreferencedWarning',
+    "ignore:'crs' was not provided:UserWarning",
+)
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        ('head', 'system'),
+        [
+            ('x,y', 'scene'),
+            ('Easting;Northing', 'scene'),
+            ('lon\tlat', 'degrees'),
+            ('Longitude,Latitude', 'degrees'),
+            ('col,row', 'pixels'),
+            ('WKT', 'wkt'),
+        ],
+    )
+    @pytest.mark.parametrize('ending', ['csv', 'txt'])
+    def test_points(self, cube: Path, head: str, system: str, ending: str) -> None:
+        separator = next((c for c in ',;\t' if c in head), ',')
+        places = [(1, 2), (8, 5)]
+        points = [
+            shapely.Point(LEFT + PIXEL * (c + 0.3), TOP - PIXEL * (r + 0.3))
+            for r, c in places
+        ]
+        if system == 'degrees':
+            points = geopandas.GeoSeries(points, crs=32632).to_crs(4326).tolist()
+        lines = [f'cover{separator}{head}']
+        for name, point, (row, col) in zip(('a', 'b'), points, places, strict=True):
+            written = [f'{point.x:.8f}', f'{point.y:.8f}']
+            if system == 'pixels':
+                written = [str(col), str(row)]
+            elif system == 'wkt':
+                written = [f'"{point.wkt}"']
+            lines.append(separator.join([name, *written]))
+        path = cube.with_name(f'gps.{ending}')
+        path.write_text('\n'.join(lines) + '\n')
+        scene = open_scene(cube, path, attribute='cover')
+        assert scene.class_names == ('a', 'b')
+        assert scene.label_map[1, 2] == 1 and scene.label_map[8, 5] == 2
+        assert scene.class_counts == (1, 1)
+
+    @pytest.mark.parametrize(
+        ('head', 'comma'),
+        [
+            ('x;y;Klasse', True),
+            ('Rechtswert;Hochwert;Klasse', True),
+            ('POINT_X\tPOINT_Y\tclass', False),
+            ('utm_e,utm_n,class', False),
+        ],
+    )
+    def test_tables_of_other_programs(self, cube: Path, head: str, comma: bool) -> None:
+        separator = next(c for c in ';\t,' if c in head)
+        lines = [head]
+        for x, name in ((LEFT + 15.25, 'R\u00f6hricht'), (LEFT + 35.5, 'Wald')):
+            place = [f'{x}', f'{TOP - 15.5}']
+            if comma:
+                place = [text.replace('.', ',') for text in place]
+            lines.append(separator.join([*place, name]))
+        path = cube.with_name('points.csv')
+        path.write_bytes('\r\n'.join(lines).encode('latin-1'))
+        scene = open_scene(cube, path)
+        assert scene.class_names == ('R\u00f6hricht', 'Wald')
+        assert scene.label_map[1, [1, 3]].tolist() == [1, 2]
+
+    def test_pixels_on_a_scene_without_georeference(self, plain: Path) -> None:
+        path = plain.with_name('points.csv')
+        path.write_text('row,col,class\n3,4,2\n0,13,5\n')
+        scene = open_scene(plain, path)
+        assert scene.label_map[3, 4] == 1 and scene.label_map[0, 13] == 2
+
+    @pytest.mark.parametrize(
+        ('text', 'match'),
+        [
+            ('a,b\n1,2\n', r"found columns \['a', 'b'\], expected places in x and y"),
+            ('x,y,c\none,2,3\n', "found 'one' in column 'x', expected coordinates"),
+            ('', 'found an empty file, expected a table of points'),
+            ('0,2,2,1\n0,1,1,2\n', 'numbers in the first line, expected names of col'),
+            ('WKT,c\nPOINT(1,2\n', 'cannot be read as'),
+        ],
+    )
+    def test_no_points(self, cube: Path, text: str, match: str) -> None:
+        cube.with_name('l.csv').write_text(text)
+        with pytest.raises(FileError, match=match):
+            open_scene(cube, cube.with_name('l.csv'), attribute='c')
+
+    ROI = (
+        '; ENVI Output of ROIs (5.3) [Mon Jan 01 10:00:00 2024]\n'
+        '; Number of ROIs: 2\n; File Dimension: 14 x 12\n;\n; ROI name: Trees\n'
+        '; ROI rgb value: {0, 255, 0}\n; ROI npts: 2\n;\n; ROI name: Road\n'
+        '; ROI rgb value: {255, 0, 0}\n; ROI npts: 1\n'
+    )
+    POINTS = '     1     3     4\n     2     5     6\n\n     1    10    11\n'
+
+    @pytest.mark.parametrize('georeferenced', [True, False])
+    @pytest.mark.parametrize('more', ['', '   Map X   Map Y   Lat   Lon', '   B1  B2'])
+    def test_envi_regions(
+        self, cube: Path, plain: Path, georeferenced: bool, more: str
+    ) -> None:
+        points = self.POINTS
+        if more:
+            points = points.replace('\n', '   1.5   2.5   3   4\n')
+            points = points.replace('\n   1.5   2.5   3   4\n', '\n')
+        path = cube.with_name('roi.txt')
+        path.write_text(f'{self.ROI};   ID      X      Y{more}\n{points}')
+        scene = open_scene(cube if georeferenced else plain, path)
+        assert scene.class_names == ('Road', 'Trees')
+        assert np.argwhere(scene.label_map == 2).tolist() == [[3, 2], [5, 4]]
+        assert np.argwhere(scene.label_map == 1).tolist() == [[10, 9]]
+        assert scene.palette.tolist() == [[255, 0, 0], [0, 255, 0]]
+
+    XML = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<RegionsOfInterest version="1.1">'
+        '<Region name="Trees" color="0,255,0"><GeometryDef><CoordSysStr>{0}'
+        '</CoordSysStr><Polygon><Exterior><LinearRing><Coordinates>{1}</Coordinates>'
+        '</LinearRing></Exterior>{2}</Polygon></GeometryDef></Region>'
+        '<Region name="Road" color="255,0,0"><GeometryDef><CoordSysStr>{0}'
+        '</CoordSysStr><Point><Coordinates>{3}</Coordinates></Point></GeometryDef>'
+        '</Region></RegionsOfInterest>'
+    )
+
+    def places(self, *pixels: tuple[float, float], pixel: bool) -> str:
+        if not pixel:
+            pixels = tuple((LEFT + PIXEL * c, TOP - PIXEL * r) for c, r in pixels)
+        return ' '.join(f'{x} {y}' for x, y in pixels)
+
+    @pytest.mark.parametrize('system', ['none', 'EPSG:32632', 'wkt'])
+    def test_envi_regions_in_xml(self, cube: Path, system: str) -> None:
+        pixel = system == 'none'
+        square = [(1, 1), (6, 1), (6, 5), (1, 5), (1, 1)]
+        hole = [(2, 2), (4, 2), (4, 4), (2, 4), (2, 2)]
+        inner = self.places(*hole, pixel=pixel)
+        if system == 'wkt':
+            crs = geopandas.GeoSeries(crs=32632).crs
+            system = crs.to_wkt('WKT1_ESRI').replace('"', '&quot;')
+        text = self.XML.format(
+            system,
+            self.places(*square, pixel=pixel),
+            f'<Interior><LinearRing><Coordinates>{inner}</Coordinates></LinearRing>'
+            '</Interior>',
+            self.places((9.5, 8.5), (10.5, 8.5), pixel=pixel),
+        )
+        path = cube.with_name('roi.xml')
+        path.write_text(text)
+        scene = open_scene(cube, path)
+        expected = np.zeros((ROWS, COLS), int)
+        expected[1:5, 1:6] = 2
+        expected[2:4, 2:4] = 0
+        expected[8, 9:11] = 1
+        assert scene.class_names == ('Road', 'Trees')
+        assert np.array_equal(scene.label_map, expected)
+        assert scene.palette.tolist() == [[255, 0, 0], [0, 255, 0]]
+
+    @pytest.mark.parametrize(
+        ('text', 'match'),
+        [
+            ('<RegionsOfInterest/>', 'found 0 geometries in 0 coordinate systems'),
+            ('<Other/>', "found XML of 'Other', expected ENVI regions"),
+            ('<RegionsOf', 'cannot be read as ENVI regions of interest'),
+        ],
+    )
+    def test_damaged_xml(self, cube: Path, text: str, match: str) -> None:
+        cube.with_name('roi.xml').write_text(text)
+        with pytest.raises(FileError, match=match):
+            open_scene(cube, cube.with_name('roi.xml'))
+
+    @pytest.mark.parametrize(
+        ('old', 'new', 'match'),
+        [
+            ('npts: 2', 'npts: 3', 'found 3 points .* expected 4'),
+            ('14 x 12', '15 x 12', 'of an image of 12 x 15 pixels, expected 12 x 14'),
+            (
+                ';   ID      X      Y',
+                ';',
+                'expected one count a name and columns X and',
+            ),
+            ('     3     4', '     three 4', 'cannot be read as ENVI regions'),
+        ],
+    )
+    def test_damaged_regions(self, cube: Path, old: str, new: str, match: str) -> None:
+        text = f'{self.ROI};   ID      X      Y\n{self.POINTS}'
+        cube.with_name('roi.txt').write_text(text.replace(old, new, 1))
+        with pytest.raises(FileError, match=match):
+            open_scene(cube, cube.with_name('roi.txt'))
+
+
+class TestPlaces:
+    def boxes(self, path: Path, shapes: list[Any], crs: Any = None) -> Path:
+        frame = geopandas.GeoDataFrame({'cls': [1, 2]}, geometry=shapes, crs=crs)
+        frame.to_file(path)
+        return path
+
+    def expected(self) -> np.ndarray:
+        labels = np.zeros((ROWS, COLS), int)
+        labels[0:4, 0:3], labels[5:9, 6:9] = 1, 2
+        return labels
+
+    PIXELS = (shapely.box(0, 0, 3, 4), shapely.box(6, 5, 9, 9))
+
+    @pytest.mark.parametrize('kind', ['gpkg', 'shp', 'geojson', 'fgb'])
+    def test_pixel_coordinates(
+        self, plain: Path, kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = self.boxes(plain.with_name(f'l.{kind}'), list(self.PIXELS))
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(plain, path)
+        assert np.array_equal(scene.label_map, self.expected())
+        assert 'are taken as columns and rows of pixels' in caplog.text
+
+    def test_rows_that_count_downwards(self, plain: Path) -> None:
+        shapes = [shapely.affinity.scale(s, 1, -1, origin=(0, 0)) for s in self.PIXELS]
+        path = self.boxes(plain.with_name('l.gpkg'), shapes)
+        assert np.array_equal(open_scene(plain, path).label_map, self.expected())
+
+    def placed(self) -> list[Any]:
+        matrix = [PIXEL, 0, 0, -PIXEL, LEFT, TOP]
+        return [shapely.affinity.affine_transform(s, matrix) for s in self.PIXELS]
+
+    def test_transform_without_crs(self, plain: Path) -> None:
+        path = self.boxes(plain.with_name('l.gpkg'), self.placed())
+        scene = open_scene(plain, path, transform=tuple(geotiff.TRANSFORM)[:6])
+        assert np.array_equal(scene.label_map, self.expected())
+
+    @pytest.mark.parametrize('crs', ['EPSG:32632', '+proj=utm +zone=32 +datum=WGS84'])
+    def test_labels_crs(self, cube: Path, crs: str) -> None:
+        path = self.boxes(cube.with_name('l.shp'), self.placed())
+        with pytest.raises(FileError, match=r'give labels_crs=, such as .*EPSG:32632'):
+            open_scene(cube, path)
+        scene = open_scene(cube, path, labels_crs=crs)
+        assert np.array_equal(scene.label_map, self.expected())
+        with pytest.raises(ValueError, match="labels_crs='nonsense' is not known to"):
+            open_scene(cube, path, labels_crs='nonsense')
+
+    def test_labels_crs_of_a_raster(self, cube: Path) -> None:
+        part = self.expected()[None, :10].astype('uint8')
+        path = geotiff.write(cube.with_name('l.tif'), part, crs=None)
+        with pytest.raises(FileError, match='labels_crs='):
+            open_scene(cube, path)
+        scene = open_scene(cube, path, labels_crs='EPSG:32632')
+        assert np.array_equal(scene.label_map, self.expected())
+
+    @pytest.mark.parametrize(
+        'local',
+        [
+            'LOCAL_CS["Arbitrary",UNIT["metre",1]]',
+            'LOCAL_CS["Lab",UNIT["millimetre",0.001],AXIS["x",EAST],AXIS["y",NORTH]]',
+        ],
+    )
+    def test_local_crs(
+        self, plain: Path, local: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = self.boxes(plain.with_name('l.gpkg'), list(self.PIXELS), local)
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(plain, path)
+        assert np.array_equal(scene.label_map, self.expected())
+        assert 'is local or unknown, so it counts as none' in caplog.text
+
+    def test_earth_on_a_scene_without_place(self, plain: Path) -> None:
+        path = self.boxes(plain.with_name('l.gpkg'), self.placed(), 'EPSG:32632')
+        with pytest.raises(FileError, match='need a scene with CRS and transform'):
+            open_scene(plain, path)
+
+    @pytest.mark.parametrize('classes', [2, 255, 256, 257, 513])
+    def test_many_classes_on_one_pixel(self, cube: Path, classes: int) -> None:
+        shapes = [shapely.box(LEFT, TOP - 20, LEFT + 20, TOP)] * classes
+        shapes.append(shapely.box(LEFT + 60, TOP - 90, LEFT + 90, TOP - 60))
+        frame = geopandas.GeoDataFrame(
+            {'c': range(1, classes + 2)}, geometry=shapes, crs=32632
+        )
+        frame.to_file(cube.with_name('l.gpkg'))
+        scene = open_scene(cube, cube.with_name('l.gpkg'))
+        assert not scene.label_map[:2, :2].any()
+        assert scene.label_map.any()
+
+    def test_coordinates_without_meaning(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        inside = geopandas.GeoSeries([self.placed()[1]], crs=32632).to_crs(4326)
+        shapes = [shapely.Point(9, 95), inside[0]]  # beyond the pole
+        self.boxes(cube.with_name('l.geojson'), shapes, 'EPSG:4326')
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(cube, cube.with_name('l.geojson'))
+        assert scene.class_counts == (0, 12)
+        assert '1 features without geometry or class' in caplog.text
+
+    def test_two_vector_files(self, cube: Path) -> None:
+        for name, number in (('a', 0), ('b', 1)):
+            frame = geopandas.GeoDataFrame(
+                {'crop': [name]}, geometry=[self.placed()[number]], crs=32632
+            )
+            frame.to_file(cube.with_name(f'{name}.gpkg'))
+        scene = open_scene(cube, cube.with_name('[ab].gpkg'))
+        assert scene.class_names == ('a', 'b')
+        assert np.array_equal(scene.label_map, self.expected())
+        geotiff.write(cube.with_name('c.tif'), TRUTH[None])
+        with pytest.raises(ValueError, match='expected files of one kind'):
+            open_scene(cube, [cube.with_name('a.gpkg'), cube.with_name('c.tif')])
