@@ -89,6 +89,22 @@ def test_networks_differ_by_their_name_alone(tmp_path: Path) -> None:
     assert added[-1].endswith('PruningSchedule')
     assert added[:-1] == [c['class_path'] for c in own['trainer']['callbacks']]
     assert other['data'] == own['data']
+    cropped = with_seed(
+        read_config(
+            [str(write(tmp_path))],
+            [
+                *('--data.augmentation.crop', '1', '--data.augmentation.crop_within'),
+                *('3', '--data.augmentation.noise', '0.1'),
+            ],
+        ),
+        5,
+    )
+    augmented = [
+        system_settings(cropped, name)['data']['init_args']['augmentation']['init_args']
+        for name in ('ekgnet_tiny', 'ekgnet_tiny:static', 'ssrn')
+    ]
+    assert augmented[0] == augmented[1] == {'crop': 1, 'crop_within': 3, 'noise': 0.1}
+    assert augmented[2] == {'flips': True, 'turns': True, 'noise': 0.1}
     twin = system_settings(base, 'ekgnet_tiny:static')
     assert twin['model']['init_args'] == {
         **own['model']['init_args'],

@@ -155,6 +155,15 @@ def _systems(settings: dict[str, Any], names: str | None) -> list[str]:
     return systems
 
 
+def _show_whole_patches(data: dict[str, Any]) -> None:
+    """Replace crops by flips and turns, in place."""
+    augmentation = data.get('init_args', {}).get('augmentation') or {}
+    arguments = augmentation.get('init_args', {})
+    if arguments.pop('crop', None) is not None:
+        arguments.pop('crop_within', None)
+        arguments.update(flips=True, turns=True)
+
+
 def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
     """Settings of one system: those of a configuration with another network.
 
@@ -164,7 +173,9 @@ def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
     Returns:
         Settings of another run. Options of the configured network are not handed to
-        others; a network that prunes itself is told how far the training is.
+        others, nor crops of the patches, which they might not be made for: they see
+        whole patches, flipped and turned. A network that prunes itself is told how far
+        the training is.
     """
     if name in CLASSICAL_NAMES:
         return classical_settings(settings, name)
@@ -174,6 +185,7 @@ def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
     if arguments.get('model') != network_name:
         arguments.pop('model_options', None)
         arguments['model'] = network_name
+        _show_whole_patches(changed['data'])
     callbacks = changed['trainer'].setdefault('callbacks', [])
     network = network_class(network_name)
     if name != network_name:
