@@ -41,7 +41,9 @@ def trained(tmp_path: Path) -> Callable[..., tuple[HyperspectralDataModule, Path
         datamodule: HyperspectralDataModule, steps: int = 3
     ) -> tuple[HyperspectralDataModule, Path]:
         torch.manual_seed(0)
-        task = HyperspectralClassificationTask('ekgnet_tiny', lr=2e-3)
+        task = HyperspectralClassificationTask(
+            'ekgnet_tiny', lr=2e-3, model_options={'block_config': [1, 1]}
+        )
         trainer = Trainer(
             max_epochs=1,
             limit_train_batches=steps,

@@ -102,7 +102,9 @@ def test_map_of_ekgnet_equals_single_patches() -> None:
     torch.manual_seed(0)
     rows, cols, half = 40, 36, 3
     scene = synthetic_scene(rows, cols, 8, 4)
-    network = timm.create_model('ekgnet_tiny', in_chans=8, num_classes=4).eval()
+    network = timm.create_model(
+        'ekgnet_tiny', in_chans=8, num_classes=4, block_config=(1, 1)
+    ).eval()
     normalizer = SpectralNormalizer('zscore').fit(scene)
     source = PatchSource(scene, normalizer, 2 * half + 1)
     made = predict_map(network, scene, patches=source, probabilities=True)

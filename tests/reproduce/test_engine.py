@@ -271,7 +271,7 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / 'tiny.yaml'
     content = {
         'trainer': {
-            'max_epochs': 3,
+            'max_epochs': 1,
             'callbacks': [
                 {
                     'class_path': 'torchgeo_ekgnet.callbacks.RunFolder',
