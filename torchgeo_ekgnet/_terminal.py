@@ -12,8 +12,12 @@ from contextlib import contextmanager
 _LOGGED = ('💡', 'TPU available', 'HPU available', 'Loaded model weights')
 
 #: Warnings of libraries about each other, and advice that is not true here: positions
-#: cost nothing to load.
-_WARNED = ('.*LeafSpec.* is deprecated', '.*does not have many workers')
+#: cost nothing to load. A split without validation pixels is in the table of classes.
+_WARNED = (
+    '.*LeafSpec.* is deprecated',
+    '.*does not have many workers',
+    'Total length of .* across ranks is zero',
+)
 
 _LOGGERS = ('lightning.pytorch.utilities.rank_zero', 'lightning.pytorch.trainer.setup')
 

@@ -48,3 +48,25 @@ def test_configuration_of_the_docs(
         assert written.shape == (192, 160)
         assert (written.read(1) > 0).sum() == 18 * 32 * 32
         assert written.crs.to_epsg() == 32633
+
+
+def test_raster_of_the_area_and_tiles_of_labels(
+    real_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = real_data_dir / 'enmap_potsdam'
+    if not root.is_dir():
+        pytest.skip('no EnMAP tiles')
+    monkeypatch.chdir(tmp_path)
+    main(
+        [
+            *('fit', '--config', 'custom', '--name', 'area', '--data.root', str(root)),
+            *('--data.cube', 'images/*.tif', '--model.init_args.model=ekgnet_tiny'),
+            *('--data.labels', 'enmap_landcover_unstyled.tif'),
+            *('--trainer.accelerator=cpu', '--trainer.max_epochs=1'),
+            *('--trainer.limit_train_batches=2', '--trainer.limit_val_batches=1'),
+        ]
+    )
+    main(['predict', '--name', 'area', '--data.labels', 'labels/*.tif'])
+    [raster] = tmp_path.rglob('map.tif')
+    with rasterio.open(raster) as written:
+        assert (written.read(1) > 0).sum() == 18 * 32 * 32

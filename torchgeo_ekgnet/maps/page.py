@@ -48,7 +48,8 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--line); background: var(--tint); }
-td { overflow-wrap: anywhere; min-width: 4.5rem; }
+td { overflow-wrap: break-word; min-width: 4.5rem; }
+td + td { overflow-wrap: anywhere; }
 .matrix td { min-width: 0; }
 .number { text-align: right; overflow-wrap: normal; }
 tr.total td { font-weight: 600; }

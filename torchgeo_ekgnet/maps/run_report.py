@@ -278,7 +278,10 @@ def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
         )
     ]
     shown: list[Sequence[object]] = [(name, *rest) for _, name, *rest in rows]
-    shown += [(score.title, None, score.shown(test), None) for score in SCORES]
+    for score in SCORES:
+        value, of_precision = score.shown(test), score.key == 'precision_average'
+        cells = (None, value) if of_precision else (value, None)
+        shown.append((score.title, None, *cells))
     page.table(
         ('class', 'test pixels', 'recall, %', 'precision, %'),
         shown,
