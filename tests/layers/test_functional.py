@@ -15,6 +15,7 @@ from torchgeo_ekgnet.layers import (
     STRATEGIES,
     GroupedConv3d,
     expert_conv3d,
+    functional,
     grouped_conv3d,
 )
 
@@ -277,3 +278,34 @@ def test_grouped_layer_is_conv3d(options: dict[str, Any]) -> None:
     torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(ours(x[0]), theirs(x[0]))
     torch.testing.assert_close(turned(x.transpose(2, 3)).transpose(2, 3), theirs(x))
+
+
+@pytest.mark.parametrize('positions', [(1, 5, 2), (4, 10, 4)])
+@pytest.mark.parametrize('groups', [1, 2])
+def test_pieces_of_a_batch_are_the_batch(
+    positions: tuple[int, int, int], groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    buffer = torch.randn(5, 20, *positions)
+    attention = torch.softmax(torch.randn(5, 3), 1).requires_grad_()
+    weight = torch.randn(3, 6, 16 // groups, 1, 1, 1, requires_grad=True)
+    bias = torch.randn(3, 6, requires_grad=True)
+    results = []
+    for strategy, piece in (
+        ('grouped', 1 << 20),
+        ('pointwise', 1),
+        ('pointwise', 4000),
+    ):
+        monkeypatch.setattr(functional, '_PIECE', piece)
+        x = buffer[:, :16].requires_grad_()
+        y = expert_conv3d(x, attention, weight, bias, groups=groups, strategy=strategy)
+        given = (x, attention, weight, bias)
+        results.append((y, *torch.autograd.grad(y.square().sum(), given)))
+        with torch.no_grad():
+            rectified = expert_conv3d(
+                x, attention, weight, bias, groups=groups, strategy=strategy, relu=True
+            )
+        torch.testing.assert_close(rectified, y.relu())
+    for result in results[1:]:
+        for found, expected in zip(result, results[0], strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchgeo_ekgnet.layers import unrolled
+from torchgeo_ekgnet.layers import grouped_conv3d, unrolled
 from torchgeo_ekgnet.layers.geometry import geometry_of
 
 GEOMETRIES: list[dict[str, Any]] = [
@@ -63,3 +63,32 @@ def test_every_unrolling_is_exact(
             )
             for one, other in zip(grads, reference, strict=True):
                 torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('batch', [1, 5])
+def test_output_is_written_where_it_is_wanted(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unrolled, '_PIECE', 1 << 16)
+    x, weight = torch.randn(batch, 32, 8, 20, 8), torch.randn(8, 8, 3, 3, 3)
+    expected = F.conv3d(x, weight, None, 1, 1, 1, 4)
+    with torch.no_grad():
+        for strategy in ('unrolled', 'grouped', None):
+            buffer = torch.zeros(batch, 12, 8, 20, 8)
+            place = buffer[:, 2:10]
+            found = grouped_conv3d(
+                x, weight, None, 1, 1, 1, 4, strategy=strategy, out=place
+            )
+            assert found.data_ptr() == place.data_ptr()
+            torch.testing.assert_close(place, expected, rtol=1e-4, atol=1e-4)
+            assert not buffer[:, :2].any() and not buffer[:, 10:].any()
+
+
+def test_gathered_kernel_is_the_composed_one() -> None:
+    for size, kernel in (((8, 20, 8), (3, 3, 3)), ((20, 4, 4), (3, 3, 3))):
+        weight = torch.randn(8, 8, *kernel)
+        geometry = geometry_of(weight, 1, 1, 1, 4)
+        for way in unrolled.candidates(size, geometry, 8, 2):
+            with torch.inference_mode():
+                found = unrolled._place_kernel(weight, way)
+            assert found.equal(unrolled._unroll_kernel(weight, way))

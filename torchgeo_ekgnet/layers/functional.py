@@ -45,7 +45,7 @@ from .rule import (
     traced,
     unrolls_under_autocast,
 )
-from .unrolled import UnrolledConv, any_unrolling, unrolled_conv3d
+from .unrolled import UnrolledConv, any_unrolling, unrolled_conv3d, unrolled_in_pieces
 
 __all__ = ['STRATEGIES', 'conv_strategy', 'expert_conv3d', 'grouped_conv3d']
 
@@ -141,6 +141,7 @@ def grouped_conv3d(
     dilation: Size = 1,
     groups: int = 1,
     strategy: str | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Compute ``torch.nn.functional.conv3d`` on the path that is fast for thin groups.
 
@@ -154,6 +155,7 @@ def grouped_conv3d(
         groups: Groups of channels that do not see each other.
         strategy: ``'grouped'``, ``'unrolled'`` or ``'dense'``; None leaves the choice to the rule
             (:func:`choose_conv_strategy`).
+        out: Where to write the output; not for autograd.
 
     Returns:
         Output (B, Cout, D', H', W').
@@ -175,7 +177,9 @@ def grouped_conv3d(
         )
     check_input(x, weight.shape[1] * groups, 'grouped_conv3d')
     geometry = geometry_of(weight, stride, padding, dilation, groups)
-    return _static_conv(x, weight, bias, geometry, strategy or asked_strategy())
+    asked = strategy or asked_strategy()
+    y = _static_conv(x, weight, bias, geometry, asked, out)
+    return y if out is None or y is out else out.copy_(y)
 
 
 def _static_conv(
@@ -184,8 +188,9 @@ def _static_conv(
     bias: Tensor | None,
     geometry: Geometry,
     forced: str | None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Convolve with static kernels."""
+    """Convolve with static kernels, into ``out`` where that saves a copy."""
     if forced is None and unrolls_under_autocast(x):
         low = None if bias is None else bias.bfloat16()
         with torch.autocast('cpu', enabled=False):
@@ -213,6 +218,8 @@ def _static_conv(
         )
     if plain:
         return unrolled_conv3d(x, weight, bias, unrolling).contiguous()
+    if out is not None and out.dtype == x.dtype:
+        return unrolled_in_pieces(x, weight, bias, unrolling, out)
     return cast(Tensor, UnrolledConv.apply(x, weight, bias, unrolling))
 
 

@@ -81,14 +81,31 @@ class GroupedConv3d(nn.Conv3d):
         return self.convolve(input, self.weight, self.bias)
 
     @torch.jit.unused
-    def convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve as this layer does, with other weights than its own."""
+    def convolve(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Convolve as this layer does, with other weights than its own.
+
+        Args:
+            input: Maps, (B, C, D, H, W).
+            weight: Kernels, shaped as those of the layer.
+            bias: Biases.
+            out: Where to write the output; not for autograd.
+
+        Returns:
+            Maps, (B, C', D', H', W').
+        """
         plain = input.dim() != 5 or self.padding_mode != 'zeros'
         if plain or isinstance(self.padding, str):
             if self.rows_first:
                 input = input.transpose(-3, -2)
             y: Tensor = self._conv_forward(input, weight, bias)
-            return y.transpose(-3, -2) if self.rows_first else y
+            y = y.transpose(-3, -2) if self.rows_first else y
+            return y if out is None else out.copy_(y)
         axes = (0, 1, 2)
         if self.rows_first:
             weight, axes = weight.transpose(2, 3), (1, 0, 2)
@@ -100,4 +117,5 @@ class GroupedConv3d(nn.Conv3d):
             [self.padding[a] for a in axes],
             [self.dilation[a] for a in axes],
             self.groups,
+            out=out,
         )

@@ -31,7 +31,7 @@ from .dynamic_expert_conv import DynamicExpertConv3d
 from .grouped_conv import GroupedConv3d
 from .rule import asked_strategy, plain_only, traced
 
-__all__ = ['conv_norm', 'folded_evaluation', 'folds', 'normalize']
+__all__ = ['conv_norm', 'folded_evaluation', 'folds', 'normalize', 'watched']
 
 _enabled: ContextVar[bool] = ContextVar('folded_evaluation', default=True)
 
@@ -61,7 +61,7 @@ def _symbolic(x: Any) -> bool:
     return isinstance(x, fx.Proxy)
 
 
-def _watched(module: nn.Module) -> bool:
+def watched(module: nn.Module) -> bool:
     """Whether somebody relies on the call of a module: hooks, a replaced forward."""
     return bool(
         module._forward_hooks
@@ -84,7 +84,7 @@ def folds(conv: nn.Module, norm: nn.Module) -> bool:
         return False
     if type(norm) not in _NORMS or norm.training or norm.running_mean is None:
         return False
-    return asked_strategy() is None and not (_watched(conv) or _watched(norm))
+    return asked_strategy() is None and not (watched(conv) or watched(norm))
 
 
 def _fold(
@@ -135,7 +135,7 @@ def conv_norm(
     if isinstance(conv, DynamicExpertConv3d):
         attention = conv.mapping(x if context is None else context)
         weight, bias, shift = _fold(conv.weight, conv.bias, norm, 1)
-        relu = isinstance(act, nn.ReLU) and not _watched(act)
+        relu = isinstance(act, nn.ReLU) and not watched(act)
         y = conv.convolve(x, attention, weight, bias, shift, relu)
         return y if relu or act is None else cast(Tensor, act(y))
     plain = cast(nn.Conv3d, conv)
@@ -224,7 +224,7 @@ def _takes_own_statistics(norm: nn.Module, x: Tensor) -> bool:
         and x.is_contiguous()
         and not plain_only(x)
         and asked_strategy() is None
-        and not _watched(norm)
+        and not watched(norm)
     )
 
 

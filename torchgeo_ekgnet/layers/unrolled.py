@@ -7,6 +7,7 @@ An axis (or two) of the image becomes part of the channels and the kernel a band
 matrix over it, so that thin groups become wide enough for fast matrix kernels.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -311,6 +312,25 @@ def _unroll_kernel(weight: Tensor, unrolling: Unrolling) -> Tensor:
     return unrolled.flatten(3, 5).flatten(0, 2)[..., None, None]
 
 
+@functools.lru_cache(maxsize=128)
+def _places(shape: Sequence[int], unrolling: Unrolling) -> Tensor:
+    """Say which kernel element stands where in the unrolled kernel: from 1, 0 for zero."""
+    with torch.inference_mode(False), torch.no_grad():
+        numbers = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64)
+        return _unroll_kernel(numbers.view(*shape), unrolling).long()
+
+
+def _place_kernel(weight: Tensor, unrolling: Unrolling) -> Tensor:
+    """Compute :func:`_unroll_kernel` as one gather; not for autograd."""
+    if weight.device.type != 'cpu' or weight.dtype not in (
+        torch.float32,
+        torch.float64,
+    ):
+        return _unroll_kernel(weight, unrolling)
+    places = _places(tuple(weight.shape), unrolling)
+    return torch.cat([weight.new_zeros(1), weight.flatten()]).take(places)
+
+
 def _roll_kernel(
     grad: Tensor, weight_shape: Sequence[int], unrolling: Unrolling
 ) -> Tensor:
@@ -341,13 +361,17 @@ def _unrolled_bias(bias: Tensor | None, unrolling: Unrolling) -> Tensor | None:
 
 
 def unrolled_conv3d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, unrolling: Unrolling
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    unrolling: Unrolling,
+    kernel: Tensor | None = None,
 ) -> Tensor:
     """Convolve the unrolled image with banded kernels; not always contiguous."""
     geometry = unrolling.geometry
     y = F.conv3d(
         _unroll_input(x, unrolling),
-        _unroll_kernel(weight, unrolling),
+        _unroll_kernel(weight, unrolling) if kernel is None else kernel,
         _unrolled_bias(bias, unrolling),
         unrolling.kept(geometry.stride, 1),
         unrolling.kept(geometry.padding, 0),
@@ -399,19 +423,30 @@ def pieces_of(x: Tensor, weight: Tensor, unrolling: Unrolling) -> list[_Piece]:
 
 
 def unrolled_in_pieces(
-    x: Tensor, weight: Tensor, bias: Tensor | None, unrolling: Unrolling
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    unrolling: Unrolling,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Compute :func:`unrolled_conv3d` piece by piece; not for autograd."""
     pieces = pieces_of(x, weight, unrolling)
-    if len(pieces) == 1:
-        return unrolled_conv3d(x, weight, bias, unrolling).contiguous()
-    y = x.new_empty(x.shape[0], weight.shape[0], *unrolling.out_size)
+    if len(pieces) == 1 and out is None:
+        kernel = _place_kernel(weight, unrolling)
+        return unrolled_conv3d(x, weight, bias, unrolling, kernel).contiguous()
+    y = out
+    if y is None:
+        y = x.new_empty(x.shape[0], weight.shape[0], *unrolling.out_size)
+    # Pieces of samples have one kernel, pieces of groups have one each.
+    shared = _place_kernel(weight, unrolling) if x.shape[0] > 1 else None
     for samples, inputs, outputs, part in pieces:
+        kernels = weight[outputs]
         y[samples, outputs] = unrolled_conv3d(
             x[samples, inputs],
-            weight[outputs],
+            kernels,
             None if bias is None else bias[outputs],
             part,
+            _place_kernel(kernels, part) if shared is None else shared,
         )
     return y
 
@@ -430,12 +465,16 @@ def unrolled_gradients(
     # Sums over the pieces keep the digits of float32.
     sums = torch.float32 if weight.dtype == torch.bfloat16 else weight.dtype
     gw = torch.zeros_like(weight, dtype=sums) if wanted[1] else None
-    for samples, inputs, outputs, part in pieces_of(x, weight, unrolling):
+    pieces = pieces_of(x, weight, unrolling)
+    # Pieces of samples have one kernel, pieces of groups have one each.
+    shared = _place_kernel(weight, unrolling) if x.shape[0] > 1 else None
+    total: Tensor | None = None
+    for samples, inputs, outputs, part in pieces:
         geometry, kernels = part.geometry, weight[outputs]
         gx_part, gw_part, _ = torch.ops.aten.convolution_backward(
             _unfold_grad(grad[samples, outputs], part),
             _unroll_input(x[samples, inputs], part),
-            _unroll_kernel(kernels, part),
+            _place_kernel(kernels, part) if shared is None else shared,
             None,
             part.kept(geometry.stride, 1),
             part.kept(geometry.padding, 0),
@@ -447,8 +486,15 @@ def unrolled_gradients(
         )
         if gx is not None:
             gx[samples, inputs] = _refold_input(gx_part, part, x.shape[2:])
-        if gw is not None:
-            gw[outputs] += _roll_kernel(gw_part, kernels.shape, part)
+        if gw is None:
+            continue
+        if shared is None:
+            gw[outputs] = _roll_kernel(gw_part, kernels.shape, part)
+        else:
+            gw_part = gw_part.to(sums)
+            total = gw_part if total is None else total.add_(gw_part)
+    if gw is not None and total is not None:
+        gw = _roll_kernel(total, weight.shape, unrolling)
     gb = grad.sum((0, 2, 3, 4)) if wanted[2] else None
     return gx, None if gw is None else gw.to(weight.dtype), gb
 

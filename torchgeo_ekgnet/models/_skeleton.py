@@ -20,7 +20,7 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
-from ..layers.norm import conv_norm
+from ..layers.norm import conv_norm, watched
 from ..layers.rule import reads_slices
 from ._blocks import SpectralCollapse
 from ._contract import SpectralSpatialNet, leaf_module
@@ -106,8 +106,13 @@ class DenseLayer(nn.Module):
             getattr(mapping, 'needs_only_context', False)
         )
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Compute the new channels: (B, C, H, D, W) to (B, growth_rate, H, D, W)."""
+    def forward(
+        self, x: Tensor, context: Tensor, place: Tensor | None = None
+    ) -> Tensor:
+        """Compute the new channels: (B, C, H, D, W) to (B, growth_rate, H, D, W).
+
+        Without gradients they may be written to a place of their own.
+        """
         if torch.jit.is_scripting():
             if self.takes_context:
                 inner = self.act(self.norm(self.bottleneck(x, context)))
@@ -116,6 +121,12 @@ class DenseLayer(nn.Module):
         else:
             known = context if self.takes_context else None
             inner = conv_norm(self.bottleneck, self.norm, x, known, self.act)
+            # A symbolic trace has a stand-in there.
+            if isinstance(place, Tensor) and not watched(self.conv):
+                written = self.conv.convolve(
+                    inner, self.conv.weight, self.conv.bias, place
+                )
+                return cast(Tensor, self.drop(written))
         added: Tensor = self.drop(self.conv(inner))
         return added
 
@@ -135,7 +146,9 @@ class _Append(torch.autograd.Function):
         ctx.start = start  # type: ignore[attr-defined]
         # The alias has a version of its own: autograd must not take this for a change
         # of the channels in front, which the layers before have kept for backward.
-        buffer.data.narrow(1, start, new.shape[1]).copy_(new)
+        place = buffer.data.narrow(1, start, new.shape[1])
+        if place.data_ptr() != new.data_ptr():
+            place.copy_(new)
         return buffer.narrow(1, 0, start + new.shape[1])
 
     @staticmethod
@@ -155,6 +168,16 @@ def make_buffer(x: Tensor, channels: int) -> Tensor | None:
     if not reads_slices(x):
         return None
     return x.new_empty([x.shape[0], channels, x.shape[2], x.shape[3], x.shape[4]])
+
+
+def find_place(x: Tensor, channels: int, buffer: Tensor | None) -> Tensor | None:
+    """Find where channels behind those of ``x`` may be written without gradients."""
+    if not torch.jit.is_scripting():
+        start = x.shape[1]
+        roomy = buffer is not None and start + channels <= buffer.shape[1]
+        if buffer is not None and roomy and not torch.is_grad_enabled():
+            return buffer.narrow(1, start, channels)
+    return None
 
 
 def append_maps(x: Tensor | None, new: Tensor, buffer: Tensor | None) -> Tensor:
@@ -195,6 +218,7 @@ def pixels_to_maps(x: Tensor, like: Tensor) -> Tensor:
 # fx wraps functions only whose names have no underscore in front.
 register_notrace_function(make_buffer)
 register_notrace_function(append_maps)
+register_notrace_function(find_place)
 
 
 class DenseStage(nn.Module):
@@ -248,6 +272,7 @@ class DenseStage(nn.Module):
             )
             for index in range(num_layers)
         )
+        self.growth_rate = growth_rate
         self.out_channels = in_channels + num_layers * growth_rate
         #: Channels of which the layers read the first few; the output is apart.
         self.read_channels = self.out_channels - growth_rate
@@ -276,7 +301,7 @@ class DenseStage(nn.Module):
         # The mean of a concatenation is the concatenation of the means.
         context = pool_context(x)
         for layer in self.layers:
-            new = layer(x, context)
+            new = layer(x, context, find_place(x, self.growth_rate, buffer))
             context = torch.cat([context, pool_context(new)], 1)
             x = append_maps(x, new, buffer)
         return x.transpose(2, 3)
@@ -431,15 +456,17 @@ class DenseSkeleton(SpectralSpatialNet):
             self.stem = SpectralCollapse(1, channels, in_chans, bias=False, **dd)
             stem_act = nn.Sequential(nn.BatchNorm3d(channels, **dd), nn.ReLU())
         else:
-            self.stem = nn.Conv3d(
+            self.stem = GroupedConv3d(
                 1,
                 channels,
                 (kernel[0], kernel[1], kernel[2]),
                 stride=(stride[0], stride[1], stride[2]),
                 padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
                 bias=False,
+                rows_first=True,
                 **dd,
             )
+        self.rows_first = not whole_spectrum
         self.stem_act = stem_act  # behind the stem: loaders look at the first layer
         self.stages = nn.ModuleList()
         self.feature_info = []
@@ -479,6 +506,10 @@ class DenseSkeleton(SpectralSpatialNet):
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """Give the patches a channel axis and take the stem."""
+        if self.rows_first:
+            # The order in which the first block wants them.
+            rows: Tensor = self.stem(x.unsqueeze(1).transpose(2, 3))
+            return rows.transpose(2, 3)
         maps: Tensor = self.stem_act(self.stem(x.unsqueeze(1)))
         return maps
 
