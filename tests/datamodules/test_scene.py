@@ -4,12 +4,14 @@
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from torchgeo.trainers import ClassificationTask
@@ -107,6 +109,22 @@ class TestBatches:
         batch = next(iter(module.predict_dataloader()))
         moved = module.transfer_batch_to_device(batch, CPU, 0)
         assert moved['image'].shape == (len(batch['row_col']), 8, 5, 5)
+
+    @pytest.mark.parametrize(('device', 'batch'), [('cpu', 40), ('cuda', 512)])
+    def test_a_gpu_scores_and_maps_more_patches_at_once(
+        self, device: str, batch: int
+    ) -> None:
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        found = SimpleNamespace(
+            strategy=strategy, world_size=1, lightning_module=None, ckpt_path=None
+        )
+        module = synthetic(batch_size=40)
+        module.trainer = cast(Trainer, found)
+        for stage in ('test', 'predict'):
+            module.setup(stage)
+        assert module.test_dataloader().batch_size == batch
+        windows = next(iter(module.predict_dataloader()))
+        assert (len(windows['row_col']) > 40) == (device == 'cuda')
 
     def test_images_of_others_pass(self) -> None:
         module = ready()

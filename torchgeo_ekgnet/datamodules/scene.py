@@ -45,6 +45,9 @@ from .pixels import (
     training_batch_size,
 )
 
+# Patches of a batch that a GPU scores or maps; smaller ones leave it waiting for launches.
+_GPU_BATCH = 512
+
 
 class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
     """Data module of one scene; subclasses name the scene.
@@ -117,8 +120,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
                 :class:`~torchgeo_ekgnet.samplers.ClassBalancedSampler` or
                 :class:`~torchgeo_ekgnet.samplers.PerClassSampler`; by default all of
                 them are shuffled.
-            predict_batch_size: Patches per batch in prediction, ``batch_size`` by
-                default.
+            predict_batch_size: Patches per batch in prediction; ``batch_size`` by
+                default, at least 512 on a GPU, as in validation and test.
             allow_other_split: Whether a checkpoint of another split or scene is
                 accepted. Its scores then include pixels it was trained on.
             download: Whether missing files are downloaded.
@@ -233,7 +236,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         scene = self.scene
         if stage == 'predict':
             self.predict_dataset = SceneWindows(
-                scene.valid, batch_size=self.predict_batch_size or self.batch_size
+                scene.valid,
+                batch_size=self.predict_batch_size or self._scored_at_once(),
             )
         else:
             self._prepare_pixels(scene, stage)
@@ -381,6 +385,13 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         )
         return moved if image is None else {**moved, 'image': image}
 
+    def _scored_at_once(self) -> int:
+        """Say how many patches make a batch where nothing is trained."""
+        strategy = getattr(self.trainer, 'strategy', None)
+        if strategy is None or strategy.root_device.type != 'cuda':
+            return self.batch_size
+        return max(self.batch_size, _GPU_BATCH)
+
     def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
         """Make a data loader of positions, or of windows for a map."""
         _ = self.patch_source
@@ -389,7 +400,9 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             windows = self._valid_attribute('predict_dataset')
             return DataLoader(windows, batch_size=None, num_workers=self.num_workers)
         dataset = self._valid_attribute(f'{split}_dataset')
-        batch_size = self._valid_attribute(f'{split}_batch_size', 'batch_size')
+        batch_size = getattr(self, f'{split}_batch_size', None) or (
+            self.batch_size if split == 'train' else self._scored_at_once()
+        )
         trainer = self.trainer
         if split != 'train' and trainer is not None and trainer.world_size > 1:
             batches = PixelBatches(dataset, batch_size, trainer.world_size)
