@@ -39,7 +39,8 @@ class Calibrated(nn.Module):
         """
         super().__init__()
         self.network = network
-        self.register_buffer('temperature', torch.tensor(float(temperature)))
+        value = torch.tensor(float(temperature), dtype=torch.float32)
+        self.register_buffer('temperature', value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits of shape (B, classes)."""
@@ -128,11 +129,13 @@ class Reliability(Metric):
         """Start without pixels."""
         super().__init__()
         for name in ('pixels', 'confidence', 'right'):
-            self.add_state(name, default=torch.zeros(BINS), dist_reduce_fx='sum')
+            # Counts, whatever precision the network is built in.
+            counts = torch.zeros(BINS, dtype=torch.float32)
+            self.add_state(name, default=counts, dist_reduce_fx='sum')
 
     def update(self, probabilities: Tensor, target: Tensor) -> None:
         """Count a batch: probabilities (B, classes) and classes (B,)."""
-        top, found = probabilities.float().max(dim=1)
+        top, found = probabilities.to(self.pixels.dtype).max(dim=1)
         cell = (top * BINS).long().clamp(max=BINS - 1)
         right = (found == target).to(top.dtype)
         self.pixels = self.pixels.scatter_add(0, cell, torch.ones_like(top))
