@@ -21,7 +21,15 @@ from .unrolled import unrolled_gradients, unrolled_in_pieces
 __all__ = ['compiled_conv3d']
 
 
-@torch.library.custom_op('torchgeo_ekgnet::conv3d', mutates_args=())
+# Written out: PyTorch 2.6 infers no schema from collections.abc.Sequence.
+_SIZES = 'SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups'
+
+
+@torch.library.custom_op(
+    'torchgeo_ekgnet::conv3d',
+    mutates_args=(),
+    schema=f'(Tensor x, Tensor weight, {_SIZES}) -> Tensor',
+)
 def compiled_conv3d(
     x: Tensor,
     weight: Tensor,
@@ -63,7 +71,11 @@ def _(
     return x.new_empty(x.shape[0], weight.shape[0], *size)
 
 
-@torch.library.custom_op('torchgeo_ekgnet::conv3d_backward', mutates_args=())
+@torch.library.custom_op(
+    'torchgeo_ekgnet::conv3d_backward',
+    mutates_args=(),
+    schema=f'(Tensor grad, Tensor x, Tensor weight, {_SIZES}) -> (Tensor, Tensor)',
+)
 def _compiled_backward(
     grad: Tensor,
     x: Tensor,
