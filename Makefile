@@ -6,14 +6,15 @@
 #   make test PYTHON=python3.12 VENV=.venv312
 #
 # WITH is given to pip as well, for a release or a file of constraints; JOBS is the
-# number of processes that run the tests:
-#   make pytest WITH='torchgeo==0.9.0' JOBS=8
+# number of processes that run the tests, TESTS what pytest is told:
+#   make pytest WITH='torchgeo==0.9.0' JOBS=8 TESTS=tests/maps
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 WITH ?=
+TESTS ?=
 
 .PHONY: demo test style pytest docs clean
 
@@ -29,7 +30,7 @@ style: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 pytest: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 docs: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[docs]'

@@ -5,6 +5,7 @@
 
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,81 @@ class TestRead:
             read_checkpoint(path)
         assert not trace.exists()
 
+    @pytest.mark.parametrize(
+        ('entry', 'message'),
+        [
+            (
+                {'state_dict': {'a': 1.0}},
+                r'found 1\.0 for state_dict\.a, expected Tensor',
+            ),
+            ({'epoch': 'x' * 99}, r"found 'x{59} \.\.\. for epoch, expected int"),
+            ({'Data': {**STATE, 'split': 3}}, 'found 3 for Data.split, expected Mapp'),
+            (
+                {'torchgeo_ekgnet': {'data': {**STATE, 'patch_size': True}}},
+                'found True for torchgeo_ekgnet.data.patch_size, expected int',
+            ),
+            ({'callbacks': {3: {}}}, 'found 3 for a key of callbacks, expected str'),
+        ],
+    )
+    def test_entries_of_other_types(
+        self, entry: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        content = {'state_dict': {'a': torch.ones(1)}, **entry}
+        torch.save(content, tmp_path / 'odd.ckpt')
+        with pytest.raises(FileError, match=f'odd.ckpt: {message}'):
+            read_checkpoint(tmp_path / 'odd.ckpt')
+
+    def test_sums_of_the_archive(self, tmp_path: Path) -> None:
+        path = tmp_path / 'flipped.ckpt'
+        weights = torch.full((99,), 3.25)
+        torch.save({'state_dict': {'a': weights}}, path)
+        content = bytearray(path.read_bytes())
+        content[content.index(weights.numpy().tobytes()) + 40] ^= 4
+        path.write_bytes(content)
+        with pytest.raises(
+            FileError, match=r'flipped\.ckpt is damaged: found other bytes'
+        ):
+            read_checkpoint(path)
+
+    def test_packed_tensors_are_bounded(self, tmp_path: Path) -> None:
+        path = tmp_path / 'bomb.ckpt'
+        torch.save({'state_dict': {'a': torch.ones(3)}}, tmp_path / 'whole.ckpt')
+        with (
+            zipfile.ZipFile(tmp_path / 'whole.ckpt') as whole,
+            zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as packed,
+        ):
+            for name in whole.namelist():
+                packed.writestr(name, whole.read(name))
+        size = sum(item.file_size for item in packed.infolist())
+        content = path.read_bytes()
+        # The largest size that the directory can tell.
+        central = content.index(b'PK\x01\x02')
+        path.write_bytes(
+            content[: central + 24] + b'\xfe' * 4 + content[central + 28 :]
+        )
+        assert size < 10_000
+        with pytest.raises(FileError, match=r'bomb\.ckpt'):
+            read_checkpoint(path)
+
+    def test_values_without_end(self, tmp_path: Path) -> None:
+        shared: list[Any] = [1]
+        for _ in range(60):
+            shared = [shared, shared]
+        circle: list[Any] = []
+        circle.append(circle)
+        for value, message in (
+            (shared, 'found more than 200,000 values'),
+            (circle, 'found more than 200,000 values'),
+            ({'class_path': 'subprocess.Popen'}, 'that are no plain values'),
+        ):
+            content = {
+                'state_dict': {'a': torch.ones(1)},
+                'hyper_parameters': {'model': value},
+            }
+            torch.save(content, tmp_path / 'odd.ckpt')
+            with pytest.raises(FileError, match=message):
+                read_checkpoint(tmp_path / 'odd.ckpt')
+
     @pytest.mark.parametrize('content', [[1], {}, 3, None], ids=str)
     def test_other_content(self, content: Any, tmp_path: Path) -> None:
         torch.save(content, tmp_path / 'other.pt')
@@ -185,7 +261,7 @@ class TestRead:
                 {'model_options': {'a': torch.ones(1)}},
                 'hyper_parameters that are no plain values',
             ),
-            ([1], 'hyper_parameters of type list'),
+            ([1], 'a list for hyper_parameters'),
         ],
     )
     def test_names_in_hyperparameters(

@@ -25,6 +25,7 @@ from . import samplers as _samplers  # noqa: F401
 from . import tasks as _tasks  # noqa: F401
 from . import transforms as _transforms  # noqa: F401
 from ._compat import BaseTask
+from ._reading import FileError
 from .checkpoint import read_checkpoint
 from .commands import did_you_mean
 
@@ -124,6 +125,17 @@ class CommandLine(LightningCLI):
         path = self.config[command].get('ckpt_path') if command else None
         if path is not None and path not in _CHOSEN_BY_LIGHTNING:
             read_checkpoint(path)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the hyperparameters of the checkpoint; name it if they are odd."""
+        try:
+            super()._parse_ckpt_path()
+        except (Exception, SystemExit) as error:
+            path = self.config[self.config['subcommand']].get('ckpt_path')
+            raise FileError(
+                f'{path}: its hyper_parameters are not accepted '
+                f'({_essence(str(error))}), expected those that fit wrote'
+            ) from error
 
 
 def check_yaml(path: str) -> None:

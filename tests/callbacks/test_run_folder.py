@@ -150,6 +150,28 @@ def test_resume_without_the_best_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / 'runs/small/version_1/checkpoints/best.ckpt').is_file()
 
 
+def test_a_checkpoint_names_no_other_file(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
+    secret = tmp_path / 'secret.txt'
+    secret.write_text('secret')
+    content = torch.load(path, weights_only=True)
+    for state in content['callbacks'].values():
+        if 'best_model_path' in state:
+            state.update(best_model_path=str(secret), last_model_path=str(secret))
+    torch.save(content, path)
+    trainer = make_trainer(tmp_path, max_epochs=2)
+    with pytest.warns(UserWarning, match='dirpath has changed'):
+        trainer.fit(
+            HyperspectralClassificationTask('ekgnet_tiny'),
+            make_datamodule(),
+            ckpt_path=path,
+        )
+    assert secret.read_text() == 'secret'
+    assert not list((tmp_path / 'runs').rglob('secret*'))
+
+
 def test_runs_that_start_together_have_folders_of_their_own(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     paths = [RunFolder('small')._next_version(trainer) for _ in range(2)]

@@ -22,6 +22,7 @@ import yaml
 
 from torchgeo_ekgnet import main
 
+from . import good
 from .isolation import killed, trials
 
 PACKAGE = 'torchgeo_ekgnet'
@@ -101,7 +102,7 @@ ODD: tuple[Any, ...] = (
 )
 
 
-def _run(folder: Path, *args: str) -> None:
+def run_command(folder: Path, *args: str) -> None:
     """Run a command in a folder, as the process would."""
     os.chdir(folder)
     with warnings.catch_warnings():
@@ -120,7 +121,7 @@ def write_config(folder: Path, config: Any = CONFIG) -> None:
     (folder / 'tiny.yaml').write_text(yaml.safe_dump(config))
 
 
-def _nodes(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def nodes(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """List the paths of all values of a tree."""
     keys = (
         (tree if isinstance(tree, dict) else range(len(tree)))
@@ -129,7 +130,7 @@ def _nodes(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     )
     found = [(*path, key) for key in keys]
     for key in keys:
-        found += _nodes(tree[key], (*path, key))
+        found += nodes(tree[key], (*path, key))
     return found
 
 
@@ -144,7 +145,7 @@ def mutate_config(chance: random.Random) -> Any:
     """
     config = copy.deepcopy(CONFIG)
     for _ in range(chance.choice((1, 1, 2, 3))):
-        *path, key = chance.choice(_nodes(config))
+        *path, key = chance.choice(nodes(config))
         parent = config
         for name in path:
             parent = parent[name]
@@ -191,7 +192,7 @@ def mutated_configurations(count: int, folder: Path, seed: int = 0) -> dict[str,
             write_config(place, configs[number])
             os.environ.pop('TORCHGEO_EKGNET_DEBUG', None)
             try:
-                _run(place, 'fit', '--config', 'tiny.yaml')
+                run_command(place, 'fit', '--config', 'tiny.yaml')
             except BaseException as error:  # noqa: BLE001
                 # What the process would print, and its status.
                 line = main._end(error)
@@ -206,7 +207,9 @@ def mutated_configurations(count: int, folder: Path, seed: int = 0) -> dict[str,
         return fit
 
     seen: dict[str, int] = {}
-    for _, end in trials([work(number) for number in range(count)]):
+    for number, end in trials([work(number) for number in range(count)]):
+        if not good(end):
+            end += f' (number {number})'
         seen[end] = seen.get(end, 0) + 1
     return seen
 
@@ -300,7 +303,7 @@ def _prepare(folder: Path, command: str) -> None:
     """Make the place in which a command runs: a trained network for some."""
     write_config(folder)
     if command in ('test', 'predict'):
-        _do(lambda: _run(folder, *COMMANDS['fit']))
+        _do(lambda: run_command(folder, *COMMANDS['fit']))
 
 
 def _do(work: Callable[[], Any]) -> str:
@@ -316,7 +319,7 @@ def _continued(folder: Path, command: str) -> str:
         found = sorted(folder.glob('runs/tiny/version_*/checkpoints/last.ckpt'))
         last = ('--ckpt_path', str(found[-1])) if found else ()
         args = (*args, *last)
-    return _do(lambda: _run(folder, *args))
+    return _do(lambda: run_command(folder, *args))
 
 
 class Campaign:
@@ -346,7 +349,7 @@ class Campaign:
             _prepare(place, command)
             shutil.copytree(place, self.folder / f'{command}_origin')
             began = time.perf_counter()
-            end = _do(lambda: _run(place, *COMMANDS[command]))
+            end = _do(lambda: run_command(place, *COMMANDS[command]))
             assert end == 'None', f'{command}: {end}'
             seconds = time.perf_counter() - began
             self.expected[command] = (_state(place, command), seconds)
@@ -370,7 +373,7 @@ class Campaign:
             shutil.copytree(origin, place)
         else:
             write_config(place)
-        was = stop(lambda: _run(place, *COMMANDS[command]))
+        was = stop(lambda: run_command(place, *COMMANDS[command]))
         wrong = incomplete(place)
         if wrong:
             return f'half-written: {wrong[0]}'

@@ -209,7 +209,7 @@ FORMATS = (
         sized=False,
     ),
     Format('split.npz', _split, _read_split, True),
-    Format('best.ckpt', _checkpoint, _read_checkpoint),
+    Format('best.ckpt', _checkpoint, _read_checkpoint, True),
     Format('run.json', _run_file, _read_run, True),
 )
 

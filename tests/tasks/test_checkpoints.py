@@ -210,5 +210,7 @@ class TestCheckpoints:
             make_task(in_channels=BANDS, num_classes=CLASSES, weights=True)
 
     def test_missing_weights(self) -> None:
-        with pytest.raises(FileNotFoundError, match=r'there is no weights none\.ckpt'):
+        with pytest.raises(
+            FileNotFoundError, match=r'there is no file of weights none\.ckpt'
+        ):
             make_task(in_channels=BANDS, num_classes=CLASSES, weights='none.ckpt')

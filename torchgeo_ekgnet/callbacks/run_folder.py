@@ -300,14 +300,15 @@ class RunFolder(Callback):
                 state['kth_best_model_path'],
                 *state['best_k_models'],
             }
-            # A run may have been moved: its checkpoints lie beside the one in use.
-            sources = {
-                path: beside / Path(path).name
-                if (beside / Path(path).name).is_file()
-                else Path(path)
-                for path in kept - {''}
-            }
-            if not all(source.is_file() for source in sources.values()):
+            # A run may have been moved, and a checkpoint must not name other files:
+            # those of the run lie beside the one in use.
+            sources = {path: beside / Path(path).name for path in kept - {''}}
+            if not all(map(_is_own_file, sources.values())):
+                states[callback.state_key] = {
+                    **state,
+                    'dirpath': '',
+                    'best_model_path': '',
+                }
                 continue
             folder = Path(str(callback.dirpath))
             moved = {'': ''}
@@ -424,6 +425,11 @@ def _check_folder(folder: Path) -> None:
     for name in ('metrics.csv', 'hparams.yaml', 'config.yaml'):
         if (folder / name).is_symlink():
             (folder / name).unlink()
+
+
+def _is_own_file(path: Path) -> bool:
+    """Tell whether a file lies in its folder, and is no link to another one."""
+    return path.is_file() and path.resolve().parent == path.parent.resolve()
 
 
 def _shown(path: Path | None) -> str:

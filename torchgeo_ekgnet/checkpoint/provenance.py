@@ -89,9 +89,14 @@ def data_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
     entry = checkpoint.get(KEY)
     own = entry.get('data') if isinstance(entry, Mapping) else None
     for value in (own, *checkpoint.values()):
-        if isinstance(value, Mapping) and set(value) >= _STATE:
+        if is_data_state(value):
             return value
     return None
+
+
+def is_data_state(value: Any) -> bool:
+    """Tell whether a value is the state of a data module of this package."""
+    return isinstance(value, Mapping) and set(value) >= _STATE
 
 
 def trained_bands(state: Mapping[str, Any]) -> tuple[int, NDArray[np.float64] | None]:

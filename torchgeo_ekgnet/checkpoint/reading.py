@@ -6,27 +6,16 @@
 import os
 import pickle
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
 
 from .._reading import FileError, reading
-
-_NAMES_FILES = frozenset(
-    (
-        'cache_dir',
-        'checkpoint_path',
-        'pretrained',
-        'pretrained_cfg',
-        'pretrained_cfg_overlay',
-    )
-)
+from .contents import check_archive, check_content, check_size, check_whole
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -48,7 +37,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f'{path} is not a Lightning checkpoint: found no entry state_dict, expected '
             'a file that fit wrote, such as RUN/checkpoints/best.ckpt'
         )
-    _check_names(path, content)
+    check_content(path, content)
     return content
 
 
@@ -67,8 +56,9 @@ def read_tensors(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
         FileError: If it is damaged, empty, of another kind, or names classes.
     """
     file = local_file(path, what)
-    with reading(file, f'a {what}'):
+    with reading(file, f'a {_file_of(what)}'):
         try:
+            check_archive(file)
             if file.suffix == '.safetensors':
                 content: Any = load_file(file)
             else:
@@ -89,6 +79,7 @@ def read_tensors(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
             f'{len(content) if hasattr(content, "__len__") else 1} entries, expected '
             'tensors by name'
         )
+    check_size(file, content)
     return content
 
 
@@ -122,9 +113,13 @@ def local_file(path: str | os.PathLike[str], what: str) -> Path:
             'file: download it from a source that you trust, and give its path'
         )
     raise FileNotFoundError(
-        f'there is no {what} {text}; fit writes checkpoints/best.ckpt (or last.ckpt) '
+        f'there is no {_file_of(what)} {text}; fit writes checkpoints/best.ckpt (or last.ckpt) '
         'into its run folder'
     )
+
+
+def _file_of(what: str) -> str:
+    return 'file of weights' if what == 'weights' else what
 
 
 class LocalCheckpointIO(CheckpointIO):
@@ -145,7 +140,9 @@ class LocalCheckpointIO(CheckpointIO):
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint."""
-        return read_checkpoint(path)
+        content = read_checkpoint(path)
+        check_whole(path, content)
+        return content
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -160,51 +157,3 @@ class LocalCheckpointIO(CheckpointIO):
     def teardown(self) -> None:
         """End what the writer has begun."""
         self.writer.teardown()
-
-
-def _check_names(path: Any, content: Mapping[str, Any]) -> None:
-    """Refuse hyperparameters that name an address, a file, or a class to be imported.
-
-    Lightning's command line builds the task from them.
-    """
-    settings = content.get('hyper_parameters') or {}
-    found = None
-    if not isinstance(settings, Mapping):
-        found = f'hyper_parameters of type {type(settings).__name__}'
-    elif not _is_plain(settings):
-        found = 'hyper_parameters that are no plain values'
-    else:
-        options = settings.get('model_options') or {}
-        files = _NAMES_FILES & (set(options) if isinstance(options, Mapping) else set())
-        name, task = settings.get('model'), settings.get('_class_path')
-        if settings.get('weights'):
-            found = f'weights {settings["weights"]!r}'
-        elif files:
-            found = f'model_options {sorted(files)}'
-        elif isinstance(name, str) and re.search(r'[:/\\]', name):
-            found = f'the model {name!r}'
-        elif task is not None and not _is_imported(task):
-            found = f'the class {task!r}'
-    if found is not None:
-        raise FileError(
-            f'{path}: found {found}, expected a checkpoint that names a registered '
-            'network and its options only; a checkpoint must not tell what is opened, '
-            'fetched or imported'
-        )
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(
-            isinstance(key, str) and _is_plain(item) for key, item in value.items()
-        )
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float | bool)
-
-
-def _is_imported(name: Any) -> bool:
-    """Tell whether a task's class is there already; what is not is not imported."""
-    module, _, attribute = str(name).rpartition('.')
-    found = getattr(sys.modules.get(module), attribute, None)
-    return isinstance(found, type) and issubclass(found, LightningModule)

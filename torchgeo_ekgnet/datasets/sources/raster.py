@@ -50,8 +50,9 @@ def open_source(path: Path, request: Request) -> Source:
     """
     with open_raster(path) as dataset, reading(path, 'a raster'):
         inner, driver, count = dataset.subdatasets, dataset.driver, dataset.count
-        compression = getattr(dataset.compression, 'name', '')
-        lossy = driver == 'JPEG' or 'jpeg' in compression.lower()
+        # Not dataset.compression: rasterio 1.4.3 has no word for JPEG in YCbCr.
+        compression = dataset.tags(ns='IMAGE_STRUCTURE').get('COMPRESSION', '')
+        lossy = 'JPEG' in (driver, *compression.upper().split())
     if request.labels and lossy:
         raise FileError(
             f'{path}: found labels compressed with loss (JPEG), which mixes their values '
