@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ def data_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None
 
 
-def is_data_state(value: Any) -> bool:
+def is_data_state(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Tell whether a value is the state of a data module of this package."""
     return isinstance(value, Mapping) and set(value) >= _STATE
 
