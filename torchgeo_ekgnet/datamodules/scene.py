@@ -443,9 +443,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             f'batch_size={self.batch_size}; {known})'
         )
 
-    def __str__(self) -> str:
-        """Return the same; Lightning's text tells of loaders only."""
-        return repr(self)
+    # Lightning's text tells of loaders only.
+    __str__ = __repr__
 
     def _repr_html_(self) -> str:
         """Show scene and split in a notebook."""
@@ -457,9 +456,6 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         Args:
             sample: A sample with 'image' and 'label', and 'row_col' or raw values.
             **kwargs: Further arguments of the dataset's ``plot``.
-
-        Returns:
-            The figure.
 
         Raises:
             RuntimeError: Before setup.
@@ -477,10 +473,9 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         """Describe the data as results report them.
 
         Returns:
-            JSON-able 'scene', 'split' (with 'counts' per class and 'overlap'; None
-            where none was drawn, for a map),
-            'patch_size', 'padding_mode', 'normalization', 'bands', 'pca',
-            'num_bands' and 'num_classes'.
+            JSON-able 'scene', 'split' (with 'counts' per class and 'overlap'; None where
+            none was drawn, for a map), 'patch_size', 'padding_mode', 'normalization',
+            'bands', 'pca', 'num_bands' and 'num_classes'.
         """
         if self._description is None:
             self._description = describe(self, self._split)
