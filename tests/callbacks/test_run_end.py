@@ -1,0 +1,43 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What a training run says at its end."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+from .test_run_folder import _fit, make_datamodule, make_trainer
+
+
+def test_the_end_of_a_run_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = _fit(tmp_path, max_epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines if line)
+    assert shown['run'] == 'runs/small/version_0'
+    best = torch.load(
+        tmp_path / 'runs/small/version_0/checkpoints/best.ckpt', weights_only=True
+    )
+    assert shown['best'].startswith(f'epoch {best["epoch"] + 1} of 2, validation: OA ')
+    command = 'torchgeo-ekgnet test --ckpt_path'
+    assert shown['next'] == f'{command} runs/small/version_0/checkpoints/best.ckpt'
+    assert trainer.current_epoch == 2
+
+
+def test_without_a_score_to_watch_the_last_weights_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer(tmp_path, monitor=None, max_epochs=2)
+    trainer.checkpoint_callback.filename = 'last'  # type: ignore[union-attr]
+    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    lines = capsys.readouterr().out.splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines if line)
+    assert shown['last'].startswith('epoch 2 of 2, validation: OA ')
+    assert shown['next'].endswith(' runs/small/version_0/checkpoints/last.ckpt')
