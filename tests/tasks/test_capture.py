@@ -80,7 +80,7 @@ class Graphs:
             assert new.shape == image.shape and new.dtype == image.dtype
             assert module.training == training and torch.is_grad_enabled() == grad
             self.replays += 1
-            logits: Tensor = Graphed.apply(new, *parameters)  # type: ignore[no-untyped-call]
+            logits: Tensor = Graphed.apply(new, *parameters)
             return logits
 
         return replay
