@@ -80,8 +80,9 @@ def test_report_on_known_attention() -> None:
 
 def test_experts_of_every_pixel() -> None:
     """A patch counts as much as another, with the mean over its pixels."""
-    options = {'whole_spectrum': True, 'pixelwise': True, 'num_classes': 2}
-    model = timm.create_model('ekgnet_tiny', in_chans=8, **options).eval()
+    options: dict[str, Any] = {'whole_spectrum': True, 'pixelwise': True}
+    model = timm.create_model('ekgnet_tiny', in_chans=8, num_classes=2, **options)
+    model.eval()
     x = torch.randn(5, 8, 3, 3)
     pixels = x.permute(0, 2, 3, 1).reshape(-1, 8, 1, 1)
     patches = attention_means(model, [{'image': x[:2]}, {'image': x[2:]}])
@@ -90,7 +91,8 @@ def test_experts_of_every_pixel() -> None:
     first = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]])
     even = torch.full((2, 2), 0.5)
     report.update({'0': first, '2': even}, torch.tensor([0, 1]))
-    np.testing.assert_allclose(report.per_class('0'), [[0.5, 0.5, 0], [1, 0, 0]])
+    expected = np.array([[0.5, 0.5, 0], [1, 0, 0]])
+    np.testing.assert_allclose(report.per_class('0'), expected)
     assert report.entropy('0') == 0
     assert report.entropy('2') == pytest.approx(math.log(2))
 

@@ -44,8 +44,14 @@ def _circle() -> list[Any]:
     return value
 
 
+def _train(folder: Path) -> str:
+    """Train in a folder."""
+    run_command(folder, *COMMANDS['fit'])
+    return ''
+
+
 STRANGE: tuple[Callable[[], Any], ...] = (
-    *(lambda value=value: copy.deepcopy(value) for value in ODD),  # type: ignore[misc]
+    *(lambda value=value: copy.deepcopy(value) for value in ODD),
     _shared,
     _circle,
     lambda: torch.tensor(float('nan')),
@@ -125,7 +131,7 @@ def mutated_contents(count: int, folder: Path, seed: int = 0) -> dict[str, int]:
     """
     origin = folder / 'origin'
     write_config(origin)
-    list(trials([lambda: str(run_command(origin, *COMMANDS['fit']))], limit=600))
+    list(trials([lambda: _train(origin)], limit=600))
     checkpoint = torch.load(origin / CHECKPOINTS / 'last.ckpt', weights_only=True)
     chance = random.Random(seed)
     changes = [

@@ -35,7 +35,7 @@ _FOLDER = 0x10
 """Attribute of a folder in the list of an archive."""
 
 _NUMBER = int | float
-_STATISTICS = Tensor | list | tuple | None
+_STATISTICS: Any = Tensor | list | tuple | None
 
 # Types by entry; one that ends in ? may be missing or None.
 _ENTRIES: dict[str, Any] = {
