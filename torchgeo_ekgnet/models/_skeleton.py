@@ -122,7 +122,8 @@ class DenseLayer(nn.Module):
             known = context if self.takes_context else None
             inner = conv_norm(self.bottleneck, self.norm, x, known, self.act)
             # A symbolic trace has a stand-in there.
-            if isinstance(place, Tensor) and not watched(self.conv):
+            plain = type(self.conv) is GroupedConv3d and not watched(self.conv)
+            if isinstance(place, Tensor) and plain:
                 written = self.conv.convolve(
                     inner, self.conv.weight, self.conv.bias, place
                 )
