@@ -3,6 +3,7 @@
 
 """MATLAB files: v5 here, v7.3 through HDF5."""
 
+import inspect
 import mmap
 import os
 import zlib
@@ -33,6 +34,12 @@ _NUMBERS = {
     **dict.fromkeys(('int64', 'uint64', 'double'), 8),
 }
 
+#: Sparse matrices as arrays, where SciPy can be asked (1.17 and newer).
+_SPARSE: dict[str, Any] = (
+    {'spmatrix': False}
+    if 'spmatrix' in inspect.signature(scipy.io.loadmat).parameters
+    else {}
+)
 
 #: Types of elements of v5 files: numbers, text, a matrix, a compressed matrix.
 _MATRIX, _COMPRESSED = 14, 15
@@ -77,7 +84,7 @@ def _open_v5(path: Path, request: Request) -> Source:
         name: array
         for struct in structs
         for name, array in _fields(
-            struct, scipy.io.loadmat(path, variable_names=[struct])[struct]
+            struct, scipy.io.loadmat(path, variable_names=[struct], **_SPARSE)[struct]
         )
     }
     shapes = {**plain, **{name: array.shape for name, array in inner.items()}}
@@ -92,7 +99,7 @@ def _open_v5(path: Path, request: Request) -> Source:
             check_memory(
                 _NUMBERS.get(kind, 1) * int(np.prod(shape, dtype=object)), path, name
             )
-        value = scipy.io.loadmat(path, variable_names=[name])[name]
+        value = scipy.io.loadmat(path, variable_names=[name], **_SPARSE)[name]
         return value.toarray() if scipy.sparse.issparse(value) else value
 
     array = np.stack(list(map(load, names)), axis=2) if names else load(name)
