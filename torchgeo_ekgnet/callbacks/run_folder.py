@@ -402,7 +402,8 @@ class RunFolder(Callback):
         }
         csv = _open(CSVLogger(**where))
         if self.tensorboard and tensorboard:
-            return [csv, TensorBoardLogger(**where)]
+            # A Ctrl-C while a value is queued lets the writer sleep that long at the end.
+            return [csv, TensorBoardLogger(**where, flush_secs=2)]
         return [csv]
 
 
