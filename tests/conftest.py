@@ -16,6 +16,11 @@ import matplotlib
 import pytest
 import torch
 
+# Kernels for a GPU run in Triton's interpreter where there is none. It reads this when
+# it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault('TRITON_INTERPRET', '1')
+
 matplotlib.use('agg')
 torch.set_num_threads(1)
 # The first backward pass settles which devices have threads of their own. After a trace

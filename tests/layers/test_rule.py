@@ -26,7 +26,9 @@ from torchgeo_ekgnet.layers.rule import (
     asked_strategy,
     choose_conv_strategy,
     choose_expert_strategy,
+    dense_passes,
 )
+from torchgeo_ekgnet.layers.tuned import tunes
 
 from ..graphs import CountingBackend
 
@@ -146,31 +148,28 @@ def test_compiled_graphs_follow_the_strategy() -> None:
 
 
 @pytest.mark.parametrize(
-    ('cin', 'cout', 'gradient', 'expected'),
-    [
-        (8, 2, True, 'dense'),
-        (16, 4, True, 'grouped'),
-        (16, 4, False, 'dense'),
-        (32, 8, True, 'dense'),
-        (4, 4, False, 'grouped'),
-    ],
+    ('cin', 'cout', 'expected'),
+    [(8, 2, 'both'), (16, 4, 'forward'), (32, 8, 'both'), (4, 4, None)],
 )
-def test_the_rule_on_cuda(cin: int, cout: int, gradient: bool, expected: str) -> None:
-    with FakeTensorMode():  # needs no card
-        for dtype in (torch.bfloat16, torch.float16, torch.float32):
-            options: dict[str, Any] = {'device': 'cuda', 'dtype': dtype}
-            x = torch.empty(2, 4 * cin, 10, 4, 4, **options)
-            weight = torch.empty(4 * cout, cin, 3, 3, 3, **options)
-            weight.requires_grad_(gradient)
-            geometry = geometry_of(weight, 1, 1, 1, 4)
-            found = choose_conv_strategy(x, weight, geometry)
-            half = dtype != torch.float32
-            assert found == (expected if half else 'grouped', None)
-            # A batch folded into groups is no case for a dense kernel.
-            folded = geometry_of(weight, 1, 1, 1, 8)
-            assert choose_conv_strategy(x, weight, folded)[0] == 'grouped'
-            strided = geometry_of(weight, 2, 1, 1, 4)
-            assert choose_conv_strategy(x, weight, strided)[0] == 'grouped'
+def test_where_dense_kernels_were_faster(
+    cin: int, cout: int, expected: str | None
+) -> None:
+    weight = torch.empty(4 * cout, cin, 3, 3, 3)
+    geometry = geometry_of(weight, 1, 1, 1, 4)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert dense_passes(dtype, weight, geometry) == expected
+    assert dense_passes(torch.float32, weight, geometry) is None
+    strided = geometry_of(weight, 2, 1, 1, 4)
+    assert dense_passes(torch.bfloat16, weight, strided) is None
+
+
+def test_the_rule_on_cuda() -> None:
+    with FakeTensorMode():  # needs no card, and nothing can be measured
+        x = torch.empty(2, 32, 10, 4, 4, device='cuda')
+        weight = torch.empty(8, 8, 3, 3, 3, device='cuda')
+        geometry = geometry_of(weight, 1, 1, 1, 4)
+        assert choose_conv_strategy(x, weight, geometry) == ('grouped', None)
+        assert not tunes(x, weight, None, geometry)
 
 
 def test_dense_is_exact() -> None:

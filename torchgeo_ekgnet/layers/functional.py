@@ -45,6 +45,7 @@ from .rule import (
     traced,
     unrolls_under_autocast,
 )
+from .tuned import dense_conv3d, tuned_conv3d, tunes
 from .unrolled import UnrolledConv, any_unrolling, unrolled_conv3d, unrolled_in_pieces
 
 __all__ = ['STRATEGIES', 'conv_strategy', 'expert_conv3d', 'grouped_conv3d']
@@ -195,6 +196,8 @@ def _static_conv(
         low = None if bias is None else bias.bfloat16()
         with torch.autocast('cpu', enabled=False):
             return _static_conv(x.bfloat16(), weight.bfloat16(), low, geometry, None)
+    if forced is None and tunes(x, weight, bias, geometry):
+        return tuned_conv3d(x, weight, bias, geometry)
     if forced is None and chosen_at_run_time(x, geometry):
         y = cast(Tensor, compiled_conv3d(x, weight, *geometry[1:]))
         return y if bias is None else y + bias[:, None, None, None]
@@ -205,7 +208,7 @@ def _static_conv(
     elif forced is None and not (plain and x.device.type == 'cpu'):
         chosen, unrolling = choose_conv_strategy(x, weight, geometry)
     if chosen == 'dense':
-        return _dense(x, weight, bias, geometry)
+        return dense_conv3d(x, weight, bias, geometry)
     if unrolling is None:
         return F.conv3d(
             x,
@@ -221,25 +224,6 @@ def _static_conv(
     if out is not None and out.dtype == x.dtype:
         return unrolled_in_pieces(x, weight, bias, unrolling, out)
     return cast(Tensor, UnrolledConv.apply(x, weight, bias, unrolling))
-
-
-def _dense(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
-) -> Tensor:
-    """Convolve without groups; zeros stand between channels of different groups."""
-    groups = geometry.groups
-    blocks = torch.eye(groups, dtype=weight.dtype, device=weight.device)
-    kernels = weight.unflatten(0, (groups, -1)).unsqueeze(2)
-    kernels = kernels * blocks[:, None, :, None, None, None, None]
-    y = F.conv3d(
-        x.contiguous(memory_format=torch.channels_last_3d),
-        kernels.flatten(2, 3).flatten(0, 1),
-        bias,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-    )
-    return y.contiguous()
 
 
 def _mix(attention: Tensor, stacked: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ sums and norms, which PyTorch computes with vectors on a CPU, unlike its own.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -26,12 +26,20 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as modules
 
+from . import trial
 from .derivatives import composed_gradients, differentiated_again
 from .dynamic_expert_conv import DynamicExpertConv3d
 from .grouped_conv import GroupedConv3d
-from .rule import asked_strategy, plain_only, traced
+from .rule import asked_strategy, forward_mode, plain_only, traced
 
-__all__ = ['conv_norm', 'folded_evaluation', 'folds', 'normalize', 'watched']
+__all__ = [
+    'conv_norm',
+    'folded_evaluation',
+    'folds',
+    'norm_act',
+    'normalize',
+    'watched',
+]
 
 _enabled: ContextVar[bool] = ContextVar('folded_evaluation', default=True)
 
@@ -129,8 +137,7 @@ def conv_norm(
     """
     y: Tensor
     if _symbolic(x) or not folds(conv, norm):
-        y = normalize(norm, conv(x) if context is None else conv(x, context))
-        return y if act is None else cast(Tensor, act(y))
+        return normalize(norm, conv(x) if context is None else conv(x, context), act)
     norm = cast(nn.BatchNorm3d, norm)
     if isinstance(conv, DynamicExpertConv3d):
         attention = conv.mapping(x if context is None else context)
@@ -228,16 +235,174 @@ def _takes_own_statistics(norm: nn.Module, x: Tensor) -> bool:
     )
 
 
-def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+def _fuses(norm: nn.Module, x: Tensor) -> bool:
+    """Whether :func:`normalize` may compute a training batch with kernels of ours."""
+    return (
+        norm.training
+        and type(norm) is nn.BatchNorm3d
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and trial.applies(x)
+        and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and norm.weight.dtype == torch.float32
+        and x.dim() == 5
+        and x.numel() > x.shape[1]
+        and x.is_contiguous()
+        and not traced()
+        and not forward_mode(x, norm.weight, norm.bias)
+        and asked_strategy() is None
+        and not watched(norm)
+        and trial.has_kernels(x)
+    )
+
+
+def _composed_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool
+) -> Tensor:
+    """Normalize a batch with PyTorch's own operations."""
+    y = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+    return F.relu(y) if relu else y
+
+
+class _FusedNorm(torch.autograd.Function):
+    """Batch normalization of a training batch and ReLU, by the kernels for a GPU."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running: tuple[Tensor, Tensor],
+        share: float,
+        eps: float,
+        relu: bool,
+    ) -> Tensor:
+        """Normalize, and update running means and variances."""
+        y, mean, inverse = trial.kernels().norm_forward(
+            x, weight, bias, *running, share, eps, relu
+        )
+        ctx.save_for_backward(x, weight, bias, mean, inverse)
+        ctx.options = eps, relu  # type: ignore[attr-defined]
+        return cast(Tensor, y)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Compute the gradients; differentiable when a graph is asked for."""
+        x, weight, bias, mean, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
+        eps, relu = ctx.options  # type: ignore[attr-defined]
+        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        gradients: Sequence[Tensor | None] | None = None
+        if not differentiated_again(grad):
+            gradients = trial.attempt(
+                _NAME,
+                'triton',
+                lambda: trial.kernels().norm_backward(
+                    grad.contiguous(), x, weight, bias, mean, inverse, relu
+                ),
+            )
+        if gradients is None:
+            gradients = composed_gradients(
+                lambda x, weight, bias: _composed_norm(x, weight, bias, eps, relu),
+                (x, weight, bias),
+                grad,
+                wanted,
+            )
+        kept = [g if w else None for g, w in zip(gradients, wanted, strict=True)]
+        return *kept, None, None, None, None
+
+
+_NAME = 'batch normalization'
+
+# How far half types may be from each other, as a share of the largest value.
+_CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+
+
+def _fused_is_faster(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> bool:
+    """Whether the kernels were seen to run on this device, and to be faster."""
+    values, weight = x.detach(), norm.weight.detach()
+    bias, size = cast(Tensor, norm.bias).detach(), weight.shape
+    positions = x.shape[2] * x.shape[3] * x.shape[4]
+
+    def composed() -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            inputs = [t.clone().requires_grad_() for t in (values, weight, bias)]
+            y = _composed_norm(inputs[0], inputs[1], inputs[2], norm.eps, relu)
+            return y, *torch.autograd.grad(y, inputs, values.flip(0, 4))
+
+    def fused() -> tuple[Tensor, ...]:
+        running = torch.zeros(2, *size, device=x.device)
+        kernels = trial.kernels()
+        y, mean, inverse = kernels.norm_forward(
+            values, weight, bias, *running, 0.1, norm.eps, relu
+        )
+        known = values, weight, bias, mean, inverse
+        return y, *kernels.norm_backward(values.flip(0, 4), *known, relu)
+
+    key = (*size, positions, x.dtype, relu, x.device.index)
+    ways = {'PyTorch': composed, 'triton': fused}
+    return trial.fastest(_NAME, key, ways, _CLOSE[x.dtype], 'triton') == 'triton'
+
+
+def _fused(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> Tensor | None:
+    """Normalize a training batch with kernels of ours; None where they fail."""
+    if not _fused_is_faster(norm, x, relu):
+        return None
+    running = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    y: Tensor | None = trial.attempt(
+        _NAME,
+        'triton',
+        lambda: _FusedNorm.apply(
+            x, norm.weight, norm.bias, running, norm.momentum, norm.eps, relu
+        ),
+    )
+    if y is not None:
+        with torch.no_grad():
+            cast(Tensor, norm.num_batches_tracked).add_(1)
+    return y
+
+
+def normalize(norm: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tensor:
     """Apply a batch normalization, its statistics taken the fast way where there is one.
 
     Args:
         norm: The normalization.
         x: Maps, (B, C, D, H, W).
+        act: The activation behind it; None for none.
 
     Returns:
-        ``norm(x)``, running statistics updated as it does.
+        ``act(norm(x))``, running statistics updated as the normalization does.
     """
+    if not _symbolic(x) and _fuses(norm, x):
+        relu = isinstance(act, nn.ReLU) and not watched(act)
+        fused = _fused(cast(nn.BatchNorm3d, norm), x, relu)
+        if fused is not None:
+            return fused if relu or act is None else cast(Tensor, act(fused))
+    y = _normalize(norm, x)
+    return y if act is None else cast(Tensor, act(y))
+
+
+def norm_act(norm: nn.Module, x: Tensor, act: nn.Module) -> Tensor:
+    """Apply a normalization that no convolution stands before, and an activation.
+
+    Args:
+        norm: The normalization.
+        x: Maps, (B, C, D, H, W).
+        act: The activation.
+
+    Returns:
+        ``act(norm(x))``.
+    """
+    if _symbolic(x) or not trial.applies(x):
+        return cast(Tensor, act(norm(x)))
+    return normalize(norm, x, act)
+
+
+def _normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a batch normalization in PyTorch's way, or a CPU's."""
     if _symbolic(x) or not _takes_own_statistics(norm, x):
         y: Tensor = norm(x)
         return y

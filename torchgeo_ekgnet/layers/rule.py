@@ -30,6 +30,8 @@ __all__ = [
     'choose_expert_strategy',
     'chosen_at_run_time',
     'conv_strategy',
+    'dense_passes',
+    'forward_mode',
     'multiplies_bfloat16',
     'plain_only',
     'reads_slices',
@@ -43,7 +45,8 @@ STRATEGIES = ('grouped', 'pointwise', 'experts', 'unrolled', 'dense')
 #: Input and output channels of each of four groups for which a dense 3x3x3 kernel in the
 #: order channels-last was faster than a grouped one on an H200, in half precision: in
 #: the forward pass alone, or with the backward pass as well. These are the three blocks
-#: of EKGNet-base; measured at batch 80, patch 15, 200 bands.
+#: of EKGNet-base; measured at batch 80, patch 15, 200 bands. It is where the choice
+#: among the ways of :mod:`.tuned` starts.
 DENSE = {(8, 2): 'both', (16, 4): 'forward', (32, 8): 'both'}
 
 #: Positions of a map up to which a CPU applies four large experts to a batch sooner than
@@ -110,6 +113,11 @@ def traced() -> bool:
     )
 
 
+def forward_mode(*tensors: Tensor) -> bool:
+    """Whether forward-mode derivatives are asked for."""
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
 def plain_only(*tensors: Tensor | None) -> bool:
     """Whether PyTorch must see and differentiate the operations themselves."""
     if traced():
@@ -119,23 +127,25 @@ def plain_only(*tensors: Tensor | None) -> bool:
     # Our backward pass switches autocast off, which some devices (meta) do not know.
     if not torch.amp.is_autocast_available(device):
         return True
-    forward_mode = any(forward_ad.unpack_dual(t).tangent is not None for t in given)
-    return forward_mode or torch.is_autocast_enabled(device)
+    return forward_mode(*given) or torch.is_autocast_enabled(device)
 
 
-def _dense_is_faster(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether a dense kernel was measured to be faster than a grouped one."""
-    if x.device.type != 'cuda' or geometry.groups != 4 or traced():
-        return False
-    autocast = torch.is_autocast_enabled('cuda')
-    dtype = torch.get_autocast_dtype('cuda') if autocast else x.dtype
-    if dtype not in (torch.bfloat16, torch.float16):
-        return False
+def dense_passes(dtype: torch.dtype, weight: Tensor, geometry: Geometry) -> str | None:
+    """For which passes a dense kernel was measured to be faster on a GPU.
+
+    Args:
+        dtype: Type in which the convolution computes.
+        weight: Kernels (Cout, Cin/groups, kD, kH, kW).
+        geometry: Strides and so on.
+
+    Returns:
+        ``'both'``, ``'forward'`` or None.
+    """
+    if dtype not in (torch.bfloat16, torch.float16) or geometry.groups != 4:
+        return None
     if geometry.kernel != (3, 3, 3) or geometry.stride != (1, 1, 1):
-        return False
-    passes = DENSE.get((weight.shape[1], weight.shape[0] // geometry.groups))
-    wants_gradient = torch.is_grad_enabled() and weight.requires_grad
-    return passes == 'both' or (passes == 'forward' and not wants_gradient)
+        return None
+    return DENSE.get((weight.shape[1], weight.shape[0] // geometry.groups))
 
 
 @functools.cache
@@ -274,15 +284,15 @@ def choose_conv_strategy(
     ======  =================  ==============================  =======================
     CPU     float32, bfloat16  groups, where the estimated     ``'unrolled'``
             without gradients  time is less than the plain
-    CUDA    bfloat16, float16  3x3x3, stride 1, four groups    ``'dense'``
-                               of channels as in :data:`DENSE`
+    CUDA    float32, bfloat16, 3x3x3, stride 1, 2 to 8 groups; measured on the spot,
+            float16            stems of few inputs             pass by pass
+                                                               (:mod:`.tuned`)
     any     any                everything else                 ``'grouped'``
     ======  =================  ==============================  =======================
 
     oneDNN, PyTorch's engine for float32 on CPUs, has matrix kernels for groups whose
     input and output channels are multiples of 16 and falls back to tiny products
-    otherwise. cuDNN's tensor kernels do not know thin groups either; one dense kernel
-    whose blocks off the diagonal are zeros is faster, except for the gradient of some.
+    otherwise. cuDNN's tensor kernels do not know thin groups either.
 
     Args:
         x: Input (B, Cin, D, H, W).
@@ -290,10 +300,8 @@ def choose_conv_strategy(
         geometry: Strides and so on.
 
     Returns:
-        ``'grouped'`` or ``'dense'`` and None, or ``'unrolled'`` and how to unroll.
+        ``'grouped'`` and None, or ``'unrolled'`` and how to unroll.
     """
-    if _dense_is_faster(x, weight, geometry):
-        return 'dense', None
     if (
         not _may_unroll(x, geometry)
         or x.numel() == 0

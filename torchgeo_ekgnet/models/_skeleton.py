@@ -20,7 +20,7 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
-from ..layers.norm import conv_norm, watched
+from ..layers.norm import conv_norm, norm_act, watched
 from ..layers.rule import reads_slices
 from ._blocks import SpectralCollapse
 from ._contract import SpectralSpatialNet, leaf_module
@@ -516,5 +516,9 @@ class DenseSkeleton(SpectralSpatialNet):
 
     def forward_norm(self, x: Tensor) -> Tensor:
         """Apply the final normalisation and activation in the order of memory."""
-        normed: Tensor = self.act(self.norm(x.transpose(2, 3)))
+        rows = x.transpose(2, 3)
+        if torch.jit.is_scripting():
+            normed: Tensor = self.act(self.norm(rows))
+        else:
+            normed = norm_act(self.norm, rows, self.act)
         return normed.transpose(2, 3)

@@ -1,0 +1,380 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Kernels for a GPU against float64: there, or in Triton's interpreter."""
+
+import copy
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchgeo_ekgnet.layers import grouped_conv3d, trial
+from torchgeo_ekgnet.layers.norm import norm_act, normalize
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+cuda = pytest.mark.skipif(DEVICE == 'cpu', reason='no CUDA device')
+
+
+@pytest.fixture(autouse=True)
+def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Try ways on the CPU as well, and forget what was chosen."""
+    monkeypatch.setattr(trial, 'DEVICES', (DEVICE,))
+    monkeypatch.setattr(trial, '_chosen', {})
+    monkeypatch.setattr(trial, '_broken', set())
+    # Float32 as such, also where there is TF32.
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    yield
+
+
+def prefer(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Let a way take the least time."""
+
+    def times(ways: trial.Ways, good: list[str]) -> dict[str, float]:
+        return {name: float(name != way) for name in good}
+
+    monkeypatch.setattr(trial, '_times', times)
+
+
+@pytest.fixture(scope='module')
+def kernels() -> Any:
+    """The kernels."""
+    pytest.importorskip('triton')
+    from torchgeo_ekgnet.layers import kernels
+
+    return kernels
+
+
+NORM_SHAPES = [(3, 5, 7, 3, 2), (2, 1, 5, 1, 3), (40, 2, 3, 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ('shape', 'relu'),
+    [(shape, True) for shape in NORM_SHAPES] + [(NORM_SHAPES[1], False)],
+)
+def test_norm_is_exact(kernels: Any, shape: tuple[int, ...], relu: bool) -> None:
+    torch.manual_seed(0)
+    norm: Any = nn.BatchNorm3d(shape[1])
+    for value in (norm.weight, norm.running_var):
+        nn.init.uniform_(value, 0.5, 2)
+    nn.init.normal_(norm.bias)
+    norm, x, seen = norm.to(DEVICE), torch.randn(shape) * 2 + 30, torch.randn(shape)
+    exact, image = copy.deepcopy(norm).double(), x.double().to(DEVICE).requires_grad_()
+    y = exact(image)
+    y = F.relu(y) if relu else y
+    expected = torch.autograd.grad(
+        y, (image, exact.weight, exact.bias), seen.double().to(DEVICE)
+    )
+    x, seen = x.to(DEVICE), seen.to(DEVICE)
+    state = norm.weight.detach(), norm.bias.detach()
+    running = norm.running_mean, norm.running_var
+    found, mean, inverse = kernels.norm_forward(x, *state, *running, 0.1, 1e-5, relu)
+    gradients = kernels.norm_backward(seen, x, *state, mean, inverse, relu)
+    for one, other in zip(
+        (found, *gradients, *running),
+        (y, *expected, exact.running_mean, exact.running_var),
+        strict=True,
+    ):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
+def test_convolution_is_exact(kernels: Any) -> None:
+    torch.manual_seed(0)
+    channels, outputs = 3, 1
+    x = torch.randn(2, channels, 2, 1, 3, device=DEVICE)
+    weight = torch.randn(outputs, channels, 3, 3, 3, device=DEVICE)
+    image, exact = (t.double().requires_grad_() for t in (x, weight))
+    y = F.conv3d(image, exact, padding=1)
+    seen = torch.randn(y.shape, device=DEVICE)
+    expected = torch.autograd.grad(y, (image, exact), seen.double())
+    taps = weight.flatten(2).permute(2, 1, 0).contiguous()
+    found = kernels.conv_forward(x, taps)
+    torch.testing.assert_close(found.double(), y, rtol=1e-4, atol=1e-4)
+    turned = weight.flip(2, 3, 4).flatten(2).permute(2, 0, 1).contiguous()
+    found = kernels.conv_forward(seen, turned)
+    torch.testing.assert_close(found.double(), expected[0], rtol=1e-4, atol=1e-4)
+    found = kernels.conv_weight_gradient(seen, x).permute(1, 2, 0).reshape(weight.shape)
+    torch.testing.assert_close(found.double(), expected[1], rtol=1e-4, atol=1e-4)
+
+
+# --------------------------------------------------------------------------------------
+# Layers that use them; a stand-in is quicker than the interpreter
+
+
+def composed_forward(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor,
+    share: float, eps: float, relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Do what ``norm_forward`` does."""
+    y = F.batch_norm(x, mean, var, weight, bias, True, share, eps)
+    axes = (0, 2, 3, 4)
+    inverse = torch.rsqrt(x.float().var(axes, unbiased=False) + eps)
+    return (F.relu(y) if relu else y), x.float().mean(axes), inverse
+
+
+def composed_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor,
+    inverse: Tensor, relu: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Do what ``norm_backward`` does."""
+    assert grad.is_contiguous()
+    with torch.enable_grad():
+        inputs = [t.detach().clone().requires_grad_() for t in (x, weight, bias)]
+        y = F.batch_norm(inputs[0], None, None, inputs[1], inputs[2], True)
+        return torch.autograd.grad(F.relu(y) if relu else y, inputs, grad)
+
+
+def taps_forward(x: Tensor, taps: Tensor) -> Tensor:
+    """Do what ``conv_forward`` does."""
+    weight = taps.permute(2, 1, 0).unflatten(2, (3, 3, 3)).contiguous()
+    return F.conv3d(x, weight, padding=1)
+
+
+def taps_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Do what ``conv_weight_gradient`` does."""
+    shape = (grad.shape[1], x.shape[1], 3, 3, 3)
+    weight = torch.zeros(shape, dtype=x.dtype, device=x.device, requires_grad=True)
+    with torch.enable_grad():
+        (found,) = torch.autograd.grad(F.conv3d(x, weight, padding=1), weight, grad)
+    return found.flatten(2).permute(2, 0, 1).float()
+
+
+@pytest.fixture
+def standing_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Take PyTorch's operations for the kernels, and let them be fast."""
+    found = SimpleNamespace(
+        norm_forward=composed_forward,
+        norm_backward=composed_backward,
+        conv_forward=taps_forward,
+        conv_weight_gradient=taps_gradient,
+    )
+    monkeypatch.setattr(trial, '_load_kernels', lambda: found)
+    prefer(monkeypatch, 'triton')
+    return found
+
+
+@pytest.mark.usefixtures('standing_in')
+@pytest.mark.parametrize('act', [None, nn.ReLU(inplace=True), nn.GELU()])
+def test_normalization_is_that_of_pytorch(act: nn.Module | None) -> None:
+    torch.manual_seed(0)
+    ours: Any = nn.BatchNorm3d(4).to(DEVICE)
+    theirs = copy.deepcopy(ours)
+    for _ in range(2):
+        x = torch.randn(3, 4, 5, 2, 3, device=DEVICE)
+        one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        found = normalize(ours, one, act)
+        expected = theirs(other) if act is None else act(theirs(other))
+        torch.testing.assert_close(found, expected)
+        # A gradient in another order, as one comes from a convolution channels-last.
+        seen = torch.randn_like(x).to(memory_format=torch.channels_last_3d)
+        for image, y in ((one, found), (other, expected)):
+            (image.grad,) = torch.autograd.grad(y, image, seen, retain_graph=True)
+            y.backward(seen)
+        torch.testing.assert_close(one.grad, other.grad)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    assert set(trial.choices().values()) == {'triton'}
+
+
+@pytest.mark.usefixtures('standing_in')
+def test_second_derivatives() -> None:
+    x = torch.randn(2, 3, 4, 2, 2, device=DEVICE, requires_grad=True)
+    norm = nn.BatchNorm3d(3).to(DEVICE)
+    weight = torch.randn(3, 1, 3, 3, 3, device=DEVICE, requires_grad=True)
+
+    def penalty(apply: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        (grad,) = torch.autograd.grad(apply(x).pow(3).sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), x)
+
+    for found, expected in (
+        (
+            penalty(lambda x: normalize(norm, x, nn.ReLU())),
+            penalty(lambda x: F.relu(norm(x))),
+        ),
+        (
+            penalty(lambda x: grouped_conv3d(x, weight, padding=1, groups=3)),
+            penalty(lambda x: F.conv3d(x, weight, padding=1, groups=3)),
+        ),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_batches_without_statistics_are_pytorchs() -> None:
+    norm = nn.BatchNorm3d(3).to(DEVICE)
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        norm_act(norm, torch.randn(1, 3, 1, 1, 1, device=DEVICE), nn.ReLU())
+    empty = norm_act(norm, torch.randn(0, 3, 2, 2, 2, device=DEVICE), nn.ReLU())
+    assert empty.shape == (0, 3, 2, 2, 2) and not trial.choices()
+
+
+@pytest.mark.usefixtures('standing_in')
+def test_maps_in_another_order_and_evaluation_are_pytorchs() -> None:
+    norm, x = nn.BatchNorm3d(4).to(DEVICE), torch.randn(3, 4, 5, 2, 3, device=DEVICE)
+    normalize(norm, x.to(memory_format=torch.channels_last_3d))
+    normalize(norm.eval(), x)
+    assert not trial.choices()
+
+
+WAYS = {'grouped': 4, 'dense': 4, 'triton': 4, 'columns': 1}
+
+
+@pytest.mark.usefixtures('standing_in')
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize(('way', 'groups'), WAYS.items())
+def test_ways_of_a_convolution_agree(
+    way: str, groups: int, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    prefer(monkeypatch, way)
+    x = torch.randn(2, 2 * groups if groups > 1 else 1, 5, 4, 3, device=DEVICE)
+    weight = torch.randn(8, x.shape[1] // groups, 3, 3, 3, device=DEVICE)
+    bias = torch.randn(8, device=DEVICE, requires_grad=True)
+    stride = 1 if groups > 1 else 2
+    x.requires_grad_(), weight.requires_grad_()
+    for _ in range(2):  # the first time all ways run
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
+            found = grouped_conv3d(x, weight, bias, stride, 1, 1, groups)
+        expected = F.conv3d(
+            x.double(), weight.double(), bias.double(), stride, 1, 1, groups
+        )
+        assert found.is_contiguous()
+        assert found.dtype == (torch.bfloat16 if autocast else torch.float32)
+        close: Any = {'rtol': 1e-4, 'atol': 1e-4}
+        close = {'rtol': 0.1, 'atol': 0.2} if autocast else close
+        torch.testing.assert_close(found.double(), expected, **close)
+        seen = torch.randn(found.shape, device=DEVICE).bfloat16()
+        gradients = torch.autograd.grad(found, (x, weight, bias), seen.to(found.dtype))
+        right = torch.autograd.grad(expected, (x, weight, bias), seen.double())
+        for one, other in zip(gradients, right, strict=True):
+            assert one.dtype == torch.float32
+            torch.testing.assert_close(one, other, **close)
+    chosen = trial.choices()
+    assert [w for key, w in chosen.items() if "'forward'" in key] == [way]
+    assert [w for key, w in chosen.items() if "'kernels'" in key] == [way]
+
+
+# --------------------------------------------------------------------------------------
+# Ways that fail
+
+
+def test_a_way_that_fails_is_given_up_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> Any:
+        raise RuntimeError('no\ncompiler')
+
+    ways: Any = {
+        'PyTorch': lambda: (torch.ones(2),),
+        'broken': fail,
+        'wrong': lambda: (torch.full((2,), 1.5),),
+    }
+    for key in range(3):
+        (found,) = trial.run('sum', key, ways, 1e-3)
+        assert found.equal(torch.ones(2))
+        assert trial.fastest('sum', key, ways, 1e-3) == 'PyTorch'
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 and 'RuntimeError: no compiler' in lines[0]
+    assert 'values differ by 0.5' in lines[1]
+
+
+def test_a_way_that_fails_later_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefer(monkeypatch, 'odd')
+    calls: list[int] = []
+
+    def odd() -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError
+        return (torch.ones(2),)
+
+    ways: Any = {'PyTorch': lambda: (torch.ones(2),), 'odd': odd}
+    assert trial.fastest('sum', 0, ways, 1e-3) == 'odd'
+    for _ in range(2):
+        assert trial.run('sum', 0, ways, 1e-3)[0].equal(torch.ones(2))
+    assert len(calls) == 2
+
+
+def test_nothing_is_timed_where_results_must_repeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prefer(monkeypatch, 'quick')
+    ways: Any = {
+        name: lambda: (torch.ones(2),) for name in ('PyTorch', 'quick', 'usual')
+    }
+    monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
+    assert trial.fastest('sum', 0, ways, 1e-3, 'usual') == 'usual'
+    assert trial.fastest('sum', 1, ways, 1e-3) == 'PyTorch'
+    monkeypatch.undo()
+    monkeypatch.setattr(trial, '_captures', lambda: True)
+    # Nothing is known yet, and nothing is kept.
+    assert trial.fastest('sum', 2, ways, 1e-3, 'usual') == 'PyTorch'
+    assert 'sum 2' not in trial.choices()
+
+
+def test_values_that_are_no_numbers_prove_nothing() -> None:
+    bad = torch.full((2,), float('nan'))
+    ways: Any = {'PyTorch': lambda: (bad,), 'other': lambda: (bad,)}
+    assert trial.fastest('sum', 0, ways, 1e-3) == 'PyTorch'
+    assert not trial.choices() and not trial._broken
+
+
+def test_without_triton(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial._load_kernels.cache_clear()
+    x = torch.randn(2, 4, 3, 2, 2, device=DEVICE)
+    try:
+        monkeypatch.setattr(trial, '__package__', 'torchgeo_ekgnet.nowhere')
+        normalize(nn.BatchNorm3d(4).to(DEVICE), x)
+        normalize(nn.BatchNorm3d(4).to(DEVICE), x)
+        assert len(caplog.records) == 1
+        assert 'Triton is not usable here (ModuleNotFoundError' in caplog.text
+        trial._load_kernels.cache_clear()
+        monkeypatch.setenv('TORCHGEO_EKGNET_TRITON', '0')
+        assert not trial.has_kernels(x) and len(caplog.records) == 1
+    finally:
+        trial._load_kernels.cache_clear()
+
+
+def test_a_backward_kernel_that_fails(
+    standing_in: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(3, 4, 5, 2, 3, device=DEVICE, requires_grad=True)
+    norm = nn.BatchNorm3d(4).to(DEVICE)
+    y = normalize(norm, x, nn.ReLU())
+
+    def fail(*args: Any) -> Any:
+        raise RuntimeError('out of resources')
+
+    monkeypatch.setattr(standing_in, 'norm_backward', fail)
+    seen = torch.randn_like(y)
+    (found,) = torch.autograd.grad(y, x, seen)
+    (expected,) = torch.autograd.grad(F.relu(nn.BatchNorm3d(4).to(DEVICE)(x)), x, seen)
+    torch.testing.assert_close(found, expected)
+    normalize(norm, x)
+    assert not set(trial.choices().values()) - {'PyTorch'}
+
+
+@cuda
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ('channels', 'size'), [(8, (8, 100, 8)), (16, (4, 50, 4)), (32, (2, 25, 2))]
+)
+def test_all_ways_run_on_a_card(
+    channels: int, size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    x = torch.randn(80, 4 * channels, *size, device=DEVICE, dtype=dtype)
+    weight = torch.randn(
+        channels, channels, 3, 3, 3, device=DEVICE, dtype=dtype, requires_grad=True
+    )
+    y = normalize(
+        nn.BatchNorm3d(4 * channels).to(DEVICE), x.requires_grad_(), nn.ReLU()
+    )
+    grouped_conv3d(y, weight, padding=1, groups=4).square().sum().backward()
+    assert not trial._broken and len(trial.choices()) == 4

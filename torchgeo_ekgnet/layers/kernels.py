@@ -1,0 +1,484 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+# Triton's compiler gives arguments of kernels their types.
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+
+"""Kernels for GPUs, written in Triton; import it only where Triton is.
+
+Maps are (B, C, positions) in memory, one sample's channel after the other. Sums over a
+batch go in two stages without atomics: results do not depend on which program ends
+first. Offsets are of 64 bits, sums of float32. What depends on the size of a batch does
+not make a kernel compile anew.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ['conv_forward', 'conv_weight_gradient', 'norm_backward', 'norm_forward']
+
+_BATCH = ['batch', 'tiles']
+
+# --------------------------------------------------------------------------------------
+# Batch normalization and ReLU
+
+
+@triton.jit
+def _tile(batch, channels, positions, tile, channel, BLOCK_B, BLOCK_P):
+    """Offsets of a tile of one channel, and which of them are inside."""
+    across = tl.cdiv(positions, BLOCK_P)
+    rows = (tile // across) * BLOCK_B + tl.arange(0, BLOCK_B)
+    columns = (tile % across) * BLOCK_P + tl.arange(0, BLOCK_P)
+    inside = (rows < batch)[:, None] & (columns < positions)[None, :]
+    starts = (rows.to(tl.int64) * channels + channel) * positions
+    return starts[:, None] + columns[None, :], inside
+
+
+@triton.jit
+def _values_in(tile, batch, positions, BLOCK_B, BLOCK_P):
+    """Count the values of tiles, as floating point."""
+    across = tl.cdiv(positions, BLOCK_P)
+    rows = tl.minimum(batch - (tile // across) * BLOCK_B, BLOCK_B)
+    columns = tl.minimum(positions - (tile % across) * BLOCK_P, BLOCK_P)
+    return (rows * columns).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=_BATCH)
+def _moments(
+    x, means, squares, batch, channels, positions, tiles,
+    BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Mean of a tile of one channel, and squares of deviations from it."""
+    tile, channel = tl.program_id(0), tl.program_id(1)
+    places, inside = _tile(batch, channels, positions, tile, channel, BLOCK_B, BLOCK_P)
+    values = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.sum(tl.sum(values, 1), 0) / _values_in(
+        tile, batch, positions, BLOCK_B, BLOCK_P
+    )
+    deviations = tl.where(inside, values - mean, 0.0)
+    tl.store(means + channel * tiles + tile, mean)
+    tl.store(
+        squares + channel * tiles + tile, tl.sum(tl.sum(deviations * deviations, 1), 0)
+    )
+
+
+@triton.jit
+def _joined_moments(
+    means, squares, channel, batch, positions, tiles, count,
+    BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """Mean and variance of a channel from those of its tiles (Chan et al. 1979)."""
+    total = tl.zeros([BLOCK_T], tl.float32)
+    for start in range(0, tiles, BLOCK_T):
+        tile = start + tl.arange(0, BLOCK_T)
+        there = tile < tiles
+        number = _values_in(tile, batch, positions, BLOCK_B, BLOCK_P)
+        mean = tl.load(means + channel * tiles + tile, mask=there, other=0.0)
+        total += tl.where(there, number * mean, 0.0)
+    whole = tl.sum(total, 0) / count
+    total = tl.zeros([BLOCK_T], tl.float32)
+    for start in range(0, tiles, BLOCK_T):
+        tile = start + tl.arange(0, BLOCK_T)
+        there = tile < tiles
+        number = _values_in(tile, batch, positions, BLOCK_B, BLOCK_P)
+        mean = tl.load(means + channel * tiles + tile, mask=there, other=0.0)
+        square = tl.load(squares + channel * tiles + tile, mask=there, other=0.0)
+        apart = mean - whole
+        total += tl.where(there, square + number * apart * apart, 0.0)
+    return whole, tl.sum(total, 0) / count
+
+
+@triton.jit(do_not_specialize=_BATCH)
+def _normalize(
+    x, y, means, squares, weight, bias, mean, inverse, running_mean, running_var,
+    batch, channels, positions, tiles, count, eps, share, unbiased,
+    BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr,
+    RELU: tl.constexpr,
+):  # fmt: skip
+    """Normalize a tile; the first of a channel keeps the statistics."""
+    tile, channel = tl.program_id(0), tl.program_id(1)
+    whole, variance = _joined_moments(
+        means, squares, channel, batch, positions, tiles, count,
+        BLOCK_B, BLOCK_P, BLOCK_T,
+    )  # fmt: skip
+    rest = 1.0 / tl.sqrt(variance + eps)
+    if tile == 0:
+        tl.store(mean + channel, whole)
+        tl.store(inverse + channel, rest)
+        old = tl.load(running_mean + channel)
+        tl.store(running_mean + channel, old + share * (whole - old))
+        old = tl.load(running_var + channel)
+        tl.store(running_var + channel, old + share * (variance * unbiased - old))
+    scale, shift = tl.load(weight + channel) * rest, tl.load(bias + channel)
+    places, inside = _tile(batch, channels, positions, tile, channel, BLOCK_B, BLOCK_P)
+    values = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
+    values = (values - whole) * scale + shift
+    if RELU:
+        values = tl.where(values < 0.0, 0.0, values)  # NaN stays NaN
+    tl.store(y + places, values.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gradient_there(
+    grad, x, weight, bias, mean, inverse, places, inside, channel, RELU: tl.constexpr
+):
+    """Normalized values and the gradient behind the ReLU."""
+    values = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
+    gradient = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
+    rest = tl.load(inverse + channel)
+    apart = values - tl.load(mean + channel)
+    scale = tl.load(weight + channel) * rest
+    if RELU:
+        kept = apart * scale + tl.load(bias + channel) > 0.0
+        gradient = tl.where(kept, gradient, 0.0)
+    return tl.where(inside, apart * rest, 0.0), gradient, scale
+
+
+@triton.jit(do_not_specialize=_BATCH)
+def _gradient_sums(
+    grad, x, weight, bias, mean, inverse, sums, products,
+    batch, channels, positions, tiles,
+    BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, RELU: tl.constexpr,
+):  # fmt: skip
+    """Sums of the gradient, and of its products with normalized values, of a tile."""
+    tile, channel = tl.program_id(0), tl.program_id(1)
+    places, inside = _tile(batch, channels, positions, tile, channel, BLOCK_B, BLOCK_P)
+    normed, gradient, _ = _gradient_there(
+        grad, x, weight, bias, mean, inverse, places, inside, channel, RELU
+    )
+    tl.store(sums + channel * tiles + tile, tl.sum(tl.sum(gradient, 1), 0))
+    tl.store(products + channel * tiles + tile, tl.sum(tl.sum(gradient * normed, 1), 0))
+
+
+@triton.jit(do_not_specialize=_BATCH)
+def _gradient_of_input(
+    grad, x, weight, bias, mean, inverse, sums, products, gx, gw, gb,
+    batch, channels, positions, tiles, count,
+    BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr,
+    RELU: tl.constexpr,
+):  # fmt: skip
+    """Gradient of a tile; the first of a channel writes those of its parameters."""
+    tile, channel = tl.program_id(0), tl.program_id(1)
+    total = tl.zeros([BLOCK_T], tl.float32)
+    along = tl.zeros([BLOCK_T], tl.float32)
+    for start in range(0, tiles, BLOCK_T):
+        other = start + tl.arange(0, BLOCK_T)
+        there = other < tiles
+        total += tl.load(sums + channel * tiles + other, mask=there, other=0.0)
+        along += tl.load(products + channel * tiles + other, mask=there, other=0.0)
+    whole, product = tl.sum(total, 0), tl.sum(along, 0)
+    if tile == 0:
+        tl.store(gb + channel, whole)
+        tl.store(gw + channel, product)
+    places, inside = _tile(batch, channels, positions, tile, channel, BLOCK_B, BLOCK_P)
+    normed, gradient, scale = _gradient_there(
+        grad, x, weight, bias, mean, inverse, places, inside, channel, RELU
+    )
+    gradient = scale * (gradient - whole / count - normed * (product / count))
+    tl.store(gx + places, gradient.to(gx.dtype.element_ty), mask=inside)
+
+
+class _Tiling(NamedTuple):
+    """How the values of a channel are cut."""
+
+    batch: int
+    channels: int
+    positions: int
+    block_b: int
+    block_p: int
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles of a channel."""
+        down = triton.cdiv(self.batch, self.block_b)
+        return int(down * triton.cdiv(self.positions, self.block_p))
+
+    @property
+    def values(self) -> float:
+        """Number of values of a channel."""
+        return float(self.batch * self.positions)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Programs: a tile each."""
+        return self.tiles, self.channels
+
+    @property
+    def warps(self) -> int:
+        """Warps of a program: 16 or 32 values a thread."""
+        return 8 if self.block_b * self.block_p > 2048 else 4
+
+
+_LONGEST, _TILE, _TILES_AT_ONCE = 8192, 4096, 128
+
+
+def _tiling(x: Tensor) -> _Tiling:
+    """Cut maps so that a program has some thousand values, of several samples."""
+    batch, channels = x.shape[:2]
+    positions = x.numel() // (batch * channels)
+    block_p = min(triton.next_power_of_2(positions), _LONGEST)
+    return _Tiling(batch, channels, positions, max(1, _TILE // block_p), block_p)
+
+
+def norm_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    share: float,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize a training batch, and update running statistics.
+
+    Args:
+        x: Contiguous maps (B, C, ...), not empty.
+        weight: Scales (C).
+        bias: Shifts (C).
+        running_mean: Running means (C), changed in place.
+        running_var: Running variances (C), changed in place.
+        share: By how much the batch moves them.
+        eps: What is added to the variance.
+        relu: Whether a ReLU follows.
+
+    Returns:
+        Maps like ``x``, means (C) and inverse deviations (C) of the batch.
+    """
+    tiling = _tiling(x)
+    size = tiling.batch, tiling.channels, tiling.positions, tiling.tiles
+    blocks = {'BLOCK_B': tiling.block_b, 'BLOCK_P': tiling.block_p}
+    means, squares = torch.empty(
+        2, tiling.channels, tiling.tiles, dtype=torch.float32, device=x.device
+    )
+    mean, inverse = torch.empty(
+        2, tiling.channels, dtype=torch.float32, device=x.device
+    )
+    y = torch.empty_like(x)
+    _moments[tiling.grid](x, means, squares, *size, **blocks, num_warps=tiling.warps)
+    unbiased = tiling.values / max(tiling.values - 1.0, 1.0)
+    _normalize[tiling.grid](
+        x, y, means, squares, weight, bias, mean, inverse, running_mean, running_var,
+        *size, tiling.values, eps, share, unbiased,
+        **blocks, BLOCK_T=_TILES_AT_ONCE, RELU=relu, num_warps=tiling.warps,
+    )  # fmt: skip
+    return y, mean, inverse
+
+
+def norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate :func:`norm_forward`.
+
+    Args:
+        grad: Gradient of its output, contiguous.
+        x: Its input.
+        weight: Scales (C).
+        bias: Shifts (C).
+        mean: Means of the batch (C).
+        inverse: Inverse deviations of the batch (C).
+        relu: Whether a ReLU follows.
+
+    Returns:
+        Gradients of input, scales and shifts.
+    """
+    tiling = _tiling(x)
+    size = tiling.batch, tiling.channels, tiling.positions, tiling.tiles
+    blocks = {'BLOCK_B': tiling.block_b, 'BLOCK_P': tiling.block_p, 'RELU': relu}
+    sums, products = torch.empty(
+        2, tiling.channels, tiling.tiles, dtype=torch.float32, device=x.device
+    )
+    gx, gw, gb = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+    known = grad, x, weight, bias, mean, inverse, sums, products
+    _gradient_sums[tiling.grid](*known, *size, **blocks, num_warps=tiling.warps)
+    _gradient_of_input[tiling.grid](
+        *known, gx, gw, gb, *size, tiling.values,
+        **blocks, BLOCK_T=_TILES_AT_ONCE, num_warps=tiling.warps,
+    )  # fmt: skip
+    return gx, gw, gb
+
+
+# --------------------------------------------------------------------------------------
+# Convolution with static kernels of 3x3x3 positions, stride 1, one zero around the maps
+
+
+@triton.jit
+def _neighbours(place, rows, columns, depths, first, second, third):
+    """Say which positions have a neighbour inside the map, and how far it is."""
+    one = place // (columns * depths)
+    two = (place // depths) % columns
+    three = place % depths
+    inside = (one + first >= 0) & (one + first < rows)
+    inside &= (two + second >= 0) & (two + second < columns)
+    inside &= (three + third >= 0) & (three + third < depths)
+    return inside, (first * columns + second) * depths + third
+
+
+@triton.jit(do_not_specialize=['total'])
+def _conv(
+    x, kernels, y, total, channels, outputs, rows, columns, depths,
+    BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Convolve some positions: kernels (27, channels, outputs) without groups."""
+    positions = rows * columns * depths
+    at = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    place = at % positions
+    sample = (at // positions).to(tl.int64)
+    out = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    values = tl.zeros([BLOCK_O, BLOCK_N], tl.float32)
+    for tap in range(27):
+        inside, shift = _neighbours(
+            place, rows, columns, depths, tap // 9 - 1, (tap // 3) % 3 - 1, tap % 3 - 1
+        )
+        inside &= at < total
+        for start in range(0, channels, BLOCK_I):
+            channel = start + tl.arange(0, BLOCK_I)
+            there = channel < channels
+            maps = tl.load(
+                x
+                + (sample * channels)[None, :] * positions
+                + channel[:, None] * positions
+                + (place + shift)[None, :],
+                mask=there[:, None] & inside[None, :],
+                other=0.0,
+            )
+            kernel = tl.load(
+                kernels + (tap * channels + channel)[None, :] * outputs + out[:, None],
+                mask=there[None, :] & (out < outputs)[:, None],
+                other=0.0,
+            )
+            values = tl.dot(kernel, maps, values, input_precision=PRECISION)
+    tl.store(
+        y
+        + (sample * outputs)[None, :] * positions
+        + out[:, None] * positions
+        + place[None, :],
+        values.to(y.dtype.element_ty),
+        mask=(out < outputs)[:, None] & (at < total)[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=['total', 'share'])
+def _conv_weight(
+    grad, x, partial, total, share, channels, outputs, rows, columns, depths,
+    BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradient of one of 27 kernel elements, summed over a share of the positions."""
+    piece, tap = tl.program_id(0), tl.program_id(1)
+    blocks = tl.cdiv(channels, BLOCK_I)
+    channel = (tl.program_id(2) % blocks) * BLOCK_I + tl.arange(0, BLOCK_I)
+    out = (tl.program_id(2) // blocks) * BLOCK_O + tl.arange(0, BLOCK_O)
+    positions = rows * columns * depths
+    there, wanted = channel < channels, out < outputs
+    values = tl.zeros([BLOCK_O, BLOCK_I], tl.float32)
+    for start in range(0, share, BLOCK_N):
+        at = piece * share + start + tl.arange(0, BLOCK_N)
+        place = at % positions
+        sample = (at // positions).to(tl.int64)
+        inside, shift = _neighbours(
+            place, rows, columns, depths, tap // 9 - 1, (tap // 3) % 3 - 1, tap % 3 - 1
+        )
+        inside &= at < total
+        gradient = tl.load(
+            grad
+            + (sample * outputs)[None, :] * positions
+            + out[:, None] * positions
+            + place[None, :],
+            mask=wanted[:, None] & inside[None, :],
+            other=0.0,
+        )
+        maps = tl.load(
+            x
+            + (sample * channels)[None, :] * positions
+            + channel[:, None] * positions
+            + (place + shift)[None, :],
+            mask=there[:, None] & inside[None, :],
+            other=0.0,
+        )
+        # Threads read along positions, which the compiler cannot know of a transpose.
+        values = tl.dot(gradient, tl.trans(maps), values, input_precision=PRECISION)
+    tl.store(
+        partial
+        + (piece.to(tl.int64) * 27 + tap) * outputs * channels
+        + out[:, None] * channels
+        + channel[None, :],
+        values,
+        mask=wanted[:, None] & there[None, :],
+    )
+
+
+def _dot_block(channels: int, most: int) -> int:
+    """Channels of a block of a product, which has at least 16 of them."""
+    return int(min(max(triton.next_power_of_2(channels), 16), most))
+
+
+def _precision(x: Tensor) -> str:
+    """How products round float32."""
+    if x.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
+        return 'ieee'
+    return 'tf32'
+
+
+def conv_forward(x: Tensor, kernels: Tensor) -> Tensor:
+    """Convolve with 3x3x3 kernels, stride 1, zeros around the maps.
+
+    Args:
+        x: Contiguous maps (B, Cin, D, H, W), not empty.
+        kernels: Kernels without groups, (27, Cin, Cout), contiguous.
+
+    Returns:
+        Maps (B, Cout, D, H, W).
+    """
+    batch, channels, *size = x.shape
+    outputs = kernels.shape[2]
+    y = x.new_empty(batch, outputs, *size)
+    total = y.numel() // outputs
+    block_o = _dot_block(outputs, 64)
+    block_n = 128 if total >= 1 << 17 else 64
+    _conv[(triton.cdiv(total, block_n), triton.cdiv(outputs, block_o))](
+        x, kernels, y, total, channels, outputs, *size,
+        BLOCK_N=block_n, BLOCK_I=_dot_block(channels, 32), BLOCK_O=block_o,
+        PRECISION=_precision(x), num_warps=4, num_stages=2,
+    )  # fmt: skip
+    return y
+
+
+def conv_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Differentiate :func:`conv_forward` with respect to its kernels.
+
+    Args:
+        grad: Gradient of its output, contiguous.
+        x: Its input.
+
+    Returns:
+        Gradient in float32, (27, Cout, Cin).
+    """
+    channels, outputs = x.shape[1], grad.shape[1]
+    total, size = grad.numel() // outputs, grad.shape[2:]
+    block_i, block_o, block_n = _dot_block(channels, 32), _dot_block(outputs, 32), 64
+    blocks = triton.cdiv(channels, block_i) * triton.cdiv(outputs, block_o)
+    # About eight programs a multiprocessor; a share is a whole number of blocks.
+    pieces = max(1, min(1024 // (27 * blocks), triton.cdiv(total, 4 * block_n)))
+    share = triton.cdiv(triton.cdiv(total, pieces), block_n) * block_n
+    pieces = triton.cdiv(total, share)
+    partial = torch.empty(
+        pieces, 27, outputs, channels, dtype=torch.float32, device=x.device
+    )
+    _conv_weight[(pieces, 27, blocks)](
+        grad, x, partial, total, share, channels, outputs, *size,
+        BLOCK_N=block_n, BLOCK_I=block_i, BLOCK_O=block_o,
+        PRECISION=_precision(x), num_warps=4, num_stages=2,
+    )  # fmt: skip
+    return partial.sum(0)

@@ -1,0 +1,247 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Of several ways to compute the same on a GPU, the one that is fastest on this one.
+
+What is asked for first is computed in every way, once for each geometry and type. A way
+that fails, or whose values differ from PyTorch's, is never taken again, which one line
+of the log says; the others are timed. While a graph is captured, and where
+deterministic algorithms are asked for, nothing is timed.
+"""
+
+import functools
+import importlib
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import ModuleType
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ['applies', 'choices', 'fastest', 'give_up', 'has_kernels', 'kernels', 'run']
+
+#: Kinds of devices for which ways are tried.
+DEVICES: tuple[str, ...] = ('cuda',)
+
+#: What another way must spare to be taken in place of the preferred one.
+GAIN = 0.1
+
+_REPEATS = 5
+
+# Cycles, some milliseconds, for which the device waits before it is timed.
+_WAIT = 10_000_000
+
+T = TypeVar('T')
+Values = Sequence[Tensor]
+Ways = Mapping[str, Callable[[], Values]]
+
+_log = logging.getLogger(__name__)
+_chosen: dict[tuple[str, Hashable], str] = {}
+_broken: set[tuple[str, str]] = set()
+_lock = threading.RLock()
+
+
+def choices() -> dict[str, str]:
+    """Tell which ways were taken so far, by what is computed and its geometry."""
+    return {f'{name} {key}': way for (name, key), way in _chosen.items()}
+
+
+@functools.cache
+def _load_kernels() -> ModuleType | None:
+    """Import the kernels; None, and a line of the log, where that is not possible."""
+    if os.environ.get('TORCHGEO_EKGNET_TRITON') == '0':
+        return None
+    try:
+        return importlib.import_module('.kernels', __package__)
+    except Exception as error:  # noqa: BLE001 (whatever a broken installation raises)
+        _log.warning(
+            "kernels: Triton is not usable here (%s); PyTorch's own run", _line(error)
+        )
+        return None
+
+
+def applies(x: Tensor) -> bool:
+    """Whether ways are tried for maps like these: real ones on a GPU."""
+    return x.device.type in DEVICES and type(x) in (Tensor, torch.nn.Parameter)
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether there are kernels for maps like these."""
+    return applies(x) and _load_kernels() is not None
+
+
+def kernels() -> ModuleType:
+    """Return the module of kernels."""
+    found = _load_kernels()
+    assert found is not None
+    return found
+
+
+def give_up(name: str, way: str, reason: object) -> None:
+    """Never take a way again.
+
+    Args:
+        name: What is computed.
+        way: The way.
+        reason: An error, or a text.
+    """
+    with _lock:
+        if (name, way) in _broken:
+            return
+        _broken.add((name, way))
+        for key in [key for key, taken in _chosen.items() if taken == way]:
+            if key[0] == name:
+                del _chosen[key]
+    text = _line(reason) if isinstance(reason, Exception) else reason
+    _log.warning("%s: %s is not usable here (%s); PyTorch's own runs", name, way, text)
+
+
+def attempt(name: str, way: str, compute: Callable[[], T]) -> T | None:
+    """Compute in a way; give it up, and return None, if it raises anything.
+
+    Args:
+        name: What is computed.
+        way: The way.
+        compute: What computes.
+
+    Returns:
+        What it returns.
+    """
+    try:
+        return compute()
+    except Exception as error:  # noqa: BLE001 (whatever compilers and drivers raise)
+        give_up(name, way, error)
+        return None
+
+
+def fastest(
+    name: str, key: Hashable, ways: Ways, tolerance: float, preferred: str | None = None
+) -> str:
+    """Choose a way.
+
+    Args:
+        name: What is computed.
+        key: What the choice holds for.
+        ways: Ways by name, without side effects; the first is PyTorch's own.
+        tolerance: By how much another may differ, as a share of the largest value.
+        preferred: What is taken where nothing is timed, or nothing faster by
+            :data:`GAIN`; the first by default.
+
+    Returns:
+        The name of a way that was seen to work, or of the first.
+    """
+    found = _chosen.get((name, key))
+    if found is not None:
+        return found
+    first = next(iter(ways))
+    if _captures():
+        return first
+    with _lock:
+        expected = [value.detach().float() for value in ways[first]()]
+        if not all(bool(value.isfinite().all()) for value in expected):
+            return first
+        good = [first]
+        for way in list(ways)[1:]:
+            if (name, way) not in _broken and _agrees(
+                name, way, ways[way], expected, tolerance
+            ):
+                good.append(way)
+        del expected
+        taken = preferred if preferred in good else first
+        if len(good) > 1 and not torch.are_deterministic_algorithms_enabled():
+            times = _times(ways, good)
+            best = min(times, key=lambda way: times[way])
+            if times[best] < (1 - GAIN) * times[taken]:
+                taken = best
+            _log.info('%s %s: %s of %s', name, key, taken, times)
+        _chosen[name, key] = taken
+    return taken
+
+
+def run(
+    name: str, key: Hashable, ways: Ways, tolerance: float, preferred: str | None = None
+) -> Values:
+    """Compute in the fastest way; in PyTorch's own if that fails.
+
+    Args:
+        name: What is computed.
+        key: What the choice holds for.
+        ways: Ways by name, without side effects; the first is PyTorch's own.
+        tolerance: See :func:`fastest`.
+        preferred: See :func:`fastest`.
+
+    Returns:
+        The values.
+    """
+    way, first = fastest(name, key, ways, tolerance, preferred), next(iter(ways))
+    found = None if way == first else attempt(name, way, ways[way])
+    return ways[first]() if found is None else found
+
+
+def _captures() -> bool:
+    """Whether a graph is captured, in which nothing may be timed or compared."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def _agrees(
+    name: str,
+    way: str,
+    compute: Callable[[], Values],
+    expected: Values,
+    tolerance: float,
+) -> bool:
+    """Whether a way runs and gives what is expected; gives it up otherwise."""
+    found = attempt(name, way, lambda: _gap(compute(), expected))
+    if found is not None and not found <= tolerance:
+        give_up(name, way, f'its values differ by {found:.2g}')
+    return found is not None and found <= tolerance
+
+
+def _gap(values: Values, expected: Values) -> float:
+    """Largest difference, as a share of the largest expected value."""
+    gap = 0.0
+    for value, right in zip(values, expected, strict=True):
+        apart = (value.detach().float() - right).abs().max()
+        share = float(apart / right.abs().max().clamp_min(1e-20))
+        if math.isnan(share):
+            return share
+        gap = max(gap, share)
+    return gap
+
+
+def _times(ways: Ways, good: Sequence[str]) -> dict[str, float]:
+    """Time ways."""
+    return {way: _seconds(ways[way]) for way in good}
+
+
+def _seconds(compute: Callable[[], Values]) -> float:
+    """Time some calls."""
+    device = compute()[0].device
+    best = float('inf')
+    for _ in range(2):
+        if device.type == 'cuda':
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            # Meanwhile the host queues all calls: graphs do not wait for it either.
+            torch.cuda._sleep(_WAIT)
+            begin.record()
+            for _ in range(_REPEATS):
+                compute()
+            end.record()
+            end.synchronize()
+            spent = begin.elapsed_time(end) / 1000
+        else:
+            start = time.perf_counter()
+            compute()
+            spent = time.perf_counter() - start
+        best = min(best, spent)
+    return best
+
+
+def _line(error: object) -> str:
+    """Put an error into a line."""
+    return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'

@@ -1,0 +1,369 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Static convolutions on a GPU: each pass in the way that this card does fastest.
+
+cuDNN's kernels for thin groups are slow, some of them a hundred times slower than the
+memory; which ones depends on type, geometry, pass and card. So forward pass and both
+gradients choose for themselves (:mod:`.trial`) among
+
+``'grouped'``
+    PyTorch's own.
+``'dense'``
+    One kernel without groups, zeros off its diagonal blocks, in the order channels-last.
+``'triton'``
+    The same without another order of the maps, by kernels of this package.
+``'columns'``
+    For few inputs (the stem): neighbourhoods as columns, then one matrix product.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import trial
+from .derivatives import composed_gradients, differentiated_again
+from .geometry import Geometry
+from .rule import dense_passes, forward_mode, traced
+
+__all__ = ['dense_conv3d', 'tuned_conv3d', 'tunes']
+
+_NAME = 'convolution'
+
+# How far passes may be from each other, as a share of the largest value; TF32 has the
+# digits of float16.
+_CLOSE = {torch.float32: 5e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+
+#: Values of a neighbourhood up to which columns are tried.
+_FEW_VALUES = 32
+
+#: Groups that one kernel without groups may join; a batch of them would be enormous.
+_MOST_GROUPS = 8
+
+#: Positions of a batch up to which kernels of ours count them in 32 bits.
+_MOST = 1 << 30
+
+
+def _type_of(x: Tensor) -> torch.dtype:
+    """Type in which a convolution computes."""
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if autocast else x.dtype
+
+
+def _has_one_ring(geometry: Geometry) -> bool:
+    """Whether kernels are 3x3x3, stride 1, with one zero around the maps."""
+    return (
+        geometry.kernel == (3, 3, 3)
+        and geometry.stride == geometry.padding == geometry.dilation == (1, 1, 1)
+    )  # fmt: skip
+
+
+def _uses_columns(weight: Tensor, geometry: Geometry) -> bool:
+    """Whether neighbourhoods are small enough to be laid out as columns."""
+    few = 1 < weight[0].numel() <= _FEW_VALUES
+    return few and geometry.groups == 1 and geometry.dilation == (1, 1, 1)
+
+
+def tunes(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> bool:
+    """Whether :func:`tuned_conv3d` computes a convolution.
+
+    Args:
+        x: Maps (B, Cin, D, H, W).
+        weight: Kernels (Cout, Cin/groups, kD, kH, kW).
+        bias: Biases.
+        geometry: Strides and so on.
+
+    Returns:
+        True on a GPU for thin groups of 3x3x3 kernels and for stems of few inputs,
+        where PyTorch need not see the operations.
+    """
+    if not trial.applies(x) or traced() or x.numel() == 0:
+        return False
+    given = [t for t in (x, weight, bias) if t is not None]
+    if forward_mode(*given) or _type_of(x) not in _CLOSE:
+        return False
+    thin = 1 < geometry.groups <= _MOST_GROUPS and _has_one_ring(geometry)
+    return thin or _uses_columns(weight, geometry)
+
+
+def _blocks(weight: Tensor, groups: int) -> Tensor:
+    """Make kernels without groups; zeros stand between channels of different groups."""
+    mask = torch.eye(groups, dtype=weight.dtype, device=weight.device)
+    kernels = weight.unflatten(0, (groups, -1)).unsqueeze(2)
+    kernels = kernels * mask[:, None, :, None, None, None, None]
+    return cast(Tensor, kernels.flatten(2, 3).flatten(0, 1))
+
+
+def _diagonal(kernels: Tensor, groups: int) -> Tensor:
+    """Take what :func:`_blocks` has laid out apart again."""
+    parted = kernels.unflatten(1, (groups, -1)).unflatten(0, (groups, -1))
+    return cast(Tensor, parted.diagonal(dim1=0, dim2=2).movedim(-1, 0).flatten(0, 1))
+
+
+def dense_conv3d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Convolve without groups, in the order channels-last.
+
+    Args:
+        x: Maps (B, Cin, D, H, W).
+        weight: Kernels (Cout, Cin/groups, kD, kH, kW).
+        bias: Biases.
+        geometry: Strides and so on.
+
+    Returns:
+        Contiguous maps.
+    """
+    y = F.conv3d(
+        x.contiguous(memory_format=torch.channels_last_3d),
+        _blocks(weight, geometry.groups),
+        bias,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+    )
+    return y.contiguous()
+
+
+def _plain(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Convolve as PyTorch does."""
+    return F.conv3d(
+        x,
+        weight,
+        None,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        geometry.groups,
+    )
+
+
+def _gradient(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: list[bool]
+) -> list[Tensor | None]:
+    """Differentiate a convolution as PyTorch does."""
+    return list(
+        torch.ops.aten.convolution_backward(
+            grad,
+            x,
+            weight,
+            None,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            False,
+            (0, 0, 0),
+            geometry.groups,
+            [*wanted, False],
+        )
+    )
+
+
+def _dense_gradient(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_weight: bool
+) -> Tensor:
+    """Differentiate :func:`dense_conv3d` with respect to kernels or maps."""
+    order = torch.channels_last_3d
+    kernels = _blocks(weight, geometry.groups).contiguous(memory_format=order)
+    if of_weight:  # the gradient of the maps asks for their shape alone
+        x = x.contiguous(memory_format=order)
+    found = _gradient(
+        grad.contiguous(memory_format=order),
+        x,
+        kernels,
+        geometry._replace(groups=1),
+        [not of_weight, of_weight],
+    )
+    if of_weight:
+        return _diagonal(cast(Tensor, found[1]), geometry.groups).contiguous()
+    return cast(Tensor, found[0]).contiguous()
+
+
+def _taps(kernels: Tensor) -> Tensor:
+    """Lay kernels (Cout, Cin, 3, 3, 3) out as (27, Cin, Cout)."""
+    return kernels.flatten(2).permute(2, 1, 0).contiguous()
+
+
+def _triton_forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Convolve with kernels of ours."""
+    taps = _taps(_blocks(weight, geometry.groups))
+    return cast(Tensor, trial.kernels().conv_forward(x, taps))
+
+
+def _triton_of_maps(grad: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Differentiate with respect to maps: a convolution with turned kernels."""
+    turned = _blocks(weight, geometry.groups).flip(2, 3, 4).transpose(0, 1)
+    return cast(Tensor, trial.kernels().conv_forward(grad, _taps(turned)))
+
+
+def _triton_of_kernels(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
+) -> Tensor:
+    """Differentiate with respect to kernels."""
+    found = trial.kernels().conv_weight_gradient(grad, x)
+    kernels = found.permute(1, 2, 0).unflatten(2, (3, 3, 3)).to(weight.dtype)
+    return _diagonal(kernels, geometry.groups).contiguous()
+
+
+def _columns(x: Tensor, geometry: Geometry) -> Tensor:
+    """Lay neighbourhoods out: (B, Cin * kD * kH * kW, D' * H' * W')."""
+    depth, rows, cols = geometry.padding
+    x = F.pad(x, (cols, cols, rows, rows, depth, depth))
+    for axis in range(3):
+        x = x.unfold(2 + axis, geometry.kernel[axis], geometry.stride[axis])
+    return x.permute(0, 1, 5, 6, 7, 2, 3, 4).flatten(5).flatten(1, 4)
+
+
+def _columns_forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Convolve with a matrix product."""
+    y = weight.flatten(1) @ _columns(x, geometry)
+    return cast(Tensor, y.unflatten(2, geometry.output_size(x.shape[2:])))
+
+
+def _columns_of_kernels(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
+) -> Tensor:
+    """Differentiate :func:`_columns_forward` with respect to kernels."""
+    columns = _columns(x, geometry).transpose(1, 2)
+    found = (grad.flatten(2) @ columns).float().sum(0)
+    return found.to(weight.dtype).view_as(weight)
+
+
+class _TunedConv(torch.autograd.Function):
+    """A static convolution without biases."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        geometry: Geometry,
+    ) -> Tensor:
+        """Convolve; maps and kernels are of one type."""
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry  # type: ignore[attr-defined]
+        ways: dict[str, Callable[[], Tensor]] = {
+            'grouped': lambda: _plain(x, weight, geometry).contiguous()
+        }
+        if geometry.groups > 1:
+            ways['dense'] = lambda: dense_conv3d(x, weight, None, geometry)
+        if _runs_triton(x, geometry):
+            ways['triton'] = lambda: _triton_forward(x, weight, geometry)
+        if _uses_columns(weight, geometry):
+            ways['columns'] = lambda: _columns_forward(x, weight, geometry)
+        return _choose('forward', ways, x, weight, geometry)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Compute the gradients; differentiable when a graph is asked for."""
+        x, weight = ctx.saved_tensors
+        geometry: Geometry = ctx.geometry
+        wanted = ctx.needs_input_grad[:2]
+        with torch.autocast(grad.device.type, enabled=False):
+            if differentiated_again(grad):
+                gx, gw = composed_gradients(
+                    lambda x, weight: _plain(x, weight, geometry),
+                    (x, weight),
+                    grad,
+                    wanted,
+                )
+                return gx, gw, None
+            grad = grad.contiguous()
+            gx = _of_maps(grad, x, weight, geometry) if wanted[0] else None
+            gw = _of_kernels(grad, x, weight, geometry) if wanted[1] else None
+        return gx, gw, None
+
+
+def _of_maps(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Differentiate with respect to maps."""
+    ways: dict[str, Callable[[], Tensor]] = {
+        'grouped': lambda: cast(
+            Tensor, _gradient(grad, x, weight, geometry, [True, False])[0]
+        )
+    }
+    if geometry.groups > 1:
+        ways['dense'] = lambda: _dense_gradient(grad, x, weight, geometry, False)
+    if _runs_triton(x, geometry):
+        ways['triton'] = lambda: _triton_of_maps(grad, weight, geometry)
+    return _choose('maps', ways, x, weight, geometry)
+
+
+def _of_kernels(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Differentiate with respect to kernels."""
+    ways: dict[str, Callable[[], Tensor]] = {
+        'grouped': lambda: cast(
+            Tensor, _gradient(grad, x, weight, geometry, [False, True])[1]
+        )
+    }
+    if geometry.groups > 1:
+        ways['dense'] = lambda: _dense_gradient(grad, x, weight, geometry, True)
+    if _runs_triton(x, geometry):
+        ways['triton'] = lambda: _triton_of_kernels(grad, x, weight, geometry)
+    if _uses_columns(weight, geometry):
+        ways['columns'] = lambda: _columns_of_kernels(grad, x, weight, geometry)
+    return _choose('kernels', ways, x, weight, geometry)
+
+
+def _runs_triton(x: Tensor, geometry: Geometry) -> bool:
+    """Whether kernels of ours know the geometry and can count the positions."""
+    positions = x.numel() // x.shape[1]
+    return _has_one_ring(geometry) and positions < _MOST and trial.has_kernels(x)
+
+
+def _choose(
+    passed: str,
+    ways: dict[str, Callable[[], Tensor]],
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+) -> Tensor:
+    """Compute a pass in the way that is fastest."""
+    measured = dense_passes(x.dtype, weight, geometry)
+    half = measured == 'both' or (measured == 'forward' and passed == 'forward')
+    key = (
+        passed,
+        tuple(weight.shape),
+        tuple(x.shape[2:]),
+        geometry.stride,
+        x.dtype,
+        torch.backends.cudnn.allow_tf32,
+        x.device.index,
+    )
+    (found,) = trial.run(
+        _NAME,
+        key,
+        {name: _tupled(way) for name, way in ways.items()},
+        _CLOSE[x.dtype],
+        'dense' if half else None,
+    )
+    return found
+
+
+def _tupled(way: Callable[[], Tensor]) -> Callable[[], tuple[Tensor]]:
+    """Let a way return a tuple."""
+    return lambda: (way(),)
+
+
+def tuned_conv3d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Convolve with static kernels in the way that is fastest on this device.
+
+    Args:
+        x: Maps (B, Cin, D, H, W), not empty.
+        weight: Kernels (Cout, Cin/groups, kD, kH, kW).
+        bias: Biases (Cout).
+        geometry: Strides and so on.
+
+    Returns:
+        Maps (B, Cout, D', H', W'), in the type of autocast where there is one.
+    """
+    dtype = _type_of(x)
+    low = x.to(dtype).contiguous(), weight.to(dtype).contiguous()
+    with torch.autocast(x.device.type, enabled=False):
+        y = cast(Tensor, _TunedConv.apply(*low, geometry))
+    return y if bias is None else y + bias.to(dtype)[:, None, None, None]
