@@ -42,6 +42,7 @@ def test_models_are_registered() -> None:
         'ekgnet_large',
         'ekgnet_tiny',
         'ekgnet_spectral',
+        'ekgnet_spatial',
         'ekgnet_base_reference',
         'ekgnet_large_reference',
     } <= set(MODELS)
@@ -215,7 +216,7 @@ def test_global_pool(name: str, pool: str) -> None:
     pooled = model.forward_head(features, pre_logits=True)
     assert pooled.shape[1] == model.head_hidden_size
     if pool == 'avg':
-        torch.testing.assert_close(pooled, features.mean((2, 3)))
+        torch.testing.assert_close(pooled, model.weigh(features).mean((2, 3)))
     if pool == 'max':
         torch.testing.assert_close(pooled, features.amax((2, 3)))
 

@@ -142,6 +142,19 @@ def test_pixelwise_features_are_the_mean_of_those_of_the_pixels(
     assert [info['reduction'] for info in model.feature_info] == [1, 1, 1]
 
 
+def test_without_pooling_each_block_sees_one_pixel_further() -> None:
+    model = small_model('ekgnet_spatial', conv_layer='conv3d')
+    x = small_input('ekgnet_tiny', 2)
+    changed = x.clone()
+    changed[:, :, 0, 0] += 1
+    with torch.no_grad():
+        features = model.forward_features(x)
+        difference = (features - model.forward_features(changed)).abs().amax((0, 1))
+    assert features.shape[2:] == x.shape[2:]
+    assert difference[3, 3] > 0 and not difference[4:].any()
+    assert [info['reduction'] for info in model.feature_info] == [1, 1, 1]
+
+
 def test_recomputed_pixels_have_the_same_gradients() -> None:
     options = {'whole_spectrum': True, 'pixelwise': True, 'centred': True}
     model = small_model('ekgnet_tiny', **options).double()

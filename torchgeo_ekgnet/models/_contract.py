@@ -125,7 +125,7 @@ class SpectralSpatialNet(nn.Module):
     order, ``stem`` (the first registered leaf is a plain ``nn.Conv3d``; weight
     loaders look at it), ``stages`` (an ``nn.ModuleList``, one module a feature level),
     optionally ``norm`` and ``act`` (final normalisation) and ``weigh`` (what happens to
-    the final map before it is pooled), ``feature_info`` (one dict
+    the final map before its mean), ``feature_info`` (one dict
     a stage with ``num_chs``, ``reduction`` along rows and columns, ``module``), and
     calls :meth:`make_head` last. Networks of another shape override the small
     methods :meth:`forward_stem`, :meth:`forward_norm` and :meth:`spectral_mean`.
@@ -469,7 +469,9 @@ class SpectralSpatialNet(nn.Module):
         Returns:
             Logits, (B, num_classes), or pooled features, (B, head_hidden_size).
         """
-        x = self.head_drop(self.global_pool(self.weigh(x)))
+        if self.global_pool.pool_type == 'avg':
+            x = self.weigh(x)
+        x = self.head_drop(self.global_pool(x))
         if pre_logits:
             return x
         logits: Tensor = self.classifier(x)

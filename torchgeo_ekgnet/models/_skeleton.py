@@ -411,6 +411,8 @@ class DenseSkeleton(SpectralSpatialNet):
         pixelwise: Make the 3x3x3 convolutions 1x1x1 and leave out the pooling between
             blocks. Each pixel is classified on its own, with experts of its own, and
             the patch by their mean. With ``whole_spectrum`` only.
+        pooling: Halve the axes between blocks. Without it every block sees all pixels
+            of a patch, which costs time and keeps borders apart.
         centred: Let the pixels in the middle of a patch count most in its mean
             (``global_pool='avg'``): those at the border may be of another class.
         proj_drop_rate: Dropout of the channels that a dense layer adds.
@@ -436,6 +438,7 @@ class DenseSkeleton(SpectralSpatialNet):
         stem_channels: int | None = None,
         whole_spectrum: bool = False,
         pixelwise: bool = False,
+        pooling: bool = True,
         centred: bool = False,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
@@ -472,13 +475,14 @@ class DenseSkeleton(SpectralSpatialNet):
         self.stages = nn.ModuleList()
         self.feature_info = []
         reduction = stride[1]
+        halves = pooling and not pixelwise
         for index, num_layers in enumerate(block_config):
             stage = DenseStage(
                 channels,
                 num_layers,
                 growth_rate * 2**index,
                 bottleneck_layer,
-                index > 0 and not pixelwise,
+                index > 0 and halves,
                 expansion,
                 groups,
                 proj_drop_rate,
@@ -486,7 +490,7 @@ class DenseSkeleton(SpectralSpatialNet):
                 **dd,
             )
             channels = stage.out_channels
-            reduction *= 2 if index and not pixelwise else 1
+            reduction *= 2 if index and halves else 1
             self.stages.append(stage)
             self.feature_info.append(
                 {

@@ -12,8 +12,9 @@ that is annealed. ``ekgnet_base_reference`` and ``ekgnet_large_reference`` compu
 the authors' released program computes and load its checkpoints; that program keeps the
 bands on the last axis, so its kernels are permuted on the way in.
 
-``ekgnet_spectral`` is neither: it is this package's answer to ground that nobody trained
-on, where surroundings that a network remembers do not return.
+``ekgnet_spectral`` and ``ekgnet_spatial`` are neither; they are this package's own. The
+first is for ground that nobody trained on, where surroundings that a network remembers
+do not return, the second for the rest of fields that have labels, where they do.
 """
 
 from collections.abc import Mapping
@@ -256,6 +257,9 @@ default_cfgs = generate_default_cfgs(
         'ekgnet_spectral': spectral_cfg(
             min_input_size=(200, 1, 1), pool_size=(11, 11), **_PAPER
         ),
+        'ekgnet_spatial': spectral_cfg(
+            min_input_size=(200, 3, 3), pool_size=(11, 11), **_PAPER
+        ),
         'ekgnet_base_reference': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
         'ekgnet_large_reference': spectral_cfg(min_input_size=(200, 7, 7), **_PAPER),
     }
@@ -277,6 +281,7 @@ _SPECTRAL: dict[str, Any] = {
     'pixelwise': True,
     'centred': True,
 }
+_SPATIAL: dict[str, Any] = {**_SPECTRAL, 'pixelwise': False, 'pooling': False}
 _REFERENCE: dict[str, Any] = {
     'num_mapping_blocks': 1,
     'mapping_units_per_block': 2,
@@ -316,6 +321,16 @@ def ekgnet_spectral(pretrained: bool = False, **kwargs: Any) -> Any:
     with crops of one pixel (``PatchAugmentation(crop=1)``) and map with whole patches.
     """
     return _create_ekgnet('ekgnet_spectral', pretrained, **{**_SPECTRAL, **kwargs})
+
+
+@register_network(EKGNet)
+def ekgnet_spatial(pretrained: bool = False, **kwargs: Any) -> Any:
+    """EKGNet for the rest of fields that have labels; not a network of the paper.
+
+    :func:`ekgnet_spectral` with kernels over neighbours, and experts by the patch. Train
+    it with whole patches, flipped and turned; it remembers surroundings.
+    """
+    return _create_ekgnet('ekgnet_spatial', pretrained, **{**_SPATIAL, **kwargs})
 
 
 @register_network(EKGNet)
