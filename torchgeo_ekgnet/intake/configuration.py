@@ -140,7 +140,6 @@ def _trainer(advice: Advice, name: str) -> list[str]:
         '  log_every_n_steps: 10',
         '  enable_model_summary: false  # the task says how many parameters there are',
         '  logger: false  # the run folder brings its own: CSV and TensorBoard',
-        '  # On a GPU add, for speed: --trainer.precision bf16-mixed',
         '  callbacks:',
         '    - class_path: torchgeo_ekgnet.callbacks.RunFolder',
         '      init_args:',

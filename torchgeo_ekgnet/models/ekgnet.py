@@ -55,6 +55,10 @@ class EKGNet(DenseSkeleton):
 
     has_experts = True
     static_options = {'conv_layer': 'conv3d'}
+    # ekgnet_large_reference was off by 9 %: its experts are drawn a hundred times larger.
+    bfloat16_names = frozenset(
+        {'ekgnet_base', 'ekgnet_large', 'ekgnet_spectral', 'ekgnet_tiny'}
+    )
 
     def __init__(
         self,
