@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -16,7 +17,9 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from torchgeo_ekgnet.tasks.losses import balanced_weights, mix
+from torchgeo_ekgnet.tasks.networks import doubt_crops
 from torchgeo_ekgnet.tasks.schedules import wave
+from torchgeo_ekgnet.transforms import PatchAugmentation
 
 from .small import BANDS, CLASSES, make_datamodule, make_loader, make_task, make_trainer
 
@@ -217,3 +220,22 @@ class TestRecipe:
         trainer = make_trainer(tmp_path, max_epochs=8)
         trainer.fit(task, make_datamodule())
         assert trainer.callback_metrics['val_OA'] > 0.6
+
+
+@pytest.mark.parametrize(
+    ('name', 'crop', 'doubted'),
+    [
+        ('ekgnet_spatial', 1, True),
+        ('ekgnet_spatial', 3, False),
+        ('ekgnet_spatial', None, False),
+        ('ekgnet_spectral', 1, False),
+    ],
+)
+def test_single_pixels_train_no_kernels_over_neighbours(
+    name: str, crop: int | None, doubted: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    datamodule = make_datamodule(augmentation=PatchAugmentation(crop=crop))
+    doubt_crops(timm.create_model(name, in_chans=BANDS), datamodule)
+    assert [str(w.message)[:33] for w in recwarn] == doubted * [
+        'augmentation: found crop 1 for EK'
+    ]

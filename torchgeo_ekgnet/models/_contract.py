@@ -160,6 +160,10 @@ class SpectralSpatialNet(nn.Module):
     #: in float64; the command line runs them in ``bf16-mixed`` on a GPU.
     bfloat16_names: ClassVar[frozenset[str]] = frozenset()
 
+    #: Whether pixels are classified without their neighbours, so that single ones teach
+    #: all there is to learn.
+    pixelwise: bool = False
+
     #: Ends of parameter names that weight decay must leave alone.
     no_decay_suffixes: tuple[str, ...] = ('raw_temperature', 'residual_weight')
 

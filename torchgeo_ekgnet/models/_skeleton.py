@@ -451,6 +451,7 @@ class DenseSkeleton(SpectralSpatialNet):
         _check_sizes(block_config, growth_rate, groups, channels, stem_stride)
         if pixelwise and not whole_spectrum:
             raise ValueError('pixelwise: found True, expected whole_spectrum=True too')
+        self.pixelwise = pixelwise
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         kernel, stride = tuple(stem_kernel), tuple(stem_stride)
         self.stem: nn.Conv3d

@@ -40,6 +40,7 @@ from .networks import (
     Unbuilt,
     check_model,
     create_network,
+    doubt_crops,
     load_weights,
     needs_img_size,
     num_classes_of,
@@ -507,9 +508,10 @@ class HyperspectralClassificationTask(ClassificationTask):
         self._finish('test')
 
     def on_fit_start(self) -> None:
-        """Say how large the network is."""
+        """Say how large the network is, and what will not train it."""
         count = sum(parameter.numel() for parameter in self.parameters())
         rank_zero_info(f'{self.hparams["model"]}: {count:,} parameters')
+        doubt_crops(self.model, getattr(self.trainer, 'datamodule', None))
 
     def on_train_start(self) -> None:
         """Note that the weights are being trained."""

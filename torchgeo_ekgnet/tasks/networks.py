@@ -192,3 +192,16 @@ def order_classes(network: Any, numbers: Sequence[int | None]) -> None:
             for row, number in enumerate(numbers):
                 if number is not None:
                     value[row] = before[name][number]
+
+
+def doubt_crops(network: nn.Module, datamodule: object) -> None:
+    """Warn where single pixels train a network that has kernels over neighbours."""
+    crop = getattr(getattr(datamodule, 'augmentation', None), 'crop', None)
+    size = getattr(datamodule, 'patch_size', 1)
+    if crop == 1 < size and getattr(network, 'pixelwise', None) is False:
+        rank_zero_warn(
+            f'augmentation: found crop 1 for {type(network).__name__} with kernels over '
+            f'neighbours, which single pixels do not train but patches of {size} x '
+            f'{size} are scored with; expected crop null with flips and turns, or a '
+            'pixelwise network such as ekgnet_spectral'
+        )
