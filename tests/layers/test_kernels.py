@@ -6,9 +6,10 @@
 import copy
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(trial, '_chosen', {})
     monkeypatch.setattr(trial, '_broken', set())
     # Float32 as such, also where there is TF32.
+    monkeypatch.setattr(trial, 'rounds', lambda: (False, False))
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
     yield
 
@@ -101,6 +103,19 @@ def test_convolution_is_exact(kernels: Any) -> None:
     torch.testing.assert_close(found.double(), expected[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('relu', [False, True])
+def test_products_are_exact(kernels: Any, relu: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 40, 3, 5, 2, device=DEVICE)[:, :37]  # part of larger maps
+    mixed = torch.randn(2, 3, 37, device=DEVICE)
+    bias = torch.randn(2, 3, device=DEVICE) if relu else None
+    expected = (mixed.double() @ x.double().flatten(2)).view(2, 3, 3, 5, 2)
+    if bias is not None:
+        expected = F.relu(expected + bias[:, :, None, None, None])
+    found = kernels.products(x, mixed, bias, relu)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 # --------------------------------------------------------------------------------------
 # Layers that use them; a stand-in is quicker than the interpreter
 
@@ -143,6 +158,16 @@ def taps_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return found.flatten(2).permute(2, 0, 1).float()
 
 
+def composed_products(
+    x: Tensor, kernels: Tensor, bias: Tensor | None, relu: bool
+) -> Tensor:
+    """Do what ``products`` does."""
+    assert kernels.is_contiguous() and x[:1].is_contiguous()
+    y = (kernels @ x.flatten(2)).unflatten(2, x.shape[2:])
+    y = y if bias is None else y + bias[:, :, None, None, None]
+    return cast(Tensor, F.relu(y) if relu else y)
+
+
 @pytest.fixture
 def standing_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Take PyTorch's operations for the kernels, and let them be fast."""
@@ -151,6 +176,7 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         norm_backward=composed_backward,
         conv_forward=taps_forward,
         conv_weight_gradient=taps_gradient,
+        products=composed_products,
     )
     monkeypatch.setattr(trial, '_load_kernels', lambda: found)
     prefer(monkeypatch, 'triton')
@@ -257,6 +283,43 @@ def test_ways_of_a_convolution_agree(
     chosen = trial.choices()
     assert [w for key, w in chosen.items() if "'forward'" in key] == [way]
     assert [w for key, w in chosen.items() if "'kernels'" in key] == [way]
+
+
+@pytest.mark.usefixtures('standing_in')
+@pytest.mark.parametrize('autocast', [False, True])
+def test_a_network_computes_what_it_does_without_them(
+    autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network: Any = timm.create_model('ekgnet_tiny', in_chans=40, num_classes=3)
+    network = network.to(DEVICE)
+    x = torch.randn(4, 40, 9, 9, device=DEVICE)
+
+    def run(model: nn.Module) -> tuple[Tensor, ...]:
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
+            logits = model.train()(x)
+        gradients = torch.autograd.grad(
+            logits.float().square().sum(), list(model.parameters())
+        )
+        with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
+            return logits.detach(), model.eval()(x), *gradients
+
+    plain = copy.deepcopy(network)
+    found = run(network)
+    names = {key.split(' (')[0] for key in trial.choices()}
+    assert names == {'batch normalization', 'convolution', 'experts'}
+    monkeypatch.setattr(trial, 'DEVICES', ())
+    expected = run(plain)
+    scale = max(float(value.abs().max()) for value in expected[2:])
+    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+        size = scale if index > 1 else float(other.abs().max())
+        gap = float((one.float() - other.float()).abs().max()) / size
+        assert gap < (0.05 if autocast else 1e-3), index
+    for name, value in plain.named_buffers():
+        close = 0.05 if autocast else 1e-4
+        torch.testing.assert_close(
+            network.get_buffer(name), value, rtol=close, atol=close, msg=name
+        )
 
 
 # --------------------------------------------------------------------------------------

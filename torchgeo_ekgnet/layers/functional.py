@@ -30,12 +30,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import trial
 from .compiled import compiled_conv3d
 from .derivatives import Gradients, composed_gradients, differentiated_again
 from .geometry import Geometry, Size, check_input, geometry_of
 from .rule import (
     STRATEGIES,
     asked_strategy,
+    casts_itself,
     check_strategy,
     choose_conv_strategy,
     choose_expert_strategy,
@@ -43,6 +45,7 @@ from .rule import (
     conv_strategy,
     plain_only,
     traced,
+    type_of,
     unrolls_under_autocast,
 )
 from .tuned import dense_conv3d, tuned_conv3d, tunes
@@ -273,6 +276,13 @@ def _pointwise(
 ) -> Tensor:
     """Multiply each sample's (Cin, D*H*W) matrix by its mixed kernel."""
     stacked = weight.flatten(2)
+    if casts_itself(x, attention, weight, mixed_bias):
+        dtype = type_of(x)
+        low = None if mixed_bias is None else mixed_bias.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return _pointwise(
+                x.to(dtype), attention.to(dtype), weight.to(dtype), low, groups, relu
+            )
     if plain_only(x, attention, weight, mixed_bias):
         y = _products(x, _mix(attention, stacked), mixed_bias, groups)
     elif torch.is_grad_enabled():
@@ -348,6 +358,8 @@ def _mixed_products(
     relu: bool = False,
 ) -> Tensor:
     """Mix kernels and multiply piece by piece; not for autograd."""
+    if trial.has_kernels(x) and groups == 1 and _is_contiguous_inside(x):
+        return _fastest_products(x, attention, stacked, bias, relu)
     if x.device.type != 'cpu' or _is_channels_last(x):
         y = _products(x, _mix(attention, stacked), bias, groups)
         return y.relu_() if relu else y
@@ -391,6 +403,39 @@ def _product_gradients(
         if gb is not None:
             gb[piece] = part.sum((2, 3, 4))
     return gx, ga, gs, gb
+
+
+def _is_contiguous_inside(x: Tensor) -> bool:
+    """Whether each sample is contiguous; it may be part of larger maps."""
+    return x.numel() > 0 and x[:1].is_contiguous()
+
+
+def _fastest_products(
+    x: Tensor, attention: Tensor, stacked: Tensor, bias: Tensor | None, relu: bool
+) -> Tensor:
+    """Compute :func:`_mixed_products` on a GPU, in the way that is fastest."""
+
+    def products() -> tuple[Tensor]:
+        y = _products(x, _mix(attention, stacked), bias, 1)
+        return (y.relu_() if relu else y,)
+
+    def triton() -> tuple[Tensor]:
+        kernels = _mix(attention, stacked).contiguous()
+        biases = None if bias is None else bias.contiguous()
+        return (trial.kernels().products(x, kernels, biases, relu),)
+
+    key = (
+        *stacked.shape,
+        tuple(x.shape[2:]),
+        x.dtype,
+        bias is not None,
+        relu,
+        trial.rounds(),
+        x.device.index,
+    )
+    ways = {'products': products, 'triton': triton}
+    (y,) = trial.run('experts', key, ways, trial.CLOSE[x.dtype])
+    return y
 
 
 class _MixedProducts(torch.autograd.Function):

@@ -19,9 +19,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import trial
+
 __all__ = ['conv_forward', 'conv_weight_gradient', 'norm_backward', 'norm_forward']
 
 _BATCH = ['batch', 'tiles']
+_SIZES = ['total', 'channels', 'outputs', 'rows', 'columns', 'depths']
+_PRODUCTS = ['blocks', 'channels', 'outputs']
 
 # --------------------------------------------------------------------------------------
 # Batch normalization and ReLU
@@ -324,7 +328,7 @@ def _neighbours(place, rows, columns, depths, first, second, third):
     return inside, (first * columns + second) * depths + third
 
 
-@triton.jit(do_not_specialize=['total'])
+@triton.jit(do_not_specialize=_SIZES)
 def _conv(
     x, kernels, y, total, channels, outputs, rows, columns, depths,
     BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
@@ -369,7 +373,7 @@ def _conv(
     )
 
 
-@triton.jit(do_not_specialize=['total', 'share'])
+@triton.jit(do_not_specialize=[*_SIZES, 'share'])
 def _conv_weight(
     grad, x, partial, total, share, channels, outputs, rows, columns, depths,
     BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
@@ -419,16 +423,84 @@ def _conv_weight(
     )
 
 
+# --------------------------------------------------------------------------------------
+# 1x1x1 convolution, each sample with kernels of its own
+
+
+@triton.jit(do_not_specialize=_PRODUCTS)
+def _products(
+    x, kernels, bias, y, step, blocks, channels, outputs, positions,
+    BLOCK_P: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
+    BIASED: tl.constexpr, RELU: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Multiply some positions of a sample by its kernels."""
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    place = (tl.program_id(0) % blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
+    out = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    inside, wanted = place < positions, out < outputs
+    values = tl.zeros([BLOCK_O, BLOCK_P], tl.float32)
+    for start in range(0, channels, BLOCK_I):
+        channel = start + tl.arange(0, BLOCK_I)
+        there = channel < channels
+        maps = tl.load(
+            x + sample * step + channel[:, None] * positions + place[None, :],
+            mask=there[:, None] & inside[None, :],
+            other=0.0,
+        )
+        kernel = tl.load(
+            kernels + (sample * outputs + out[:, None]) * channels + channel[None, :],
+            mask=wanted[:, None] & there[None, :],
+            other=0.0,
+        )
+        values = tl.dot(kernel, maps, values, input_precision=PRECISION)
+    if BIASED:
+        shift = tl.load(bias + sample * outputs + out, mask=wanted, other=0.0)
+        values += shift.to(tl.float32)[:, None]
+    if RELU:
+        values = tl.where(values < 0.0, 0.0, values)
+    tl.store(
+        y + (sample * outputs + out[:, None]) * positions + place[None, :],
+        values.to(y.dtype.element_ty),
+        mask=wanted[:, None] & inside[None, :],
+    )
+
+
+def products(x: Tensor, kernels: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """Multiply each sample by kernels of its own.
+
+    Args:
+        x: Maps (B, Cin, ...), contiguous but for the step from sample to sample.
+        kernels: Kernels (B, Cout, Cin), contiguous.
+        bias: Biases (B, Cout), contiguous.
+        relu: Whether a ReLU follows.
+
+    Returns:
+        Maps (B, Cout, ...).
+    """
+    batch, channels, *size = x.shape
+    outputs = kernels.shape[1]
+    y = x.new_empty(batch, outputs, *size)
+    positions = y.numel() // (batch * outputs)
+    block_o, block_p = _dot_block(outputs, 32), _dot_block(positions, 128)
+    blocks = triton.cdiv(positions, block_p)
+    _products[(batch * blocks, triton.cdiv(outputs, block_o))](
+        x, kernels, kernels if bias is None else bias, y,
+        x.stride(0), blocks, channels, outputs, positions,
+        BLOCK_P=block_p, BLOCK_I=_dot_block(channels, 32), BLOCK_O=block_o,
+        BIASED=bias is not None, RELU=relu, PRECISION=_precision(x, trial.rounds()[0]),
+        num_warps=4, num_stages=2,
+    )  # fmt: skip
+    return y
+
+
 def _dot_block(channels: int, most: int) -> int:
     """Channels of a block of a product, which has at least 16 of them."""
     return int(min(max(triton.next_power_of_2(channels), 16), most))
 
 
-def _precision(x: Tensor) -> str:
+def _precision(x: Tensor, rounded: bool) -> str:
     """How products round float32."""
-    if x.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
-        return 'ieee'
-    return 'tf32'
+    return 'ieee' if x.dtype == torch.float32 and not rounded else 'tf32'
 
 
 def conv_forward(x: Tensor, kernels: Tensor) -> Tensor:
@@ -450,7 +522,7 @@ def conv_forward(x: Tensor, kernels: Tensor) -> Tensor:
     _conv[(triton.cdiv(total, block_n), triton.cdiv(outputs, block_o))](
         x, kernels, y, total, channels, outputs, *size,
         BLOCK_N=block_n, BLOCK_I=_dot_block(channels, 32), BLOCK_O=block_o,
-        PRECISION=_precision(x), num_warps=4, num_stages=2,
+        PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=2,
     )  # fmt: skip
     return y
 
@@ -479,6 +551,6 @@ def conv_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     _conv_weight[(pieces, 27, blocks)](
         grad, x, partial, total, share, channels, outputs, *size,
         BLOCK_N=block_n, BLOCK_I=block_i, BLOCK_O=block_o,
-        PRECISION=_precision(x), num_warps=4, num_stages=2,
+        PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=2,
     )  # fmt: skip
     return partial.sum(0)

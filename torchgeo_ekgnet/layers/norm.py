@@ -244,7 +244,7 @@ def _fuses(norm: nn.Module, x: Tensor) -> bool:
         and norm.track_running_stats
         and norm.momentum is not None
         and trial.applies(x)
-        and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and x.dtype in trial.CLOSE
         and norm.weight.dtype == torch.float32
         and x.dim() == 5
         and x.numel() > x.shape[1]
@@ -317,9 +317,6 @@ class _FusedNorm(torch.autograd.Function):
 
 _NAME = 'batch normalization'
 
-# How far half types may be from each other, as a share of the largest value.
-_CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
-
 
 def _fused_is_faster(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> bool:
     """Whether the kernels were seen to run on this device, and to be faster."""
@@ -344,7 +341,7 @@ def _fused_is_faster(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> bool:
 
     key = (*size, positions, x.dtype, relu, x.device.index)
     ways = {'PyTorch': composed, 'triton': fused}
-    return trial.fastest(_NAME, key, ways, _CLOSE[x.dtype], 'triton') == 'triton'
+    return trial.fastest(_NAME, key, ways, trial.CLOSE[x.dtype], 'triton') == 'triton'
 
 
 def _fused(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> Tensor | None:

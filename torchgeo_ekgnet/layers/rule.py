@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import trial
 from .geometry import Geometry
 from .unrolled import Unrolling, best_unrolling
 
@@ -25,6 +26,7 @@ __all__ = [
     'FEW',
     'STRATEGIES',
     'asked_strategy',
+    'casts_itself',
     'check_strategy',
     'choose_conv_strategy',
     'choose_expert_strategy',
@@ -36,6 +38,7 @@ __all__ = [
     'plain_only',
     'reads_slices',
     'traced',
+    'type_of',
     'unrolls_under_autocast',
 ]
 
@@ -130,6 +133,21 @@ def plain_only(*tensors: Tensor | None) -> bool:
     return forward_mode(*given) or torch.is_autocast_enabled(device)
 
 
+def casts_itself(*tensors: Tensor | None) -> bool:
+    """Whether maps are on a GPU under autocast, where our functions cast themselves."""
+    given = [t for t in tensors if t is not None]
+    if not trial.applies(given[0]) or traced() or forward_mode(*given):
+        return False
+    return torch.is_autocast_enabled(given[0].device.type)
+
+
+def type_of(x: Tensor) -> torch.dtype:
+    """Type in which convolutions and products compute: that of autocast, if it is on."""
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if autocast else x.dtype
+
+
 def dense_passes(dtype: torch.dtype, weight: Tensor, geometry: Geometry) -> str | None:
     """For which passes a dense kernel was measured to be faster on a GPU.
 
@@ -218,9 +236,10 @@ def reads_slices(x: Tensor) -> bool:
 
     Returns:
         False where PyTorch's own convolution runs, and where PyTorch must see how maps
-        are concatenated (compilation, tracing, export, transforms, autocast).
+        are concatenated (compilation, tracing, export, transforms, autocast on a CPU).
     """
-    return asked_strategy() in (None, 'pointwise') and not plain_only(x)
+    pointwise = asked_strategy() in (None, 'pointwise')
+    return pointwise and (casts_itself(x) or not plain_only(x))
 
 
 def _smaller_than_kernels(x: Tensor, weight: Tensor) -> bool:

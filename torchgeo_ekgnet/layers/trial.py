@@ -31,6 +31,10 @@ DEVICES: tuple[str, ...] = ('cuda',)
 #: What another way must spare to be taken in place of the preferred one.
 GAIN = 0.1
 
+#: Types for which ways are tried, and how far they may be from each other, as a share of
+#: the largest value. Float32 may be rounded to TF32, which has the digits of float16.
+CLOSE = {torch.float32: 5e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+
 _REPEATS = 5
 
 # Cycles, some milliseconds, for which the device waits before it is timed.
@@ -80,6 +84,15 @@ def kernels() -> ModuleType:
     found = _load_kernels()
     assert found is not None
     return found
+
+
+def rounds() -> tuple[bool, bool]:
+    """Tell whether products, and convolutions, of float32 may round to TF32."""
+    try:
+        products = torch.get_float32_matmul_precision() != 'highest'
+        return products, torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # a program that mixes PyTorch's two ways to say so
+        return False, False
 
 
 def give_up(name: str, way: str, reason: object) -> None:

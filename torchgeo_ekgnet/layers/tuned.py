@@ -27,15 +27,11 @@ from torch import Tensor
 from . import trial
 from .derivatives import composed_gradients, differentiated_again
 from .geometry import Geometry
-from .rule import dense_passes, forward_mode, traced
+from .rule import dense_passes, forward_mode, traced, type_of
 
 __all__ = ['dense_conv3d', 'tuned_conv3d', 'tunes']
 
 _NAME = 'convolution'
-
-# How far passes may be from each other, as a share of the largest value; TF32 has the
-# digits of float16.
-_CLOSE = {torch.float32: 5e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 #: Values of a neighbourhood up to which columns are tried.
 _FEW_VALUES = 32
@@ -45,13 +41,6 @@ _MOST_GROUPS = 8
 
 #: Positions of a batch up to which kernels of ours count them in 32 bits.
 _MOST = 1 << 30
-
-
-def _type_of(x: Tensor) -> torch.dtype:
-    """Type in which a convolution computes."""
-    kind = x.device.type
-    autocast = torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if autocast else x.dtype
 
 
 def _has_one_ring(geometry: Geometry) -> bool:
@@ -84,7 +73,7 @@ def tunes(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) ->
     if not trial.applies(x) or traced() or x.numel() == 0:
         return False
     given = [t for t in (x, weight, bias) if t is not None]
-    if forward_mode(*given) or _type_of(x) not in _CLOSE:
+    if forward_mode(*given) or type_of(x) not in trial.CLOSE:
         return False
     thin = 1 < geometry.groups <= _MOST_GROUPS and _has_one_ring(geometry)
     return thin or _uses_columns(weight, geometry)
@@ -330,14 +319,14 @@ def _choose(
         tuple(x.shape[2:]),
         geometry.stride,
         x.dtype,
-        torch.backends.cudnn.allow_tf32,
+        trial.rounds(),
         x.device.index,
     )
     (found,) = trial.run(
         _NAME,
         key,
         {name: _tupled(way) for name, way in ways.items()},
-        _CLOSE[x.dtype],
+        trial.CLOSE[x.dtype],
         'dense' if half else None,
     )
     return found
@@ -362,7 +351,7 @@ def tuned_conv3d(
     Returns:
         Maps (B, Cout, D', H', W'), in the type of autocast where there is one.
     """
-    dtype = _type_of(x)
+    dtype = type_of(x)
     low = x.to(dtype).contiguous(), weight.to(dtype).contiguous()
     with torch.autocast(x.device.type, enabled=False):
         y = cast(Tensor, _TunedConv.apply(*low, geometry))
