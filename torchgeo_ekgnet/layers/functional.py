@@ -48,7 +48,7 @@ from .rule import (
     type_of,
     unrolls_under_autocast,
 )
-from .tuned import dense_conv3d, tuned_conv3d, tunes
+from .tuned import dense_conv3d, tuned_conv3d, tuned_products, tunes
 from .unrolled import UnrolledConv, any_unrolling, unrolled_conv3d, unrolled_in_pieces
 
 __all__ = ['STRATEGIES', 'conv_strategy', 'expert_conv3d', 'grouped_conv3d']
@@ -359,7 +359,7 @@ def _mixed_products(
 ) -> Tensor:
     """Mix kernels and multiply piece by piece; not for autograd."""
     if trial.has_kernels(x) and groups == 1 and _is_contiguous_inside(x):
-        return _fastest_products(x, attention, stacked, bias, relu)
+        return tuned_products(x, attention, stacked, bias, relu, _mix, _products)
     if x.device.type != 'cpu' or _is_channels_last(x):
         y = _products(x, _mix(attention, stacked), bias, groups)
         return y.relu_() if relu else y
@@ -408,34 +408,6 @@ def _product_gradients(
 def _is_contiguous_inside(x: Tensor) -> bool:
     """Whether each sample is contiguous; it may be part of larger maps."""
     return x.numel() > 0 and x[:1].is_contiguous()
-
-
-def _fastest_products(
-    x: Tensor, attention: Tensor, stacked: Tensor, bias: Tensor | None, relu: bool
-) -> Tensor:
-    """Compute :func:`_mixed_products` on a GPU, in the way that is fastest."""
-
-    def products() -> tuple[Tensor]:
-        y = _products(x, _mix(attention, stacked), bias, 1)
-        return (y.relu_() if relu else y,)
-
-    def triton() -> tuple[Tensor]:
-        kernels = _mix(attention, stacked).contiguous()
-        biases = None if bias is None else bias.contiguous()
-        return (trial.kernels().products(x, kernels, biases, relu),)
-
-    key = (
-        *stacked.shape,
-        tuple(x.shape[2:]),
-        x.dtype,
-        bias is not None,
-        relu,
-        trial.rounds(),
-        x.device.index,
-    )
-    ways = {'products': products, 'triton': triton}
-    (y,) = trial.run('experts', key, ways, trial.CLOSE[x.dtype])
-    return y
 
 
 class _MixedProducts(torch.autograd.Function):

@@ -29,7 +29,7 @@ from .derivatives import composed_gradients, differentiated_again
 from .geometry import Geometry
 from .rule import dense_passes, forward_mode, traced, type_of
 
-__all__ = ['dense_conv3d', 'tuned_conv3d', 'tunes']
+__all__ = ['dense_conv3d', 'tuned_conv3d', 'tuned_products', 'tunes']
 
 _NAME = 'convolution'
 
@@ -356,3 +356,50 @@ def tuned_conv3d(
     with torch.autocast(x.device.type, enabled=False):
         y = cast(Tensor, _TunedConv.apply(*low, geometry))
     return y if bias is None else y + bias.to(dtype)[:, None, None, None]
+
+
+def tuned_products(
+    x: Tensor,
+    attention: Tensor,
+    stacked: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    mix: Callable[[Tensor, Tensor], Tensor],
+    multiply: Callable[[Tensor, Tensor, Tensor | None, int], Tensor],
+) -> Tensor:
+    """Multiply samples by mixed kernels in the way that is fastest; not for autograd.
+
+    Args:
+        x: Maps (B, Cin, D, H, W), not empty; each sample is contiguous.
+        attention: Mixing weights (B, K).
+        stacked: Kernels (K, Cout, Cin).
+        bias: Biases (B, Cout).
+        relu: Whether a ReLU follows.
+        mix: Mixes kernels.
+        multiply: Multiplies with PyTorch's operations.
+
+    Returns:
+        Maps (B, Cout, D, H, W).
+    """
+
+    def composed() -> tuple[Tensor]:
+        y = multiply(x, mix(attention, stacked), bias, 1)
+        return (y.relu_() if relu else y,)
+
+    def triton() -> tuple[Tensor]:
+        kernels = mix(attention, stacked).contiguous()
+        biases = None if bias is None else bias.contiguous()
+        return (trial.kernels().products(x, kernels, biases, relu),)
+
+    key = (
+        *stacked.shape,
+        tuple(x.shape[2:]),
+        x.dtype,
+        bias is not None,
+        relu,
+        trial.rounds(),
+        x.device.index,
+    )
+    ways = {'products': composed, 'triton': triton}
+    (y,) = trial.run('experts', key, ways, trial.CLOSE[x.dtype])
+    return y

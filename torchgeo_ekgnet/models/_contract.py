@@ -156,8 +156,7 @@ class SpectralSpatialNet(nn.Module):
     #: Options that turn the network into its static twin; None if there is none.
     static_options: ClassVar[dict[str, Any] | None] = None
 
-    #: Registered names of this class whose outputs in bfloat16 were within 1 % of those
-    #: in float64; the command line runs them in ``bf16-mixed`` on a GPU.
+    #: Names whose outputs in bfloat16 were within 1 % of float64: ``bf16-mixed`` on GPUs.
     bfloat16_names: ClassVar[frozenset[str]] = frozenset()
 
     #: Whether pixels are classified without their neighbours, so that single ones teach
