@@ -25,6 +25,11 @@ class Fork(NamedTuple):
     child: int
     errors: Path
 
+    def wait(self) -> None:
+        """Wait until the process has ended as it should."""
+        _, status = os.waitpid(self.child, 0)
+        assert status == 0, self.errors.read_text()
+
     def stop_when(self, ready: Callable[[], Any], number: signal.Signals) -> int:
         """Wait until something is ready, send a signal, and give the exit status."""
         ended = 0

@@ -106,7 +106,9 @@ def server() -> Iterator[str]:
     Handler.files = {}
     Handler.requests = []
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread = threading.Thread(
+            target=running.serve_forever, args=(0.01,), daemon=True
+        )
         thread.start()
         yield f'http://127.0.0.1:{running.server_address[1]}'
         running.shutdown()

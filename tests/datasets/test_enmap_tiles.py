@@ -12,6 +12,12 @@ import yaml
 
 from torchgeo_ekgnet.main import main
 
+#: A network that maps 18,432 pixels in seconds.
+SMALL = (
+    '--model.init_args.model=ekgnet_tiny',
+    '--model.init_args.model_options={block_config: [1]}',
+)
+
 PAGE = Path(__file__).parents[2] / 'docs' / 'scenes.md'
 
 
@@ -34,15 +40,16 @@ def test_configuration_of_the_docs(
         'enmap.yaml',
         '--trainer.accelerator=cpu',
     ]
-    few = ['--trainer.max_epochs=2', '--trainer.limit_train_batches=12']
-    few += ['--trainer.limit_val_batches=1', '--model.init_args.model=ekgnet_tiny']
+    few = ['--trainer.max_epochs=1', '--trainer.limit_train_batches=2']
+    few += ['--trainer.limit_val_batches=1', '--trainer.log_every_n_steps=1']
+    small = [*SMALL, '--data.patch_size=5']
 
     def run(*arguments: str) -> None:
         main(list(arguments))
 
-    run('fit', *common, *few)
+    run('fit', *common, *few, *small)
     [checkpoint] = tmp_path.rglob('last.ckpt')
-    run('predict', *common, few[-1], '--ckpt_path', str(checkpoint))
+    run('predict', *common, *small, '--ckpt_path', str(checkpoint))
     [raster] = tmp_path.rglob('map.tif')
     with rasterio.open(raster) as written:
         assert written.shape == (192, 160)
@@ -60,10 +67,11 @@ def test_raster_of_the_area_and_tiles_of_labels(
     main(
         [
             *('fit', '--config', 'custom', '--name', 'area', '--data.root', str(root)),
-            *('--data.cube', 'images/*.tif', '--model.init_args.model=ekgnet_tiny'),
+            *('--data.cube', 'images/*.tif', *SMALL),
             *('--data.labels', 'enmap_landcover_unstyled.tif'),
             *('--trainer.accelerator=cpu', '--trainer.max_epochs=1'),
             *('--trainer.limit_train_batches=2', '--trainer.limit_val_batches=1'),
+            *('--trainer.log_every_n_steps=1', '--data.patch_size=5'),
         ]
     )
     main(['predict', '--name', 'area', '--data.labels', 'labels/*.tif'])

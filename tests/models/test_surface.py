@@ -5,6 +5,7 @@
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.export import Dim
-from torch.multiprocessing.spawn import spawn
 
 from torchgeo_ekgnet.layers import ContextMapping, DynamicExpertConv3d, expert_convs
 
 from ..graphs import CountingBackend
+from ..processes import forked, needs_fork
 from .conftest import BANDS, SIZES, settled, small_input, small_model
 
 
@@ -237,9 +238,8 @@ def gradients(model: nn.Module, x: Tensor, label: Tensor) -> list[Tensor]:
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
-def distributed_gradients(rank: int, folder: str) -> None:
+def distributed_gradients(rank: int, folder: Path) -> None:
     """Run one of two processes on its half of the batch; rank 0 saves the result."""
-    torch.set_num_threads(1)
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
@@ -248,12 +248,18 @@ def distributed_gradients(rank: int, folder: str) -> None:
     half = slice(3 * rank, 3 * rank + 3)
     result = gradients(nn.parallel.DistributedDataParallel(model), x[half], label[half])
     if rank == 0:
-        torch.save(result, Path(folder) / 'gradients.pt')
+        torch.save(result, folder / 'gradients.pt')
     dist.destroy_process_group()
 
 
+@needs_fork
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    spawn(distributed_gradients, (str(tmp_path),), nprocs=2)
+    ranks = [
+        forked(partial(distributed_gradients, rank, tmp_path), tmp_path / f'{rank}.txt')
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        rank.wait()
     result = torch.load(tmp_path / 'gradients.pt')
     expected = gradients(small_model('ekgnet_tiny'), *global_batch())
     for a, b in zip(result, expected, strict=True):

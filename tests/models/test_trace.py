@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""TorchScript and fx as timm's own suite uses them, for every registered model."""
+"""TorchScript and fx as timm's own suite uses them."""
 
 import pytest
 import timm
@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import (
 
 from torchgeo_ekgnet.layers.norm import folded_evaluation
 
-from .conftest import MODELS, settled, small_input, small_model
+from .conftest import MODELS, SIZES, settled, small_input, small_model
 
 
 def traced(model: nn.Module) -> nn.Module:
@@ -36,7 +36,7 @@ def traced(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_torchscript(name: str) -> None:
     with timm.layers.set_scriptable(True):
         model = settled(small_model(name), small_input(name, 4)).double()
@@ -73,7 +73,7 @@ def test_fx_backward(name: str) -> None:
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', SIZES)
 def test_fx_torchscript(name: str) -> None:
     with timm.layers.set_scriptable(True):
         model = settled(small_model(name), small_input(name, 4)).double()

@@ -28,8 +28,17 @@ def shapes(name: str, bands: int) -> list[torch.Size]:
     return [p.shape for p in model.parameters()]
 
 
-#: Models whose parameters do not depend on the number of bands.
-PORTABLE = [name for name in SIZES if shapes(name, BANDS) == shapes(name, OTHER_BANDS)]
+#: Networks with parameters whose sizes follow the number of bands.
+BOUND = {
+    'cnn3d',
+    'ekgnet_spatial',
+    'ekgnet_spectral',
+    'spectralformer',
+    'spectralformer_pixel',
+    'ssrn',
+}
+
+PORTABLE = [name for name in SIZES if name not in BOUND]
 
 
 def trained(name: str) -> Any:
@@ -49,11 +58,10 @@ def assert_same_body(model: nn.Module, source: nn.Module) -> None:
             assert value.equal(expected[key]), key
 
 
-def test_portable_models() -> None:
-    # The kernels of their stems are as long as the spectrum.
-    bound = {'ekgnet_spectral', 'ekgnet_spatial'}
-    portable = {n for n in SIZES if n.startswith('ekgnet')} - bound
-    assert portable <= set(PORTABLE) and not bound & set(PORTABLE)
+@pytest.mark.parametrize('name', SIZES)
+def test_bound_to_the_bands(name: str) -> None:
+    same = shapes(name, BANDS) == shapes(name, OTHER_BANDS)
+    assert same == (name not in BOUND)
 
 
 @pytest.mark.parametrize('name', SIZES)
@@ -79,8 +87,14 @@ def test_save_load_save(name: str, tmp_path: Path) -> None:
         assert all(first[key].equal(second[key]) for key in first)
 
 
-@pytest.mark.parametrize('name', SIZES)
-@pytest.mark.parametrize('prefix', ['model.', 'model._orig_mod.', 'module.model.'])
+@pytest.mark.parametrize(
+    ('name', 'prefix'),
+    [
+        *((name, 'model.') for name in SIZES),
+        ('ekgnet_tiny', 'model._orig_mod.'),
+        ('ekgnet_tiny', 'module.model.'),
+    ],
+)
 def test_checkpoint_of_the_task(name: str, prefix: str, tmp_path: Path) -> None:
     """timm's own argument reads what fit has written."""
     model, path = trained(name), tmp_path / 'best.ckpt'

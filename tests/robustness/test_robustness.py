@@ -43,7 +43,7 @@ def test_ends_of_trials() -> None:
         return 'late'
 
     works = [lambda: 'same', crash, lambda: str(1 // 0), hang, lambda: 'refused']
-    ends = dict(trials(works, limit=0.5))
+    ends = dict(trials(works, limit=0.2))
     assert ends[0] == 'same' and ends[4] == 'refused'
     assert ends[1] == 'death by signal 9'
     assert ends[2].startswith('traceback: ZeroDivisionError')

@@ -113,7 +113,8 @@ def _smoothed_classical(
     )
 
     def shown(mask: NDArray[np.bool_]) -> Iterator['Found']:
-        for pixels in np.array_split(np.flatnonzero(mask), max(1, mask.sum() // 4096)):
+        places = np.flatnonzero(mask)
+        for pixels in np.array_split(places, max(1, len(places) // 4096)):
             values = np.zeros((len(pixels), scene.num_classes), dtype=np.float32)
             found = estimator.predict_proba(scene_spectra(scene, pixels))
             values[:, estimator.classes_] = found
