@@ -24,13 +24,12 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules import module as modules
 
 from . import trial
 from .derivatives import composed_gradients, differentiated_again
 from .dynamic_expert_conv import DynamicExpertConv3d
 from .grouped_conv import GroupedConv3d
-from .rule import asked_strategy, forward_mode, plain_only, traced
+from .rule import asked_strategy, forward_mode, plain_only, traced, watched
 
 __all__ = [
     'conv_norm',
@@ -67,17 +66,6 @@ def folded_evaluation(enabled: bool) -> Iterator[None]:
 def _symbolic(x: Any) -> bool:
     """Whether a trace is being made of modules, which records those that it knows."""
     return isinstance(x, fx.Proxy)
-
-
-def watched(module: nn.Module) -> bool:
-    """Whether somebody relies on the call of a module: hooks, a replaced forward."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or 'forward' in module.__dict__
-        or modules._global_forward_hooks
-        or modules._global_forward_pre_hooks
-    )
 
 
 def folds(conv: nn.Module, norm: nn.Module) -> bool:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module as modules
 
 from . import trial
 from .geometry import Geometry
@@ -40,6 +41,7 @@ __all__ = [
     'traced',
     'type_of',
     'unrolls_under_autocast',
+    'watched',
 ]
 
 #: Names that ``strategy=`` and :func:`conv_strategy` accept.
@@ -240,6 +242,17 @@ def reads_slices(x: Tensor) -> bool:
     """
     pointwise = asked_strategy() in (None, 'pointwise')
     return pointwise and (casts_itself(x) or not plain_only(x))
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether somebody relies on the call of a module: hooks, a replaced forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or 'forward' in module.__dict__
+        or modules._global_forward_hooks
+        or modules._global_forward_pre_hooks
+    )
 
 
 def _smaller_than_kernels(x: Tensor, weight: Tensor) -> bool:

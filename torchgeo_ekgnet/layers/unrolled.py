@@ -328,7 +328,9 @@ def _place_kernel(weight: Tensor, unrolling: Unrolling) -> Tensor:
     ):
         return _unroll_kernel(weight, unrolling)
     places = _places(tuple(weight.shape), unrolling)
-    return torch.cat([weight.new_zeros(1), weight.flatten()]).take(places)
+    elements = torch.cat([weight.new_zeros(1), weight.flatten()])
+    # index_select takes half of the time of take.
+    return elements.index_select(0, places.flatten()).view(places.shape)
 
 
 def _roll_kernel(
