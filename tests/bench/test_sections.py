@@ -45,6 +45,19 @@ def test_all_sections(
     assert 'GFLOP/s' in text and '| ekgnet_tiny' in text
 
 
+def test_some_arms(floor: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def peaks(*args: Any) -> dict[str, int]:
+        raise AssertionError('the memory was measured')
+
+    monkeypatch.setattr(sections, 'peaks_apart', peaks)
+    (row,) = run(
+        *('--sections', 'models', '--bands', '16', '--batch', '2', '--no-memory'),
+        *('--passes', 'inference', '--arms', 'paper'),
+    )['models']
+    assert row['pass'] == 'inference' and set(row['seconds']) == {'ours', 'paper'}
+    assert row['ours / static'] is None and row['peak bytes']['ours'] is None
+
+
 def test_profile(
     floor: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,3 +187,15 @@ def test_softmax_in_float32_at_the_floor(dtype: torch.dtype) -> None:
     half = mapping.to(dtype)
     weights = half(x.to(dtype))
     assert weights.dtype == dtype and torch.isfinite(weights).all()
+
+
+def test_hooks_inside_are_heard() -> None:
+    mapping = ContextMapping(3, num_blocks=1)
+    heard: list[str] = []
+    for name, module in mapping.named_modules():
+        module.register_forward_hook(lambda *_, name=name: heard.append(name))
+        module.register_full_backward_hook(lambda *_, name=name: heard.append(name))
+    mapping(torch.randn(4, 3, 2, 2, 2, requires_grad=True)).sum().backward()
+    # The list of the blocks is never called.
+    names = [name for name, _ in mapping.named_modules() if name != 'blocks']
+    assert sorted(heard) == sorted(2 * names)

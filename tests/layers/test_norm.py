@@ -67,6 +67,14 @@ def test_known_context_is_used() -> None:
         torch.testing.assert_close(found, norm(conv(x, context)))
 
 
+def test_backward_hooks_are_heard() -> None:
+    norm = nn.BatchNorm3d(4)
+    heard: list[nn.Module] = []
+    norm.register_full_backward_hook(lambda module, *_: heard.append(module))
+    normalize(norm, torch.randn(2, 4, 3, 3, 3, requires_grad=True)).sum().backward()
+    assert heard == [norm]
+
+
 def test_when_nothing_is_folded() -> None:
     conv, norm = CONVS['experts']().eval(), settled(nn.BatchNorm3d(6))
     assert not folds(conv, norm)  # gradients are wanted

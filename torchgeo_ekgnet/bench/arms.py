@@ -24,6 +24,7 @@ from .measure import WARM_UPS, measure, peak_memory
 from .released import ReleasedNet
 
 __all__ = (
+    'ARMS',
     'COMPILED',
     'TYPES',
     'Arm',
@@ -42,6 +43,9 @@ TYPES = {'32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 #: Modes of torch.compile and what their arms are called.
 COMPILED = {'default': 'compiled', 'reduce-overhead': 'captured'}
+
+#: What a network is compared with. Itself and its compiled form always take part.
+ARMS = ('unfolded', 'paper', 'released', 'static', 'checkpointed')
 
 
 class Setting(NamedTuple):
@@ -231,13 +235,15 @@ def model_calls(
     torch.manual_seed(0)
     samples = random_batch(setting, patch, bands, batch)
     arms = arms_of(setting, patch, bands, ours_only)
+    asked = {'ours', *COMPILED.values(), *setting.options.arms}
     return {
         passes: {
             name: make(setting, arm, samples)
             for name, arm in arms.items()
-            if _ONLY.get(name, passes) == passes
+            if _ONLY.get(name, passes) == passes and name in asked
         }
         for passes, make in (('training', training_step), ('inference', inference_pass))
+        if passes in setting.options.passes
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .._files import check_writable, write_json
-from .arms import COMPILED, TYPES, Setting
+from .arms import ARMS, COMPILED, TYPES, Setting
 from .count import count_work, own_models, usual_patch
 from .measure import forbid_tf32, machine_description, machine_floor
 from .sections import SECTIONS, growth_sizes, model_sizes
@@ -72,6 +72,26 @@ def build_parser() -> argparse.ArgumentParser:
         choices=tuple(COMPILED),
         help="add arms with torch.compile in these modes, 'default' if none is named; "
         "'reduce-overhead' captures CUDA graphs",
+    )
+    add(
+        '--arms',
+        nargs='+',
+        choices=ARMS,
+        default=list(ARMS),
+        help='what networks are compared with, where it applies; fewer take less time',
+    )
+    add(
+        '--passes',
+        nargs='+',
+        choices=('training', 'inference'),
+        default=['training', 'inference'],
+        help='passes of whole networks',
+    )
+    add(
+        '--no-memory',
+        action='store_true',
+        help='leave out the peaks of memory of whole networks; on a CPU each takes a '
+        'process of its own',
     )
     add('--table-bands', nargs='+', type=int, default=[103, 200], help='model table')
     add('--table-models', nargs='+', default=None, help='models of the table; all')

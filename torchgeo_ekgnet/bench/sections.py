@@ -99,7 +99,9 @@ def _model_rows(
     calls = model_calls(setting, patch, bands, batch, ours_only)
     for passes, arms in calls.items():
         times = setting.times(arms)
-        memory = peaks_apart(setting, (patch, bands, batch), passes, arms)
+        memory: dict[str, int | None] = dict.fromkeys(arms)
+        if not options.no_memory:
+            memory = peaks_apart(setting, (patch, bands, batch), passes, arms)
         median = times['ours']['median']
         factor = 3 if passes == 'training' else 1
         rows.append(

@@ -4,11 +4,13 @@
 """The context mapping network of EKGNet (arXiv 2504.13045, section 2.2.1)."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .rule import called, watched
 
 __all__ = [
     'TEMPERATURE_FLOOR',
@@ -33,6 +35,8 @@ def pool_context(x: Tensor) -> Tensor:
     """
     # A sum times a constant: the backward pass expands a view instead of dividing a
     # map of full size.
+    if x.shape[2] == 1 and x.shape[3] == 1 and x.shape[4] == 1:
+        return x
     positions = x.shape[2] * x.shape[3] * x.shape[4]
     if x.dtype == torch.float16 or x.dtype == torch.bfloat16:
         # The sum of a large map is beyond the range of float16.
@@ -52,6 +56,21 @@ class ContextNorm(nn.BatchNorm3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize."""
+        if not torch.jit.is_scripting():
+            if not self.training:
+                # Each attribute of a module is a search, which weighs here.
+                values, statistics = self._parameters, self._buffers
+                mean = statistics['running_mean']
+                return F.batch_norm(
+                    input,
+                    mean,
+                    statistics['running_var'],
+                    values['weight'],
+                    values['bias'],
+                    mean is None,
+                    0.0,
+                    self.eps,
+                )
         from_batch = self.running_mean is None
         momentum = 0.0
         if self.training and input.shape[0] > 1:
@@ -82,7 +101,11 @@ class PooledConv3d(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map the channels."""
-        return F.linear(input, self.weight.flatten(1), self.bias)
+        if torch.jit.is_scripting():
+            return F.linear(input, self.weight.flatten(1), self.bias)
+        values = self._parameters
+        weight = cast(Tensor, values['weight'])
+        return F.linear(input, weight.flatten(1), values['bias'])
 
 
 class MappingBlock(nn.Module):
@@ -127,7 +150,14 @@ class MappingBlock(nn.Module):
 
     def forward(self, g: Tensor) -> Tensor:
         """Apply the block, (B, C) to (B, C)."""
-        mapped: Tensor = self.units(g)
+        if torch.jit.is_scripting():
+            mapped: Tensor = self.units(g)
+        elif watched(self.units):
+            mapped = self.units(g)
+        else:
+            mapped = g
+            for unit in self.units._modules.values():
+                mapped = called(unit, mapped)
         if self.learnable_residual:
             return torch.addcmul(g, self.residual_weight, mapped)
         return g + mapped
@@ -294,10 +324,16 @@ class ContextMapping(nn.Module):
         """Map contexts, (B, C), to weights, (B, K)."""
         tau = self.floor + F.softplus(self.raw_temperature)
         for block in self.blocks:
-            g = block(g)
-            if not block.learnable_residual:
+            if torch.jit.is_scripting():
+                g = block(g)
+            else:
+                g = called(block, g)
+            if not block.learnable_residual and torch.is_grad_enabled():
                 tau = tau + 0.0 * block.residual_weight  # type: ignore[operator]
-        logits = self.project(self.norm(g))
+        if torch.jit.is_scripting():
+            logits: Tensor = self.project(self.norm(g))
+        else:
+            logits = called(self.project, called(self.norm, g))
         if logits.dtype != torch.float64:
             logits = logits.float()
             tau = tau.float()

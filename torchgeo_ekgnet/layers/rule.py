@@ -27,6 +27,7 @@ __all__ = [
     'FEW',
     'STRATEGIES',
     'asked_strategy',
+    'called',
     'casts_itself',
     'check_strategy',
     'choose_conv_strategy',
@@ -246,13 +247,27 @@ def reads_slices(x: Tensor) -> bool:
 
 def watched(module: nn.Module) -> bool:
     """Whether somebody relies on the call of a module: hooks, a replaced forward."""
+    state = module.__dict__
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or 'forward' in module.__dict__
+        state['_forward_hooks']
+        or state['_forward_pre_hooks']
+        or state['_backward_hooks']
+        or state['_backward_pre_hooks']
+        or 'forward' in state
         or modules._global_forward_hooks
         or modules._global_forward_pre_hooks
+        or modules._global_backward_hooks
+        or modules._global_backward_pre_hooks
     )
+
+
+def called(module: nn.Module, x: Tensor) -> Tensor:
+    """Call a module, without the machinery of hooks where there are none.
+
+    It takes longer than the operations on pooled maps do.
+    """
+    y: Tensor = module(x) if watched(module) else module.forward(x)
+    return y
 
 
 def _smaller_than_kernels(x: Tensor, weight: Tensor) -> bool:
