@@ -56,21 +56,20 @@ class ContextNorm(nn.BatchNorm3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize."""
-        if not torch.jit.is_scripting():
-            if not self.training:
-                # Each attribute of a module is a search, which weighs here.
-                values, statistics = self._parameters, self._buffers
-                mean = statistics['running_mean']
-                return F.batch_norm(
-                    input,
-                    mean,
-                    statistics['running_var'],
-                    values['weight'],
-                    values['bias'],
-                    mean is None,
-                    0.0,
-                    self.eps,
-                )
+        if not torch.jit.is_scripting() and not self.training:
+            # Each attribute of a module is a search, which weighs here.
+            values, statistics = self._parameters, self._buffers
+            mean = statistics['running_mean']
+            return F.batch_norm(
+                input,
+                mean,
+                statistics['running_var'],
+                values['weight'],
+                values['bias'],
+                mean is None,
+                0.0,
+                self.eps,
+            )
         from_batch = self.running_mean is None
         momentum = 0.0
         if self.training and input.shape[0] > 1:
