@@ -80,14 +80,13 @@ def advise(
         ValueError: If no split can be drawn.
     """
     reasons = {}
-    side = min(scene.shape[:2])
     if model is None:
         model = BEST
         reasons['model'] = (
             'reads spectra pixel by pixel: best between fields and with few labels'
         )
     if patch_size is None:
-        patch_size = 7 if side >= 7 else side - 1 + side % 2
+        patch_size = advised_patch(scene)
         reasons['patch_size'] = (
             'odd; the answers of its pixels are averaged, the middle counts most'
             if model == BEST
@@ -102,6 +101,12 @@ def advise(
     epochs = 100 if training < 2000 else 60
     reasons['max_epochs'] = 'an epoch of few pixels is a few steps'
     return Advice(model, patch_size, batch_size, epochs, protocol, drawn, reasons)
+
+
+def advised_patch(scene: HyperspectralScene) -> int:
+    """Return rows and columns of a patch: 7, less where the scene is smaller."""
+    side = min(scene.shape[:2])
+    return 7 if side >= 7 else side - 1 + side % 2
 
 
 def _choose_split(

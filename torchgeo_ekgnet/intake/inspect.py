@@ -14,13 +14,11 @@ from jsonargparse import ArgumentParser
 from torchgeo.datamodules import BaseDataModule
 
 from ..commands import resolve_config, shipped_configs
+from .advice import advised_patch
 from .discovery import find_scene
 from .options import add_scene_options, scene_options
 from .overview import Overview
 from .page import write_overview
-
-#: Rows and columns of a patch where no configuration says it.
-PATCH_SIZE = 5
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -43,7 +41,9 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--root', help="folder of a configuration's scene")
     parser.add_argument(
-        '--patch_size', type=int, help='patch that splits are judged by (default: 5)'
+        '--patch_size',
+        type=int,
+        help='patch that splits are judged by (default: that of init)',
     )
     parser.add_argument(
         '--output', metavar='PAGE.html', help='page to write (default: NAME.html)'
@@ -67,7 +67,7 @@ def _overview(options: argparse.Namespace) -> Overview:
     )
     if not is_config:
         found = find_scene(options.files, scene_options(options))
-        size = options.patch_size or PATCH_SIZE
+        size = options.patch_size or advised_patch(found.scene)
         return Overview(found.scene, size, found.warnings)
     datamodule = _datamodule(resolve_config(first), options.root)
     datamodule.setup('fit' if _labelled(datamodule) else 'predict')

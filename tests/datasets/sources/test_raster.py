@@ -303,6 +303,45 @@ class TestTiles:
         right = geotiff.write(tmp_path / 'r.tif', BANDS[:, :, 6:], place)
         assert np.array_equal(open_scene([left, right]).cube, CUBE)
 
+    @pytest.mark.parametrize('lazy', [False, True])
+    @pytest.mark.parametrize('told', ['nodata', 'mask'])
+    def test_what_a_tile_lacks_comes_from_the_next(
+        self, tmp_path: Path, told: str, lazy: bool
+    ) -> None:
+        none = 60_000
+        first, second = BANDS[:, :, :9].copy(), BANDS[:, :, 6:].copy()
+        first[:, 2:5, 7:] = none  # in both tiles; the second has data there
+        first[:, 0, 8] = second[:, 0, 2] = none  # none has
+        nodata = {'nodata': none} if told == 'nodata' else {}
+        place = moved(geotiff.TRANSFORM, 6)
+        paths = [
+            geotiff.write(tmp_path / 'l.tif', first, **nodata),
+            geotiff.write(tmp_path / 'r.tif', second, place, **nodata),
+        ]
+        for path, bands in zip(paths, (first, second), strict=True):
+            if told == 'mask':
+                with rasterio.open(path, 'r+') as file:
+                    file.write_mask((bands[0] != none).astype('u1') * 255)
+        scene = open_scene(paths, lazy=lazy)
+        expected = CUBE.copy()
+        expected[0, 8] = none
+        assert np.array_equal(scene.read(0, 12, 0, 14), expected)
+        assert np.array_equal(scene.read(2, 4, 6, 9), CUBE[2:4, 6:9])
+        assert np.argwhere(~scene.valid).tolist() == [[0, 8]]
+        some = open_scene(paths, lazy=lazy, bands=[3])
+        assert np.array_equal(some.read(1, 6, 5, 9), CUBE[1:6, 5:9, 3:4])
+
+    def test_tiles_in_different_scales(self, tmp_path: Path) -> None:
+        paths = self.tiles(tmp_path)
+        with rasterio.open(paths[1], 'r+') as file:
+            file.scales = (0.01,) * file.count
+        with pytest.raises(FileError, match=r'factor and offset 0\.01 and 0, expected'):
+            open_scene(paths)
+        for path in paths:
+            with rasterio.open(path, 'r+') as file:
+                file.scales = (0.01,) * file.count
+        assert np.array_equal(open_scene(paths).cube, CUBE)
+
     @pytest.mark.parametrize('shift', [0.5, 1.0])
     def test_no_tiles(self, tmp_path: Path, shift: float) -> None:
         first = geotiff.write(tmp_path / 'a.tif', BANDS)

@@ -138,6 +138,14 @@ class Source(abc.ABC):
         """Value that the file declares for missing data."""
         return None
 
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Factors and offsets of the stored values that the file declares, a band each.
+
+        Values are read as they are stored; the scales tell whether files agree.
+        """
+        return ()
+
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm.
 

@@ -240,6 +240,12 @@ class EnviSource(_Described):
                 )
         return own
 
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """The reflectance scale factor, by which stored values are to be divided."""
+        divisor = self.header.number('reflectance scale factor')
+        return () if not divisor or divisor == 1 else ((1 / divisor, 0.0),)
+
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
         centres = self.header.centres()
@@ -311,6 +317,11 @@ class DescribedSource(_Described):
         """The data ignore value, or what the file declares."""
         own = self.header.number('data ignore value')
         return self._inner.nodata if own is None else own
+
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Factors and offsets of the stored values: the header's, or the file's."""
+        return super().scaling or self._inner.scaling
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""

@@ -190,6 +190,11 @@ class RasterSource(Source):
                 for space in (None, 'ENVI')
                 for key, text in dataset.tags(ns=space).items()
             }
+            scales = [
+                (float(dataset.scales[band - 1]), float(dataset.offsets[band - 1]))
+                for band in self._indexes
+            ]
+            self._scaling = () if set(scales) == {(1.0, 0.0)} else tuple(scales)
             self._names = tuple(
                 dataset.descriptions[band - 1] or '' for band in self._indexes
             )
@@ -214,6 +219,11 @@ class RasterSource(Source):
                 f'({sorted(self._nodatas)}); name one with nodata='
             )
         return next(iter(self._nodatas.values()), None)
+
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Factors and offsets of the stored values."""
+        return self._scaling
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm where every band's metadata tell them."""

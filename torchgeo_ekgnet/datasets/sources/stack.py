@@ -11,11 +11,14 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from ..._reading import FileError
+from ..nodata import is_nodata
 from ..raster import Grid, checked_grid
 from .base import Source
 
 #: Tiles share at most that much of their area; more is one place on two grids.
 _MOST_OVERLAP = 0.5
+#: Rows of a tile that are searched for nodata at once.
+_ROWS_AT_ONCE = 64
 
 
 class StackSource(Source):
@@ -105,12 +108,15 @@ class StackSource(Source):
 class MosaicSource(Source):
     """Tiles of one pixel grid that lie beside each other, read by window.
 
-    Where tiles overlap, the first one counts.
+    Where tiles overlap, the first one that has data there counts.
 
     Args:
         parts: The tiles.
         grid: Grid of the whole.
         offsets: First row and column of each tile in it.
+
+    Raises:
+        FileError: If the tiles declare different scales of their values.
     """
 
     def __init__(
@@ -119,6 +125,14 @@ class MosaicSource(Source):
         """Initialize a new MosaicSource instance."""
         self._parts, self._grid = tuple(parts), grid
         self._offsets = tuple(offsets)
+        self._known: dict[int, NDArray[np.bool_] | None] = {}
+        for part in parts[1:]:
+            if part.scaling != parts[0].scaling:
+                raise FileError(
+                    f'{part.where}: found values with {_named(part.scaling)}, expected '
+                    f'{_named(parts[0].scaling)} as in {parts[0].where}: values are '
+                    'used as they are stored; bring the tiles to one scale'
+                )
         super().__init__(
             [file for part in parts for file in part.files],
             (grid.rows, grid.cols, parts[0].shape[2]),
@@ -163,14 +177,10 @@ class MosaicSource(Source):
     def mask(self) -> NDArray[np.bool_] | None:
         """Return False where no tile has data."""
         mask = np.zeros(self.shape[:2], dtype=bool)
-        covered = mask.copy()
         for part, (row, col) in zip(self._parts, self._offsets, strict=True):
-            rows, cols, _ = part.shape
             own = part.mask()
-            here = (slice(row, row + rows), slice(col, col + cols))
-            new = ~covered[here]
-            mask[here][new] = True if own is None else own[new]
-            covered[here] = True
+            here = mask[row : row + part.shape[0], col : col + part.shape[1]]
+            here |= True if own is None else own
         return None if mask.all() else mask
 
     def read(
@@ -185,18 +195,48 @@ class MosaicSource(Source):
         count = self.shape[2] if bands is None else len(bands)
         size = (row_stop - row_start, col_stop - col_start, count)
         cube = np.zeros(size, dtype=self.dtype)
-        for part, (row, col) in zip(
-            reversed(self._parts), reversed(self._offsets), strict=True
-        ):
+        filled = np.zeros(size[:2], dtype=bool)
+        for number in reversed(range(len(self._parts))):
+            part, (row, col) = self._parts[number], self._offsets[number]
             top, bottom = max(row, row_start), min(row + part.shape[0], row_stop)
             left, right = max(col, col_start), min(col + part.shape[1], col_stop)
             if top >= bottom or left >= right:
                 continue
-            cube[
+            where = np.s_[
                 top - row_start : bottom - row_start,
                 left - col_start : right - col_start,
-            ] = part.read(top - row, bottom - row, left - col, right - col, bands)
+            ]
+            own = np.s_[top - row : bottom - row, left - col : right - col]
+            values = part.read(top - row, bottom - row, left - col, right - col, bands)
+            known = self._has_data(number) if filled[where].any() else None
+            if known is None:
+                cube[where] = values
+            else:
+                new = known[own] | ~filled[where]
+                cube[where][new] = values[new]
+            filled[where] = True
         return cube
+
+    def _has_data(self, number: int) -> NDArray[np.bool_] | None:
+        """Return where a tile has data, None for everywhere; looked at once."""
+        if number not in self._known:
+            part = self._parts[number]
+            known, nodata = part.mask(), part.nodata
+            if nodata is not None:
+                empty = np.zeros(part.shape[:2], dtype=bool)
+                for row in range(0, part.shape[0], _ROWS_AT_ONCE):
+                    rows = slice(row, min(row + _ROWS_AT_ONCE, part.shape[0]))
+                    values = part.read(rows.start, rows.stop, 0, part.shape[1])
+                    empty[rows] = is_nodata(values, nodata).all(axis=2)
+                known = ~empty if known is None else known & ~empty
+            self._known[number] = known
+        return self._known[number]
+
+
+def _named(scaling: tuple[tuple[float, float], ...]) -> str:
+    """Name factors and offsets, each once."""
+    pairs = ', '.join(f'{factor:g} and {shift:g}' for factor, shift in set(scaling))
+    return f'factor and offset {pairs or "1 and 0"}'
 
 
 def joined(parts: Sequence[Source]) -> Source:
