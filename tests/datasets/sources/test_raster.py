@@ -312,7 +312,7 @@ class TestTiles:
         first, second = BANDS[:, :, :9].copy(), BANDS[:, :, 6:].copy()
         first[:, 2:5, 7:] = none  # in both tiles; the second has data there
         first[:, 0, 8] = second[:, 0, 2] = none  # none has
-        nodata = {'nodata': none} if told == 'nodata' else {}
+        nodata: Any = {'nodata': none} if told == 'nodata' else {}
         place = moved(geotiff.TRANSFORM, 6)
         paths = [
             geotiff.write(tmp_path / 'l.tif', first, **nodata),
