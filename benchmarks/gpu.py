@@ -15,13 +15,17 @@ steps      a training step: eager, captured, the paper's formulation, the releas
 inference  patches a second by batch size, eager and captured
 map        a scene of KSC's size from the command to the finished map
 protocol   the paper's training on Indian Pines (--root), or on a synthetic scene of its
-           size, from the command to the scores
+           size, from the command to the scores, as shipped (no precision is given)
 compiled   torch.compile; not among the parts unless asked for, it takes minutes
+
+What the first calls chose on this card (layers/trial.py) and every line that says that
+something fell back (kernels, capture) stand below the table of their part.
 
 ``--device cpu --small`` tries the whole without a card.
 """
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -47,11 +51,14 @@ from torchgeo_ekgnet.bench.count import create_model, own_models
 from torchgeo_ekgnet.bench.graphs import graphed_inference, graphed_training, kernels_of
 from torchgeo_ekgnet.bench.measure import machine_description, machine_floor, measure
 from torchgeo_ekgnet.bench.text import markdown
-from torchgeo_ekgnet.layers import DynamicExpertConv3d
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, trial
 
 #: Seconds of every part; together less than six minutes.
-LIMITS = {'correct': 45, 'steps': 75, 'inference': 30, 'map': 50, 'protocol': 150}
+LIMITS = {'correct': 55, 'steps': 85, 'inference': 35, 'map': 45, 'protocol': 140}
 OPTIONAL = {'compiled': 240}
+
+#: What lines of a log have in them that say how a GPU was used.
+TELLING = ('not usable here', 'capture: ', 'precision: ')
 
 Row = dict[str, Any]
 Say = Callable[[Row], None]
@@ -92,7 +99,7 @@ def _settings(
                     '--device',
                     options.device,
                     '--repeats',
-                    '3' if options.small else '20',
+                    '3' if options.small else '10',
                 ),
                 *('--precision', '32' if name == 'tf32' else name),
             ]
@@ -182,12 +189,14 @@ def part_correct(options: argparse.Namespace, say: Say) -> None:
 
 def part_steps(options: argparse.Namespace, say: Say) -> None:
     """Time a training step in every precision, arms in turn."""
-    for name, setting in _settings(options, '32', 'tf32', 'bf16'):
+    # What the targets are about comes first, in case time runs out.
+    for name, setting in _settings(options, 'bf16', 'tf32', '32'):
         _allow_tf32(name == 'tf32')
         asked, device = setting.options, setting.device
         torch.manual_seed(0)
         patch, bands = asked.patches[0], asked.bands[0]
         batch = random_batch(setting, patch, bands, asked.batch)
+        say({'precision': name, 'arm': 'ours alone', 'peak MiB': _peak(setting, batch)})
         arms = arms_of(setting, patch, bands, False)
         for unused in ('unfolded', 'checkpointed'):
             arms.pop(unused)
@@ -196,27 +205,46 @@ def part_steps(options: argparse.Namespace, say: Say) -> None:
         steps = {arm: training_step(setting, how, batch) for arm, how in arms.items()}
         times = measure(steps, asked.repeats, device)
         for arm, step in steps.items():
-            if device.type == 'cuda':
-                torch.cuda.reset_peak_memory_stats()
             spent = kernels_of(step, device)
             median = times[arm]['median']
-            peak = torch.cuda.max_memory_allocated() if device.type == 'cuda' else 0
             say(
                 {
                     'precision': name,
                     'arm': arm,
-                    'seconds': median,
+                    'ms': 1000 * median,
                     'kernels': spent['kernels'],
                     'busy': spent['seconds'] / median,
-                    'peak MiB': peak / 2**20,
                 }
             )
+        del arms, steps
+    _say_choices(say)
+
+
+def _peak(setting: Setting, batch: tuple[Tensor, Tensor]) -> float:
+    """Measure the peak of a training step, eager, when nothing else is on the card."""
+    if setting.device.type != 'cuda':
+        return 0.0
+    gc.collect()
+    torch.cuda.empty_cache()
+    patch, bands = setting.options.patches[0], setting.options.bands[0]
+    step = training_step(setting, arms_of(setting, patch, bands, True)['ours'], batch)
+    for _ in range(3):
+        step()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def _say_choices(say: Say) -> None:
+    """Say which ways of computing were taken on this card."""
+    for what, way in trial.choices().items():
+        say({'chosen': f'{what}: {way}'})
 
 
 def part_inference(options: argparse.Namespace, say: Say) -> None:
     """Measure patches a second by batch size."""
-    for name, setting in _settings(options, '32', 'bf16'):
-        _allow_tf32(False)
+    for name, setting in _settings(options, 'bf16', 'tf32', '32'):
+        _allow_tf32(name == 'tf32')
         asked, device = setting.options, setting.device
         patch, bands = asked.patches[0], asked.bands[0]
         for batch in (2, 4) if options.small else (80, 256, 1024, 4096):
@@ -231,6 +259,7 @@ def part_inference(options: argparse.Namespace, say: Say) -> None:
             for arm, time_of in times.items():
                 rate = batch / time_of['median']
                 say({'precision': name, 'batch': batch, 'arm': arm, 'patches/s': rate})
+    _say_choices(say)
 
 
 def part_compiled(options: argparse.Namespace, say: Say) -> None:
@@ -251,10 +280,9 @@ def part_compiled(options: argparse.Namespace, say: Say) -> None:
 
 def _command(options: argparse.Namespace, *args: str) -> float:
     """Run a command of the package; return the seconds from its start to its end."""
-    cuda = options.device == 'cuda'
-    precision = ('--trainer.precision', 'bf16-mixed') if cuda else ()
-    command = [sys.executable, '-m', 'torchgeo_ekgnet', *args, *precision]
-    accelerator = ('--trainer.accelerator', 'gpu' if cuda else 'cpu')
+    command = [sys.executable, '-m', 'torchgeo_ekgnet', *args]
+    kind = 'gpu' if options.device == 'cuda' else 'cpu'
+    accelerator = ('--trainer.accelerator', kind)
     start = time.perf_counter()
     subprocess.run([*command, *accelerator], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
@@ -290,7 +318,8 @@ def part_map(options: argparse.Namespace, say: Say) -> None:
         seconds = _command(
             options, 'predict', *config, *scene, '--ckpt_path', str(weights)
         )
-        say({'pixels': size[0] * size[1], 'bands': size[2], 'seconds': seconds})
+        pixels = size[0] * size[1]
+        say({'pixels': pixels, 'bands': size[2], 'seconds': seconds})
 
 
 def part_protocol(options: argparse.Namespace, say: Say) -> None:
@@ -343,12 +372,22 @@ def run_apart(name: str, args: Sequence[str], limit: float) -> Row:
         except subprocess.TimeoutExpired:
             state = f'stopped after {limit:.0f} s'
         except subprocess.CalledProcessError:
-            errors.seek(0)
-            lines = errors.read().strip().splitlines()
+            state = 'failed'
+        errors.seek(0)
+        lines = errors.read().strip().splitlines()
+        if state == 'failed':
             state = f'failed: {lines[-1] if lines else "no message"}'
         said.seek(0)
         rows = [json.loads(line) for line in said if line.endswith('\n')]
-    return {'state': state, 'seconds': time.perf_counter() - start, 'rows': rows}
+    seconds = time.perf_counter() - start
+    told = [line for line in lines if any(text in line for text in TELLING)]
+    return {
+        'state': state,
+        'seconds': seconds,
+        'rows': [row for row in rows if 'chosen' not in row],
+        'chosen': [row['chosen'] for row in rows if 'chosen' in row],
+        'told': list(dict.fromkeys(told)),
+    }
 
 
 def _cell(value: Any) -> str:
@@ -360,6 +399,7 @@ def table(rows: list[Row]) -> str:
     """Write the rows of a part; of correctness the worst alone."""
     if rows and 'outputs' in rows[0]:
         rows = sorted(rows, key=lambda row: -row['outputs'])[:8]
+    rows = [row for row in rows if 'chosen' not in row]
     header = list(dict.fromkeys(key for row in rows for key in row))
     return markdown(
         header, [[_cell(row.get(key, '')) for key in header] for row in rows]
@@ -388,6 +428,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for name, part in results['parts'].items():
         sys.stdout.write(f'\n{name}: {part["state"]}, {part["seconds"]:.0f} s\n\n')
         sys.stdout.write(table(part['rows']) + '\n')
+        for line in (*part.get('chosen', ()), *part.get('told', ())):
+            sys.stdout.write(f'{line}\n')
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ def test_parts_say_rows(
     elif part == 'steps':
         assert {row['precision'] for row in rows} == {'32', 'tf32', 'bf16'}
         assert {'ours', 'paper', 'static'} <= {row['arm'] for row in rows}
-        assert all(row['seconds'] > 0 for row in rows)
+        assert all(row['ms'] > 0 for row in rows if 'ms' in row)
     else:
         assert all(row['patches/s'] > 0 for row in rows)
     assert gpu.table(rows).count('\n') >= 3
@@ -50,6 +50,8 @@ def test_parts_say_rows(
 SPEAKER = """
 import json, sys, time
 print(json.dumps({'what': 'first', 'seconds': 1.5}), flush=True)
+print(json.dumps({'chosen': 'convolution: dense'}), flush=True)
+print('experts: triton is not usable here (RuntimeError: no compiler)', file=sys.stderr)
 if 'hang' in sys.argv:
     time.sleep(60)
 if 'fail' in sys.argv:
@@ -78,6 +80,10 @@ def test_what_a_part_has_said_is_kept(
     found = gpu.run_apart('steps', [behaviour], 3 if behaviour == 'hang' else 30)
     assert found['state'].startswith(state)
     assert found['rows'] == [{'what': 'first', 'seconds': 1.5}]
+    assert found['chosen'] == ['convolution: dense']
+    assert found['told'] == [
+        'experts: triton is not usable here (RuntimeError: no compiler)'
+    ]
 
 
 def test_results_are_written_after_every_part(

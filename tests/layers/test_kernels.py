@@ -27,6 +27,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(trial, 'DEVICES', (DEVICE,))
     monkeypatch.setattr(trial, '_chosen', {})
     monkeypatch.setattr(trial, '_broken', set())
+    monkeypatch.setattr(trial, '_doubted', set())
     # Float32 as such, also where there is TF32.
     monkeypatch.setattr(trial, 'rounds', lambda: (False, False))
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
@@ -384,7 +385,7 @@ def test_values_that_are_no_numbers_prove_nothing() -> None:
     bad = torch.full((2,), float('nan'))
     ways: Any = {'PyTorch': lambda: (bad,), 'other': lambda: (bad,)}
     assert trial.fastest('sum', 0, ways, 1e-3) == 'PyTorch'
-    assert not trial.choices() and not trial._broken
+    assert not trial.choices() and not trial._broken and not trial._doubted
 
 
 def test_without_triton(

@@ -6,6 +6,7 @@
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ..maps.raster import Legend
 
 __all__ = ('ClassificationMap',)
+
+_BATCH, _GPU_BATCH = 256, 1024
 
 
 class ClassificationMap(Callback):
@@ -58,7 +61,7 @@ class ClassificationMap(Callback):
         entropy: bool = False,
         probabilities: bool = False,
         window_size: int = 64,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         output: str | None = None,
         report: bool = True,
         smooth: int = 0,
@@ -76,7 +79,7 @@ class ClassificationMap(Callback):
             probabilities: Also write ``probabilities.tif`` with a band a class.
             window_size: Side of the windows that the scene is cut into, in pixels.
             batch_size: Largest number of patches in a batch; batches never cross a
-                window.
+                window. None for 256, and 1024 on a GPU.
             output: Folder of the files; the run of the checkpoint by default.
             report: Whether to write ``report.html``.
             smooth: Also write ``smoothed.tif``, the classes of probabilities that were
@@ -98,8 +101,9 @@ class ClassificationMap(Callback):
             smooth=smooth,
             smooth_edges=smooth_edges,
             window_size=window_size,
-            batch_size=batch_size,
+            batch_size=_BATCH if batch_size is None else batch_size,
         )
+        self._follows_device = batch_size is None
         self.output = output
         self.report = report
         self._job: MapJob | None = None
@@ -112,6 +116,11 @@ class ClassificationMap(Callback):
         self._job = None
         if stage != 'predict':
             return
+        if self._follows_device:
+            on_gpu = trainer.strategy.root_device.type == 'cuda'
+            self.options = replace(
+                self.options, batch_size=_GPU_BATCH if on_gpu else _BATCH
+            )
         trainer.predict_loop.return_predictions = False
         if getattr(trainer, 'fast_dev_run', False):
             return

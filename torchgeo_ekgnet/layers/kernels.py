@@ -486,7 +486,7 @@ def products(x: Tensor, kernels: Tensor, bias: Tensor | None, relu: bool) -> Ten
     _products[(batch * blocks, triton.cdiv(outputs, block_o))](
         x, kernels, kernels if bias is None else bias, y,
         x.stride(0), blocks, channels, outputs, positions,
-        BLOCK_P=block_p, BLOCK_I=_dot_block(channels, 32), BLOCK_O=block_o,
+        BLOCK_P=block_p, BLOCK_I=32, BLOCK_O=block_o,
         BIASED=bias is not None, RELU=relu, PRECISION=_precision(x, trial.rounds()[0]),
         num_warps=4, num_stages=2,
     )  # fmt: skip

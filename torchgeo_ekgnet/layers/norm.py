@@ -238,6 +238,7 @@ def _fuses(norm: nn.Module, x: Tensor) -> bool:
         and x.numel() > x.shape[1]
         and x.is_contiguous()
         and not traced()
+        and not torch.is_inference_mode_enabled()
         and not forward_mode(x, norm.weight, norm.bias)
         and asked_strategy() is None
         and not watched(norm)

@@ -4,8 +4,8 @@
 """Of several ways to compute the same on a GPU, the one that is fastest on this one.
 
 What is asked for first is computed in every way, once for each geometry and type. A way
-that fails, or whose values differ from PyTorch's, is never taken again, which one line
-of the log says; the others are timed. While a graph is captured, and where
+that fails is never taken again, one whose values differ from PyTorch's not for this
+geometry, and a line of the log says so; the others are timed. While a graph is captured, and where
 deterministic algorithms are asked for, nothing is timed.
 """
 
@@ -14,7 +14,6 @@ import importlib
 import logging
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import ModuleType
@@ -38,7 +37,7 @@ CLOSE = {torch.float32: 5e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 _REPEATS = 5
 
 # Cycles, some milliseconds, for which the device waits before it is timed.
-_WAIT = 10_000_000
+_WAIT = 5_000_000
 
 T = TypeVar('T')
 Values = Sequence[Tensor]
@@ -47,7 +46,8 @@ Ways = Mapping[str, Callable[[], Values]]
 _log = logging.getLogger(__name__)
 _chosen: dict[tuple[str, Hashable], str] = {}
 _broken: set[tuple[str, str]] = set()
-_lock = threading.RLock()
+# Ways that gave other values for some geometry, of which a line was written.
+_doubted: set[tuple[str, str]] = set()
 
 
 def choices() -> dict[str, str]:
@@ -95,23 +95,23 @@ def rounds() -> tuple[bool, bool]:
         return False, False
 
 
-def give_up(name: str, way: str, reason: object) -> None:
+def give_up(name: str, way: str, reason: Exception) -> None:
     """Never take a way again.
 
     Args:
         name: What is computed.
         way: The way.
-        reason: An error, or a text.
+        reason: The error.
     """
-    with _lock:
-        if (name, way) in _broken:
-            return
-        _broken.add((name, way))
-        for key in [key for key, taken in _chosen.items() if taken == way]:
-            if key[0] == name:
-                del _chosen[key]
-    text = _line(reason) if isinstance(reason, Exception) else reason
-    _log.warning("%s: %s is not usable here (%s); PyTorch's own runs", name, way, text)
+    if (name, way) in _broken:
+        return
+    _broken.add((name, way))
+    for key in [key for key, taken in list(_chosen.items()) if taken == way]:
+        if key[0] == name:
+            _chosen.pop(key, None)
+    _log.warning(
+        "%s: %s is not usable here (%s); PyTorch's own runs", name, way, _line(reason)
+    )
 
 
 def attempt(name: str, way: str, compute: Callable[[], T]) -> T | None:
@@ -154,25 +154,21 @@ def fastest(
     first = next(iter(ways))
     if _captures():
         return first
-    with _lock:
-        expected = [value.detach().float() for value in ways[first]()]
-        if not all(bool(value.isfinite().all()) for value in expected):
-            return first
-        good = [first]
-        for way in list(ways)[1:]:
-            if (name, way) not in _broken and _agrees(
-                name, way, ways[way], expected, tolerance
-            ):
-                good.append(way)
-        del expected
-        taken = preferred if preferred in good else first
-        if len(good) > 1 and not torch.are_deterministic_algorithms_enabled():
-            times = _times(ways, good)
-            best = min(times, key=lambda way: times[way])
-            if times[best] < (1 - GAIN) * times[taken]:
-                taken = best
-            _log.info('%s %s: %s of %s', name, key, taken, times)
-        _chosen[name, key] = taken
+    expected = [value.detach().float() for value in ways[first]()]
+    if not all(bool(value.isfinite().all()) for value in expected):
+        return first
+    others = [way for way in list(ways)[1:] if (name, way) not in _broken]
+    good = [first]
+    good += [w for w in others if _agrees(name, w, ways[w], expected, tolerance)]
+    del expected
+    taken = preferred if preferred in good else first
+    if len(good) > 1 and not torch.are_deterministic_algorithms_enabled():
+        times = _times(ways, good)
+        best = min(times, key=lambda way: times[way])
+        if times[best] < (1 - GAIN) * times[taken]:
+            taken = best
+        _log.info('%s %s: %s of %s', name, key, taken, times)
+    _chosen[name, key] = taken
     return taken
 
 
@@ -208,11 +204,16 @@ def _agrees(
     expected: Values,
     tolerance: float,
 ) -> bool:
-    """Whether a way runs and gives what is expected; gives it up otherwise."""
+    """Whether a way runs and gives what is expected."""
     found = attempt(name, way, lambda: _gap(compute(), expected))
-    if found is not None and not found <= tolerance:
-        give_up(name, way, f'its values differ by {found:.2g}')
-    return found is not None and found <= tolerance
+    agrees = found is not None and found <= tolerance
+    if found is not None and not agrees and (name, way) not in _doubted:
+        _doubted.add((name, way))
+        text = (
+            "%s: %s is not usable here (its values differ by %.2g); PyTorch's own run"
+        )
+        _log.warning(text, name, way, found)
+    return agrees
 
 
 def _gap(values: Values, expected: Values) -> float:
@@ -228,8 +229,11 @@ def _gap(values: Values, expected: Values) -> float:
 
 
 def _times(ways: Ways, good: Sequence[str]) -> dict[str, float]:
-    """Time ways."""
-    return {way: _seconds(ways[way]) for way in good}
+    """Time ways; nothing is known where the memory is too small for it."""
+    try:
+        return {way: _seconds(ways[way]) for way in good}
+    except torch.cuda.OutOfMemoryError:
+        return dict.fromkeys(good, 0.0)
 
 
 def _seconds(compute: Callable[[], Values]) -> float:
@@ -255,6 +259,6 @@ def _seconds(compute: Callable[[], Values]) -> float:
     return best
 
 
-def _line(error: object) -> str:
+def _line(error: Exception) -> str:
     """Put an error into a line."""
     return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
