@@ -33,8 +33,8 @@ from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 DATA = {
     'class_path': 'torchgeo_ekgnet.datamodules.SyntheticSceneDataModule',
     'init_args': {
-        'rows': 24,
-        'cols': 24,
+        'rows': 16,
+        'cols': 16,
         'num_bands': 12,
         'num_classes': 3,
         'patch_size': 5,
