@@ -278,6 +278,9 @@ def test_grouped_layer_is_conv3d(options: dict[str, Any]) -> None:
     torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(ours(x[0]), theirs(x[0]))
     torch.testing.assert_close(turned(x.transpose(2, 3)).transpose(2, 3), theirs(x))
+    for layer in (ours, turned):
+        last = layer(x.movedim(2, 4), bands_last=True).movedim(4, 2)
+        torch.testing.assert_close(last, theirs(x))
 
 
 @pytest.mark.parametrize('positions', [(1, 5, 2), (4, 10, 4)])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy
 from torchgeo_ekgnet.layers.norm import folded_evaluation
+from torchgeo_ekgnet.models import _skeleton
 from torchgeo_ekgnet.models._skeleton import CentreWeights, DenseStage
 
 from .conftest import BANDS, settled, small_input, small_model
@@ -52,6 +53,44 @@ def buffers_read(stage: DenseStage, x: Tensor, strategy: str | None = None) -> i
     for hook in hooks:
         hook.remove()
     return len({tensor.untyped_storage().data_ptr() for tensor in read})
+
+
+@pytest.mark.parametrize('layer', [experts, static])
+@pytest.mark.parametrize('gradients', [False, True])
+def test_bands_may_come_last(
+    layer: Callable[[int, int], nn.Module],
+    gradients: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage, x = make_stage(layer, True).train(gradients), maps()
+    with torch.set_grad_enabled(gradients):
+        expected = stage(x)
+        monkeypatch.setattr(_skeleton, 'puts_bands_last', lambda *_: True)
+        found = stage(x)
+        torch.testing.assert_close(found, expected)
+        assert _skeleton.lie_bands_last(found) and not _skeleton.lie_bands_last(
+            expected
+        )
+    if gradients:
+        seen, inputs = torch.randn_like(found), (x, *stage.parameters())
+        again = torch.autograd.grad(stage.recompute(x), inputs, seen)
+        reference = torch.autograd.grad(expected, inputs, seen)
+        for one, two, three in zip(
+            torch.autograd.grad(found, inputs, seen), again, reference, strict=True
+        ):
+            torch.testing.assert_close(one, three, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(two, three, rtol=1e-6, atol=1e-9)
+
+
+def test_small_maps_put_bands_last() -> None:
+    def order(rows: int, bands: int, width: int, growth: int) -> bool:
+        x = torch.empty(2, 1, rows, bands, rows)
+        return _skeleton.puts_bands_last(x, width, growth, 4)
+
+    assert not order(8, 100, 32, 8) and not order(4, 50, 64, 16)
+    assert order(2, 25, 128, 32) and order(4, 52, 32, 8) and order(2, 26, 64, 16)
+    with conv_strategy('grouped'):
+        assert not order(2, 25, 128, 32)
 
 
 @pytest.mark.parametrize('pool', [False, True])

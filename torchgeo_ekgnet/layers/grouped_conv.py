@@ -69,8 +69,8 @@ class GroupedConv3d(nn.Conv3d):
         )
         self.rows_first = rows_first
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve."""
+    def forward(self, input: Tensor, bands_last: bool = False) -> Tensor:
+        """Convolve; ``bands_last`` as for :meth:`convolve`."""
         if torch.jit.is_scripting():
             if self.rows_first:
                 input = input.transpose(-3, -2)
@@ -78,7 +78,7 @@ class GroupedConv3d(nn.Conv3d):
             if self.rows_first:
                 y = y.transpose(-3, -2)
             return y
-        return self.convolve(input, self.weight, self.bias)
+        return self.convolve(input, self.weight, self.bias, bands_last=bands_last)
 
     @torch.jit.unused
     def convolve(
@@ -87,6 +87,7 @@ class GroupedConv3d(nn.Conv3d):
         weight: Tensor,
         bias: Tensor | None,
         out: Tensor | None = None,
+        bands_last: bool = False,
     ) -> Tensor:
         """Convolve as this layer does, with other weights than its own.
 
@@ -95,19 +96,27 @@ class GroupedConv3d(nn.Conv3d):
             weight: Kernels, shaped as those of the layer.
             bias: Biases.
             out: Where to write the output; not for autograd.
+            bands_last: Maps come and go as (B, C, H, W, D), whatever the layer says.
 
         Returns:
             Maps, (B, C', D', H', W').
         """
         plain = input.dim() != 5 or self.padding_mode != 'zeros'
         if plain or isinstance(self.padding, str):
-            if self.rows_first:
+            if bands_last:
+                input = input.movedim(-1, -3)
+            elif self.rows_first:
                 input = input.transpose(-3, -2)
             y: Tensor = self._conv_forward(input, weight, bias)
-            y = y.transpose(-3, -2) if self.rows_first else y
+            if bands_last:
+                y = y.movedim(-3, -1)
+            elif self.rows_first:
+                y = y.transpose(-3, -2)
             return y if out is None else out.copy_(y)
         axes = (0, 1, 2)
-        if self.rows_first:
+        if bands_last:
+            weight, axes = weight.movedim(2, 4), (1, 2, 0)
+        elif self.rows_first:
             weight, axes = weight.transpose(2, 3), (1, 0, 2)
         return grouped_conv3d(
             input,

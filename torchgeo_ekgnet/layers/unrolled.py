@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ __all__ = [
     'Unrolling',
     'any_unrolling',
     'best_unrolling',
+    'faster_order',
     'unrolled_conv3d',
     'unrolled_gradients',
     'unrolled_in_pieces',
@@ -36,6 +37,8 @@ _SLOW = 5e9  # of its fallback for thin groups
 _COPY = 6e9  # bytes per second of a permuting copy
 _WIDTH = 16  # channels of a group must be a multiple of this
 _PIECE = 16 << 20  # bytes of unrolled copies at a time, measured like them
+
+_AXES = 'ijk'  # names of a kernel's axes in sums
 
 
 class AxisPlan(NamedTuple):
@@ -119,12 +122,15 @@ def candidates(
             axes = [keep, keep, keep]
             axes[a] = plan
             found.append(Unrolling((axes[0], axes[1], axes[2]), out, geometry))
-    if size[1] * size[2] <= 32:
-        rows = AxisPlan(out[1], 1, size[1], 0, 1)
-        need_in = need_in // math.gcd(need_in, size[1])
-        need_out = need_out // math.gcd(need_out, out[1])
-        columns = _full_axis(size[2], out[2], geometry, 2, need_in, need_out)
-        found.append(Unrolling((keep, rows, columns), out, geometry))
+    for a, b in ((1, 2), (0, 1)):
+        if size[a] * size[b] > 32:
+            continue
+        axes = [keep, keep, keep]
+        axes[a] = AxisPlan(out[a], 1, size[a], 0, 1)
+        pad_in = need_in // math.gcd(need_in, size[a])
+        pad_out = need_out // math.gcd(need_out, out[a])
+        axes[b] = _full_axis(size[b], out[b], geometry, b, pad_in, pad_out)
+        found.append(Unrolling((axes[0], axes[1], axes[2]), out, geometry))
     return found
 
 
@@ -142,11 +148,14 @@ def _cost(
         wide = cin % _WIDTH == 0 and cout % _WIDTH == 0
         return work * math.prod(out) / (_FAST if wide else _SLOW)
     inputs, outputs = unrolling.sizes(x_shape, w_shape)
-    first = unrolling.axes[0]
-    # The axis behind the channels joins them without a copy.
-    alone = first.block > 0 and first.blocks == 1 and not unrolling.axes[1].block
-    moves_in = 0 if alone and first.window == x_shape[2] else 4
-    moves_out = 0 if alone and first.block == out[0] else 4
+    # Axes behind the channels join them without a copy.
+    axes = unrolling.unrolled_axes()
+    plans = [unrolling.axes[a] for a in axes]
+    alone = axes in ([0], [0, 1]) and all(plan.blocks == 1 for plan in plans)
+    whole_in = all(p.window == x_shape[2 + a] for a, p in zip(axes, plans, strict=True))
+    whole_out = all(p.block == out[a] for a, p in zip(axes, plans, strict=True))
+    moves_in = 0 if alone and whole_in else 4
+    moves_out = 0 if alone and whole_out else 4
     for a, plan in enumerate(unrolling.axes):
         if plan.block:
             work *= plan.window * plan.block * plan.blocks / geometry.kernel[a]
@@ -159,15 +168,46 @@ def best_unrolling(
     x_shape: Sequence[int], w_shape: Sequence[int], geometry: Geometry
 ) -> Unrolling | None:
     """Choose the unrolling that is estimated to be fastest; None for the plain form."""
+    return _best(tuple(x_shape), tuple(w_shape), geometry)[0]
+
+
+@functools.lru_cache(maxsize=512)
+def _best(
+    x_shape: Sequence[int], w_shape: Sequence[int], geometry: Geometry
+) -> tuple[Unrolling | None, float]:
+    """Choose an unrolling and tell its estimate."""
     if min(geometry.output_size(x_shape[2:])) < 1:
-        return None
+        return None, 0.0
     best, least = None, _cost(None, x_shape, w_shape, geometry)
     cin, cout = w_shape[1], w_shape[0] // geometry.groups
     for candidate in candidates(x_shape[2:], geometry, cin, cout):
         cost = _cost(candidate, x_shape, w_shape, geometry)
         if cost < least:
             best, least = candidate, cost
-    return best
+    return best, least
+
+
+def faster_order(
+    size: Sequence[int], channels: int, out: int, groups: int
+) -> Literal['HDW', 'HWD']:
+    """Say in which order a 3x3x3 convolution that keeps sizes is estimated to be faster.
+
+    Args:
+        size: Extent along D, H, W.
+        channels: Channels of the input.
+        out: Channels of the output.
+        groups: Groups of channels.
+
+    Returns:
+        Rows, bands, columns, or rows, columns, bands.
+    """
+    geometry = Geometry((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), groups)
+    w_shape = (out, channels // groups, 3, 3, 3)
+    bands, rows, cols = size
+    # The batch makes no difference to which is faster.
+    first = _best((1, channels, rows, bands, cols), w_shape, geometry)[1]
+    last = _best((1, channels, rows, cols, bands), w_shape, geometry)[1]
+    return 'HWD' if last < first else 'HDW'
 
 
 def any_unrolling(
@@ -306,10 +346,17 @@ def _unroll_kernel(weight: Tensor, unrolling: Unrolling) -> Tensor:
         unrolled = torch.einsum('ocijk,kbw->obcwij', moved, bands)
         unrolled = unrolled.flatten(2, 3).flatten(0, 1).unsqueeze(-1)
         return unrolled.movedim(-1, 2 + axes[0])
-    rows = _bands(unrolling, 1, weight)
-    columns = _bands(unrolling, 2, weight)
-    unrolled = torch.einsum('ocijk,jpq,kbw->opbcqwi', weight, rows, columns)
-    return unrolled.flatten(3, 5).flatten(0, 2)[..., None, None]
+    a, b = axes
+    unrolled = torch.einsum(
+        f'ocijk,{_AXES[a]}pq,{_AXES[b]}yz->opycqz{_AXES[3 - a - b]}',
+        weight,
+        _bands(unrolling, a, weight),
+        _bands(unrolling, b, weight),
+    )
+    unrolled = unrolled.flatten(3, 5).flatten(0, 2)
+    for axis in axes:
+        unrolled = unrolled.unsqueeze(2 + axis)
+    return unrolled
 
 
 @functools.lru_cache(maxsize=128)
@@ -347,11 +394,16 @@ def _roll_kernel(
         bands = _bands(unrolling, axes[0], grad)
         rolled = torch.einsum('obcwij,kbw->ocijk', grad, bands)
         return rolled.movedim(-1, 2 + axes[0])
-    grad = grad[..., 0, 0]
-    grad = grad.unflatten(1, (cin, plans[1].window, plans[2].window))
-    grad = grad.unflatten(0, (out, plans[1].block, plans[2].block))
-    rows, columns = _bands(unrolling, 1, grad), _bands(unrolling, 2, grad)
-    return torch.einsum('opbcqwi,jpq,kbw->ocijk', grad, rows, columns)
+    a, b = axes
+    grad = grad.flatten(2)
+    grad = grad.unflatten(1, (cin, plans[a].window, plans[b].window))
+    grad = grad.unflatten(0, (out, plans[a].block, plans[b].block))
+    return torch.einsum(
+        f'opycqz{_AXES[3 - a - b]},{_AXES[a]}pq,{_AXES[b]}yz->ocijk',
+        grad,
+        _bands(unrolling, a, grad),
+        _bands(unrolling, b, grad),
+    )
 
 
 def _unrolled_bias(bias: Tensor | None, unrolling: Unrolling) -> Tensor | None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
 from ..layers.norm import conv_norm, norm_act, watched
 from ..layers.rule import reads_slices
+from ..layers.unrolled import faster_order
 from ._blocks import SpectralCollapse
 from ._contract import SpectralSpatialNet, leaf_module
 
@@ -54,8 +55,8 @@ def init_conv3d(conv: nn.Module) -> None:
 class DenseLayer(nn.Module):
     """Bottleneck, BN, ReLU, grouped 3x3x3 convolution: the new channels of a block.
 
-    Inside a block rows lie before bands, (B, C, H, D, W): the grouped convolution is
-    fastest there, and nothing else in a layer minds.
+    Inside a block rows lie before bands, (B, C, H, D, W), or bands last, (B, C, H, W, D),
+    where the grouped convolution is faster. Nothing else in a layer minds.
 
     Args:
         in_channels: Channels of the input.
@@ -107,11 +108,16 @@ class DenseLayer(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, context: Tensor, place: Tensor | None = None
+        self,
+        x: Tensor,
+        context: Tensor,
+        place: Tensor | None = None,
+        bands_last: bool = False,
     ) -> Tensor:
         """Compute the new channels: (B, C, H, D, W) to (B, growth_rate, H, D, W).
 
-        Without gradients they may be written to a place of their own.
+        Without gradients they may be written to a place of their own. With
+        ``bands_last`` maps are (B, C, H, W, D).
         """
         if torch.jit.is_scripting():
             if self.takes_context:
@@ -125,9 +131,11 @@ class DenseLayer(nn.Module):
             plain = type(self.conv) is GroupedConv3d and not watched(self.conv)
             if isinstance(place, Tensor) and plain:
                 written = self.conv.convolve(
-                    inner, self.conv.weight, self.conv.bias, place
+                    inner, self.conv.weight, self.conv.bias, place, bands_last
                 )
                 return cast(Tensor, self.drop(written))
+            if type(self.conv) is GroupedConv3d:
+                return cast(Tensor, self.drop(self.conv(inner, bands_last)))
         added: Tensor = self.drop(self.conv(inner))
         return added
 
@@ -202,6 +210,42 @@ def append_maps(x: Tensor | None, new: Tensor, buffer: Tensor | None) -> Tensor:
     return new.contiguous() if x is None else torch.cat([x, new], 1)
 
 
+def puts_bands_last(x: Tensor, channels: int, out: int, groups: int) -> bool:
+    """Whether the 3x3x3 convolutions of a block are faster with bands as the last axis.
+
+    Args:
+        x: Maps of the block, (B, C, H, D, W).
+        channels: Input channels of its convolutions.
+        out: Their output channels.
+        groups: Their groups.
+    """
+    if torch.jit.is_scripting():
+        return False
+    if x.device.type != 'cpu' or x.dtype != torch.float32 or not reads_slices(x):
+        return False
+    size = (x.shape[3], x.shape[2], x.shape[4])
+    return faster_order(size, channels, out, groups) == 'HWD'
+
+
+def lie_bands_last(x: Tensor) -> bool:
+    """Whether bands are the last axis of maps (B, C, D, H, W) in memory."""
+    if torch.jit.is_scripting():
+        return False
+    if x.device.type != 'cpu' or x.transpose(2, 3).is_contiguous():
+        return False
+    return x.movedim(2, 4).is_contiguous()
+
+
+def to_order(x: Tensor, bands_last: bool) -> Tensor:
+    """Turn maps (B, C, D, H, W) into (B, C, H, D, W) or (B, C, H, W, D)."""
+    return x.movedim(2, 4) if bands_last else x.transpose(2, 3)
+
+
+def from_order(x: Tensor, bands_last: bool) -> Tensor:
+    """Undo :func:`to_order`."""
+    return x.movedim(4, 2) if bands_last else x.transpose(2, 3)
+
+
 def maps_to_pixels(x: Tensor) -> Tensor:
     """Make a sample of every pixel: (B, C, D, H, W) to (B * H * W, C, D, 1, 1)."""
     pixels = x.permute(0, 3, 4, 1, 2)
@@ -220,6 +264,10 @@ def pixels_to_maps(x: Tensor, like: Tensor) -> Tensor:
 register_notrace_function(make_buffer)
 register_notrace_function(append_maps)
 register_notrace_function(find_place)
+register_notrace_function(puts_bands_last)
+register_notrace_function(lie_bands_last)
+register_notrace_function(to_order)
+register_notrace_function(from_order)
 
 
 class DenseStage(nn.Module):
@@ -274,6 +322,8 @@ class DenseStage(nn.Module):
             for index in range(num_layers)
         )
         self.growth_rate = growth_rate
+        self.width = expansion * growth_rate
+        self.groups = groups
         self.out_channels = in_channels + num_layers * growth_rate
         #: Channels of which the layers read the first few; the output is apart.
         self.read_channels = self.out_channels - growth_rate
@@ -295,6 +345,8 @@ class DenseStage(nn.Module):
         """Pool, then append the channels of every layer, all pixels together."""
         # Rows before bands: the order in which the block before has left its maps.
         x = self.pool(x.transpose(2, 3))
+        last = self.bands_last(x)
+        x = to_order(x.transpose(2, 3), last)
         # Without gradients nothing keeps the buffer: it may hold the output as well.
         room = self.read_channels if torch.is_grad_enabled() else self.out_channels
         buffer = make_buffer(x, room) if self.reads_slices else None
@@ -302,10 +354,23 @@ class DenseStage(nn.Module):
         # The mean of a concatenation is the concatenation of the means.
         context = pool_context(x)
         for layer in self.layers:
-            new = layer(x, context, find_place(x, self.growth_rate, buffer))
+            new = layer(x, context, find_place(x, self.growth_rate, buffer), last)
             context = torch.cat([context, pool_context(new)], 1)
             x = append_maps(x, new, buffer)
-        return x.transpose(2, 3)
+        return from_order(x, last)
+
+    def bands_last(self, x: Tensor) -> bool:
+        """Whether the block puts bands last; x: (B, C, H, D, W)."""
+        if torch.jit.is_scripting():
+            return False
+        if self.pixelwise or not self._can_turn():
+            return False
+        return puts_bands_last(x, self.width, self.growth_rate, self.groups)
+
+    @torch.jit.unused
+    def _can_turn(self) -> bool:
+        """Whether all convolutions take maps in both orders."""
+        return all(type(cast(Any, m).conv) is GroupedConv3d for m in self.layers)
 
     @torch.jit.unused
     def recompute(self, x: Tensor) -> Tensor:
@@ -317,19 +382,21 @@ class DenseStage(nn.Module):
         like = x
         if self.pixelwise:
             x = maps_to_pixels(x)
-        x = self.pool(x.transpose(2, 3)).contiguous()
+        x = self.pool(x.transpose(2, 3))
+        last = self.bands_last(x)
+        x = to_order(x.transpose(2, 3), last).contiguous()
         context, maps = pool_context(x), [x]
         for layer in self.layers:
-            new = checkpoint(partial(_joined, layer), context, *maps)
+            new = checkpoint(partial(_joined, layer, last), context, *maps)
             context = torch.cat([context, pool_context(new)], 1)
             maps.append(new)
-        x = torch.cat(maps, 1).transpose(2, 3)
+        x = from_order(torch.cat(maps, 1), last)
         return pixels_to_maps(x, like) if self.pixelwise else x
 
 
-def _joined(layer: nn.Module, context: Tensor, *maps: Tensor) -> Tensor:
+def _joined(layer: nn.Module, last: bool, context: Tensor, *maps: Tensor) -> Tensor:
     """Run a dense layer on maps that lie apart."""
-    new: Tensor = layer(torch.cat(maps, 1), context)
+    new: Tensor = layer(torch.cat(maps, 1), context, None, last)
     return new
 
 
@@ -521,9 +588,10 @@ class DenseSkeleton(SpectralSpatialNet):
 
     def forward_norm(self, x: Tensor) -> Tensor:
         """Apply the final normalisation and activation in the order of memory."""
-        rows = x.transpose(2, 3)
+        last = lie_bands_last(x)
+        rows = to_order(x, last)
         if torch.jit.is_scripting():
             normed: Tensor = self.act(self.norm(rows))
         else:
             normed = norm_act(self.norm, rows, self.act)
-        return normed.transpose(2, 3)
+        return from_order(normed, last)
