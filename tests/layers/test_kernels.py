@@ -87,20 +87,18 @@ def test_norm_is_exact(kernels: Any, shape: tuple[int, ...], relu: bool) -> None
 
 def test_convolution_is_exact(kernels: Any) -> None:
     torch.manual_seed(0)
-    channels, outputs = 3, 1
-    x = torch.randn(2, channels, 2, 1, 3, device=DEVICE)
-    weight = torch.randn(outputs, channels, 3, 3, 3, device=DEVICE)
+    groups = 2
+    x = torch.randn(2, 6, 2, 1, 3, device=DEVICE)
+    weight = torch.randn(2, 3, 3, 3, 3, device=DEVICE)
     image, exact = (t.double().requires_grad_() for t in (x, weight))
-    y = F.conv3d(image, exact, padding=1)
+    y = F.conv3d(image, exact, padding=1, groups=groups)
     seen = torch.randn(y.shape, device=DEVICE)
     expected = torch.autograd.grad(y, (image, exact), seen.double())
-    taps = weight.flatten(2).permute(2, 1, 0).contiguous()
-    found = kernels.conv_forward(x, taps)
+    found = kernels.conv_forward(x, weight, groups)
     torch.testing.assert_close(found.double(), y, rtol=1e-4, atol=1e-4)
-    turned = weight.flip(2, 3, 4).flatten(2).permute(2, 0, 1).contiguous()
-    found = kernels.conv_forward(seen, turned)
+    found = kernels.conv_forward(seen, weight, groups, turned=True)
     torch.testing.assert_close(found.double(), expected[0], rtol=1e-4, atol=1e-4)
-    found = kernels.conv_weight_gradient(seen, x).permute(1, 2, 0).reshape(weight.shape)
+    found = kernels.conv_weight_gradient(seen, x, groups)
     torch.testing.assert_close(found.double(), expected[1], rtol=1e-4, atol=1e-4)
 
 
@@ -144,19 +142,22 @@ def composed_backward(
         return torch.autograd.grad(F.relu(y) if relu else y, inputs, grad)
 
 
-def taps_forward(x: Tensor, taps: Tensor) -> Tensor:
+def composed_conv(
+    x: Tensor, weight: Tensor, groups: int, turned: bool = False
+) -> Tensor:
     """Do what ``conv_forward`` does."""
-    weight = taps.permute(2, 1, 0).unflatten(2, (3, 3, 3)).contiguous()
-    return F.conv3d(x, weight, padding=1)
+    if turned:
+        return F.conv_transpose3d(x, weight, padding=1, groups=groups)
+    return F.conv3d(x, weight, padding=1, groups=groups)
 
 
-def taps_gradient(grad: Tensor, x: Tensor) -> Tensor:
+def composed_conv_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
     """Do what ``conv_weight_gradient`` does."""
-    shape = (grad.shape[1], x.shape[1], 3, 3, 3)
+    shape = (grad.shape[1], x.shape[1] // groups, 3, 3, 3)
     weight = torch.zeros(shape, dtype=x.dtype, device=x.device, requires_grad=True)
     with torch.enable_grad():
-        (found,) = torch.autograd.grad(F.conv3d(x, weight, padding=1), weight, grad)
-    return found.flatten(2).permute(2, 0, 1).float()
+        y = F.conv3d(x, weight, padding=1, groups=groups)
+    return torch.autograd.grad(y, weight, grad)[0].float()
 
 
 def composed_products(
@@ -175,8 +176,8 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     found = SimpleNamespace(
         norm_forward=composed_forward,
         norm_backward=composed_backward,
-        conv_forward=taps_forward,
-        conv_weight_gradient=taps_gradient,
+        conv_forward=composed_conv,
+        conv_weight_gradient=composed_conv_gradient,
         products=composed_products,
     )
     monkeypatch.setattr(trial, '_load_kernels', lambda: found)

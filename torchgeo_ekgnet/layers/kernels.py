@@ -24,7 +24,16 @@ from . import trial
 __all__ = ['conv_forward', 'conv_weight_gradient', 'norm_backward', 'norm_forward']
 
 _BATCH = ['batch', 'tiles']
-_SIZES = ['total', 'channels', 'outputs', 'rows', 'columns', 'depths']
+_SIZES = [
+    'total',
+    'channels',
+    'outputs',
+    'per_in',
+    'per_out',
+    'rows',
+    'columns',
+    'depths',
+]
 _PRODUCTS = ['blocks', 'channels', 'outputs']
 
 # --------------------------------------------------------------------------------------
@@ -330,11 +339,11 @@ def _neighbours(place, rows, columns, depths, first, second, third):
 
 @triton.jit(do_not_specialize=_SIZES)
 def _conv(
-    x, kernels, y, total, channels, outputs, rows, columns, depths,
+    x, weight, y, total, channels, outputs, per_in, per_out, rows, columns, depths,
     BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
-    PRECISION: tl.constexpr,
+    TURNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Convolve some positions: kernels (27, channels, outputs) without groups."""
+    """Convolve some positions; between channels of different groups stand zeros."""
     positions = rows * columns * depths
     at = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     place = at % positions
@@ -357,9 +366,16 @@ def _conv(
                 mask=there[:, None] & inside[None, :],
                 other=0.0,
             )
+            ones, others = channel[None, :], out[:, None]
+            if TURNED:
+                element = (ones * per_out + others % per_out) * 27 + 26 - tap
+            else:
+                element = (others * per_in + ones % per_in) * 27 + tap
             kernel = tl.load(
-                kernels + (tap * channels + channel)[None, :] * outputs + out[:, None],
-                mask=there[None, :] & (out < outputs)[:, None],
+                weight + element,
+                mask=there[None, :]
+                & (out < outputs)[:, None]
+                & (ones // per_in == others // per_out),
                 other=0.0,
             )
             values = tl.dot(kernel, maps, values, input_precision=PRECISION)
@@ -375,7 +391,8 @@ def _conv(
 
 @triton.jit(do_not_specialize=[*_SIZES, 'share'])
 def _conv_weight(
-    grad, x, partial, total, share, channels, outputs, rows, columns, depths,
+    grad, x, partial, total, share, channels, outputs, per_in, per_out,
+    rows, columns, depths,
     BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -413,13 +430,12 @@ def _conv_weight(
         )
         # Threads read along positions, which the compiler cannot know of a transpose.
         values = tl.dot(gradient, tl.trans(maps), values, input_precision=PRECISION)
+    ones, others = channel[None, :], out[:, None]
+    element = (others * per_in + ones % per_in) * 27 + tap
     tl.store(
-        partial
-        + (piece.to(tl.int64) * 27 + tap) * outputs * channels
-        + out[:, None] * channels
-        + channel[None, :],
+        partial + piece.to(tl.int64) * outputs * per_in * 27 + element,
         values,
-        mask=wanted[:, None] & there[None, :],
+        mask=wanted[:, None] & there[None, :] & (ones // per_in == others // per_out),
     )
 
 
@@ -503,39 +519,48 @@ def _precision(x: Tensor, rounded: bool) -> str:
     return 'ieee' if x.dtype == torch.float32 and not rounded else 'tf32'
 
 
-def conv_forward(x: Tensor, kernels: Tensor) -> Tensor:
+def conv_forward(
+    x: Tensor, weight: Tensor, groups: int, turned: bool = False
+) -> Tensor:
     """Convolve with 3x3x3 kernels, stride 1, zeros around the maps.
 
     Args:
         x: Contiguous maps (B, Cin, D, H, W), not empty.
-        kernels: Kernels without groups, (27, Cin, Cout), contiguous.
+        weight: Kernels (Cout, Cin/groups, 3, 3, 3), contiguous.
+        groups: Groups of channels.
+        turned: Compute the gradient of the maps instead: ``x`` is that of the output,
+            (B, Cout, D, H, W).
 
     Returns:
-        Maps (B, Cout, D, H, W).
+        Maps (B, Cout, D, H, W), or their gradient (B, Cin, D, H, W).
     """
     batch, channels, *size = x.shape
-    outputs = kernels.shape[2]
+    outputs = weight.shape[1] * groups if turned else weight.shape[0]
     y = x.new_empty(batch, outputs, *size)
     total = y.numel() // outputs
     block_o = _dot_block(outputs, 64)
-    block_n = 128 if total >= 1 << 17 else 64
+    # Float32 takes twice the registers.
+    block_n = 128 if total >= 1 << 17 and x.dtype != torch.float32 else 64
     _conv[(triton.cdiv(total, block_n), triton.cdiv(outputs, block_o))](
-        x, kernels, y, total, channels, outputs, *size,
+        x, weight, y, total, channels, outputs, channels // groups, outputs // groups,
+        *size,
         BLOCK_N=block_n, BLOCK_I=_dot_block(channels, 32), BLOCK_O=block_o,
-        PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=2,
+        TURNED=turned, PRECISION=_precision(x, trial.rounds()[1]),
+        num_warps=4, num_stages=2,
     )  # fmt: skip
     return y
 
 
-def conv_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+def conv_weight_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
     """Differentiate :func:`conv_forward` with respect to its kernels.
 
     Args:
         grad: Gradient of its output, contiguous.
         x: Its input.
+        groups: Groups of channels.
 
     Returns:
-        Gradient in float32, (27, Cout, Cin).
+        Gradient in float32, (Cout, Cin/groups, 3, 3, 3).
     """
     channels, outputs = x.shape[1], grad.shape[1]
     total, size = grad.numel() // outputs, grad.shape[2:]
@@ -545,11 +570,11 @@ def conv_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     pieces = max(1, min(1024 // (27 * blocks), triton.cdiv(total, 4 * block_n)))
     share = triton.cdiv(triton.cdiv(total, pieces), block_n) * block_n
     pieces = triton.cdiv(total, share)
-    partial = torch.empty(
-        pieces, 27, outputs, channels, dtype=torch.float32, device=x.device
-    )
+    shape = outputs, channels // groups, 3, 3, 3
+    partial = torch.empty(pieces, *shape, dtype=torch.float32, device=x.device)
     _conv_weight[(pieces, 27, blocks)](
-        grad, x, partial, total, share, channels, outputs, *size,
+        grad, x, partial, total, share, channels, outputs,
+        channels // groups, outputs // groups, *size,
         BLOCK_N=block_n, BLOCK_I=block_i, BLOCK_O=block_o,
         PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=2,
     )  # fmt: skip

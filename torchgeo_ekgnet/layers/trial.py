@@ -70,8 +70,11 @@ def _load_kernels() -> ModuleType | None:
 
 
 def applies(x: Tensor) -> bool:
-    """Whether ways are tried for maps like these: real ones on a GPU."""
-    return x.device.type in DEVICES and type(x) in (Tensor, torch.nn.Parameter)
+    """Whether ways are tried for maps like these: real ones on the present GPU."""
+    if x.device.type not in DEVICES or type(x) not in (Tensor, torch.nn.Parameter):
+        return False
+    # Triton launches on the present device, wherever the maps are.
+    return not x.is_cuda or x.device.index == torch.cuda.current_device()
 
 
 def has_kernels(x: Tensor) -> bool:

@@ -172,30 +172,12 @@ def _dense_gradient(
     return cast(Tensor, found[0]).contiguous()
 
 
-def _taps(kernels: Tensor) -> Tensor:
-    """Lay kernels (Cout, Cin, 3, 3, 3) out as (27, Cin, Cout)."""
-    return kernels.flatten(2).permute(2, 1, 0).contiguous()
-
-
-def _triton_forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Convolve with kernels of ours."""
-    taps = _taps(_blocks(weight, geometry.groups))
-    return cast(Tensor, trial.kernels().conv_forward(x, taps))
-
-
-def _triton_of_maps(grad: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Differentiate with respect to maps: a convolution with turned kernels."""
-    turned = _blocks(weight, geometry.groups).flip(2, 3, 4).transpose(0, 1)
-    return cast(Tensor, trial.kernels().conv_forward(grad, _taps(turned)))
-
-
 def _triton_of_kernels(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
 ) -> Tensor:
-    """Differentiate with respect to kernels."""
-    found = trial.kernels().conv_weight_gradient(grad, x)
-    kernels = found.permute(1, 2, 0).unflatten(2, (3, 3, 3)).to(weight.dtype)
-    return _diagonal(kernels, geometry.groups).contiguous()
+    """Differentiate with respect to kernels, by kernels of ours."""
+    found: Tensor = trial.kernels().conv_weight_gradient(grad, x, geometry.groups)
+    return found.to(weight.dtype)
 
 
 def _columns(x: Tensor, geometry: Geometry) -> Tensor:
@@ -241,7 +223,9 @@ class _TunedConv(torch.autograd.Function):
         if geometry.groups > 1:
             ways['dense'] = lambda: dense_conv3d(x, weight, None, geometry)
         if _runs_triton(x, geometry):
-            ways['triton'] = lambda: _triton_forward(x, weight, geometry)
+            ways['triton'] = lambda: cast(
+                Tensor, trial.kernels().conv_forward(x, weight, geometry.groups)
+            )
         if _uses_columns(weight, geometry):
             ways['columns'] = lambda: _columns_forward(x, weight, geometry)
         return _choose('forward', ways, x, weight, geometry)
@@ -277,7 +261,9 @@ def _of_maps(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Ten
     if geometry.groups > 1:
         ways['dense'] = lambda: _dense_gradient(grad, x, weight, geometry, False)
     if _runs_triton(x, geometry):
-        ways['triton'] = lambda: _triton_of_maps(grad, weight, geometry)
+        ways['triton'] = lambda: cast(
+            Tensor, trial.kernels().conv_forward(grad, weight, geometry.groups, True)
+        )
     return _choose('maps', ways, x, weight, geometry)
 
 

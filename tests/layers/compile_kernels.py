@@ -1,0 +1,139 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Compile every kernel for a GPU that need not be there, and say what it takes.
+
+    python -m tests.layers.compile_kernels
+
+Launches of the three blocks of EKGNet-base (batch 80, patch 15, 200 bands) and of odd
+sizes are recorded, and compiled to machine code of compute capability 9.0. It takes a
+minute or two. Registers, spilled bytes and shared memory of each are printed.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from torchgeo_ekgnet.layers import kernels, trial
+
+TYPES = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16'}
+#: Channels of the bottleneck, growth, channels of the input, size of the maps.
+BLOCKS = [
+    (32, 8, 24, (8, 100, 8)),
+    (64, 16, 64, (4, 50, 4)),
+    (128, 32, 176, (2, 25, 2)),
+    (33, 3, 5, (7, 1, 3)),
+]
+
+
+class Recorder:
+    """Stands in for a kernel: launches are written down."""
+
+    def __init__(self, kernel: Any, launches: dict[str, tuple[Any, ...]]) -> None:
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid: Any) -> Any:
+        def launch(*args: Any, **named: Any) -> None:
+            names = self.kernel.arg_names
+            options = {
+                k: named.pop(k) for k in ('num_warps', 'num_stages') if k in named
+            }
+            values = dict(zip(names, args, strict=False)) | named
+            fixed = {p.name for p in self.kernel.params if p.is_constexpr}
+            free = {p.name for p in self.kernel.params if p.do_not_specialize}
+            signature, attributes = {}, {}
+            for place, name in enumerate(names):
+                value = values[name]
+                divides = isinstance(value, Tensor)
+                if name in fixed:
+                    kind = 'constexpr'
+                elif isinstance(value, Tensor):
+                    kind = f'*{TYPES[value.dtype]}'
+                elif isinstance(value, float):
+                    kind = 'fp32'
+                else:
+                    kind = 'i64' if abs(value) >= 1 << 31 else 'i32'
+                    divides = name not in free and value % 16 == 0
+                signature[name] = kind
+                if divides:
+                    attributes[(place,)] = [['tt.divisibility', 16]]
+            constants = {(names.index(n),): values[n] for n in fixed}
+            source = ASTSource(self.kernel, signature, constants, attributes)
+            key = f'{self.kernel.__name__} {signature} {constants} {attributes}'
+            self.launches[key] = (
+                source,
+                options,
+                {n: values[n] for n in sorted(fixed)},
+            )
+
+        return launch
+
+
+def launch_all(dtype: torch.dtype) -> None:
+    """Call every launcher on empty memory."""
+    for width, growth, channels, size in BLOCKS:
+        x = torch.empty(80, width, *size, dtype=dtype)
+        vector, matrix = torch.empty(width), torch.empty(80, width, dtype=dtype)
+        for relu in (True, False):
+            kernels.norm_forward(x, vector, vector, vector, vector, 0.1, 1e-5, relu)
+            kernels.norm_backward(x, x, vector, vector, vector, vector, relu)
+            maps = torch.empty(80, channels, *size, dtype=dtype)
+            mixed = torch.empty(80, width, channels, dtype=dtype)
+            kernels.products(maps, mixed, matrix, relu)
+        groups = 4 if width % 4 == 0 else 3
+        weight = torch.empty(growth, width // groups, 3, 3, 3, dtype=dtype)
+        grad = torch.empty(80, growth, *size, dtype=dtype)
+        kernels.conv_forward(x, weight, groups)
+        kernels.conv_forward(grad, weight, groups, turned=True)
+        kernels.conv_weight_gradient(grad, x, groups)
+
+
+def usage(binary: bytes) -> str:
+    """Say what a kernel takes, as the compiler's tool tells it."""
+    tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(binary)
+        file.flush()
+        told = subprocess.run(
+            [tool, '-res-usage', file.name], capture_output=True, text=True, check=False
+        )
+    lines = [line.strip() for line in told.stdout.splitlines() if 'REG' in line]
+    return ' '.join(lines[0].split()[:3]) if lines else 'unknown'
+
+
+def main() -> None:
+    """Compile, and fail where a kernel does not."""
+    launches: dict[str, tuple[Any, ...]] = {}
+    compiled_ones = {
+        name: kernel
+        for name, kernel in vars(kernels).items()
+        if isinstance(kernel, triton.JITFunction)
+    }
+    for name, kernel in compiled_ones.items():
+        setattr(kernels, name, Recorder(kernel, launches))
+    for rounded in (True, False):
+        trial.rounds = lambda rounded=rounded: (rounded, rounded)  # type: ignore[misc]
+        for dtype in (torch.bfloat16, torch.float32):
+            launch_all(dtype)
+    for name, kernel in compiled_ones.items():
+        setattr(kernels, name, kernel)
+    for source, options, fixed in launches.values():
+        compiled = triton.compile(source, GPUTarget('cuda', 90, 32), options)
+        types = sorted({t for t in source.signature.values() if t.startswith('*')})
+        sys.stdout.write(
+            f'{source.fn.__name__} {" ".join(types)} {fixed}: '
+            f'{usage(compiled.asm["cubin"])}, shared {compiled.metadata.shared}\n'
+        )
+    sys.stdout.write(f'{len(launches)} kernels compiled\n')
+
+
+if __name__ == '__main__':
+    main()
