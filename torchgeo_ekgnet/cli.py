@@ -207,6 +207,8 @@ def _essence(message: str) -> str:
     ]
     text = re.sub(r'<(?:class|enum) \'([^\']*)\'>', r'\1', ' '.join(kept))
     text = re.sub(r'\.? (?:Got|Given) value: ', ', found ', text)
+    # The parser's own packing of an option that was just named.
+    text = re.sub(r', found NestedArg\(.*?\)$', '', text)
     text = re.sub(r'Parser key "([^"]*)":', r'--\1:', text)
     text = re.sub(r"Problem with given class_path '([^']*)':", r'\1:', text)
     return text + _closest(text)

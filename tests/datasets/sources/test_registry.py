@@ -69,3 +69,15 @@ def test_damaged_file_of_a_new_format(toy: Path) -> None:
     toy.write_text('1,2 3\n')
     with pytest.raises(FileError, match='cannot be read as a toy file'):
         open_scene(toy)
+
+
+@pytest.mark.parametrize('name', ['cube.npy', 'cube.hdr'])
+def test_name_of_an_array_where_there_is_one(tmp_path: Path, name: str) -> None:
+    np.save(tmp_path / 'cube.npy', np.ones((4, 5, 3), np.uint8))
+    (tmp_path / 'cube.img').write_bytes(bytes(60))
+    (tmp_path / 'cube.hdr').write_text(
+        'ENVI\nsamples = 5\nlines = 4\nbands = 3\ndata type = 1\ninterleave = bip\n'
+    )
+    assert open_scene(tmp_path / name).shape == (4, 5, 3)
+    with pytest.raises(FileError, match="found cube_variable='hsi', expected none"):
+        open_scene(tmp_path / name, cube_variable='hsi')

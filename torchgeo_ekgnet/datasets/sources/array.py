@@ -43,6 +43,7 @@ def open_source(path: Path, request: Request) -> Source:
     with reading(path, 'a NumPy file'):
         if zipfile.is_zipfile(path):
             return _archived(path, request, axes)
+        request.expect_no_variable(path)
         if _header_of(path)[1].hasobject:
             raise FileError(
                 f'{path}: found Python objects, which are not read, expected an array '

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._reading import FileError
 from ..labels import LabelLegend
 from ..raster import Grid
 
@@ -77,6 +78,19 @@ class Request:
     def ndim(self) -> int:
         """Axes of the wanted array."""
         return 2 if self.labels or '(' in (self.axes or '') else 3
+
+    def expect_no_variable(self, path: Path) -> None:
+        """Refuse a name where there is nothing to choose from.
+
+        Raises:
+            FileError: If one was given.
+        """
+        if self.variable is not None:
+            argument = f'{"labels" if self.labels else "cube"}_variable'
+            raise FileError(
+                f'{path}: found {argument}={self.variable!r}, expected none: the file '
+                'holds one array'
+            )
 
 
 class Source(abc.ABC):

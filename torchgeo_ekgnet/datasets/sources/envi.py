@@ -144,6 +144,7 @@ def open_source(path: Path, request: Request) -> Source:
             f'{header.path}: found file type {header.text("file type")!r}, expected an '
             f'image ({", ".join(filter(None, _RAW))}, {", ".join(_FOREIGN)})'
         )
+    request.expect_no_variable(data)
     return EnviSource(header, require_file(data, 'ENVI binary file'))
 
 
