@@ -166,7 +166,7 @@ def composed_products(
     """Do what ``products`` does."""
     assert kernels.is_contiguous() and x[:1].is_contiguous()
     y = (kernels @ x.flatten(2)).unflatten(2, x.shape[2:])
-    y = y if bias is None else y + bias[:, :, None, None, None]
+    y = y if bias is None else (y + bias[:, :, None, None, None]).to(x.dtype)
     return cast(Tensor, F.relu(y) if relu else y)
 
 
@@ -289,7 +289,7 @@ def test_ways_of_a_convolution_agree(
 
 @pytest.mark.usefixtures('standing_in')
 @pytest.mark.parametrize('autocast', [False, True])
-def test_a_network_computes_what_it_does_without_them(
+def test_a_network_is_as_exact_as_without_them(
     autocast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -297,30 +297,31 @@ def test_a_network_computes_what_it_does_without_them(
     network = network.to(DEVICE)
     x = torch.randn(4, 40, 9, 9, device=DEVICE)
 
-    def run(model: nn.Module) -> tuple[Tensor, ...]:
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
-            logits = model.train()(x)
+    def run(model: nn.Module, low: bool = autocast) -> list[Tensor]:
+        image = x.to(next(model.parameters()).dtype)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=low):
+            logits = model.train()(image)
         gradients = torch.autograd.grad(
-            logits.float().square().sum(), list(model.parameters())
+            logits.to(image.dtype).square().sum(), list(model.parameters())
         )
-        with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
-            return logits.detach(), model.eval()(x), *gradients
+        with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16, enabled=low):
+            scores = model.eval()(image)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        return [value.detach().double() for value in (logits, scores, flat)]
 
-    plain = copy.deepcopy(network)
+    plain, exact = copy.deepcopy(network), copy.deepcopy(network).double()
     found = run(network)
     names = {key.split(' (')[0] for key in trial.choices()}
     assert names == {'batch normalization', 'convolution', 'experts'}
     monkeypatch.setattr(trial, 'DEVICES', ())
-    expected = run(plain)
-    scale = max(float(value.abs().max()) for value in expected[2:])
-    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-        size = scale if index > 1 else float(other.abs().max())
-        gap = float((one.float() - other.float()).abs().max()) / size
-        assert gap < (0.05 if autocast else 1e-3), index
-    for name, value in plain.named_buffers():
-        close = 0.05 if autocast else 1e-4
+    expected, usual = run(exact, False), run(plain)
+    for ours, theirs, right in zip(found, usual, expected, strict=True):
+        error, known = ((v - right).norm() / right.norm() for v in (ours, theirs))
+        assert error < max(1.5 * known, 1e-4)
+    close = 0.05 if autocast else 1e-4
+    for name, value in exact.named_buffers():
         torch.testing.assert_close(
-            network.get_buffer(name), value, rtol=close, atol=close, msg=name
+            network.get_buffer(name).to(value.dtype), value, rtol=close, atol=close
         )
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rule import called, watched
+from .rule import called, casts_itself, watched
 
 __all__ = [
     'TEMPERATURE_FLOOR',
@@ -31,7 +31,7 @@ def pool_context(x: Tensor) -> Tensor:
         x: Maps, (B, C, D, H, W).
 
     Returns:
-        Their mean, (B, C, 1, 1, 1).
+        Their mean, (B, C, 1, 1, 1); in float32 under autocast on a GPU.
     """
     # A sum times a constant: the backward pass expands a view instead of dividing a
     # map of full size.
@@ -41,7 +41,10 @@ def pool_context(x: Tensor) -> Tensor:
     if x.dtype == torch.float16 or x.dtype == torch.bfloat16:
         # The sum of a large map is beyond the range of float16.
         total = x.sum(dim=(2, 3, 4), keepdim=True, dtype=torch.float32)
-        return (total * (1.0 / positions)).to(x.dtype)
+        mean = total * (1.0 / positions)
+        if not torch.jit.is_scripting() and casts_itself(x):
+            return mean  # mapping networks compute in float32 under autocast
+        return mean.to(x.dtype)
     return x.sum(dim=(2, 3, 4), keepdim=True) * (1.0 / positions)
 
 

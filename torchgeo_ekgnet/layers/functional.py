@@ -129,6 +129,13 @@ def expert_conv3d(
             biases = cast(Tensor, _mixed_bias(attention, bias, shift))
             y = y + biases[:, :, None, None, None].to(y.dtype)
         return F.relu(y) if relu else y
+    if chosen == 'pointwise' and casts_itself(x, attention, weight, bias):
+        dtype = type_of(x)
+        with torch.autocast(x.device.type, enabled=False):
+            # Biases stay in float32: casts are kernels of their own.
+            exact = _mixed_bias(attention, bias, shift)
+            low = x.to(dtype), attention.to(dtype), weight.to(dtype)
+            return _pointwise(*low, exact, groups, relu)
     mixed_bias = _mixed_bias(attention, bias, shift)
     if chosen == 'pointwise':
         return _pointwise(x, attention, weight, mixed_bias, groups, relu)
@@ -276,13 +283,6 @@ def _pointwise(
 ) -> Tensor:
     """Multiply each sample's (Cin, D*H*W) matrix by its mixed kernel."""
     stacked = weight.flatten(2)
-    if casts_itself(x, attention, weight, mixed_bias):
-        dtype = type_of(x)
-        low = None if mixed_bias is None else mixed_bias.to(dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            return _pointwise(
-                x.to(dtype), attention.to(dtype), weight.to(dtype), low, groups, relu
-            )
     if plain_only(x, attention, weight, mixed_bias):
         y = _products(x, _mix(attention, stacked), mixed_bias, groups)
     elif torch.is_grad_enabled():
@@ -361,6 +361,7 @@ def _mixed_products(
     if trial.has_kernels(x) and groups == 1 and _is_contiguous_inside(x):
         return tuned_products(x, attention, stacked, bias, relu, _mix, _products)
     if x.device.type != 'cpu' or _is_channels_last(x):
+        bias = None if bias is None else bias.to(x.dtype)
         y = _products(x, _mix(attention, stacked), bias, groups)
         return y.relu_() if relu else y
     y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
@@ -443,7 +444,10 @@ class _MixedProducts(torch.autograd.Function):
             if differentiated_again(grad):
                 gradients = composed_gradients(
                     lambda x, attention, stacked, bias: _products(
-                        x, _mix(attention, stacked), bias, groups
+                        x,
+                        _mix(attention, stacked),
+                        None if bias is None else bias.to(x.dtype),
+                        groups,
                     ),
                     (x, attention, stacked, bias),
                     grad,

@@ -359,7 +359,7 @@ def tuned_products(
         x: Maps (B, Cin, D, H, W), not empty; each sample is contiguous.
         attention: Mixing weights (B, K).
         stacked: Kernels (K, Cout, Cin).
-        bias: Biases (B, Cout).
+        bias: Biases (B, Cout), of any type.
         relu: Whether a ReLU follows.
         mix: Mixes kernels.
         multiply: Multiplies with PyTorch's operations.
@@ -369,7 +369,8 @@ def tuned_products(
     """
 
     def composed() -> tuple[Tensor]:
-        y = multiply(x, mix(attention, stacked), bias, 1)
+        biases = None if bias is None else bias.to(x.dtype)
+        y = multiply(x, mix(attention, stacked), biases, 1)
         return (y.relu_() if relu else y,)
 
     def triton() -> tuple[Tensor]:
