@@ -42,8 +42,9 @@ def pool_context(x: Tensor) -> Tensor:
         # The sum of a large map is beyond the range of float16.
         total = x.sum(dim=(2, 3, 4), keepdim=True, dtype=torch.float32)
         mean = total * (1.0 / positions)
-        if not torch.jit.is_scripting() and casts_itself(x):
-            return mean  # mapping networks compute in float32 under autocast
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript needs the nesting)
+            if casts_itself(x):
+                return mean  # mapping networks compute in float32 under autocast
         return mean.to(x.dtype)
     return x.sum(dim=(2, 3, 4), keepdim=True) * (1.0 / positions)
 
