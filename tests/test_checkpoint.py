@@ -135,6 +135,18 @@ class TestRead:
                 'found True for torchgeo_ekgnet.data.patch_size, expected int',
             ),
             ({'callbacks': {3: {}}}, 'found 3 for a key of callbacks, expected str'),
+            (
+                {'callbacks': {'Best': {'best_model_path': {}}}},
+                'found a dict for Best.best_model_path, expected str',
+            ),
+            (
+                {'callbacks': {'Best': {'best_k_models': {'run/../../x': 1.0}}}},
+                "found 'run/../../x' among the checkpoints of Best",
+            ),
+            (
+                {'callbacks': {'Best': {'best_k_models': {'s3://x': 1.0}}}},
+                "found 's3://x' among the checkpoints of Best",
+            ),
         ],
     )
     def test_entries_of_other_types(

@@ -10,6 +10,7 @@ from torchgeo_ekgnet._runs import (
     Subject,
     claim_scene_folder,
     newest_checkpoint,
+    read_result,
     run_of_checkpoint,
     scene_folder,
 )
@@ -21,6 +22,15 @@ def test_versions_are_numbers() -> None:
         'version_9',
         'version_10',
     ]
+
+
+@pytest.mark.parametrize(
+    'text', ['[' * 100_000, '{"scene":', '[1]', '\xff', '1' * 5000]
+)
+def test_results_that_cannot_be_read_are_left_out(tmp_path: Path, text: str) -> None:
+    path = tmp_path / 'test.json'
+    path.write_text(text, encoding='latin-1')
+    assert read_result(path) == {}
 
 
 def test_newest_run_is_the_highest_version(tmp_path: Path) -> None:

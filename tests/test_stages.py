@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from torchgeo_ekgnet._files import write_json, write_text
+from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet._runs import RUN_NAME
 from torchgeo_ekgnet.main import main
 from torchgeo_ekgnet.stages import complete_arguments
@@ -182,6 +183,50 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     path = write_text(tmp_path / 'alone.ckpt', '')
     with pytest.raises(FileNotFoundError, match=r'config\.yaml of its training; pass'):
         complete_arguments(['predict', '--ckpt_path', str(path)])
+
+
+@pytest.mark.parametrize(
+    'trainer',
+    [
+        {'callbacks': [{'class_path': 'strange.Callback'}]},
+        {'callbacks': ['strange.Callback']},
+        {'logger': 'strange.part.Logger'},
+        {
+            'callbacks': [
+                {'class_path': 'LambdaCallback', 'init_args': {'setup': 'json.dumps'}}
+            ]
+        },
+        {
+            'callbacks': [
+                {'class_path': 'LambdaCallback', 'init_args': {'setup': 'strange.f'}}
+            ]
+        },
+        'other.yaml',
+    ],
+    ids=['class', 'short', 'module', 'loaded function', 'function', 'another file'],
+)
+@pytest.mark.usefixtures('name_of_runs')
+def test_a_found_configuration_imports_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: object
+) -> None:
+    """Only what lies beside a checkpoint; what is typed may name anything."""
+    monkeypatch.syspath_prepend(tmp_path)
+    write_text(
+        tmp_path / 'strange.py', "open('imported.txt', 'w').close()\ndef f(): ...\n"
+    )
+    callback = {'callbacks': [{'class_path': 'strange.Callback'}]}
+    write_text(tmp_path / 'other.yaml', yaml.safe_dump(callback))
+    config = yaml.safe_load((run / 'config.yaml').read_text())
+    config['trainer'] = str(tmp_path / trainer) if trainer == 'other.yaml' else trainer
+    config['model'] = 'HyperspectralClassificationTask'
+    write_text(run / 'config.yaml', yaml.safe_dump(config))
+    checkpoint = str(run / 'checkpoints' / 'best.ckpt')
+    with pytest.raises(
+        FileError, match=r'config\.yaml: found (strange|json).*--config'
+    ) as caught:
+        main(['predict', '--ckpt_path', checkpoint])
+    assert '\n' not in str(caught.value)
+    assert not Path('imported.txt').exists()
 
 
 REMOTE = '''

@@ -26,6 +26,12 @@ _OTHERS = {
 #: Endings of raw binaries, which no program reads without a header.
 _RAW = ('.img', '.dat', '.raw', '.bsq', '.bil', '.bip', '.bin')
 
+#: What to do about a cube that is larger than the memory.
+_SMALLER = (
+    'read it by window (lazy=True, not for .npz and older MATLAB files), cut it, or read '
+    'it all the same with check_memory=False'
+)
+
 
 class FileError(ValueError):
     """A file is damaged, of another kind, or does not hold what was asked for."""
@@ -94,13 +100,16 @@ def reading(
         ) from error
 
 
-def check_memory(needed: int, path: str | os.PathLike[str], what: str) -> None:
+def check_memory(
+    needed: int, path: str | os.PathLike[str], what: str, advice: str = _SMALLER
+) -> None:
     """Refuse to read what does not fit into the free memory.
 
     Args:
         needed: Bytes that the file says it holds.
         path: The file, for the error.
         what: Which array, for the error.
+        advice: What to do.
 
     Raises:
         FileError: If there is less free memory.
@@ -109,9 +118,7 @@ def check_memory(needed: int, path: str | os.PathLike[str], what: str) -> None:
     if free is not None and needed > free:
         raise FileError(
             f'{path}: {what} needs {needed / 1e9:.3g} GB in memory, found '
-            f'{free / 1e9:.3g} GB free; read it by window (lazy=True, not for .npz and '
-            'older MATLAB files), cut it, or read it all the same with '
-            'check_memory=False'
+            f'{free / 1e9:.3g} GB free; {advice}'
         )
 
 

@@ -115,7 +115,7 @@ def read_result(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         logger.warning('%s cannot be read and is left out: %s', path, error)
         return {}
     return content if isinstance(content, dict) else {}

@@ -8,13 +8,15 @@ import os
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
@@ -57,6 +59,11 @@ _NOISE = (
 """Beginnings of lines of the parser's messages that tell a user nothing."""
 
 
+_KNOWN = frozenset(
+    ('kornia', 'lightning', 'timm', 'torch', 'torchgeo', 'torchgeo_ekgnet')
+)
+"""Packages whose classes a configuration may name that nobody has typed."""
+
 _CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
 """Values of ``--ckpt_path`` that are no file."""
 
@@ -97,18 +104,110 @@ def _gdal_settings() -> Iterator[None]:
                 os.environ[name] = value
 
 
+class _OnlyKnown(MetaPathFinder):
+    """Imports nothing that the parser read in a configuration, known packages apart."""
+
+    refused: str | None = None
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        """Leave every other import to other finders."""
+        frame = inspect.currentframe()
+        while frame is not None and (
+            frame.f_code is _OnlyKnown.find_spec.__code__
+            or frame.f_code.co_filename.startswith('<frozen importlib')
+        ):
+            frame = frame.f_back
+        # How the parser imports a name that it read; what it needs itself it imports
+        # elsewhere.
+        if (
+            fullname.partition('.')[0] not in _KNOWN
+            and frame is not None
+            and frame.f_code.co_name == 'import_object'
+            and str(frame.f_globals.get('__name__')).startswith('jsonargparse.')
+        ):
+            self.refused = self.refused or fullname
+            raise ModuleNotFoundError(f'{fullname} is not imported', name=fullname)
+
+
+@contextmanager
+def _only_known(config: str) -> Iterator[None]:
+    """Let a configuration name classes of known packages only."""
+    guard = _OnlyKnown()
+    sys.meta_path.insert(0, guard)
+    try:
+        yield
+    except Exception as error:
+        if guard.refused is not None:
+            raise _stranger(config, guard.refused) from error
+        raise
+    finally:
+        sys.meta_path.remove(guard)
+
+
+def _stranger(config: str, name: str) -> FileError:
+    """Make the error of a configuration that names what is not imported for it."""
+    return FileError(
+        f'{config}: found {name}, expected classes of {", ".join(sorted(_KNOWN))}: a '
+        'configuration that is found beside a checkpoint names no others; if you trust '
+        f'it, pass it with --config'
+    )
+
+
+def _check_classes(config: str, value: Any) -> None:
+    """Refuse parsed values that are, or name, what is of no known package.
+
+    A class that the program has imported itself is known if it builds on one that is.
+    """
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        name = value.get('class_path')
+        if isinstance(name, str) and not _is_known(_imported(name), name):
+            raise _stranger(config, name)
+        for item in value.values():
+            _check_classes(config, item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_classes(config, item)
+    elif _is_code(value) and not _is_known(value, str(value.__module__)):
+        raise _stranger(config, f'{value.__module__}.{value.__qualname__}')
+
+
+def _is_code(value: Any) -> bool:
+    """Tell whether a value is a function or a class."""
+    return inspect.isroutine(value) or inspect.isclass(value)
+
+
+def _imported(name: str) -> Any:
+    """Give what a path of names means among the modules that are imported."""
+    module, _, attribute = name.rpartition('.')
+    return getattr(sys.modules.get(module), attribute, None)
+
+
+def _is_known(found: Any, name: str) -> bool:
+    """Tell whether a class, by its own path or that of a base, is of a known package."""
+    names = [name]
+    if inspect.isclass(found):
+        names = [base.__module__ for base in inspect.getmro(found)]
+    return any(name.partition('.')[0] in _KNOWN for name in names)
+
+
 class CommandLine(LightningCLI):
     """What ``torchgeo`` runs, with errors that can be caught.
 
     Args:
+        found: Configuration among the arguments that no user named; it may name classes
+            of known packages only.
         **kwargs: Arguments of ``LightningCLI`` that differ from torchgeo's.
 
     Raises:
         UsageError: If an argument or a configuration is not accepted.
+        FileError: If a configuration that was found names other classes.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, found: str | None = None, **kwargs: Any) -> None:
         """Parse, build and run."""
+        self._found = found
         options: dict[str, Any] = {
             'model_class': BaseTask,
             'datamodule_class': BaseDataModule,
@@ -123,8 +222,11 @@ class CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and look at the checkpoint before Lightning opens it."""
-        with usage_errors():
+        found = self._found
+        with usage_errors(), nullcontext() if found is None else _only_known(found):
             super().parse_arguments(parser, args)
+        if found is not None:
+            _check_classes(found, self.config)
         command = self.config.get('subcommand')
         path = self.config[command].get('ckpt_path') if command else None
         if path is not None and path not in _CHOSEN_BY_LIGHTNING:

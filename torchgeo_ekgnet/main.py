@@ -113,7 +113,8 @@ def run(args: Sequence[str]) -> None:
                 check_yaml(path)
             # Lightning warns about arguments that differ from those of the process.
             sys.argv = [process_args[0], *line]
-            CommandLine()
+            found = [path for path in _configs(line) if path not in _configs(resolved)]
+            CommandLine(found=found[0] if found else None)
     finally:
         # A command that was called from Python leaves nothing to the next one.
         sys.argv = process_args

@@ -3,7 +3,14 @@
 
 """What people's files, configurations and machines may do to the package."""
 
-LONG = {'files': 10_000, 'configurations': 500, 'kills': 60, 'deaths': 39}
+LONG = {
+    'files': 10_000,
+    'configurations': 500,
+    'contents': 500,
+    'kills': 60,
+    'resumes': 8,
+    'deaths': 39,
+}
 """Trials of the long form of each campaign."""
 
 _GOOD = (

@@ -11,11 +11,23 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from . import LONG, good
-from .commands import deaths, kills, mutated_configurations
+from .commands import mutated_configurations
+from .contents import mutated_contents
 from .files import mutated_files
+from .stops import deaths, kills, resumes
+
+CAMPAIGNS: dict[str, Callable[[int, Path, int], dict[str, int]]] = {
+    'files': mutated_files,
+    'configurations': mutated_configurations,
+    'contents': mutated_contents,
+    'kills': kills,
+    'resumes': resumes,
+    'deaths': lambda count, place, seed: deaths(count, place),
+}
 
 
 def main() -> None:
@@ -34,15 +46,7 @@ def main() -> None:
         count = max(1, round(options.share * LONG[name]))
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder)
-            if name == 'files':
-                seen = mutated_files(count, place, options.seed)
-            elif name == 'configurations':
-                seen = mutated_configurations(count, place, options.seed)
-            elif name == 'kills':
-                seen = kills(count, place, options.seed)
-            else:
-                seen = deaths(count, place)
+            seen = CAMPAIGNS[name](count, Path(folder), options.seed)
         seconds = time.perf_counter() - began
         total = sum(seen.values())
         sys.stdout.write(f'\n{name}: {total} trials in {seconds:.0f} s\n\n')

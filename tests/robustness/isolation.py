@@ -126,12 +126,15 @@ def _work(works: Sequence[Callable[[], str]], write: int) -> None:
     os._exit(0)
 
 
-def killed(work: Callable[[], Any], seconds: float) -> bool:
+def killed(
+    work: Callable[[], Any], seconds: float, ready: Callable[[], Any] | None = None
+) -> bool:
     """Kill a work after a while.
 
     Args:
         work: What a forked process does.
         seconds: When it is killed.
+        ready: Tells when the seconds begin; at once by default.
 
     Returns:
         Whether it was killed; False if it had finished.
@@ -139,8 +142,10 @@ def killed(work: Callable[[], Any], seconds: float) -> bool:
     child = os.fork()
     if child == 0:
         _work([lambda: str(work())], os.open(os.devnull, os.O_WRONLY))
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    end = None
+    while end is None or time.monotonic() < end:
+        if end is None and (ready is None or ready()):
+            end = time.monotonic() + seconds
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
         time.sleep(0.005)

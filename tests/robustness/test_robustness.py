@@ -10,11 +10,20 @@ from pathlib import Path
 import pytest
 
 from . import LONG, good
-from .commands import deaths, kills, mutated_configurations
+from .commands import mutated_configurations
+from .contents import mutated_contents
 from .files import mutated_files
 from .isolation import trials
+from .stops import deaths, kills, resumes
 
-SHORT = {'files': 280, 'configurations': 16, 'kills': 2, 'deaths': 3}
+SHORT = {
+    'files': 280,
+    'configurations': 16,
+    'contents': 6,
+    'kills': 2,
+    'resumes': 0,
+    'deaths': 3,
+}
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, 'fork'), reason='trials run in forked processes'
@@ -70,6 +79,20 @@ def test_mutated_configurations(tmp_path: Path, counts: dict[str, int]) -> None:
     seen = mutated_configurations(counts['configurations'], tmp_path)
     assert sum(seen.values()) == counts['configurations']
     assert not bad(seen)
+
+
+@pytest.mark.timeout(0)
+def test_mutated_contents(tmp_path: Path, counts: dict[str, int]) -> None:
+    seen = mutated_contents(counts['contents'], tmp_path)
+    assert sum(seen.values()) == counts['contents']
+    assert not bad(seen)
+
+
+@pytest.mark.timeout(0)
+def test_resumes(tmp_path: Path, counts: dict[str, int]) -> None:
+    if not counts['resumes']:
+        pytest.skip('long form only: test_kills resumes a training as well')
+    assert resumes(counts['resumes'], tmp_path) == {'fit: same': counts['resumes']}
 
 
 @pytest.mark.timeout(0)

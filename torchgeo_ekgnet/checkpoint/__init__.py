@@ -15,6 +15,7 @@ from .comparison import (
     check_training_data,
     match_classes,
 )
+from .contents import check_content
 from .provenance import KEY, Provenance, data_state, trained_bands
 from .reading import LocalCheckpointIO, local_file, read_checkpoint, read_tensors
 
@@ -22,6 +23,7 @@ __all__ = (
     'KEY',
     'LocalCheckpointIO',
     'Provenance',
+    'check_content',
     'check_same_classes',
     'check_same_network',
     'check_same_pixels',

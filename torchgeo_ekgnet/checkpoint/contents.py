@@ -55,6 +55,15 @@ _ENTRIES: dict[str, Any] = {
         'temperature?': _NUMBER,
     },
 }
+_CALLBACK: dict[str, Any] = {
+    **dict.fromkeys(
+        ('best_model_path?', 'dirpath?', 'kth_best_model_path?', 'last_model_path?'),
+        str,
+    ),
+    'best_k_models?': {str: object},
+    'stopped_epoch?': int,
+    'wait_count?': int,
+}
 _DATA: dict[str, Any] = {
     'scene': {
         'name': str,
@@ -109,7 +118,7 @@ def check_archive(path: Path) -> None:
         packed = [item for item in parts if item.compress_type]
         if packed:
             needed = sum(item.file_size for item in packed)
-            check_memory(needed, path, 'its packed tensors')
+            check_memory(needed, path, 'its packed tensors', 'take it as fit wrote it')
         # PyTorch reads nothing of a folder, and takes memory as it is for its values.
         folders = [item.filename for item in parts if item.external_attr & _FOLDER]
         damaged = archive.testzip() or next(iter(folders), None)
@@ -152,7 +161,20 @@ def check_content(path: Any, content: Mapping[str, Any]) -> None:
     for name, value in (*content.items(), (f'{KEY}.data', own.get('data'))):
         if is_data_state(value):
             _check_types(path, name, value, _DATA)
+    for name, state in (content.get('callbacks') or {}).items():
+        _check_callback(path, name, state)
     _check_names(path, content.get('hyper_parameters') or {})
+
+
+def _check_callback(path: Any, name: str, state: Mapping[str, Any]) -> None:
+    """Refuse the state of a callback that could name files to be deleted elsewhere."""
+    _check_types(path, name, state, _CALLBACK)
+    for file in state.get('best_k_models') or {}:
+        if '..' in Path(file).parts or '://' in file:
+            raise FileError(
+                f'{path}: found {_shown(file)} among the checkpoints of {name}, expected '
+                'files in the folder of the run'
+            )
 
 
 def check_whole(path: Any, content: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rule import called, casts_itself, watched
+from .rule import called, casts_itself, knows_autocast, watched
 
 __all__ = [
     'TEMPERATURE_FLOOR',
@@ -315,9 +315,7 @@ class ContextMapping(nn.Module):
         g = pool_context(x).flatten(1)
         if not torch.jit.is_scripting():
             device = g.device.type  # meta, for one, does not know autocast
-            if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(
-                device
-            ):
+            if knows_autocast(device) and torch.is_autocast_enabled(device):
                 # So small that casts would cost more than half types spare.
                 with torch.autocast(g.device.type, enabled=False):
                     return self._map(g.to(self.raw_temperature.dtype))

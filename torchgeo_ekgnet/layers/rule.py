@@ -36,6 +36,7 @@ __all__ = [
     'conv_strategy',
     'dense_passes',
     'forward_mode',
+    'knows_autocast',
     'multiplies_bfloat16',
     'plain_only',
     'reads_slices',
@@ -119,6 +120,12 @@ def traced() -> bool:
     )
 
 
+@torch.compiler.assume_constant_result
+def knows_autocast(device: str) -> bool:
+    """Whether a type of devices knows autocast; PyTorch 2.8 cannot trace the question."""
+    return torch.amp.is_autocast_available(device)
+
+
 def forward_mode(*tensors: Tensor) -> bool:
     """Whether forward-mode derivatives are asked for."""
     return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
@@ -131,7 +138,7 @@ def plain_only(*tensors: Tensor | None) -> bool:
     given = [t for t in tensors if t is not None]
     device = given[0].device.type
     # Our backward pass switches autocast off, which some devices (meta) do not know.
-    if not torch.amp.is_autocast_available(device):
+    if not knows_autocast(device):
         return True
     return forward_mode(*given) or torch.is_autocast_enabled(device)
 

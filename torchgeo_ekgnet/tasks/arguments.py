@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 _RESERVED = frozenset(
@@ -31,7 +32,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     """
     for name, least in (('in_channels', 1), ('num_classes', 2)):
         value = arguments[name]
-        if value is not None and value < least:
+        if value is not None and not _number(value) >= least:
             raise ValueError(f'{name}: found {value}, expected at least {least}')
     _check_class_weights(arguments['class_weights'])
     for name in _CE_ONLY:
@@ -51,9 +52,15 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         if value is None and name == 'weight_decay':
             continue
         # Written so that NaN fails.
-        if not low <= value < high or (name == 'lr' and value == 0):
+        if not low <= _number(value) < high or (name == 'lr' and value == 0):
             raise ValueError(f'{name}: found {value}, expected {words}')
     _check_options(arguments['model_options'] or {})
+
+
+def _number(value: Any) -> float:
+    """Give a number as it is, NaN for what is none; checkpoints may say anything."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return float(value) if is_number else math.nan
 
 
 def _check_class_weights(weights: Any) -> None:
@@ -64,7 +71,9 @@ def _check_class_weights(weights: Any) -> None:
         )
     if weights is None or isinstance(weights, str):
         return
-    values = [float(value) for value in weights]
+    given = weights.tolist() if hasattr(weights, 'tolist') else weights
+    listed = given if isinstance(given, list | tuple) else [given]
+    values = [_number(value) for value in listed]
     bad = [value for value in values if not 0 <= value < math.inf]
     if bad or not any(values):
         raise ValueError(
@@ -74,6 +83,8 @@ def _check_class_weights(weights: Any) -> None:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
+    if not isinstance(options, Mapping):
+        raise TypeError(f'model_options: found {options!r}, expected names and values')
     reserved = _RESERVED & set(options)
     if reserved:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from ..checkpoint import Provenance, read_tensors
+from ..checkpoint import KEY, Provenance, check_content, read_tensors
 from ..models._weights import compare_weights, network_state
 
 
@@ -134,6 +134,8 @@ def load_weights(network: nn.Module, path: str) -> tuple[bool, Provenance | None
         ValueError: If the file does not hold weights of such a network.
     """
     content = read_tensors(path, 'weights')
+    if KEY in content:
+        check_content(path, content)
     state = own_weights(network, content.get('state_dict', content))
     found = compare_weights(network, state)
     classifier = str(getattr(network, 'default_cfg', {}).get('classifier') or '-')

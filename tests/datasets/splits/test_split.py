@@ -118,6 +118,15 @@ class TestSplit:
         assert loaded.describe() == split.describe()
         assert indices_of(loaded) == indices_of(split)
 
+    @pytest.mark.parametrize('name', ['split.npz', 'split.json'])
+    def test_larger_than_the_memory(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = RandomSplit()(fields()).save(tmp_path / name)
+        monkeypatch.setattr('torchgeo_ekgnet._reading._free_memory', lambda: 1000)
+        with pytest.raises(FileError, match=rf'{name}: the split needs .* GB free'):
+            Split.load(path)
+
     def test_bad_files(self, tmp_path: Path) -> None:
         split = RandomSplit()(fields())
         with pytest.raises(ValueError, match=r'expected \.npz or \.json'):

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from scipy import ndimage
 from ... import _html
 from ..._files import replaced, write_json
 from ..._patch import check_patch_size
-from ..._reading import FileError, reading, require_file
+from ..._reading import FileError, check_memory, reading, require_file
 
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
@@ -26,6 +27,12 @@ SUBSETS = ('train', 'val', 'test')
 
 #: Arrays of a split file: indices, and labels that the split brings itself.
 _ARRAYS = (*SUBSETS, *(f'{name}_labels' for name in SUBSETS))
+
+#: Bytes of memory that a byte of JSON takes: '0,' becomes a pointer and a number.
+_JSON = 20
+
+#: What to do about a split file that is larger than the memory.
+_WRITTEN = 'take the file as Split.save wrote it'
 
 
 class Overlap(NamedTuple):
@@ -423,10 +430,15 @@ class Split:
         path = require_file(path, 'split')
         with reading(path, 'a split file written by Split.save'):
             if path.suffix == '.npz':
+                with zipfile.ZipFile(path) as packed:
+                    size = sum(item.file_size for item in packed.infolist())
+                check_memory(size, path, 'the split', _WRITTEN)
                 with np.load(path, allow_pickle=False) as archive:
                     content = json.loads(str(archive['description']))
                     content.update({k: archive[k] for k in archive if k in _ARRAYS})
             else:
+                needed = _JSON * path.stat().st_size
+                check_memory(needed, path, 'the split', _WRITTEN)
                 content = json.loads(path.read_text(encoding='utf-8'))
             arrays = {
                 name: np.asarray(content[name], dtype=np.int64)
