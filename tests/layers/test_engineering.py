@@ -20,7 +20,7 @@ from torchgeo_ekgnet.layers import (
 )
 from torchgeo_ekgnet.layers.compiled import compiled_conv3d
 
-from ..graphs import CountingBackend
+from ..graphs import CountingBackend, unrolls_compiled
 
 
 def network() -> nn.Module:
@@ -60,6 +60,7 @@ def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
     assert backend.graphs == 1
 
 
+@unrolls_compiled
 def test_compiled_layers_unroll(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice is made when the graph runs: one graph for all sizes."""
     calls: list[int] = []

@@ -30,7 +30,7 @@ from torchgeo_ekgnet.layers.rule import (
 )
 from torchgeo_ekgnet.layers.tuned import tunes
 
-from ..graphs import CountingBackend
+from ..graphs import CountingBackend, unrolls_compiled
 
 
 def test_the_rule() -> None:
@@ -132,6 +132,7 @@ def test_blocks_nest_and_end_with_an_error() -> None:
     assert asked_strategy() is None
 
 
+@unrolls_compiled
 def test_compiled_graphs_follow_the_strategy() -> None:
     torch.compiler.reset()
     backend = CountingBackend()

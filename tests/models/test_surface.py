@@ -124,6 +124,7 @@ def test_one_compiled_graph_for_any_batch() -> None:
 @pytest.mark.skipif(
     shutil.which(os.environ.get('CXX', 'g++')) is None, reason='needs a C++ compiler'
 )
+@pytest.mark.timeout(900)  # PyTorch 2.8 beside other processes
 def test_real_compiler() -> None:
     torch.compiler.reset()
     counters.clear()
