@@ -3,6 +3,7 @@
 
 """Fixtures shared by the whole suite."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,12 @@ def close_figures() -> Iterator[None]:
     from matplotlib import pyplot
 
     pyplot.close('all')
+
+
+@pytest.fixture(autouse=True)
+def lightning_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let caplog hear Lightning, which keeps to itself if no handler was there first."""
+    monkeypatch.setattr(logging.getLogger('lightning.pytorch'), 'propagate', True)
 
 
 @pytest.fixture(autouse=True)

@@ -142,10 +142,8 @@ def test_one_trained_class_is_refused() -> None:
 
 
 def test_fit_prints_the_table_and_test_does_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Lightning keeps its messages to itself if it is imported before any handler is set.
-    monkeypatch.setattr(logging.getLogger('lightning.pytorch'), 'propagate', True)
     names = {1: 'wheat', 2: 'background', 3: 'rye'}
     with caplog.at_level(logging.INFO):
         module(tmp_path, LABELS, class_names=names).setup('test')
