@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,12 @@ def test_versions_are_numbers() -> None:
 def test_results_that_cannot_be_read_are_left_out(tmp_path: Path, text: str) -> None:
     path = tmp_path / 'test.json'
     path.write_text(text, encoding='latin-1')
-    assert read_result(path) == {}
+    # What is collected where the stack is full cannot be finalized.
+    gc.disable()
+    try:
+        assert read_result(path) == {}
+    finally:
+        gc.enable()
 
 
 def test_newest_run_is_the_highest_version(tmp_path: Path) -> None:

@@ -267,6 +267,7 @@ class CommandLine(LightningCLI):
         """Take the hyperparameters of the checkpoint; name it if they are odd."""
         try:
             super()._parse_ckpt_path()
+            _check_names(self.config[self.config['subcommand']].get('model'))
         except (Exception, SystemExit) as error:
             path = self.config[self.config['subcommand']].get('ckpt_path')
             raise FileError(
@@ -297,6 +298,19 @@ def check_yaml(path: str) -> None:
         raise UsageError(
             f'{path}: found {kind}, expected keys such as model, data and trainer'
         )
+
+
+def _check_names(model: Any) -> None:
+    """Refuse arguments that the class of a model does not take."""
+    module, _, name = str(getattr(model, 'class_path', '')).rpartition('.')
+    # The parser has imported it.
+    found: Any = getattr(sys.modules.get(module), name, None)
+    extra = sorted(getattr(model, 'dict_kwargs', None) or {})
+    if not extra or not inspect.isclass(found):
+        return
+    kinds = {p.kind for p in inspect.signature(found).parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise ValueError(f'{name} takes no {", ".join(extra)}')
 
 
 def _essence(message: str) -> str:
