@@ -267,7 +267,9 @@ class CommandLine(LightningCLI):
         """Take the hyperparameters of the checkpoint; name it if they are odd."""
         try:
             super()._parse_ckpt_path()
-            _check_names(self.config[self.config['subcommand']].get('model'))
+            command = self.config.get('subcommand')
+            if command is not None:
+                _check_names(self.config[command].get('model'))
         except (Exception, SystemExit) as error:
             path = self.config[self.config['subcommand']].get('ckpt_path')
             raise FileError(
