@@ -94,7 +94,7 @@ def open_labels(
             f'as {vectors[0]}; expected files of one kind'
         )
     try:
-        labels, names, colours = read_vector_labels(
+        labels, legend = read_vector_labels(
             paths,
             grid,
             options.attribute,
@@ -114,7 +114,7 @@ def open_labels(
                 reason = f'and {name}={value!r} is for vector files'
                 break
         raise FileError(f'{error}; {reason}') from error
-    return SceneLabels(labels, names, colours)
+    return SceneLabels(labels, legend.names, legend.colours)
 
 
 def _is_vector(path: Path, options: SceneOptions) -> bool:

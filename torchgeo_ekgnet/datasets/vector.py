@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from .._reading import FileError, reading
-from .labels import NO_LABEL, ClassNames, question_alike, short
+from .labels import NO_LABEL, ClassNames, LabelLegend, question_alike, short
 from .raster import Grid, OutsideError, placed_crs, read_crs
 from .sources.vector import Features, read_features
 
@@ -38,7 +38,7 @@ def read_vector_labels(
     all_touched: bool = False,
     unlabelled: Sequence[int] = (0,),
     labels_crs: str | None = None,
-) -> tuple[NDArray[np.int64], dict[int, str], dict[int, tuple[int, int, int]]]:
+) -> tuple[NDArray[np.int64], LabelLegend]:
     """Burn vector labels into the grid of a scene.
 
     A pixel gets the class of the geometry that covers its centre, or of the point in
@@ -59,7 +59,7 @@ def read_vector_labels(
 
     Returns:
         Labels (rows, cols), ``NO_LABEL`` where there is none; names, and colours that
-        files tell, by number.
+        files tell.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -100,7 +100,7 @@ def read_vector_labels(
     place = replace(grid, transform=grid.transform or Affine.identity())
     labels = _burnt(name, shapes[usable], numbers[usable], place, all_touched)
     colours = {number: named[text] for number, text in names.items() if text in named}
-    return labels, names, colours
+    return labels, LabelLegend(names, colours)
 
 
 def number_features(path: Path, grid: Grid) -> NDArray[np.int64]:
