@@ -270,12 +270,12 @@ def deaths(count: int, folder: Path) -> dict[str, int]:
         (command, call, after)
         for call in range(1, 100)
         for after in (False, True)
-        for command in ('predict', 'repeat', 'test')
+        for command in ('predict', 'repeat', 'test', 'compare')
     ]
     died = 0
     over: set[str] = set()
     for command, call, after in steps:
-        if died == count or len(over) == 3:
+        if died == count or len(over) == 4:
             break
         if command in over:
             continue
