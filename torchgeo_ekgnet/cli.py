@@ -304,15 +304,13 @@ def check_yaml(path: str) -> None:
 
 def _check_names(model: Any) -> None:
     """Refuse arguments that the class of a model does not take."""
-    module, _, name = str(getattr(model, 'class_path', '')).rpartition('.')
-    # The parser has imported it.
-    found: Any = getattr(sys.modules.get(module), name, None)
+    found = _imported(str(getattr(model, 'class_path', '')))
     extra = sorted(getattr(model, 'dict_kwargs', None) or {})
     if not extra or not inspect.isclass(found):
         return
     kinds = {p.kind for p in inspect.signature(found).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise ValueError(f'{name} takes no {", ".join(extra)}')
+        raise ValueError(f'{found.__name__} takes no {", ".join(extra)}')
 
 
 def _essence(message: str) -> str:
@@ -339,9 +337,8 @@ def _closest(text: str) -> str:
     if typo is None or not classes:
         return ''
     known: set[str] = set()
-    module, _, name = classes[-1].rpartition('.')
     # The parser has imported it.
-    found = getattr(sys.modules.get(module), name, None)
+    found = _imported(classes[-1])
     for base in inspect.getmro(found) if inspect.isclass(found) else ():
         with suppress(TypeError, ValueError):
             known.update(inspect.signature(base).parameters)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .derivatives import convolution_gradients
 from .geometry import geometry_of
 from .rule import choose_conv_strategy
 from .unrolled import unrolled_gradients, unrolled_in_pieces
@@ -90,19 +91,7 @@ def _compiled_backward(
     unrolling = choose_conv_strategy(x, weight, geometry)[1]
     with torch.autocast(x.device.type, enabled=False):
         if unrolling is None:
-            gx, gw, _ = torch.ops.aten.convolution_backward(
-                grad,
-                x,
-                weight,
-                None,
-                geometry.stride,
-                geometry.padding,
-                geometry.dilation,
-                False,
-                (0, 0, 0),
-                geometry.groups,
-                (True, True, False),
-            )
+            gx, gw, _ = convolution_gradients(grad, x, weight, geometry, (True, True))
         else:
             gx, gw, _ = unrolled_gradients(
                 grad, x, weight, None, unrolling, (True, True, False)

@@ -4,11 +4,19 @@
 """Derivatives of functions that write their first derivative themselves."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ['Gradients', 'composed_gradients', 'differentiated_again']
+from .geometry import Geometry
+
+__all__ = [
+    'Gradients',
+    'composed_gradients',
+    'convolution_gradients',
+    'differentiated_again',
+]
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -36,3 +44,35 @@ def composed_gradients(
         )
     grads = iter(found)
     return tuple(next(grads) if w else None for w in wanted)
+
+
+def convolution_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: Sequence[bool]
+) -> list[Any]:
+    """Differentiate a convolution without bias as PyTorch does.
+
+    Args:
+        grad: Gradient of the result (B, Cout, D, H, W).
+        x: Maps (B, Cin, D, H, W).
+        weight: Kernels (Cout, Cin/groups, kD, kH, kW).
+        geometry: Strides and so on.
+        wanted: Whether the gradients of maps and of kernels are asked for.
+
+    Returns:
+        Both gradients and None for the bias; None for what is not asked for.
+    """
+    return list(
+        torch.ops.aten.convolution_backward(
+            grad,
+            x,
+            weight,
+            None,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            False,
+            (0, 0, 0),
+            geometry.groups,
+            [*wanted, False],
+        )
+    )

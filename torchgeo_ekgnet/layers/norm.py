@@ -19,7 +19,7 @@ sums and norms, which PyTorch computes with vectors on a CPU, unlike its own.
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -205,43 +205,42 @@ class _Normalized(torch.autograd.Function):
         return *gradients, None, None, None  # type: ignore[return-value]
 
 
-def _takes_own_statistics(norm: nn.Module, x: Tensor) -> bool:
-    """Whether :func:`normalize` computes the statistics of a batch itself."""
+def _trains_plainly(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm3d]:
+    """Whether a batch is to be normalized by its own statistics, and nobody watches."""
     return (
         norm.training
         and type(norm) is nn.BatchNorm3d
         and norm.affine
         and norm.track_running_stats
-        and x.device.type == 'cpu'
-        and x.dtype == torch.float32 == norm.weight.dtype
+        and norm.weight.dtype == torch.float32
         and x.dim() == 5
         and x.numel() > x.shape[1]
         and x.is_contiguous()
-        and not plain_only(x)
         and asked_strategy() is None
         and not watched(norm)
+    )
+
+
+def _takes_own_statistics(norm: nn.Module, x: Tensor) -> bool:
+    """Whether :func:`normalize` computes the statistics of a batch itself."""
+    return (
+        x.device.type == 'cpu'
+        and x.dtype == torch.float32
+        and _trains_plainly(norm, x)
+        and not plain_only(x)
     )
 
 
 def _fuses(norm: nn.Module, x: Tensor) -> bool:
     """Whether :func:`normalize` may compute a training batch with kernels of ours."""
     return (
-        norm.training
-        and type(norm) is nn.BatchNorm3d
-        and norm.affine
-        and norm.track_running_stats
-        and norm.momentum is not None
-        and trial.applies(x)
+        trial.applies(x)
         and x.dtype in trial.CLOSE
-        and norm.weight.dtype == torch.float32
-        and x.dim() == 5
-        and x.numel() > x.shape[1]
-        and x.is_contiguous()
+        and _trains_plainly(norm, x)
+        and norm.momentum is not None
         and not traced()
         and not torch.is_inference_mode_enabled()
         and not forward_mode(x, norm.weight, norm.bias)
-        and asked_strategy() is None
-        and not watched(norm)
         and trial.has_kernels(x)
     )
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import trial
-from .derivatives import composed_gradients, differentiated_again
+from .derivatives import composed_gradients, convolution_gradients, differentiated_again
 from .geometry import Geometry
 from .rule import dense_passes, forward_mode, traced, type_of
 
@@ -131,27 +131,6 @@ def _plain(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     )
 
 
-def _gradient(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: list[bool]
-) -> list[Tensor | None]:
-    """Differentiate a convolution as PyTorch does."""
-    return list(
-        torch.ops.aten.convolution_backward(
-            grad,
-            x,
-            weight,
-            None,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            False,
-            (0, 0, 0),
-            geometry.groups,
-            [*wanted, False],
-        )
-    )
-
-
 def _dense_gradient(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_weight: bool
 ) -> Tensor:
@@ -160,7 +139,7 @@ def _dense_gradient(
     kernels = _blocks(weight, geometry.groups).contiguous(memory_format=order)
     if of_weight:  # the gradient of the maps asks for their shape alone
         x = x.contiguous(memory_format=order)
-    found = _gradient(
+    found = convolution_gradients(
         grad.contiguous(memory_format=order),
         x,
         kernels,
@@ -254,9 +233,9 @@ class _TunedConv(torch.autograd.Function):
 def _of_maps(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Differentiate with respect to maps."""
     ways: dict[str, Callable[[], Tensor]] = {
-        'grouped': lambda: cast(
-            Tensor, _gradient(grad, x, weight, geometry, [True, False])[0]
-        )
+        'grouped': lambda: convolution_gradients(
+            grad, x, weight, geometry, [True, False]
+        )[0]
     }
     if geometry.groups > 1:
         ways['dense'] = lambda: _dense_gradient(grad, x, weight, geometry, False)
@@ -270,9 +249,9 @@ def _of_maps(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Ten
 def _of_kernels(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Differentiate with respect to kernels."""
     ways: dict[str, Callable[[], Tensor]] = {
-        'grouped': lambda: cast(
-            Tensor, _gradient(grad, x, weight, geometry, [False, True])[1]
-        )
+        'grouped': lambda: convolution_gradients(
+            grad, x, weight, geometry, [False, True]
+        )[1]
     }
     if geometry.groups > 1:
         ways['dense'] = lambda: _dense_gradient(grad, x, weight, geometry, True)
