@@ -15,7 +15,7 @@ from torchgeo_ekgnet import _threads
 def test_waiting_is_set_before_torch_alone() -> None:
     environment: dict[str, str] = {}
     assert 'torch' in sys.modules
-    assert not _threads.wait_passively(environment) and not environment
+    assert not _threads.wait_briefly(environment) and not environment
 
 
 @pytest.mark.parametrize('name', ['', 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'])
@@ -24,11 +24,9 @@ def test_the_user_chooses_how_to_wait(
 ) -> None:
     monkeypatch.delitem(sys.modules, 'torch')
     environment = {name: '7'} if name else {}
-    assert _threads.wait_passively(environment) == (not name)
-    assert environment.get('OMP_WAIT_POLICY') == {
-        '': 'PASSIVE',
-        'OMP_WAIT_POLICY': '7',
-    }.get(name)
+    assert _threads.wait_briefly(environment) == (not name)
+    set_by_us = {'GOMP_SPINCOUNT': '2000', 'KMP_BLOCKTIME': '0'}
+    assert environment == ({name: '7'} if name else set_by_us)
 
 
 def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,11 +79,11 @@ def test_commands_set_it_before_they_load_torch() -> None:
         'class Watch:\n'
         '    def find_spec(self, name, path=None, target=None):\n'
         '        if name == "torch":\n'
-        '            print(before, os.environ["OMP_WAIT_POLICY"])\n'
+        '            print(before, os.environ["GOMP_SPINCOUNT"])\n'
         '            raise SystemExit\n'
         'sys.argv[0] = "torchgeo-ekgnet"\n'
         'from torchgeo_ekgnet import main\n'
-        'before = os.environ.get("OMP_WAIT_POLICY")\n'
+        'before = os.environ.get("GOMP_SPINCOUNT")\n'
         'sys.meta_path.insert(0, Watch())\n'
         'main.run(["bench", "--help"])\n'
     )
@@ -98,4 +96,4 @@ def test_commands_set_it_before_they_load_torch() -> None:
         check=False,
     )
     assert found.returncode == 0, found.stderr
-    assert found.stdout == 'None PASSIVE\n'
+    assert found.stdout == 'None 2000\n'

@@ -24,7 +24,7 @@ from types import FrameType
 
 from ._runs import RUN_NAME
 from ._terminal import quiet
-from ._threads import choose_threads, wait_passively
+from ._threads import choose_threads, wait_briefly
 from .commands import COMMANDS, DEBUG, answer, resolve_config
 from .stages import complete_arguments
 
@@ -87,7 +87,7 @@ def run(args: Sequence[str]) -> None:
         return
     name, rest = args[0], args[1:]
     # Before torch is loaded, which reads these settings then.
-    wait_passively()
+    wait_briefly()
     choose_threads(default='auto' if name == 'demo' else None)
     if sys.flags.optimize > 1:
         raise RuntimeError(
