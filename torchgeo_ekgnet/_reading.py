@@ -142,7 +142,8 @@ def _recognised(path: str | os.PathLike[str]) -> str:
     except OSError:
         start = b''
     for begin, text in _OTHERS.items():
-        if start.startswith(begin):
+        archive = path.suffix.lower() == '.npz' and begin.startswith(b'pk')
+        if start.startswith(begin) and not archive:
             return text
     headers = (path.with_name(f'{path.name}.hdr'), path.with_suffix('.hdr'))
     if path.suffix.lower() in _RAW and not any(file.exists() for file in headers):

@@ -92,8 +92,21 @@ class TestTables:
         assert scene.label_map[3, 4] == 1 and scene.label_map[0, 13] == 2
 
     @pytest.mark.parametrize(
+        ('head', 'end', 'coding'),
+        [('', '', 'utf-16'), ('', ',', 'utf-8'), ('"', '"', 'utf-8-sig')],
+        ids=['utf-16', 'comma at the end', 'quoted'],
+    )
+    def test_dialects(self, plain: Path, head: str, end: str, coding: str) -> None:
+        path = plain.with_name('points.csv')
+        text = f'col,row,class\n4,3,{head}2{end}\n13,0,{head}5{end}\n'
+        path.write_text(text, encoding=coding)
+        scene = open_scene(plain, path)
+        assert scene.label_map[3, 4] == 1 and scene.label_map[0, 13] == 2
+
+    @pytest.mark.parametrize(
         ('text', 'match'),
         [
+            ('x,y,c\n1,2,3,4\n', 'rows with more values than the first line has names'),
             ('a,b\n1,2\n', r"found columns \['a', 'b'\], expected places in x and y"),
             ('x,y,c\none,2,3\n', "found 'one' in column 'x', expected coordinates"),
             ('', 'found an empty file, expected a table of points'),

@@ -129,6 +129,20 @@ class TestRasterLabels:
         labels[labels == 0] = np.nan
         path = geotiff.write(cube.with_name('l.tif'), labels[None], nodata=np.nan)
         self.check(cube, path)
+        self.check(cube, geotiff.write(cube.with_name('m.tif'), labels[None]))
+
+    def test_place_that_differs_without_a_crs(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        elsewhere = geotiff.TRANSFORM @ geotiff.TRANSFORM.translation(3, 0)
+        path = geotiff.write(
+            cube.with_name('l.tif'),
+            geotiff.labels_of()[None],
+            crs=None,
+            transform=elsewhere,
+        )
+        self.check(cube, path)
+        assert 'size of the cube but another place' in caplog.text
 
     def test_float_labels(self, cube: Path) -> None:
         labels = geotiff.labels_of().astype(np.float32)

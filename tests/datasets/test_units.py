@@ -64,3 +64,10 @@ def test_bad_bands_may_have_any_centre(values: list[float]) -> None:
     bad = np.array([True, False])
     if values[1] == 500:
         assert checked_nanometres('scene', values, 2, bad) is not None
+
+
+def test_units_that_are_mixed() -> None:
+    with pytest.raises(ValueError, match=r'from 0\.6 to 500 nm, so some are nm'):
+        checked_nanometres('scene', [400, 500, 0.6], 3)
+    bad = np.array([False, False, True])
+    assert checked_nanometres('scene', [400, 500, 0.6], 3, bad) is not None

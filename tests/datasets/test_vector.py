@@ -185,6 +185,22 @@ class TestVectorLabels:
         scene = open_scene(cube, cube.with_name('f.gpkg'), all_touched=True)
         assert scene.class_counts == (1,)
 
+    def test_a_class_that_gives_no_pixel_is_named(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tiny = shapely.box(envi.LEFT + 1, envi.TOP - 5, envi.LEFT + 4, envi.TOP - 2)
+        frame = self.frame([tiny, self.box(4, 0, 10, 6)], kind=['a', 'b'])
+        frame.to_file(cube.with_name('f.gpkg'))
+        assert open_scene(cube, cube.with_name('f.gpkg')).class_counts == (0, 36)
+        assert "f.gpkg: the features of 'a' give no pixel" in caplog.text
+
+    @pytest.mark.parametrize('names', [['a', 'a'], {1: 'a', 2: 'a'}], ids=str)
+    def test_names_that_are_given_twice(self, cube: Path, names: Any) -> None:
+        boxes = [self.box(0, 0, 3, 3), self.box(4, 0, 10, 6)]
+        self.frame(boxes, kind=['a', 'b']).to_file(cube.with_name('f.gpkg'))
+        with pytest.raises(ValueError, match="class name 'a' 2 times"):
+            open_scene(cube, cube.with_name('f.gpkg'), class_names=names)
+
     @pytest.mark.parametrize(
         ('options', 'match'),
         [

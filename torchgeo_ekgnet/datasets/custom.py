@@ -288,7 +288,7 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
     if isinstance(given, str | os.PathLike):
         path = require_file(given, 'wavelengths')
         with reading(path, 'a text file'):
-            text = path.read_text(encoding='utf-8')
+            text = path.read_text(encoding='utf-8-sig')
         try:
             given = [float(item) for item in re.split(r'[\s,;]+', text.strip())]
         except ValueError as error:

@@ -4,6 +4,7 @@
 """Label files: rasters, arrays and vectors on the grid of a scene."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._reading import FileError, require_file
+from .._reading import FileError, check_memory, require_file
 from . import sources
 from .labels import (
     NO_LABEL,
     ClassNames,
     LabelLegend,
+    one_line,
     question_alike,
+    question_numbers,
     short,
     whole_numbers,
 )
@@ -149,6 +152,7 @@ def _from_rasters(
             options.shape,
             options.axes,
             named=options.class_names is not None,
+            check=options.check_memory,
         )
         own = found.grid
         if crs is not None:
@@ -218,7 +222,9 @@ def _legend_names(
             short(nameless),
             short(sorted(names)),
         )
-    chosen = {value: names.get(value) or f'class {value}' for value in values}
+    chosen = {
+        value: one_line(names.get(value) or '') or f'class {value}' for value in values
+    }
     twice = {name for name in chosen.values() if list(chosen.values()).count(name) > 1}
     return {
         value: f'{name} ({value})' if name in twice else name
@@ -232,6 +238,7 @@ def read_label_file(
     size: tuple[int, int] | None = None,
     axes: str | None = None,
     named: bool = False,
+    check: bool = True,
 ) -> LabelFile:
     """Read a label map from an array file or a raster.
 
@@ -242,6 +249,7 @@ def read_label_file(
         size: Rows and columns of labels that lie on one axis.
         axes: Order of the cube's axes, which tells in which order pixels lie on one.
         named: Names are given, so a legend that cannot be read is no error.
+        check: Refuse labels that do not fit into the free memory.
 
     Returns:
         The labels.
@@ -259,6 +267,15 @@ def read_label_file(
             raise
         logger.warning('%s; names are given, so its legend is left out', error)
         legend = LabelLegend()
+    if check:
+        needed = math.prod(source.shape) * source.dtype.itemsize
+        check_memory(needed, path, 'labels', 'cut it, or give check_memory=False')
+    if source.scaling:
+        logger.warning(
+            '%s: its labels declare a factor and an offset, which are left out: the '
+            'stored numbers are the classes',
+            path,
+        )
     mask = source.mask()
     if source.shape[2] == 1:
         stored = source.read_all()[:, :, 0]
@@ -271,6 +288,13 @@ def read_label_file(
         absent = np.isnan(stored) if np.isnan(nodata) else is_nodata(stored, nodata)
     if mask is not None:
         absent |= ~mask
+    if stored.dtype.kind == 'f' and (unknown := np.isnan(stored) & ~absent).any():
+        logger.warning(
+            '%s: %d labels are not a number (NaN) and count as no label',
+            path,
+            int(unknown.sum()),
+        )
+        absent |= unknown
     if stored.dtype.kind in 'US':
         return _from_texts(str(path), stored, source.grid)
     labels = whole_numbers(str(path), np.where(absent, np.zeros_like(stored), stored))
@@ -282,8 +306,13 @@ def _from_texts(path: str, stored: NDArray[Any], grid: Grid) -> LabelFile:
     """Read labels that an array holds as texts: numbers, or names."""
     texts = np.char.strip(stored.astype(np.str_))
     values = np.unique(texts)
-    if all(text.removesuffix('.0').lstrip('+-').isdecimal() for text in values):
-        return LabelFile(whole_numbers('labels', texts), grid, LabelLegend())
+    absent = np.isin(np.char.lower(texts), ('', 'nan'))
+    given = np.unique(texts[~absent])
+    if all(text.removesuffix('.0').lstrip('+-').isdecimal() for text in given):
+        question_numbers(path, given.tolist())
+        labels = whole_numbers(path, np.where(absent, '0', texts))
+        labels[absent] = NO_LABEL
+        return LabelFile(labels, grid, LabelLegend())
     names = [text for text in values.tolist() if text]
     question_alike(path, names)
     labels = np.searchsorted(names, texts) + 1

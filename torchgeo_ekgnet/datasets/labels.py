@@ -4,6 +4,7 @@
 """Label values, what a file says about them, and the classes they become."""
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,75 @@ def question_alike(where: str, names: Iterable[str]) -> None:
             )
 
 
+def question_numbers(where: str, texts: Iterable[str]) -> None:
+    """Warn of numbers that are written in several ways, such as codes 01 and 1.
+
+    Args:
+        where: File, and attribute if there is one, for the message.
+        texts: Class numbers as texts.
+    """
+    written: dict[float, set[str]] = {}
+    for text in set(texts):
+        plain = re.sub(r'\.0*$', '', text.strip()).removeprefix('+')
+        written.setdefault(float(text), set()).add(plain)
+    for number, forms in sorted(written.items()):
+        if len(forms) > 1:
+            logger.warning(
+                '%s holds %s, which all count as the number %g; are they one class?',
+                where,
+                ' and '.join(map(repr, sorted(forms))),
+                number,
+            )
+
+
+def given_names(
+    where: str, class_names: Mapping[int, str] | Sequence[str]
+) -> dict[int, str] | list[str]:
+    """Check names of classes: by whole number, or in order; none empty, none twice.
+
+    Args:
+        where: File or scene, for the error.
+        class_names: The names.
+
+    Returns:
+        The names, each in one line.
+
+    Raises:
+        ValueError: If a class has no name, two have one name, or a key is no number.
+    """
+    texts: list[Any] = list(
+        class_names.values() if isinstance(class_names, Mapping) else class_names
+    )
+    names = [one_line(str(text)) for text in texts]
+    for text, name in zip(texts, names, strict=True):
+        if text is None or not name:
+            raise ValueError(
+                f'{where}: found the class name {text!r} among {names}, expected a name '
+                'for each class'
+            )
+        if names.count(name) > 1:
+            raise ValueError(
+                f'{where}: found the class name {name!r} {names.count(name)} times, '
+                'expected each name once: results are told apart by them'
+            )
+    if not isinstance(class_names, Mapping):
+        return names
+    keys = [str(key).strip() for key in class_names]
+    wrong = [key for key in keys if not re.fullmatch(r'[+-]?\d+(\.0*)?', key)]
+    numbers = [] if wrong else [int(float(key)) for key in keys]
+    if wrong or len(set(numbers)) < len(keys):
+        raise ValueError(
+            f'{where}: found class names for the values {(wrong or keys)[:5]}, expected '
+            'them for whole numbers, each once'
+        )
+    return dict(zip(numbers, names, strict=True))
+
+
+def one_line(text: str) -> str:
+    """Return a name without breaks of lines, and without spaces around it."""
+    return re.sub(r'\s*[\r\n\t\v\f\x85\u2028\u2029]\s*', ' ', text).strip()
+
+
 def whole_numbers(name: str, labels: NDArray[Any]) -> NDArray[np.int64]:
     """Return labels as int64 without changing any value.
 
@@ -114,10 +184,10 @@ def whole_numbers(name: str, labels: NDArray[Any]) -> NDArray[np.int64]:
             f'not whole numbers ({examples}); expected class numbers'
         )
     # Doubles hold every whole number up to 2**53 only.
-    if labels.size and np.abs(labels).max() > 2**53:
+    if labels.size and np.abs(labels).max() >= 2**53:
         raise ValueError(
             f'{name}: found label {np.abs(labels).max():g}, expected class numbers '
-            f'within {2**53}'
+            f'below {2**53}'
         )
     return labels.astype(np.int64)
 
@@ -187,8 +257,9 @@ def _named(
     unlabelled: Sequence[int],
 ) -> tuple[list[int], list[str]]:
     """Return value and name of each class."""
-    if isinstance(class_names, Mapping):
-        named = {int(value): str(text) for value, text in class_names.items()}
+    given = None if class_names is None else given_names(name, class_names)
+    if isinstance(given, dict):
+        named = given
         unknown = sorted(set(values.tolist()) - set(named))
         if unknown:
             raise ValueError(
@@ -199,10 +270,7 @@ def _named(
         names = [named[value] for value in classes]
     else:
         classes = values.tolist()
-        if class_names is None:
-            names = [f'class {value}' for value in classes]
-        else:
-            names = [str(text) for text in class_names]
+        names = [f'class {value}' for value in classes] if given is None else given
         if len(names) != len(classes):
             raise ValueError(
                 f'{name}: {len(names)} class names for {len(classes)} label values '

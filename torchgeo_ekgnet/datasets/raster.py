@@ -226,6 +226,16 @@ def labels_on_grid(
     crs, own_crs = grid.crs, own.crs
     if not own.georeferenced or not grid.georeferenced:
         if (own.rows, own.cols) == (grid.rows, grid.cols):
+            placed = own.transform is not None and grid.transform is not None
+            if placed and not replace(own, crs=grid.crs).same_as(grid):
+                logger.warning(
+                    '%s: it has the size of the cube but another place (labels: %s; '
+                    'cube: %s), and one of them has no CRS, so it is taken pixel by '
+                    'pixel; labels_crs= or crs= places it',
+                    path,
+                    own,
+                    grid,
+                )
             return labels
         same_system = own.crs is None and grid.crs is None
         if not same_system or own.transform is None or grid.transform is None:

@@ -155,6 +155,11 @@ def checked_nanometres(
         raise ValueError(
             f'{span} nm; the unit is probably wrong (nm taken for micrometres)'
         )
+    if used.max() >= _LOWEST > used.min():
+        raise ValueError(
+            f'{span} nm, so some are nm and others micrometres, or they are band numbers '
+            'in part; expected all in one unit; give wavelengths='
+        )
     if used.max() < _LOWEST:
         raise ValueError(
             f'{span}, which looks like micrometres; expected nm (multiply by 1000 or '

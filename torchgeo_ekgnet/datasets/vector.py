@@ -5,7 +5,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from .._reading import FileError, reading
-from .labels import NO_LABEL, ClassNames, LabelLegend, question_alike, short
+from .labels import (
+    NO_LABEL,
+    ClassNames,
+    LabelLegend,
+    given_names,
+    one_line,
+    question_alike,
+    question_numbers,
+    short,
+)
 from .raster import Grid, OutsideError, placed_crs, read_crs
 from .sources.vector import Features, read_features
 
@@ -99,6 +108,15 @@ def read_vector_labels(
     usable &= ~excluded
     place = replace(grid, transform=grid.transform or Affine.identity())
     labels = _burnt(name, shapes[usable], numbers[usable], place, all_touched)
+    lost = np.setdiff1d(numbers[usable], labels).tolist()
+    if lost:
+        logger.warning(
+            '%s: the features of %s give no pixel: they lie outside the scene, are '
+            'claimed by others, or cover no pixel centre (all_touched=True labels every '
+            'pixel that they touch)',
+            name,
+            ', '.join(repr(names.get(number, number)) for number in lost[:8]),
+        )
     colours = {number: named[text] for number, text in names.items() if text in named}
     return labels, LabelLegend(names, colours)
 
@@ -268,15 +286,15 @@ def _classes(
     if not given.any():
         raise FileError(f'{path}: attribute {attribute!r} is empty everywhere')
     numbers = np.full(len(frame), -1, dtype=np.int64)
-    values = _as_numbers(column[given])
+    values = _as_numbers(f'{path}: attribute {attribute!r}', column[given])
     if values is None:
-        texts = column[given].astype(str).str.strip()
+        texts = column[given].astype(str).map(one_line)
         names = _numbered_texts(path, attribute, texts, class_names)
         lookup = {text: number for number, text in names.items()}
         numbers[given] = [lookup[text] for text in texts]
         return numbers, names
     wrong = ~np.isfinite(values) | (values != np.floor(values)) | (values < 0)
-    wrong |= values > _LARGEST
+    wrong |= values >= _LARGEST
     if wrong.any():
         raise FileError(
             f'{path}: attribute {attribute!r} holds {values[wrong][:3].tolist()}; '
@@ -284,33 +302,34 @@ def _classes(
         )
     numbers[given] = values.astype(np.int64)
     found = [int(v) for v in np.unique(numbers[given]) if v not in unlabelled]
-    if class_names is None or isinstance(class_names, Mapping):
-        if class_names is None:
-            return numbers, {value: f'class {value}' for value in found}
-        names = {int(k): str(v) for k, v in class_names.items()}
-        unknown = [value for value in found if value not in names]
+    if class_names is None:
+        return numbers, {value: f'class {value}' for value in found}
+    told = given_names(path, class_names)
+    if isinstance(told, dict):
+        unknown = [value for value in found if value not in told]
         if unknown:
             raise FileError(
                 f'{path}: attribute {attribute!r} holds {short(unknown)}, which are '
-                f'neither classes ({short(sorted(names))}) nor unlabelled '
+                f'neither classes ({short(sorted(told))}) nor unlabelled '
                 f'({list(unlabelled)})'
             )
-        return numbers, names
-    if len(class_names) != len(found):
+        return numbers, told
+    if len(told) != len(found):
         raise FileError(
-            f'{path}: {len(class_names)} class names for the {len(found)} values of '
+            f'{path}: {len(told)} class names for the {len(found)} values of '
             f'attribute {attribute!r} ({found[:12]}); expected one name a value'
         )
-    return numbers, dict(zip(found, map(str, class_names), strict=True))
+    return numbers, dict(zip(found, told, strict=True))
 
 
-def _as_numbers(column: 'pd.Series[Any]') -> NDArray[np.float64] | None:
+def _as_numbers(where: str, column: 'pd.Series[Any]') -> NDArray[np.float64] | None:
     """Return a column of numbers, or of texts that are all written as such."""
     if pd.api.types.is_numeric_dtype(column):
         return np.asarray(column, dtype=np.float64)
     texts = column.astype(str).str.strip()
     if not texts.str.fullmatch(r'[+-]?\d+(\.\d*)?').all():
         return None
+    question_numbers(where, texts)
     return np.asarray(texts.astype(float), dtype=np.float64)
 
 
@@ -322,10 +341,8 @@ def _numbered_texts(
     question_alike(f'{path}: attribute {attribute!r}', found)
     if class_names is None:
         return dict(enumerate(found, start=1))
-    if isinstance(class_names, Mapping):
-        names = {int(number): str(text) for number, text in class_names.items()}
-    else:
-        names = {number: str(n) for number, n in enumerate(class_names, start=1)}
+    listed = given_names(path, class_names)
+    names = listed if isinstance(listed, dict) else dict(enumerate(listed, start=1))
     unknown = sorted(set(found) - set(names.values()))
     if unknown:
         raise FileError(

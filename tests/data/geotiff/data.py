@@ -8,6 +8,7 @@ Run as a script to look at the files: ``python data.py FOLDER``.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -49,8 +50,9 @@ def write(
     transform: Affine | None = TRANSFORM,
     crs: str | None = CRS,
     nodata: float | None = None,
+    **options: Any,
 ) -> Path:
-    """Write bands (count, rows, cols) as a GeoTIFF."""
+    """Write bands (count, rows, cols) as a GeoTIFF, with options of its driver."""
     count, rows, cols = bands.shape
     with rasterio.open(
         path,
@@ -63,6 +65,7 @@ def write(
         crs=crs,
         transform=transform,
         nodata=nodata,
+        **options,
     ) as file:
         file.write(bands)
     return path

@@ -186,7 +186,7 @@ class TestContainers:
         scene = open_scene(path, path, cube_variable='1', labels_variable='2')
         assert set(scene.class_values) == set(np.unique(CUBE[..., 0]).tolist())
 
-    @pytest.mark.parametrize('count', [2, 4])
+    @pytest.mark.parametrize('count', [2, 4, 6])
     def test_alpha_is_a_mask(
         self, tmp_path: Path, count: int, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -119,7 +119,7 @@ class Source(abc.ABC):
         rows, cols, bands = (int(size) for size in shape)
         self.files = tuple(files)
         self.shape = (rows, cols, bands)
-        self.dtype = np.dtype(dtype)
+        self.dtype = np.dtype(dtype).newbyteorder('=')
 
     @abc.abstractmethod
     def read(

@@ -213,8 +213,18 @@ class EnviHeader:
 
     def legend(self) -> LabelLegend | None:
         """Return names and colours of the classes of an ENVI classification."""
-        names = self.listed('class names')
+        names = self._class_names()
         if not names:
+            return None
+        classes = self.text('classes') or ''
+        if classes.isdecimal() and int(classes) < len(names):
+            logger.warning(
+                '%s: it has %d class names for %s classes, as a comma in a name makes '
+                'them, so the names are left out; give class_names=',
+                self.path,
+                len(names),
+                classes,
+            )
             return None
         table = {}
         try:
@@ -226,6 +236,17 @@ class EnviHeader:
             whole = colours.clip(0, 255).astype(int).reshape(-1, 3).tolist()
             table = {value: (r, g, b) for value, (r, g, b) in enumerate(whole)}
         return LabelLegend(dict(enumerate(names)), table)
+
+    def _class_names(self) -> list[str]:
+        """Return a name a value: in quotes it may hold commas, or be empty."""
+        value = self.text('class names') or ''
+        if value.count(',') < 1 and '"' not in value:
+            return self.listed('class names')
+        quoted = re.findall(r'\s*(?:"([^"]*)"\s*|([^,]*))(?:,|$)', value)
+        names = [' '.join((a or b).split()) for a, b in quoted]
+        while names and not names[-1]:
+            names.pop()
+        return names
 
 
 def _inner(value: str) -> str:

@@ -3,6 +3,7 @@
 
 """HDF5 and NetCDF files, and MATLAB v7.3, which is HDF5 with its axes reversed."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,19 +13,27 @@ from typing import Any
 import h5py
 import numpy as np
 import scipy.io
+import scipy.sparse
 from numpy.typing import NDArray
 
 from ..._reading import FileError, check_memory, reading
+from ..labels import LabelLegend
+from ..nodata import is_nodata
 from ..units import nanometres
 from .axes import axes_of, bands_in, in_order, kept_axes, reorder, told_axes
 from .base import Request, Source
+from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
 from .stack import StackSource
-from .variables import Variable, band_facts, lower, misfit, pick, series
+from .variables import Variable, band_facts, lower, misfit, pick, series, text_of
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
 
 #: Attribute, of our own making, with the order of axes that dimension scales tell.
 _AXES = ' axes'
+#: Rows that are compared with the bounds at once.
+_ROWS_AT_ONCE = 64
 #: Attributes that declare a value for missing data.
 _NODATA = ('_fillvalue', 'missing_value', 'data_ignore_value', 'nodata_value', 'nodata')
 
@@ -124,16 +133,72 @@ class HDF5Source(Source):
                     for axis in 'yxb'
                 )
             low = lower(own)
+            dtype = meant_type(np.dtype(data.dtype), low)
+            self._signs = Signs(np.dtype(data.dtype), dtype)
             self._attributes = {key: low[key] for key in _NODATA if key in low}
+            self._bounds = bounds(path, self.variable, low, self._signs)
+            self._named = {key: low[key] for key in FLAGS if key in low}
+            self._members = h5py.check_enum_dtype(data.dtype)
+            _check_parts(path, data)
             bands = bands_in(shape, self.axes)
             self._facts = band_facts(self.variable, variables, attributes, bands)
             self.misfit = misfit(shapes, bands, own)
-            super().__init__((path,), size, np.dtype(data.dtype))
+            super().__init__((path,), size, dtype)
 
     @property
     def nodata(self) -> float | None:
         """Value that the file declares for missing data."""
-        return _nodata(self.files[0], self.variable, self._attributes)
+        declared = _nodata(self.files[0], self.variable, self._attributes)
+        return None if declared is None else resigned(declared, self._signs)
+
+    def legend(self) -> LabelLegend | None:
+        """Return the names of an enumeration, or of the flags of CF conventions."""
+        if self._members is not None:
+            names = {int(value): name for name, value in self._members.items()}
+        else:
+            names = flags(self.files[0], self._named, self._signs)
+        return LabelLegend(names) if names else None
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Return False where a value lies outside the bounds that the file declares."""
+        if self._bounds is None:
+            return None
+        low, high = self._bounds
+        try:
+            nodata = self.nodata
+        except FileError:  # an argument may overrule it
+            nodata = None
+        rows, cols, _ = self.shape
+        mask = np.ones((rows, cols), dtype=bool)
+        for row in range(0, rows, _ROWS_AT_ONCE):
+            values = self.read(row, min(row + _ROWS_AT_ONCE, rows), 0, cols)
+            if values.dtype.kind == 'f':
+                low, high = values.dtype.type(low), values.dtype.type(high)
+            outside = (values < low) | (values > high)
+            if nodata is not None:
+                outside &= ~is_nodata(values, nodata)
+            mask[row : row + _ROWS_AT_ONCE] = ~outside.any(axis=2)
+        if mask.all():
+            return None
+        told = f'{low:g} to {high:g} (valid_range, valid_min, valid_max)'
+        if not mask.any():
+            logger.warning(
+                '%s: no pixel of %r lies within %s in every band, so these bounds are '
+                'left out',
+                self.where,
+                self.variable,
+                told,
+            )
+            return None
+        logger.warning(
+            '%s: %d pixels of %r have values outside %s in some band and count as '
+            'without data',
+            self.where,
+            int((~mask).sum()),
+            self.variable,
+            told,
+        )
+        return mask
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
@@ -164,6 +229,8 @@ class HDF5Source(Source):
             with reading(self.files[0], 'HDF5'), h5py.File(self.files[0], 'r') as file:
                 dataset: Any = file[self.variable]
                 array = dataset[where]
+        if self._signs.stored != self._signs.meant:
+            array = array.view(self._signs.meant)
         cube = reorder(array, self._stored_axes)
         return cube if bands is None else cube[:, :, bands]
 
@@ -264,13 +331,47 @@ def open_hdf5(path: Path) -> Iterator[tuple[dict[str, Variable], Mapping[str, An
         variables: dict[str, Variable] = {}
 
         def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+            if 'MATLAB_sparse' in item.attrs and isinstance(item, h5py.Group):
+                variables[name] = Variable(_full(path, item), {})
+            if name.rpartition('/')[0] in variables or name.startswith('#'):
+                return
             numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
-            if numeric and not name.startswith('#'):
+            # MATLAB stores texts as numbers, and the size of what is empty.
+            text = text_of(item.attrs.get('MATLAB_class')) == 'char'
+            if numeric and not text and 'MATLAB_empty' not in item.attrs:
                 told = told_axes([_dimension(axis) for axis in item.dims])
                 variables[name] = Variable(item, {**item.attrs, _AXES: told})
 
         file.visititems(visit)
         yield variables, file.attrs
+
+
+def _full(path: Path, group: h5py.Group) -> NDArray[Any]:
+    """Return a sparse matrix of MATLAB as an array, in the order in which it stores."""
+    rows = int(group.attrs['MATLAB_sparse'])
+    ends: Any = group['jc']
+    cols = len(ends) - 1
+    check_memory(8 * rows * cols, path, str(group.name))
+    if 'data' not in group:
+        return np.zeros((cols, rows))
+    parts: Any = (group['data'][()], group['ir'][()], ends[()])
+    return np.asarray(scipy.sparse.csc_array(parts, shape=(rows, cols)).toarray().T)
+
+
+def _check_parts(path: Path, data: Any) -> None:
+    """Refuse a dataset whose values lie in other files that are not there.
+
+    HDF5 gives the fill value for them.
+    """
+    if not isinstance(data, h5py.Dataset) or not data.is_virtual:
+        return
+    for source in data.virtual_sources():
+        name = source.file_name
+        if name != '.' and '%b' not in name and not (path.parent / name).is_file():
+            raise FileError(
+                f'{path}: {data.name!r} consists of parts of other files, and found no '
+                f'file {name}, expected all of them'
+            )
 
 
 def _dimension(axis: Any) -> str:

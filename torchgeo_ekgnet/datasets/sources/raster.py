@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,10 @@ def open_source(path: Path, request: Request) -> Source:
     """
     with open_raster(path) as dataset, reading(path, 'a raster'):
         inner, driver, count = dataset.subdatasets, dataset.driver, dataset.count
-        # Not dataset.compression: rasterio 1.4.3 has no word for JPEG in YCbCr.
-        compression = dataset.tags(ns='IMAGE_STRUCTURE').get('COMPRESSION', '')
-        lossy = 'JPEG' in (driver, *compression.upper().split())
+        lossy = _loss(driver, dataset.tags(ns='IMAGE_STRUCTURE'))
     if request.labels and lossy:
         raise FileError(
-            f'{path}: found labels compressed with loss (JPEG), which mixes their values '
+            f'{path}: found labels compressed with loss ({lossy}), which mixes their values '
             'and colours, expected a lossless format such as PNG or GeoTIFF'
         )
     parts = [RasterSource(path, name) for name in inner]
@@ -92,6 +91,18 @@ def open_source(path: Path, request: Request) -> Source:
         f'{path}: found {len(inner)} rasters in it, expected one; name one with '
         f'{argument}, by its number too: {listed}'
     )
+
+
+def _loss(driver: str, structure: Mapping[str, str]) -> str | None:
+    """Return the name of a compression that changes values, None for any other."""
+    # Not dataset.compression: rasterio 1.4.3 has no word for JPEG in YCbCr.
+    compression = structure.get('COMPRESSION', '').upper()
+    if 'JPEG' in (driver, *compression.split()):
+        return 'JPEG'
+    if structure.get('COMPRESSION_REVERSIBILITY', '').upper() == 'LOSSY':
+        return compression or driver
+    error = structure.get('MAX_Z_ERROR', '0')
+    return compression if float(error) >= 0.5 else None
 
 
 def _named(path: Path, inner: list[str], variable: str) -> str:
@@ -372,7 +383,7 @@ def _alpha_band(path: Path, dataset: Any) -> int | None:
     Writers call the fourth band of any cube so; only 0 and one other value make a mask.
     """
     last = dataset.count
-    if last not in (2, 4) or dataset.colorinterp[last - 1] is not ColorInterp.alpha:
+    if last < 2 or dataset.colorinterp[last - 1] is not ColorInterp.alpha:
         return None
     values = np.unique(dataset.read(last))
     full = 255 if values.dtype == np.uint8 else 65535

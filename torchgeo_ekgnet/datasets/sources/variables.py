@@ -225,10 +225,12 @@ def band_facts(
     own = lower(variables[cube].attributes) if cube in variables else {}
     of_file = lower(attributes)
 
-    def candidates(names: tuple[str, ...]) -> Iterable[tuple[str, Any, Any]]:
+    def candidates(
+        names: tuple[str, ...],
+    ) -> Iterable[tuple[str, Any, Mapping[str, Any]]]:
         for name in names:
             if name in own:
-                yield name, own[name], own.get(f'{name}_units')
+                yield name, own[name], {'units': own.get(f'{name}_units')}
         # Of several variables the one that shares most of the cube's path is its own.
         near = sorted(
             (name for name in variables if name.split('/')[-1].lower() in names),
@@ -236,16 +238,20 @@ def band_facts(
         )
         for name in near:
             item = variables[name]
-            yield name, item.data, lower(item.attributes).get('units')
+            yield name, item.data, lower(item.attributes)
         for name in names:
             if name in of_file:
-                yield name, of_file[name], of_file.get(f'{name}_units')
+                yield name, of_file[name], {'units': of_file.get(f'{name}_units')}
 
     centres, unit, bad = None, None, None
     for _, values, told in candidates(WAVELENGTHS):
         numbers = _per_band(values, bands)
         if numbers is not None:
-            centres, unit = numbers, text_of(told)
+            # Values of the cube are used as they are stored; these are numbers of nm.
+            for key, change in (('scale_factor', np.multiply), ('add_offset', np.add)):
+                if told.get(key) is not None:
+                    numbers = change(numbers, float(np.ravel(told[key])[0]))
+            centres, unit = numbers, text_of(told.get('units'))
             break
     for name, values, _ in candidates((*_GOOD, *_BAD)):
         numbers = _per_band(values, bands)

@@ -6,6 +6,7 @@
 import io
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,10 +155,7 @@ def _checked_layer(path: Path, layer: str | None) -> str | None:
 def _read_table(path: Path) -> Features:
     with reading(path, 'a table of points', VectorFileError):
         raw = path.read_bytes()
-        try:
-            text = raw.decode('utf-8-sig')
-        except UnicodeDecodeError:
-            text = raw.decode('latin-1')
+        text = _decoded(raw)
     lines = text.splitlines()
     if lines and 'ENVI Output of ROIs' in lines[0]:
         return _read_rois(path, lines)
@@ -167,7 +165,16 @@ def _read_table(path: Path) -> Features:
             'columns, such as x,y,class'
         )
     with reading(path, 'a table of points', VectorFileError):
-        table = pd.read_csv(io.StringIO(text), sep=None, engine='python')
+        table, longer = (_parsed(text, index) for index in (False, None))
+    # Of rows with more values than names pandas takes the first ones as an index.
+    if (
+        not longer.reset_index(drop=True).equals(table)
+        and longer.iloc[:, -1].notna().any()
+    ):
+        raise VectorFileError(
+            f'{path}: found rows with more values than the first line has names '
+            f'({list(map(str, table.columns))}), expected one name a column'
+        )
     if all(re.fullmatch(r'[-+\d.eE]+', str(name)) for name in table.columns):
         raise VectorFileError(
             f'{path}: found numbers in the first line, expected names of columns, such '
@@ -192,6 +199,25 @@ def _read_table(path: Path) -> Features:
         geometry = geopandas.GeoSeries.from_wkt(table[shape])
         frame = geopandas.GeoDataFrame(table.drop(columns=shape), geometry=geometry)
     return Features(frame, 'scene')
+
+
+def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
+    """Parse a table, whatever separates its columns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', pd.errors.ParserWarning)
+        return pd.read_csv(
+            io.StringIO(text), sep=None, engine='python', index_col=index
+        )
+
+
+def _decoded(raw: bytes) -> str:
+    """Decode a table: UTF-16 as Excel writes it, UTF-8, or else Latin-1."""
+    if raw.startswith((b'\xff\xfe', b'\xfe\xff')):
+        return raw.decode('utf-16')
+    try:
+        return raw.decode('utf-8-sig')
+    except UnicodeDecodeError:
+        return raw.decode('latin-1')
 
 
 def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Features:

@@ -1,0 +1,175 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of what attributes of HDF5 and NetCDF say about values: signs, bounds, names."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+
+from torchgeo_ekgnet._reading import FileError
+from torchgeo_ekgnet.datasets import HyperspectralScene, open_scene
+
+CUBE = np.random.default_rng(0).integers(10, 4000, (7, 5, 4)).astype('int16')
+LABELS = np.arange(35).reshape(7, 5) % 4
+
+
+def write(
+    path: Path, cube: np.ndarray, attributes: dict[str, Any] | None = None
+) -> Path:
+    """Write an HDF5 file with a cube and its attributes."""
+    with h5py.File(path, 'w') as file:
+        file['cube'] = cube
+        file['cube'].attrs.update(attributes or {})
+    return path
+
+
+def add(path: Path, name: str, values: Any, **attributes: Any) -> None:
+    """Add an array and its attributes to an HDF5 file."""
+    with h5py.File(path, 'r+') as file:
+        file[name] = values
+        file[name].attrs.update(attributes)
+
+
+def values_of(scene: HyperspectralScene) -> np.ndarray:
+    return scene.read(0, scene.shape[0], 0, scene.shape[1])
+
+
+class TestSigns:
+    @pytest.mark.parametrize('kind', ['hdf5', 'classic'])
+    def test_unsigned_values(self, tmp_path: Path, kind: str) -> None:
+        cube = CUBE.copy()
+        cube[0, 0], cube[1, 1] = -30, -1
+        path = tmp_path / 'cube.nc'
+        if kind == 'hdf5':
+            write(path, cube, {'_Unsigned': 'true', '_FillValue': np.int16(-1)})
+        else:
+            with scipy.io.netcdf_file(path, 'w') as file:
+                for name, size in zip('yxb', cube.shape, strict=True):
+                    file.createDimension(name, size)
+                variable = file.createVariable('cube', 'h', tuple('yxb'))
+                variable[:] = cube
+                variable._Unsigned, variable._FillValue = 'true', np.int16(-1)
+        scene = open_scene(path, None)
+        assert np.array_equal(values_of(scene), cube.view('uint16'))
+        assert scene.nodata == 65535 and not scene.valid[1, 1] and scene.valid[0, 0]
+
+    def test_unsigned_labels(self, tmp_path: Path) -> None:
+        path = write(tmp_path / 'cube.h5', CUBE)
+        stored = np.where(LABELS == 3, 200, LABELS).astype('uint8').view('int8')
+        add(path, 'labels', stored, _Unsigned='true')
+        scene = open_scene(path, path, labels_variable='labels')
+        assert scene.class_values == (1, 2, 200)
+
+    def test_other_byte_order(self, tmp_path: Path) -> None:
+        path = write(tmp_path / 'cube.h5', CUBE.astype('>f4'))
+        scene = open_scene(path, None, lazy=True)
+        assert scene.dtype == np.float32 and not scene.precise
+        assert np.array_equal(values_of(scene), CUBE)
+
+
+class TestBounds:
+    @pytest.mark.parametrize(
+        'attributes',
+        [
+            {'valid_range': np.array([0, 4000], 'int16')},
+            {'valid_min': np.int16(0)},
+            {'valid_min': 0.5, 'scale_factor': np.float32(1e-4), 'add_offset': 0.5},
+            {'valid_range': [0.0, np.inf]},
+        ],
+        ids=['range', 'least', 'unpacked', 'infinite'],
+    )
+    def test_values_outside_are_no_data(
+        self,
+        tmp_path: Path,
+        attributes: dict[str, Any],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        cube = CUBE.copy()
+        cube[2, 3, 1] = -7
+        scene = open_scene(write(tmp_path / 'cube.h5', cube, attributes), None)
+        assert np.argwhere(~scene.valid).tolist() == [[2, 3]]
+        assert "cube.h5: 1 pixels of 'cube' have values outside" in caplog.text
+
+    def test_fill_is_judged_as_fill(self, tmp_path: Path) -> None:
+        cube = CUBE.copy()
+        cube[2, 3, 1], cube[4, 4] = -7, -7
+        bounds = {'_FillValue': np.int16(-7), 'valid_min': np.int16(0)}
+        path = write(tmp_path / 'cube.h5', cube, bounds)
+        assert np.argwhere(~open_scene(path, None, nodata_in='all').valid).tolist() == [
+            [4, 4]
+        ]
+
+    @pytest.mark.parametrize('limit', [np.int16(-5), 'high'], ids=str)
+    def test_bounds_that_cannot_be(
+        self, tmp_path: Path, limit: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = write(tmp_path / 'cube.h5', CUBE, {'valid_max': limit})
+        assert open_scene(path, None).valid.all()
+        assert 'left out' in caplog.text
+
+    def test_wavelengths_are_unpacked(self, tmp_path: Path) -> None:
+        path = write(tmp_path / 'cube.h5', CUBE)
+        packed = np.array([800, 1000, 1200, 1400], 'int16')
+        add(path, 'wavelength', packed, scale_factor=0.5, add_offset=1.0, units='nm')
+        found = open_scene(path, None).wavelengths
+        assert found is not None and found.tolist() == [401, 501, 601, 701]
+
+
+class TestNames:
+    def test_flags(self, tmp_path: Path) -> None:
+        path = write(tmp_path / 'cube.h5', CUBE)
+        names = 'none water forest maize'
+        add(path, 'labels', LABELS, flag_values=[0, 1, 2, 3], flag_meanings=names)
+        scene = open_scene(path, path, labels_variable='labels')
+        assert scene.class_names == ('water', 'forest', 'maize')
+
+    def test_flags_that_do_not_fit(self, tmp_path: Path) -> None:
+        path = write(tmp_path / 'cube.h5', CUBE)
+        add(path, 'labels', LABELS, flag_values=[0, 1, 2, 3], flag_meanings='a b')
+        with pytest.raises(FileError, match='4 flag_values and 2 flag_meanings'):
+            open_scene(path, path, labels_variable='labels')
+        names = ['a', 'b', 'c']
+        scene = open_scene(path, path, labels_variable='labels', class_names=names)
+        assert scene.class_names == ('a', 'b', 'c')
+
+    def test_enumeration(self, tmp_path: Path) -> None:
+        path = write(tmp_path / 'cube.h5', CUBE)
+        kind = h5py.enum_dtype({'none': 0, 'oak': 1, 'fir': 2, 'elm': 3}, 'u1')
+        with h5py.File(path, 'r+') as file:
+            file.create_dataset('labels', data=LABELS, dtype=kind)
+        scene = open_scene(path, path, labels_variable='labels')
+        assert scene.class_names == ('oak', 'fir', 'elm')
+
+
+def test_parts_that_are_missing(tmp_path: Path) -> None:
+    part = write(tmp_path / 'part.h5', CUBE)
+    layout = h5py.VirtualLayout(CUBE.shape, CUBE.dtype)
+    layout[:] = h5py.VirtualSource('part.h5', 'cube', CUBE.shape)
+    with h5py.File(tmp_path / 'whole.h5', 'w') as file:
+        file.create_virtual_dataset('cube', layout)
+    assert np.array_equal(values_of(open_scene(tmp_path / 'whole.h5', None)), CUBE)
+    part.unlink()
+    with pytest.raises(FileError, match=r'whole\.h5.*found no file part\.h5'):
+        open_scene(tmp_path / 'whole.h5', None)
+
+
+def test_texts_and_sparse_labels_of_matlab(tmp_path: Path) -> None:
+    path = write(tmp_path / 'scene.mat', CUBE.T)
+    add(path, 'names', (65 + LABELS.T).astype('uint16'), MATLAB_class=np.bytes_('char'))
+    with pytest.raises(FileError, match='no array with 2 axes'):
+        open_scene(path, path)
+    sparse = scipy.sparse.csc_array(LABELS.astype(float))
+    with h5py.File(path, 'r+') as file:
+        group = file.create_group('labels')
+        group.attrs['MATLAB_sparse'] = np.uint64(LABELS.shape[0])
+        for key in ('data', 'indices', 'indptr'):
+            name = {'indices': 'ir', 'indptr': 'jc'}.get(key, key)
+            group[name] = getattr(sparse, key)
+    scene = open_scene(path, path)
+    assert np.array_equal(scene.label_map, LABELS)
