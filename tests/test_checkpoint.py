@@ -49,7 +49,7 @@ STATE: dict[str, Any] = {
         'class_names': ['a', 'b'],
         'wavelengths': [400.0, 500.0],
     },
-    'split': {},
+    'split': {'identity': '0'},
     'patch_size': 5,
     'padding_mode': 'zeros',
     'num_bands': 2,
@@ -133,6 +133,14 @@ class TestRead:
             (
                 {'torchgeo_ekgnet': {'data': {**STATE, 'patch_size': True}}},
                 'found True for torchgeo_ekgnet.data.patch_size, expected int',
+            ),
+            (
+                {'Data': {**STATE, 'scene': {**STATE['scene'], 'shape': [4, 5]}}},
+                r'found 2 values for Data\.scene\.shape, expected 3',
+            ),
+            (
+                {'Data': {**STATE, 'split': {'protocol': 'random'}}},
+                r'found None for Data\.split\.identity, expected str',
             ),
             ({'callbacks': {3: {}}}, 'found 3 for a key of callbacks, expected str'),
             (

@@ -1,14 +1,20 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""What the command line chooses by itself."""
+"""What the command line chooses by itself, and what it says of checkpoints."""
 
+import os
+import re
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.cli import LightningCLI
 
+from torchgeo_ekgnet._reading import FileError
+from torchgeo_ekgnet.checkpoint import read_checkpoint
 from torchgeo_ekgnet.cli import CommandLine
 
 
@@ -45,3 +51,43 @@ def test_precision_follows_card_and_network(
         CommandLine, '_get', lambda self, config, key, default=None: config[key]
     )
     assert command._precision() == expected
+
+
+def _step_with_odd_state() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    optimizer.state[weight]['exp_avg'] = 'odd'
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ('path', 'stage', 'error', 'message'),
+    [
+        (
+            'run/last.ckpt',
+            _step_with_odd_state,
+            FileError,
+            r'run/last\.ckpt: the state of the .* \(AttributeError: .*\), expected what',
+        ),
+        (None, _step_with_odd_state, AttributeError, "'str' object has no attribute"),
+        ('run/last.ckpt', lambda: os.environ['no such variable'], KeyError, 'such'),
+        ('no.ckpt', lambda: read_checkpoint('no.ckpt'), FileNotFoundError, 'no.ckpt'),
+    ],
+    ids=['state', 'no checkpoint', 'another cause', 'ours'],
+)
+def test_checkpoint_whose_training_cannot_go_on_is_named(
+    path: str | None,
+    stage: Callable[[], Any],
+    error: type[Exception],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LightningCLI, '_run_subcommand', lambda self, name: stage())
+    command = CommandLine.__new__(CommandLine)
+    command.config = {'fit': {'ckpt_path': path}}
+    with pytest.raises(error) as raised:
+        command._run_subcommand('fit')
+    assert type(raised.value) is error
+    assert re.search(message, str(raised.value)) and '\n' not in str(raised.value)

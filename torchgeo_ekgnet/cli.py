@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -63,6 +64,9 @@ _KNOWN = frozenset(
     ('kornia', 'lightning', 'timm', 'torch', 'torchgeo', 'torchgeo_ekgnet')
 )
 """Packages whose classes a configuration may name that nobody has typed."""
+
+_RESTORES = ('checkpoint_connector.py', 'loops/progress.py', 'torch/optim/')
+"""Where libraries take up, or first use, the state of a training from a checkpoint."""
 
 _CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
 """Values of ``--ckpt_path`` that are no file."""
@@ -232,6 +236,20 @@ class CommandLine(LightningCLI):
         if path is not None and path not in _CHOSEN_BY_LIGHTNING:
             read_checkpoint(path)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run a stage; a checkpoint whose state of the training breaks it is named."""
+        path = self.config[subcommand].get('ckpt_path')
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if path is None or not _breaks_while_restoring(error):
+                raise
+            raise FileError(
+                f'{path}: the state of the training that it holds cannot be taken up '
+                f'({type(error).__name__}: {_essence(str(error))}), expected what fit '
+                f'wrote with this configuration; --model.weights starts from its weights'
+            ) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, in a precision that suits device and network."""
         precision = self._precision()
@@ -276,6 +294,16 @@ class CommandLine(LightningCLI):
                 f'{path}: its hyper_parameters are not accepted '
                 f'({_essence(str(error))}), expected those that fit wrote'
             ) from error
+
+
+def _breaks_while_restoring(error: BaseException) -> bool:
+    """Tell whether libraries raised an error of theirs over a checkpoint's state."""
+    files = [
+        Path(frame.f_code.co_filename).as_posix()
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    ours = Path(files[-1]).is_relative_to(Path(__file__).parent)
+    return not ours and any(part in file for file in files for part in _RESTORES)
 
 
 def check_yaml(path: str) -> None:

@@ -37,7 +37,8 @@ _FOLDER = 0x10
 _NUMBER = int | float
 _STATISTICS: Any = Tensor | list | tuple | None
 
-# Types by entry; one that ends in ? may be missing or None.
+# Types by entry; one that ends in ? may be missing or None. A list holds any number of
+# its type, a tuple as many as it has.
 _ENTRIES: dict[str, Any] = {
     'state_dict': {str: Tensor},
     'epoch?': int,
@@ -69,8 +70,8 @@ _DATA: dict[str, Any] = {
         'name': str,
         'class_names': [str],
         'class_values?': [int],
-        'palette?': [[int]],
-        'shape?': [int],
+        'palette?': [(int, int, int)],
+        'shape?': (int, int, int),
         'wavelengths?': [_NUMBER],
         'band_indices?': [int],
         'nodata?': _NUMBER | str,
@@ -81,7 +82,7 @@ _DATA: dict[str, Any] = {
     'split': {
         'protocol?': str,
         'settings?': Mapping,
-        'identity?': str,
+        'identity': str,
         'pixels?': str,
         'counts?': {str: [int]},
     },
@@ -211,6 +212,15 @@ def _check_types(path: Any, place: str, value: Any, wanted: Any) -> None:
         _require(path, place, value, list | tuple)
         for item in value:
             _check_types(path, place, item, wanted[0])
+    elif isinstance(wanted, tuple):
+        _require(path, place, value, list | tuple)
+        if len(value) != len(wanted):
+            raise FileError(
+                f'{path}: found {len(value)} values for {place}, expected '
+                f'{len(wanted)}; take the checkpoint as fit wrote it'
+            )
+        for item, inner in zip(value, wanted, strict=True):
+            _check_types(path, place, item, inner)
     else:
         _require(path, place, value, wanted)
 
