@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .dynamic_expert_conv import DynamicExpertConv3d, expert_convs
 
-__all__ = ['attention_layers', 'mean_attention', 'record_attention']
+__all__ = ['Keeper', 'attention_layers', 'mean_attention', 'record_attention']
 
 
 def attention_layers(model: nn.Module) -> dict[str, DynamicExpertConv3d]:
@@ -44,13 +44,31 @@ def _uncompiled() -> Iterator[None]:
             _eager.close()
 
 
+class Keeper:
+    """A hook that keeps what a module gives, and changes nothing.
+
+    Args:
+        recorded: Where to.
+        name: Under which name.
+    """
+
+    def __init__(self, recorded: dict[str, Tensor], name: str) -> None:
+        """Initialize."""
+        self.recorded = recorded
+        self.name = name
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        """Keep the output."""
+        self.recorded[self.name] = output.detach()
+
+
 @contextmanager
 def _mapping_hooks(
     model: nn.Module, hooks: Mapping[str, Callable[..., Tensor | None]]
 ) -> Iterator[None]:
     """Hook into mapping networks, by layer name, and keep the compiler away.
 
-    A captured graph would run without the hooks.
+    A compiled graph would run without the hooks.
     """
     with ExitStack() as stack:
         stack.enter_context(_uncompiled())
@@ -73,15 +91,7 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         Attention (B, K) by layer name, replaced by every forward pass.
     """
     recorded: dict[str, Tensor] = {}
-    hooks = {}
-    for name in attention_layers(model):
-
-        def keep(
-            module: nn.Module, inputs: Any, output: Tensor, name: str = name
-        ) -> None:
-            recorded[name] = output.detach()
-
-        hooks[name] = keep
+    hooks = {name: Keeper(recorded, name) for name in attention_layers(model)}
     with _mapping_hooks(model, hooks):
         yield recorded
 

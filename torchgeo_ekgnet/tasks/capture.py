@@ -11,7 +11,7 @@ the device did, not what Python decided: whatever may decide otherwise runs eage
 import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from ..layers.attention import Keeper
+
 __all__ = ('Capture', 'make_capture', 'reason_against')
 
 #: Runs before a capture; data-parallel training needs so many.
@@ -27,6 +29,9 @@ _WARMUP, _PARALLEL_WARMUP = 3, 11
 
 #: Changes of the network after which it is captured no more.
 _CHANGES = 3
+
+#: Shapes of batches that are captured in each mode: the usual one and the last one.
+_SHAPES = 2
 
 
 class _Key(NamedTuple):
@@ -38,6 +43,7 @@ class _Key(NamedTuple):
     dtype: torch.dtype
     device: torch.device
     autocast: torch.dtype | None
+    kept: tuple[str, ...]
 
 
 class _Wrapper(nn.Module):
@@ -48,21 +54,37 @@ class _Wrapper(nn.Module):
         super().__init__()
         self.network = network
         self.training = network.training
+        self.logits: Tensor | None = None
 
     def forward(self, image: Tensor) -> Tensor:
         """Run the network."""
         logits: Tensor = self.network(image)
+        self.logits = logits
         return logits
+
+    def let_go(self) -> None:
+        """Free the nodes of the last run, which are bound to the stream of the capture.
+
+        While those that hand gradients to the parameters lived, each backward pass would
+        make that stream and its own wait for each other, once a parameter.
+        """
+        if self.logits is not None and not self.logits._is_view():
+            self.logits.detach_()
+        self.logits = None
 
 
 class Capture:
     """Runs a network, by a graph where one holds for the batch.
 
-    A shape is captured when it comes for the second time, one for training and two for
-    evaluation; other shapes run eagerly with the same weights and statistics. Graphs read
-    weights where they lie: in-place changes (optimizers, averages, a temperature that is
-    annealed) are seen. A network whose weights were moved, frozen or thawed or whose
-    modules were replaced is captured anew, the third time no more.
+    A shape is captured when it comes for the second time, two for training and two for
+    evaluation (with several processes one for training); other shapes run eagerly with the same
+    weights and statistics. Graphs read weights where they lie: in-place changes
+    (optimizers, averages, a temperature that is annealed) are seen. A network whose
+    weights were moved, frozen or thawed or whose modules were replaced is captured anew,
+    the third time no more.
+
+    All graphs share their memory: the backward pass of a batch comes before the forward
+    pass of another.
 
     Args:
         network: The network.
@@ -83,7 +105,11 @@ class Capture:
         self.device_types = device_types
         self._make = make_graphed or torch.cuda.make_graphed_callables
         self._warmup = _WARMUP if processes == 1 else _PARALLEL_WARMUP
+        self._shapes = _SHAPES if processes == 1 else 1
+        self._pool: Any = None
+        self._refused: set[_Key] = set()
         self._graphs: dict[_Key, Callable[[Tensor], Tensor]] = {}
+        self._kept: dict[_Key, list[Tensor]] = {}
         self._seen: Counter[_Key] = Counter()
         # Graphs of a network that others have wrapped since are not made anew.
         self._changes = 0 if processes == 1 else _CHANGES - 1
@@ -110,9 +136,10 @@ class Capture:
             or image.requires_grad
         ):
             return self._eager(image)
-        if self._is_watched():
+        keepers = self._keepers()
+        if keepers is None:
             return self._eager(image)
-        key = self._key(image)
+        key = self._key(image, keepers)
         if self._graphs and self._places != self._present_places():
             self.clear()
             self._look()
@@ -128,8 +155,11 @@ class Capture:
                 return self._eager(image)
             graph = self.capture(image)
         logits = graph(image)
-        if key in self._graphs and logits.requires_grad:
-            logits.register_hook(self._keep_sums)
+        if key in self._graphs:
+            for keeper, value in zip(keepers, self._kept[key], strict=True):
+                keeper.recorded[keeper.name] = value.clone()
+            if logits.requires_grad:
+                logits.register_hook(self._keep_sums)
         return logits
 
     def capture(self, image: Tensor) -> Callable[[Tensor], Tensor]:
@@ -141,10 +171,16 @@ class Capture:
         Returns:
             The graph, or the network if it cannot be captured.
         """
-        key, start = self._key(image), time.perf_counter()
+        keepers, start = self._keepers() or [], time.perf_counter()
+        key = self._key(image, keepers)
         try:
             with self._unchanged(image.device), _autocast(key):
                 graph = self._graph(image)
+        except torch.OutOfMemoryError:
+            # Other graphs have their memory already.
+            self._refused.add(key)
+            _say(f'no memory for batches of {key.shape}; they run eagerly')
+            return self._eager
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             self.clear()
             self._off = True
@@ -152,6 +188,8 @@ class Capture:
             _say(f'not possible here ({type(error).__name__}: {line}); runs eagerly')
             return self._eager
         self._graphs[key] = graph
+        # Hooks ran while the graph was made; it writes what they kept anew in each run.
+        self._kept[key] = [keeper.recorded[keeper.name] for keeper in keepers]
         self._places = self._present_places()
         passes = 'forward and backward pass' if key.grad else 'forward pass'
         _say(
@@ -163,7 +201,9 @@ class Capture:
     def clear(self) -> None:
         """Give the graphs and their memory back."""
         self._graphs.clear()
+        self._kept.clear()
         self._seen.clear()
+        self._pool = None
 
     def _eager(self, image: Tensor) -> Tensor:
         logits: Tensor = self.network(image)
@@ -179,13 +219,18 @@ class Capture:
         if 'capture_error_mode' in known:
             # Other threads, which load data, may use the device meanwhile.
             options['capture_error_mode'] = 'thread_local'
+        if image.is_cuda:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            options['pool'] = self._pool
         sample = image.detach().clone()
         make: Callable[..., Any] = self._make
         graph: Callable[[Tensor], Tensor]
-        graph = make(_Wrapper(self.network), (sample,), **options)
+        wrapper = _Wrapper(self.network)
+        graph = make(wrapper, (sample,), **options)
+        wrapper.let_go()
         return graph
 
-    def _key(self, image: Tensor) -> _Key:
+    def _key(self, image: Tensor, keepers: Sequence[Keeper]) -> _Key:
         kind = image.device.type
         autocast = torch.is_autocast_enabled(kind)
         return _Key(
@@ -195,11 +240,14 @@ class Capture:
             image.dtype,
             image.device,
             torch.get_autocast_dtype(kind) if autocast else None,
+            tuple(keeper.name for keeper in keepers),
         )
 
     def _has_room(self, key: _Key) -> bool:
+        if key in self._refused:
+            return False
         same = [other for other in self._graphs if other.training == key.training]
-        return len(same) < (1 if key.training else 2)
+        return len(same) < (self._shapes if key.training else _SHAPES)
 
     def _look(self) -> None:
         """List where modules keep what graphs rely on.
@@ -232,15 +280,24 @@ class Capture:
                 if parameter is not None and parameter.grad is not None:
                     parameter.grad = parameter.grad.clone()
 
-    def _is_watched(self) -> bool:
-        """Tell whether hooks want to see or change what goes on inside."""
-        return any(
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-            for module in self._modules
-        )
+    def _keepers(self) -> list[Keeper] | None:
+        """List hooks that only keep what they see; None if one wants more.
+
+        With gradients whoever watches sees an eager run.
+        """
+        found = []
+        for module in self._modules:
+            if (
+                module._forward_pre_hooks
+                or module._backward_hooks
+                or module._backward_pre_hooks
+            ):
+                return None
+            for hook in module._forward_hooks.values():
+                if not isinstance(hook, Keeper) or torch.is_grad_enabled():
+                    return None
+                found.append(hook)
+        return found
 
     @contextmanager
     def _unchanged(self, device: torch.device) -> Iterator[None]:
