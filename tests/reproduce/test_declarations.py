@@ -5,6 +5,7 @@
 
 import csv
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import timm
 
 import torchgeo_ekgnet  # noqa: F401
 from torchgeo_ekgnet.callbacks import TemperatureAnnealing
-from torchgeo_ekgnet.reproduce.build import build_data
+from torchgeo_ekgnet.reproduce.build import Builder, build_data, placed
+from torchgeo_ekgnet.reproduce.compare import system_settings
 from torchgeo_ekgnet.reproduce.declarations import (
     SCENES,
     Budget,
@@ -24,6 +26,7 @@ from torchgeo_ekgnet.reproduce.declarations import (
 )
 from torchgeo_ekgnet.reproduce.experiments import BUDGETS, EXPERIMENTS
 from torchgeo_ekgnet.reproduce.runs import canonical_json, settings_key
+from torchgeo_ekgnet.reproduce.settings import read_config
 
 TABLES = [e for e in EXPERIMENTS.values() if e.kind == 'table']
 
@@ -166,6 +169,29 @@ def test_mapping_ablation_differs_by_the_attention_alone() -> None:
     }
     # As released elsewhere: a fixed temperature.
     assert annealing_of(settings_of('table8', 'dacnet', 'small')).epochs == -1
+
+
+def test_rows_with_the_recipe_of_custom() -> None:
+    custom = read_config(['custom'], ['--data.root', '.'])
+    custom = system_settings(custom, 'ekgnet_spatial')
+    ours = settings_of('table8', 'ekgnet_spatial', 'small')
+    assert ours['checkpoint'] == custom['checkpoint'] == {'monitor': None}
+    built = Builder(placed({**ours, 'seed_everything': 0}, '.', Path())).datamodule
+    theirs = custom['data']['init_args']['augmentation']['init_args']
+    assert {k: getattr(built.augmentation, k) for k in theirs} == theirs
+    assert theirs['flips'] and 'crop' not in theirs
+    names = [c['class_path'] for c in ours['trainer']['callbacks']]
+    for callback in custom['trainer']['callbacks']:
+        assert callback['class_path'].rpartition('.')[2] in ' '.join(names)
+    arguments = ours['model']['init_args']
+    assert arguments['model'] == 'ekgnet_spatial'
+    for name, value in custom['model']['init_args'].items():
+        assert arguments[name] == value
+    components = settings_of('table8', 'ekgnet_base_components', 'paper')
+    found = components['data']['init_args']
+    assert found['pca'] == {'num_components': 30, 'whiten': True}
+    assert found['batch_size'] == 32 and found['patch_size'] == 15
+    assert components['trainer']['max_epochs'] == 40
 
 
 def test_pavia_networks_are_those_of_their_authors() -> None:

@@ -8,6 +8,7 @@ which scene under which split and patch size, :func:`run_settings` turns one row
 one seed into the settings of one run, and the repeat engine runs them.
 """
 
+import copy
 import csv
 import math
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
+
+import yaml
 
 from ..callbacks import TemperatureAnnealing
 from ..models import SpectralSpatialNet, network_class
@@ -67,6 +70,7 @@ class Row:
             that nothing anneals, as in the released code; ``'fixed'`` at 34.
         split: One of :data:`PROTOCOLS` where rows differ in it, None: the user's.
         extra: True if the paper has no such line; run with ``--extra`` only.
+        recipe: How it is trained, whatever the budget; None: as the budget says.
     """
 
     key: str
@@ -79,6 +83,7 @@ class Row:
     temperature: Temperature = 'anneal'
     split: str | None = None
     extra: bool = False
+    recipe: 'Recipe | None' = None
 
     @property
     def classical(self) -> bool:
@@ -119,11 +124,17 @@ class Recipe:
         epochs: Number of epochs.
         batch_size: Patches a step.
         lr: Learning rate of Adam in the first epoch; it falls to 0 along a cosine.
+        custom: True for the recipe of ``custom.yaml`` in the place of Adam, with whole
+            patches, flipped and turned.
+        components: Whitened principal components that a network is shown in the place
+            of bands; None: bands.
     """
 
     epochs: int
     batch_size: int = 80
     lr: float = 5e-4
+    custom: bool = False
+    components: int | None = None
 
 
 @dataclass(frozen=True)
@@ -296,7 +307,7 @@ def run_settings(
             f'scene: unknown {scene!r}, expected one of {", ".join(SCENES)}'
         )
     patch_size, train, val = row.patch_size, row.train, row.val
-    recipe = budget.recipe(row.model)
+    recipe = row.recipe or budget.recipe(row.model)
     epochs = recipe.epochs
     if budget.patch_limit is not None and experiment.variable != 'patch_size':
         patch_size = min(patch_size, budget.patch_limit)
@@ -317,6 +328,10 @@ def run_settings(
         # Spectra of single pixels: the patch size only enters the overlap shares.
         return _settings(scene, data, {'classical': row.model}, {}, seed)
     data['batch_size'] = recipe.batch_size
+    if recipe.components is not None:
+        data['pca'] = {'num_components': recipe.components, 'whiten': True}
+    if recipe.custom:
+        return _custom_settings(scene, data, row, epochs, seed)
     arguments = {
         'model': row.model,
         'lr': recipe.lr,
@@ -334,6 +349,33 @@ def run_settings(
     settings = _settings(scene, data, model, trainer, seed)
     # Weights in the middle of a schedule are not those of the system in the table.
     settings['start_epoch'] = max(0, min(start_epoch, epochs - 1))
+    return settings
+
+
+def _custom_settings(
+    scene: str, data: dict[str, Any], row: Row, epochs: int, seed: int
+) -> dict[str, Any]:
+    """Settings of a run with the recipe of ``custom.yaml``, but for scene and split."""
+    source = resources.files(_PACKAGE) / 'configs' / 'custom.yaml'
+    custom = yaml.safe_load(source.read_text(encoding='utf-8'))
+    own = custom['data']['init_args']
+    changes = {k: v for k, v in own['augmentation'].items() if 'crop' not in k}
+    data['padding_mode'] = own['padding_mode']
+    data['augmentation'] = {**changes, 'flips': True, 'turns': True}
+    model = copy.deepcopy(custom['model'])
+    model['init_args'].update(model=row.model, model_options=dict(row.options))
+    trained = ('TemperatureAnnealing', 'MovingAverage', 'ExpertUse')
+    trainer = {
+        'max_epochs': epochs,
+        'check_val_every_n_epoch': custom['trainer']['check_val_every_n_epoch'],
+        'callbacks': [
+            callback
+            for callback in custom['trainer']['callbacks']
+            if callback['class_path'].rpartition('.')[2] in trained
+        ],
+    }
+    settings = _settings(scene, data, model, trainer, seed)
+    settings['checkpoint'] = {'monitor': None}
     return settings
 
 

@@ -36,6 +36,21 @@ _SYSTEMS = (
         temperature='learnt',
         extra=True,
     ),
+    # What the recipe for few labels makes of the paper's network, and of our own.
+    Row(
+        'ekgnet_base_components',
+        'EKGNet-base, 30 components, recipe of custom.yaml',
+        'ekgnet_base',
+        extra=True,
+        recipe=Recipe(40, batch_size=32, custom=True, components=30),
+    ),
+    Row(
+        'ekgnet_spatial',
+        'EKGNet-spatial, recipe of custom.yaml',
+        'ekgnet_spatial',
+        extra=True,
+        recipe=Recipe(100, batch_size=32, custom=True),
+    ),
 )
 
 
