@@ -5,6 +5,7 @@
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ import torch
 from torchgeo_ekgnet.bench import build_parser
 from torchgeo_ekgnet.bench.arms import Setting, arms_of, random_batch, training_step
 from torchgeo_ekgnet.bench.graphs import graphed_inference, graphed_training, kernels_of
+from torchgeo_ekgnet.datasets import open_scene
 
 from .conftest import SMALL
 
@@ -48,12 +50,13 @@ def test_parts_say_rows(
 
 
 SPEAKER = """
-import json, sys, time
+import json, subprocess, sys, time
 print(json.dumps({'what': 'first', 'seconds': 1.5}), flush=True)
 print(json.dumps({'chosen': 'convolution: dense'}), flush=True)
 print('experts: triton is not usable here (RuntimeError: no compiler)', file=sys.stderr)
 if 'hang' in sys.argv:
-    time.sleep(60)
+    late = 'import pathlib, time; time.sleep(4); pathlib.Path("late").touch()'
+    subprocess.run([sys.executable, '-S', '-c', late])
 if 'fail' in sys.argv:
     raise RuntimeError('out of luck')
 """
@@ -63,7 +66,7 @@ if 'fail' in sys.argv:
     ('behaviour', 'state'),
     [
         ('', 'done'),
-        ('hang', 'stopped after 3 s'),
+        ('hang', 'stopped after 2 s'),
         ('fail', 'failed: RuntimeError: out'),
     ],
 )
@@ -77,13 +80,36 @@ def test_what_a_part_has_said_is_kept(
     script = tmp_path / 'speaker.py'
     script.write_text(SPEAKER)
     monkeypatch.setattr(gpu, '__file__', str(script))
-    found = gpu.run_apart('steps', [behaviour], 3 if behaviour == 'hang' else 30)
+    monkeypatch.chdir(tmp_path)
+    found = gpu.run_apart('steps', [behaviour], 2 if behaviour == 'hang' else 30)
     assert found['state'].startswith(state)
     assert found['rows'] == [{'what': 'first', 'seconds': 1.5}]
     assert found['chosen'] == ['convolution: dense']
     assert found['told'] == [
         'experts: triton is not usable here (RuntimeError: no compiler)'
     ]
+    if behaviour == 'hang':  # the commands of a part end with it
+        time.sleep(3)
+        assert not (tmp_path / 'late').exists()
+
+
+def test_an_arm_that_fails_is_said(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[dict[str, object]] = []
+    assert not gpu.runs('released', lambda: 1 / 0, rows.append)
+    assert rows == [
+        {'arm': 'released', 'failed': 'ZeroDivisionError: division by zero'}
+    ]
+    assert gpu.runs('ours', lambda: None, rows.append) and len(rows) == 1
+
+
+def test_a_scene_is_written(gpu: ModuleType, tmp_path: Path) -> None:
+    gpu.write_scene(tmp_path, 40, 30, 6, 4)
+    scene = open_scene(
+        str(tmp_path / 'cube.npy'), labels=str(tmp_path / 'labels.npy'), axes='yxb'
+    )
+    assert scene.shape == (40, 30, 6) and len(scene.class_names) == 4
 
 
 def test_results_are_written_after_every_part(
@@ -136,9 +162,10 @@ def test_captured_arms_compute_what_eager_does(precision: str) -> None:
     captured = graphed_training(setting, ours.network, x)
     for arm in (ours, captured):
         training_step(setting, arm, (x, labels))()
+    assert captured.network.capture._graphs  # type: ignore[union-attr]
     pairs = zip(
         ours.network.state_dict().items(),
-        captured.network.state_dict().items(),
+        captured.network.network.state_dict().items(),  # type: ignore[union-attr]
         strict=True,
     )
     tolerance = 1e-3 if precision == '32' else 2e-2

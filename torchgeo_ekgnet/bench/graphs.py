@@ -5,19 +5,34 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..tasks.capture import Capture
 from .arms import Arm, Setting
 from .measure import WARM_UPS
 
 __all__ = ('graphed_inference', 'graphed_training', 'kernels_of')
 
 
+class _Captured(nn.Module):
+    """A network that the task's own mechanism runs as graphs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Initialize."""
+        super().__init__()
+        self.network = network
+        self.capture = Capture(network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the network."""
+        return self.capture(x)
+
+
 def graphed_training(setting: Setting, network: nn.Module, x: Tensor) -> Arm:
-    """Capture forward and backward pass of a copy of a network.
+    """Capture forward and backward pass of a copy of a network, as the task does.
 
     Args:
         setting: Precision and device.
@@ -27,16 +42,10 @@ def graphed_training(setting: Setting, network: nn.Module, x: Tensor) -> Arm:
     Returns:
         An arm for training steps with such batches.
     """
-    captured = copy.deepcopy(network).train()
-    # A graph must not read casts of weights that a cache made before it.
-    with torch.autocast(
-        setting.device.type,
-        setting.dtype,
-        enabled=setting.options.precision != '32',
-        cache_enabled=False,
-    ):
-        graphed = cast(Any, torch.cuda.make_graphed_callables)(captured, (x,))
-    return Arm(graphed)
+    captured = _Captured(copy.deepcopy(network).train())
+    with setting.autocast():
+        captured.capture.capture(x)
+    return Arm(captured)
 
 
 def graphed_inference(
