@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
+from torch import Tensor
 
 from torchgeo_ekgnet._files import file_digest
-from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap
+from torchgeo_ekgnet.callbacks import (
+    AccuracyReport,
+    ClassificationMap,
+    classification_map,
+)
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.maps import load_classifier, predict_map, write_map
@@ -137,6 +142,26 @@ def test_files_in_the_run_folder(mapped: Path) -> None:
     assert about['checkpoint'] == 'best.ckpt'
     assert about['checkpoint_digest'] == digest
     assert sum(row['pixels'] for row in about['classes']) == 360
+
+
+def test_a_device_is_ahead_of_the_disk_by_one_batch(
+    mapped: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def begin(*tensors: Tensor) -> tuple[list[Tensor], Callable[[], object]]:
+        number = int(tensors[0])
+        events.append(f'queued {number}')
+        return list(tensors), lambda: events.append(f'waited {number}')
+
+    monkeypatch.setattr(classification_map, '_begin_copy', begin)
+    run = _copy(checkpoint, tmp_path / 'run')
+    _predict(run)
+    assert events[:4] == ['queued 0', 'queued 1', 'waited 0', 'queued 2']
+    last = len(events) // 2 - 1
+    assert events[-2:] == [f'waited {last - 1}', f'waited {last}']
+    found, expected = (_read(path / 'map.tif') for path in (run.parents[1], mapped))
+    assert np.array_equal(found, expected)
 
 
 def test_report_tells_checkpoints_apart(mapped: Path, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -107,6 +108,7 @@ class ClassificationMap(Callback):
         self.output = output
         self.report = report
         self._job: MapJob | None = None
+        self._waiting: list[tuple[Tensor, Tensor, Callable[[], object] | None]] = []
         self._bar: Any = None
         self._hidden_bar: Any = None
         self._data: dict[str, Any] = {}
@@ -255,19 +257,34 @@ class ClassificationMap(Callback):
                 'ClassificationMap: predict_step must return class probabilities, '
                 f'found {type(outputs).__name__}'
             )
-        new = self._job.record(int(batch['window']), outputs.float().cpu().numpy())
-        if self._bar is not None:
-            left = self._bar.total - self._bar.n
-            self._bar.update(min(new * trainer.world_size, left))
+        (window, values), wait = _begin_copy(
+            torch.as_tensor(batch['window']), outputs.float()
+        )
+        self._waiting.append((window, values, wait))
+        # A device works on this batch while those before it go to the disk.
+        self._record(trainer, 0 if wait is None or trainer.received_sigterm else 1)
         if trainer.received_sigterm:
             # Lightning takes the signal, and its prediction loop goes on regardless.
             raise SIGTERMException(128 + signal.SIGTERM)
+
+    def _record(self, trainer: Trainer, left: int) -> None:
+        """Bring all batches but some to the disk."""
+        assert self._job is not None
+        while len(self._waiting) > left:
+            window, values, wait = self._waiting.pop(0)
+            if wait is not None:
+                wait()
+            new = self._job.record(int(window), values.numpy())
+            if self._bar is not None:
+                room = self._bar.total - self._bar.n
+                self._bar.update(min(new * trainer.world_size, room))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the results of all processes together, and write the files."""
         job = self._job
         if job is None:
             return
+        self._record(trainer, 0)
         job.flush()
         self._close_bar()
         trainer.strategy.barrier('ClassificationMap')
@@ -325,6 +342,7 @@ class ClassificationMap(Callback):
 
     def _close(self) -> None:
         """Close journal and progress bar."""
+        self._waiting.clear()
         if self._job is not None:
             self._job.close()
         self._close_bar()
@@ -337,6 +355,16 @@ class ClassificationMap(Callback):
         if self._hidden_bar is not None:
             self._hidden_bar.enable()
             self._hidden_bar = None
+
+
+def _begin_copy(*tensors: Tensor) -> tuple[list[Tensor], Callable[[], object] | None]:
+    """Begin to copy tensors to the host; give what waits for them, if anything must."""
+    copies = [tensor.to('cpu', non_blocking=True) for tensor in tensors]
+    if not any(tensor.is_cuda for tensor in tensors):
+        return copies, None
+    copied = torch.cuda.Event()
+    copied.record()
+    return copies, copied.synchronize
 
 
 def _check_checkpoint(path: str, checkpoint: Mapping[str, Any], scene: Any) -> None:
