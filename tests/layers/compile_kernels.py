@@ -5,9 +5,10 @@
 
     python -m tests.layers.compile_kernels
 
-Launches of the three blocks of EKGNet-base (batch 80, patch 15, 200 bands) and of odd
-sizes are recorded, and compiled to machine code of compute capability 9.0. It takes a
-minute or two. Registers, spilled bytes and shared memory of each are printed.
+Launches of the three blocks of EKGNet-base (batch 80, patch 15, 200 bands), of odd sizes
+and of mapping networks are recorded, and compiled to machine code of compute capability
+9.0. It takes a minute or two. Registers, spilled bytes and shared memory of each are
+printed.
 """
 
 import subprocess
@@ -24,7 +25,12 @@ from triton.compiler import ASTSource
 
 from torchgeo_ekgnet.layers import kernels, trial
 
-TYPES = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16'}
+TYPES = {
+    torch.float32: 'fp32',
+    torch.bfloat16: 'bf16',
+    torch.float16: 'fp16',
+    torch.int64: 'i64',
+}
 #: Channels of the bottleneck, growth, channels of the input, size of the maps.
 BLOCKS = [
     (32, 8, 24, (8, 100, 8)),
@@ -96,6 +102,25 @@ def launch_all(dtype: torch.dtype) -> None:
         kernels.conv_weight_gradient(grad, x, groups)
 
 
+def launch_mapping(channels: int) -> None:
+    """Call every launcher of mapping networks on empty memory."""
+    h, logits, vector = (
+        torch.empty(80, channels),
+        torch.empty(80, 4),
+        torch.empty(channels),
+    )
+    tracked, raw = torch.empty((), dtype=torch.int64), torch.empty(())
+    for block in (True, False):
+        statistics = vector, vector, tracked
+        kernels.context_norm(h, vector, vector, statistics, 0.1, 1e-5, block)
+        known = h, h, vector, vector, vector, vector
+        parts = (h, vector) if block else ()
+        kernels.context_norm_gradient(*known, *parts)
+    kernels.residual_gradient(h, h, raw)
+    kernels.shares(logits, raw, 0.01)
+    kernels.shares_gradient(logits, logits, logits, raw, 0.01)
+
+
 def usage(binary: bytes) -> str:
     """Say what a kernel takes, as the compiler's tool tells it."""
     tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
@@ -123,6 +148,8 @@ def main() -> None:
         trial.rounds = lambda rounded=rounded: (rounded, rounded)  # type: ignore[misc]
         for dtype in (torch.bfloat16, torch.float32):
             launch_all(dtype)
+    for channels in (16, 24, 368):
+        launch_mapping(channels)
     for name, kernel in compiled_ones.items():
         setattr(kernels, name, kernel)
     for source, options, fixed in launches.values():

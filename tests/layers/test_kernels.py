@@ -312,7 +312,12 @@ def test_a_network_is_as_exact_as_without_them(
     plain, exact = copy.deepcopy(network), copy.deepcopy(network).double()
     found = run(network)
     names = {key.split(' (')[0] for key in trial.choices()}
-    assert names == {'batch normalization', 'convolution', 'experts'}
+    assert names == {
+        'batch normalization',
+        'convolution',
+        'experts',
+        'mapping networks',
+    }
     monkeypatch.setattr(trial, 'DEVICES', ())
     expected, usual = run(exact, False), run(plain)
     for ours, theirs, right in zip(found, usual, expected, strict=True):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .mapped import map_fused
 from .rule import called, casts_itself, knows_autocast, watched
 
 __all__ = [
@@ -323,6 +324,10 @@ class ContextMapping(nn.Module):
 
     def _map(self, g: Tensor) -> Tensor:
         """Map contexts, (B, C), to weights, (B, K)."""
+        if not torch.jit.is_scripting():
+            fused = map_fused(self, g) if self.training else None
+            if fused is not None:
+                return fused
         tau = self.floor + F.softplus(self.raw_temperature)
         for block in self.blocks:
             if torch.jit.is_scripting():

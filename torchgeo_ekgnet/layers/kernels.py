@@ -21,7 +21,17 @@ from torch import Tensor
 
 from . import trial
 
-__all__ = ['conv_forward', 'conv_weight_gradient', 'norm_backward', 'norm_forward']
+__all__ = [
+    'context_norm',
+    'context_norm_gradient',
+    'conv_forward',
+    'conv_weight_gradient',
+    'norm_backward',
+    'norm_forward',
+    'residual_gradient',
+    'shares',
+    'shares_gradient',
+]
 
 _BATCH = ['batch', 'tiles']
 _SIZES = [
@@ -579,3 +589,289 @@ def conv_weight_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
         PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=2,
     )  # fmt: skip
     return partial.sum(0)
+
+
+# --------------------------------------------------------------------------------------
+# Mapping networks, on pooled maps (B, C): a program has all samples of some channels
+
+_CHANNELS = 16
+# Parts of a sum of 512 channels; more channels compile anew.
+_PIECES = 32
+
+
+@triton.jit
+def _columns(batch, channels, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Channels of this program, offsets of all of their values, and which exist."""
+    row = tl.arange(0, BLOCK_B)
+    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside = (row < batch)[:, None] & (channel < channels)[None, :]
+    return channel, row[:, None] * channels + channel[None, :], inside
+
+
+@triton.jit
+def _normal_distribution(x):
+    """Share of values below x, and their density there."""
+    below = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+    return below, 0.3989422804014327 * tl.exp(-0.5 * x * x)
+
+
+@triton.jit(do_not_specialize=['batch'])
+def _context_norm(
+    h, u, weight, bias, mean, inverse, running_mean, running_var, tracked,
+    batch, channels, eps, share, unbiased,
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, GELU: tl.constexpr,
+):  # fmt: skip
+    """Normalize channels by the batch, and apply GELU."""
+    channel, places, inside = _columns(batch, channels, BLOCK_B, BLOCK_C)
+    there = channel < channels
+    values = tl.load(h + places, mask=inside, other=0.0)
+    whole = tl.sum(values, 0) / batch
+    apart = tl.where(inside, values - whole[None, :], 0.0)
+    variance = tl.sum(apart * apart, 0) / batch
+    rest = 1.0 / tl.sqrt(variance + eps)
+    tl.store(mean + channel, whole, mask=there)
+    tl.store(inverse + channel, rest, mask=there)
+    old = tl.load(running_mean + channel, mask=there)
+    tl.store(running_mean + channel, old + share * (whole - old), mask=there)
+    old = tl.load(running_var + channel, mask=there)
+    new = old + share * (variance * unbiased - old)
+    tl.store(running_var + channel, new, mask=there)
+    if tl.program_id(0) == 0:
+        tl.store(tracked, tl.load(tracked) + 1)
+    scale = tl.load(weight + channel, mask=there, other=0.0) * rest
+    shift = tl.load(bias + channel, mask=there, other=0.0)
+    values = apart * scale[None, :] + shift[None, :]
+    if GELU:
+        below, _ = _normal_distribution(values)
+        values = values * below
+    tl.store(u + places, values, mask=inside)
+
+
+@triton.jit(do_not_specialize=['batch', 'pieces'])
+def _context_norm_gradient(
+    grad, h, weight, bias, mean, inverse, skipped, parts, gh, gw, gb, ga,
+    batch, channels, pieces,
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_T: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a normalization; of a residual block, GELU and the sum as well."""
+    channel, places, inside = _columns(batch, channels, BLOCK_B, BLOCK_C)
+    there = channel < channels
+    rest = tl.load(inverse + channel, mask=there, other=0.0)
+    values = tl.load(h + places, mask=inside, other=0.0)
+    apart = values - tl.load(mean + channel, mask=there, other=0.0)[None, :]
+    normed = tl.where(inside, apart * rest[None, :], 0.0)
+    scale = tl.load(weight + channel, mask=there, other=0.0)
+    gradient = tl.load(grad + places, mask=inside, other=0.0)
+    if BLOCK:
+        shift = tl.load(bias + channel, mask=there, other=0.0)
+        value = normed * scale[None, :] + shift[None, :]
+        below, density = _normal_distribution(value)
+        gradient *= below + value * density
+    total, along = tl.sum(gradient, 0), tl.sum(gradient * normed, 0)
+    tl.store(gb + channel, total, mask=there)
+    tl.store(gw + channel, along, mask=there)
+    gradient -= (total / batch)[None, :] + normed * (along / batch)[None, :]
+    gradient *= (scale * rest)[None, :]
+    if BLOCK:
+        gradient += tl.load(skipped + places, mask=inside, other=0.0)
+        if tl.program_id(0) == 0:
+            part = tl.arange(0, BLOCK_T)
+            tl.store(
+                ga, tl.sum(tl.load(parts + part, mask=part < pieces, other=0.0), 0)
+            )
+    tl.store(gh + places, gradient, mask=inside)
+
+
+@triton.jit(do_not_specialize=['batch'])
+def _residual_gradient(
+    grad, mapped, alpha, gm, gb, parts, batch, channels,
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Gradients of what a residual block adds, of its biases, and parts of alpha's."""
+    channel, places, inside = _columns(batch, channels, BLOCK_B, BLOCK_C)
+    gradient = tl.load(grad + places, mask=inside, other=0.0)
+    product = gradient * tl.load(mapped + places, mask=inside, other=0.0)
+    tl.store(parts + tl.program_id(0), tl.sum(tl.sum(product, 1), 0))
+    gradient *= tl.load(alpha)
+    tl.store(gm + places, gradient, mask=inside)
+    tl.store(gb + channel, tl.sum(gradient, 0), mask=channel < channels)
+
+
+@triton.jit
+def _temperature(raw, floor):
+    """Temperature and its slope: ``floor + softplus(raw)``."""
+    value = tl.load(raw)
+    power = tl.exp(tl.minimum(value, 20.0))
+    softplus = tl.where(value > 20.0, value, tl.log(1.0 + power))
+    return floor + softplus, tl.where(value > 20.0, 1.0, power / (1.0 + power))
+
+
+@triton.jit(do_not_specialize=['batch'])
+def _shares(
+    logits, raw, shares, batch, experts, floor,
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Softmax of logits over a temperature."""
+    expert, places, inside = _columns(batch, experts, BLOCK_B, BLOCK_C)
+    tau, _ = _temperature(raw, floor)
+    values = tl.load(logits + places, mask=inside, other=0.0) / tau
+    known = (expert < experts)[None, :]
+    values = tl.where(known, values, -float('inf'))
+    values = tl.exp(values - tl.max(values, 1)[:, None])
+    tl.store(shares + places, values / tl.sum(values, 1)[:, None], mask=inside)
+
+
+@triton.jit(do_not_specialize=['batch'])
+def _shares_gradient(
+    grad, shares, logits, raw, gl, gb, gt, batch, experts, floor,
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Gradients of logits, of the biases behind them and of the raw temperature."""
+    expert, places, inside = _columns(batch, experts, BLOCK_B, BLOCK_C)
+    tau, slope = _temperature(raw, floor)
+    share = tl.load(shares + places, mask=inside, other=0.0)
+    gradient = share * tl.load(grad + places, mask=inside, other=0.0)
+    gradient = (gradient - share * tl.sum(gradient, 1)[:, None]) / tau
+    tl.store(gl + places, gradient, mask=inside)
+    tl.store(gb + expert, tl.sum(gradient, 0), mask=expert < experts)
+    values = tl.load(logits + places, mask=inside, other=0.0)
+    tl.store(gt, -slope * tl.sum(tl.sum(gradient * values, 1), 0) / tau)
+
+
+def _blocks_of(h: Tensor) -> dict[str, int]:
+    """Blocks of a program: all samples."""
+    rows = int(triton.next_power_of_2(h.shape[0]))
+    return {'BLOCK_B': rows, 'BLOCK_C': _CHANNELS, 'num_warps': 4}
+
+
+def context_norm(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    statistics: tuple[Tensor, Tensor, Tensor],
+    share: float,
+    eps: float,
+    gelu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize contexts by their batch, and update running statistics.
+
+    Args:
+        h: Contexts (B, C), float32, contiguous.
+        weight: Scales (C).
+        bias: Shifts (C).
+        statistics: Running means, running variances and number of batches, changed in
+            place.
+        share: By how much the batch moves them.
+        eps: What is added to the variance.
+        gelu: Whether GELU follows.
+
+    Returns:
+        Contexts (B, C), means (C) and inverse deviations (C).
+    """
+    batch, channels = h.shape
+    u, mean, inverse = torch.empty_like(h), *torch.empty_like(h[:2])
+    _context_norm[(triton.cdiv(channels, _CHANNELS),)](
+        h, u, weight, bias, mean, inverse, *statistics, batch, channels, eps, share,
+        batch / (batch - 1), GELU=gelu, **_blocks_of(h),
+    )  # fmt: skip
+    return u, mean, inverse
+
+
+def context_norm_gradient(
+    grad: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    skipped: Tensor | None = None,
+    parts: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Differentiate :func:`context_norm`, within a residual block if it is in one.
+
+    Args:
+        grad: Gradient of its output.
+        h: Its input.
+        weight: Scales (C).
+        bias: Shifts (C).
+        mean: Means of the batch (C).
+        inverse: Inverse deviations of the batch (C).
+        skipped: Gradient of the block's output, if GELU followed.
+        parts: What :func:`residual_gradient` has left of alpha's gradient.
+
+    Returns:
+        Gradients of input, scales, shifts and, in a block, alpha (1).
+    """
+    batch, channels = h.shape
+    gh, gw, gb = (torch.empty_like(t) for t in (h, weight, bias))
+    ga = torch.empty_like(weight[:1])
+    pieces = triton.cdiv(channels, _CHANNELS)
+    block = skipped is not None and parts is not None
+    _context_norm_gradient[(pieces,)](
+        grad, h, weight, bias, mean, inverse, skipped if block else h,
+        parts if block else h, gh, gw, gb, ga, batch, channels, pieces,
+        BLOCK_T=max(triton.next_power_of_2(pieces), _PIECES), BLOCK=block, **_blocks_of(h),
+    )  # fmt: skip
+    return (gh, gw, gb, ga) if block else (gh, gw, gb)
+
+
+def residual_gradient(
+    grad: Tensor, mapped: Tensor, alpha: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate ``h + alpha * (u @ kernel.T + bias)``, its product apart.
+
+    Args:
+        grad: Gradient of the sum (B, C).
+        mapped: What alpha multiplies (B, C).
+        alpha: The weight (1).
+
+    Returns:
+        Gradients of ``mapped`` and of the biases, and parts of that of alpha.
+    """
+    batch, channels = grad.shape
+    pieces = triton.cdiv(channels, _CHANNELS)
+    gm, gb = torch.empty_like(grad), torch.empty_like(grad[0])
+    parts = grad.new_empty(pieces)
+    _residual_gradient[(pieces,)](
+        grad, mapped, alpha, gm, gb, parts, batch, channels, **_blocks_of(grad)
+    )
+    return gm, gb, parts
+
+
+def shares(logits: Tensor, raw: Tensor, floor: float) -> Tensor:
+    """Turn logits (B, K) into weights of experts, at most 16 of them.
+
+    Args:
+        logits: Logits, float32, contiguous.
+        raw: Raw temperature, a scalar; the temperature is ``floor + softplus(raw)``.
+        floor: Lowest temperature.
+
+    Returns:
+        Weights (B, K).
+    """
+    found = torch.empty_like(logits)
+    _shares[(1,)](logits, raw, found, *logits.shape, floor, **_blocks_of(logits))
+    return found
+
+
+def shares_gradient(
+    grad: Tensor, found: Tensor, logits: Tensor, raw: Tensor, floor: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate :func:`shares`.
+
+    Args:
+        grad: Gradient of the weights, contiguous.
+        found: The weights.
+        logits: Logits.
+        raw: Raw temperature.
+        floor: Lowest temperature.
+
+    Returns:
+        Gradients of logits, of biases that were added to them (K), and of ``raw``.
+    """
+    gl, gb, gt = (torch.empty_like(t) for t in (logits, logits[0], raw))
+    _shares_gradient[(1,)](
+        grad, found, logits, raw, gl, gb, gt, *logits.shape, floor, **_blocks_of(logits)
+    )
+    return gl, gb, gt

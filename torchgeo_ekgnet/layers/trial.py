@@ -5,8 +5,8 @@
 
 What is asked for first is computed in every way, once for each geometry and type. A way
 that fails is never taken again, one whose values differ from PyTorch's not for this
-geometry, and a line of the log says so; the others are timed. While a graph is captured, and where
-deterministic algorithms are asked for, nothing is timed.
+geometry, and a line of the log says so; the others are timed. While a graph is captured,
+and where deterministic algorithms are asked for, nothing is timed.
 """
 
 import functools
@@ -36,8 +36,9 @@ CLOSE = {torch.float32: 5e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 _REPEATS = 5
 
-# Cycles, some milliseconds, for which the device waits before it is timed.
-_WAIT = 5_000_000
+# Cycles for which the device waits before it is timed: at least, at most (2 to 50
+# milliseconds), and in a second, or more than there are.
+_WAIT, _LONGEST_WAIT, _CLOCK = 4_000_000, 100_000_000, 2e9
 
 T = TypeVar('T')
 Values = Sequence[Tensor]
@@ -241,13 +242,16 @@ def _times(ways: Ways, good: Sequence[str]) -> dict[str, float]:
 
 def _seconds(compute: Callable[[], Values]) -> float:
     """Time some calls."""
+    start = time.perf_counter()
     device = compute()[0].device
+    queueing = _REPEATS * (time.perf_counter() - start)
+    wait = min(max(_WAIT, int(_CLOCK * queueing)), _LONGEST_WAIT)
     best = float('inf')
     for _ in range(2):
         if device.type == 'cuda':
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             # Meanwhile the host queues all calls: graphs do not wait for it either.
-            torch.cuda._sleep(_WAIT)
+            torch.cuda._sleep(wait)
             begin.record()
             for _ in range(_REPEATS):
                 compute()

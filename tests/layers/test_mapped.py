@@ -1,0 +1,127 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Mapping networks by the kernels for a GPU: there, or in Triton's interpreter."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchgeo_ekgnet.layers import ContextMapping, trial
+from torchgeo_ekgnet.layers.mapped import map_fused
+
+pytest.importorskip('triton')
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+@pytest.fixture(autouse=True)
+def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Try ways on the CPU as well, take the kernels, and forget what was chosen."""
+    monkeypatch.setattr(trial, 'DEVICES', (DEVICE,))
+    monkeypatch.setattr(trial, '_chosen', {})
+    monkeypatch.setattr(trial, '_broken', set())
+    monkeypatch.setattr(trial, '_doubted', set())
+    monkeypatch.setattr(trial, 'rounds', lambda: (False, False))
+    monkeypatch.setattr(
+        trial,
+        '_times',
+        lambda ways, good: {way: float(way != 'triton') for way in good},
+    )
+    yield
+
+
+def make_mapping(channels: int, blocks: int = 2, temperature: float = 3.0) -> Any:
+    torch.manual_seed(0)
+    mapping = ContextMapping(channels, 3, blocks, temperature=temperature)
+    for module in mapping.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    for block in mapping.blocks:
+        nn.init.constant_(block.residual_weight, 0.7)  # type: ignore[arg-type]
+    return mapping.to(DEVICE)
+
+
+def run(mapping: Any, g: Tensor, seen: Tensor) -> list[Tensor]:
+    image = g.to(mapping.raw_temperature.dtype).requires_grad_()
+    weights = mapping(image[:, :, None, None, None])
+    gradients = torch.autograd.grad(
+        weights, (image, *mapping.parameters()), seen.to(weights.dtype)
+    )
+    return [weights.detach(), *gradients]
+
+
+@pytest.mark.parametrize(
+    ('samples', 'channels', 'blocks', 'temperature'), [(5, 21, 2, 3.0), (2, 3, 0, 34.0)]
+)
+def test_values_gradients_and_statistics_are_exact(
+    samples: int, channels: int, blocks: int, temperature: float
+) -> None:
+    mapping = make_mapping(channels, blocks, temperature)
+    exact = copy.deepcopy(mapping).double()
+    for _ in range(2):
+        g = torch.randn(samples, channels, device=DEVICE) + 3
+        seen = torch.randn(samples, 3, device=DEVICE)
+        for found, expected in zip(
+            run(mapping, g, seen), run(exact, g, seen), strict=True
+        ):
+            torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
+    assert list(trial.choices().values()) == ['triton'] and not trial._broken
+    for name, value in exact.named_buffers():
+        torch.testing.assert_close(
+            mapping.get_buffer(name).to(value.dtype), value, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_second_derivatives() -> None:
+    mapping = make_mapping(5)
+    exact = copy.deepcopy(mapping).double()
+    g = torch.randn(4, 5, device=DEVICE)
+    found = []
+    for network in (mapping, exact):
+        image = g.to(network.raw_temperature.dtype).requires_grad_()
+        weights = network(image[:, :, None, None, None])
+        (first,) = torch.autograd.grad(weights.pow(3).sum(), image, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), image)[0].double())
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'why', ['evaluation', 'one sample', 'frozen alpha', 'hook', 'two units', 'float64']
+)
+def test_others_are_pytorchs(why: str) -> None:
+    options: dict[str, dict[str, Any]] = {
+        'frozen alpha': {'learnable_residual': False},
+        'two units': {'units_per_block': 2},
+        'float64': {'dtype': torch.float64},
+    }
+    mapping = ContextMapping(4, **options.get(why, {})).to(DEVICE)
+    if why == 'evaluation':
+        mapping.eval()
+    if why == 'hook':
+        mapping.norm.register_forward_hook(lambda *args: None)
+    g = torch.randn(1 if why == 'one sample' else 3, 4, device=DEVICE)
+    assert map_fused(mapping, g.to(mapping.raw_temperature.dtype)) is None
+
+
+def test_kernels_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    mapping = make_mapping(5)
+    plain, g = copy.deepcopy(mapping), torch.randn(4, 5, device=DEVICE)
+    seen, kernels = torch.randn(4, 3, device=DEVICE), trial.kernels()
+    map_fused(mapping, g)
+
+    def fail(*args: Any) -> Any:
+        raise RuntimeError('out of resources')
+
+    monkeypatch.setattr(kernels, 'shares_gradient', fail)
+    found = run(mapping, g, seen)
+    monkeypatch.setattr(trial, 'DEVICES', ())
+    for ours, theirs in zip(found, run(plain, g, seen), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    monkeypatch.setattr(trial, 'DEVICES', (DEVICE,))
+    assert map_fused(mapping, g) is None
