@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchgeo_ekgnet.layers import grouped_conv3d, trial
+from torchgeo_ekgnet.layers.geometry import geometry_of
 from torchgeo_ekgnet.layers.norm import norm_act, normalize
+from torchgeo_ekgnet.layers.tuned import _runs_triton
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 cuda = pytest.mark.skipif(DEVICE == 'cpu', reason='no CUDA device')
@@ -430,6 +432,14 @@ def test_a_backward_kernel_that_fails(
     torch.testing.assert_close(found, expected)
     normalize(norm, x)
     assert not set(trial.choices().values()) - {'PyTorch'}
+
+
+@pytest.mark.usefixtures('standing_in')
+def test_maps_too_large_to_count_are_pytorchs() -> None:
+    geometry = geometry_of(torch.empty(4, 16, 3, 3, 3), 1, 1, 1, 4)
+    small = torch.empty(1, device=DEVICE).expand(1, 64, 9, 9, 9)
+    assert _runs_triton(small, geometry)
+    assert not _runs_triton(small[:, :, :1, :1, :1].expand(1, 64, *[512] * 3), geometry)
 
 
 @cuda

@@ -314,7 +314,7 @@ def _fused_is_faster(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> bool:
 
     def composed() -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            inputs = [t.clone().requires_grad_() for t in (values, weight, bias)]
+            inputs = [t.requires_grad_() for t in (values, weight, bias)]
             y = _composed_norm(inputs[0], inputs[1], inputs[2], norm.eps, relu)
             return y, *torch.autograd.grad(y, inputs, values.flip(0, 4))
 

@@ -39,7 +39,7 @@ _FEW_VALUES = 32
 #: Groups that one kernel without groups may join; a batch of them would be enormous.
 _MOST_GROUPS = 8
 
-#: Positions of a batch up to which kernels of ours count them in 32 bits.
+#: Positions of a batch, and values of a sample, that kernels of ours count in 32 bits.
 _MOST = 1 << 30
 
 
@@ -265,7 +265,8 @@ def _of_kernels(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> 
 def _runs_triton(x: Tensor, geometry: Geometry) -> bool:
     """Whether kernels of ours know the geometry and can count the positions."""
     positions = x.numel() // x.shape[1]
-    return _has_one_ring(geometry) and positions < _MOST and trial.has_kernels(x)
+    counted = positions < _MOST and x[0].numel() < _MOST
+    return _has_one_ring(geometry) and counted and trial.has_kernels(x)
 
 
 def _choose(
@@ -366,6 +367,8 @@ def tuned_products(
         trial.rounds(),
         x.device.index,
     )
-    ways = {'products': composed, 'triton': triton}
+    ways = {'products': composed}
+    if x[0].numel() < _MOST:
+        ways['triton'] = triton
     (y,) = trial.run('experts', key, ways, trial.CLOSE[x.dtype])
     return y
