@@ -4,11 +4,12 @@
 """The one boundary to the libraries that read files."""
 
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ('FileError', 'check_memory', 'reading', 'require_file')
+__all__ = ('FileError', 'check_memory', 'raised_here', 'reading', 'require_file')
 
 #: Longest part of a library's message that is passed on.
 _MESSAGE = 240
@@ -35,6 +36,23 @@ _SMALLER = (
 
 class FileError(ValueError):
     """A file is damaged, of another kind, or does not hold what was asked for."""
+
+
+def raised_here(error: BaseException) -> bool:
+    """Tell whether an error was raised by this package on purpose.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        Whether a ``raise`` of this package was the last that ran.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    last = frames[-1]
+    inside = Path(last.filename).is_relative_to(Path(__file__).parent)
+    return inside and (last.line or '').lstrip().startswith('raise ')
 
 
 def require_file(path: str | os.PathLike[str], what: str = 'file') -> Path:

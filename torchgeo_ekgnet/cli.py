@@ -31,7 +31,7 @@ from . import samplers as _samplers  # noqa: F401
 from . import tasks as _tasks  # noqa: F401
 from . import transforms as _transforms  # noqa: F401
 from ._compat import BaseTask
-from ._reading import FileError
+from ._reading import FileError, raised_here
 from .checkpoint import read_checkpoint
 from .commands import did_you_mean
 from .models import network_class
@@ -297,13 +297,14 @@ class CommandLine(LightningCLI):
 
 
 def _breaks_while_restoring(error: BaseException) -> bool:
-    """Tell whether libraries raised an error of theirs over a checkpoint's state."""
+    """Tell whether a checkpoint's state broke who took it up, without a word of ours."""
     files = [
         Path(frame.f_code.co_filename).as_posix()
         for frame, _ in traceback.walk_tb(error.__traceback__)
     ]
-    ours = Path(files[-1]).is_relative_to(Path(__file__).parent)
-    return not ours and any(part in file for file in files for part in _RESTORES)
+    return not raised_here(error) and any(
+        part in file for file in files for part in _RESTORES
+    )
 
 
 def check_yaml(path: str) -> None:

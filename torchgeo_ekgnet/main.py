@@ -17,11 +17,10 @@ import itertools
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
+from ._reading import raised_here
 from ._runs import RUN_NAME
 from ._terminal import quiet
 from ._threads import choose_threads, wait_briefly
@@ -222,18 +221,8 @@ def _own_error(error: BaseException | None) -> BaseException | None:
     The command line wraps errors of a constructor into its own, which list every value.
     """
     while error is not None and (
-        type(error).__name__ == 'UsageError' or not _raised_here(error)
+        type(error).__name__ == 'UsageError' or not raised_here(error)
     ):
         hidden = error.__suppress_context__
         error = error.__cause__ or (None if hidden else error.__context__)
     return error
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Tell whether an error was raised by this package on purpose."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return False
-    last = frames[-1]
-    inside = Path(last.filename).is_relative_to(Path(__file__).parent)
-    return inside and (last.line or '').lstrip().startswith('raise ')
