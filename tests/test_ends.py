@@ -16,10 +16,11 @@ import pytest
 import scipy.io
 import torch
 import yaml
+from lightning.pytorch.cli import LightningArgumentParser
 from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
-from torchgeo_ekgnet.cli import UsageError
+from torchgeo_ekgnet.cli import Parser, UsageError
 from torchgeo_ekgnet.commands import resolve_config
 from torchgeo_ekgnet.main import main
 
@@ -67,6 +68,27 @@ def test_bad_values(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         torchgeo_main(['fit', '--config', EKGNET, *arguments])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (
+            ['--trainer.check_val_every_n_epoch=0'],
+            'every_n_epoch: found 0, expected mo',
+        ),
+        (
+            ['--trainer.val_check_interval=0'],
+            'val_check_interval: found 0, expected mor',
+        ),
+        (['--trainer.accumulate_grad_batches=0'], 'batches: found 0, expected more'),
+        (['--trainer.gradient_clip_val=-1'], 'clip_val: found -1, expected 0 or more'),
+        (['--seed_everything=-1'], 'seed_everything: found -1, expected a number from'),
+    ],
+)
+def test_numbers_that_lightning_divides_by(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        main(['fit', '--config', EKGNET, *arguments])
 
 
 def test_missing_scene_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +199,7 @@ def in_process(
 
 
 def lightning_stopped_by(error: BaseException) -> SystemExit:
-    """What Lightning raises of Ctrl-C."""
+    """What Lightning raises of Ctrl-C, and its tables where nobody reads them."""
     stop = SystemExit(1)
     stop.__context__ = error
     return stop
@@ -186,6 +208,10 @@ def lightning_stopped_by(error: BaseException) -> SystemExit:
 @pytest.mark.parametrize(
     ('error', 'end'),
     [
+        (
+            lightning_stopped_by(BrokenPipeError(32, 'Broken pipe')),
+            'torchgeo-ekgnet: BrokenPipeError: stdout was closed before the end',
+        ),
         (KeyError('x'), "torchgeo-ekgnet: KeyError: 'x' (TORCHGEO_EKGNET_DEBUG=1 "),
         (RuntimeError('two\n  lines'), 'torchgeo-ekgnet: RuntimeError: two lines ('),
         (RuntimeError(''), 'torchgeo-ekgnet: RuntimeError: no message ('),
@@ -318,3 +344,45 @@ def test_closed_output_is_no_traceback(tmp_path: Path) -> None:
     assert process.wait() == 1
     assert 'BrokenPipeError' in text
     assert 'Traceback' not in text and 'Exception ignored' not in text
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
+def test_full_output_is_no_traceback(tmp_path: Path) -> None:
+    code = 'from torchgeo_ekgnet.main import main; main()'
+    with Path('/dev/full').open('w') as full:
+        process = subprocess.run(
+            [sys.executable, '-c', f'import sys; sys.argv = ["x", "--help"]; {code}'],
+            env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])},
+            cwd=tmp_path,
+            text=True,
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert process.returncode == 1
+    assert 'No space left on device' in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+
+
+def test_full_disk_leaves_no_half_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = Parser()
+    parser.add_argument('--name', default='x')
+
+    def full(self: object, cfg: object, path: Path, **kwargs: object) -> None:
+        Path(path).write_text('na')
+        raise OSError(28, 'No space left on device')
+
+    (tmp_path / 'config.yaml').write_text('old')
+    with monkeypatch.context() as patched:
+        patched.setattr(LightningArgumentParser, 'save', full)
+        with pytest.raises(OSError, match=r'config\.yaml could not be written'):
+            parser.save(
+                parser.get_defaults(),
+                tmp_path / 'config.yaml',
+                overwrite=True,
+                multifile=False,
+            )
+    assert [path.name for path in tmp_path.iterdir()] == ['config.yaml']
+    assert (tmp_path / 'config.yaml').read_text() == 'old'

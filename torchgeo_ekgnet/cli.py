@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -31,6 +32,7 @@ from . import samplers as _samplers  # noqa: F401
 from . import tasks as _tasks  # noqa: F401
 from . import transforms as _transforms  # noqa: F401
 from ._compat import BaseTask
+from ._files import replaced
 from ._reading import FileError, raised_here
 from .checkpoint import read_checkpoint
 from .commands import did_you_mean
@@ -68,6 +70,9 @@ _KNOWN = frozenset(
 _RESTORES = ('checkpoint_connector.py', 'loops/progress.py', 'torch/optim/')
 """Where libraries take up, or first use, the state of a training from a checkpoint."""
 
+_POSITIVE = ('accumulate_grad_batches', 'check_val_every_n_epoch', 'val_check_interval')
+"""Options of the trainer by which Lightning divides."""
+
 _CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
 """Values of ``--ckpt_path`` that are no file."""
 
@@ -82,6 +87,16 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Set it up as torchgeo's."""
         super().__init__(*args, **{'exit_on_error': False, **kwargs})
+
+    def save(self, cfg: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Write a configuration as a whole or not at all."""
+        if kwargs.get('multifile', True) or not kwargs.get('overwrite'):
+            super().save(cfg, path, *args, **kwargs)
+            return
+        # The parser calls an option old that Lightning gives.
+        with replaced(path) as part, warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)
+            super().save(cfg, part, *args, **kwargs)
 
 
 @contextmanager
@@ -232,7 +247,9 @@ class CommandLine(LightningCLI):
         if found is not None:
             _check_classes(found, self.config)
         command = self.config.get('subcommand')
-        path = self.config[command].get('ckpt_path') if command else None
+        chosen = self.config[command] if command else self.config
+        _check_numbers(chosen)
+        path = chosen.get('ckpt_path') if command else None
         if path is not None and path not in _CHOSEN_BY_LIGHTNING:
             read_checkpoint(path)
 
@@ -305,6 +322,29 @@ def _breaks_while_restoring(error: BaseException) -> bool:
     return not raised_here(error) and any(
         part in file for file in files for part in _RESTORES
     )
+
+
+def _check_numbers(config: Any) -> None:
+    """Refuse numbers by which Lightning divides, or with which it cannot train."""
+    seed = config.get('seed_everything')
+    if _is_number(seed) and not 0 <= seed < 2**32:
+        raise UsageError(
+            f'--seed_everything: found {seed}, expected a number from 0 to {2**32 - 1}'
+        )
+    trainer = config.get('trainer') or {}
+    for name in _POSITIVE:
+        if _is_number(value := trainer.get(name)) and value <= 0:
+            raise UsageError(f'--trainer.{name}: found {value}, expected more than 0')
+    clip = trainer.get('gradient_clip_val')
+    if _is_number(clip) and clip < 0:
+        raise UsageError(
+            f'--trainer.gradient_clip_val: found {clip}, expected 0 or more'
+        )
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a number; True is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_yaml(path: str) -> None:

@@ -139,7 +139,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         run(sys.argv[1:])
         # A reader that has gone, such as head, shows here and not at the very end.
-        sys.stdout.flush()
+        _flush()
     except BaseException as error:
         if os.environ.get(DEBUG) and isinstance(error, Exception):
             raise
@@ -149,6 +149,25 @@ def main(args: Sequence[str] | None = None) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if status:
         raise SystemExit(status)
+
+
+def _flush() -> None:
+    """Bring to stdout what waits; say that it was stdout if that fails."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        text = f'stdout could not be written to ({error.strerror})'
+        raise OSError(error.errno, text) from error
+
+
+def _give_up_stdout() -> None:
+    """Write nothing more where nothing can be written, at the end of the process too."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_streams() -> None:
@@ -176,6 +195,7 @@ def _listen() -> bool:
 
 def _end(error: BaseException) -> int | str:
     """Give an exit status, or one line for stderr whose status is 1."""
+    _give_up_stdout()
     if _chain(error, 'KeyboardInterrupt'):
         # Lightning ends the process itself, with another status.
         sys.stderr.write('torchgeo-ekgnet: interrupted\n')
@@ -184,12 +204,13 @@ def _end(error: BaseException) -> int | str:
         # Lightning ends its loops with a status of its own, 0.
         sys.stderr.write('torchgeo-ekgnet: terminated\n')
         return TERMINATED
+    # Lightning's tables end the process without a word when nobody reads them.
+    if isinstance(error, BrokenPipeError) or (
+        isinstance(error, SystemExit) and _chain(error, 'BrokenPipeError')
+    ):
+        return 'torchgeo-ekgnet: BrokenPipeError: stdout was closed before the end'
     if isinstance(error, SystemExit):
         return 0 if error.code is None else error.code
-    if isinstance(error, BrokenPipeError):
-        # Nobody reads: nothing more may be written, at the end of the process either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 'torchgeo-ekgnet: BrokenPipeError: stdout was closed before the end'
     usage = _chain(error, 'UsageError')
     # What the parser wraps says more: it was raised where something was wrong.
     own = _own_error(error) or usage

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import Trainer
 
 from .._files import replaced
 
-__all__ = ('WholeCheckpointIO',)
+__all__ = ('WholeCheckpointIO', 'write_whole')
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -35,3 +36,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
         with replaced(path) as part:
             # No getbuffer(): a view that an error keeps alive crashed Python 3.12.1.
             part.write_bytes(content.getvalue())
+
+
+def write_whole(trainer: Trainer) -> None:
+    """Let checkpoints be whole or absent, unless something else is to write them."""
+    found: Any = trainer.strategy.checkpoint_io
+    if type(found) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+    elif type(getattr(found, 'writer', None)) is TorchCheckpointIO:
+        found.writer = WholeCheckpointIO()

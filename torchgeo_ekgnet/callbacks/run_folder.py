@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
@@ -35,7 +34,7 @@ from .._runs import (
 )
 from ..checkpoint import read_checkpoint
 from ..metrics import SCORES
-from .checkpoint_io import WholeCheckpointIO
+from .checkpoint_io import write_whole
 
 __all__ = ('RunFolder', 'run_path', 'subject_of')
 
@@ -180,7 +179,7 @@ class RunFolder(Callback):
             if self.path is None:
                 self.path = self._next_version(trainer)
             self._ours = self._loggers(self.path, tensorboard=not others)
-            _write_whole(trainer)
+            write_whole(trainer)
         else:
             # Lightning tells which checkpoint it loads only later: until then, nothing
             # may write, the copy of the configuration included.
@@ -405,15 +404,6 @@ class RunFolder(Callback):
             # A Ctrl-C while a value is queued lets the writer sleep that long at the end.
             return [csv, TensorBoardLogger(**where, flush_secs=2)]
         return [csv]
-
-
-def _write_whole(trainer: Trainer) -> None:
-    """Let checkpoints be whole or absent, unless something else is to write them."""
-    found: Any = trainer.strategy.checkpoint_io
-    if type(found) is TorchCheckpointIO:
-        trainer.strategy.checkpoint_io = WholeCheckpointIO()
-    elif type(getattr(found, 'writer', None)) is TorchCheckpointIO:
-        found.writer = WholeCheckpointIO()
 
 
 def _check_folder(folder: Path) -> None:

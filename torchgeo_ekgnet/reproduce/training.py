@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from ..callbacks import ExpertUse
+from ..callbacks.checkpoint_io import write_whole
 from ..layers import expert_convs
 from .build import Builder, described, own_arguments, placed
 from .runs import Result, Settings
@@ -120,6 +121,7 @@ def train(settings: Settings, root: str | None, work: Path) -> Result:
     trainer: Any = built.trainer
     task, data = built.model, built.datamodule
     trainer.loggers = [curves]
+    write_whole(trainer)
     trainer.fit(task, datamodule=data)
     if trainer.interrupted:
         # Lightning turns Ctrl-C into a normal end; half a run is not a result.
