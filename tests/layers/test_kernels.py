@@ -4,7 +4,7 @@
 """Kernels for a GPU against float64: there, or in Triton's interpreter."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,19 +21,7 @@ from torchgeo_ekgnet.layers.tuned import _runs_triton
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 cuda = pytest.mark.skipif(DEVICE == 'cpu', reason='no CUDA device')
-
-
-@pytest.fixture(autouse=True)
-def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Try ways on the CPU as well, and forget what was chosen."""
-    monkeypatch.setattr(trial, 'DEVICES', (DEVICE,))
-    monkeypatch.setattr(trial, '_chosen', {})
-    monkeypatch.setattr(trial, '_broken', set())
-    monkeypatch.setattr(trial, '_doubted', set())
-    # Float32 as such, also where there is TF32.
-    monkeypatch.setattr(trial, 'rounds', lambda: (False, False))
-    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
-    yield
+pytestmark = pytest.mark.usefixtures('fresh_trials')
 
 
 def prefer(monkeypatch: pytest.MonkeyPatch, way: str) -> None:

@@ -4,7 +4,6 @@
 """Mapping networks by the kernels for a GPU: there, or in Triton's interpreter."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,19 +19,13 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 @pytest.fixture(autouse=True)
-def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Try ways on the CPU as well, take the kernels, and forget what was chosen."""
-    monkeypatch.setattr(trial, 'DEVICES', (DEVICE,))
-    monkeypatch.setattr(trial, '_chosen', {})
-    monkeypatch.setattr(trial, '_broken', set())
-    monkeypatch.setattr(trial, '_doubted', set())
-    monkeypatch.setattr(trial, 'rounds', lambda: (False, False))
+def tried(fresh_trials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the kernels wherever they are tried."""
     monkeypatch.setattr(
         trial,
         '_times',
         lambda ways, good: {way: float(way != 'triton') for way in good},
     )
-    yield
 
 
 def make_mapping(channels: int, blocks: int = 2, temperature: float = 3.0) -> Any:

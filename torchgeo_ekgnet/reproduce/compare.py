@@ -16,6 +16,7 @@ from ..commands import did_you_mean
 from ..models import network_class
 from .build import content_of
 from .classical import CLASSICAL_NAMES
+from .declarations import whole_patches
 from .engine import classical_settings
 from .figures import curve_panels, save
 from .report import build_report
@@ -155,15 +156,6 @@ def _systems(settings: dict[str, Any], names: str | None) -> list[str]:
     return systems
 
 
-def _show_whole_patches(data: dict[str, Any]) -> None:
-    """Replace crops by flips and turns, in place."""
-    augmentation = data.get('init_args', {}).get('augmentation') or {}
-    arguments = augmentation.get('init_args', {})
-    if arguments.pop('crop', None) is not None:
-        arguments.pop('crop_within', None)
-        arguments.update(flips=True, turns=True)
-
-
 def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
     """Settings of one system: those of a configuration with another network.
 
@@ -185,7 +177,9 @@ def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
     if arguments.get('model') != network_name:
         arguments.pop('model_options', None)
         arguments['model'] = network_name
-        _show_whole_patches(changed['data'])
+        augmentation = changed['data'].get('init_args', {}).get('augmentation') or {}
+        if augmentation.get('init_args', {}).get('crop') is not None:
+            augmentation['init_args'] = whole_patches(augmentation['init_args'])
     callbacks = changed['trainer'].setdefault('callbacks', [])
     network = network_class(network_name)
     if name != network_name:

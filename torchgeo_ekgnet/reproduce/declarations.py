@@ -352,6 +352,19 @@ def run_settings(
     return settings
 
 
+def whole_patches(augmentation: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an augmentation with flips and turns in the place of crops.
+
+    Args:
+        augmentation: Arguments of ``PatchAugmentation``.
+
+    Returns:
+        The arguments for networks that crops might not be made for.
+    """
+    kept = {k: v for k, v in augmentation.items() if k not in ('crop', 'crop_within')}
+    return {**kept, 'flips': True, 'turns': True}
+
+
 def _custom_settings(
     scene: str, data: dict[str, Any], row: Row, epochs: int, seed: int
 ) -> dict[str, Any]:
@@ -359,9 +372,8 @@ def _custom_settings(
     source = resources.files(_PACKAGE) / 'configs' / 'custom.yaml'
     custom = yaml.safe_load(source.read_text(encoding='utf-8'))
     own = custom['data']['init_args']
-    changes = {k: v for k, v in own['augmentation'].items() if 'crop' not in k}
     data['padding_mode'] = own['padding_mode']
-    data['augmentation'] = {**changes, 'flips': True, 'turns': True}
+    data['augmentation'] = whole_patches(own['augmentation'])
     model = copy.deepcopy(custom['model'])
     model['init_args'].update(model=row.model, model_options=dict(row.options))
     trained = ('TemperatureAnnealing', 'MovingAverage', 'ExpertUse')

@@ -1,0 +1,22 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What tests of the kernels for a GPU share."""
+
+import pytest
+import torch
+
+from torchgeo_ekgnet.layers import trial
+
+
+@pytest.fixture
+def fresh_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try ways on the CPU as well, in float32 as such, and forget what was chosen."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    monkeypatch.setattr(trial, 'DEVICES', (device,))
+    monkeypatch.setattr(trial, '_chosen', {})
+    monkeypatch.setattr(trial, '_broken', set())
+    monkeypatch.setattr(trial, '_doubted', set())
+    # Also where there is TF32.
+    monkeypatch.setattr(trial, 'rounds', lambda: (False, False))
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
