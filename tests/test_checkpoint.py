@@ -269,6 +269,7 @@ class TestRead:
             ({'_class_path': 'os.system'}, "the class 'os.system'"),
             ({'_class_path': 'antigravity.Task'}, "the class 'antigravity.Task'"),
             ({'_class_path': 'torch.nn.Linear'}, "the class 'torch.nn.Linear'"),
+            ({'_class_path': 'torchgeo_ekgnet.tasks.x'}, "the class 'torchgeo_ekgnet"),
             ({'model': 'hf-hub:owner/name'}, "the model 'hf-hub:owner/name'"),
             ({'model': 'local-dir:/etc'}, "the model 'local-dir:/etc'"),
             ({'weights': 'http://127.0.0.1/x'}, "weights 'http://127.0.0.1/x'"),
@@ -292,6 +293,22 @@ class TestRead:
         with pytest.raises(FileError, match=f'found {message}'):
             read_checkpoint(tmp_path / 'best.ckpt')
         assert 'antigravity' not in sys.modules
+
+    def test_of_a_task_that_is_not_imported_yet(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in export, and after an import of maps alone."""
+        name = 'torchgeo_ekgnet.tasks.HyperspectralClassificationTask'
+        content = {'state_dict': {'a': torch.ones(1)}}
+        for settings in ({'_class_path': name}, {'_class_path': 'torchgeo.trainers.A'}):
+            torch.save({**content, 'hyper_parameters': settings}, tmp_path / 'a.ckpt')
+            with monkeypatch.context() as patch:
+                for module in ('torchgeo_ekgnet.tasks', 'torchgeo.trainers'):
+                    patch.delitem(sys.modules, module, raising=False)
+                read_checkpoint(tmp_path / 'a.ckpt')
+                assert not {'torchgeo_ekgnet.tasks', 'torchgeo.trainers'} & {
+                    *sys.modules
+                }
 
     def test_something_else(self, tmp_path: Path) -> None:
         torch.save({'weights': torch.zeros(1)}, tmp_path / 'other.pt')

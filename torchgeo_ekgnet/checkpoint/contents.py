@@ -28,6 +28,9 @@ _NAMES_FILES = frozenset(
     )
 )
 
+_TASKS = ('torchgeo_ekgnet.tasks', 'torchgeo.trainers')
+"""Where tasks lie that a checkpoint may name before they are imported."""
+
 _MOST = 200_000
 """Most values of a checkpoint: a list that holds itself has no end."""
 
@@ -261,7 +264,7 @@ def _check_names(path: Any, settings: Mapping[str, Any]) -> None:
         found = f'model_options {sorted(files)}'
     elif isinstance(name, str) and re.search(r'[:/\\]', name):
         found = f'the model {_shown(name)}'
-    elif task is not None and not _is_imported(task):
+    elif task is not None and not _is_task(task):
         found = f'the class {_shown(task)}'
     if found is not None:
         raise FileError(
@@ -287,8 +290,13 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _is_imported(name: Any) -> bool:
-    """Tell whether a task's class is there already; what is not is not imported."""
+def _is_task(name: Any) -> bool:
+    """Tell whether a class is a task that is known; what is not is not imported.
+
+    Who only wants the network has not imported its task, and need not.
+    """
     module, _, attribute = str(name).rpartition('.')
+    if module in _TASKS and module not in sys.modules:
+        return True
     found = getattr(sys.modules.get(module), attribute, None)
     return isinstance(found, type) and issubclass(found, LightningModule)
