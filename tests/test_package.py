@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,19 @@ def test_help_of_the_module_needs_no_torch(tmp_path: Path) -> None:
         check=True,
     )
     assert out.stdout.startswith('torchgeo_ekgnet ')
+
+
+def test_what_is_documented_is_there_after_the_import() -> None:
+    api = Path(__file__).parents[1] / 'docs/api.md'
+    names = set(re.findall(r'automodule:: torchgeo_ekgnet\.(\w+)', api.read_text()))
+    assert {'export', 'intake', 'layers'} <= names
+    out = run_python(
+        'import torchgeo_ekgnet\n'
+        f'for name in {sorted(names)}:\n'
+        '    assert name in dir(torchgeo_ekgnet), name\n'
+        '    print(getattr(torchgeo_ekgnet, name).__name__)\n'
+    )
+    assert out.splitlines() == [f'torchgeo_ekgnet.{name}' for name in sorted(names)]
 
 
 def test_unknown_subpackage() -> None:

@@ -24,10 +24,14 @@ if TYPE_CHECKING or not _AS_COMMAND:
     from . import layers, models
 
 _LAZY = (
+    'calibration',
     'callbacks',
+    'checkpoint',
     'datamodules',
     'datasets',
     'experts',
+    'export',
+    'intake',
     'layers',
     'maps',
     'metrics',

@@ -5,6 +5,8 @@
 
 from typing import Literal, get_args
 
+from ._options import known_word
+
 #: What lies beyond the edge of a scene: zeros, or the mirrored scene.
 PaddingMode = Literal['zeros', 'reflect']
 
@@ -50,6 +52,4 @@ def check_padding_mode(padding_mode: str) -> None:
     Raises:
         ValueError: If it is neither.
     """
-    modes = get_args(PaddingMode)
-    if padding_mode not in modes:
-        raise ValueError(f'padding_mode is {padding_mode!r}, expected one of {modes}')
+    known_word('padding_mode', padding_mode, get_args(PaddingMode))

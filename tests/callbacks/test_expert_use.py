@@ -212,3 +212,36 @@ def test_number_of_classes_of_a_foreign_task(tmp_path: Path) -> None:
     del task.model.num_classes
     with pytest.raises(ValueError, match=r'num_classes: found none .* of Foreign'):
         trainer(tmp_path, ExpertUse()).test(task, datamodule=Data(), verbose=False)
+
+
+def test_classes_are_those_of_the_network(tmp_path: Path) -> None:
+    """Data may have some of its classes, in another order."""
+    numbers = torch.tensor([2, 0])
+
+    class Fewer(Data):
+        def __init__(self, renumbered: bool) -> None:
+            super().__init__()
+            self.renumbered = renumbered
+
+        def loader(self) -> Any:
+            pixels = Pixels(9)
+            pixels.label = torch.arange(9) % 4 // 3
+            if self.renumbered:
+                pixels.label = numbers[pixels.label]
+            return DataLoader(pixels, batch_size=4)
+
+    class Matched(Task):
+        classes: Any = {'class_names': ['wood', 'water', 'road']}
+        class_numbers: Any = numbers
+
+    class Same(Matched):
+        class_numbers = None
+
+    contents = []
+    for task, data in ((Matched(), Fewer(False)), (Same(), Fewer(True))):
+        runner = trainer(tmp_path, ExpertUse(measure_worth=True))
+        runner.test(task, datamodule=data, verbose=False)
+        contents.append(json.loads((tmp_path / 'expert_use.json').read_text()))
+    assert contents[0]['counts'] == [2, 0, 7]
+    assert contents[0]['class_names'] == ['wood', 'water', 'road']
+    assert contents[0] == contents[1]

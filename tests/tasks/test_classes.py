@@ -212,3 +212,16 @@ def test_other_number_of_classes_without_a_checkpoint(tmp_path: Path) -> None:
     task.load_state_dict(task.state_dict())
     with pytest.raises(ValueError, match='network has 7 classes, the data have 2'):
         make_trainer(tmp_path).test(task, make_datamodule(tmp_path, 'b'))
+
+
+def test_classes_of_a_test_do_not_outlive_it(trained: Path, tmp_path: Path) -> None:
+    """Validation in a later fit counts the classes of its own data."""
+    for file in trained.glob('*.npy'):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    write_scene(tmp_path, 'b', {5: 5, 3: 3, 2: 2}, seed=1)
+    task = make_task(weights=str(trained / 'best.ckpt'))
+    trainer = make_trainer(tmp_path)
+    trainer.test(task, make_datamodule(tmp_path, 'b'), verbose=False)
+    again = make_trainer(tmp_path, max_epochs=1, limit_train_batches=0)
+    again.fit(task, make_datamodule(tmp_path, 'a'))
+    assert task.accuracies['val'].overall == pytest.approx(1, abs=0.05)

@@ -75,10 +75,10 @@ class ExpertUse(Callback):
         self._context = record_attention(network)
         self._recorded = self._context.__enter__()
 
-    def _add(self, batch: Any) -> None:
+    def _add(self, task: LightningModule, batch: Any) -> None:
         """Gather the attention of the batch that was just run."""
         if self.report is not None and len(batch['label']):
-            self.report.update(self._recorded, batch['label'])
+            self.report.update(self._recorded, _label(task, batch))
 
     def _close(self) -> None:
         """Take the hooks off."""
@@ -112,7 +112,7 @@ class ExpertUse(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Gather the attention of a batch."""
-        self._add(batch)
+        self._add(pl_module, batch)
 
     def on_validation_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
@@ -123,7 +123,7 @@ class ExpertUse(Callback):
             return
         pl_module.log('val_expert_entropy', report.normalised_entropy())
         if trainer.state.fn != 'fit':
-            self._write(trainer, report, {})
+            self._write(trainer, pl_module, report, {})
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -150,7 +150,7 @@ class ExpertUse(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Gather the attention of a batch."""
-        self._add(batch)
+        self._add(pl_module, batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files, with the worth of attention if asked for."""
@@ -166,7 +166,7 @@ class ExpertUse(Callback):
                 scores['dynamic'].overall,
                 scores['mean'].overall,
             )
-        self._write(trainer, report, more)
+        self._write(trainer, pl_module, report, more)
 
     def _worth(
         self, trainer: Trainer, task: LightningModule, num_classes: int
@@ -185,23 +185,26 @@ class ExpertUse(Callback):
             """Test batches that can be read more than once."""
 
             def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
-                return batches(datamodule.test_dataloader())
+                for batch in batches(datamodule.test_dataloader()):
+                    yield {**batch, 'label': _label(task, batch)}
 
         return worth_of_attention(
             _network(task), batches(datamodule.train_dataloader()), Again(), num_classes
         )
 
     def _write(
-        self, trainer: Trainer, report: ExpertUseReport, more: dict[str, Any]
+        self,
+        trainer: Trainer,
+        task: LightningModule,
+        report: ExpertUseReport,
+        more: dict[str, Any],
     ) -> None:
         """Write the JSON file and the figure beside the run."""
         if not trainer.is_global_zero:
             return
-        datamodule: Any = getattr(trainer, 'datamodule', None)
-        scene = getattr(datamodule, 'scene', None)
-        names = list(getattr(scene, 'class_names', ())) or None
         folder = run_path(trainer)
         about = subject_of(trainer).to_dict()
+        names = _class_names(trainer, task)
         content = {**about, 'class_names': names, **report.to_dict(), **more}
         path = folder / f'{self.filename}.json'
         write_json(path, content)
@@ -218,3 +221,18 @@ def _network(task: LightningModule) -> nn.Module:
     """Return the network of a task; the task itself if it has none."""
     network = getattr(task, 'model', None)
     return network if isinstance(network, nn.Module) else task
+
+
+def _label(task: LightningModule, batch: Mapping[str, Tensor]) -> Tensor:
+    """Give the labels of a batch as the network numbers its classes."""
+    label, numbers = batch['label'], getattr(task, 'class_numbers', None)
+    return label if numbers is None else numbers.to(label.device)[label]
+
+
+def _class_names(trainer: Trainer, task: LightningModule) -> list[str] | None:
+    """Name the classes of the network, or of the scene if it does not know its own."""
+    classes: Any = getattr(task, 'classes', None)
+    if classes is not None:
+        return list(classes['class_names'])
+    datamodule: Any = getattr(trainer, 'datamodule', None)
+    return list(getattr(getattr(datamodule, 'scene', None), 'class_names', ())) or None

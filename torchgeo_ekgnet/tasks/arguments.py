@@ -6,8 +6,26 @@
 import math
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, get_args
 
+from .._options import known_word, whole_number
+from .finite import OnNonfinite
+from .losses import Loss
+from .schedules import LRSchedule
+
+#: Modes of ``torch.compile``.
+Compile = Literal['default', 'reduce-overhead', 'max-autotune']
+#: PyTorch's names of what products of float32 may round to.
+Precision = Literal['highest', 'high', 'medium']
+
+_WORDS = {
+    'loss': get_args(Loss),
+    'lr_schedule': get_args(LRSchedule),
+    'on_nonfinite': get_args(OnNonfinite),
+    'capture': ('auto', True, False),
+    'compile': (*get_args(Compile), True, False),
+    'matmul_precision': (*get_args(Precision), None),
+}
 _RESERVED = frozenset(
     (
         'checkpoint_path',
@@ -34,6 +52,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         value = arguments[name]
         if value is not None and not _number(value) >= least:
             raise ValueError(f'{name}: found {value}, expected at least {least}')
+    for name, known in _WORDS.items():
+        known_word(name, arguments[name], known)
+    whole_number('patience', arguments['patience'])
     _check_class_weights(arguments['class_weights'])
     for name in _CE_ONLY:
         if arguments[name] and arguments['loss'] != 'ce':

@@ -31,7 +31,7 @@ from ..checkpoint import (
 )
 from ..metrics import SCORES, Accuracies, ConfusionCounts
 from ..models._weights import compare_weights, network_state
-from .arguments import check_arguments
+from .arguments import Compile, Precision, check_arguments
 from .capture import Capture, make_capture
 from .classes import numbers_in_network
 from .finite import FiniteWatch, OnNonfinite
@@ -50,8 +50,6 @@ from .optimizers import make_optimizer, repoint
 from .precision import MatmulPrecision
 from .schedules import LRSchedule, make_schedule
 from .sizes import fill_sizes, settle_sizes
-
-Compile = Literal['default', 'reduce-overhead', 'max-autotune']
 
 
 class HyperspectralClassificationTask(ClassificationTask):
@@ -105,7 +103,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         mixup: float = 0.0,
         on_nonfinite: OnNonfinite = 'stop',
         capture: Literal['auto'] | bool = 'auto',
-        matmul_precision: Literal['highest', 'high', 'medium'] | None = None,
+        matmul_precision: Precision | None = None,
         calibrate: bool = False,
     ) -> None:
         """Initialize a new task.
@@ -296,6 +294,7 @@ class HyperspectralClassificationTask(ClassificationTask):
     def setup(self, stage: str) -> None:
         """Build what waits for the data, and compile the network if asked to."""
         self._read_locally()
+        self._numbers = None  # those of an earlier test, of other data
         self.build(stage)
         self._matmul.set(self.hparams['matmul_precision'])
         if stage == 'fit' and self.provenance is not None:
@@ -566,7 +565,6 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def _match_classes(self, stage: str) -> None:
         """Match the classes of the data with those that the network was trained on."""
-        self._numbers = None
         datamodule: Any = getattr(self.trainer, 'datamodule', None)
         trained = self.provenance and self.provenance.data
         if not trained or not hasattr(datamodule, 'describe'):
