@@ -25,6 +25,8 @@ from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.datasets.splits import Split
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
+from ..tasks.small import make_trainer as make_small_trainer
+
 
 def make_datamodule(val: float = 0.2, **options: Any) -> SyntheticSceneDataModule:
     settings: dict[str, Any] = {
@@ -393,6 +395,30 @@ def test_a_run_that_fails_later_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='no'):
         _fit(tmp_path, Broken())
     assert (tmp_path / 'runs/small/version_0/metrics.csv').is_file()
+
+
+def test_a_second_fit_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    task, datamodule = HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule()
+    trainer = make_trainer(tmp_path)
+    trainer.fit(task, datamodule)
+    folder = tmp_path / 'runs/small/version_0'
+    rows = (folder / 'metrics.csv').read_text()
+    trainer.fit(task, datamodule)  # all epochs are done
+    assert (folder / 'metrics.csv').read_text() == rows
+    with pytest.raises(ValueError, match='in_channels: the network has 12 bands'):
+        trainer.fit(task, make_datamodule(num_bands=14))
+    assert (folder / 'checkpoints/best.ckpt').is_file()
+    assert [path.name for path in folder.parent.iterdir()] == ['version_0']
+
+
+def test_another_trainer_opens_a_run_of_its_own(tmp_path: Path) -> None:
+    callback = RunFolder('small')
+    for number in range(2):
+        task = HyperspectralClassificationTask('ekgnet_tiny')
+        make_small_trainer(tmp_path, callbacks=[callback]).fit(task, make_datamodule())
+        folder = tmp_path / f'runs/small/version_{number}'
+        assert callback.path == folder
+        assert (folder / 'metrics.csv').is_file()
 
 
 def test_a_folder_that_cannot_be_made_stops_fit_at_once(tmp_path: Path) -> None:

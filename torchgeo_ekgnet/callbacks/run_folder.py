@@ -163,6 +163,7 @@ class RunFolder(Callback):
         self.tensorboard = tensorboard
         self.path: Path | None = None
         self._ours: list[Logger] = []
+        self._logs: list[Logger] = []
         self._opened = False
         self._began = False
         self._scores: dict[int, dict[str, float]] = {}
@@ -175,10 +176,12 @@ class RunFolder(Callback):
         others = [item for item in trainer.loggers if not self._replaces(trainer, item)]
         self._ours = []
         if stage == 'fit':
-            self._began = False
-            if self.path is None:
+            # A trainer that has trained before goes on, in its folder and with its log.
+            if self.path is None or not self._logs or not trainer.global_step:
                 self.path = self._next_version(trainer)
-            self._ours = self._loggers(self.path, tensorboard=not others)
+                self._began = False
+                self._logs = self._loggers(self.path, tensorboard=not others)
+            self._ours = self._logs
             write_whole(trainer)
         else:
             # Lightning tells which checkpoint it loads only later: until then, nothing
