@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy
 from torchgeo_ekgnet.layers.norm import folded_evaluation
-from torchgeo_ekgnet.models import _skeleton
+from torchgeo_ekgnet.models import DACNet, DGCNet, EKGNet, LGCNet, _skeleton
 from torchgeo_ekgnet.models._skeleton import CentreWeights, DenseStage
 
 from .conftest import BANDS, settled, small_input, small_model
@@ -241,3 +241,11 @@ def test_centred_mean() -> None:
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         timm.create_model('ekgnet_tiny', **options)
+
+
+@pytest.mark.parametrize('network', [DACNet, DGCNet, EKGNet, LGCNet])
+def test_classes_and_bands_come_first(network: Any) -> None:
+    model = network(5, 12, block_config=(1,), groups=2)
+    assert model(torch.randn(2, 12, 3, 3)).shape == (2, 5)
+    with pytest.raises(TypeError, match='positional'):
+        network(5, 12, 2)

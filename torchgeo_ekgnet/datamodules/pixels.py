@@ -68,7 +68,7 @@ class PixelBatches(Dataset[dict[str, Tensor]]):
             processes: Number of processes.
         """
         self.pixels = pixels
-        rounds = math.ceil(len(pixels) / (batch_size * processes))
+        rounds = max(1, math.ceil(len(pixels) / (batch_size * processes)))
         self.parts = np.array_split(np.arange(len(pixels)), rounds * processes)
 
     def __len__(self) -> int:

@@ -109,12 +109,14 @@ class DACNet(DenseSkeleton):
     Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
 
     Args:
+        num_classes: Number of classes.
+        in_chans: Number of bands.
         num_experts: Number K of kernels.
         temperature: Temperature of the attention.
         attention_ratio: Width of the attention's hidden layer in input channels.
         expert_init: Draw of the kernels: ``'normal'``, of unit variance as released,
             or ``'trunc_normal'``, as EKGNet's experts.
-        **kwargs: Arguments of :class:`DenseSkeleton`.
+        **kwargs: Further arguments of :class:`DenseSkeleton`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -124,6 +126,9 @@ class DACNet(DenseSkeleton):
 
     def __init__(
         self,
+        num_classes: int = 16,
+        in_chans: int = 200,
+        *,
         num_experts: int = 4,
         temperature: float = 34.0,
         attention_ratio: float = 0.25,
@@ -159,7 +164,9 @@ class DACNet(DenseSkeleton):
                 nn.init.normal_(conv.weight)
             return conv
 
-        super().__init__(bottleneck, device=device, dtype=dtype, **kwargs)
+        super().__init__(
+            bottleneck, num_classes, in_chans, device=device, dtype=dtype, **kwargs
+        )
 
 
 default_cfgs = generate_default_cfgs(

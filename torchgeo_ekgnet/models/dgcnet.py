@@ -192,11 +192,13 @@ class DGCNet(DenseSkeleton):
     Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
 
     Args:
+        num_classes: Number of classes.
+        in_chans: Number of bands.
         heads: Number of heads of a bottleneck.
         squeeze_rate: Division of the width of the saliency networks' hidden layer.
         gate_factor: Share of the channels that is kept at the end of the training; 1
             never prunes, like the authors' 3D port.
-        **kwargs: Arguments of :class:`DenseSkeleton`.
+        **kwargs: Further arguments of :class:`DenseSkeleton`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -207,6 +209,9 @@ class DGCNet(DenseSkeleton):
 
     def __init__(
         self,
+        num_classes: int = 16,
+        in_chans: int = 200,
+        *,
         heads: int = 4,
         squeeze_rate: int = 16,
         gate_factor: float = 0.25,
@@ -227,7 +232,9 @@ class DGCNet(DenseSkeleton):
                 dtype,
             )
 
-        super().__init__(bottleneck, device=device, dtype=dtype, **kwargs)
+        super().__init__(
+            bottleneck, num_classes, in_chans, device=device, dtype=dtype, **kwargs
+        )
         # The saliencies multiply what they are computed from: with the wide kernels of
         # its siblings, an untrained deep network in evaluation mode overflows.
         for module in self.modules():

@@ -39,6 +39,8 @@ class EKGNet(DenseSkeleton):
     Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
 
     Args:
+        num_classes: Number of classes.
+        in_chans: Number of bands.
         conv_layer: 'dynamic' for expert convolutions, 'conv3d' for the static twin
             with one kernel in their place.
         num_experts: Number K of expert kernels.
@@ -47,7 +49,7 @@ class EKGNet(DenseSkeleton):
         mapping_units_per_block: BN-GELU-convolution units in such a block.
         learnable_residual: Learn the weights of the residual connections.
         reference_init: Draw experts and mapping networks as the released program does.
-        **kwargs: Arguments of :class:`~torchgeo_ekgnet.models.DenseSkeleton`.
+        **kwargs: Further arguments of :class:`~torchgeo_ekgnet.models.DenseSkeleton`.
 
     Raises:
         ValueError: If ``conv_layer`` is unknown or a size is not valid.

@@ -115,8 +115,10 @@ class LGCNet(DenseSkeleton):
     Shape: patches (B, in_chans, P, P) to logits (B, num_classes).
 
     Args:
+        num_classes: Number of classes.
+        in_chans: Number of bands.
         num_groups: Number of groups that a bottleneck learns.
-        **kwargs: Arguments of :class:`DenseSkeleton`.
+        **kwargs: Further arguments of :class:`DenseSkeleton`.
 
     Raises:
         ValueError: If a size is not valid.
@@ -124,6 +126,9 @@ class LGCNet(DenseSkeleton):
 
     def __init__(
         self,
+        num_classes: int = 16,
+        in_chans: int = 200,
+        *,
         num_groups: int = 4,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -136,7 +141,9 @@ class LGCNet(DenseSkeleton):
                 in_channels, out_channels, num_groups, device, dtype
             )
 
-        super().__init__(bottleneck, device=device, dtype=dtype, **kwargs)
+        super().__init__(
+            bottleneck, num_classes, in_chans, device=device, dtype=dtype, **kwargs
+        )
 
 
 _PAPER: dict[str, Any] = {

@@ -16,9 +16,11 @@ from tests.data.envi import data as envi
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet.datasets.splits import (
     SUBSETS,
+    CountSplit,
     MaskSplit,
     SavedSplit,
     Split,
+    SplitContext,
     read_mask,
 )
 
@@ -280,3 +282,13 @@ class TestLabelsOfMasks:
         )  # fmt: skip
         labels = np.array([[9, 9], [9, 9]])
         assert split.labels(labels, 'train').tolist() == [1, 2]
+
+
+def test_saved_split_lies_where_masks_do(tmp_path: Path) -> None:
+    """As it is named, or else below the root of the scene."""
+    split = CountSplit(per_class=5, val=1)(fields())
+    split.save(tmp_path / 'all.npz')
+    there = SavedSplit('all.npz').bind(SplitContext(root=str(tmp_path)))
+    assert there(fields()) == split
+    with pytest.raises(FileNotFoundError, match=r'all\.npz'):
+        SavedSplit('all.npz')(fields())

@@ -290,7 +290,7 @@ class SavedSplit(SplitProtocol):
         """Initialize a new protocol.
 
         Args:
-            path: A ``.npz`` or ``.json`` file.
+            path: A ``.npz`` or ``.json`` file, as it is named or below the scene's root.
         """
         self.path = str(path)
 
@@ -303,7 +303,7 @@ class SavedSplit(SplitProtocol):
             FileNotFoundError: If there is no such file.
             ValueError: If the file is no split, or one of another label map.
         """
-        split = Split.load(self.path)
+        split = Split.load(self.path_of(self.path))
         for name in SUBSETS:
             split.labels(label_map, name)
         return split
