@@ -25,8 +25,6 @@ from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.datasets.splits import Split
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
-from ..tasks.small import make_trainer as make_small_trainer
-
 
 def make_datamodule(val: float = 0.2, **options: Any) -> SyntheticSceneDataModule:
     settings: dict[str, Any] = {
@@ -414,11 +412,11 @@ def test_a_second_fit_takes_nothing_from_the_first(tmp_path: Path) -> None:
 def test_another_trainer_opens_a_run_of_its_own(tmp_path: Path) -> None:
     callback = RunFolder('small')
     for number in range(2):
-        task = HyperspectralClassificationTask('ekgnet_tiny')
-        make_small_trainer(tmp_path, callbacks=[callback]).fit(task, make_datamodule())
-        folder = tmp_path / f'runs/small/version_{number}'
-        assert callback.path == folder
-        assert (folder / 'metrics.csv').is_file()
+        trainer = make_trainer(tmp_path)
+        trainer.callbacks = [callback]  # type: ignore[attr-defined]
+        trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+        assert callback.path == tmp_path / f'runs/small/version_{number}'
+        assert (callback.path / 'metrics.csv').is_file()
 
 
 def test_a_folder_that_cannot_be_made_stops_fit_at_once(tmp_path: Path) -> None:
