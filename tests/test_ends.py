@@ -82,8 +82,20 @@ def test_bad_values(
             'val_check_interval: found 0, expected mor',
         ),
         (['--trainer.accumulate_grad_batches=0'], 'batches: found 0, expected more'),
-        (['--trainer.gradient_clip_val=-1'], 'clip_val: found -1, expected 0 or more'),
+        (['--trainer.gradient_clip_val=-1'], r'clip_val: found -1(\.0)?, expected 0'),
         (['--seed_everything=-1'], 'seed_everything: found -1, expected a number from'),
+        (['--trainer.max_steps=0'], r'max_steps: found 0, .*nothing would be trained'),
+        (
+            ['--trainer.max_epochs=0'],
+            r'max_epochs: found 0, .*nothing would be trained',
+        ),
+        (['--trainer.limit_train_batches=0.0'], r'train_batches: found 0\.0, expected'),
+        (
+            ['--trainer.accelerator=cpu', '--trainer.devices=9999'],
+            r'found 9999, .* most',
+        ),
+        (['--trainer.precision=transformer-engine'], r'--trainer: found .*transformer'),
+        (['--trainer.accelerator=tpu'], '--trainer: found accelerator tpu'),
     ],
 )
 def test_numbers_that_lightning_divides_by(arguments: list[str], message: str) -> None:
@@ -250,6 +262,10 @@ def test_traceback_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ('text', 'found'),
     [
+        ('a: 1\nb: 2\na: 3\n', r'broken\.yaml, line 3: found the key a a second time'),
+        ('a:\n  b: {c: 1, c: 1}\n', r'line 2: found the key c a second time, expected'),
+        ('a: &a [1, *a]\n', r'line 1: found an alias of what it is part of, expected'),
+        ('a:\n\tb: 1\n', r"broken\.yaml, line 2: found character '\\t' .*, expected Y"),
         ('a: [1\nb: 2\n', r'broken\.yaml, line 2: found .*, expected YAML'),
         ('- 1\n', r'broken\.yaml: found a list, expected keys'),
         ('', r'broken\.yaml: found nothing, expected keys'),

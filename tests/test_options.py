@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from torchgeo_ekgnet._options import known_word, random_seed, real_number, whole_number
+from torchgeo_ekgnet._options import (
+    known_arguments,
+    known_word,
+    number_of_workers,
+    random_seed,
+    real_number,
+    whole_number,
+)
 
 
 @pytest.mark.parametrize('value', [3, np.int64(3), np.uint8(3), torch.tensor(3)])
@@ -24,6 +31,20 @@ def test_no_whole_number(value: Any) -> None:
         ValueError, match=r'^n is .*expected a whole number from 0 to 9$'
     ):
         whole_number('n', value, 0, 9)
+
+
+def test_workers_are_bounded() -> None:
+    assert number_of_workers(8) == 8
+    with pytest.raises(ValueError, match=r'num_workers is 10000, expected .* 0 to'):
+        number_of_workers(10_000)
+
+
+def test_arguments_that_are_not_taken() -> None:
+    known_arguments('o', real_number, {'least': 1})
+    known_arguments('o', lambda **options: options, {'whatever': 1})
+    message = 'o: found row, cow, expected options of real_number: name, value, least'
+    with pytest.raises(TypeError, match=message):
+        known_arguments('o', real_number, {'row': 1, 'least': 1, 'cow': 1})
 
 
 @pytest.mark.parametrize('value', [0.5, 1, np.float32(0.25), Fraction(1, 2)])

@@ -3,8 +3,11 @@
 
 """Checks of arguments that people write: numbers in their range, words that are known."""
 
+import inspect
 import math
 import operator
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -31,6 +34,11 @@ def whole_number(name: str, value: Any, least: int = 0, most: int | None = None)
         bounds = f'from {least}' if most is None else f'from {least} to {most}'
         raise ValueError(f'{name} is {value!r}, expected a whole number {bounds}')
     return number
+
+
+def number_of_workers(value: Any) -> int:
+    """Check a number of worker processes: thousands would take all of the memory."""
+    return whole_number('num_workers', value, 0, max(64, 4 * (os.cpu_count() or 1)))
 
 
 def real_number(
@@ -75,6 +83,28 @@ def known_word(name: str, value: Any, words: tuple[Any, ...]) -> None:
     """
     if value not in words:
         raise ValueError(f'{name} is {value!r}, expected one of {words}')
+
+
+def known_arguments(
+    name: str, function: Callable[..., Any], given: Mapping[str, Any]
+) -> None:
+    """Check names of arguments that are handed on.
+
+    Args:
+        name: Name of the option that holds them.
+        function: Function or class that takes them.
+        given: The arguments.
+
+    Raises:
+        TypeError: If one is not taken.
+    """
+    known = inspect.signature(function).parameters
+    extra = [key for key in given if key not in known]
+    if extra and all(item.kind != item.VAR_KEYWORD for item in known.values()):
+        raise TypeError(
+            f'{name}: found {", ".join(extra)}, expected options of '
+            f'{getattr(function, "__name__", function)}: {", ".join(known)}'
+        )
 
 
 def random_seed(value: Any, name: str = 'seed') -> int:

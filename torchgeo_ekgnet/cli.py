@@ -55,6 +55,10 @@ _NOISE = (
     'errors:',
     "- expected a <class 'nonetype'>",
     'given value type:',
+    'not a valid subclass of',
+    'subclass types expect one of:',
+    '- a class path (str)',
+    '- a dict with',
     'given value: {',
     'given value: [',
     'given value: namespace(',
@@ -72,6 +76,9 @@ _RESTORES = ('checkpoint_connector.py', 'loops/progress.py', 'torch/optim/')
 
 _POSITIVE = ('accumulate_grad_batches', 'check_val_every_n_epoch', 'val_check_interval')
 """Options of the trainer by which Lightning divides."""
+
+_TRAINS = ('max_epochs', 'max_steps', 'limit_train_batches')
+"""Options of the trainer with which 0 trains nothing."""
 
 _CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
 """Values of ``--ckpt_path`` that are no file."""
@@ -248,7 +255,7 @@ class CommandLine(LightningCLI):
             _check_classes(found, self.config)
         command = self.config.get('subcommand')
         chosen = self.config[command] if command else self.config
-        _check_numbers(chosen)
+        _check_numbers(chosen, trains=command in (None, 'fit'))
         path = chosen.get('ckpt_path') if command else None
         if path is not None and path not in _CHOSEN_BY_LIGHTNING:
             read_checkpoint(path)
@@ -272,7 +279,21 @@ class CommandLine(LightningCLI):
         precision = self._precision()
         if precision is not None:
             kwargs = {'precision': precision, **kwargs}
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except Exception as error:
+            if raised_here(error):
+                raise
+            trainer: Any = self._get(self.config_init, 'trainer', default={})
+            given = ', '.join(
+                f'{name} {trainer[name]}'
+                for name in ('accelerator', 'devices', 'precision', 'strategy')
+                if trainer.get(name) is not None
+            )
+            raise UsageError(
+                f'--trainer: found {given}, expected what this machine can run '
+                f'({_essence(str(error))})'
+            ) from error
 
     def _precision(self) -> str | None:
         """Choose a precision where none is asked for; None leaves Lightning's.
@@ -324,7 +345,7 @@ def _breaks_while_restoring(error: BaseException) -> bool:
     )
 
 
-def _check_numbers(config: Any) -> None:
+def _check_numbers(config: Any, trains: bool) -> None:
     """Refuse numbers by which Lightning divides, or with which it cannot train."""
     seed = config.get('seed_everything')
     if _is_number(seed) and not 0 <= seed < 2**32:
@@ -335,6 +356,19 @@ def _check_numbers(config: Any) -> None:
     for name in _POSITIVE:
         if _is_number(value := trainer.get(name)) and value <= 0:
             raise UsageError(f'--trainer.{name}: found {value}, expected more than 0')
+    for name in _TRAINS:
+        if trains and _is_number(value := trainer.get(name)) and value == 0:
+            raise UsageError(
+                f'--trainer.{name}: found {value}, expected more than 0: nothing would '
+                'be trained'
+            )
+    devices, most = trainer.get('devices'), max(8, os.cpu_count() or 1)
+    on_cpu = trainer.get('accelerator') == 'cpu' or not torch.cuda.is_available()
+    if on_cpu and str(devices).isdigit() and int(str(devices)) > most:
+        raise UsageError(
+            f'--trainer.devices: found {devices}, expected at most {most}: on a CPU each '
+            f'is a process of its own, and this machine has {os.cpu_count()} cores'
+        )
     clip = trainer.get('gradient_clip_val')
     if _is_number(clip) and clip < 0:
         raise UsageError(
@@ -358,17 +392,44 @@ def check_yaml(path: str) -> None:
     """
     try:
         text = Path(path).read_text(encoding='utf-8')
+        _check_keys(path, yaml.compose(text, yaml.SafeLoader))
         found = yaml.safe_load(text)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, 'problem_mark', None)
         where = '' if mark is None else f', line {mark.line + 1}'
-        problem = getattr(error, 'problem', None) or error
+        problem = str(getattr(error, 'problem', None) or error).removeprefix('found ')
         raise UsageError(f'{path}{where}: found {problem}, expected YAML') from None
     if not isinstance(found, dict):
         kind = 'nothing' if found is None else f'a {type(found).__name__}'
         raise UsageError(
             f'{path}: found {kind}, expected keys such as model, data and trainer'
         )
+
+
+def _check_keys(path: str, root: yaml.Node | None) -> None:
+    """Refuse keys that are given twice, of which YAML would take the last, and loops."""
+    waiting: list[tuple[yaml.Node | None, tuple[yaml.Node, ...]]] = [(root, ())]
+    while waiting:
+        node, above = waiting.pop()
+        if any(node is item for item in above):
+            raise UsageError(
+                f'{path}, line {above[-1].start_mark.line + 1}: found an alias of what '
+                'it is part of, expected values that end'
+            )
+        inside: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inside = [value for _, value in node.value]
+            seen: set[Any] = set()
+            for key, _ in node.value:
+                if isinstance(key.value, str) and key.value in seen:
+                    raise UsageError(
+                        f'{path}, line {key.start_mark.line + 1}: found the key '
+                        f'{key.value} a second time, expected it once'
+                    )
+                seen.add(key.value if isinstance(key.value, str) else None)
+        waiting += [(item, (*above, node)) for item in inside if node is not None]
 
 
 def _check_names(model: Any) -> None:

@@ -137,3 +137,22 @@ def test_work_of_killed_processes_is_deleted(tmp_path: Path) -> None:
             assert not left.exists()
             assert (used / 'best.ckpt').is_file()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_work_is_never_there_without_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that starts while the folder is made does not take it for a left one."""
+    make = Path.mkdir
+
+    def made_beside_another(path: Path, *args: Any, **kwargs: Any) -> None:
+        make(path, *args, **kwargs)
+        if path.name == 'run':
+            monkeypatch.undo()
+            with RunStore(tmp_path).work():
+                assert path.is_dir()
+
+    monkeypatch.setattr(Path, 'mkdir', made_beside_another)
+    with RunStore(tmp_path).work() as used:
+        assert used.is_dir()
+    assert list(tmp_path.iterdir()) == []

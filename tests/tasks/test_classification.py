@@ -193,6 +193,11 @@ class TestMetrics:
         names = {f'{s}_{m}' for s in ('train', 'val') for m in ('OA', 'AA', 'kappa')}
         assert names | {'train_loss', 'val_loss'} <= set(trainer.callback_metrics)
 
+    def test_nothing_trained_is_said(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, limit_train_batches=0)
+        with pytest.warns(UserWarning, match='found no step to train'):
+            trainer.fit(make_task(), make_datamodule())
+
     def test_predict_step_returns_probabilities(self) -> None:
         task = make_task(in_channels=BANDS, num_classes=CLASSES).eval()
         probabilities = task.predict_step(make_batch(), 0)

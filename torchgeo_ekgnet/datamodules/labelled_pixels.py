@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import GeoDataset
 
+from .._options import number_of_workers
 from ..checkpoint import check_same_pixels
 from ..datasets.nodata import jsonable_nodata
 from ..datasets.palette import class_palette
@@ -155,7 +156,9 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
             raise ValueError(
                 f'class_values must list each class once, got {class_values}'
             )
-        super().__init__(type(image), batch_size, patch_size, None, num_workers)
+        super().__init__(
+            type(image), batch_size, patch_size, None, number_of_workers(num_workers)
+        )
         self.size = patch_size
         self.image = image
         self.labels = labels

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
-from .._options import whole_number
+from .._options import known_arguments, number_of_workers, whole_number
 from .._patch import PaddingMode, check_padding_mode
 from ..checkpoint import check_same_pixels
 from ..datasets.bands import BandSelection
@@ -143,7 +143,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         super().__init__(
             self.scene_dataset,
             batch_size or LARGEST_BATCH,
-            whole_number('num_workers', num_workers),
+            number_of_workers(num_workers),
             root=root,
             patch_size=patch_size,
             bands=bands,
@@ -231,16 +231,16 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         both are made only when they are asked for.
         """
         if self._scene is None:
+            known_arguments('dataset_options', self.dataset_class, self.kwargs)
             dataset: Any = self.dataset_class(**self.kwargs)
             self.dataset, self._scene = dataset, dataset.scene
-        scene = self.scene
         if stage == 'predict':
             self.predict_dataset = SceneWindows(
-                scene.valid,
+                self.scene.valid,
                 batch_size=self.predict_batch_size or self._scored_at_once(),
             )
         else:
-            self._prepare_pixels(scene, stage)
+            self._prepare_pixels(self.scene, stage)
         self._apply_pending_state()
 
     def _prepare_pixels(self, scene: HyperspectralScene, stage: str) -> None:

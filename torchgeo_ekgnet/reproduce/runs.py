@@ -35,8 +35,8 @@ Settings = Mapping[str, Any]
 Result = dict[str, Any]
 """What a run leaves behind: JSON values."""
 
-_WORK, _LOCK = '.work', 'lock'
-"""Suffix of folders of unfinished runs, and the file by which their process is alive."""
+_WORK, _LOCK = '.work', '.lock'
+"""Suffixes of folders of unfinished runs, and of the file by which a process is alive."""
 
 _NOT_FINITE = {'nan': math.nan, 'inf': math.inf, '-inf': -math.inf}
 """Names of the floats that JSON has no number for."""
@@ -199,13 +199,17 @@ class RunStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(f'.*{_WORK}'):
-            with suppress(Timeout), FileLock(left / _LOCK, timeout=0):
+            lock = left.with_suffix(_LOCK)
+            with suppress(Timeout), FileLock(lock, timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
+                lock.unlink(missing_ok=True)
         folder = self.folder / f'.{uuid.uuid4().hex}{_WORK}'
-        place = folder / 'run'
-        place.mkdir(parents=True)
-        try:
-            with FileLock(folder / _LOCK):
+        place, lock = folder / 'run', folder.with_suffix(_LOCK)
+        # Before the folder is there: who starts at the same moment would delete it.
+        with FileLock(lock):
+            try:
+                place.mkdir(parents=True)
                 yield place
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink(missing_ok=True)

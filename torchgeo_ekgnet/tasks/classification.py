@@ -194,6 +194,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         """Build the network, or wait for the datamodule to tell its sizes."""
         check_arguments(self.hparams)
         self._trained = False
+        self._stepped = False
         self.provenance = None
         name = self.hparams['model']
         check_model(name)
@@ -488,6 +489,7 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keep what a skipped step must not spoil."""
+        self._stepped = True
         self._watch.save(self.model)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -508,6 +510,7 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def on_fit_start(self) -> None:
         """Say how large the network is, and what will not train it."""
+        self._stepped = False
         count = sum(parameter.numel() for parameter in self.parameters())
         rank_zero_info(f'{self.hparams["model"]}: {count:,} parameters')
         doubt_crops(self.model, getattr(self.trainer, 'datamodule', None))
@@ -525,7 +528,13 @@ class HyperspectralClassificationTask(ClassificationTask):
         )
 
     def on_fit_end(self) -> None:
-        """Say if a temperature was wanted and could not be fitted."""
+        """Say if nothing was trained, or a temperature could not be fitted."""
+        if not self._stepped:
+            rank_zero_warn(
+                'fit: found no step to train, expected one at least: the weights are as '
+                'they were; see max_epochs, max_steps, max_time and limit_train_batches '
+                'of the trainer'
+            )
         if self.hparams['calibrate'] and self.temperature is None:
             rank_zero_info(
                 'calibrate: no pixel validates, so no temperature was fitted and '
