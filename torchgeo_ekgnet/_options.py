@@ -99,7 +99,10 @@ def known_arguments(
         TypeError: If one is not taken.
     """
     known = inspect.signature(function).parameters
-    extra = [key for key in given if key not in known]
+    # A decorator may show arguments in place of one that is taken as well.
+    bare = inspect.unwrap(getattr(function, '__init__', function))
+    taken = {*known, *inspect.signature(bare).parameters}
+    extra = [key for key in given if key not in taken]
     if extra and all(item.kind != item.VAR_KEYWORD for item in known.values()):
         raise TypeError(
             f'{name}: found {", ".join(extra)}, expected options of '
