@@ -182,7 +182,8 @@ class TestCheckpoints:
         datamodule = make_datamodule(split=RandomSplit(0.3, 0.2, 4))
         task = make_task(**options)
         trainer = make_trainer(tmp_path)
-        trainer.fit(task, datamodule)
+        with pytest.warns(UserWarning, match='may be among those that it has seen'):
+            trainer.fit(task, datamodule)
         trainer.test(task, datamodule, verbose=False)
         with pytest.raises(ValueError, match='another split'):
             trainer.test(task, make_datamodule(), verbose=False)

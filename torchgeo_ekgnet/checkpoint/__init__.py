@@ -13,6 +13,7 @@ from .comparison import (
     check_same_pixels,
     check_sizes,
     check_training_data,
+    doubt_seen_pixels,
     match_classes,
 )
 from .contents import check_content
@@ -30,6 +31,7 @@ __all__ = (
     'check_sizes',
     'check_training_data',
     'data_state',
+    'doubt_seen_pixels',
     'local_file',
     'match_classes',
     'read_checkpoint',

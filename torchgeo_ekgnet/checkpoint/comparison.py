@@ -160,6 +160,28 @@ def check_same_pixels(
         rank_zero_warn(f'{message}; accepted because allow_other_split is set')
 
 
+def doubt_seen_pixels(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Warn if a training begins with a network that has seen other pixels of its cube.
+
+    Tuning may do so on purpose; scores of the new split then count what was seen.
+
+    Args:
+        state: State of the datamodule that the network was trained with.
+        mine: Description of the datamodule that is to train it.
+    """
+    before, now = state['scene'].get('cube'), mine['scene'].get('cube')
+    if before is None or before != now:
+        return
+    theirs, ours = state['split'], mine['split']
+    if _pixels_of(theirs) != _pixels_of(ours):
+        rank_zero_warn(
+            f'fit: the network was trained on {mine["scene"]["name"]} before, with '
+            f'another split ({theirs["protocol"]} {theirs["settings"]}): validation and '
+            'test pixels of this one may be among those that it has seen. Begin with a '
+            'new network, or keep the split'
+        )
+
+
 def check_training_data(datamodule: Any) -> None:
     """Refuse to show a network other pixels than those it was trained with.
 

@@ -27,6 +27,7 @@ from ..checkpoint import (
     check_same_classes,
     check_same_network,
     check_sizes,
+    doubt_seen_pixels,
     match_classes,
 )
 from ..metrics import SCORES, Accuracies, ConfusionCounts
@@ -509,11 +510,15 @@ class HyperspectralClassificationTask(ClassificationTask):
         self._finish('test')
 
     def on_fit_start(self) -> None:
-        """Say how large the network is, and what will not train it."""
+        """Say how large the network is, what will not train it and what it has seen."""
         self._stepped = False
         count = sum(parameter.numel() for parameter in self.parameters())
         rank_zero_info(f'{self.hparams["model"]}: {count:,} parameters')
-        doubt_crops(self.model, getattr(self.trainer, 'datamodule', None))
+        datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        doubt_crops(self.model, datamodule)
+        trained = self.provenance and self.provenance.data
+        if trained and not getattr(datamodule, 'allow_other_split', True):
+            doubt_seen_pixels(trained, datamodule.describe())
 
     def on_train_start(self) -> None:
         """Note that the weights are being trained."""
