@@ -95,10 +95,12 @@ def test_advice_is_the_recipe_for_new_ground() -> None:
     scene = HyperspectralScene(own_cube(), own_labels())
     advice = advise(scene)
     assert (advice.model, advice.patch_size) == ('ekgnet_spectral', 7)
-    assert advice.shows_single_pixels and advice.has_experts
+    assert (advice.recipe, advice.weights) == ('custom', 'last')
+    assert advice.has_experts
     assert advice.batch_size is None
     other = advise(scene, model='ssrn')
-    assert not (other.shows_single_pixels or other.has_experts)
+    assert (other.recipe, other.weights) == (None, 'best')
+    assert not other.has_experts
     assert (other.patch_size, other.batch_size) == (7, 16)
 
 
@@ -115,14 +117,48 @@ def test_split_is_the_most_honest_possible() -> None:
     assert 'optimistic' in advice.reasons['split']
 
 
+def test_advice_where_only_a_random_split_serves() -> None:
+    advice = advise(HyperspectralScene(own_cube(), own_labels()), split='random')
+    assert (advice.model, advice.recipe) == ('ekgnet_spatial', 'custom_spatial')
+    assert (advice.batch_size, advice.epochs) == (16, 100)
+    assert 'surroundings' in advice.reasons['model']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'name'), [([], 'custom'), (['--split', 'random'], 'custom_spatial')]
+)
 def test_recipe_is_that_of_the_shipped_configuration(
-    mat_files: tuple[Path, Path],
+    arguments: list[str], name: str, mat_files: tuple[Path, Path]
 ) -> None:
-    main([])
+    main(arguments)
     mine = yaml.safe_load(Path('fields.yaml').read_text(encoding='utf-8'))
-    text = shipped_configs()['custom'].read_text(encoding='utf-8')
-    shipped = yaml.safe_load(text)
+    shipped = shipped_recipe(name)
     assert mine['model'] == shipped['model']
     ours, theirs = mine['data']['init_args'], shipped['data']['init_args']
     for key in ('augmentation', 'batch_size', 'padding_mode', 'patch_size'):
         assert ours[key] == theirs[key]
+
+
+def test_shipped_recipes_differ_in_what_they_say() -> None:
+    spectral, spatial = shipped_recipe('custom'), shipped_recipe('custom_spatial')
+    assert spatial['trainer'].pop('max_epochs') > spectral['trainer'].pop('max_epochs')
+    names = [
+        recipe['trainer']['callbacks'][0]['init_args'].pop('name')
+        for recipe in (spectral, spatial)
+    ]
+    assert names == ['custom', 'custom_spatial']
+    for part, keys in (('model', ('model', 'lr')), ('data', ('split', 'batch_size'))):
+        for key in keys:
+            one, other = (r[part]['init_args'].pop(key) for r in (spectral, spatial))
+            assert one != other
+    crops = [r['data']['init_args']['augmentation'] for r in (spectral, spatial)]
+    assert {crops[0].pop('crop'), crops[0].pop('crop_within')} == {1, 5}
+    assert crops[1].pop('flips') and crops[1].pop('turns')
+    assert spectral == spatial
+
+
+def shipped_recipe(name: str) -> dict[str, Any]:
+    """The content of a shipped configuration."""
+    text = shipped_configs()[name].read_text(encoding='utf-8')
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content

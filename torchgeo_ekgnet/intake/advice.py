@@ -11,8 +11,10 @@ from ..models import network_class
 
 __all__ = ('Advice', 'advise')
 
-#: The network for ground that nobody trained on and for few labels.
-BEST = 'ekgnet_spectral'
+#: The network for ground that nobody trained on; training shows it single pixels.
+NEW_GROUND = 'ekgnet_spectral'
+#: The network for the rest of fields that have labels; training shows it whole patches.
+SAME_FIELDS = 'ekgnet_spatial'
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ class Advice:
         return self.epochs // 4 + (self.epochs // 2 if self.has_experts else 0)
 
     @property
-    def shows_single_pixels(self) -> bool:
-        """Whether training shows single pixels, with the recipe of ``custom.yaml``."""
-        return self.model == BEST
+    def recipe(self) -> str | None:
+        """Name of the shipped configuration whose recipe it is; None for neither."""
+        return {NEW_GROUND: 'custom', SAME_FIELDS: 'custom_spatial'}.get(self.model)
 
     @property
     def weights(self) -> str:
         """Name of the checkpoint to test and map with."""
-        return 'last' if self.shows_single_pixels else 'best'
+        return 'best' if self.recipe is None else 'last'
 
     @property
     def has_experts(self) -> bool:
@@ -80,27 +82,31 @@ def advise(
         ValueError: If no split can be drawn.
     """
     reasons = {}
-    if model is None:
-        model = BEST
+    side = advised_patch(scene) if patch_size is None else patch_size
+    protocol, drawn, reasons['split'] = _choose_split(scene, side, split)
+    if model is None and isinstance(protocol, DisjointSplit):
+        model = NEW_GROUND
+        reasons['model'] = 'reads spectra pixel by pixel: best between fields'
+    elif model is None:
+        model = SAME_FIELDS
         reasons['model'] = (
-            'reads spectra pixel by pixel: best between fields and with few labels'
+            'sees the surroundings, and remembers them: best where labels lie all over '
+            'the fields; ekgnet_spectral for a map of others'
         )
     if patch_size is None:
-        patch_size = advised_patch(scene)
         reasons['patch_size'] = (
             'odd; the answers of its pixels are averaged, the middle counts most'
-            if model == BEST
+            if model == NEW_GROUND
             else 'odd; larger patches see more of the surroundings, and remember them'
         )
-    protocol, drawn, reasons['split'] = _choose_split(scene, patch_size, split)
     training = drawn.train.size
     batch_size = None
-    if model != BEST:
+    if model != NEW_GROUND:
         batch_size = 16 if training < 2000 else 32 if training < 8000 else 80
     reasons['batch_size'] = f'follows the {training:,} training pixels'
     epochs = 100 if training < 2000 else 60
     reasons['max_epochs'] = 'an epoch of few pixels is a few steps'
-    return Advice(model, patch_size, batch_size, epochs, protocol, drawn, reasons)
+    return Advice(model, side, batch_size, epochs, protocol, drawn, reasons)
 
 
 def advised_patch(scene: HyperspectralScene) -> int:

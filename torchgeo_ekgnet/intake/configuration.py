@@ -25,27 +25,24 @@ _UNUSED = {
     'nodata': '0  # value that means "no data" if the file does not say so',
 }
 
-#: The recipe of custom.yaml, for networks that are shown single pixels.
-_SPECTRA_TASK = [
-    '    lr: 3.0e-3',
+#: Of a task, by the name of its recipe.
+_RATE = {'custom': '    lr: 3.0e-3', 'custom_spatial': '    lr: 1.0e-3'}
+_RECIPE_TASK = [
     '    warmup: 0.05',
     '    weight_decay: 0.05  # AdamW',
     '    label_smoothing: 0.1',
     '    calibrate: true  # a temperature for probabilities, where pixels validate',
 ]
-_SPECTRA_DATA = [
-    '    padding_mode: reflect',
-    '    augmentation:  # of training patches, at random',
+_AUGMENTATION = '    augmentation:  # of training patches, at random'
+_TURNS = ['      flips: true', '      turns: true']
+_CROPS = [
     '      crop: 1  # one pixel of a patch, so that surroundings cannot be memorised',
     '      crop_within: 5  # from the middle: farther ones may be of another class',
+]
+_SPECTRAL_CHANGES = [
     '      band_gain: 0.05',
     '      smooth_offset: 0.1',
     '      noise: 0.05',
-]
-_PATCHES_DATA = [
-    '    augmentation:  # of training patches, at random',
-    '      flips: true',
-    '      turns: true',
 ]
 
 
@@ -107,7 +104,7 @@ def _head(found: SceneFiles, advice: Advice, name: str) -> list[str]:
     weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
     kept = (
         'averaged weights of the last epoch'
-        if advice.shows_single_pixels
+        if advice.recipe
         else 'weights of the epoch with the lowest validation loss'
     )
     pixels = sum(found.scene.class_counts)
@@ -151,7 +148,7 @@ def _trainer(advice: Advice, name: str) -> list[str]:
             '      init_args:',
             '        share: 0.5  # the temperature falls to its end in half of the epochs',
         ]
-    if advice.shows_single_pixels:
+    if advice.recipe:
         lines += [
             '    - class_path: torchgeo_ekgnet.callbacks.MovingAverage',
             '      init_args:',
@@ -183,12 +180,13 @@ def _trainer(advice: Advice, name: str) -> list[str]:
 
 def _model(advice: Advice) -> list[str]:
     """Write the task."""
+    recipe = advice.recipe
     return [
         'model:',
         '  class_path: torchgeo_ekgnet.tasks.HyperspectralClassificationTask',
         '  init_args:',
         *_line(4, 'model', advice.model, advice.reasons.get('model', '')),
-        *(_SPECTRA_TASK if advice.shows_single_pixels else ['    lr: 1.0e-3']),
+        *([_RATE[recipe], *_RECIPE_TASK] if recipe else ['    lr: 1.0e-3']),
         '    lr_schedule: cosine',
     ]
 
@@ -219,7 +217,10 @@ def _data(found: SceneFiles, advice: Advice) -> list[str]:
         *_line(
             4, 'batch_size', advice.batch_size, advice.reasons.get('batch_size', '')
         ),
-        *(_SPECTRA_DATA if advice.shows_single_pixels else _PATCHES_DATA),
+        *(['    padding_mode: reflect'] if advice.recipe else []),
+        _AUGMENTATION,
+        *(_CROPS if advice.recipe == 'custom' else _TURNS),
+        *(_SPECTRAL_CHANGES if advice.recipe else []),
         *_comment(4, advice.reasons['split']),
         '    split:',
         f'      class_path: torchgeo_ekgnet.datasets.{type(advice.protocol).__name__}',
