@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ('FileError', 'check_memory', 'raised_here', 'reading', 'require_file')
+__all__ = (
+    'FileError',
+    'check_memory',
+    'raised_here',
+    'reading',
+    'require_file',
+    'shortened',
+)
 
 #: Longest part of a library's message that is passed on.
 _MESSAGE = 240
@@ -177,7 +184,16 @@ def _sized(path: str | os.PathLike[str]) -> str:
 
 
 def _line(error: BaseException) -> str:
-    text = ' '.join(str(error).split())
-    if len(text) > _MESSAGE:
-        text = text[:_MESSAGE] + ' ...'
-    return text or 'no message'
+    return shortened(' '.join(str(error).split())) or 'no message'
+
+
+def shortened(message: str) -> str:
+    """Cut a library's message, which may name every weight of a network.
+
+    Args:
+        message: What the library says.
+
+    Returns:
+        Its beginning.
+    """
+    return message if len(message) <= _MESSAGE else message[:_MESSAGE] + ' ...'

@@ -33,7 +33,7 @@ from . import tasks as _tasks  # noqa: F401
 from . import transforms as _transforms  # noqa: F401
 from ._compat import BaseTask
 from ._files import replaced
-from ._reading import FileError, raised_here
+from ._reading import FileError, raised_here, shortened
 from .checkpoint import read_checkpoint
 from .commands import did_you_mean
 from .models import network_class
@@ -270,8 +270,9 @@ class CommandLine(LightningCLI):
                 raise
             raise FileError(
                 f'{path}: the state of the training that it holds cannot be taken up '
-                f'({type(error).__name__}: {_essence(str(error))}), expected what fit '
-                f'wrote with this configuration; --model.weights starts from its weights'
+                f'({type(error).__name__}: {shortened(_essence(str(error)))}), expected '
+                'what fit wrote with this configuration; --model.weights starts from '
+                'its weights'
             ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -292,7 +293,7 @@ class CommandLine(LightningCLI):
             )
             raise UsageError(
                 f'--trainer: found {given}, expected what this machine can run '
-                f'({_essence(str(error))})'
+                f'({shortened(_essence(str(error)))})'
             ) from error
 
     def _precision(self) -> str | None:
@@ -330,7 +331,7 @@ class CommandLine(LightningCLI):
             path = self.config[self.config['subcommand']].get('ckpt_path')
             raise FileError(
                 f'{path}: its hyper_parameters are not accepted '
-                f'({_essence(str(error))}), expected those that fit wrote'
+                f'({shortened(_essence(str(error)))}), expected those that fit wrote'
             ) from error
 
 

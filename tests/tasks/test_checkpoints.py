@@ -56,6 +56,32 @@ class TestCheckpoints:
         )
         assert first['test_OA'] == second['test_OA']
 
+    @pytest.mark.parametrize(
+        'name', ['module.model.', 'model.module.', 'model._orig_mod.']
+    )
+    def test_names_of_wrapped_networks(
+        self,
+        name: str,
+        fitted: tuple[HyperspectralClassificationTask, Path],
+        tmp_path: Path,
+    ) -> None:
+        task, path = fitted
+        checkpoint = torch.load(path, weights_only=False)
+        checkpoint['state_dict'] = {
+            key.replace('model.', name, 1): value
+            for key, value in checkpoint['state_dict'].items()
+        }
+        torch.save(checkpoint, tmp_path / 'wrapped.ckpt')
+        again = make_task(model_options={'num_experts': 2})
+        make_trainer(tmp_path).test(
+            again,
+            make_datamodule(),
+            ckpt_path=str(tmp_path / 'wrapped.ckpt'),
+            verbose=False,
+        )
+        for key, value in again.state_dict().items():
+            assert value.equal(task.state_dict()[key])
+
     def test_random_weights_are_refused(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path)
         for stage in ('validate', 'test', 'predict'):

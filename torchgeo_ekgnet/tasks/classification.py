@@ -608,13 +608,16 @@ class HyperspectralClassificationTask(ClassificationTask):
         try:
             result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
-            found = compare_weights(self.model, network_state(state_dict))
-            if found.fits:
-                raise
-            raise ValueError(
-                f'the weights of the checkpoint do not fit {self.hparams["model"]}: '
-                f'{found.sentence()}; use the configuration of its run'
-            ) from error
+            state = network_state(state_dict)
+            found = compare_weights(self.model, state)
+            if not found.fits:
+                raise ValueError(
+                    f'the weights of the checkpoint do not fit {self.hparams["model"]}: '
+                    f'{found.sentence()}; use the configuration of its run'
+                ) from error
+            # They had names that data-parallel training or torch.compile gives.
+            state = {f'model.{name}': value for name, value in state.items()}
+            result = super().load_state_dict(state, strict=strict, assign=assign)
         self._trained = True
         return result
 
