@@ -82,7 +82,7 @@ def test_bad_values(
             'val_check_interval: found 0, expected mor',
         ),
         (['--trainer.accumulate_grad_batches=0'], 'batches: found 0, expected more'),
-        (['--trainer.gradient_clip_val=-1'], r'clip_val: found -1(\.0)?, expected 0'),
+        (['--trainer.gradient_clip_val=-1'], 'clip_val: found -1, expected 0 or more'),
         (['--seed_everything=-1'], 'seed_everything: found -1, expected a number from'),
         (['--trainer.max_steps=0'], r'max_steps: found 0, .*nothing would be trained'),
         (

@@ -373,7 +373,7 @@ def _check_numbers(config: Any, trains: bool) -> None:
     clip = trainer.get('gradient_clip_val')
     if _is_number(clip) and clip < 0:
         raise UsageError(
-            f'--trainer.gradient_clip_val: found {clip}, expected 0 or more'
+            f'--trainer.gradient_clip_val: found {clip:g}, expected 0 or more'
         )
 
 
@@ -410,6 +410,7 @@ def check_yaml(path: str) -> None:
 def _check_keys(path: str, root: yaml.Node | None) -> None:
     """Refuse keys that are given twice, of which YAML would take the last, and loops."""
     waiting: list[tuple[yaml.Node | None, tuple[yaml.Node, ...]]] = [(root, ())]
+    known: set[int] = set()  # aliases of aliases have more paths than nodes
     while waiting:
         node, above = waiting.pop()
         if any(node is item for item in above):
@@ -417,6 +418,9 @@ def _check_keys(path: str, root: yaml.Node | None) -> None:
                 f'{path}, line {above[-1].start_mark.line + 1}: found an alias of what '
                 'it is part of, expected values that end'
             )
+        if id(node) in known:
+            continue
+        known.add(id(node))
         inside: list[yaml.Node] = []
         if isinstance(node, yaml.SequenceNode):
             inside = node.value
