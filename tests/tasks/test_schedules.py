@@ -50,3 +50,11 @@ def test_no_last_epoch(epochs: int | None) -> None:
     for name, warmup in (('cosine', 0.0), ('constant', 0.1)):
         with pytest.raises(ValueError, match=r'cosine.*need trainer\.max_epochs'):
             make_schedule(name, optimizer, epochs, 10, warmup)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize('name', ['plateau', 'cosine_wave'])
+def test_warmup_of_a_schedule_that_does_not_rise(name: str) -> None:
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    with pytest.warns(UserWarning, match=rf'warmup: 0\.05 has no effect.*{name}'):
+        make_schedule(name, optimizer, None, 10, 0.05)  # type: ignore[arg-type]
+    assert optimizer.param_groups[0]['lr'] == 1.0

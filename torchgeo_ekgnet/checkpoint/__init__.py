@@ -8,6 +8,7 @@ checkpoints, and whoever shows the network data compares them with it.
 """
 
 from .comparison import (
+    UNITS,
     check_same_classes,
     check_same_network,
     check_same_pixels,
@@ -22,6 +23,7 @@ from .reading import LocalCheckpointIO, local_file, read_checkpoint, read_tensor
 
 __all__ = (
     'KEY',
+    'UNITS',
     'LocalCheckpointIO',
     'Provenance',
     'check_content',

@@ -10,7 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from .provenance import Provenance
 
-_UNITS = {'in_channels': 'bands', 'num_classes': 'classes'}
+UNITS = {'in_channels': 'bands', 'num_classes': 'classes'}
+"""What the sizes of a network count."""
+
 _PREPROCESSING = ('num_bands', 'patch_size', 'padding_mode', 'normalization', 'pca')
 
 
@@ -25,7 +27,7 @@ def check_sizes(network: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If two sizes differ.
     """
-    for name, unit in _UNITS.items():
+    for name, unit in UNITS.items():
         ours, found = network.get(name), data.get(name)
         if None not in (ours, found) and ours != found:
             raise ValueError(
@@ -54,7 +56,7 @@ def check_same_network(
         ValueError: If one differs.
     """
     saved = checkpoint.get('hyper_parameters') or {}
-    for name in ('model', *_UNITS):
+    for name in ('model', *UNITS):
         theirs, ours = saved.get(name), network[name]
         if None not in (theirs, ours) and theirs != ours:
             raise ValueError(

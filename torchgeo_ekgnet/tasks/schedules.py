@@ -6,6 +6,7 @@
 import math
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -93,6 +94,12 @@ def make_schedule(
     Raises:
         ValueError: If the schedule needs a last epoch and the training has none.
     """
+    if warmup and name not in ('constant', 'cosine'):
+        rank_zero_warn(
+            f'warmup: {warmup:g} has no effect, because lr_schedule {name!r} does not '
+            "rise; 'constant' and 'cosine' do"
+        )
+        warmup = 0.0
     if (name == 'cosine' or warmup) and (epochs is None or epochs < 1):
         raise ValueError(
             f"lr_schedule: 'cosine' and warmup need trainer.max_epochs, found {epochs}; "

@@ -6,10 +6,8 @@
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from ..checkpoint import check_sizes
+from ..checkpoint import UNITS, check_sizes
 from .networks import needs_img_size
-
-_UNITS = {'in_channels': 'bands', 'num_classes': 'classes'}
 
 
 def settle_sizes(
@@ -64,7 +62,7 @@ def fill_sizes(
         ValueError: If one stays unknown.
     """
     filled = set()
-    for name, unit in _UNITS.items():
+    for name, unit in UNITS.items():
         if settings[name] is not None:
             continue
         if known.get(name) is not None:

@@ -16,6 +16,7 @@ from ..raster import Grid
 from ..units import nanometres
 from . import array, hdf5, matlab, raster, vector
 from .base import CubeSource, Request, Source
+from .byte_order import doubt_byte_order
 from .envi_header import AXES, TYPES, EnviHeader, first_line
 from .memmap import Layout, MemmapSource
 
@@ -204,6 +205,7 @@ class EnviSource(_Described):
         _check_size(header, data, layout)
         self._values = MemmapSource(data, layout)
         super().__init__((data,), self._values.shape, self._values.dtype)
+        doubt_byte_order(header.path, header.integer('byte order', 0), self._values)
         self._grid, self._declared, self._tagged = _compared(
             header, self._values, layout
         )
