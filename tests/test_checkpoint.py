@@ -3,6 +3,7 @@
 
 """Tests of what checkpoints say of their run, and of who reads it."""
 
+import copy
 import os
 import sys
 import zipfile
@@ -376,6 +377,10 @@ def test_weights_alone_are_tested_and_mapped(tmp_path: Path) -> None:
     datamodule = make_datamodule()
     datamodule.setup('predict')
     direct = predict_map(classifier, datamodule.scene)
+    other = copy.copy(datamodule.scene)
+    other.class_names = other.class_names[::-1]
+    with pytest.raises(ValueError, match=r'was trained on the .* classes'):
+        predict_map(classifier, other)
 
     for stage in ('test', 'predict'):
         callbacks = [AccuracyReport(table=False), ClassificationMap(), RunFolder('run')]

@@ -201,3 +201,15 @@ def test_closed_writer(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(ValueError, match='is closed'):
         writer.append(0, Layout(2).pack(np.ones((1, 2), np.float32)))
+
+
+def test_a_lock_that_may_not_be_opened_is_no_disk_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, 'Permission denied')
+
+    lock = FolderLock(tmp_path)
+    monkeypatch.setattr(lock._lock, 'acquire', refuse)
+    with pytest.raises(PermissionError, match='lock of another user'):
+        lock.acquire()

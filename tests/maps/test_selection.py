@@ -98,3 +98,25 @@ def test_polygon_that_could_be_in_either_is_in_pixels(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match='taken as pixels'):
         selected = select_pixels(scene, MapOptions(scope='polygon', polygon=str(path)))
     assert selected[:4, :4].all() and selected.sum() == 16
+
+
+def test_polygons_of_a_geodatabase(tmp_path: Path) -> None:
+    utm = rasterio.crs.CRS.from_epsg(32616)
+    scene = make_scene(crs=utm, transform=Affine(20, 0, 500000, 0, -20, 4400000))
+    corner = box(500000, 4400000 - 100, 500000 + 60, 4400000)
+    frame = geopandas.GeoDataFrame(geometry=[corner], crs=32616)
+    frame.to_file(tmp_path / 'corner.gdb', driver='OpenFileGDB')
+    selected = select_pixels(scene, MapOptions('polygon', str(tmp_path / 'corner.gdb')))
+    assert selected.sum() == 15
+
+
+def test_polygons_that_cannot_be_read_or_placed(tmp_path: Path) -> None:
+    (tmp_path / 'x.gpkg').write_text('no vector')
+    with pytest.raises(ValueError, match=r'x\.gpkg'):
+        select_pixels(make_scene(), MapOptions('polygon', str(tmp_path / 'x.gpkg')))
+    geopandas.GeoDataFrame(geometry=[box(0, 0, 5, 5)], crs=32616).to_file(
+        tmp_path / 'y.gpkg'
+    )
+    scene = make_scene(crs=rasterio.crs.CRS.from_epsg(32616))
+    with pytest.raises(ValueError, match='no transform, so nothing can be placed'):
+        select_pixels(scene, MapOptions('polygon', str(tmp_path / 'y.gpkg')))

@@ -379,3 +379,35 @@ def test_ekgnet_trains_on_enmap_and_labels(dataset: IntersectionDataset) -> None
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
+
+
+class TestLabelFiles:
+    """Labels as other programs write them."""
+
+    def sampler(self, root: Path, folder: Path) -> LabelledPixelSampler:
+        image = EnMAP(root / 'image', bands=BANDS)
+        return LabelledPixelSampler(image & LabelRaster(str(folder)), 5)
+
+    def test_floats_with_nan_for_no_label(self, root: Path, tmp_path: Path) -> None:
+        labels = data.labels_of().astype(np.float32)
+        labels[labels == 0] = np.nan
+        write(tmp_path / 'a.tif', labels[None], data.TRANSFORM, data.CRS, nodata=np.nan)
+        found = self.sampler(root, tmp_path)
+        assert sorted(set(found.labels.tolist())) == [1, 2]
+        assert len(found) == int(np.isfinite(labels).sum())
+
+    def test_nodata_that_is_no_class_number(self, root: Path, tmp_path: Path) -> None:
+        labels = np.zeros((1, data.ROWS, data.COLS), np.float32)
+        least = float(np.finfo(np.float32).min)
+        write(tmp_path / 'a.tif', labels, data.TRANSFORM, data.CRS, nodata=least)
+        with pytest.raises(
+            ValueError, match=r'nodata -3\.40282e\+38, expected a whole'
+        ):
+            self.sampler(root, tmp_path)
+
+    def test_first_of_several_bands(self, root: Path, tmp_path: Path) -> None:
+        labels = data.labels_of()
+        bands = np.stack([labels, labels * 50])
+        write(tmp_path / 'a.tif', bands, data.TRANSFORM, data.CRS)
+        found = self.sampler(root, tmp_path)
+        assert sorted(set(found.labels.tolist())) == [1, 2]

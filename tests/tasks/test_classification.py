@@ -124,6 +124,21 @@ class TestArguments:
         with pytest.raises(ValueError, match=message):
             make_task(**options)
 
+    @pytest.mark.parametrize('given', [torch.tensor([1.0, 2]), np.array([1.0, 2])])
+    def test_class_weights_as_arrays_become_a_list(self, given: Any) -> None:
+        task = make_task(in_channels=BANDS, num_classes=2, class_weights=given)
+        assert task.hparams['class_weights'] == [1.0, 2.0]
+        weight = task.criterion.weight
+        assert isinstance(weight, torch.Tensor)
+        assert weight.tolist() == [1.0, 2.0]
+
+    def test_path_of_weights(self, tmp_path: Path) -> None:
+        sizes = {'in_channels': BANDS, 'num_classes': 2}
+        with pytest.raises(FileNotFoundError, match=r'absent\.ckpt'):
+            make_task(weights=tmp_path / 'absent.ckpt', **sizes)
+        with pytest.raises(TypeError, match='weights: found int, expected the path'):
+            make_task(weights=3, **sizes)
+
     def test_unknown_model_option(self) -> None:
         with pytest.raises(ValueError, match=r"model_options: .* option 'num_expert'"):
             make_task(in_channels=BANDS, num_classes=2, model_options={'num_expert': 3})

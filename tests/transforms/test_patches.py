@@ -256,6 +256,27 @@ def test_a_scene_in_other_units_is_questioned(
 
 
 @pytest.mark.parametrize(
+    ('scale', 'doubted'), [(1e-4, False), (2e-5, True), (None, False)]
+)
+def test_another_declared_scale_is_questioned(
+    scale: float | None, doubted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bands = make_cube().shape[2]
+    trained = HyperspectralScene(make_cube(), None, scaling=[(1e-4, 0.0)] * bands)
+    state = {
+        'normalizer': SpectralNormalizer().fit(trained).state_dict(),
+        'pca': None,
+        'patch_size': 3,
+        'padding_mode': 'zeros',
+        'scene': trained.metadata(),
+    }
+    scaling = [] if scale is None else [(scale, 0.0)] * bands
+    scene = HyperspectralScene(make_cube(), None, name='new', scaling=scaling)
+    PatchSource.from_state(scene, state)
+    assert ('new: its file declares factor 2e-05' in caplog.text) is doubted
+
+
+@pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
         ({'size': 4}, 'patch_size is 4, expected a positive odd'),

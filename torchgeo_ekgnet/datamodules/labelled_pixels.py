@@ -298,7 +298,11 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         """Check a state and take its statistics over."""
         check_same_pixels(state, self.describe(), self.allow_other_split)
         normalizer = state['normalizer']
-        self._normalize(*(torch.tensor(normalizer[k]) for k in ('offset', 'scale')))
+        # A state of scenes holds doubles.
+        offset, scale = (
+            torch.as_tensor(normalizer[name]).float() for name in ('offset', 'scale')
+        )
+        self._normalize(offset, scale)
 
     def _prepare(self) -> None:
         """Find the labelled pixels and everything that hangs on them."""

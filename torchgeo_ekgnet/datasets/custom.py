@@ -26,8 +26,10 @@ from .label_files import SceneLabels, open_labels
 from .options import Files, SceneOptions, flat_options
 from .raster import Grid, check_transform, checked_grid, placed_crs, read_crs
 from .scene import HyperspectralScene
-from .sources import ArraySource, Request, Source, open_sources
+from .sources import ArraySource, Request, Source, enmap, open_sources
 from .sources.axes import axes_hint
+from .sources.envi_files import find
+from .sources.envi_header import EnviHeader
 from .sources.variables import natural
 from .units import nanometres
 
@@ -64,6 +66,9 @@ def open_scene(
         ValueError: If a file is damaged, or cube and labels do not fit together.
     """
     paths = _listed(cube, 'cube')
+    labelled = [] if options.labels is None else _listed(options.labels, 'labels')
+    if len(paths) > 1:
+        paths = _of_cube(paths, labelled)
     source = open_sources(
         paths,
         Request(
@@ -80,7 +85,7 @@ def open_scene(
     grid = _placed(source, options.crs, options.transform)
     labels = SceneLabels(None, options.class_names)
     if options.labels is not None:
-        labels = open_labels(_listed(options.labels, 'labels'), grid, options, source)
+        labels = open_labels(labelled, grid, options, source)
     # What the file marks as bad is not even read where it does not count.
     drop_bad = bands.drop_bad if isinstance(bands, BandSelection) else bands is None
     scene = HyperspectralScene(
@@ -98,6 +103,7 @@ def open_scene(
         valid=source.mask(),
         crs=grid.crs,
         transform=grid.transform,
+        scaling=source.scaling,
         source=', '.join(path.name for path in paths[:3])
         + (f' and {len(paths) - 3} more' if len(paths) > 3 else ''),
     )
@@ -172,7 +178,52 @@ class CustomScene(SceneDataset):
 
 def _below(root: Path, files: Files) -> list[str]:
     given = [files] if isinstance(files, str | os.PathLike) else list(files)
-    return [str(root / path) for path in given]
+    paths = []
+    for path in given:
+        # The name of the folder, and of a file that exists, may hold brackets.
+        pattern = glob.has_magic(str(path)) and not (root / path).exists()
+        paths.append(str(Path(glob.escape(str(root)) if pattern else root) / path))
+    return paths
+
+
+def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
+    """Leave out what a pattern or a folder finds beside the files of a cube.
+
+    Raises:
+        ValueError: If nothing is left.
+    """
+    taken = {_data_of(path) for path in labels}
+    kept, left_out = [], []
+    for path in paths:
+        data = _data_of(path)
+        if data in taken or _is_classification(path):
+            left_out.append(path)
+        else:
+            kept.append(path)
+        taken.add(data)
+    if left_out:
+        logger.warning(
+            'cube: %s left out, because they are labels, or the same file again',
+            ', '.join(path.name for path in left_out[:5])
+            + (f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''),
+        )
+    if not kept:
+        raise ValueError(
+            f'cube: found only label files, such as {paths[0]}, expected files of bands'
+        )
+    return kept
+
+
+def _data_of(path: Path) -> Path:
+    """Return the file that the values lie in: the binary of an ENVI header."""
+    pair = find(path)
+    return (path if pair is None else pair[1]).resolve()
+
+
+def _is_classification(path: Path) -> bool:
+    """Tell whether an ENVI header calls its file a map of classes."""
+    pair = find(path)
+    return pair is not None and EnviHeader(pair[0]).file_type == 'envi classification'
 
 
 def _listed(files: Files, what: str) -> list[Path]:
@@ -201,6 +252,9 @@ def _in_folder(folder: Path, what: str) -> list[Path]:
         kinds.append(('.gpkg', '.shp', '.geojson', '.fgb'))
     kinds += [('.npy',), ('.mat',), ('.h5', '.he5', '.hdf5', '.nc')]
     inside = [path for path in folder.iterdir() if path.is_file()]
+    products = [path for path in inside if enmap.is_metadata(path)]
+    if products and what == 'cube':
+        return products
     for endings in kinds:
         found = [path for path in inside if path.suffix.lower() in endings]
         if found:

@@ -277,15 +277,18 @@ def read_label_file(
             path,
         )
     mask = source.mask()
-    if source.shape[2] == 1:
-        stored = source.read_all()[:, :, 0]
-    else:
-        stored, own = _from_bands(source, variable)
+    values = source.read_all()
+    stored = values[:, :, 0]
+    if values.shape[2] > 1:
+        values = _chosen_bands(values, variable)
+        stored, own = _from_bands(source, values)
         legend = own or legend
-    absent = np.zeros(stored.shape, dtype=bool)
+    absent: NDArray[np.bool_] = np.zeros(stored.shape, dtype=bool)
     nodata = source.nodata
-    if nodata is not None and stored.dtype.kind in 'iuf':
-        absent = np.isnan(stored) if np.isnan(nodata) else is_nodata(stored, nodata)
+    if nodata is not None and values.dtype.kind in 'iuf':
+        # What a file declares is a value of its bands, not of a colour made of them.
+        missing = np.isnan(values) if np.isnan(nodata) else is_nodata(values, nodata)
+        absent = np.all(missing, axis=2)
     if mask is not None:
         absent |= ~mask
     if stored.dtype.kind == 'f' and (unknown := np.isnan(stored) & ~absent).any():
@@ -305,7 +308,6 @@ def read_label_file(
 def _from_texts(path: str, stored: NDArray[Any], grid: Grid) -> LabelFile:
     """Read labels that an array holds as texts: numbers, or names."""
     texts = np.char.strip(stored.astype(np.str_))
-    values = np.unique(texts)
     absent = np.isin(np.char.lower(texts), ('', 'nan'))
     given = np.unique(texts[~absent])
     if all(text.removesuffix('.0').lstrip('+-').isdecimal() for text in given):
@@ -313,24 +315,29 @@ def _from_texts(path: str, stored: NDArray[Any], grid: Grid) -> LabelFile:
         labels = whole_numbers(path, np.where(absent, '0', texts))
         labels[absent] = NO_LABEL
         return LabelFile(labels, grid, LabelLegend())
-    names = [text for text in values.tolist() if text]
+    names = given.tolist()
     question_alike(path, names)
     labels = np.searchsorted(names, texts) + 1
-    labels[texts == ''] = NO_LABEL
+    labels[absent] = NO_LABEL
     return LabelFile(
         labels.astype(np.int64), grid, LabelLegend(dict(enumerate(names, 1)))
     )
 
 
-def _from_bands(
-    source: Source, variable: str | None
-) -> tuple[NDArray[Any], LabelLegend | None]:
-    """Read labels of several bands: a picture in colours, or one band a class."""
-    stored = source.read_all()
+def _chosen_bands(stored: NDArray[Any], variable: str | None) -> NDArray[Any]:
+    """Keep the band that is named, or one of several that are the same."""
     bands = stored.shape[2]
     if variable is not None and variable.isdecimal() and 1 <= int(variable) <= bands:
-        return stored[:, :, int(variable) - 1], None
-    if (stored == stored[:, :, :1]).all():
+        return stored[:, :, int(variable) - 1 :][:, :, :1]
+    return stored[:, :, :1] if (stored == stored[:, :, :1]).all() else stored
+
+
+def _from_bands(
+    source: Source, stored: NDArray[Any]
+) -> tuple[NDArray[Any], LabelLegend | None]:
+    """Read labels of several bands: a picture in colours, or one band a class."""
+    bands = stored.shape[2]
+    if bands == 1:
         return stored[:, :, 0], None
     values = np.unique(stored)
     one_hot = len(values) == 2 and values[0] == 0

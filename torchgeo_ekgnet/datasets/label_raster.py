@@ -48,6 +48,7 @@ class LabelRaster(RasterDataset):
         if isinstance(paths, str | os.PathLike):
             found = os.fspath(paths)
         super().__init__(found)
+        self.band_indexes = [1]
 
     def plot(self, sample: dict[str, Any]) -> Any:
         """Plot the mask of a sample.

@@ -259,7 +259,16 @@ def _named(
     """Return value and name of each class."""
     given = None if class_names is None else given_names(name, class_names)
     if isinstance(given, dict):
-        named = given
+        named = {
+            value: text for value, text in given.items() if value not in unlabelled
+        }
+        if len(named) < len(given):
+            logger.warning(
+                '%s: class_names names %s, which unlabelled=%s lists: no class',
+                name,
+                short(sorted(set(given) - set(named))),
+                list(unlabelled),
+            )
         unknown = sorted(set(values.tolist()) - set(named))
         if unknown:
             raise ValueError(

@@ -8,7 +8,10 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from numbers import Integral
 from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from .nodata import NodataIn
 from .units import WavelengthUnit
@@ -90,6 +93,20 @@ class SceneOptions:
     lazy: bool | None = None
     check_memory: bool = True
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what would be read as something else.
+
+        Raises:
+            ValueError: If *unlabelled* is no list of whole numbers.
+        """
+        given = self.unlabelled
+        listed = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
+        if not listed or not all(isinstance(value, Integral) for value in given):
+            raise ValueError(
+                f'unlabelled is {given!r}, expected a list of whole numbers, such as '
+                '[0, 255]'
+            )
 
     @property
     def shape(self) -> tuple[int, int] | None:

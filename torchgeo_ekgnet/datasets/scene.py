@@ -58,6 +58,8 @@ class HyperspectralScene:
         transform: Affine transform from pixel to CRS coordinates, or None.
         synthetic: True if the scene was made by a program.
         source: A sentence on where the values come from.
+        scaling: Factor and offset of the stored values of each band, where the file
+            declares them; nothing else.
         band_indices: int64 (bands,) zero-based band numbers in the file.
     """
 
@@ -82,6 +84,7 @@ class HyperspectralScene:
         rgb_bands: tuple[int, int, int] | None = None,
         synthetic: bool = False,
         source: str = '',
+        scaling: Sequence[tuple[float, float]] = (),
     ) -> None:
         """Initialize a new HyperspectralScene instance.
 
@@ -111,6 +114,8 @@ class HyperspectralScene:
                 chosen by wavelength if None or not among the used bands.
             synthetic: True if a program made the scene.
             source: A sentence on where the values come from.
+            scaling: Factor and offset of the values of each band of ``cube``, as its
+                file declares them; values are read as they are stored.
 
         Raises:
             ValueError: If sizes do not fit, labels are not whole numbers, names do not
@@ -139,6 +144,9 @@ class HyperspectralScene:
             self.band_indices = resolve_bands(bands, total, centres, bad_bands)
         except ValueError as error:
             raise ValueError(f'{name}: {error}') from error
+        self.scaling = (
+            tuple(scaling[band] for band in self.band_indices) if scaling else ()
+        )
         subset = not np.array_equal(self.band_indices, np.arange(total))
         self.wavelengths = None if centres is None else centres[self.band_indices]
         self._cube: NDArray[Any] | None = None
@@ -336,6 +344,7 @@ class HyperspectralScene:
             ),
             'nodata': jsonable_nodata(self.nodata),
             'dtype': str(self.dtype),
+            'scaling': [list(pair) for pair in self.scaling],
             'synthetic': self.synthetic,
             'source': self.source,
             'cube': self.digest(),

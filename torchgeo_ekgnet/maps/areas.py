@@ -19,6 +19,9 @@ from ..datasets.scene import HyperspectralScene
 
 __all__ = ('ClassAreas', 'estimate_areas', 'pixel_area')
 
+#: From which share on the area of a pixel differs from that on the ground. Projections
+#: of countries stay below.
+_DISTORTED = 0.02
 #: Half-widths of a 95 % interval in standard errors.
 _HALF_WIDTH = 1.96
 
@@ -100,10 +103,37 @@ def pixel_area(scene: HyperspectralScene) -> float | None:
 
     Returns:
         The area; None without transform or projected reference system, where a pixel
-        has no area or one that changes from place to place.
+        has no area, and where that of the map is not that of the ground (Web Mercator).
     """
     if scene.transform is None or scene.crs is None or not scene.crs.is_projected:
         return None
     metres = float(scene.crs.linear_units_factor[1])
     area = abs(scene.transform.determinant) * metres**2
+    if not area > 0 or not np.isfinite(area):
+        return None
+    true = _ground_area(scene)
+    return None if true is not None and abs(area / true - 1) > _DISTORTED else area
+
+
+def _ground_area(scene: HyperspectralScene) -> float | None:
+    """Give the area of the middle pixel on the ellipsoid, None if it has no place there."""
+    from pyproj import CRS, Transformer
+    from pyproj.exceptions import ProjError
+
+    assert scene.crs is not None and scene.transform is not None
+    row, col = scene.shape[0] // 2, scene.shape[1] // 2
+    a, b, c, d, e, f = tuple(scene.transform)[:6]
+    corners = [(col, row), (col + 1, row), (col + 1, row + 1), (col, row + 1)]
+    x, y = zip(
+        *((a * i + b * j + c, d * i + e * j + f) for i, j in corners), strict=True
+    )
+    try:
+        crs = CRS.from_wkt(scene.crs.to_wkt())
+        geodetic, ellipsoid = crs.geodetic_crs, crs.get_geod()
+        if geodetic is None or ellipsoid is None:
+            return None
+        places = Transformer.from_crs(crs, geodetic, always_xy=True).transform(x, y)
+        area = abs(ellipsoid.polygon_area_perimeter(*places)[0])
+    except ProjError:
+        return None
     return area if area > 0 and np.isfinite(area) else None

@@ -39,6 +39,7 @@ class _SelectedBands:
         self.valid = scene.valid
         self.in_memory = scene.in_memory
         self.precise = scene.precise
+        self.scaling = tuple(scene.scaling[band] for band in bands if scene.scaling)
         self.shape = (scene.shape[0], scene.shape[1], len(bands))
 
     def read(

@@ -73,6 +73,14 @@ class FolderLock:
                 'output folder',
                 str(self.path.parent.parent),
             ) from None
+        except PermissionError as error:
+            # Another user's job may hold the lock: going on could spoil its map.
+            raise PermissionError(
+                errno.EACCES,
+                'the lock of another user may not be opened; choose another output '
+                'folder',
+                str(self.path),
+            ) from error
         except (OSError, NotImplementedError):
             logger.debug('%s: no locks on this disk', self.path)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..checkpoint import check_same_classes
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from .classifier import Classifier, load_classifier
@@ -121,8 +122,8 @@ class SceneMap:
     """A map in memory.
 
     Attributes:
-        labels: Class of each pixel, 1..C as in the scene's label map; 0 where nothing
-            was classified. int64 (rows, cols).
+        labels: Class of each pixel, 1..C as in ``legend``; 0 where nothing was
+            classified. int64 (rows, cols).
         confidence: Probability of that class; NaN where nothing was classified.
             float32 (rows, cols).
         entropy: Entropy of the class probabilities in nats, or None.
@@ -326,6 +327,10 @@ def _resolve(
         )
         return model, patches, legend
     classifier = model if isinstance(model, Classifier) else load_classifier(model)
+    if scene.class_names and 'scene' in classifier.data:
+        check_same_classes(
+            classifier.data, scene.name, scene.class_names, classifier.source
+        )
     source = classifier.patches(scene, match_wavelengths=match_wavelengths)
     return classifier.model, source, classifier.legend
 

@@ -11,7 +11,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
+from .._reading import reading
 from ..datasets.scene import HyperspectralScene
+from ..datasets.sources.vector import read_features
 from .smoothing import Smoothing
 
 if TYPE_CHECKING:
@@ -112,12 +114,11 @@ def select_pixels(scene: HyperspectralScene, options: MapOptions) -> NDArray[np.
 
 def _inside(scene: HyperspectralScene, path: str) -> NDArray[np.bool_]:
     """Draw polygons onto the pixel grid; pixels whose centre is inside count."""
-    import geopandas
     from rasterio.features import geometry_mask
 
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise FileNotFoundError(f'polygon: there is no file {path}')
-    frame = geopandas.read_file(path)
+    frame = read_features(Path(path)).frame
     frame = frame[frame.geometry.notna()]
     kinds = sorted(set(frame.geometry.geom_type))
     if not kinds or not set(kinds) <= {'Polygon', 'MultiPolygon'}:
@@ -128,7 +129,13 @@ def _inside(scene: HyperspectralScene, path: str) -> NDArray[np.bool_]:
                 f'polygon: {path} has no coordinate reference system, the scene '
                 f'{scene.name} has one'
             )
-        frame = frame.to_crs(scene.crs.to_wkt())
+        if scene.transform is None:
+            raise ValueError(
+                f'polygon: the scene {scene.name} has a coordinate reference system and '
+                'no transform, so nothing can be placed in it; give transform='
+            )
+        with reading(Path(path), 'polygons in the CRS of the scene'):
+            frame = frame.to_crs(scene.crs.to_wkt())
     rows, cols, _ = scene.shape
     mask: NDArray[np.bool_] = geometry_mask(
         list(frame.geometry),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from ..metrics import Accuracies
-from ..transforms.normalization import SpectralNormalizer
+from ..transforms.normalization import SpectralNormalizer, read_values
 from ..transforms.pca import SpectralPCA
 
 __all__ = ('Smoothing', 'count_smoothed', 'make_guidance', 'score_smoothed')
@@ -138,10 +138,10 @@ def make_guidance(scene: HyperspectralScene) -> Guidance:
     pca.fit(scene, None, normalizer)
 
     def read(top: int, bottom: int, left: int, right: int) -> NDArray[np.float32]:
-        values = torch.from_numpy(scene.read(top, bottom, left, right))
+        values = torch.from_numpy(read_values(scene, top, bottom, left, right))
         seen = pca(normalizer(values))
         seen[torch.from_numpy(~scene.valid[top:bottom, left:right])] = 0
-        planes: NDArray[np.float32] = seen.permute(2, 0, 1).numpy()
+        planes: NDArray[np.float32] = seen.permute(2, 0, 1).float().numpy()
         return planes
 
     return read

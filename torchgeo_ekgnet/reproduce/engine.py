@@ -262,9 +262,12 @@ def describe_run(settings: Settings) -> str:
         settings: Settings of the run.
 
     Returns:
-        Model and seed.
+        Model, its options and seed.
     """
     model = settings['model']
     arguments = model.get('init_args', {})
     name = model.get('classical') or arguments.get('model', model.get('class_path'))
+    options = arguments.get('model_options') or {}
+    if options:
+        name += f' ({", ".join(f"{key}={value}" for key, value in options.items())})'
     return f'{name}, seed {settings["seed_everything"]}'

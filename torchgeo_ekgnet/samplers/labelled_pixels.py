@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 _BLOCK = 256
 
 
+#: What becomes of NaN among whole numbers.
+_LEAST = int(np.iinfo(np.int64).min)
+
+
 class _Pixels(NamedTuple):
     """Labelled pixels of a tile, counted in it; all of shape (N,)."""
 
@@ -152,15 +156,17 @@ class LabelledPixelSampler(SpatialSampler):
         labels = label_dataset(dataset) if labels is None else labels
         image = image_dataset(dataset)
         self.nodata = image_nodata(image, nodata)
-        ignored = {int(value) for value in unlabelled}
-        ignored |= {int(v) for v in declared_nodata(labels) if float(v).is_integer()}
+        declared = declared_nodata(labels)
+        # torchgeo makes whole numbers of masks; NaN becomes the least one.
+        ignored = {int(value) for value in unlabelled} | {_LEAST}
+        ignored |= {int(v) for v in declared if _is_whole(v)}
         left_out = self._find(dataset, image, labels, roi, sorted(ignored))
         if not len(self):
             raise ValueError(
                 'no labelled pixel: every mask value inside the dataset'
-                f'{"" if roi is None else " and the roi"} is one of {sorted(ignored)}, '
-                f'or the image has no data there ({left_out} pixels, nodata '
-                f'{self.nodata})'
+                f'{"" if roi is None else " and the roi"} is one of '
+                f'{sorted(ignored - {_LEAST})}, or the image has no data there '
+                f'({left_out} pixels, nodata {self.nodata}){_doubt(declared)}'
             )
 
     @property
@@ -314,6 +320,24 @@ class LabelledPixelSampler(SpatialSampler):
         ]
         self.places = np.stack([numbers for numbers, _ in numbered], axis=1)
         self.shape = (numbered[0][1], numbered[1][1])
+
+
+def _is_whole(value: float) -> bool:
+    """Whether a nodata value can stand among class numbers."""
+    return float(value).is_integer() and abs(value) < 2**63
+
+
+def _doubt(declared: Sequence[float]) -> str:
+    """Say where the nodata value of label files cannot be told from class 0."""
+    odd = [
+        value for value in declared if not _is_whole(value) and not math.isnan(value)
+    ]
+    if not odd:
+        return ''
+    return (
+        f'; the label files declare nodata {odd[0]:g}, expected a whole number: '
+        'save them with integers'
+    )
 
 
 def _labelled(

@@ -4,6 +4,7 @@
 """What can be said of the task's arguments before the data are known."""
 
 import math
+import os
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -84,6 +85,31 @@ def _number(value: Any) -> float:
     return float(value) if is_number else math.nan
 
 
+def plain_arguments(weights: Any, class_weights: Any) -> tuple[Any, Any]:
+    """Turn arguments of Python, which checkpoints should not hold, into plain ones.
+
+    Args:
+        weights: Path, name or choice of weights.
+        class_weights: Weights of the classes, a tensor or array too.
+
+    Returns:
+        The two: a path as text, an array as list.
+
+    Raises:
+        TypeError: If *weights* is nothing that names weights.
+    """
+    if isinstance(weights, os.PathLike):
+        weights = os.fspath(weights)
+    if not isinstance(weights, str | bool | None):
+        raise TypeError(
+            f'weights: found {type(weights).__name__}, expected the path of a '
+            'checkpoint, True, False or None'
+        )
+    if hasattr(class_weights, 'tolist'):
+        class_weights = class_weights.tolist()
+    return weights, class_weights
+
+
 def _check_class_weights(weights: Any) -> None:
     if isinstance(weights, str) and weights != 'balanced':
         raise ValueError(
@@ -92,8 +118,7 @@ def _check_class_weights(weights: Any) -> None:
         )
     if weights is None or isinstance(weights, str):
         return
-    given = weights.tolist() if hasattr(weights, 'tolist') else weights
-    listed = given if isinstance(given, list | tuple) else [given]
+    listed = weights if isinstance(weights, list | tuple) else [weights]
     values = [_number(value) for value in listed]
     bad = [value for value in values if not 0 <= value < math.inf]
     if bad or not any(values):

@@ -32,7 +32,7 @@ from ..checkpoint import (
 )
 from ..metrics import SCORES, Accuracies, ConfusionCounts
 from ..models._weights import compare_weights, network_state
-from .arguments import Compile, Precision, check_arguments
+from .arguments import Compile, Precision, check_arguments, plain_arguments
 from .capture import Capture, make_capture
 from .classes import numbers_in_network
 from .finite import FiniteWatch, OnNonfinite
@@ -161,6 +161,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         Raises:
             ValueError: If an argument has no meaning; the message names it.
         """
+        # Lightning keeps what the arguments are now in checkpoints.
+        weights, class_weights = plain_arguments(weights, class_weights)
         super().__init__(weights=weights)
         # Arguments of torchgeo's class that this one lacks must not reach checkpoints,
         # and the command line wants to know the class of a task built in Python.

@@ -29,6 +29,27 @@ _BLOCK_VALUES = 1 << 22
 _DENSE = 64
 
 
+def _doubt_scaling(scene: SpectralScene, state: Mapping[str, Any]) -> str | None:
+    """Say if a scene's file declares another scale than that of the training did.
+
+    Products store one reflectance as different numbers; they are read as stored.
+    """
+    own = getattr(scene, 'scaling', None)
+    theirs = state.get('scene', {}).get('scaling')
+    if not own or not theirs or len(own) != len(theirs):
+        return None
+    differ = ~np.isclose(own, theirs, rtol=1e-4, atol=1e-12).all(axis=1)
+    if not differ.any():
+        return None
+    band = int(differ.argmax())
+    return (
+        f'its file declares factor {own[band][0]:g} and offset {own[band][1]:g} for band '
+        f'{band + 1}, that of the training {theirs[band][0]:g} and {theirs[band][1]:g}, '
+        'and values are used as they are stored: bring both to one scale, or what is '
+        'classified may mean nothing'
+    )
+
+
 def _room(device: torch.device) -> float:
     """Bytes that a cube may take on a device: half of what is free on a GPU."""
     if device.type != 'cuda':
@@ -162,9 +183,9 @@ class PatchSource:
                 f'the statistics are those of {fitted.numel()} bands, the scene has '
                 f'{scene.shape[2]}: select the bands that the network was trained with'
             )
-        doubt = normalizer.doubt_units(scene)
-        if doubt is not None:
-            logger.warning('%s: %s', getattr(scene, 'name', 'the scene'), doubt)
+        for doubt in (normalizer.doubt_units(scene), _doubt_scaling(scene, state)):
+            if doubt is not None:
+                logger.warning('%s: %s', getattr(scene, 'name', 'the scene'), doubt)
         return cls(scene, normalizer, patch_size, padding_mode, pca)
 
     @property

@@ -38,7 +38,8 @@ def smooth(kind: str) -> np.ndarray:
     rows, cols = np.mgrid[:ROWS, :COLS]
     shape = 3000 + 900 * np.sin(rows / 9) * np.cos(cols / 7)
     noise = np.random.default_rng(1).normal(0, 40, (BANDS, ROWS, COLS))
-    return (shape + noise).astype(kind)
+    cube: np.ndarray = (shape + noise).astype(kind)
+    return cube
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -15,6 +16,7 @@ import scipy.sparse
 
 from tests.robustness.isolation import trials
 from torchgeo_ekgnet._reading import FileError
+from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.datasets.sources.matlab import check_elements
 
 VALUES: dict[str, Any] = {
@@ -71,3 +73,24 @@ def test_no_damage_ends_the_process(tmp_path: Path) -> None:
     ends = [end for _, end in trials([read(changed) for changed in damaged])]
     assert not [end for end in ends if end.startswith(('death', 'hang'))]
     assert ends.count('refused') > 10
+
+
+def test_cells_of_version_7_3(tmp_path: Path) -> None:
+    """Written with h5py as MATLAB writes them: references, axes in reverse."""
+    cube = np.arange(24, dtype='int16').reshape(2, 3, 4)
+    path = tmp_path / 'cells.mat'
+    with h5py.File(path, 'w', userblock_size=512) as file:
+        inner = file.create_group('#refs#')
+        cells = file.create_dataset('c', (3, 1), dtype=h5py.ref_dtype)
+        cells.attrs['MATLAB_class'] = np.bytes_('cell')
+        text = inner.create_dataset('a', data=np.array([[104]], 'uint16'))
+        text.attrs['MATLAB_class'] = np.bytes_('char')
+        for place, data in ((0, text), (1, inner.create_dataset('b', data=cube.T))):
+            cells[place, 0] = data.ref
+        cells[2, 0] = inner.create_dataset('d', data=cube[:, :, 0].T).ref
+    for lazy in (True, False):
+        for name in (None, 'c.2', 'c/2'):
+            scene = open_scene(path, cube_variable=name, lazy=lazy)
+            assert (scene.read(0, 2, 0, 3) == cube).all()
+    with pytest.raises(ValueError, match=r'c\.5'):
+        open_scene(path, cube_variable='c.5')

@@ -52,6 +52,18 @@ class TestPrisma:
         )
         assert open_scene(path).band_indices.tolist() == [1, 2, 3]
 
+    def test_scale_of_reflectance(self, tmp_path: Path) -> None:
+        limits = {
+            'L2ScaleVnirMin': 0.0,
+            'L2ScaleVnirMax': 1.0,
+            'L2ScaleSwirMin': 0.1,
+            'L2ScaleSwirMax': 0.5,
+        }
+        scene = open_scene(self.write(tmp_path / 'a.he5', **limits))
+        expected = [(1 / 65535, 0.0)] * 3 + [(0.4 / 65535, 0.1)] * 2
+        np.testing.assert_allclose(scene.scaling, expected)
+        assert open_scene(self.write(tmp_path / 'b.he5')).scaling == ()
+
     def test_one_of_the_cubes(self, tmp_path: Path) -> None:
         path = self.write(tmp_path / 'a.he5')
         with pytest.raises(FileError, match='are one scene; expected no cube_variable'):

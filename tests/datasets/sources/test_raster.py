@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine, from_origin
 
@@ -308,6 +310,48 @@ class TestRaster:
             file.write_mask(mask)
         scene = open_scene(path)
         assert (~scene.valid).sum() == 1 and not scene.valid[1, 2]
+
+    def test_bands_of_several_types(self, tmp_path: Path) -> None:
+        bands = np.arange(40, dtype='f8').reshape(2, 4, 5)
+        parts = []
+        for number, kind in enumerate(('int16', 'float32')):
+            geotiff.write(
+                tmp_path / f'{kind}.tif', bands[number : number + 1].astype(kind)
+            )
+            parts.append(
+                f'<VRTRasterBand dataType="{kind.capitalize()}" band="{number + 1}">'
+                f'<SimpleSource><SourceFilename relativeToVRT="1">{kind}.tif'
+                '</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+                '</VRTRasterBand>'
+            )
+        head = '<VRTDataset rasterXSize="5" rasterYSize="4">'
+        (tmp_path / 'a.vrt').write_text(f'{head}{"".join(parts)}</VRTDataset>')
+        scene = open_scene(tmp_path / 'a.vrt')
+        assert scene.dtype == np.float32
+        assert (scene.cube == np.moveaxis(bands, 0, 2)).all()
+
+    def test_ground_control_points_are_said(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / 'a.tif'
+        corners = [(0, 0, 10, 50), (0, 5, 11, 50), (4, 0, 10, 49), (4, 5, 11, 49)]
+        points = [GroundControlPoint(*corner) for corner in corners]
+        options = {'height': 4, 'width': 5, 'count': 2, 'dtype': 'uint8'}
+        with rasterio.open(path, 'w', driver='GTiff', **options) as file:
+            file.write(np.ones((2, 4, 5), np.uint8))
+            file.gcps = (points, CRS.from_epsg(4326))
+        with caplog.at_level(logging.WARNING):
+            assert open_scene(path).transform is None
+        assert 'placed by ground control points' in caplog.text
+
+    def test_scale_of_stacked_files(self, tmp_path: Path) -> None:
+        paths = [tmp_path / f'{scale}.tif' for scale in (1.0, 0.5)]
+        for path, scale in zip(paths, (1.0, 0.5), strict=True):
+            geotiff.write(path, np.ones((1, 4, 5), np.uint8))
+            with rasterio.open(path, 'r+') as file:
+                file.scales = (scale,)
+        assert open_scene(paths).scaling == ((1.0, 0.0), (0.5, 0.0))
+        assert open_scene(paths[:1]).scaling == ()
 
     def test_stack_on_different_grids(self, tmp_path: Path) -> None:
         paths = geotiff.make_stack(tmp_path)

@@ -18,6 +18,8 @@ from torchgeo_ekgnet.datasets.splits import (
     SUBSETS,
     CountSplit,
     MaskSplit,
+    MatchedSplit,
+    RandomSplit,
     SavedSplit,
     Split,
     SplitContext,
@@ -241,6 +243,14 @@ class TestLabelsOfMasks:
             expected = fields().flat[split.indices(name)]
             assert np.array_equal(split.labels(labels, name), expected)
         assert set(split.counts(labels)['unused']) == {0}
+
+    def test_thinned_with_its_labels(self, tmp_path: Path) -> None:
+        labels, protocol = self.make(tmp_path)
+        split = MatchedSplit(protocol, RandomSplit(0.1, 0.1))(labels)
+        assert 0 < split.train.size < protocol(labels).train.size
+        for name in SUBSETS:
+            expected = fields().flat[split.indices(name)]
+            assert np.array_equal(split.labels(labels, name), expected)
 
     @pytest.mark.parametrize('name', ['split.npz', 'split.json'])
     def test_saved_with_its_labels(self, tmp_path: Path, name: str) -> None:

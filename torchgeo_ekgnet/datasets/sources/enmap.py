@@ -25,9 +25,14 @@ def claims(path: Path) -> bool:
     return _metadata(path) is not None
 
 
+def is_metadata(path: Path) -> bool:
+    """Tell whether a path is the metadata of an EnMAP product."""
+    return bool(_METADATA.match(path.name)) and path.is_file()
+
+
 def _metadata(path: Path) -> Path | None:
     if _METADATA.match(path.name):
-        return path if path.is_file() else None
+        return path if is_metadata(path) else None
     image = _IMAGE.match(path.name)
     return None if image is None else _sibling(path, image[1] + 'METADATA.XML')
 

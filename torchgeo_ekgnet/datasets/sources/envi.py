@@ -14,40 +14,17 @@ from ..._reading import FileError, reading, require_file
 from ..labels import LabelLegend
 from ..raster import Grid
 from ..units import nanometres
-from . import array, hdf5, matlab, raster, vector
+from . import hdf5, raster
 from .base import CubeSource, Request, Source
 from .byte_order import doubt_byte_order
-from .envi_header import AXES, TYPES, EnviHeader, first_line
+from .envi_files import FOREIGN, find
+from .envi_header import AXES, TYPES, EnviHeader
 from .memmap import Layout, MemmapSource
 
 logger = logging.getLogger(__name__)
 
-#: Usual endings of the binary file, the most likely first; any other one is taken too.
-_USUAL = ('.dat', '.img', '.raw', '.bsq', '.bil', '.bip', '.bin')
-#: Endings of files that may lie beside a header and are not its raw binary file.
-_OTHER = (
-    *array.SUFFIXES,
-    *matlab.SUFFIXES,
-    *hdf5.SUFFIXES,
-    *vector.SUFFIXES,
-    *('.hdr', '.enp', '.sta', '.gsw', '.roi', '.prj', '.shx', '.dbf', '.cpg', '.qpj'),
-    *('.tif', '.tiff', '.jp2', '.vrt', '.png', '.jpg', '.jpeg', '.bmp', '.pdf', '.ovr'),
-    *('.txt', '.csv', '.xml', '.yaml', '.yml', '.md', '.log', '.qml', '.zip', '.gz'),
-)
 #: What headers call their own raw binary.
 _RAW = ('', 'envi', 'envi standard', 'envi classification', 'envi fft result')
-#: Endings of files of other kinds that a header may describe, by its "file type".
-_FOREIGN = {
-    'tiff': ('.tif', '.tiff'),
-    'geotiff': ('.tif', '.tiff'),
-    'jpeg2000': ('.jp2', '.j2k'),
-    'png': ('.png',),
-    'bmp': ('.bmp',),
-    'jpeg': ('.jpg', '.jpeg'),
-    'nitf': ('.ntf', '.nitf'),
-    'hdf': ('.hdf', '.h5', '.he5'),
-    'hdf5': ('.h5', '.he5', '.hdf5'),
-}
 #: First bytes of files that are no raw binary.
 _MAGIC = {
     b'II*\x00': 'TIFF',
@@ -65,87 +42,21 @@ def claims(path: Path) -> bool:
     return find(path) is not None
 
 
-def find(path: Path) -> tuple[Path, Path] | None:
-    """Return header and data file from either of them, None if there is no header.
-
-    Raises:
-        FileNotFoundError: If the header, or its data file, does not exist.
-        FileError: If the header is not ENVI's, or several files may be the binary.
-    """
-    suffix = path.suffix.lower()
-    if suffix == '.hdr':
-        return path, _find_data(EnviHeader(path))
-    if not path.is_file():
-        return None
-    for header in (path.with_name(path.name + '.hdr'), path.with_suffix('.hdr')):
-        # ESRI describes its .bil, .bip and .bsq in files of the same ending.
-        if not header.is_file() or first_line(header) != 'ENVI':
-            continue
-        if suffix not in _OTHER:
-            return header, path
-        # A file of another kind is described only by a header that calls it so.
-        if suffix in _FOREIGN.get(EnviHeader(header).file_type, ()):
-            return header, path
-        if header.name == path.name + '.hdr':
-            logger.warning(
-                '%s is ignored: it calls %s a raw binary (file type %r); with the file '
-                'type of that file, its wavelengths and bad bands would be read',
-                header,
-                path.name,
-                EnviHeader(header).text('file type'),
-            )
-    return None
-
-
-def _find_data(header: EnviHeader) -> Path:
-    path = header.path
-    stem = path.with_suffix('')
-    endings = _FOREIGN.get(header.file_type, _USUAL)
-    usual = [stem]
-    for suffix in endings:
-        usual += [stem.with_name(stem.name + end) for end in (suffix, suffix.upper())]
-    found = [file for file in usual if file.is_file()]
-    # Where case does not count, two names are one file.
-    found = [
-        file
-        for place, file in enumerate(found)
-        if not any(file.samefile(other) for other in found[:place])
-    ]
-    if not found and endings is _USUAL:
-        found = [
-            file
-            for file in sorted(path.parent.iterdir())
-            if file.with_suffix('') == stem
-            and file.suffix.lower() not in _OTHER
-            and file.is_file()
-        ]
-    if not found:
-        raise FileNotFoundError(
-            f'ENVI header {path} has no binary file beside it: no file of its name '
-            f'with none or another ending, such as {", ".join(endings)}'
-        )
-    if len(found) > 1:
-        raise FileError(
-            f'ENVI header {path} has several files beside it that may be its binary '
-            f'file ({", ".join(file.name for file in found)}); name the binary file'
-        )
-    return found[0]
-
-
 def open_source(path: Path, request: Request) -> Source:
     """Open what an ENVI header describes."""
     found = find(path)
     assert found is not None
     header, data = EnviHeader(found[0]), found[1]
     kind = header.file_type
-    if kind in _FOREIGN:
+    if kind in FOREIGN:
         return DescribedSource(header, _foreign(data, request))
     if kind not in _RAW:
         raise FileError(
             f'{header.path}: found file type {header.text("file type")!r}, expected an '
-            f'image ({", ".join(filter(None, _RAW))}, {", ".join(_FOREIGN)})'
+            f'image ({", ".join(filter(None, _RAW))}, {", ".join(FOREIGN)})'
         )
-    request.expect_no_variable(data)
+    if not (request.labels and (request.variable or '').isdecimal()):
+        request.expect_no_variable(data)
     return EnviSource(header, require_file(data, 'ENVI binary file'))
 
 
@@ -171,6 +82,11 @@ class _Described(Source):
     def bad_bands(self) -> NDArray[np.bool_] | None:
         """Return True for the bands that ``bbl`` marks as bad."""
         return self.header.bad_bands()
+
+    def band_names(self) -> tuple[str, ...]:
+        """Return the names of the bands, if there is one each."""
+        names = self.header.listed('band names')
+        return tuple(names) if len(names) == self.shape[2] else ()
 
     def legend(self) -> LabelLegend | None:
         """Return names and colours of an ENVI classification."""
@@ -247,7 +163,9 @@ class EnviSource(_Described):
     def scaling(self) -> tuple[tuple[float, float], ...]:
         """The reflectance scale factor, by which stored values are to be divided."""
         divisor = self.header.number('reflectance scale factor')
-        return () if not divisor or divisor == 1 else ((1 / divisor, 0.0),)
+        if not divisor or divisor == 1:
+            return ()
+        return ((1 / divisor, 0.0),) * self.shape[2]
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""

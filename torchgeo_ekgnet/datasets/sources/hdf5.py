@@ -117,6 +117,8 @@ class HDF5Source(Source):
             ]
             self._places = places[::-1] if matlab else places
             self._values = data if isinstance(data, np.ndarray) else None
+            # A cell of MATLAB lies elsewhere than it is called.
+            self._path = getattr(data, 'name', self.variable)
             if request.size is not None:
                 if request.check_memory:
                     check_memory(data.size * data.dtype.itemsize, path, self.variable)
@@ -137,6 +139,8 @@ class HDF5Source(Source):
             self._signs = Signs(np.dtype(data.dtype), dtype)
             self._attributes = {key: low[key] for key in _NODATA if key in low}
             self._bounds = bounds(path, self.variable, low, self._signs)
+            pair = _number(low, 'scale_factor', 1.0), _number(low, 'add_offset', 0.0)
+            self._scaling = () if pair == (1.0, 0.0) else (pair,) * size[2]
             self._named = {key: low[key] for key in FLAGS if key in low}
             self._members = h5py.check_enum_dtype(data.dtype)
             _check_parts(path, data)
@@ -150,6 +154,11 @@ class HDF5Source(Source):
         """Value that the file declares for missing data."""
         declared = _nodata(self.files[0], self.variable, self._attributes)
         return None if declared is None else resigned(declared, self._signs)
+
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Factor and offset that CF conventions declare."""
+        return self._scaling
 
     def legend(self) -> LabelLegend | None:
         """Return the names of an enumeration, or of the flags of CF conventions."""
@@ -227,7 +236,7 @@ class HDF5Source(Source):
             array = self._values[where]
         else:
             with reading(self.files[0], 'HDF5'), h5py.File(self.files[0], 'r') as file:
-                dataset: Any = file[self.variable]
+                dataset: Any = file[self._path]
                 array = dataset[where]
         if self._signs.stored != self._signs.meant:
             array = array.view(self._signs.meant)
@@ -268,6 +277,18 @@ class PrismaSource(StackSource):
         self._flags: list[Any] = [
             told.get(f'list_cw_{name}_flags') for name in ('vnir', 'swir')
         ]
+        self._scaling: list[tuple[float, float]] = []
+        for part, detector in zip(parts, ('vnir', 'swir'), strict=True):
+            low = _number(told, f'l2scale{detector}min', 0.0)
+            high = _number(told, f'l2scale{detector}max', 0.0)
+            # Reflectance lies between the two, in steps of 16 bits.
+            pair = ((high - low) / 65535, low) if high > low else (1.0, 0.0)
+            self._scaling += [pair] * part.shape[2]
+
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Factors and offsets of the reflectances of a product of level 2."""
+        return () if set(self._scaling) == {(1.0, 0.0)} else tuple(self._scaling)
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
@@ -335,6 +356,9 @@ def open_hdf5(path: Path) -> Iterator[tuple[dict[str, Variable], Mapping[str, An
                 variables[name] = Variable(_full(path, item), {})
             if name.rpartition('/')[0] in variables or name.startswith('#'):
                 return
+            if text_of(item.attrs.get('MATLAB_class')) == 'cell':
+                for number, cell in _cells(item):
+                    variables[f'{name}/{number}'] = Variable(cell, {})
             numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
             # MATLAB stores texts as numbers, and the size of what is empty.
             text = text_of(item.attrs.get('MATLAB_class')) == 'char'
@@ -344,6 +368,16 @@ def open_hdf5(path: Path) -> Iterator[tuple[dict[str, Variable], Mapping[str, An
 
         file.visititems(visit)
         yield variables, file.attrs
+
+
+def _cells(item: Any) -> Iterator[tuple[int, Any]]:
+    """Yield number and array of the numeric cells of MATLAB, which are references."""
+    if item.dtype != h5py.ref_dtype:
+        return
+    for number, reference in enumerate(np.ravel(item[()].T), start=1):
+        cell = item.file[reference] if reference else None
+        if isinstance(cell, h5py.Dataset) and cell.dtype.kind in 'iufb':
+            yield number, cell
 
 
 def _full(path: Path, group: h5py.Group) -> NDArray[Any]:
@@ -393,6 +427,14 @@ def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, 
             if variable.data.dtype.kind in 'iuf'
         }
         return variables, dict(vars(file))
+
+
+def _number(attributes: Mapping[str, Any], name: str, default: float) -> float:
+    """Return an attribute that is one number, else what it is without."""
+    try:
+        return float(np.ravel(attributes.get(name, default))[0])
+    except (TypeError, ValueError, IndexError):
+        return default
 
 
 def _nodata(path: Path, name: str, attributes: Mapping[str, Any]) -> float | None:

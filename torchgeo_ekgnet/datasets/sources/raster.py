@@ -180,11 +180,18 @@ class RasterSource(Source):
             if not dataset.count:
                 raise FileError(f'{path}: found a raster without bands, expected some')
             self._grid = grid_of(dataset)
+            if self._grid.transform is None and (dataset.gcps[0] or dataset.rpcs):
+                logger.warning(
+                    '%s: it is placed by ground control points or RPCs, which are left '
+                    'out, so maps of it lie nowhere; gdalwarp makes a grid of it',
+                    path,
+                )
             self._alpha = _alpha_band(path, dataset)
             self._indexes = [band for band in dataset.indexes if band != self._alpha]
             types = [dataset.dtypes[band - 1] for band in self._indexes]
             if any(kind.startswith('complex') for kind in types):
                 raise FileError(f'{path}: found {types[0]} values, expected real ones')
+            self._mixed = len(set(types)) > 1
             self._nodatas: dict[str, float | None] = {
                 str(value): value
                 for value in (dataset.nodatavals[band - 1] for band in self._indexes)
@@ -352,10 +359,14 @@ class RasterSource(Source):
         indexes = [self._indexes[int(band)] for band in wanted]
         rows, cols = row_stop - row_start, col_stop - col_start
         window = Window(col_start, row_start, cols, rows)
-        with self._lock, reading(self.files[0], 'a raster'):
-            values = self._handle().read(indexes, window=window)
         cube = np.empty((rows, cols, len(indexes)), dtype=self.dtype)
-        cube[...] = np.moveaxis(values, 0, 2)
+        with self._lock, reading(self.files[0], 'a raster'):
+            if self._mixed:  # which rasterio reads one by one only
+                for place, index in enumerate(indexes):
+                    cube[:, :, place] = self._handle().read(index, window=window)
+            else:
+                values = self._handle().read(indexes, window=window)
+                cube[...] = np.moveaxis(values, 0, 2)
         return cube
 
     def _handle(self) -> Any:

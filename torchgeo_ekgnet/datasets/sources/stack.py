@@ -59,6 +59,18 @@ class StackSource(Source):
         """Value that the files declare for missing data."""
         return common_nodata(self._parts)
 
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Factors and offsets of the stored values."""
+        scales = [part.scaling for part in self._parts]
+        if not any(scales):
+            return ()
+        return tuple(
+            pair
+            for part, own in zip(self._parts, scales, strict=True)
+            for pair in own or ((1.0, 0.0),) * part.shape[2]
+        )
+
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm, if every file has them."""
         centres = [part.wavelengths(unit) for part in self._parts]
@@ -148,6 +160,11 @@ class MosaicSource(Source):
     def nodata(self) -> float | None:
         """Value that the tiles declare for missing data."""
         return common_nodata(self._parts)
+
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Factors and offsets of the stored values, which all tiles share."""
+        return self._parts[0].scaling
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm.

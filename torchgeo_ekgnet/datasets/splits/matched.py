@@ -67,6 +67,11 @@ def match_counts(
         name: split.indices(name)[np.isin(split.labels(label_map, name), common)]
         for name in ('val', 'test')
     }
+    chosen = {'train': np.sort(np.concatenate(train)), **kept}
+    own = split.own_labels and {
+        name: labels[np.searchsorted(split.indices(name), chosen[name])]
+        for name, labels in split.own_labels.items()
+    }
     present = {int(label) for label in np.unique(label_map) if label > 0}
     return Split(
         protocol=f'{split.protocol}, matched to {other.protocol}',
@@ -76,11 +81,10 @@ def match_counts(
             'seed': seed,
         },
         shape=split.shape,
-        train=np.concatenate(train),
         relabel=dict(split.relabel),
         dropped=tuple(sorted(present - set(common) - set(split.relabel))),
-        val=kept['val'],
-        test=kept['test'],
+        own_labels=own,
+        **chosen,
     )
 
 

@@ -1,0 +1,108 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Tests of which values of label files are classes, and which mean "no label"."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.data.geotiff.data import write
+from torchgeo_ekgnet.datasets import open_scene
+from torchgeo_ekgnet.datasets.label_files import read_label_file
+from torchgeo_ekgnet.datasets.labels import NO_LABEL
+
+ROWS = COLS = 8
+CUBE = np.random.default_rng(1).integers(1, 900, (ROWS, COLS, 3)).astype('int16')
+LABELS = np.zeros((ROWS, COLS), np.uint8)
+LABELS[:3, 1:], LABELS[5:] = 1, 2
+
+
+def cube_file(root: Path) -> Path:
+    np.save(root / 'cube.npy', CUBE)
+    return root / 'cube.npy'
+
+
+def test_a_named_value_that_means_no_label(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.save(tmp_path / 'gt.npy', LABELS)
+    names = {0: 'background', 1: 'a', 2: 'b'}
+    with caplog.at_level(logging.WARNING):
+        scene = open_scene(
+            cube_file(tmp_path), labels=str(tmp_path / 'gt.npy'), class_names=names
+        )
+    assert (scene.label_map == LABELS).all()
+    assert scene.class_names == ('a', 'b')
+    assert 'class_names names [0], which unlabelled=[0] lists' in caplog.text
+    wanted = open_scene(
+        cube_file(tmp_path),
+        labels=str(tmp_path / 'gt.npy'),
+        class_names=names,
+        unlabelled=[],
+    )
+    assert wanted.class_names == ('background', 'a', 'b')
+
+
+@pytest.mark.parametrize('given', [255, '255', ['0', '255'], [0.5]])
+def test_unlabelled_that_is_no_list(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(ValueError, match=r'unlabelled is .*, expected a list of whole'):
+        open_scene(cube_file(tmp_path), unlabelled=given)
+
+
+def test_nodata_of_a_picture_is_that_of_its_bands(tmp_path: Path) -> None:
+    picture = np.full((3, ROWS, COLS), 255, np.uint8)
+    picture[:, :2] = np.array([0, 0, 255])[:, None, None]
+    picture[:, 4:6] = np.array([255, 0, 0])[:, None, None]
+    write(tmp_path / 'gt.tif', picture, nodata=255, photometric='RGB')
+    labels = read_label_file(tmp_path / 'gt.tif').labels
+    assert (labels[:2] == 0x0000FF).all()
+    assert (labels[4:6] == 0xFF0000).all()
+    assert (labels[2:4] == NO_LABEL).all()
+
+
+def test_missing_texts_are_no_class(tmp_path: Path) -> None:
+    texts = np.full((ROWS, COLS), 'nan', dtype='U6')
+    texts[:3], texts[5:] = 'wood', 'water'
+    texts[3] = ''
+    np.save(tmp_path / 'gt.npy', texts)
+    scene = open_scene(cube_file(tmp_path), labels=str(tmp_path / 'gt.npy'))
+    assert scene.class_names == ('water', 'wood')
+    assert scene.class_counts == (24, 24)
+
+
+@pytest.mark.parametrize('time', [True, False])
+def test_order_of_axes_with_and_without_time(tmp_path: Path, time: bool) -> None:
+    axes = [('lon', COLS), ('lat', ROWS)]
+    with h5py.File(tmp_path / 'gt.nc', 'w') as file:
+        stored = LABELS.T[None] if time else LABELS.T
+        data = file.create_dataset('gt', data=stored)
+        for place, (name, size) in enumerate([('time', 1), *axes] if time else axes):
+            scale = file.create_dataset(name, data=np.arange(size, dtype='f4'))
+            scale.make_scale(name)
+            data.dims[place].attach_scale(scale)
+    scene = open_scene(cube_file(tmp_path), labels=str(tmp_path / 'gt.nc'))
+    assert (scene.label_map == LABELS).all()
+
+
+def test_envi_labels_of_several_bands(tmp_path: Path) -> None:
+    bands = np.zeros((2, ROWS, COLS), np.uint8)
+    bands[0, :3], bands[1, 5:] = 1, 1
+    head = (
+        f'ENVI\nlines = {ROWS}\nsamples = {COLS}\nbands = 2\ndata type = 1\n'
+        'interleave = bsq\nband names = {grass, wood}\n'
+    )
+    (tmp_path / 'gt.hdr').write_text(head)
+    bands.tofile(tmp_path / 'gt.img')
+    scene = open_scene(cube_file(tmp_path), labels=str(tmp_path / 'gt.hdr'))
+    assert scene.class_names == ('grass', 'wood')
+    bands[0, 5:] = 3
+    bands.tofile(tmp_path / 'gt.img')
+    scene = open_scene(
+        cube_file(tmp_path), labels=str(tmp_path / 'gt.hdr'), labels_variable='1'
+    )
+    assert scene.class_values == (1, 3)
