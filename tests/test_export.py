@@ -191,6 +191,32 @@ def test_unknown_format_is_named(tmp_path: Path) -> None:
         export_classifier(tmp_path / 'best.ckpt', tmp_path / 'network.h5')
 
 
+@pytest.mark.parametrize(
+    ('name', 'kind', 'found'),
+    [('a.json', 'onnx', 'json'), ('a.pt2', 'onnx', 'pt2'), ('a.onnx', 'pt2', 'onnx')],
+)
+def test_ending_of_another_format(
+    tmp_path: Path, name: str, kind: str, found: str
+) -> None:
+    with pytest.raises(ValueError, match=rf'found the ending \.{found} .* {kind}'):
+        export_classifier(tmp_path / 'best.ckpt', tmp_path / name, kind)
+
+
+def test_format_follows_the_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def note(*arguments: Any) -> tuple[Path, Path]:
+        seen.append(arguments[1:])
+        return Path(__file__), Path(__file__)
+
+    monkeypatch.setattr('torchgeo_ekgnet.export.export_classifier', note)
+    main(['--ckpt_path', 'a.ckpt', '--output', 'net.pt2'])
+    main(['--ckpt_path', 'a.ckpt', '--output', 'net.bin'])
+    assert seen == [('net.pt2', 'pt2'), ('net.bin', 'onnx')]
+
+
 def test_missing_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'best\.ckpt'):
         export_classifier(tmp_path / 'best.ckpt', tmp_path / 'network.pt2')

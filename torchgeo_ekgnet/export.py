@@ -142,9 +142,15 @@ def export_classifier(
             package.
     """
     path = Path(path)
-    kind = kind or path.suffix.removeprefix('.')
+    ending = path.suffix.removeprefix('.')
+    kind = kind or ending
     if kind not in SUFFIXES:
         raise ValueError(f'format: found {kind!r}, expected one of {list(SUFFIXES)}')
+    if ending == 'json' or (ending in SUFFIXES and ending != kind):
+        raise ValueError(
+            f'{path}: found the ending .{ending} for a file of format {kind}, expected '
+            f'{SUFFIXES[kind]}'
+        )
     if kind == 'onnx':
         missing = [name for name in ('onnx', 'onnxscript') if find_spec(name) is None]
         if missing:
@@ -226,16 +232,22 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--ckpt_path', required=True, metavar='RUN/checkpoints/best.ckpt'
     )
-    parser.add_argument('--format', choices=tuple(SUFFIXES), default='onnx')
+    parser.add_argument(
+        '--format',
+        choices=tuple(SUFFIXES),
+        help='default: as the ending of --output says, else onnx',
+    )
     parser.add_argument(
         '--output', metavar='FILE', help='file to write (default: RUN/network.onnx)'
     )
     options = parser.parse_args(args)
+    ending = Path(options.output or '').suffix.removeprefix('.')
+    kind = options.format or (ending if ending in SUFFIXES else 'onnx')
     path = options.output or (
         os.path.relpath(run_of_checkpoint(options.ckpt_path))
-        + f'/network{SUFFIXES[options.format]}'
+        + f'/network{SUFFIXES[kind]}'
     )
-    network, description = export_classifier(options.ckpt_path, path, options.format)
+    network, description = export_classifier(options.ckpt_path, path, kind)
     size = network.stat().st_size / 1e6
     sys.stdout.write(f'network      {network} ({size:.1f} MB)\n')
     sys.stdout.write(f'description  {description}\n')

@@ -116,6 +116,24 @@ def test_json_holds_what_is_needed_to_judge_it(tmp_path: Path) -> None:
     assert report['overall_accuracy'] == task.accuracies['test'].overall
 
 
+def test_a_part_of_the_test_pixels_is_said(tmp_path: Path) -> None:
+    datamodule = SyntheticSceneDataModule(
+        rows=20,
+        cols=20,
+        num_bands=12,
+        num_classes=3,
+        patch_size=5,
+        batch_size=8,
+        split=RandomSplit(0.3, 0.2, 3),
+    )
+    trainer = make_trainer(tmp_path, AccuracyReport(table=False, page=False))
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    trainer.fit(task, datamodule)
+    trainer.limit_test_batches = 1
+    with pytest.warns(UserWarning, match=r'test: 8 of \d+ test pixels were scored'):
+        trainer.test(task, datamodule, verbose=False)
+
+
 def test_other_tasks_are_refused(tmp_path: Path) -> None:
     class Other(LightningModule):
         def test_step(self, batch: Any, batch_idx: int) -> None:

@@ -158,6 +158,12 @@ def test_callback_in_validate(tmp_path: Path) -> None:
     assert json.loads((tmp_path / 'use.json').read_text())['samples'] == 9
 
 
+def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
+    runner = trainer(tmp_path, ExpertUse(), fast_dev_run=True)
+    runner.test(Task(), datamodule=Data(), verbose=False)
+    assert not list(tmp_path.rglob('expert_use.*'))
+
+
 def test_callback_without_experts(tmp_path: Path) -> None:
     class Static(Task):
         def __init__(self) -> None:

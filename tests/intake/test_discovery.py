@@ -160,3 +160,18 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b'no MATLAB file at all')
     with pytest.raises(ValueError, match=r'broken\.mat: found no readable \.mat'):
         find_scene([path])
+
+
+def test_labels_that_are_called_as_the_header(tmp_path: Path) -> None:
+    own_cube().transpose(2, 0, 1).astype('<f4').tofile(tmp_path / 'area.dat')
+    (tmp_path / 'area.hdr').write_text(
+        f'ENVI\nlines = {ROWS}\nsamples = {COLS}\nbands = {BANDS}\n'
+        'data type = 4\ninterleave = bsq\n'
+    )
+    write_raster(tmp_path / 'area.tif', own_labels()[None])
+    names = [tmp_path / f'area.{ending}' for ending in ('hdr', 'dat', 'tif')]
+    for files in (names, [tmp_path], names[::2]):
+        found = find_scene(files)
+        assert (found.cube, found.labels) == ('area.hdr', 'area.tif')
+    named = find_scene(names[:1], {'labels': str(names[2])})
+    assert named.labels == 'area.tif'

@@ -162,3 +162,30 @@ def shipped_recipe(name: str) -> dict[str, Any]:
     text = shipped_configs()[name].read_text(encoding='utf-8')
     content: dict[str, Any] = yaml.safe_load(text)
     return content
+
+
+def test_few_labels_need_not_validate() -> None:
+    labels = np.zeros((20, 20), dtype=np.uint8)
+    labels[2, 2:5], labels[12, 2:5] = 1, 2
+    advice = advise(HyperspectralScene(np.ones((20, 20, 4)), labels), split='random')
+    assert advice.split.val.size == 0 < advice.split.test.size
+    assert 'too few labels to validate' in advice.reasons['split']
+    with pytest.raises(ValueError, match='found no split'):
+        advise(
+            HyperspectralScene(np.ones((20, 20, 4)), labels),
+            'ekgnet_base',
+            None,
+            'random',
+        )
+
+
+def test_commands_name_the_file_that_is_written(mat_files: tuple[Path, Path]) -> None:
+    main(['--output', 'other.yaml'])
+    text = Path('other.yaml').read_text(encoding='utf-8')
+    assert '#   torchgeo-ekgnet fit --config other.yaml' in text
+
+
+def test_unknown_network(mat_files: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match='ekgnet_bsae'):
+        main(['--model', 'ekgnet_bsae'])
+    assert not list(Path().glob('*.yaml'))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.datasets import HyperspectralScene
 from torchgeo_ekgnet.intake import Overview
 from torchgeo_ekgnet.intake.inspect import main
@@ -101,3 +102,22 @@ def test_configuration_is_inspected(
     assert 'SYNTHETIC' in printed
     assert 'random (configured)' in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_configurations_are_read_as_fit_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'mine.yaml'
+    scene = '  init_args: {rows: 20, cols: 20, num_bands: 8, num_classes: 3}\n'
+    path.write_text(f'data:\n  class_path: SyntheticSceneDataModule\n{scene}')
+    main([str(path), '--no_page'])
+    assert '20 x 20 pixels, 8 bands' in capsys.readouterr().out
+    for text, message in (
+        ('data: [', r'mine\.yaml'),
+        (f'data:\n  class_path: SyntheticSceneDataModul\n{scene}', 'SceneDataModul'),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message) as caught:
+            main([str(path), '--no_page'])
+        assert '\n' not in str(caught.value)

@@ -97,6 +97,21 @@ def test_layer_equals_loop_over_heads(channels: int, progress: float) -> None:
     assert (silent == 0).sum(2).eq(inactive).all()
 
 
+@pytest.mark.parametrize('inactive', [0, 3, 24])
+def test_exported_gates_are_those_of_the_network(
+    inactive: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX has no stable sort, so exported networks count ranks; ties included."""
+    torch.manual_seed(0)
+    layer = DynamicGroupConv3d(24, 16).double().eval()
+    layer.inactive.fill_(inactive)
+    pooled = torch.randn(5, 24, dtype=torch.double)
+    pooled[3] = 0
+    expected = layer.gates(pooled)
+    monkeypatch.setattr('torchgeo_ekgnet.models.dgcnet.exporting', lambda: True)
+    assert torch.equal(layer.gates(pooled), expected)
+
+
 def test_squeeze_rate_is_halved_for_few_channels() -> None:
     assert DynamicGroupConv3d(79, 8).excite_weight.shape[1] == 79 // 8
     assert DynamicGroupConv3d(80, 8).excite_weight.shape[1] == 80 // 16

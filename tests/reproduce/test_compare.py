@@ -11,7 +11,8 @@ import pytest
 
 from tests.reproduce.test_settings import RANDOM, write
 from tests.reproduce.test_tables import result
-from torchgeo_ekgnet.reproduce import main_compare
+from torchgeo_ekgnet.cli import UsageError
+from torchgeo_ekgnet.reproduce import main_compare, main_repeat
 from torchgeo_ekgnet.reproduce.compare import system_settings
 from torchgeo_ekgnet.reproduce.settings import read_config, with_seed
 from torchgeo_ekgnet.reproduce.summary import compare, conclusion, summarise
@@ -180,3 +181,50 @@ def test_any_split_of_the_configuration(tmp_path: Path) -> None:
     assert (
         with_seed(settings, 7)['data']['init_args']['split']['init_args']['seed'] == 7
     )
+
+
+def test_default_network_keeps_its_options(tmp_path: Path) -> None:
+    """A configuration's network is left out of the settings where it is the default."""
+    options = {'num_experts': 2}
+    settings = with_seed(read_config([str(write(tmp_path))], []), 1)
+    settings['model']['init_args'] = {'model_options': options, 'weights': 'w.ckpt'}
+    own = system_settings(settings, 'ekgnet_base')['model']['init_args']
+    assert own == settings['model']['init_args']
+    twin = system_settings(settings, 'ekgnet_base:static')['model']['init_args']
+    assert twin['model_options'] == {**options, 'conv_layer': 'conv3d'}
+    other = system_settings(settings, 'ssrn')['model']['init_args']
+    assert other == {'model': 'ssrn'}
+
+
+@pytest.mark.parametrize(
+    ('argument', 'value'),
+    [
+        ('--seed_everything', '7'),
+        ('--data.split.seed', '5'),
+        ('--data.sampler.seed=3', ''),
+    ],
+)
+def test_seeds_of_single_runs_are_refused(
+    tmp_path: Path, argument: str, value: str
+) -> None:
+    for command in (main_compare, main_repeat):
+        with pytest.raises(ValueError, match='expected --first-seed'):
+            command(['--config', str(write(tmp_path)), argument, value])
+
+
+@pytest.mark.parametrize('seed', ['-5', '4294967296', 'x'])
+def test_seeds_that_generators_do_not_know(
+    tmp_path: Path, seed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main_compare(['--config', str(write(tmp_path)), '--first-seed', seed])
+    assert 'expected a number from 0 to 4294967295' in capsys.readouterr().err
+    with pytest.raises(ValueError, match='--first-seed: found 4294967295 and 2 seeds'):
+        compared('--config', str(write(tmp_path)), '--first-seed', '4294967295')
+
+
+def test_options_are_not_abbreviated(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='--seed: every run has a seed of its own'):
+        main_repeat(['--config', str(write(tmp_path)), '--seed', '7'])
+    with pytest.raises(UsageError, match='--model'):
+        main_compare(['--config', str(write(tmp_path)), '--model', 'ssrn,rbf_svm'])

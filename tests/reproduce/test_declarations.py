@@ -17,6 +17,7 @@ from torchgeo_ekgnet.callbacks import TemperatureAnnealing
 from torchgeo_ekgnet.reproduce.build import Builder, build_data, placed
 from torchgeo_ekgnet.reproduce.compare import system_settings
 from torchgeo_ekgnet.reproduce.declarations import (
+    LAST_EPOCH,
     SCENES,
     Budget,
     Experiment,
@@ -175,7 +176,7 @@ def test_rows_with_the_recipe_of_custom() -> None:
     custom = read_config(['custom'], ['--data.root', '.'])
     custom = system_settings(custom, 'ekgnet_spatial')
     ours = settings_of('table8', 'ekgnet_spatial', 'small')
-    assert ours['checkpoint'] == custom['checkpoint'] == {'monitor': None}
+    assert ours['checkpoint'] == custom['checkpoint'] == LAST_EPOCH
     built = Builder(placed({**ours, 'seed_everything': 0}, '.', Path())).datamodule
     theirs = custom['data']['init_args']['augmentation']['init_args']
     assert {k: getattr(built.augmentation, k) for k in theirs} == theirs

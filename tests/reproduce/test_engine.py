@@ -83,8 +83,11 @@ def test_a_run_leaves_all_that_a_table_needs(
     assert len(result['scene']['class_names']) == 3
     assert result['epochs'] == 3
     assert {name: len(curve) for name, curve in result['curves'].items()} == {
-        name: 3 for name in ('train_loss', 'train_OA', 'val_loss', 'val_OA')
+        f'{stage}_{name}': 3
+        for stage in ('train', 'val')
+        for name in ('loss', 'OA', 'epoch')
     }
+    assert result['curves']['val_epoch'] == [1, 2, 3]
     assert 1 <= result['tested_epoch'] <= 3
     assert result['parameters'] > 1000
     assert result['seconds']['training'] > 0

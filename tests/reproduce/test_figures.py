@@ -33,6 +33,14 @@ def test_one_thin_line_a_seed_and_a_mean() -> None:
     assert accuracy.lines[0].get_ydata().tolist() == [50, 80, 90]
 
 
+def test_values_stand_at_their_epochs() -> None:
+    run = curves([1.0])
+    run |= {'train_epoch': [1, 2, 3], 'val_epoch': [2], 'val_OA': [0.5]}
+    loss, _ = panels(run)
+    places = [line.get_xdata().tolist() for line in loss.lines]
+    assert places == [[1, 2, 3], [1, 2, 3], [2], [2]]
+
+
 def test_an_overflowing_loss_does_not_hide_the_others() -> None:
     (loss, _) = panels(curves([1.0, 1e31, None]))
     assert loss.get_ylim() == (0, 4.5)

@@ -18,7 +18,14 @@ from lightning.pytorch.cli import LightningCLI
 from torchgeo_ekgnet.callbacks import RunFolder
 from torchgeo_ekgnet.commands import shipped_configs
 from torchgeo_ekgnet.main import main, resolve_args
-from torchgeo_ekgnet.reproduce.build import Builder, build_data, own_arguments, placed
+from torchgeo_ekgnet.reproduce.build import (
+    Builder,
+    build_data,
+    content_of,
+    own_arguments,
+    placed,
+)
+from torchgeo_ekgnet.reproduce.declarations import LAST_EPOCH
 from torchgeo_ekgnet.reproduce.engine import checkpoint_path, run
 from torchgeo_ekgnet.reproduce.settings import places, read_config, with_seed
 
@@ -245,7 +252,7 @@ def test_checkpoint_is_chosen_as_fit_chooses_it(tmp_path: Path) -> None:
     found = read_config([str(write(tmp_path))], [])
     assert found['checkpoint'] == {'monitor': 'val_OA', 'mode': 'max'}
     last = read_config([str(write(tmp_path))], ['--trainer.callbacks', 'null'])
-    assert last['checkpoint'] == {'monitor': None}
+    assert last['checkpoint'] == LAST_EPOCH
 
 
 def test_subclass_of_a_writer_writes_as_well(tmp_path: Path) -> None:
@@ -272,3 +279,42 @@ def test_options_are_never_built(tmp_path: Path) -> None:
         with pytest.raises((Exception, SystemExit)):
             read_config([str(write(tmp_path, data=data))], [])
     assert not canary.exists()
+
+
+def test_last_epoch_is_tested_though_it_was_not_validated(tmp_path: Path) -> None:
+    more = ['--trainer.callbacks', 'null', '--trainer.max_epochs', '3']
+    found = read_config(
+        [str(write(tmp_path))], [*more, '--trainer.check_val_every_n_epoch', '2']
+    )
+    result = run(with_seed(found, 1), threads=1)
+    assert result['epochs'] == result['tested_epoch'] == 3
+    assert result['curves']['train_epoch'] == [1, 2, 3]
+    assert result['curves']['val_epoch'] == [2]
+
+
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [
+        ('devices', '2'),
+        ('fast_dev_run', 'true'),
+        ('limit_test_batches', '1'),
+        ('overfit_batches', '1'),
+    ],
+)
+def test_runs_that_are_no_results(tmp_path: Path, option: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f'--trainer.{option}: found'):
+        read_config([str(write(tmp_path))], [f'--trainer.{option}', value])
+
+
+def test_weights_are_part_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / 'w.ckpt'
+    contents = []
+    for text in ('one', 'other', None):
+        if text is not None:
+            path.write_text(text)
+        found = read_config([str(write(tmp_path))], [])
+        if text is not None:
+            found['model']['init_args']['weights'] = str(path)
+        contents.append(content_of(found))
+    assert contents[0]['weights'] != contents[1]['weights']
+    assert 'weights' not in contents[2]

@@ -93,7 +93,7 @@ def test_rise_of_one_epoch_is_unknown() -> None:
         (0.95, 0.9, 0.6, 'rising +0.6 points'),
         (0.85, 0.9, 0.1, 'below RBF-SVM'),
         (0.85, 0.9, 2.0, 'below RBF-SVM, rising +2.0 points'),
-        (0.95, None, math.inf, 'rising +inf points'),
+        (0.95, None, math.inf, 'one validation shows no rise'),
         (0.95, None, 0.1, None),
         (0.85, 0.9, None, 'below RBF-SVM'),
         (0.9, 0.9, None, None),
@@ -103,3 +103,11 @@ def test_convergence_rule(
     accuracy: float, svm: float | None, rise: float | None, reason: str | None
 ) -> None:
     assert not_converged(accuracy, svm, rise) == reason
+
+
+def test_one_pixel_in_every_seed_is_no_proof() -> None:
+    pixel = 100 / 244
+    assert corrected_t_test([100, 100], [100 - pixel] * 2, 1.0) == 0
+    assert corrected_t_test([100, 100], [100 - pixel] * 2, 1.0, pixel) > 0.3
+    assert corrected_t_test([99] * 5, [60] * 5, 1.0, pixel) < 1e-3
+    assert corrected_t_test([99, 99], [99, 99], 1.0, pixel) == 1

@@ -307,3 +307,38 @@ def test_copied_column_is_named() -> None:
     numbers = {('spectralformer', 'class_1'): Published(70.52)}
     report = build_report('Title', rows(a=(80, 60)), [0, 1], numbers)
     assert any('column of SpectralFormer is copied' in note for note in report.notes)
+
+
+def test_a_split_that_is_the_same_for_all_seeds_has_the_mean_bar() -> None:
+    """The SVM of each seed chooses its constants anew: no seed is the bar of all."""
+
+    def same(*values: int, **options: Any) -> list[Any]:
+        runs = [result(value, 0, **options) for value in values]
+        return runs
+
+    svm = same(80, 76, 84, curve=None, epochs=None)
+    rows = [('svm', 'RBF-SVM', svm), ('net', 'net', same(81, 82, 80))]
+    first, second = summarise(rows, svm)
+    assert first.reason is None and second.reason is None
+    assert first.bar == second.bar == pytest.approx(90.0)
+    below = summarise([('net', 'net', same(70, 90, 70))], svm)
+    assert below[0].reason == 'below RBF-SVM'
+
+
+def test_report_names_all_versions_and_epochs() -> None:
+    runs = [result(90, 0, epochs=20), result(91, 1, epochs=17)]
+    runs[1]['environment'] = {**runs[1]['environment'], 'versions': {'torch': '3'}}
+    report = build_report('T', summarise([('a', 'A', runs)]), [0, 1])
+    assert ('software', 'torch 2 and 3') in report.facts
+    assert '| 17 to 20 |' in to_markdown(report.tables[0])
+
+
+def test_rows_of_other_pixels_have_no_leader() -> None:
+    one, other = [result(90, 0), result(91, 1)], [result(95, 2), result(96, 3)]
+    for rows in (
+        [('a', 'A', one), ('b', 'B', other)],
+        [('a', 'A', [*one, result(99, 2)]), ('b', 'B', one)],  # not finished
+    ):
+        notes = ' '.join(build_report('T', summarise(rows), [0, 1]).notes)
+        assert 'tested on different pixels' in notes
+        assert 'has the highest mean' not in notes

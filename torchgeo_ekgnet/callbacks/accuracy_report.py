@@ -5,6 +5,7 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,7 @@ class AccuracyReport(Callback):
         if 'test' not in accuracies:
             return
         report = self.report(trainer, pl_module, accuracies['test'])
+        _doubt_part(report)
         if self.smoothing is not None:
             report['smoothed'] = _smoothed(trainer, pl_module, self.smoothing)
         path = run_path(trainer) / self.filename
@@ -145,6 +147,17 @@ class AccuracyReport(Callback):
             'trained_with': dict(provenance.versions) or None,
             'versions': versions(),
         }
+
+
+def _doubt_part(report: Mapping[str, Any]) -> None:
+    """Warn if the scores are those of some of the test pixels."""
+    whole = (report['split'].get('sizes') or {}).get('test')
+    scored = sum(sum(row) for row in report['confusion_matrix'])
+    if whole is not None and scored < whole:
+        rank_zero_warn(
+            f'test: {scored} of {whole} test pixels were scored (limit_test_batches?); '
+            'the report is of these alone'
+        )
 
 
 def _calibration(task: Any) -> dict[str, Any] | None:

@@ -200,7 +200,7 @@ class ExpertUse(Callback):
         more: dict[str, Any],
     ) -> None:
         """Write the JSON file and the figure beside the run."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or getattr(trainer, 'fast_dev_run', False):
             return
         folder = run_path(trainer)
         about = subject_of(trainer).to_dict()

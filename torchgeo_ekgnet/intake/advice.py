@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, field
 
-from ..datasets import DisjointSplit, HyperspectralScene, RandomSplit
+from ..datasets import CountSplit, DisjointSplit, HyperspectralScene, RandomSplit
 from ..datasets.splits import Split, SplitProtocol
 from ..models import network_class
 
@@ -83,7 +83,8 @@ def advise(
     """
     reasons = {}
     side = advised_patch(scene) if patch_size is None else patch_size
-    protocol, drawn, reasons['split'] = _choose_split(scene, side, split)
+    spared = model in (None, NEW_GROUND, SAME_FIELDS)
+    protocol, drawn, reasons['split'] = _choose_split(scene, side, split, spared)
     if model is None and isinstance(protocol, DisjointSplit):
         model = NEW_GROUND
         reasons['model'] = 'reads spectra pixel by pixel: best between fields'
@@ -116,9 +117,9 @@ def advised_patch(scene: HyperspectralScene) -> int:
 
 
 def _choose_split(
-    scene: HyperspectralScene, patch_size: int, wanted: str | None
+    scene: HyperspectralScene, patch_size: int, wanted: str | None, spared: bool
 ) -> tuple[SplitProtocol, Split, str]:
-    """Draw the most honest split that serves every class."""
+    """Draw the most honest split that serves every class; validation may be spared."""
     optimistic = (
         'test patches overlap training patches: scores are optimistic for new ground'
     )
@@ -134,15 +135,23 @@ def _choose_split(
             f'{optimistic}; classes of a pixel or two are left out',
         ),
     )
+    counts = [count for count in scene.class_counts if count > 1]
+    if spared and counts:
+        # The recipes choose nothing by validation.
+        few = CountSplit(per_class=min(counts) // 2, val=0, unserved='drop')
+        choices += (
+            (few, f'{optimistic}; too few labels to validate with some of them'),
+        )
     problem = ''
     for protocol, reason in choices:
-        if wanted is not None and protocol.name != wanted:
+        drawn = 'disjoint' if protocol.spatial else 'random'
+        if wanted not in (None, drawn):
             continue
         try:
             split = protocol(scene.label_map, patch_size)
         except ValueError as error:
             problem = problem or str(error)
             continue
-        if split.val.size and split.test.size:
+        if split.test.size and (split.val.size or not protocol.settings['val']):
             return protocol, split, reason
     raise ValueError(f'found no split that this scene allows: {problem}')

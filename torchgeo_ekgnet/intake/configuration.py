@@ -46,19 +46,22 @@ _SPECTRAL_CHANGES = [
 ]
 
 
-def write_configuration(found: SceneFiles, advice: Advice, name: str) -> str:
+def write_configuration(
+    found: SceneFiles, advice: Advice, name: str, path: Path | None = None
+) -> str:
     """Write the configuration of a run.
 
     Args:
         found: The scene's files.
         advice: Network, recipe and split.
         name: Name of the run.
+        path: Where it is going to lie; None: NAME.yaml.
 
     Returns:
         YAML that ``torchgeo fit`` runs as it is.
     """
     lines = [
-        *_head(found, advice, name),
+        *_head(found, advice, name, path or Path(f'{name}.yaml')),
         'seed_everything: 0',
         *_trainer(advice, name),
         *_model(advice),
@@ -98,7 +101,7 @@ def _comment(indent: int, text: str) -> list[str]:
     )
 
 
-def _head(found: SceneFiles, advice: Advice, name: str) -> list[str]:
+def _head(found: SceneFiles, advice: Advice, name: str, path: Path) -> list[str]:
     """Say what the file is, and what to type."""
     rows, cols, bands = found.scene.shape
     weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
@@ -115,9 +118,9 @@ def _head(found: SceneFiles, advice: Advice, name: str) -> list[str]:
             f'bands, {found.scene.num_classes} classes, {pixels:,} labelled pixels.',
         ),
         '#',
-        f'#   torchgeo-ekgnet fit --config {name}.yaml',
-        f'#   torchgeo-ekgnet test --config {name}.yaml --ckpt_path {weights}',
-        f'#   torchgeo-ekgnet predict --config {name}.yaml --ckpt_path {weights}',
+        f'#   torchgeo-ekgnet fit --config {path}',
+        f'#   torchgeo-ekgnet test --config {path} --ckpt_path {weights}',
+        f'#   torchgeo-ekgnet predict --config {path} --ckpt_path {weights}',
         '#',
         *_comment(
             0,

@@ -20,6 +20,8 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from ..datasets import HyperspectralScene, open_scene
+from ..datasets.sources.envi_files import find
+from ..datasets.sources.envi_header import first_line
 from .arrays import ARRAY_SUFFIXES, list_variables
 
 __all__ = ('SceneFiles', 'find_scene')
@@ -159,11 +161,13 @@ def _groups(files: Iterable[str]) -> list[tuple[str, ...]]:
             single.append(name)
         else:
             raise FileNotFoundError(f'found no file {name}')
-    headers = {str(Path(name).with_suffix('')) for name in single if _is_header(name)}
+    described = {
+        os.path.realpath(_data_of(name)) for name in single if _is_header(name)
+    }
     for name in dict.fromkeys(single):
-        # An ENVI scene is named by its header.
-        if name in headers or (
-            not _is_header(name) and str(Path(name).with_suffix('')) in headers
+        # An ENVI scene is named by its header; other headers are read with their file.
+        if os.path.realpath(name) in described or (
+            name.lower().endswith('.hdr') and not _is_header(name)
         ):
             continue
         groups.append((name,))
@@ -176,7 +180,7 @@ def _groups(files: Iterable[str]) -> list[tuple[str, ...]]:
 
 def _is_header(name: str) -> bool:
     """Tell whether a file is an ENVI header."""
-    return name.lower().endswith('.hdr')
+    return name.lower().endswith('.hdr') and first_line(Path(name)) == 'ENVI'
 
 
 def _look_at(group: tuple[str, ...]) -> list[_Item]:
@@ -216,13 +220,8 @@ def _look_at(group: tuple[str, ...]) -> list[_Item]:
 
 def _data_of(name: str) -> str:
     """Find the binary file of an ENVI header; other files are their own."""
-    if not _is_header(name):
-        return name
-    stem = Path(name).with_suffix('')
-    for path in (stem, *sorted(stem.parent.glob(f'{glob.escape(stem.name)}.*'))):
-        if path.is_file() and str(path) != name and path.suffix.lower() != '.hdr':
-            return str(path)
-    raise FileNotFoundError(f'found no binary file beside the header {name}')
+    pair = find(Path(name)) if _is_header(name) else None
+    return name if pair is None else str(pair[1])
 
 
 def _is_cube(item: _Item) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._files import write_text
+from ..tasks.networks import check_model
 from .advice import Advice, advise
 from .configuration import write_configuration
 from .discovery import SceneFiles, find_scene
@@ -50,6 +51,8 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     add_scene_options(parser)
     options = parser.parse_args(args)
+    if options.model is not None:
+        check_model(options.model)
     found = find_scene(options.files, scene_options(options), need_labels=True)
     name = _plain(options.name or found.scene.name)
     path = Path(options.output or f'{name}.yaml')
@@ -59,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
             '--force'
         )
     advice = advise(found.scene, options.model, options.patch_size, options.split)
-    write_text(path, write_configuration(found, advice, name))
+    write_text(path, write_configuration(found, advice, name, path))
     for text in found.warnings:
         sys.stdout.write(f'note: {text}\n')
     sys.stdout.write(_summary(found, advice, path, name))

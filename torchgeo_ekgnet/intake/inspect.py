@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
 from torchgeo.datamodules import BaseDataModule
 
+from ..cli import Parser, check_yaml, usage_errors
 from ..commands import resolve_config, shipped_configs
+from ..datamodules import HyperspectralDataModule
 from .advice import advised_patch
 from .discovery import find_scene
 from .options import add_scene_options, scene_options
@@ -86,19 +87,21 @@ def _labelled(datamodule: Any) -> bool:
 
 def _datamodule(path: str, root: str | None) -> Any:
     """Make the data module of a configuration."""
+    check_yaml(path)
     content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     if not isinstance(content, dict) or 'data' not in content:
         raise ValueError(f'{path}: found no entry data:, expected a configuration')
-    parser = ArgumentParser(exit_on_error=False)
+    parser = Parser()
     parser.add_subclass_arguments(BaseDataModule, 'data', required=True)
-    parsed = parser.parse_object({'data': content['data']})
+    with usage_errors():
+        parsed = parser.parse_object({'data': content['data']})
     if root is not None:
         parsed.data.init_args.root = root
     # jsonargparse renames the method in 4.49.
     instantiate = getattr(parser, 'instantiate', None) or parser.instantiate_classes
     datamodule: Any = instantiate(parsed).data
-    if not hasattr(datamodule, 'patch_size'):
-        raise ValueError(
+    if not isinstance(datamodule, HyperspectralDataModule):
+        raise TypeError(
             f'{path}: found {type(datamodule).__name__}, expected a data module of one '
             'scene'
         )

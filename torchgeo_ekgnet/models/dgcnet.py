@@ -20,6 +20,7 @@ import torch
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
+from ..layers.rule import exporting
 from ._contract import leaf_module
 from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseLayer, DenseSkeleton
@@ -167,6 +168,8 @@ class DynamicGroupConv3d(nn.Module):
         hidden = hidden.reshape(pooled.shape[0], self.heads, 1, -1)
         saliency = torch.matmul(hidden, self.excite_weight).squeeze(2)
         saliency = torch.relu(saliency + self.excite_bias)
+        if exporting():  # ONNX has no stable sort
+            return saliency * (_ranks(saliency) >= self.inactive).to(saliency.dtype)
         order = torch.sort(saliency.detach(), stable=True, dim=2)[1]
         position = torch.arange(order.shape[2], device=order.device)
         kept = (position >= self.inactive).to(saliency.dtype).expand_as(saliency)
@@ -184,6 +187,14 @@ class DynamicGroupConv3d(nn.Module):
         # (B, heads, Cout / heads, C); exchanging two axes interleaves the heads.
         kernel = (kernel * gates.unsqueeze(2)).transpose(1, 2).flatten(1, 2)
         return torch.bmm(kernel, x).reshape(batch, -1, bands, rows, cols)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Count how many values along the last axis are less, or equal and earlier."""
+    number = torch.arange(values.shape[-1], device=values.device)
+    own, others = values.unsqueeze(-1), values.unsqueeze(-2)
+    earlier = number.unsqueeze(0) < number.unsqueeze(1)
+    return ((others < own) | ((others == own) & earlier)).sum(-1)
 
 
 class DGCNet(DenseSkeleton):

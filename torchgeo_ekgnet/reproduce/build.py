@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from .._files import file_digest
 from ..cli import CommandLine, Parser, usage_errors
 from ..datamodules import HyperspectralDataModule
 from .runs import Result, Settings, decode_floats
@@ -120,8 +121,9 @@ def content_of(
         split: Whether the split may come from files, which are data as well.
 
     Returns:
-        SHA-256 of the scene's values, labels, classes and mask of valid pixels, and,
-        if wanted, the identity of the split.
+        SHA-256 of the scene's values, labels, classes and mask of valid pixels, if
+        wanted the identity of the split, and the digest of a file of weights that the
+        training begins with.
     """
     data = build_data(settings, root)
     scene = data.scene
@@ -131,6 +133,9 @@ def content_of(
     content = {'scene': digest.hexdigest()}
     if split:
         content['split'] = data.split.identity()
+    weights = settings['model'].get('init_args', {}).get('weights')
+    if isinstance(weights, str) and os.path.isfile(weights):
+        content['weights'] = file_digest(weights)
     return content
 
 

@@ -23,6 +23,7 @@ from .sweeping import (
     at_least_one,
     bars_of,
     finish,
+    refuse_seeds,
     results_of,
     seeds_of,
     shared_arguments,
@@ -38,6 +39,7 @@ def repeat_parser() -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog='torchgeo-ekgnet repeat',
+        allow_abbrev=False,
         description=(
             'Train and test one configuration with several seeds and report mean and '
             'standard deviation. Each seed changes the split and the training. An '
@@ -83,6 +85,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog='torchgeo-ekgnet reproduce',
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             'Train and test every system of a table, figure or ablation and report '
@@ -207,7 +210,9 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
         ],
         bars_of(runs, results, store, options),
     )
-    numbers = published(experiment) if scene == experiment.scene else {}
+    # The paper's numbers are of its own scene and of random pixels.
+    own = scene == experiment.scene and protocol == 'random'
+    numbers = published(experiment) if own else {}
     title = experiment.title
     if summaries:
         title += f', {summaries[0].results[0]["scene"]["name"]}'
@@ -284,6 +289,7 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     """
     parser = repeat_parser()
     options, overrides = parser.parse_known_args(args)
+    refuse_seeds(overrides)
     settings = read_config(options.config, overrides)
     name = Path(options.config[-1]).stem
     folder = options.out or Path('runs', 'repeat', name)

@@ -5,7 +5,8 @@
 
 import argparse
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import timm
 from .._files import check_writable
 from ..commands import did_you_mean
 from ..models import network_class
-from .build import content_of
+from .build import content_of, import_class
 from .classical import CLASSICAL_NAMES
 from .declarations import whole_patches
 from .engine import classical_settings
@@ -27,6 +28,7 @@ from .sweeping import (
     at_least_one,
     bars_of,
     finish,
+    refuse_seeds,
     results_of,
     seeds_of,
     shared_arguments,
@@ -48,6 +50,7 @@ def compare_parser() -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog='torchgeo-ekgnet compare',
+        allow_abbrev=False,
         description=(
             'Train and test several networks and classical baselines on the scene and '
             'the split of one configuration, over several seeds, and report means, '
@@ -97,6 +100,7 @@ def main_compare(args: Sequence[str] | None = None) -> None:
         args: Arguments after the command's name; None: those of the process.
     """
     options, overrides = compare_parser().parse_known_args(args)
+    refuse_seeds(overrides)
     settings = read_config(options.config, overrides)
     systems = _systems(settings, options.models)
     title = Path(options.config[-1]).stem
@@ -133,9 +137,17 @@ def main_compare(args: Sequence[str] | None = None) -> None:
     finish(folder, report, summaries, {}, figures)
 
 
+def _configured(settings: Mapping[str, Any]) -> str:
+    """Name of a configuration's network, which is left out where it is the default."""
+    task = import_class(settings['model']['class_path'])
+    default = inspect.signature(task).parameters['model'].default
+    name: str = settings['model'].get('init_args', {}).get('model', default)
+    return name
+
+
 def _systems(settings: dict[str, Any], names: str | None) -> list[str]:
     """Names of the systems that are compared, each once."""
-    own = settings['model'].get('init_args', {}).get('model', 'ekgnet_base')
+    own = _configured(settings)
     if names is None:
         return list(dict.fromkeys([own, 'ssrn', *CLASSICAL_NAMES]))
     systems = list(dict.fromkeys(name.strip() for name in names.split(',')))
@@ -164,8 +176,8 @@ def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
         name: A network of timm, its static twin or a classical baseline.
 
     Returns:
-        Settings of another run. Options of the configured network are not handed to
-        others, nor crops of the patches, which they might not be made for: they see
+        Settings of another run. Options and weights of the configured network are not
+        handed to others, nor crops of the patches, which they might not be made for: they see
         whole patches, flipped and turned. A network that prunes itself is told how far
         the training is.
     """
@@ -174,8 +186,9 @@ def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
     changed = copy.deepcopy(settings)
     arguments = changed['model'].setdefault('init_args', {})
     network_name = name.removesuffix(_TWIN)
-    if arguments.get('model') != network_name:
-        arguments.pop('model_options', None)
+    if _configured(changed) != network_name:
+        for option in ('model_options', 'weights', 'freeze_backbone'):
+            arguments.pop(option, None)
         arguments['model'] = network_name
         augmentation = changed['data'].get('init_args', {}).get('augmentation') or {}
         if augmentation.get('init_args', {}).get('crop') is not None:

@@ -35,6 +35,10 @@ _TASKS = f'{_PACKAGE}.tasks'
 FIRST_SEED = 1331
 """Seed of the first run; the released code numbers its runs from here."""
 
+LAST_EPOCH = {'monitor': None, 'save_on_train_epoch_end': True}
+"""Arguments of ``ModelCheckpoint`` that keep the weights of the last epoch, whether or
+not it was validated."""
+
 SCENES = {
     'indian_pines': 'IndianPinesDataModule',
     'pavia_university': 'PaviaUniversityDataModule',
@@ -387,7 +391,7 @@ def _custom_settings(
         ],
     }
     settings = _settings(scene, data, model, trainer, seed)
-    settings['checkpoint'] = {'monitor': None}
+    settings['checkpoint'] = dict(LAST_EPOCH)
     return settings
 
 

@@ -131,7 +131,9 @@ def _draw(
         if not lines:
             continue
         length = min(map(len, lines))
-        epochs = np.arange(1, length + 1)
+        stage = f'{name.partition("_")[0]}_epoch'
+        known = next((curve[stage] for curve in curves if curve.get(stage)), None)
+        epochs = np.array(known or range(1, length + 1), dtype=np.float64)[:length]
         for line in lines:
             axis.plot(epochs, line[:length], color=colour, alpha=0.35, linewidth=0.8)
         mean = np.mean([line[:length] for line in lines], axis=0)

@@ -117,9 +117,18 @@ def sweep_facts(
     facts.append(('seeds', ', '.join(str(seed) for seed in seeds)))
     if note:
         facts.append(('effort', note))
-    versions = first['environment']['versions']
+    versions: dict[str, dict[str, None]] = {}
+    for summary in summaries:
+        for run in summary.results:
+            for name, text in run['environment']['versions'].items():
+                versions.setdefault(name, {})[text] = None
     facts.append(
-        ('software', ', '.join(f'{name} {text}' for name, text in versions.items()))
+        (
+            'software',
+            ', '.join(
+                f'{name} {" and ".join(found)}' for name, found in versions.items()
+            ),
+        )
     )
     machines = {
         f'{run["environment"]["accelerator"]}, {run["environment"]["processor"]}, '
@@ -169,8 +178,6 @@ def build_report(
     tables.append(cost_table(plain))
     notes = [conclusion(summaries, comparisons)] if len(summaries) > 1 else []
     notes += order_notes(comparisons, summaries, numbers)
-    if not comparisons and len({summary.splits for summary in summaries}) > 1:
-        notes.append('The rows were tested on different pixels: no order is claimed.')
     if ('spectralformer', 'class_1') in numbers:
         notes.append(
             "The published column of SpectralFormer is copied from that system's own "

@@ -24,7 +24,7 @@ from ..commands import resolve_config
 from ..datamodules import HyperspectralDataModule
 from ..tasks import HyperspectralClassificationTask
 from .build import import_class, own_arguments
-from .declarations import split_settings
+from .declarations import LAST_EPOCH, split_settings
 from .runs import encode_floats
 
 _PARTS = ('data', 'model', 'trainer', 'optimizer', 'lr_scheduler')
@@ -129,12 +129,13 @@ def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, A
 def _keep_what_counts(settings: dict[str, Any]) -> None:
     """Take out what only shows or writes, and note which weights are tested."""
     trainer = settings.setdefault('trainer', {})
+    _refuse_parts_of_runs(trainer)
     for name in _PLACES['trainer']:
         trainer.pop(name, None)
     callbacks = trainer.pop('callbacks', None) or []
     callbacks = [callbacks] if isinstance(callbacks, dict) else callbacks
     classes = [import_class(callback['class_path']) for callback in callbacks]
-    settings['checkpoint'] = {'monitor': None}
+    settings['checkpoint'] = dict(LAST_EPOCH)
     for callback, of in reversed(list(zip(callbacks, classes, strict=True))):
         given = callback.get('init_args') or {}
         if issubclass(of, ModelCheckpoint) and given.get('monitor') is not None:
@@ -146,6 +147,23 @@ def _keep_what_counts(settings: dict[str, Any]) -> None:
         for callback, of in zip(callbacks, classes, strict=True)
         if not (issubclass(of, _SHOWS) or getattr(of, 'only_writes', False))
     ]
+
+
+def _refuse_parts_of_runs(trainer: dict[str, Any]) -> None:
+    """Refuse a trainer whose runs are no results of a sweep."""
+    devices = trainer.get('devices', 1)
+    several = len(devices) > 1 if isinstance(devices, list) else devices not in (1, '1')
+    if several or trainer.get('num_nodes', 1) != 1:
+        raise ValueError(
+            f'--trainer.devices: found {devices}, expected 1: the runs of a sweep train '
+            'on one device each'
+        )
+    for name in ('fast_dev_run', 'limit_test_batches', 'overfit_batches'):
+        if trainer.get(name):
+            raise ValueError(
+                f'--trainer.{name}: found {trainer[name]}, expected nothing: the runs '
+                'of a sweep are tested on all test pixels'
+            )
 
 
 def places(settings: dict[str, Any]) -> str | None:

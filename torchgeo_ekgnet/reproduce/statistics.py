@@ -45,7 +45,10 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 
 
 def corrected_t_test(
-    first: Sequence[float], second: Sequence[float], test_to_train: float
+    first: Sequence[float],
+    second: Sequence[float],
+    test_to_train: float,
+    resolution: float = 0.0,
 ) -> float:
     r"""Two-sided p-value of the corrected resampled t-test.
 
@@ -57,6 +60,9 @@ def corrected_t_test(
         first: Accuracies of one system, one a seed.
         second: Accuracies of the other system on the same splits, same order.
         test_to_train: Number of test pixels over number of training pixels.
+        resolution: What one test pixel changes of an accuracy, in its unit. Differences
+            are taken to scatter by at least as much: that they are the same in two or
+            three seeds is chance then, and no proof.
 
     Returns:
         The p-value; 1 if all differences are zero, NaN with fewer than two seeds.
@@ -78,6 +84,8 @@ def corrected_t_test(
         return math.nan
     differences = np.subtract(first, second, dtype=np.float64)
     mean, spread = mean_and_std(differences.tolist())
+    if abs(mean) > 1e-12:
+        spread = max(spread, resolution)
     # Equal differences of 1e-17 are rounding, not evidence.
     if spread < 1e-12:
         return 1.0 if abs(mean) < 1e-12 else 0.0
@@ -143,8 +151,10 @@ def not_converged(
         None if the row counts as converged, else the reason.
     """
     reasons = []
-    if svm_accuracy is not None and accuracy < svm_accuracy:
+    if svm_accuracy is not None and accuracy < svm_accuracy - 1e-9:
         reasons.append('below RBF-SVM')
-    if rise is not None and not rise <= RISE_LIMIT:
+    if rise is not None and math.isinf(rise):
+        reasons.append('one validation shows no rise')
+    elif rise is not None and not rise <= RISE_LIMIT:
         reasons.append(f'rising {rise:+.1f} points')
     return ', '.join(reasons) or None

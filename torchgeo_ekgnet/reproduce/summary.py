@@ -79,6 +79,11 @@ class Summary:
         return float(np.mean([test / train for train, _, test in sizes]))
 
     @property
+    def tested(self) -> float:
+        """Test pixels, mean over seeds."""
+        return float(np.mean([accuracy.counts.sum() for accuracy in self.accuracies]))
+
+    @property
     def status(self) -> str:
         """Whether the row may enter a claim of order, and why not."""
         if self.reason is None:
@@ -145,17 +150,17 @@ def summarise(
 
     Args:
         rows: Key, label and results (one a seed) of each row.
-        bars: Results of the RBF support vector machine, one a split.
+        bars: Results of the RBF support vector machine, one a split and seed.
 
     Returns:
         One summary a row, rows without results left out.
     """
-    heights = {
-        result['split']['identity']: Accuracies.from_confusion(
-            result['confusion']
-        ).overall
-        for result in bars
-    }
+    reached: dict[str, list[float]] = {}
+    for result in bars:
+        overall = Accuracies.from_confusion(result['confusion']).overall
+        reached.setdefault(result['split']['identity'], []).append(overall)
+    # A split that is the same for all seeds has a bar for each of them.
+    heights = {identity: float(np.mean(each)) for identity, each in reached.items()}
     summaries = []
     for key, label, results in [*rows, *_smoothed_rows(rows)]:
         if not results:
@@ -236,7 +241,7 @@ def compare(summaries: Sequence[Summary]) -> list[Comparison]:
         one, other = first.values('OA'), second.values('OA')
         difference = float(np.mean(one) - np.mean(other))
         better, worse = (first, second) if difference >= 0 else (second, first)
-        p_value = corrected_t_test(one, other, first.test_to_train)
+        p_value = corrected_t_test(one, other, first.test_to_train, 100 / first.tested)
         found.append((better, worse, abs(difference), p_value))
     adjusted = holm([p_value for *_, p_value in found])
     comparisons = [
@@ -258,7 +263,12 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
     plain = [summary for summary in summaries if not summary.is_smoothed]
     fair = [summary for summary in plain if summary.reason is None]
     seeds = min(len(summary.results) for summary in summaries)
-    if len(fair) < 2:
+    if len({summary.splits for summary in plain}) > 1:
+        order = (
+            'The rows were tested on different pixels, or some of their runs are '
+            'missing: no order is claimed among those.'
+        )
+    elif len(fair) < 2:
         order = 'Fewer than two systems count as converged: no order may be claimed.'
     elif seeds < 2:
         order = 'One seed shows no scatter: no order may be claimed; use --seeds 3.'

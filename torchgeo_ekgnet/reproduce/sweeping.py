@@ -4,6 +4,7 @@
 """What the commands share: arguments, runs, bars and the end of a report."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from .report import Report, write_report
 from .runs import RunStore
 from .summary import Summary
 from .tables import to_markdown
+
+_LAST_SEED = 2**32
+"""Where the seeds of NumPy's generator end."""
 
 BAR_PIXELS = 50_000
 """Most training pixels that the bar of :func:`bars_of` is fitted on: its time grows with
@@ -33,11 +37,39 @@ def at_least_one(text: str) -> int:
     return count
 
 
+def a_seed(text: str) -> int:
+    """Parse a seed of NumPy's and PyTorch's generators."""
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < _LAST_SEED:
+        raise argparse.ArgumentTypeError(
+            f'expected a number from 0 to {_LAST_SEED - 1}, found {text!r}'
+        )
+    return seed
+
+
+def refuse_seeds(overrides: Sequence[str]) -> None:
+    """Refuse arguments of ``fit`` that every run of a sweep sets itself.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for argument in overrides:
+        name = argument.partition('=')[0]
+        if name.startswith('--seed') or re.fullmatch(r'--data\..*\.seed', name):
+            raise ValueError(
+                f'{name}: every run has a seed of its own, expected --first-seed and '
+                '--seeds'
+            )
+
+
 def shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that both commands have."""
     parser.add_argument(
         '--first-seed',
-        type=int,
+        type=a_seed,
         default=FIRST_SEED,
         metavar='S',
         help='seed of the first run; the next ones count up (default: %(default)s)',
@@ -93,7 +125,16 @@ def smoothed_too(
 
 
 def seeds_of(options: argparse.Namespace, count: int) -> list[int]:
-    """Seeds that the user wants."""
+    """Seeds that the user wants.
+
+    Raises:
+        ValueError: If the generators do not know the last one.
+    """
+    if options.first_seed + count > _LAST_SEED:
+        raise ValueError(
+            f'--first-seed: found {options.first_seed} and {count} seeds, expected '
+            f'seeds below {_LAST_SEED}'
+        )
     return [options.first_seed + index for index in range(count)]
 
 
@@ -126,7 +167,7 @@ def bars_of(
     store: RunStore,
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """Fit the bar of the convergence rule, an RBF-SVM, once on every split.
+    """Fit the bar of the convergence rule, an RBF-SVM, once on every split and seed.
 
     Args:
         runs: Settings of each run.
@@ -137,18 +178,18 @@ def bars_of(
     Returns:
         Results of the machine; none for splits on which it cannot be fitted.
     """
-    bars: dict[str, dict[str, Any] | None] = {
-        result['split']['identity']: result
+    bars: dict[tuple[str, int], dict[str, Any] | None] = {
+        _drawn(result, runs[name]): result
         for name, result in results.items()
         if runs[name]['model'].get('classical') == 'rbf_svm'
     }
     for name, result in results.items():
-        split = result['split']
-        if split['identity'] in bars:
+        split, drawn = result['split'], _drawn(result, runs[name])
+        if drawn in bars:
             continue
         settings = classical_settings(runs[name])
-        bars[split['identity']] = store.load(settings)
-        if bars[split['identity']] is not None or options.report_only:
+        bars[drawn] = store.load(settings)
+        if bars[drawn] is not None or options.report_only:
             continue
         if split['sizes'][0] > BAR_PIXELS:
             rank_zero_info(
@@ -161,8 +202,13 @@ def bars_of(
         except ValueError as error:
             rank_zero_info(f'bar not run: {error}')
         else:
-            bars[split['identity']] = bar
+            bars[drawn] = bar
     return [bar for bar in bars.values() if bar is not None]
+
+
+def _drawn(result: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, int]:
+    """Split and seed of a run: a saved split is the same for every seed."""
+    return result['split']['identity'], settings['seed_everything']
 
 
 def finish(

@@ -76,7 +76,8 @@ def _duration(seconds: float) -> str:
 
 def _epochs(summary: Summary) -> str:
     """Print the number of epochs."""
-    return str(summary.results[0]['epochs'] or NONE)
+    known = [result['epochs'] for result in summary.results if result['epochs']]
+    return number_range(known) if known else NONE
 
 
 def _tested_epochs(summary: Summary) -> str:
@@ -133,9 +134,8 @@ def accuracy_table(
         cells.append(NONE if summary.bar is None else f'{summary.bar:.2f}')
         cells.append(str(len(summary.results)))
         cells += [_epochs(summary), _tested_epochs(summary)]
-        cells.append(
-            NONE if summary.rise is None else f'{round(summary.rise, 2) + 0.0:+.2f}'
-        )
+        known = summary.rise is not None and math.isfinite(summary.rise)
+        cells.append(f'{round(summary.rise or 0.0, 2) + 0.0:+.2f}' if known else NONE)
         cells.append(summary.status)
         rows.append(tuple(cells))
     return Table(

@@ -34,7 +34,8 @@ class CurveLogger(Logger):
 
     Attributes:
         curves: Values by name of the logged quantity, one an epoch; None for a value
-            that is not finite.
+            that is not finite. ``train_epoch`` and ``val_epoch`` are their epochs, from
+            1: not every epoch validates.
     """
 
     def __init__(self) -> None:
@@ -65,6 +66,10 @@ class CurveLogger(Logger):
                 value = float(metrics[name])
                 known = value if math.isfinite(value) else None
                 self.curves.setdefault(name, []).append(known)
+                stage = name.partition('_')[0]
+                epochs = self.curves.setdefault(f'{stage}_epoch', [])
+                if len(epochs) < len(self.curves[name]):
+                    epochs.append(float(metrics.get('epoch', len(epochs))) + 1)
 
 
 class SettledCheckpoint(ModelCheckpoint):
