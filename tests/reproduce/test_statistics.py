@@ -111,3 +111,9 @@ def test_one_pixel_in_every_seed_is_no_proof() -> None:
     assert corrected_t_test([100, 100], [100 - pixel] * 2, 1.0, pixel) > 0.3
     assert corrected_t_test([99] * 5, [60] * 5, 1.0, pixel) < 1e-3
     assert corrected_t_test([99, 99], [99, 99], 1.0, pixel) == 1
+
+
+def test_few_validation_pixels_know_no_small_rise() -> None:
+    assert not_converged(0.9, None, 1.1, 100) is None
+    assert not_converged(0.9, None, 2.1, 100) == 'rising +2.1 points'
+    assert not_converged(0.9, None, 0.6, 10_000) == 'rising +0.6 points'

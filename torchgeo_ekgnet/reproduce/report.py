@@ -10,7 +10,7 @@ from typing import Any
 
 from .._files import write_text
 from .declarations import Published
-from .statistics import RISE_LIMIT
+from .statistics import RISE_LIMIT, RISE_PIXELS
 from .summary import Summary, compare, conclusion
 from .tables import (
     Table,
@@ -190,8 +190,9 @@ def build_report(
     )
     notes.append(
         'A network below the RBF-SVM on the same splits, or whose validation accuracy '
-        f'still rises by more than {RISE_LIMIT} points over the last quarter of its '
-        'epochs, counts as not converged. Where no pixel validates, the rise is that '
+        f'still rises by more than {RISE_LIMIT} points (or {RISE_PIXELS} validation '
+        'pixels, where that is more) over the last quarter of its epochs, counts as not '
+        'converged. Where no pixel validates, the rise is that '
         'of training accuracy, which is shown and decides nothing.'
     )
     hours = sum(

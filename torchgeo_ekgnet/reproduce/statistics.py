@@ -24,6 +24,9 @@ from scipy import stats
 RISE_LIMIT = 0.5
 """Points of validation accuracy that a converged run may still gain in its last quarter."""
 
+RISE_PIXELS = 2
+"""The same in validation pixels, where so many are more: few pixels know no smaller rise."""
+
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (ddof = 1).
@@ -136,7 +139,10 @@ def last_quarter_rise(accuracies: Sequence[float]) -> float:
 
 
 def not_converged(
-    accuracy: float, svm_accuracy: float | None, rise: float | None
+    accuracy: float,
+    svm_accuracy: float | None,
+    rise: float | None,
+    pixels: float = math.inf,
 ) -> str | None:
     """The rule that keeps undertrained systems out of ordering claims.
 
@@ -146,6 +152,7 @@ def not_converged(
             same splits, or None if it was not run.
         rise: Mean gain of validation accuracy over the last quarter in points, or
             None for a classical baseline, which has no epochs.
+        pixels: Validation pixels, of which the rise may be :data:`RISE_PIXELS`.
 
     Returns:
         None if the row counts as converged, else the reason.
@@ -155,6 +162,6 @@ def not_converged(
         reasons.append('below RBF-SVM')
     if rise is not None and math.isinf(rise):
         reasons.append('one validation shows no rise')
-    elif rise is not None and not rise <= RISE_LIMIT:
+    elif rise is not None and not rise <= max(RISE_LIMIT, 100 * RISE_PIXELS / pixels):
         reasons.append(f'rising {rise:+.1f} points')
     return ', '.join(reasons) or None

@@ -172,6 +172,7 @@ def summarise(
         # Training accuracy always rises while the learning rate falls: it tells nothing
         # of pixels that were not trained on, and disqualifies nobody.
         validated = all(result['curves'].get('val_OA') for result in results)
+        pixels = min(_validating(result) for result in results)
         accuracies = tuple(Accuracies.from_confusion(r['confusion']) for r in results)
         # An unfinished sweep may have the bar of some seeds only.
         pairs = [
@@ -186,12 +187,17 @@ def summarise(
                 label,
                 tuple(results),
                 accuracies,
-                not_converged(overall, bar, rise if validated else None),
+                not_converged(overall, bar, rise if validated else None, pixels),
                 rise,
                 None if bar is None else 100 * bar,
             )
         )
     return summaries
+
+
+def _validating(result: Mapping[str, Any]) -> float:
+    """Validation pixels of a run; infinite where they decide nothing."""
+    return result.get('split', {}).get('sizes', (0, 0, 0))[1] or math.inf
 
 
 def _smoothed_rows(
