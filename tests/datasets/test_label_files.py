@@ -161,6 +161,17 @@ class TestLegends:
         path.with_name('map.tif.aux.xml').write_bytes(attribute_table(legend))
         self.check(cube, path)
 
+    def test_attribute_table_with_an_empty_value(self, cube: Path) -> None:
+        path = geotiff.write(cube.with_name('map.tif'), TRUTH[None], nodata=0)
+        legend = Legend.from_classes(NAMES, (1, 2, 3), COLOURS[1:])
+        table = attribute_table(legend).decode()
+        end = table.index('</GDALRasterAttributeTable>')
+        columns = table.count('<FieldDefn')
+        empty = '<Row index="9">' + '<F></F>' * columns + '</Row>'
+        text = table[:end] + empty + table[end:]
+        path.with_name('map.tif.aux.xml').write_text(text)
+        self.check(cube, path)
+
     def test_names_that_occur_only(self, cube: Path) -> None:
         path = geotiff.write(cube.with_name('l.tif'), TRUTH[None] * 2)
         inner = ''.join(f'<Category>c{n // 4}</Category>' for n in range(9))

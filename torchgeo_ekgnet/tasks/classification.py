@@ -468,7 +468,8 @@ class HyperspectralClassificationTask(ClassificationTask):
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
         """Compute class probabilities of shape (B, C)."""
-        return self._divided(self._logits(batch['image'])).softmax(dim=1)
+        # In float32, as maps do it: in half precision near probabilities become ties.
+        return self._divided(self._logits(batch['image'])).float().softmax(dim=1)
 
     def _calibrates(self) -> bool:
         """Tell whether the running validation is one to fit a temperature on."""

@@ -455,6 +455,10 @@ class TestOtherContents:
         np.save(tmp_path / 'a.npy', np.array([CUBE, None], dtype=object))
         with pytest.raises(FileError, match='found Python objects, which are not read'):
             open_scene(tmp_path / 'a.npy')
+        objects = np.empty((2, 3, 4), dtype=object)
+        np.savez(tmp_path / 'b.npz', cube=objects)
+        with pytest.raises(FileError, match="'cube': found Python objects, which are"):
+            open_scene(tmp_path / 'b.npz')
 
     def test_hdf4(self, tmp_path: Path) -> None:
         (tmp_path / 'a.hdf').write_bytes(b'\x0e\x03\x13\x01' + bytes(100))

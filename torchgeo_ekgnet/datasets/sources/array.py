@@ -44,11 +44,7 @@ def open_source(path: Path, request: Request) -> Source:
         if zipfile.is_zipfile(path):
             return _archived(path, request, axes)
         request.expect_no_variable(path)
-        if _header_of(path)[1].hasobject:
-            raise FileError(
-                f'{path}: found Python objects, which are not read, expected an array '
-                'of numbers or texts; save it as one'
-            )
+        _refuse_objects(str(path), _header_of(path)[1])
         array = np.load(path, mmap_mode='r', allow_pickle=False)
         array = checked_numbers(path, path.stem, array, request)
         flat = '(' in axes or request.size is not None
@@ -103,6 +99,7 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
     shapes = {key: shape for key, (shape, _) in headers.items()}
     names = series(path, shapes, request)
     name = names[0] if names else pick(path, shapes, request)
+    _refuse_objects(f'{path}: {name!r}', headers[name][1])
     if request.check_memory:
         needed = sum(
             headers[key][1].itemsize * math.prod(shapes[key]) for key in names or [name]
@@ -124,6 +121,15 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
     source = DescribedArray(array, path, axes, request, facts)
     source.misfit = misfit(shapes, bands)
     return source
+
+
+def _refuse_objects(where: str, dtype: 'np.dtype[np.generic]') -> None:
+    """Refuse pickled objects, which may run code when they are read."""
+    if dtype.hasobject:
+        raise FileError(
+            f'{where}: found Python objects, which are not read, expected an array of '
+            'numbers or texts; save it as one'
+        )
 
 
 def _header(

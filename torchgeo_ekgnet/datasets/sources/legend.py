@@ -74,7 +74,7 @@ def _attribute_table(
     rgb = [uses.index(use) for use in _COLOURS if use in uses]
     for row in table.iter('Row'):
         cells = [(cell.text or '').strip() for cell in row.iter('F')]
-        if len(cells) != len(uses):
+        if len(cells) != len(uses) or not cells[value]:
             continue
         number = float(cells[value])
         if not number.is_integer():

@@ -33,7 +33,7 @@ def read_mask(path: str | Path, variable: str | None = None) -> Labels:
 
     Args:
         path: A ``.mat``, ``.npy``, ``.npz``, HDF5 or NetCDF file, an ENVI header, or
-            any raster that rasterio opens (its first band).
+            any raster of one band that rasterio opens.
         variable: Name of the array in the file, the only two-dimensional one by
             default.
 
