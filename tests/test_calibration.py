@@ -91,6 +91,18 @@ class TestTemperature:
 
 
 class TestReliability:
+    def test_many_pixels(self) -> None:
+        """Sums of float32 stand still after some million."""
+        reliability = Reliability()
+        reliability.pixels[13] = reliability.right[13] = 1 << 25
+        reliability.confidence[13] = round(0.9 * (1 << 24)) * (1 << 25)
+        probabilities = torch.tensor([[0.9, 0.1]]).expand(1000, 2)
+        reliability.update(probabilities, torch.zeros(1000, dtype=torch.long))
+        bins = reliability.compute()['bins']
+        assert bins['pixels'][13] == (1 << 25) + 1000
+        assert bins['confidence'][13] == pytest.approx(0.9, abs=1e-6)
+        assert bins['accuracy'][13] == 1.0
+
     @pytest.mark.parametrize('sharpness', [0.3, 1.0, 4.0])
     def test_error_is_that_of_torchmetrics(self, sharpness: float) -> None:
         logits, target = drawn(2000, sharpness)

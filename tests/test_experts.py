@@ -34,6 +34,15 @@ def network() -> Any:
     ).eval()
 
 
+def test_modes_of_layers_are_left_as_they_were() -> None:
+    layers = network().train()
+    layers[0].mapping.eval()  # frozen apart
+    before = [module.training for module in layers.modules()]
+    images = torch.randn(4, 2, 3, 3, 3)
+    attention_means(layers, [{'image': images, 'label': torch.zeros(4).long()}])
+    assert [module.training for module in layers.modules()] == before
+
+
 def test_attention_means_weigh_samples_alike() -> None:
     model, x = network(), torch.randn(4, 2, 3, 3, 3)
     means = attention_means(model, [{'image': x[:3]}, {'image': x[3:]}])

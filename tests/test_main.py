@@ -206,7 +206,9 @@ def test_resume_opens_a_new_version(
     monkeypatch.chdir(tmp_path)
     main(['fit', '--config', EKGNET, '--trainer.max_epochs', '1'])
     last = 'runs/small/version_0/checkpoints/last.ckpt'
-    main(['fit', '--config', EKGNET, '--ckpt_path', last])
+    resume = ['fit', '--config', EKGNET, '--ckpt_path', last]
+    with pytest.warns(UserWarning, match=r'checkpoint says .* replaces lr 0\.5 by'):
+        main([*resume, '--model.on_nonfinite', 'skip', '--model.lr', '0.5'])
     first, second = (tmp_path / 'runs' / 'small' / f'version_{i}' for i in (0, 1))
     assert (second / 'checkpoints' / 'last.ckpt').is_file()
     epochs = [
@@ -214,6 +216,8 @@ def test_resume_opens_a_new_version(
         for run in (first, second)
     ]
     assert epochs == [0, 1]
+    config = yaml.safe_load((second / 'config.yaml').read_text(encoding='utf-8'))
+    assert config['model']['init_args']['on_nonfinite'] == 'skip'
 
 
 def test_optimizer_and_schedule_of_the_command_line(

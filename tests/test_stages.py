@@ -108,6 +108,53 @@ def test_another_scene_has_labels_and_place_of_its_own(
     assert '--data.labels=new_gt.tif' in line and '--data.labels=null' not in line
 
 
+def test_files_of_another_scene_lie_where_the_command_is_typed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _configure(run, root='scenes', cube='a.npy', labels='a.npy', wavelengths='w.txt')
+    (tmp_path / 'scenes').mkdir()
+    (tmp_path / 'else').mkdir()
+    monkeypatch.chdir(tmp_path / 'else')
+    for file in ('new.npy', 'new_gt.npy'):
+        (tmp_path / 'else' / file).touch()
+    checkpoint = str(run / 'checkpoints' / 'best.ckpt')
+    begin = ('predict', '--ckpt_path', checkpoint, '--data.cube', 'new.npy')
+    line = _complete(*begin, '--data.labels', 'new_gt.npy')
+    assert f'--data.labels={tmp_path / "else" / "new_gt.npy"}' in line
+    assert '--data.wavelengths=null' in line
+    place = line.index('--data.root')
+    assert line[place + 1] == str(tmp_path / 'scenes')
+
+
+def test_labels_of_a_configuration_are_not_those_of_another_cube(run: Path) -> None:
+    config = str(run / 'config.yaml')
+    line = _complete('predict', '--config', config, '--ckpt_path', 'a', '--data.cube=b')
+    assert line[-1] == '--data.labels=null'
+    for args in (
+        ('predict', '--config', config, '--ckpt_path', 'a'),
+        ('test', '--config', config, '--ckpt_path', 'a', '--data.cube', 'b'),
+        ('predict', '--config', config, '--data.cube=b', '--data.labels=c'),
+    ):
+        assert _complete(*args) == list(args)
+
+
+def test_weights_that_a_training_began_with_are_not_asked_for(run: Path) -> None:
+    content = yaml.safe_load((run / 'config.yaml').read_text())
+    content['model'] = {'class_path': 'Task', 'init_args': {'weights': 'gone.ckpt'}}
+    write_text(run / 'config.yaml', yaml.safe_dump(content))
+    line = _complete('test', '--ckpt_path', str(run / 'checkpoints' / 'best.ckpt'))
+    assert line[3] == '--model.weights=null'
+
+
+@pytest.mark.parametrize(
+    'text', ['data: [', 'data: {class_path: A, init_args: [1, 2]}', 'data:\n\t- x']
+)
+def test_damaged_configurations_are_named(run: Path, text: str) -> None:
+    write_text(run / 'config.yaml', text)
+    with pytest.raises(FileError, match=r'config\.yaml'):
+        _complete('test', '--ckpt_path', str(run / 'checkpoints' / 'best.ckpt'))
+
+
 @pytest.mark.parametrize(
     ('given', 'expected'),
     [
@@ -159,6 +206,24 @@ class TestNames:
             '--config',
             str(run.with_name('version_10') / 'config.yaml'),
         ]
+
+    def test_the_only_checkpoint_of_another_name(self, run: Path) -> None:
+        path = run / 'checkpoints' / 'best.ckpt'
+        path.rename(path.with_name('epoch=0-step=4.ckpt'))
+        assert _complete('test', '--name', 'small')[-1].endswith('epoch=0-step=4.ckpt')
+        (run / 'checkpoints' / 'epoch=1-step=8.ckpt').touch()
+        with pytest.raises(FileNotFoundError, match='found no checkpoint of a run'):
+            _complete('test', '--name', 'small')
+
+    def test_empty_name(self) -> None:
+        with pytest.raises(ValueError, match='--name: found nothing'):
+            _complete('fit', '--name', '')
+
+    def test_a_comment_is_no_run_folder(self, tmp_path: Path) -> None:
+        path = tmp_path / 'mine.yaml'
+        path.write_bytes(b'trainer: {}  # no RunFolder, f\xfcr jetzt\n')
+        line = _complete('fit', '--config', str(path), '--name', 'x')
+        assert line[-1] == '--trainer.callbacks.name=x'
 
     def test_unknown_name(self, run: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r'--name: .*runs/smal; .*small'):

@@ -131,10 +131,13 @@ def checkpoint_of(run: Path) -> Path | None:
     """Find the checkpoint of a run to test and map with.
 
     A configuration that watches a validation score keeps ``best.ckpt``; one that means
-    the weights of the last epoch, such as averaged ones, keeps ``last.ckpt`` alone.
+    the weights of the last epoch, such as averaged ones, keeps ``last.ckpt`` alone. A
+    checkpoint of another name counts where it is the only one.
     """
     paths = (run / 'checkpoints' / f'{name}.ckpt' for name in ('best', 'last'))
-    return next(filter(Path.is_file, paths), None)
+    found = next(filter(Path.is_file, paths), None)
+    others = sorted((run / 'checkpoints').glob('*.ckpt'))
+    return others[0] if found is None and len(others) == 1 else found
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -22,6 +22,9 @@ __all__ = ('Calibrated', 'Reliability', 'ValidationLogits', 'calibrated')
 #: Bins of equal width from 0 to 1; what most publications use.
 BINS = 15
 
+_PARTS = 1 << 24
+"""Parts of 1 that confidences are summed in: the digits of float32 between 0.5 and 1."""
+
 _COLDEST, _HOTTEST = 0.01, 100.0
 
 
@@ -80,8 +83,9 @@ class ValidationLogits(Metric):
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Keep a batch: logits (B, classes) and classes (B,)."""
-        self.logits.append(logits.detach().float())
-        self.target.append(target)
+        # A captured network writes its next logits into the same memory.
+        self.logits.append(logits.detach().float().clone())
+        self.target.append(target.clone())
 
     def compute(self) -> float:
         """Give the temperature under which the pixels are most probable.
@@ -129,19 +133,22 @@ class Reliability(Metric):
         """Start without pixels."""
         super().__init__()
         for name in ('pixels', 'confidence', 'right'):
-            # Counts, whatever precision the network is built in.
-            counts = torch.zeros(BINS, dtype=torch.float32)
+            # Whole numbers: sums of float32 stand still after some million pixels.
+            counts = torch.zeros(BINS, dtype=torch.int64)
             self.add_state(name, default=counts, dist_reduce_fx='sum')
 
     def update(self, probabilities: Tensor, target: Tensor) -> None:
         """Count a batch: probabilities (B, classes) and classes (B,)."""
         # What is no number has no bin; the task refuses it when the stage ends.
-        top, found = probabilities.to(self.pixels.dtype).nan_to_num(0.0).max(dim=1)
+        top, found = probabilities.float().nan_to_num(0.0).max(dim=1)
         cell = (top * BINS).long().clamp(max=BINS - 1)
-        right = (found == target).to(top.dtype)
-        self.pixels = self.pixels.scatter_add(0, cell, torch.ones_like(top))
-        self.confidence = self.confidence.scatter_add(0, cell, top)
-        self.right = self.right.scatter_add(0, cell, right)
+        for name, values in (
+            ('pixels', torch.ones_like(cell)),
+            ('confidence', (top * _PARTS).round().long()),
+            ('right', (found == target).long()),
+        ):
+            sums: Tensor = getattr(self, name)
+            setattr(self, name, sums.scatter_add(0, cell, values))
 
     def compute(self) -> dict[str, Any]:
         """Give error and bins as JSON-able values.
@@ -152,9 +159,10 @@ class Reliability(Metric):
             'pixels', mean 'confidence' and 'accuracy', one a bin, None for an empty one.
         """
         pixels, sums, right = (
-            values.double().cpu()
+            values.cpu().double()
             for values in (self.pixels, self.confidence, self.right)
         )
+        sums = sums / _PARTS
         error = float((sums - right).abs().sum() / pixels.sum().clamp(min=1))
         filled = pixels.tolist()
         means = {

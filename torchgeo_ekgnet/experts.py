@@ -82,13 +82,15 @@ def worth_of_attention(
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Switch to evaluation without gradients, and back."""
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        # What was frozen apart from the rest stays so.
+        for module, training in modes:
+            module.training = training
 
 
 def _score(

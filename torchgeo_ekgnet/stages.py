@@ -10,10 +10,12 @@ scene with all else as it was.
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ._reading import FileError, reading
 from ._runs import RUN_FILE, RUN_NAME, newest_checkpoint, read_result, run_of_checkpoint
 
 __all__ = ('complete_arguments',)
@@ -21,7 +23,10 @@ __all__ = ('complete_arguments',)
 _CUSTOM = 'torchgeo_ekgnet.datamodules.CustomSceneDataModule'
 
 #: Options that belong to the files of one scene, and not to another one.
-_OF_THE_SCENE = ('labels', 'labels_variable', 'name', 'crs', 'transform', 'mask')
+_OF_THE_SCENE = (
+    *('labels', 'labels_variable', 'name', 'crs', 'transform', 'mask'),
+    *('wavelengths', 'wavelength_unit'),
+)
 
 
 def complete_arguments(args: Sequence[str]) -> list[list[str]]:
@@ -40,6 +45,8 @@ def complete_arguments(args: Sequence[str]) -> list[list[str]]:
     """
     command, options = args[0], list(args[1:])
     name = _take(options, '--name')
+    if name == '':
+        raise ValueError('--name: found nothing, expected the name of runs')
     if command == 'fit':
         return [[command, *options, *_named(name, options)]]
     if command not in ('validate', 'test', 'predict'):
@@ -58,7 +65,7 @@ def complete_arguments(args: Sequence[str]) -> list[list[str]]:
         for item in options
     )
     if checkpoint is None or given or '://' in checkpoint:
-        return [[command, *options]]
+        return [[command, *options, *_without_labels(command, options)]]
     config = run_of_checkpoint(checkpoint) / 'config.yaml'
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
@@ -70,12 +77,17 @@ def complete_arguments(args: Sequence[str]) -> list[list[str]]:
             f'--ckpt_path {checkpoint}: there is no {config} of its training; pass '
             '--config FILE_OR_NAME'
         )
-    begin = [command, '--config', str(config)]
+    begin = [command, '--config', str(config), *_no_start(config)]
     cubes = _take_all(options, '--data.cube')
-    data = _data_of(config)
+    data = _part_of(config, 'data')
     if not cubes:
         return [[*begin, *_root(config, data, options), *options]]
-    return [[*begin, *_other_scene(data, cube, options), *options] for cube in cubes]
+    root = _root(config, data, options)
+    for file in ('--data.labels', '--data.wavelengths'):
+        options += [f'{file}={_from_here(value)}' for value in _take_all(options, file)]
+    return [
+        [*begin, *root, *_other_scene(data, cube, options), *options] for cube in cubes
+    ]
 
 
 def _named(name: str | None, options: Sequence[str]) -> list[str]:
@@ -88,7 +100,9 @@ def _named(name: str | None, options: Sequence[str]) -> list[str]:
         path = item.partition('=')[2] if item.startswith('--config=') else item
         follows = index and options[index - 1] in ('-c', '--config')
         if (follows or item.startswith('--config=')) and Path(path).is_file():
-            texts.append(Path(path).read_text(encoding='utf-8'))
+            # What is no UTF-8 is refused where configurations are read.
+            texts.append(Path(path).read_text(encoding='utf-8', errors='replace'))
+    texts = [re.sub(r'#.*', '', text) for text in texts]
     if any('RunFolder' in text for text in texts):
         return []
     folder = 'torchgeo_ekgnet.callbacks.RunFolder'
@@ -109,13 +123,45 @@ def _newest(name: str, options: Sequence[str]) -> Path:
     return found
 
 
-def _data_of(config: Path) -> Mapping[str, Any]:
-    """Read which data a configuration names."""
+def _part_of(config: Path, name: str) -> Mapping[str, Any]:
+    """Read what a configuration says of data or model.
+
+    Raises:
+        FileError: If it cannot be read.
+    """
     import yaml
 
-    content = yaml.safe_load(config.read_text(encoding='utf-8'))
-    data = content.get('data') if isinstance(content, Mapping) else None
-    return data if isinstance(data, Mapping) else {}
+    with reading(config, 'a configuration'):
+        content = yaml.safe_load(config.read_text(encoding='utf-8'))
+    part = content.get(name) if isinstance(content, Mapping) else None
+    arguments = part.get('init_args') if isinstance(part, Mapping) else None
+    if not isinstance(arguments, Mapping | None):
+        raise FileError(
+            f'{config}: found a {type(arguments).__name__} as init_args of {name}, '
+            'expected names and values'
+        )
+    return part if isinstance(part, Mapping) else {}
+
+
+def _no_start(config: Path) -> list[str]:
+    """Leave out the file that a training began with: the checkpoint has all weights."""
+    model = _part_of(config, 'model').get('init_args') or {}
+    return ['--model.weights=null'] if model.get('weights') else []
+
+
+def _without_labels(command: str, options: Sequence[str]) -> list[str]:
+    """Leave out the labels of a configuration whose cube is replaced."""
+    if command != 'predict' or _value(options, '--data.cube') is None:
+        return []
+    if _value(options, '--data.labels') is not None:
+        return []
+    rest = list(options)
+    configs = _take_all(rest, '--config') + _take_all(rest, '-c')
+    paths = [Path(name) for name in configs if Path(name).is_file()]
+    labelled = any(
+        (_part_of(path, 'data').get('init_args') or {}).get('labels') for path in paths
+    )
+    return ['--data.labels=null'] if labelled else []
 
 
 def _root(config: Path, data: Mapping[str, Any], options: Sequence[str]) -> list[str]:

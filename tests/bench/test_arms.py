@@ -12,6 +12,7 @@ from torch import nn
 
 from torchgeo_ekgnet.bench import arms as bench_arms
 from torchgeo_ekgnet.bench import build_parser
+from torchgeo_ekgnet.bench.count import create_model
 from torchgeo_ekgnet.bench.measure import WARM_UPS
 
 from .conftest import SMALL
@@ -68,6 +69,15 @@ def test_the_released_program_has_an_arm_where_it_runs() -> None:
     }
     calls['training']['released']()
     calls['inference']['unfolded']()
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [('ekgnet_base', True), ('ekgnet_spectral', False), ('ekgnet_spatial', False)],
+)
+def test_the_released_program_is_one_network(name: str, expected: bool) -> None:
+    network = create_model(name, 7, 16)
+    assert (bench_arms._released(network, 7, 16) is not None) == expected
 
 
 def test_training_step_is_whole() -> None:

@@ -3,6 +3,7 @@
 
 """Tests of the moving average of weights."""
 
+import copy
 import math
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
 from torchgeo_ekgnet.callbacks import MovingAverage
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
@@ -146,3 +148,18 @@ def test_other_stages_are_quiet(tmp_path: Path) -> None:
             ckpt_path=saver.best_model_path,
             verbose=False,
         )
+
+
+def test_numbers_are_those_of_the_trained_network() -> None:
+    """A mean of counts, cut to whole numbers at every step, would not prune."""
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    network.register_buffer('inactive', torch.tensor([12]))
+    callback = MovingAverage(share=0.5)
+    callback._steps = 100
+    average = copy.deepcopy(network)
+    for step in range(50):
+        callback._step = step
+        callback._update(
+            list(average.state_dict().values()), list(network.state_dict().values()), 0
+        )
+    assert average.state_dict()['inactive'].item() == 12

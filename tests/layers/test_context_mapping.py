@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from torchgeo_ekgnet.layers import ContextMapping, pool_context
 from torchgeo_ekgnet.layers.context_mapping import ContextNorm
@@ -199,3 +200,22 @@ def test_hooks_inside_are_heard() -> None:
     # The list of the blocks is never called.
     names = [name for name, _ in mapping.named_modules() if name != 'blocks']
     assert sorted(heard) == sorted(2 * names)
+
+
+@pytest.mark.parametrize('wrap', ['pruned', 'parametrized'])
+@pytest.mark.parametrize('training', [False, True])
+def test_weights_that_are_computed(wrap: str, training: bool) -> None:
+    """PyTorch's tools put an attribute in the place of a parameter."""
+    torch.manual_seed(0)
+    mapping = ContextMapping(4, 3).train(training)
+    for module in list(mapping.modules()):
+        if not isinstance(module, nn.Conv3d | nn.BatchNorm3d):
+            continue
+        if wrap == 'pruned':
+            prune.identity(module, 'weight')
+        else:
+            parametrize.register_parametrization(module, 'weight', nn.Identity())
+    torch.manual_seed(0)
+    plain = ContextMapping(4, 3).train(training)
+    x = torch.randn(5, 4, 2, 3, 3)
+    torch.testing.assert_close(mapping(x), plain(x))

@@ -207,8 +207,27 @@ def pruned(conv: nn.Conv3d) -> nn.Module:
     return module
 
 
+def replaced(conv: nn.Conv3d) -> nn.Module:
+    forward = conv.forward
+    conv.forward = lambda input: 2 * forward(input)  # type: ignore[method-assign]
+    return conv
+
+
+def watched_backward(conv: nn.Conv3d) -> nn.Module:
+    conv.register_full_backward_hook(lambda module, inputs, outputs: None)
+    return conv
+
+
 @pytest.mark.parametrize(
-    'wrap', [hooked, prehooked, pruned, parametrizations.weight_norm]
+    'wrap',
+    [
+        hooked,
+        prehooked,
+        replaced,
+        watched_backward,
+        pruned,
+        parametrizations.weight_norm,
+    ],
 )
 def test_layers_with_hooks_or_parametrizations_stay(
     wrap: Callable[[nn.Conv3d], nn.Module],

@@ -96,6 +96,30 @@ def test_forward(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', MODELS)
+def test_empty_batch(name: str) -> None:
+    model = small_model(name)
+    logits = model(small_input(name, 2)[:0])
+    assert logits.shape == (0, model.num_classes)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'groups': 0}, 'groups must be at least 1, found 0'),
+        ({'stem_stride': 2}, 'stem_stride must be a list of 3 numbers, found 2'),
+        ({'stem_stride': (2, 2)}, 'stem_stride must be a list of 3 numbers'),
+        ({'stem_kernel': 3}, 'stem_kernel must be a list of 3 numbers, found 3'),
+        ({'stem_stride': (0, 0, 0)}, 'must be at least 1'),
+        ({'block_config': 2}, 'block_config must be a list of whole numbers, found 2'),
+    ],
+)
+def test_sizes_of_dense_networks(options: dict[str, Any], message: str) -> None:
+    for name in ('ekgnet_tiny', 'lgcnet'):
+        with pytest.raises(ValueError, match=message):
+            timm.create_model(name, in_chans=8, num_classes=3, **options)
+
+
+@pytest.mark.parametrize('name', MODELS)
 def test_backward(name: str) -> None:
     model = small_model(name).train()
     model.reset_classifier(42)

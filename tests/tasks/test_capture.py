@@ -4,6 +4,7 @@
 """Tests of networks that run as CUDA graphs: with a stand-in, and where CUDA is."""
 
 import copy
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,7 @@ class Graphs:
             return [hook.recorded[hook.name] for hook in hooks]
 
         for _ in range(num_warmup_iters):
-            module(image)
+            output = module(image).detach().clone()
         places = kept()
         self.made.append(tuple(image.shape))
         training, grad = module.training, torch.is_grad_enabled()
@@ -76,7 +77,9 @@ class Graphs:
                     ctx.logits = module(image)
                 for place, value in zip(places, kept(), strict=True):
                     place.copy_(value)
-                logits: Tensor = ctx.logits.detach()
+                # What it returns lies in one place, as that of a graph does.
+                output.copy_(ctx.logits.detach())
+                logits: Tensor = output.detach()
                 return logits
 
             @staticmethod
@@ -407,6 +410,20 @@ def test_expert_use_sees_the_network(graphs: Graphs, tmp_path: Path) -> None:
     task, trainer = fit(tmp_path, 'auto')
     trainer.callbacks.append(ExpertUse())  # type: ignore[attr-defined]
     trainer.test(task, make_datamodule(batch_size=16), verbose=False)
+    use = json.loads((tmp_path / 'expert_use.json').read_text(encoding='utf-8'))
+    assert use['samples'] == task.accuracies['test'].confusion.sum()
+    assert 0 < use['normalised_entropy'] <= 1
+
+
+def test_temperature_is_that_of_an_eager_run(graphs: Graphs, tmp_path: Path) -> None:
+    """The logits of a graph are overwritten by those of the next batch."""
+    kept = []
+    for capture in ('auto', False):
+        task, _ = fit(tmp_path, capture, task={'calibrate': True})
+        assert task.temperature is not None
+        kept.append(task.temperature)
+    assert graphs.replays > 0
+    assert kept[0] == pytest.approx(kept[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(

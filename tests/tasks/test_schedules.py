@@ -36,6 +36,11 @@ def test_every_epoch_of_every_run_learns(name: str, epochs: int, warmup: float) 
         assert found[rise] == 1
 
 
+def test_share_of_the_epochs_is_not_rounded_up() -> None:
+    found = rates('constant', 100, 0.07)
+    assert found[6] < 1 == found[7]
+
+
 def test_cosine_falls_to_zero() -> None:
     found = rates('cosine', 10, 0.2)
     assert found[:3] == pytest.approx([1 / 3, 2 / 3, 1])

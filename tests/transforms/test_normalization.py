@@ -100,6 +100,22 @@ def test_bands_without_spread_are_named(
     assert not caplog.records
 
 
+@pytest.mark.parametrize('method', ['zscore', 'minmax'])
+def test_bands_without_spread_become_0_everywhere(method: Any) -> None:
+    """Also where they vary: outside the training pixels, in another scene."""
+    cube = make_cube()
+    rows = cube.shape[0] // 2
+    cube[:rows, :, 2] = 7
+    cube[rows:, :, 2] = 5000
+    positions = np.argwhere(np.ones((rows, cube.shape[1]), dtype=bool))
+    fitted = SpectralNormalizer(method).fit(HyperspectralScene(cube, None), positions)
+    again = SpectralNormalizer.from_state(fitted.state_dict())
+    for normalizer in (fitted, again):
+        found = apply(normalizer, cube)
+        assert np.isfinite(found).all()
+        assert not found[:, :, 2].any() and found[:, :, 1].any()
+
+
 @pytest.mark.parametrize('method', ['snv', 'l2'])
 def test_one_band_is_refused_where_nothing_is_left(method: Any) -> None:
     with pytest.raises(ValueError, match='nothing of a single band'):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from torchgeo_ekgnet.datasets import HyperspectralScene
 from torchgeo_ekgnet.transforms import SpectralNormalizer, SpectralPCA
 
 from .scenes import make_cube, make_scene
@@ -69,3 +70,14 @@ def test_errors() -> None:
     scene.cube[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match='NaN or infinite'):
         SpectralPCA(2).fit(scene)
+
+
+def test_rounding_is_not_whitened() -> None:
+    cube = make_cube(bands=6)
+    cube[:, :, 4:] = cube[:, :, :2]  # six bands of rank 4
+    scene = HyperspectralScene(cube, None)
+    normalizer = SpectralNormalizer().fit(scene)
+    found = SpectralPCA(6, whiten=True).fit(scene, None, normalizer)
+    values = found(normalizer(torch.from_numpy(cube)))
+    assert values[..., :4].std() > 0.5
+    assert values[..., 4:].abs().max() < 1e-3

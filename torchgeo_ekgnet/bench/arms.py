@@ -185,12 +185,17 @@ def _released(network: nn.Module, patch: int, bands: int) -> nn.Module | None:
     if min((n + 1) // 2 for n in (patch, bands)) < 2 ** (len(layers) - 1):
         return None
     first = layers[0][0]
-    return ReleasedNet(
+    released = ReleasedNet(
         network.num_classes,
         [len(stage) for stage in layers],
         first.conv.out_channels,
         first.bottleneck.num_experts,
     )
+    # Other variants of the family are other networks.
+    ours = [network.stem.weight.numel()]
+    for layer in (layer for stage in layers for layer in stage):
+        ours += [layer.bottleneck.weight.numel(), layer.conv.weight.numel()]
+    return released if released.kernels() == ours else None
 
 
 def arms_of(

@@ -130,6 +130,15 @@ class ReleasedNet(nn.Module):
         self.bn_last = nn.BatchNorm3d(channels)
         self.classifier = nn.Linear(channels, num_classes)
 
+    def kernels(self) -> list[int]:
+        """Give the numbers of weights of stem, experts and convolutions, in order."""
+        return [
+            module.weight.numel()
+            for module in self.features.modules()
+            if (isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3))
+            or isinstance(module, _ExpertConv)
+        ]
+
     def forward(self, x: Tensor) -> Tensor:
         """Classify patches (B, bands, P, P)."""
         x = self.features(x.permute(0, 2, 3, 1).unsqueeze(1))

@@ -359,6 +359,7 @@ class RunFolder(Callback):
         try:
             for folder in (run, run / stage, logs):
                 _check_folder(folder)
+            _remove_links(logs)
             if path != run and trainer.is_global_zero:
                 claim_scene_folder(path, subject_of(trainer))
         except OSError as error:
@@ -416,6 +417,10 @@ def _check_folder(folder: Path) -> None:
             errno.ENOTDIR, 'found a link, expected a folder or nothing', str(folder)
         )
     check_writable(folder)
+
+
+def _remove_links(folder: Path) -> None:
+    """Remove links where the logger is going to write: it would write through them."""
     for name in ('metrics.csv', 'hparams.yaml', 'config.yaml'):
         if (folder / name).is_symlink():
             (folder / name).unlink()

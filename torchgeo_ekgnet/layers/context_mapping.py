@@ -65,12 +65,14 @@ class ContextNorm(nn.BatchNorm3d):
             # Each attribute of a module is a search, which weighs here.
             values, statistics = self._parameters, self._buffers
             mean = statistics['running_mean']
+            # Pruning and parametrizations put an attribute in a parameter's place.
+            whole = 'weight' in values and 'bias' in values
             return F.batch_norm(
                 input,
                 mean,
                 statistics['running_var'],
-                values['weight'],
-                values['bias'],
+                values['weight'] if whole else self.weight,
+                values['bias'] if whole else self.bias,
                 mean is None,
                 0.0,
                 self.eps,
@@ -108,6 +110,8 @@ class PooledConv3d(nn.Conv3d):
         if torch.jit.is_scripting():
             return F.linear(input, self.weight.flatten(1), self.bias)
         values = self._parameters
+        if 'weight' not in values or 'bias' not in values:  # pruned, parametrized
+            return F.linear(input, self.weight.flatten(1), self.bias)
         weight = cast(Tensor, values['weight'])
         return F.linear(input, weight.flatten(1), values['bias'])
 

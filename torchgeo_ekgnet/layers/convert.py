@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from .context_mapping import ContextMapping
 from .dynamic_expert_conv import DynamicExpertConv3d
 from .grouped_conv import GroupedConv3d
+from .rule import watched
 
 __all__ = ['ConvSelection', 'convert_conv3d', 'expert_conv_from']
 
@@ -196,10 +197,9 @@ def _is_plain(conv: nn.Conv3d) -> bool:
     """Whether a layer computes what ``nn.Conv3d`` does (mapping networks do not)."""
     cls = type(conv)
     inherited = cls.forward is nn.Conv3d.forward or cls is GroupedConv3d
-    hooked = bool(conv._forward_hooks or conv._forward_pre_hooks)
     return (
         inherited
         and cls._conv_forward is nn.Conv3d._conv_forward
-        and not hooked
+        and not watched(conv)
         and not is_parametrized(conv)
     )

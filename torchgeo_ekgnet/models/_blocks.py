@@ -97,7 +97,7 @@ class FullExtentConv3d(nn.Conv3d):
         (B, C, D, H, W) to (B, out_channels, 1, 1, 1).
         """
         out = F.linear(x.flatten(1), self.weight.flatten(1), self.bias)
-        return out.reshape(x.shape[0], -1, 1, 1, 1)
+        return out.reshape(x.shape[0], self.out_channels, 1, 1, 1)
 
 
 @leaf_module
@@ -136,7 +136,7 @@ class SpectralCollapse(nn.Conv3d):
         bias = self.bias
         if bias is not None:
             out = out + bias.unsqueeze(1)
-        return out.reshape(batch, -1, 1, rows, cols)
+        return out.reshape(batch, self.out_channels, 1, rows, cols)
 
 
 @leaf_module

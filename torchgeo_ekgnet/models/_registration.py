@@ -4,7 +4,7 @@
 """Networks by name: timm's registry, and what it knows of each."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from timm.models import build_model_with_cfg, is_model, model_entrypoint, register_model
@@ -96,6 +96,12 @@ def network_class(name: str) -> type[SpectralSpatialNet] | None:
         return None
     network = getattr(model_entrypoint(name), 'network', None)
     return cast('type[SpectralSpatialNet] | None', network)
+
+
+def stages_of(arguments: Mapping[str, Any]) -> int:
+    """Count the blocks that ``block_config`` asks for; the network judges what it is."""
+    blocks = arguments['block_config']
+    return len(blocks) if isinstance(blocks, Sequence) else 1
 
 
 def create_spectral_model(

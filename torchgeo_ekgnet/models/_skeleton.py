@@ -405,9 +405,27 @@ def _check_sizes(
     growth_rate: int,
     groups: int,
     stem_channels: int,
+    stem_kernel: Sequence[int],
     stem_stride: Sequence[int],
 ) -> None:
     """Refuse sizes that no network can have."""
+    for name, sizes, count in (
+        ('block_config', block_config, None),
+        ('stem_kernel', stem_kernel, 3),
+        ('stem_stride', stem_stride, 3),
+    ):
+        listed = isinstance(sizes, Sequence) and not isinstance(sizes, str)
+        if not listed or count not in (None, len(sizes)):
+            raise ValueError(
+                f'{name} must be a list of {count or "whole"} numbers, found {sizes!r}'
+            )
+    if min(*stem_kernel, *stem_stride) < 1:
+        raise ValueError(
+            f'stem_kernel and stem_stride must be at least 1, found '
+            f'{tuple(stem_kernel)} and {tuple(stem_stride)}'
+        )
+    if groups < 1:
+        raise ValueError(f'groups must be at least 1, found {groups}')
     if not block_config or min(block_config) < 1:
         raise ValueError(
             'block_config must hold at least one layer a block, '
@@ -515,7 +533,9 @@ class DenseSkeleton(SpectralSpatialNet):
         """Make the network."""
         super().__init__(num_classes, in_chans)
         channels = 2 * growth_rate if stem_channels is None else stem_channels
-        _check_sizes(block_config, growth_rate, groups, channels, stem_stride)
+        _check_sizes(
+            block_config, growth_rate, groups, channels, stem_kernel, stem_stride
+        )
         if pixelwise and not whole_spectrum:
             raise ValueError('pixelwise: found True, expected whole_spectrum=True too')
         self.pixelwise = pixelwise

@@ -20,7 +20,12 @@ from torch import Tensor, nn
 
 from ._blocks import MaxPool3d
 from ._contract import SpectralSpatialNet, leaf_module
-from ._registration import create_spectral_model, register_network, spectral_cfg
+from ._registration import (
+    create_spectral_model,
+    register_network,
+    spectral_cfg,
+    stages_of,
+)
 
 __all__ = ['DenseNet3d', 'SqueezeExcitation3d']
 
@@ -241,7 +246,7 @@ default_cfgs = generate_default_cfgs(
 def _create_densenet3d(variant: str, pretrained: bool, **kwargs: Any) -> Any:
     """Build a variant."""
     return create_spectral_model(
-        DenseNet3d, variant, pretrained, len(kwargs['block_config']), **kwargs
+        DenseNet3d, variant, pretrained, stages_of(kwargs), **kwargs
     )
 
 

@@ -22,7 +22,12 @@ from torch import Tensor, nn
 
 from ..layers.rule import exporting
 from ._contract import leaf_module
-from ._registration import create_spectral_model, register_network, spectral_cfg
+from ._registration import (
+    create_spectral_model,
+    register_network,
+    spectral_cfg,
+    stages_of,
+)
 from ._skeleton import DenseLayer, DenseSkeleton
 
 __all__ = ['DGCNet', 'DynamicGroupConv3d', 'inactive_channels']
@@ -165,7 +170,8 @@ class DynamicGroupConv3d(nn.Module):
             Gates, (B, heads, C); zero for masked channels.
         """
         hidden: Tensor = self.act(self.squeeze(pooled))
-        hidden = hidden.reshape(pooled.shape[0], self.heads, 1, -1)
+        width = hidden.shape[1] // self.heads
+        hidden = hidden.reshape(pooled.shape[0], self.heads, 1, width)
         saliency = torch.matmul(hidden, self.excite_weight).squeeze(2)
         saliency = torch.relu(saliency + self.excite_bias)
         if exporting():  # ONNX has no stable sort
@@ -186,7 +192,8 @@ class DynamicGroupConv3d(nn.Module):
         kernel = self.weight.reshape(self.heads, -1, self.weight.shape[1])
         # (B, heads, Cout / heads, C); exchanging two axes interleaves the heads.
         kernel = (kernel * gates.unsqueeze(2)).transpose(1, 2).flatten(1, 2)
-        return torch.bmm(kernel, x).reshape(batch, -1, bands, rows, cols)
+        out = torch.bmm(kernel, x)
+        return out.reshape(batch, self.weight.shape[0], bands, rows, cols)
 
 
 def _ranks(values: Tensor) -> Tensor:
@@ -284,7 +291,7 @@ default_cfgs = generate_default_cfgs(
 def _create_dgcnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
     """Build a variant."""
     return create_spectral_model(
-        DGCNet, variant, pretrained, len(kwargs['block_config']), **kwargs
+        DGCNet, variant, pretrained, stages_of(kwargs), **kwargs
     )
 
 

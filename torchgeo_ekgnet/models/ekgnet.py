@@ -25,7 +25,12 @@ from timm.models import generate_default_cfgs
 from torch import nn
 
 from ..layers import ContextMapping, DynamicExpertConv3d
-from ._registration import create_spectral_model, register_network, spectral_cfg
+from ._registration import (
+    create_spectral_model,
+    register_network,
+    spectral_cfg,
+    stages_of,
+)
 from ._skeleton import DenseLayer, DenseSkeleton, init_conv3d
 
 __all__ = ['EKGNet', 'translate_released']
@@ -245,7 +250,7 @@ def _translate_released(model: EKGNet, state: dict[str, Any], prefix: str) -> No
 def _create_ekgnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
     """Build a variant."""
     return create_spectral_model(
-        EKGNet, variant, pretrained, len(kwargs['block_config']), **kwargs
+        EKGNet, variant, pretrained, stages_of(kwargs), **kwargs
     )
 
 

@@ -15,7 +15,12 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ._contract import leaf_module
-from ._registration import create_spectral_model, register_network, spectral_cfg
+from ._registration import (
+    create_spectral_model,
+    register_network,
+    spectral_cfg,
+    stages_of,
+)
 from ._skeleton import DenseSkeleton, init_conv3d
 
 __all__ = ['LGCNet', 'LearnedGroupConv3d']
@@ -106,7 +111,7 @@ class LearnedGroupConv3d(nn.Module):
         kernel = (self.weight.flatten(1) * self.mask()).expand(batch, -1, -1)
         # One product a patch keeps the channels in front: no copy of the maps.
         out = torch.baddbmm(self.bias.reshape(1, -1, 1), kernel, x.flatten(2))
-        return out.reshape(batch, -1, bands, rows, cols)
+        return out.reshape(batch, self.weight.shape[0], bands, rows, cols)
 
 
 class LGCNet(DenseSkeleton):
@@ -163,7 +168,7 @@ default_cfgs = generate_default_cfgs(
 def _create_lgcnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
     """Build a variant."""
     return create_spectral_model(
-        LGCNet, variant, pretrained, len(kwargs['block_config']), **kwargs
+        LGCNet, variant, pretrained, stages_of(kwargs), **kwargs
     )
 
 

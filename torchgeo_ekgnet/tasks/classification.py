@@ -198,6 +198,7 @@ class HyperspectralClassificationTask(ClassificationTask):
         check_arguments(self.hparams)
         self._trained = False
         self._stepped = False
+        self._ordered = False
         self.provenance = None
         name = self.hparams['model']
         check_model(name)
@@ -274,15 +275,20 @@ class HyperspectralClassificationTask(ClassificationTask):
             self.configure_models()
             self.configure_metrics()
             repoint(vars(self).get('configure_optimizers'), self.model)
-            trained = self.provenance and self.provenance.data
-            if stage == 'fit' and trained and hasattr(datamodule, 'describe'):
-                # A head that was loaded has the order of other data.
-                scene = datamodule.describe()['scene']
-                order_classes(self.model, match_classes(trained['scene'], scene))
+        trained = self.provenance and self.provenance.data
+        scene = (
+            datamodule.describe()['scene'] if hasattr(datamodule, 'describe') else {}
+        )
+        if stage == 'fit' and trained and scene and not self._ordered:
+            # A head that was loaded has the order of other data.
+            order_classes(self.model, match_classes(trained['scene'], scene))
+            self._ordered = True
         if stage == 'predict':  # no loss, and no split to count classes in
             return
         weights = self.hparams['class_weights']
         others = getattr(datamodule, 'num_classes', None) != self.hparams['num_classes']
+        if trained and scene:
+            others |= trained['scene']['class_names'] != scene['class_names']
         if stage != 'fit' and weights == 'balanced' and others:
             weights = None
         if weights == 'balanced' and hasattr(datamodule, 'class_counts'):
@@ -405,6 +411,9 @@ class HyperspectralClassificationTask(ClassificationTask):
         else:
             # A process without a pixel of its own takes part in the sums of all.
             loss = torch.zeros((), device=label.device)
+            if stage == 'val' and self._calibrates():
+                none = image.new_zeros((0, self.hparams['num_classes']))
+                self.val_logits.update(none, label)
         shown = loss.detach()
         self.log(
             f'{stage}_loss',
@@ -420,7 +429,9 @@ class HyperspectralClassificationTask(ClassificationTask):
     def _finish(self, stage: str) -> None:
         """Derive and log the scores of an epoch."""
         if stage != 'train':
-            self._watch.check('validate' if stage == 'val' else stage)
+            command = 'validate' if stage == 'val' else stage
+            fitting = self.trainer.state.fn == 'fit'
+            self._watch.check('fit' if fitting else command)
         elif skipped := self._watch.finish_epoch():
             rank_zero_warn(
                 f'{skipped} steps of epoch {self.current_epoch} were skipped: their '
@@ -545,8 +556,9 @@ class HyperspectralClassificationTask(ClassificationTask):
             )
         if self.hparams['calibrate'] and self.temperature is None:
             rank_zero_info(
-                'calibrate: no pixel validates, so no temperature was fitted and '
-                'probabilities stay as they are; give the split validation pixels (val)'
+                'calibrate: no pixel was validated, so no temperature was fitted and '
+                'probabilities stay as they are; give the split validation pixels '
+                '(val), and validate within the epochs (check_val_every_n_epoch)'
             )
 
     def on_validation_start(self) -> None:

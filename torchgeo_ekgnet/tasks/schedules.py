@@ -105,7 +105,8 @@ def make_schedule(
             f"lr_schedule: 'cosine' and warmup need trainer.max_epochs, found {epochs}; "
             'give a number of epochs or another schedule'
         )
-    rise = math.ceil(warmup * epochs) if epochs else 0
+    # 7 % of 100 epochs are 7, though 0.07 * 100 is a little more.
+    rise = math.ceil(warmup * epochs - 1e-9) if epochs else 0
     match name:
         case 'constant':
             if not rise:

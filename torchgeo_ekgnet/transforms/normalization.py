@@ -222,7 +222,8 @@ class SpectralNormalizer:
             offset, spread = low, high - low
             flat = spread == 0
         _report_flat(flat, mean)
-        scale = np.where(flat, 1.0, spread)
+        # What varies elsewhere only would come in raw units.
+        scale = np.where(flat, np.inf, spread)
         self._take_statistics(
             torch.from_numpy(np.ascontiguousarray(offset)),
             torch.from_numpy(np.ascontiguousarray(scale)),

@@ -14,6 +14,9 @@ from torch import Tensor
 from .._options import whole_number
 from .normalization import SpectralScene, iterate_spectra
 
+#: Deviations that count as none, in the largest one.
+_LEAST_DEVIATION = 1e-6
+
 
 class SpectralPCA:
     """Replace the bands by their first principal components.
@@ -133,7 +136,9 @@ class SpectralPCA:
         projected = (cube - mean) @ components
         if self.whiten:
             deviation = self.variance.sqrt().to(cube.device, torch.float32)
-            projected = projected / torch.where(deviation > 0, deviation, 1.0)
+            # Below it there is rounding of single precision, and nothing to see.
+            least = _LEAST_DEVIATION * deviation.max()
+            projected = projected / torch.where(deviation > least, deviation, 1.0)
         return projected
 
     def state_dict(self) -> dict[str, Any]:
