@@ -59,7 +59,7 @@ def test_arms(
 
 
 def test_the_released_program_has_an_arm_where_it_runs() -> None:
-    options = build_parser().parse_args(SMALL)
+    options = build_parser().parse_args([*SMALL, '--model', 'ekgnet_base'])
     calls = bench_arms.model_calls(bench_arms.Setting(options, CPU, {}), 7, 16, 2)
     assert set(calls['training']) == {
         *('ours', 'paper', 'released', 'static', 'checkpointed')
