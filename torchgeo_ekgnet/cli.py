@@ -21,7 +21,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torchgeo.datamodules import BaseDataModule
 
 # Names of classes may be short: whatever is imported is found.
@@ -35,6 +35,7 @@ from ._compat import BaseTask
 from ._files import replaced
 from ._reading import FileError, raised_here, shortened
 from .checkpoint import read_checkpoint
+from .checkpoint.arguments import arguments_of, keep_asked
 from .commands import did_you_mean
 from .models import network_class
 
@@ -80,8 +81,6 @@ _POSITIVE = ('accumulate_grad_batches', 'check_val_every_n_epoch', 'val_check_in
 _TRAINS = ('max_epochs', 'max_steps', 'limit_train_batches')
 """Options of the trainer with which 0 trains nothing."""
 
-#: Arguments of the task that say how it runs, not what it computes.
-_HOW_IT_RUNS = ('capture', 'compile', 'matmul_precision', 'on_nonfinite')
 _CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
 """Values of ``--ckpt_path`` that are no file."""
 
@@ -328,11 +327,11 @@ class CommandLine(LightningCLI):
         What only says how the network runs stays as it was asked for.
         """
         command = self.config.get('subcommand')
-        asked = _arguments(self.config[command].get('model') if command else None)
+        asked = arguments_of(self.config[command].get('model') if command else None)
         try:
             super()._parse_ckpt_path()
             if command is not None and asked:
-                _keep_asked(self.config[command], asked)
+                keep_asked(self.config[command], asked)
             if command is not None:
                 _check_names(self.config[command].get('model'))
         except (Exception, SystemExit) as error:
@@ -341,43 +340,6 @@ class CommandLine(LightningCLI):
                 f'{path}: its hyper_parameters are not accepted '
                 f'({shortened(_essence(str(error)))}), expected those that fit wrote'
             ) from error
-
-
-def _arguments(model: Any) -> dict[str, Any]:
-    """Give the arguments of a model in a configuration."""
-    arguments = getattr(model, 'init_args', None)
-    found: dict[str, Any] = _plain(arguments) if arguments is not None else {}
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Turn what parsers and checkpoints hold into values that can be compared."""
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    return (
-        [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-    )
-
-
-def _keep_asked(config: Any, asked: Mapping[str, Any]) -> None:
-    """Keep what says how the network runs, and tell what the checkpoint replaced."""
-    taken = _arguments(config.get('model'))
-    replaced = []
-    for name, value in asked.items():
-        if name not in taken or taken[name] == value:
-            continue
-        if name in _HOW_IT_RUNS:
-            config.model.init_args[name] = value
-        elif value is not None:
-            replaced.append(f'{name} {shortened(str(value))} by {taken[name]}')
-    if replaced:
-        rank_zero_warn(
-            f'--ckpt_path: what the checkpoint says of the model replaces '
-            f'{", ".join(replaced)}; --model.weights begins a new training with its '
-            'weights and your arguments'
-        )
 
 
 def _breaks_while_restoring(error: BaseException) -> bool:

@@ -16,12 +16,13 @@ from typing import Any
 import geopandas
 import numpy as np
 import pandas as pd
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 
+from .._reading import FileError
 from ..datasets import HyperspectralScene, open_scene
 from ..datasets.sources.envi_files import find
 from ..datasets.sources.envi_header import first_line
+from ..datasets.sources.raster import open_raster
 from .arrays import ARRAY_SUFFIXES, list_variables
 
 __all__ = ('SceneFiles', 'find_scene')
@@ -204,17 +205,15 @@ def _look_at(group: tuple[str, ...]) -> list[_Item]:
         return [_Item(shown, 'text', ())]
     if suffix in _COMPANIONS:
         return []
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        try:
-            with rasterio.open(_data_of(paths[0])) as file:
-                shape = (file.height, file.width, file.count)
-                whole = np.dtype(file.dtypes[0]).kind in 'iu'
-        except RasterioError as error:
-            raise ValueError(
-                f'{paths[0]}: found no raster, array or vector file that can be read, '
-                f'expected a file of a scene: {error}'
-            ) from error
+    try:
+        with open_raster(_data_of(paths[0])) as file:
+            shape = (file.height, file.width, file.count)
+            whole = np.dtype(file.dtypes[0]).kind in 'iu'
+    except FileError as error:
+        raise ValueError(
+            f'{paths[0]}: found no raster, array or vector file that can be read, '
+            f'expected a file of a scene: {error}'
+        ) from error
     return [_Item(shown, 'raster', shape, None, several, whole)]
 
 

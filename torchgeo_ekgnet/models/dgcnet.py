@@ -174,8 +174,9 @@ class DynamicGroupConv3d(nn.Module):
         hidden = hidden.reshape(pooled.shape[0], self.heads, 1, width)
         saliency = torch.matmul(hidden, self.excite_weight).squeeze(2)
         saliency = torch.relu(saliency + self.excite_bias)
-        if exporting():  # ONNX has no stable sort
-            return saliency * (_ranks(saliency) >= self.inactive).to(saliency.dtype)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript needs the nesting)
+            if exporting():  # ONNX has no stable sort
+                return saliency * (_ranks(saliency) >= self.inactive).to(saliency.dtype)
         order = torch.sort(saliency.detach(), stable=True, dim=2)[1]
         position = torch.arange(order.shape[2], device=order.device)
         kept = (position >= self.inactive).to(saliency.dtype).expand_as(saliency)

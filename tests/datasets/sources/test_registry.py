@@ -53,7 +53,8 @@ def test_scene_of_a_new_format(toy: Path) -> None:
     assert scene.wavelengths.tolist() == [500, 600]
     assert (~scene.valid).sum() == 1 and not scene.valid[1, 1]
     assert scene.cube[0].tolist() == [[1, 3], [4, 6]]
-    again = CustomScene(toy.parent, 1, cube=['cube.toy', 'cube.toy']).scene
+    toy.with_name('more.toy').write_text(toy.read_text())
+    again = CustomScene(toy.parent, 1, cube=['cube.toy', 'more.toy']).scene
     assert again.num_bands == 4
 
 
