@@ -150,6 +150,29 @@ def test_other_stages_are_quiet(tmp_path: Path) -> None:
         )
 
 
+def test_a_test_after_the_training_has_the_average(tmp_path: Path) -> None:
+    """As one in a process of its own has: of the checkpoint, not of the last step."""
+    torch.manual_seed(0)
+    task = HyperspectralClassificationTask('ekgnet_tiny', lr_schedule='constant')
+    saver = ModelCheckpoint(tmp_path, 'last', save_on_train_epoch_end=True)
+    trainer = Trainer(
+        accelerator='cpu',
+        max_epochs=2,
+        callbacks=[MovingAverage(share=0.4), saver],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(task, make_datamodule())
+    path = saver.best_model_path
+    content = torch.load(path, weights_only=True)
+    trainer.test(task, make_datamodule(), ckpt_path=path, verbose=False)
+    name = 'model.classifier.weight'
+    assert not content['state_dict'][name].equal(content['current_model_state'][name])
+    assert task.state_dict()[name].equal(content['state_dict'][name])
+
+
 def test_numbers_are_those_of_the_trained_network() -> None:
     """A mean of counts, cut to whole numbers at every step, would not prune."""
     network = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))

@@ -58,7 +58,8 @@ class MovingAverage(WeightAveraging):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Go on averaging; in other stages the checkpoint holds all that is needed."""
-        if self._average_model is not None:
+        # A test in the process of the training would get the weights of the last step.
+        if self._average_model is not None and trainer.state.fn == 'fit':
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
