@@ -17,10 +17,11 @@ from ._version import __version__
 
 # The command, as console script or module, answers --help and --version without torch
 # and timm, whose import takes seconds; it imports what it needs itself.
-_module = sys.orig_argv.index('-m') if '-m' in sys.orig_argv else -2
-_AS_COMMAND = Path(
-    sys.argv[0] if sys.argv else ''
-).stem == 'torchgeo-ekgnet' or sys.orig_argv[_module + 1 : _module + 2] == [__name__]
+# Python calls a module '-m' while it looks for it.
+_NAME = sys.argv[0] if sys.argv else ''
+_AS_COMMAND = Path(_NAME).stem == 'torchgeo-ekgnet' or (
+    _NAME == '-m' and __name__ in sys.orig_argv
+)
 if TYPE_CHECKING or not _AS_COMMAND:
     from . import layers, models
 

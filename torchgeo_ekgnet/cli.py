@@ -330,9 +330,8 @@ class CommandLine(LightningCLI):
         asked = arguments_of(self.config[command].get('model') if command else None)
         try:
             super()._parse_ckpt_path()
-            if command is not None and asked:
-                keep_asked(self.config[command], asked)
             if command is not None:
+                keep_asked(self.config[command], asked)
                 _check_names(self.config[command].get('model'))
         except (Exception, SystemExit) as error:
             path = self.config[self.config['subcommand']].get('ckpt_path')

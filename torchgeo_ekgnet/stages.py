@@ -77,17 +77,15 @@ def complete_arguments(args: Sequence[str]) -> list[list[str]]:
             f'--ckpt_path {checkpoint}: there is no {config} of its training; pass '
             '--config FILE_OR_NAME'
         )
-    begin = [command, '--config', str(config), *_no_start(config)]
+    data, model = _parts_of(config)
+    begin = [command, '--config', str(config), *_no_start(model)]
+    begin += _root(config, data, options)
     cubes = _take_all(options, '--data.cube')
-    data = _part_of(config, 'data')
     if not cubes:
-        return [[*begin, *_root(config, data, options), *options]]
-    root = _root(config, data, options)
+        return [[*begin, *options]]
     for file in ('--data.labels', '--data.wavelengths'):
         options += [f'{file}={_from_here(value)}' for value in _take_all(options, file)]
-    return [
-        [*begin, *root, *_other_scene(data, cube, options), *options] for cube in cubes
-    ]
+    return [[*begin, *_other_scene(data, cube, options), *options] for cube in cubes]
 
 
 def _named(name: str | None, options: Sequence[str]) -> list[str]:
@@ -123,8 +121,8 @@ def _newest(name: str, options: Sequence[str]) -> Path:
     return found
 
 
-def _part_of(config: Path, name: str) -> Mapping[str, Any]:
-    """Read what a configuration says of data or model.
+def _parts_of(config: Path) -> list[Mapping[str, Any]]:
+    """Read what a configuration says of data and model.
 
     Raises:
         FileError: If it cannot be read.
@@ -133,20 +131,23 @@ def _part_of(config: Path, name: str) -> Mapping[str, Any]:
 
     with reading(config, 'a configuration'):
         content = yaml.safe_load(config.read_text(encoding='utf-8'))
-    part = content.get(name) if isinstance(content, Mapping) else None
-    arguments = part.get('init_args') if isinstance(part, Mapping) else None
-    if not isinstance(arguments, Mapping | None):
-        raise FileError(
-            f'{config}: found a {type(arguments).__name__} as init_args of {name}, '
-            'expected names and values'
-        )
-    return part if isinstance(part, Mapping) else {}
+    parts = []
+    for name in ('data', 'model'):
+        part = content.get(name) if isinstance(content, Mapping) else None
+        arguments = part.get('init_args') if isinstance(part, Mapping) else None
+        if not isinstance(arguments, Mapping | None):
+            raise FileError(
+                f'{config}: found a {type(arguments).__name__} as init_args of {name}, '
+                'expected names and values'
+            )
+        parts.append(part if isinstance(part, Mapping) else {})
+    return parts
 
 
-def _no_start(config: Path) -> list[str]:
+def _no_start(model: Mapping[str, Any]) -> list[str]:
     """Leave out the file that a training began with: the checkpoint has all weights."""
-    model = _part_of(config, 'model').get('init_args') or {}
-    return ['--model.weights=null'] if model.get('weights') else []
+    weights = (model.get('init_args') or {}).get('weights')
+    return ['--model.weights=null'] if weights else []
 
 
 def _without_labels(command: str, options: Sequence[str]) -> list[str]:
@@ -158,9 +159,8 @@ def _without_labels(command: str, options: Sequence[str]) -> list[str]:
     rest = list(options)
     configs = _take_all(rest, '--config') + _take_all(rest, '-c')
     paths = [Path(name) for name in configs if Path(name).is_file()]
-    labelled = any(
-        (_part_of(path, 'data').get('init_args') or {}).get('labels') for path in paths
-    )
+    data = [_parts_of(path)[0].get('init_args') or {} for path in paths]
+    labelled = any(arguments.get('labels') for arguments in data)
     return ['--data.labels=null'] if labelled else []
 
 

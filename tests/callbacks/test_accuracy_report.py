@@ -60,6 +60,18 @@ def test_table_without_overlap_or_kappa() -> None:
     assert table.splitlines()[8].split() == ['kappa', 'x', '100', '-']
 
 
+def make_datamodule(**options: Any) -> SyntheticSceneDataModule:
+    return SyntheticSceneDataModule(
+        rows=20,
+        cols=20,
+        num_bands=12,
+        num_classes=3,
+        patch_size=5,
+        split=RandomSplit(0.3, 0.2, 3),
+        **options,
+    )
+
+
 def make_trainer(folder: Path, callback: AccuracyReport) -> Trainer:
     return Trainer(
         max_epochs=1,
@@ -74,14 +86,7 @@ def make_trainer(folder: Path, callback: AccuracyReport) -> Trainer:
 
 
 def test_json_holds_what_is_needed_to_judge_it(tmp_path: Path) -> None:
-    datamodule = SyntheticSceneDataModule(
-        rows=20,
-        cols=20,
-        num_bands=12,
-        num_classes=3,
-        patch_size=5,
-        split=RandomSplit(0.3, 0.2, 3),
-    )
+    datamodule = make_datamodule()
     trainer = make_trainer(tmp_path, AccuracyReport('other.json', table=False))
     task = HyperspectralClassificationTask('ekgnet_tiny')
     trainer.fit(task, datamodule)
@@ -117,15 +122,7 @@ def test_json_holds_what_is_needed_to_judge_it(tmp_path: Path) -> None:
 
 
 def test_a_part_of_the_test_pixels_is_said(tmp_path: Path) -> None:
-    datamodule = SyntheticSceneDataModule(
-        rows=20,
-        cols=20,
-        num_bands=12,
-        num_classes=3,
-        patch_size=5,
-        batch_size=8,
-        split=RandomSplit(0.3, 0.2, 3),
-    )
+    datamodule = make_datamodule(batch_size=8)
     trainer = make_trainer(tmp_path, AccuracyReport(table=False, page=False))
     task = HyperspectralClassificationTask('ekgnet_tiny')
     trainer.fit(task, datamodule)
@@ -168,14 +165,7 @@ def test_a_page_that_fails_does_not_cost_the_scores(
 def test_smoothed_scores_are_a_row_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], edges: float | None
 ) -> None:
-    datamodule = SyntheticSceneDataModule(
-        rows=20,
-        cols=20,
-        num_bands=12,
-        num_classes=3,
-        patch_size=5,
-        split=RandomSplit(0.3, 0.2, 3),
-    )
+    datamodule = make_datamodule()
     trainer = make_trainer(tmp_path, AccuracyReport(smooth=3, smooth_edges=edges))
     task = HyperspectralClassificationTask('ekgnet_tiny')
     trainer.fit(task, datamodule)

@@ -3,7 +3,6 @@
 
 """Tests of the moving average of weights."""
 
-import copy
 import math
 import warnings
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from torchgeo_ekgnet.callbacks import MovingAverage
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
@@ -179,10 +179,8 @@ def test_numbers_are_those_of_the_trained_network() -> None:
     network.register_buffer('inactive', torch.tensor([12]))
     callback = MovingAverage(share=0.5)
     callback._steps = 100
-    average = copy.deepcopy(network)
+    average = AveragedModel(network, multi_avg_fn=callback._update, use_buffers=True)
     for step in range(50):
         callback._step = step
-        callback._update(
-            list(average.state_dict().values()), list(network.state_dict().values()), 0
-        )
-    assert average.state_dict()['inactive'].item() == 12
+        average.update_parameters(network)
+    assert average.module.state_dict()['inactive'].item() == 12

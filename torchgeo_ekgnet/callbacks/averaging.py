@@ -96,12 +96,10 @@ class MovingAverage(WeightAveraging):
     def _update(
         self, average: Sequence[Tensor], current: Sequence[Tensor], updates: object
     ) -> None:
-        pairs = list(zip(average, current, strict=True))
-        means = [pair for pair in pairs if pair[0].is_floating_point()]
-        if means:
-            old, new = (list(side) for side in zip(*means, strict=True))
-            get_ema_multi_avg_fn(self.kept(self._step))(old, new, 0)
-        for held, given in pairs:
-            # Counts and numbers, such as channels that are pruned, have no mean.
-            if not held.is_floating_point():
-                held.copy_(given)
+        """Update tensors of one type: PyTorch groups them."""
+        if average[0].is_floating_point():
+            get_ema_multi_avg_fn(self.kept(self._step))(list(average), list(current), 0)
+            return
+        # Counts and numbers, such as channels that are pruned, have no mean.
+        for held, given in zip(average, current, strict=True):
+            held.copy_(given)

@@ -192,11 +192,11 @@ def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
     Raises:
         ValueError: If nothing is left.
     """
-    taken = {_data_of(path) for path in labels}
+    taken = {_described(path)[0] for path in labels}
     kept, left_out = [], []
     for path in paths:
-        data = _data_of(path)
-        if data in taken or _is_classification(path):
+        data, is_map = _described(path)
+        if data in taken or is_map:
             left_out.append(path)
         else:
             kept.append(path)
@@ -214,16 +214,13 @@ def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
     return kept
 
 
-def _data_of(path: Path) -> Path:
-    """Return the file that the values lie in: the binary of an ENVI header."""
+def _described(path: Path) -> tuple[Path, bool]:
+    """Return the file that values lie in, and whether its header calls it a class map."""
     pair = find(path)
-    return (path if pair is None else pair[1]).resolve()
-
-
-def _is_classification(path: Path) -> bool:
-    """Tell whether an ENVI header calls its file a map of classes."""
-    pair = find(path)
-    return pair is not None and EnviHeader(pair[0]).file_type == 'envi classification'
+    if pair is None:
+        return path.resolve(), False
+    header, data = pair
+    return data.resolve(), EnviHeader(header).file_type == 'envi classification'
 
 
 def _listed(files: Files, what: str) -> list[Path]:

@@ -328,7 +328,7 @@ def _chosen_bands(stored: NDArray[Any], variable: str | None) -> NDArray[Any]:
     """Keep the band that is named, or one of several that are the same."""
     bands = stored.shape[2]
     if variable is not None and variable.isdecimal() and 1 <= int(variable) <= bands:
-        return stored[:, :, int(variable) - 1 :][:, :, :1]
+        return stored[:, :, [int(variable) - 1]]
     return stored[:, :, :1] if (stored == stored[:, :, :1]).all() else stored
 
 

@@ -276,15 +276,14 @@ class HyperspectralClassificationTask(ClassificationTask):
             self.configure_metrics()
             repoint(vars(self).get('configure_optimizers'), self.model)
         trained = self.provenance and self.provenance.data
-        scene = (
-            datamodule.describe()['scene'] if hasattr(datamodule, 'describe') else {}
-        )
+        if stage == 'predict':  # no loss, and no split to count classes in
+            return
+        known = trained and hasattr(datamodule, 'describe')
+        scene = datamodule.describe()['scene'] if known else {}
         if stage == 'fit' and trained and scene and not self._ordered:
             # A head that was loaded has the order of other data.
             order_classes(self.model, match_classes(trained['scene'], scene))
             self._ordered = True
-        if stage == 'predict':  # no loss, and no split to count classes in
-            return
         weights = self.hparams['class_weights']
         others = getattr(datamodule, 'num_classes', None) != self.hparams['num_classes']
         if trained and scene:
