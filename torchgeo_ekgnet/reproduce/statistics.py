@@ -9,10 +9,10 @@ draws its own split and trains every system on it, so differences between two sy
 are paired, but the training sets of two seeds overlap; the ordinary paired t-test
 takes such differences for independent and claims too much. The correction replaces
 the variance factor 1 / n by 1 / n + n_test / n_train, the quotient of a split's test
-and training pixels. McNemar's test was not chosen: it compares two trained networks on one split and knows nothing of the scatter between
-trainings. Wilcoxon's signed-rank test was not chosen: with three seeds its smallest
-possible p is 0.25. Many pairs are compared in one table, so the p-values are adjusted
-by Holm's method.
+and training pixels. McNemar's test was not chosen: it compares two trained networks on
+one split and knows nothing of the scatter between trainings. Wilcoxon's signed-rank test
+was not chosen: with three seeds its smallest possible p is 0.25. Many pairs are compared
+in one table, so the p-values are adjusted by Holm's method.
 """
 
 import math
