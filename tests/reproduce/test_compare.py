@@ -167,6 +167,15 @@ def test_conclusion_claims_what_is_significant() -> None:
     assert 'within the fields' in text and '75 %' in text
 
 
+def test_conclusion_says_what_would_be_shown() -> None:
+    """400 pixels train, 200 test; overall accuracies differ by 3, 0 and 3 points."""
+    text = concluded(good=(96, 90, 96), level=(90, 90, 90))
+    needed = 4.302653 * 3**0.5 * (1 / 3 + 200 / 400) ** 0.5
+    assert f'so many points on: {needed:.1f} (level, found 2.0).' in text
+    assert 'With 0.5 test pixels to a training pixel' in text
+    assert 'so many points' not in concluded(good=(90, 91, 90), same=(90, 91, 90))
+
+
 def test_conclusion_claims_nothing_of_one_seed() -> None:
     assert 'no order may be claimed; use --seeds' in concluded(one=(90,), other=(20,))
     assert 'Fewer than two systems' in concluded(one=(90, 91))

@@ -5,6 +5,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from torchgeo_ekgnet.reproduce.statistics import (
@@ -13,6 +14,7 @@ from torchgeo_ekgnet.reproduce.statistics import (
     last_quarter_rise,
     mean_and_std,
     not_converged,
+    shown_from,
 )
 
 
@@ -49,6 +51,21 @@ def test_without_correction_it_is_the_paired_t_test() -> None:
 def test_equal_systems_and_single_seeds() -> None:
     assert corrected_t_test([0.5, 0.7], [0.5, 0.7], 0.5) == 1
     assert math.isnan(corrected_t_test([0.5], [0.7], 0.5))
+
+
+@pytest.mark.parametrize('resolution', [0.0, 3.0])
+def test_a_difference_shows_from_where_its_p_is_the_level(resolution: float) -> None:
+    base = [70.0, 75.0, 72.0]
+    other = [49.0, 52.0, 46.0]
+    limit = shown_from(base, other, 125.0, resolution)
+    lead = float(np.mean(base) - np.mean(other))
+    at_limit = [value - lead + limit for value in base]
+    p_value = corrected_t_test(at_limit, other, 125.0, resolution)
+    assert p_value == pytest.approx(0.05)
+    # 125 test pixels to a training pixel: more than any two systems can differ.
+    assert limit > 100
+    assert shown_from([0.5, 0.7], [0.5, 0.7], 0.5) == 0
+    assert math.isnan(shown_from([0.5], [0.7], 0.5))
 
 
 def test_t_test_bad_input() -> None:

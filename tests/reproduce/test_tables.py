@@ -185,6 +185,8 @@ def test_comparison_is_the_corrected_t_test() -> None:
     statistic = 2 / (1 / 3 + 200 / 400) ** 0.5
     expected = 1 - statistic / (statistic**2 + 2) ** 0.5
     assert pair.p_value == pair.adjusted == pytest.approx(expected)
+    # The quantile 0.975 of Student's t with 2 degrees of freedom.
+    assert pair.shown_from == pytest.approx(4.302653 * (1 / 3 + 200 / 400) ** 0.5)
     assert not pair.significant
 
 

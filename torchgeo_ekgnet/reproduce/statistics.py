@@ -73,6 +73,52 @@ def corrected_t_test(
     Raises:
         ValueError: If the lengths differ or the quotient is negative or not finite.
     """
+    mean, error = _difference(first, second, test_to_train, resolution)
+    if math.isnan(error):
+        return math.nan
+    # Equal differences of 1e-17 are rounding, not evidence.
+    if error < 1e-12:
+        return 1.0 if abs(mean) < 1e-12 else 0.0
+    return float(2 * stats.t.sf(abs(mean) / error, len(first) - 1))
+
+
+def shown_from(
+    first: Sequence[float],
+    second: Sequence[float],
+    test_to_train: float,
+    resolution: float = 0.0,
+    significance: float = 0.05,
+) -> float:
+    """Smallest mean difference that :func:`corrected_t_test` would show.
+
+    With few training and many test pixels it can be more than any two systems differ:
+    then the test has nothing to say, which is no proof that they are alike.
+
+    Args:
+        first: Accuracies of one system, one a seed.
+        second: Accuracies of the other system on the same splits, same order.
+        test_to_train: Number of test pixels over number of training pixels.
+        resolution: What one test pixel changes of an accuracy, in its unit.
+        significance: The p-value below which a difference counts as shown.
+
+    Returns:
+        The difference in the accuracies' unit, for scatter as it was found and one
+        comparison; NaN with fewer than two seeds.
+
+    Raises:
+        ValueError: If the lengths differ or the quotient is negative or not finite.
+    """
+    _, error = _difference(first, second, test_to_train, resolution)
+    return error * float(stats.t.isf(significance / 2, max(len(first) - 1, 1)))
+
+
+def _difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    test_to_train: float,
+    resolution: float,
+) -> tuple[float, float]:
+    """Mean difference of two systems and its corrected standard error."""
     if len(first) != len(second):
         raise ValueError(
             f'second: expected {len(first)} values, one for each of the first '
@@ -84,17 +130,12 @@ def corrected_t_test(
         )
     count = len(first)
     if count < 2:
-        return math.nan
+        return math.nan, math.nan
     differences = np.subtract(first, second, dtype=np.float64)
     mean, spread = mean_and_std(differences.tolist())
     if abs(mean) > 1e-12:
         spread = max(spread, resolution)
-    # Equal differences of 1e-17 are rounding, not evidence.
-    if spread < 1e-12:
-        return 1.0 if abs(mean) < 1e-12 else 0.0
-    variance = spread**2 * (1 / count + test_to_train)
-    statistic = mean / math.sqrt(variance)
-    return float(2 * stats.t.sf(abs(statistic), count - 1))
+    return mean, spread * math.sqrt(1 / count + test_to_train)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..metrics import SCORES, Accuracies
-from .statistics import corrected_t_test, holm, last_quarter_rise, not_converged
+from .statistics import (
+    corrected_t_test,
+    holm,
+    last_quarter_rise,
+    not_converged,
+    shown_from,
+)
 
 SIGNIFICANCE = 0.05
 """Holm-adjusted p below which an order of two systems is claimed."""
@@ -103,6 +109,7 @@ class Comparison:
         better: The system with the higher mean overall accuracy.
         worse: The other one.
         difference: Mean difference of overall accuracy in points, from 0.
+        shown_from: The difference from which on the test would show it, before Holm.
         p_value: Corrected resampled t-test, NaN with one seed.
         adjusted: The same adjusted by Holm's method over all pairs.
     """
@@ -110,6 +117,7 @@ class Comparison:
     better: Summary
     worse: Summary
     difference: float
+    shown_from: float
     p_value: float
     adjusted: float
 
@@ -247,8 +255,9 @@ def compare(summaries: Sequence[Summary]) -> list[Comparison]:
         one, other = first.values('OA'), second.values('OA')
         difference = float(np.mean(one) - np.mean(other))
         better, worse = (first, second) if difference >= 0 else (second, first)
-        p_value = corrected_t_test(one, other, first.test_to_train, 100 / first.tested)
-        found.append((better, worse, abs(difference), p_value))
+        terms = one, other, first.test_to_train, 100 / first.tested
+        limit, p_value = shown_from(*terms), corrected_t_test(*terms)
+        found.append((better, worse, abs(difference), limit, p_value))
     adjusted = holm([p_value for *_, p_value in found])
     comparisons = [
         Comparison(*pair, q) for pair, q in zip(found, adjusted, strict=True)
@@ -282,13 +291,25 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
         best = max(fair, key=lambda summary: float(np.mean(summary.values('OA'))))
         pairs = [pair for pair in comparisons if pair.better is best]
         beaten = [pair.worse.label for pair in pairs if pair.significant]
-        level = [pair.worse.label for pair in pairs if not pair.significant]
+        level = [pair for pair in pairs if not pair.significant]
         order = f'{best.label} has the highest mean overall accuracy'
         if beaten:
             order += f', significantly higher than {", ".join(beaten)}'
         if level:
-            order += f'; between it and {", ".join(level)} no difference is shown'
+            names = ', '.join(pair.worse.label for pair in level)
+            order += f'; between it and {names} no difference is shown'
         order += f' (over {seeds} seeds).'
+        needed = [
+            f'{pair.shown_from:.1f} ({pair.worse.label}, found {pair.difference:.1f})'
+            for pair in level
+            if pair.shown_from > pair.difference
+        ]
+        if needed:
+            order += (
+                f' With {best.test_to_train:.3g} test pixels to a training pixel and '
+                f'this scatter a difference shows from so many points on: '
+                f'{", ".join(needed)}.'
+            )
     shared = max(
         result['split']['shares_training_pixel']
         for summary in summaries

@@ -193,6 +193,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             pair.better.label,
             pair.worse.label,
             f'{pair.difference:.2f}',
+            NONE if math.isnan(pair.shown_from) else f'{pair.shown_from:.2f}',
             _p(pair.p_value),
             _p(pair.adjusted),
             'better' if pair.significant else 'no difference shown',
@@ -203,7 +204,15 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         'significance',
         'Converged rows in pairs, overall accuracy: corrected resampled t-test over '
         f'seeds, adjusted by Holm; an order is claimed below {SIGNIFICANCE}',
-        ('higher mean', 'lower mean', 'points', 'p', 'p adjusted', 'claim'),
+        (
+            'higher mean',
+            'lower mean',
+            'points',
+            'shown from',
+            'p',
+            'p adjusted',
+            'claim',
+        ),
         tuple(rows),
     )
 
