@@ -366,8 +366,22 @@ def _from_bands(
 
 
 def read_label_map(
-    path: Path, variable: str | None = None
-) -> tuple[NDArray[np.int64], Grid]:
-    """Read labels and their grid, see :func:`read_label_file`."""
+    path: Path, variable: str | None = None, grid: Grid | None = None
+) -> NDArray[np.int64]:
+    """Read labels, see :func:`read_label_file`, and bring them to a grid.
+
+    Args:
+        path: The file.
+        variable: Name of the array in the file.
+        grid: Grid of the scene. Labels without a place, and of another size, stay as
+            they are, and so do all without a grid.
+
+    Returns:
+        Labels (rows, cols), ``NO_LABEL`` where there is none.
+    """
     found = read_label_file(path, variable)
-    return found.labels, found.grid
+    own = found.grid
+    same_size = grid is not None and (own.rows, own.cols) == (grid.rows, grid.cols)
+    if grid is None or not (same_size or (own.georeferenced and grid.georeferenced)):
+        return found.labels
+    return labels_on_grid(str(path), found.labels, own, grid)

@@ -11,9 +11,12 @@ import pytest
 import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.transform import Affine
 
 from tests.data.envi import data as envi
 from tests.data.geotiff import data as geotiff
+from torchgeo_ekgnet.datasets.raster import Grid
 from torchgeo_ekgnet.datasets.splits import (
     SUBSETS,
     CountSplit,
@@ -190,6 +193,37 @@ class TestMaskSplit:
         mask[0, 2] = 0
         path = geotiff.write(tmp_path / 'mask.tif', mask, nodata=255)
         assert np.array_equal(read_mask(path), np.repeat([3, 3, 0, 0], 5).reshape(4, 5))
+
+    @pytest.mark.parametrize('way', ['same', 'south up', 'wider', 'half the pixels'])
+    def test_place_of_a_raster(self, tmp_path: Path, way: str) -> None:
+        labels = fields()
+        rows, cols = labels.shape
+        train = np.where(np.arange(cols) < 20, labels, 0).astype(np.uint8)
+        place = geotiff.TRANSFORM
+        grid = Grid(rows, cols, CRS.from_user_input(geotiff.CRS), place)
+        stored = train
+        if way == 'south up':
+            stored = train[::-1]
+            place = Affine(10, 0, place.c, 0, 10, place.f - 10 * rows)
+        elif way == 'wider':
+            stored = np.pad(train, 3)[: rows + 3]
+            place = Affine(10, 0, place.c - 30, 0, -10, place.f + 30)
+        elif way == 'half the pixels':
+            stored = np.kron(train, np.ones((2, 2), np.uint8))
+            place = Affine(5, 0, place.c, 0, -5, place.f)
+        path = geotiff.write(tmp_path / 'train.tif', stored[None], place)
+        protocol = MaskSplit(str(path), val=0).bind(SplitContext(grid=grid))
+        assert np.array_equal(protocol(labels).mask('train'), train > 0)
+
+    def test_raster_beside_the_scene(self, tmp_path: Path) -> None:
+        labels = fields()
+        crs = CRS.from_user_input(geotiff.CRS)
+        grid = Grid(*labels.shape, crs, geotiff.TRANSFORM)
+        place = Affine(10, 0, geotiff.TRANSFORM.c + 2000, 0, -10, geotiff.TRANSFORM.f)
+        mask = labels.astype(np.uint8)[None]
+        path = geotiff.write(tmp_path / 'train.tif', mask, place)
+        with pytest.raises(ValueError, match='no labelled pixel .* inside the scene'):
+            MaskSplit(str(path)).bind(SplitContext(grid=grid))(labels)
 
     @pytest.mark.parametrize('file', ['scene.hdr', 'scene.dat'])
     def test_envi_as_torchgeo_configures_gdal(self, tmp_path: Path, file: str) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from rasterio.crs import CRS
+from rasterio.transform import Affine
 from scipy import ndimage
 
+from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet.datasets.raster import Grid
 from torchgeo_ekgnet.datasets.splits import (
     SUBSETS,
@@ -85,6 +87,37 @@ class TestGroups:
         assert len(row) == (4 if attribute is None else 1)
         with pytest.raises(ValueError, match='CRS'):
             protocol(labels)
+
+
+    def test_place_of_a_raster(self, tmp_path: Path) -> None:
+        labels = fields(60, 60)
+        owners = np.kron(np.arange(1, 10).reshape(3, 3), np.ones((20, 20), dtype=int))
+        place = geotiff.TRANSFORM
+        turned = Affine(10, 0, place.c, 0, 10, place.f - 600)
+        geotiff.write(tmp_path / 'a.tif', owners[None].astype(np.uint8), place)
+        geotiff.write(tmp_path / 'b.tif', owners[None, ::-1].astype(np.uint8), turned)
+        grid = Grid(60, 60, CRS.from_user_input(geotiff.CRS), place)
+        context = SplitContext(grid=grid)
+        for name in ('a.tif', 'b.tif'):
+            protocol = GroupSplit(str(tmp_path / name)).bind(context)
+            assert np.array_equal(protocol.groups_of(labels), owners - 1)
+
+    def test_polygons_count_from_0(self, tmp_path: Path) -> None:
+        """Such as folds; 0 is no group in a raster, where it stands for nothing."""
+        import geopandas
+        import shapely
+
+        labels = fields(40, 40, 10)
+        place = geotiff.TRANSFORM
+        lefts = [place.c + 100 * number for number in range(4)]
+        columns = [shapely.box(x, place.f - 400, x + 100, place.f) for x in lefts]
+        frame = {'fold': [0.0, 1.0, 0.0, 1.0], 'geometry': columns}
+        path = tmp_path / 'folds.gpkg'
+        geopandas.GeoDataFrame(frame, crs=geotiff.CRS).to_file(path)
+        grid = Grid(40, 40, CRS.from_user_input(geotiff.CRS), place)
+        protocol = GroupSplit(str(path), 'fold').bind(SplitContext(grid=grid))
+        groups = protocol.groups_of(labels)
+        assert np.array_equal(groups[0], np.repeat([0, 1, 0, 1], 10))
 
 
 class TestFolds:

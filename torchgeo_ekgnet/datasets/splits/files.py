@@ -15,6 +15,7 @@ from ..._options import known_word, random_seed
 from ..._reading import require_file
 from ..label_files import read_label_map
 from ..labels import NO_LABEL
+from ..raster import Grid
 from .protocol import (
     DrawnSplit,
     SplitProtocol,
@@ -28,7 +29,9 @@ from .split import SUBSETS, Indices, Labels, Mask, Split, check_label_map
 logger = logging.getLogger(__name__)
 
 
-def read_mask(path: str | Path, variable: str | None = None) -> Labels:
+def read_mask(
+    path: str | Path, variable: str | None = None, grid: Grid | None = None
+) -> Labels:
     """Read a mask of training or test pixels.
 
     Args:
@@ -36,6 +39,8 @@ def read_mask(path: str | Path, variable: str | None = None) -> Labels:
             any raster of one band that rasterio opens.
         variable: Name of the array in the file, the only two-dimensional one by
             default.
+        grid: Pixels of the scene, to which a mask with a place of its own is brought;
+            None takes it as it is stored.
 
     Returns:
         Labels, shape (rows, cols); 0 is outside the mask, and so is nodata.
@@ -45,7 +50,7 @@ def read_mask(path: str | Path, variable: str | None = None) -> Labels:
         ValueError: If the file cannot be read or holds no whole numbers.
     """
     try:
-        mask, _ = read_label_map(require_file(path, 'mask'), variable)
+        mask = read_label_map(require_file(path, 'mask'), variable, grid)
     except ValueError as error:
         raise ValueError(f'mask cannot be read: {error}') from error
     return np.where(mask == NO_LABEL, 0, mask)
@@ -55,8 +60,9 @@ class MaskSplit(DrawnSplit):
     """Training and test pixels as somebody published them.
 
     Masks are label maps (or plain masks) of the scene's size whose pixels other than
-    0 are members; the labels themselves come from the scene. Some training pixels may
-    be set aside for validation.
+    0 are members; the labels themselves come from the scene. Rasters with a CRS are
+    brought to the place of the scene, as labels are. Some training pixels may be set
+    aside for validation.
 
     Masks of another edition of the label map, such as the 695 training and 9671 test
     pixels of Indian Pines, mark pixels that the scene does not label:
@@ -118,7 +124,7 @@ class MaskSplit(DrawnSplit):
 
     def _read(self, path: str, variable: str | None, label_map: Labels) -> Labels:
         """Read a mask of the label map's size."""
-        mask = read_mask(self.path_of(path), variable)
+        mask = read_mask(self.path_of(path), variable, self.context.grid)
         if mask.shape != label_map.shape:
             raise ValueError(
                 f'mask {path} has shape {mask.shape}, expected that of the label map, '

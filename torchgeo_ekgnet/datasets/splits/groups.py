@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from ..._options import random_seed, whole_number
 from ..label_files import read_label_map
-from ..labels import NO_LABEL
 from ..raster import Grid
 from ..sources.vector import SUFFIXES
 from ..vector import number_features, read_vector_labels
@@ -173,7 +172,8 @@ class GroupSplit(GroupedSplit):
             groups: 'fields' for connected areas of one class; else a file: a raster or
                 array of the scene's size with the number of every pixel's group (0 for
                 none), or polygons, each a group of its own.
-            attribute: Attribute of the polygons; those of one value are one group.
+            attribute: Attribute of the polygons; those of one value are one group,
+                those of 0 too.
             variable: Name of the array in a MATLAB, ``.npz``, HDF5 or NetCDF file.
             train: Share of every class to train with, as nearly as groups allow.
             val: Share of every class to validate with.
@@ -202,18 +202,20 @@ class GroupSplit(GroupedSplit):
             return _fields(label_map)
         grid = self.context.grid or Grid(*label_map.shape)
         path = self.path_of(self.groups)
+        least = 1
         if self.attribute is not None:
-            numbers = read_vector_labels(path, grid, self.attribute)[0]
+            least = 0
+            numbers = read_vector_labels(path, grid, self.attribute, unlabelled=())[0]
         elif path.suffix.lower() in SUFFIXES:
             numbers = number_features(path, grid)
         else:
-            numbers = read_label_map(path, self.variable)[0]
+            numbers = read_label_map(path, self.variable, grid)
         if numbers.shape != label_map.shape:
             raise ValueError(
                 f'groups: found {path} of shape {numbers.shape}, expected that of the '
                 f'label map, {label_map.shape}'
             )
-        used = (numbers > 0) & (numbers != NO_LABEL)
+        used = numbers >= least
         if not (used & (label_map > 0)).any():
             raise ValueError(f'groups: {path} has no group on a labelled pixel')
         groups = np.full(numbers.shape, -1, dtype=np.int64)
