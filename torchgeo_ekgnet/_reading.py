@@ -12,6 +12,7 @@ from pathlib import Path
 __all__ = (
     'FileError',
     'check_memory',
+    'decoded',
     'raised_here',
     'reading',
     'require_file',
@@ -123,6 +124,25 @@ def reading(
             f'{type(error).__name__}: {_line(error)}; expected a complete file of this '
             'kind); download or export it again'
         ) from error
+
+
+def decoded(raw: bytes) -> str:
+    """Decode a text that does not say how it is encoded.
+
+    Args:
+        raw: UTF-16 with its mark, as Excel and PowerShell write it, UTF-8, or else
+            Latin-1 as Windows has it, with dashes and the sign of the euro.
+
+    Returns:
+        The text.
+    """
+    marked = raw.startswith((b'\xff\xfe', b'\xfe\xff'))
+    for encoding in (*(['utf-16'] if marked else []), 'utf-8-sig', 'cp1252'):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return raw.decode('latin-1')
 
 
 def check_memory(

@@ -146,6 +146,28 @@ class TestLegends:
         path.with_suffix('.img').write_bytes(TRUTH.tobytes())
         self.check(cube, path)
 
+    @pytest.mark.parametrize(
+        ('first', 'questioned'),
+        [('grass', True), ('No data', False), ('Unclassified', False), ('', False)],
+    )
+    def test_a_name_of_what_means_no_label(
+        self, cube: Path, first: str, questioned: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = cube.with_name('l.hdr')
+        names = ', '.join((first, *NAMES))
+        path.write_text(
+            f'ENVI\nsamples = {COLS}\nlines = {ROWS}\nbands = 1\ndata type = 1\n'
+            f'interleave = bsq\nclasses = 4\nclass names = {{{names}}}\n'
+        )
+        path.with_suffix('.img').write_bytes(TRUTH.tobytes())
+        assert open_scene(cube, path).class_names == NAMES
+        pixels = int((TRUTH == 0).sum())
+        text = f"it calls value 0 'grass', and {pixels} pixels have it, but it means"
+        assert (text in caplog.text) is questioned
+        assert ('it calls value' in caplog.text) is questioned
+        named = open_scene(cube, path, unlabelled=[]).class_names
+        assert not questioned or named == ('grass', *NAMES)
+
     def test_categories(self, cube: Path) -> None:
         path = geotiff.write(cube.with_name('l.tif'), TRUTH[None])
         inner = ''.join(f'<Category>{n}</Category>' for n in ('', *NAMES))
@@ -287,6 +309,23 @@ class TestTexts:
         np.save(path, np.array(['', '01', '1', '2'])[TRUTH])
         assert open_scene(plain, path).class_values == (1, 2)
         assert "'01' and '1', which all count as the number 1" in caplog.text
+
+    def test_numbers_of_tables_keep_how_they_are_written(
+        self, plain: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = plain.with_name('l.csv')
+        path.write_text('col,row,class\n0,0,01\n1,0,1\n2,0,2\n3,0,\n')
+        assert open_scene(plain, path).class_values == (1, 2)
+        assert "'01' and '1', which all count as the number 1" in caplog.text
+        path.write_text('col,row,class\n0,0,True\n1,0,False\n')
+        assert open_scene(plain, path).class_names == ('False', 'True')
+
+    def test_nan_as_a_text_is_no_class(self, cube: Path) -> None:
+        points = geopandas.points_from_xy([LEFT + 15, LEFT + 35], [TOP - 15] * 2)
+        for values in (['nan', 'a'], ['NaN', '3']):
+            frame = geopandas.GeoDataFrame({'c': values}, geometry=points, crs=32632)
+            frame.to_file(cube.with_name('l.gpkg'))
+            assert open_scene(cube, cube.with_name('l.gpkg')).num_classes == 1
 
     @pytest.mark.parametrize('alike', ['Wheat', 'wheat ', 'WHEAT', 'wh eat'])
     def test_names_that_are_alike(

@@ -104,6 +104,30 @@ class TestTables:
         assert scene.label_map[3, 4] == 1 and scene.label_map[0, 13] == 2
 
     @pytest.mark.parametrize(
+        'text',
+        [
+            'col, row, class\n4, 3, "oak, old"\n13, 0, pine\n',
+            'col,row,class\r4,3,"oak, old"\r13,0,pine\r',
+            '\n\ncol,row,class\n4,3,"oak, old"\n13,0,pine\n',
+        ],
+        ids=['spaces', 'carriage returns', 'empty lines'],
+    )
+    def test_tables_that_are_typed(self, plain: Path, text: str) -> None:
+        path = plain.with_name('points.csv')
+        path.write_bytes(text.encode())
+        scene = open_scene(plain, path, attribute='class')
+        assert scene.class_names == ('oak, old', 'pine')
+        assert scene.label_map[3, 4] == 1 and scene.label_map[0, 13] == 2
+
+    def test_texts_as_windows_writes_them(self, plain: Path) -> None:
+        path = plain.with_name('points.csv')
+        names = 'for\u00eat \u2013 c\u0153ur', 'pr\u00e9'
+        path.write_bytes(
+            f'col,row,class\n4,3,{names[0]}\n13,0,{names[1]}\n'.encode('cp1252')
+        )
+        assert open_scene(plain, path).class_names == names
+
+    @pytest.mark.parametrize(
         ('text', 'match'),
         [
             ('x,y,c\n1,2,3,4\n', 'rows with more values than the first line has names'),

@@ -5,13 +5,15 @@
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from torchgeo_ekgnet.datasets import HyperspectralScene
+from tests.data.geotiff import data as geotiff
+from torchgeo_ekgnet.datasets import HyperspectralScene, open_scene
 from torchgeo_ekgnet.datasets.nodata import is_nodata
 from torchgeo_ekgnet.transforms import PatchSource, SpectralNormalizer
 
@@ -193,3 +195,22 @@ class TestPrecision:
         exact = scene.read(0, 40, 0, 30, double=True)
         assert exact.dtype == np.float64
         assert np.array_equal(exact, cube)
+
+
+@pytest.mark.parametrize(('given', 'declared'), [('nan', -9999), (-9999, math.nan)])
+def test_nan_beside_a_number(tmp_path: Path, given: Any, declared: float) -> None:
+    cube = reflectance()
+    cube[0, 0, 2], cube[1, 1, 3] = -9999, np.nan
+    path = geotiff.write(
+        tmp_path / 'cube.tif', cube.transpose(2, 0, 1), nodata=declared
+    )
+    for lazy in (False, True):
+        scene = open_scene(path, nodata=given, lazy=lazy)
+        assert np.argwhere(~scene.valid).tolist() == [[0, 0], [1, 1]]
+    # Of two numbers the one that is given overrules the other.
+    if declared == -9999:
+        with pytest.raises(ValueError, match='1 values are NaN'):
+            open_scene(path)
+        cube[1, 1, 3] = 0.25
+        geotiff.write(path, cube.transpose(2, 0, 1), nodata=declared)
+        assert open_scene(path, nodata=0.25).valid[0, 0]

@@ -3,6 +3,7 @@
 
 """Cube, labels, variables, axes and attributes are found among files."""
 
+import shutil
 from pathlib import Path
 
 import geopandas
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
+import scipy.io
 import shapely
 import shapely.affinity
 from affine import Affine
@@ -175,3 +177,157 @@ def test_labels_that_are_called_as_the_header(tmp_path: Path) -> None:
         assert (found.cube, found.labels) == ('area.hdr', 'area.tif')
     named = find_scene(names[:1], {'labels': str(names[2])})
     assert named.labels == 'area.tif'
+
+
+CENTRES = np.linspace(450, 900, BANDS)
+
+
+def write_cube(folder: Path) -> Path:
+    values = own_cube().transpose(2, 0, 1).astype(np.float32)
+    return write_raster(folder / 'flight.tif', values, **GRID)
+
+
+def write_fields(path: Path, **options: str) -> Path:
+    """Write two fields of each class as polygons."""
+    lefts = [300000 + 180 * number for number in range(6)]
+    fields = [shapely.box(left, 5799130, left + 150, 5799970) for left in lefts]
+    crops = ['maize', 'rye', 'wood'] * 2
+    frame = geopandas.GeoDataFrame({'crop': crops}, geometry=fields, crs=GRID['crs'])
+    frame.to_file(path, **options)
+    return path
+
+
+@pytest.mark.parametrize('named', [False, True])
+def test_table_of_points(tmp_path: Path, named: bool) -> None:
+    cube, table = write_cube(tmp_path), tmp_path / 'points.csv'
+    rows = [f'{col},{row},{1.5 + col},rye\n' for col, row in ((1, 2), (2, 2), (7, 3))]
+    table.write_text('col,row,height,crop\n' + ''.join(rows).replace('rye', 'oak', 1))
+    np.savetxt(tmp_path / 'centres.txt', CENTRES)
+    (tmp_path / 'readme.txt').write_text('Flown in May.')
+    found = find_scene([cube], {'labels': table}) if named else find_scene([tmp_path])
+    assert (found.cube, found.labels) == ('flight.tif', 'points.csv')
+    assert found.options['attribute'] == 'crop'
+    assert ('wavelengths' in found.options) is not named
+    assert found.scene.class_counts == (1, 2)
+
+
+def test_text_that_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / 'readme.txt').write_text('Flown in May.')
+    with pytest.raises(ValueError, match=r'readme\.txt: found neither band centres'):
+        find_scene([write_cube(tmp_path), tmp_path / 'readme.txt'])
+
+
+def test_regions_of_interest(tmp_path: Path) -> None:
+    head = [f'; File Dimension: {COLS} x {ROWS}']
+    for name in ('rye', 'oak'):
+        head += [f'; ROI name: {name}', '; ROI rgb value: {0, 9, 0}', '; ROI npts: 1']
+    points = ['; ID X Y', ' 1 3 4', ' 1 10 11']
+    text = '\n'.join(['; ENVI Output of ROIs (5.3)', *head, *points])
+    (tmp_path / 'areas.txt').write_text(text)
+    write_cube(tmp_path)
+    found = find_scene([tmp_path])
+    assert found.labels == 'areas.txt'
+    assert found.scene.class_names == ('oak', 'rye')
+
+
+@pytest.mark.parametrize(
+    ('name', 'driver'),
+    [
+        ('fields.sqlite', 'SQLite'),
+        ('fields.tab', 'MapInfo File'),
+        ('fields.geojsonl', 'GeoJSONSeq'),
+        ('fields.gml', 'GML'),
+    ],
+)
+def test_vector_files_beside_their_companions(
+    tmp_path: Path, name: str, driver: str
+) -> None:
+    write_cube(tmp_path)
+    write_fields(tmp_path / name, driver=driver)
+    found = find_scene([tmp_path])
+    assert found.labels == name
+    assert found.scene.class_names == ('maize', 'rye', 'wood')
+
+
+def test_zipped_shapefile(tmp_path: Path) -> None:
+    cube, folder = write_cube(tmp_path), tmp_path / 'parts'
+    folder.mkdir()
+    write_fields(folder / 'fields.shp')
+    shutil.make_archive(str(tmp_path / 'fields'), 'zip', folder)
+    found = find_scene([cube, tmp_path / 'fields.zip'])
+    assert found.labels == 'fields.zip'
+    assert found.options == {'attribute': 'crop'}
+
+
+def test_pictures(tmp_path: Path) -> None:
+    cube = write_cube(tmp_path)
+    colours = np.random.default_rng(0).integers(0, 255, (10, 3)).astype(np.uint8)
+    colours[0] = 0
+    picture = colours[own_labels()].transpose(2, 0, 1)
+    write_raster(tmp_path / 'colours.png', picture)
+    write_raster(tmp_path / 'grey.png', own_labels()[None])
+    # In a folder a picture is taken for a preview.
+    assert find_scene([tmp_path]).labels is None
+    assert find_scene([cube, tmp_path / 'grey.png']).scene.class_values == VALUES
+    named = find_scene([cube], {'labels': tmp_path / 'colours.png'})
+    counts = np.bincount(own_labels().ravel())[list(VALUES)]
+    assert sorted(named.scene.class_counts) == sorted(counts)
+
+
+def test_files_of_a_folder_that_are_nothing(tmp_path: Path) -> None:
+    write_raster(tmp_path / 'classes.tif', own_labels()[None], **GRID)
+    (tmp_path / 'Thumbs.db').write_bytes(b'x')
+    (tmp_path / 'library.hdr').write_text(
+        'ENVI\nlines = 2\nsamples = 3\nbands = 1\ndata type = 4\ninterleave = bsq\n'
+        'file type = ENVI Spectral Library\n'
+    )
+    np.zeros((2, 3), '<f4').tofile(tmp_path / 'library.sli')
+    with pytest.raises(ValueError, match=r'Thumbs\.db, .*, which cannot be read'):
+        find_scene([tmp_path])
+    write_cube(tmp_path)
+    assert find_scene([tmp_path]).labels == 'classes.tif'
+    with pytest.raises(ValueError, match=r'Thumbs\.db: found no raster'):
+        find_scene([tmp_path / 'flight.tif', tmp_path / 'Thumbs.db'])
+
+
+def test_struct(tmp_path: Path) -> None:
+    scene = {'data': own_cube(), 'truth': own_labels().astype(float)}
+    scipy.io.savemat(tmp_path / 'all.mat', {'scene': scene})
+    found = find_scene([tmp_path / 'all.mat'])
+    assert found.options == {
+        'cube_variable': 'scene/data',
+        'labels_variable': 'scene/truth',
+    }
+    assert found.scene.class_values == VALUES
+
+
+def test_prisma(tmp_path: Path) -> None:
+    start = 'HDFEOS/SWATHS/PRS_L2D_HCO/Data Fields/'
+    cube = own_cube().transpose(0, 2, 1)
+    with h5py.File(tmp_path / 'prisma.he5', 'w') as file:
+        file[f'{start}VNIR_Cube'], file[f'{start}SWIR_Cube'] = cube[:, :3], cube[:, 3:]
+        file.attrs['List_Cw_Vnir'] = CENTRES[:3]
+        file.attrs['List_Cw_Swir'] = CENTRES[3:]
+    np.save(tmp_path / 'truth.npy', own_labels())
+    found = find_scene([tmp_path])
+    assert (found.cube, found.labels) == ('prisma.he5', 'truth.npy')
+    assert found.options == {}
+    np.testing.assert_array_equal(found.scene.cube, own_cube())
+
+
+@pytest.mark.parametrize('name', ['', 'E-METADATA.XML', 'E-SPECTRAL_IMAGE_SWIR.TIF'])
+def test_enmap(tmp_path: Path, name: str) -> None:
+    values = own_cube().transpose(2, 0, 1).astype(np.float32)
+    write_raster(tmp_path / 'E-SPECTRAL_IMAGE_VNIR.TIF', values[:3], **GRID)
+    write_raster(tmp_path / 'E-SPECTRAL_IMAGE_SWIR.TIF', values[3:], **GRID)
+    write_raster(tmp_path / 'E-QL_PIXELMASK.TIF', own_labels()[None], **GRID)
+    tag = 'wavelengthCenterOfBand'
+    bands = ''.join(f'<{tag}>{centre}</{tag}>' for centre in CENTRES)
+    (tmp_path / 'E-METADATA.XML').write_text(f'<bands>{bands}</bands>')
+    labels = write_raster(tmp_path / 'truth.tif', own_labels()[None], **GRID)
+    found = find_scene([tmp_path / name, labels] if name else [tmp_path])
+    assert (found.cube, found.labels) == ('E-METADATA.XML', 'truth.tif')
+    assert found.scene.num_bands == BANDS
+    if name:
+        chosen = find_scene([labels], {'cube': tmp_path / name})
+        assert chosen.cube == 'E-METADATA.XML'

@@ -9,25 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.labels import means_no_class
 from ..datasets.scene import HyperspectralScene
 from ..datasets.splits import SUBSETS
-
-#: Names that label files give to pixels that belong to no class.
-_BACKGROUND = frozenset(
-    [
-        'background',
-        'unlabelled',
-        'unlabeled',
-        'unclassified',
-        'undefined',
-        'unknown',
-        'nodata',
-        'void',
-        'none',
-        'ignore',
-        'masked',
-    ]
-)
 
 #: Training pixels below which a class is called small.
 _FEW = 5
@@ -122,8 +106,7 @@ def doubts(
             yield f'class {text} has only {train} training pixel(s)'
         if train and not test:
             yield f'class {text} has no test pixel: it counts in no accuracy'
-        words = names[label - 1].lower().replace('-', ' ').split()
-        if _BACKGROUND & {*words, ''.join(words)}:
+        if means_no_class(names[label - 1]):
             yield (
                 f'class {text} is trained as a class of its own, and its name says that '
                 f'it is none: leave it out with unlabelled=[{values[label - 1]}]'

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torchgeo.datasets import DatasetNotFoundError
 
 from .._patch import PaddingMode
-from .._reading import FileError, check_memory, reading, require_file
+from .._reading import FileError, check_memory, decoded, reading, require_file
 from .bands import Bands, BandSelection
 from .base import Sample, SceneDataset
 from .label_files import SceneLabels, open_labels
@@ -86,6 +86,7 @@ def open_scene(
     labels = SceneLabels(None, options.class_names)
     if options.labels is not None:
         labels = open_labels(labelled, grid, options, source)
+    nodata, fill = _missing(source, options)
     # What the file marks as bad is not even read where it does not count.
     drop_bad = bands.drop_bad if isinstance(bands, BandSelection) else bands is None
     scene = HyperspectralScene(
@@ -98,8 +99,9 @@ def open_scene(
         wavelengths=_centres(source, options),
         bands=bands,
         bad_bands=source.bad_bands() if drop_bad else None,
-        nodata=source.nodata if options.nodata == 'file' else _number(options.nodata),
+        nodata=nodata,
         nodata_in=options.nodata_in,
+        fill=fill,
         valid=source.mask(),
         crs=grid.crs,
         transform=grid.transform,
@@ -277,6 +279,26 @@ def _name_of(paths: Sequence[Path]) -> str:
     return stem
 
 
+def _missing(
+    source: Source, options: SceneOptions
+) -> tuple[float | None, float | None]:
+    """Return the value of missing data, and a second one that the file declares.
+
+    NaN and a number stand beside each other: neither can be meant as data.
+    """
+    if options.nodata == 'file':
+        return source.nodata, None
+    given = _number(options.nodata)
+    if given is None:
+        return None, None
+    try:
+        declared = source.nodata
+    except FileError:
+        return given, None
+    beside = declared is not None and np.isnan(given) != np.isnan(declared)
+    return given, declared if beside else None
+
+
 def _number(nodata: float | str | None) -> float | None:
     if nodata is None:
         return None
@@ -336,10 +358,12 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
                 axes_hint(source, bands=source.misfit) or '; wavelengths= gives them',
             )
         return source.wavelengths(unit)
+    where = ''
     if isinstance(given, str | os.PathLike):
+        where = f' in {given}'
         path = require_file(given, 'wavelengths')
         with reading(path, 'a text file'):
-            text = path.read_text(encoding='utf-8-sig')
+            text = decoded(path.read_bytes())
         try:
             given = [float(item) for item in re.split(r'[\s,;]+', text.strip())]
         except ValueError as error:
@@ -348,7 +372,8 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
             ) from error
     if len(given) != source.shape[2]:
         raise ValueError(
-            f'{source.where}: {len(given)} wavelengths for {source.shape[2]} bands; give '
-            f'one centre in nm for each band{axes_hint(source, bands=len(given))}'
+            f'{source.where}: {len(given)} wavelengths{where} for {source.shape[2]} '
+            'bands; give one centre in nm for each band'
+            f'{axes_hint(source, bands=len(given))}'
         )
     return nanometres(given, unit or 'nm', 'wavelengths')

@@ -19,6 +19,7 @@ from .labels import (
     NO_LABEL,
     ClassNames,
     LabelLegend,
+    means_no_class,
     one_line,
     question_alike,
     question_numbers,
@@ -197,8 +198,32 @@ def _from_rasters(
             list(options.unlabelled),
         )
     elif class_names is None and names:
+        _question_unlabelled(str(paths[0]), merged, names, options.unlabelled)
         class_names = _legend_names(str(paths[0]), merged, names, options.unlabelled)
     return SceneLabels(merged, class_names, colours)
+
+
+def _question_unlabelled(
+    path: str,
+    labels: NDArray[np.int64],
+    names: Mapping[int, str],
+    unlabelled: Sequence[int],
+) -> None:
+    """Warn of values that mean "no label", and that the file names as a class."""
+    for value in unlabelled:
+        name = one_line(names.get(value) or '')
+        pixels = int((labels == value).sum()) if name else 0
+        if pixels and not name.startswith('#') and not means_no_class(name):
+            logger.warning(
+                '%s: it calls value %d %r, and %d pixels have it, but it means "no '
+                'label" (unlabelled=%s); if it is a class, give unlabelled=%s',
+                path,
+                value,
+                name,
+                pixels,
+                list(unlabelled),
+                [other for other in unlabelled if other != value],
+            )
 
 
 def _legend_names(

@@ -17,6 +17,15 @@ logger = logging.getLogger(__name__)
 #: Value of pixels that a label file says nothing about; no file holds it as a label.
 NO_LABEL = int(np.iinfo(np.int64).min)
 
+#: Names that label files give to pixels that belong to no class.
+_NO_CLASS = frozenset(
+    (
+        *('background', 'unlabelled', 'unlabeled', 'unclassified', 'undefined'),
+        *('unknown', 'nodata', 'nolabel', 'null', 'void', 'none', 'ignore', 'masked'),
+        *('notlabelled', 'notlabeled', 'notclassified', 'unassigned'),
+    )
+)
+
 #: What the ``class_names`` arguments accept.
 ClassNames = Mapping[int, str] | Sequence[str] | None
 
@@ -49,6 +58,12 @@ class Classes:
     names: tuple[str, ...]
     label_map: NDArray[np.signedinteger[Any]]
     masked: tuple[int, ...]
+
+
+def means_no_class(name: str) -> bool:
+    """Tell whether a name says that its pixels belong to no class."""
+    words = re.sub('[-_]', ' ', name.lower()).split()
+    return bool(_NO_CLASS & {*words, ''.join(words)})
 
 
 def question_alike(where: str, names: Iterable[str]) -> None:

@@ -96,6 +96,7 @@ def valid_pixels(
     nodata: float | None,
     nodata_in: NodataIn,
     valid: NDArray[np.bool_] | None,
+    fill: float | None = None,
 ) -> NDArray[np.bool_]:
     """Find the pixels that have data.
 
@@ -104,6 +105,7 @@ def valid_pixels(
         nodata: Value of missing data, or None.
         nodata_in: Whether it must stand in any or all used bands.
         valid: Further mask, False where there is no data.
+        fill: A second value of missing data.
 
     Returns:
         bool (rows, cols).
@@ -131,6 +133,8 @@ def valid_pixels(
         inside = mask[start:stop]
         if nodata is not None:
             absent = is_nodata(block, nodata)
+            if fill is not None:
+                absent |= is_nodata(block, fill)
             missing += absent[inside].sum(axis=0)
             nowhere = absent.all(axis=2)
             somewhere = absent.any(axis=2)

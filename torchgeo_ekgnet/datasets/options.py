@@ -61,7 +61,7 @@ class SceneOptions:
             wrong.
         nodata: ``'file'`` for the value that the file declares, None for none, or a
             value. NaN, also as the text ``'nan'``, masks all values that are not
-            finite.
+            finite; where the file declares a number, this one too, and the reverse.
         nodata_in: Whether nodata in ``'any'`` used band or only in ``'all'`` of them
             leaves a pixel out.
         crs: CRS of an array file, in any form that PROJ reads, such as ``EPSG:32632``.

@@ -78,6 +78,7 @@ class HyperspectralScene:
         bad_bands: NDArray[np.bool_] | None = None,
         nodata: float | None = None,
         nodata_in: NodataIn = 'any',
+        fill: float | None = None,
         valid: NDArray[np.bool_] | None = None,
         crs: 'CRS | None' = None,
         transform: 'Affine | None' = None,
@@ -107,6 +108,7 @@ class HyperspectralScene:
                 not finite.
             nodata_in: Whether a pixel with this value in ``'any'`` used band is
                 invalid, or one with it in ``'all'`` of them.
+            fill: A second value that marks missing data.
             valid: Further mask (rows, cols), False where there is no data.
             crs: Coordinate reference system.
             transform: Affine transform of the pixel grid.
@@ -161,7 +163,7 @@ class HyperspectralScene:
             self._source = ArraySource(cube) if isinstance(cube, np.ndarray) else cube
             self._bands = self.band_indices if subset else None
         self.shape = (rows, cols, len(self.band_indices))
-        self.valid = valid_pixels(self._reader(), nodata, nodata_in, valid)
+        self.valid = valid_pixels(self._reader(), nodata, nodata_in, valid, fill)
         classes = numbered_classes(
             name, labels, self.valid, class_names, unlabelled, self.iter_blocks
         )

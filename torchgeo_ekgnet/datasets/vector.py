@@ -282,7 +282,8 @@ def _classes(
     if attribute not in columns:
         raise FileError(f'{path} has no attribute {attribute!r}; it has {columns}')
     column = frame[attribute]
-    given = (column.notna() & (column.astype(str).str.strip() != '')).to_numpy()
+    written = column.astype(str).str.strip().str.lower()
+    given = (column.notna() & ~written.isin(['', 'nan'])).to_numpy()
     if not given.any():
         raise FileError(f'{path}: attribute {attribute!r} is empty everywhere')
     numbers = np.full(len(frame), -1, dtype=np.int64)

@@ -3,42 +3,27 @@
 
 """Find out what the files of a scene are: cube, labels, variables, axes, attribute."""
 
-import glob
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import geopandas
-import numpy as np
 import pandas as pd
 from rasterio.errors import NotGeoreferencedWarning
 
-from .._reading import FileError
+from .._reading import reading
 from ..datasets import HyperspectralScene, open_scene
-from ..datasets.sources.envi_files import find
-from ..datasets.sources.envi_header import first_line
-from ..datasets.sources.raster import open_raster
-from .arrays import ARRAY_SUFFIXES, list_variables
+from ..datasets.sources.vector import LAYERED, read_features
+from .candidates import Candidate, called, list_candidates
 
 __all__ = ('SceneFiles', 'find_scene')
 
 logger = logging.getLogger(__name__)
-
-VECTOR_SUFFIXES = (
-    *('.gpkg', '.geojson', '.json', '.shp', '.fgb', '.kml', '.gml', '.parquet'),
-)
-TEXT_SUFFIXES = ('.txt', '.csv')
-
-#: Files that belong to another one and are never a scene's own.
-_COMPANIONS = (
-    *('.xml', '.prj', '.dbf', '.shx', '.cpg', '.qmd', '.qml', '.tfw', '.ovr'),
-    *('.yaml', '.yml', '.html', '.png', '.md', '.pdf'),
-)
 
 #: Words in the name of a column that holds classes, the likeliest first.
 _CLASS_WORDS = (
@@ -76,30 +61,6 @@ class SceneFiles:
     warnings: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One candidate for cube or labels."""
-
-    paths: tuple[str, ...]
-    kind: str
-    shape: tuple[int, ...]
-    variable: str | None = None
-    several: bool = False
-    whole: bool | None = None
-
-    def __str__(self) -> str:
-        """Name file, variable and size."""
-        name = self.paths[0] + (f' and {len(self.paths) - 1} more' * self.many)
-        inside = f', variable {self.variable}' if self.variable else ''
-        size = ' x '.join(map(str, self.shape))
-        return f'{name}{inside}' + (f' ({size})' if size else '')
-
-    @property
-    def many(self) -> bool:
-        """Whether there is more than one file."""
-        return len(self.paths) > 1
-
-
 def find_scene(
     files: Sequence[str | os.PathLike[str]],
     given: Mapping[str, Any] | None = None,
@@ -122,14 +83,16 @@ def find_scene(
     """
     known = {key: value for key, value in (given or {}).items() if value is not None}
     named = [str(known[key]) for key in ('cube', 'labels') if key in known]
-    groups = _groups([*map(str, files), *(n for n in named if n not in files)])
-    items = [item for group in groups for item in _look_at(group)]
-    cube = _choose_cube(items, known)
+    items, other = list_candidates(
+        [*map(str, files), *(n for n in named if n not in files)]
+    )
+    cube = _choose_cube(items, known, other)
     labels = _choose_labels([item for item in items if item != cube], cube, known)
     if labels is None and need_labels:
         raise ValueError(
-            f'found the cube {cube} and no labels beside it; name a label file: a '
-            'raster, polygons or points, or an array of the same rows and columns'
+            f'found the cube {cube} and no labels beside it; name a label file '
+            '(--labels, for a picture in colours): a raster, polygons or points, or an '
+            'array of the same rows and columns'
         )
     options = {k: v for k, v in known.items() if k not in ('cube', 'labels')}
     notes: dict[str, str] = {}
@@ -140,105 +103,24 @@ def find_scene(
     return _open(cube, labels, options, notes)
 
 
-def _groups(files: Iterable[str]) -> list[tuple[str, ...]]:
-    """Put files that belong together side by side: patterns, and headers with data."""
-    groups: list[tuple[str, ...]] = []
-    single: list[str] = []
-    for name in files:
-        if glob.has_magic(name) and not os.path.exists(name):
-            found = tuple(sorted(glob.glob(name)))
-            if not found:
-                raise FileNotFoundError(f'found no file that matches {name}')
-            groups.append((name, *found))
-        elif os.path.isdir(name) and not name.lower().endswith('.gdb'):
-            single += sorted(
-                str(path)
-                for path in Path(name).iterdir()
-                if path.is_file()
-                and not path.name.startswith('.')
-                and path.suffix.lower() not in _COMPANIONS
-            )
-        elif os.path.exists(name):
-            single.append(name)
-        else:
-            raise FileNotFoundError(f'found no file {name}')
-    described = {
-        os.path.realpath(_data_of(name)) for name in single if _is_header(name)
-    }
-    for name in dict.fromkeys(single):
-        # An ENVI scene is named by its header; other headers are read with their file.
-        if os.path.realpath(name) in described or (
-            name.lower().endswith('.hdr') and not _is_header(name)
-        ):
-            continue
-        groups.append((name,))
-    if not groups:
-        raise FileNotFoundError(
-            'found no file of a scene: name its cube and its labels'
-        )
-    return groups
-
-
-def _is_header(name: str) -> bool:
-    """Tell whether a file is an ENVI header."""
-    return name.lower().endswith('.hdr') and first_line(Path(name)) == 'ENVI'
-
-
-def _look_at(group: tuple[str, ...]) -> list[_Item]:
-    """Tell what a file, or a pattern and its files, can be."""
-    name = group[-1]
-    path = Path(name)
-    suffix = path.suffix.lower()
-    paths = group[1:] or group
-    several = len(group) > 1
-    shown = (group[0],) if several else group
-    if suffix in ARRAY_SUFFIXES:
-        return [
-            _Item(shown, 'array', item.shape, item.name, several, item.whole)
-            for path in paths
-            for item in list_variables(Path(path))
-            if len(item.shape) in (2, 3) and min(item.shape) > 1
-        ]
-    if suffix in VECTOR_SUFFIXES or suffix == '.gdb':
-        return [_Item(shown, 'vector', ())]
-    if suffix in TEXT_SUFFIXES:
-        return [_Item(shown, 'text', ())]
-    if suffix in _COMPANIONS:
-        return []
-    try:
-        with open_raster(_data_of(paths[0])) as file:
-            shape = (file.height, file.width, file.count)
-            whole = np.dtype(file.dtypes[0]).kind in 'iu'
-    except FileError as error:
-        raise ValueError(
-            f'{paths[0]}: found no raster, array or vector file that can be read, '
-            f'expected a file of a scene: {error}'
-        ) from error
-    return [_Item(shown, 'raster', shape, None, several, whole)]
-
-
-def _data_of(name: str) -> str:
-    """Find the binary file of an ENVI header; other files are their own."""
-    pair = find(Path(name)) if _is_header(name) else None
-    return name if pair is None else str(pair[1])
-
-
-def _is_cube(item: _Item) -> bool:
+def _is_cube(item: Candidate) -> bool:
     """Tell whether a candidate has bands."""
-    return len(item.shape) == 3 and (item.kind == 'array' or item.shape[2] > 1)
+    return len(item.shape) == 3 and (item.kind != 'raster' or item.shape[2] > 1)
 
 
-def _choose_cube(items: Sequence[_Item], known: Mapping[str, Any]) -> _Item:
-    """Find the cube, or say what there is."""
+def _choose_cube(
+    items: Sequence[Candidate], known: Mapping[str, Any], other: Sequence[str]
+) -> Candidate:
+    """Find the cube, or say what there is, and which files are nothing."""
     cubes = [item for item in items if _is_cube(item)]
     if 'cube' in known:
-        cubes = [item for item in cubes if item.paths[0] == str(known['cube'])]
+        cubes = [item for item in cubes if item.paths[0] == called(str(known['cube']))]
     if 'cube_variable' in known:
         cubes = [item for item in cubes if item.variable == known['cube_variable']]
     rasters = [item for item in cubes if item.kind == 'raster' and not item.several]
     if len(cubes) == len(rasters) > 1 and len({item.shape[2] for item in rasters}) == 1:
         # Tiles that the shell listed.
-        return _Item(
+        return Candidate(
             tuple(item.paths[0] for item in rasters), 'raster', rasters[0].shape
         )
     if not cubes:
@@ -257,6 +139,8 @@ def _choose_cube(items: Sequence[_Item], known: Mapping[str, Any]) -> _Item:
             return large[0]
     if len(cubes) != 1:
         there = '; '.join(map(str, cubes or items)) or 'nothing'
+        if other and not cubes:
+            there += f'; {", ".join(other[:5])}, which cannot be read'
         raise ValueError(
             f'found {len(cubes) or "no"} cube{"s" * (len(cubes) != 1)} among the files '
             f'({there}), expected one file or variable with rows, columns and bands; '
@@ -266,8 +150,8 @@ def _choose_cube(items: Sequence[_Item], known: Mapping[str, Any]) -> _Item:
 
 
 def _choose_labels(
-    items: Sequence[_Item], cube: _Item, known: Mapping[str, Any]
-) -> _Item | None:
+    items: Sequence[Candidate], cube: Candidate, known: Mapping[str, Any]
+) -> Candidate | None:
     """Find the labels of a cube, or None."""
     if 'labels' in known:
         items = [item for item in items if item.paths[0] == str(known['labels'])]
@@ -290,6 +174,9 @@ def _choose_labels(
             f'found {len(found)} label files or variables ({there}), expected one; name '
             'it with --labels and --labels_variable'
         )
+    if not found and 'labels' in known and not any(i.kind == 'array' for i in items):
+        # A picture of several bands, or what else is named: it is read as labels.
+        return items[0] if items else Candidate((str(known['labels']),), 'file')
     if not found and 'labels' in known:
         raise ValueError(
             f'labels: found no label map of the size of {cube} in {known["labels"]}, '
@@ -309,7 +196,10 @@ def _orders(cube: Sequence[int], labels: Sequence[int]) -> list[str]:
 
 
 def _describe_cube(
-    cube: _Item, labels: _Item | None, options: dict[str, Any], notes: dict[str, str]
+    cube: Candidate,
+    labels: Candidate | None,
+    options: dict[str, Any],
+    notes: dict[str, str],
 ) -> None:
     """Choose variable and order of axes."""
     if cube.kind != 'array':
@@ -331,7 +221,7 @@ def _describe_cube(
 
 
 def _describe_labels(
-    labels: _Item, options: dict[str, Any], notes: dict[str, str]
+    labels: Candidate, options: dict[str, Any], notes: dict[str, str]
 ) -> None:
     """Choose the variable, or the attribute of vector labels."""
     if labels.kind == 'array' and labels.variable is not None:
@@ -340,16 +230,8 @@ def _describe_labels(
     if labels.kind != 'vector' or 'attribute' in options:
         return
     path = labels.paths[0]
-    try:
-        frame = (
-            geopandas.read_parquet(path)
-            if path.lower().endswith('.parquet')
-            else geopandas.read_file(path, **_layer(path, options))
-        )
-    except Exception as error:  # each driver raises its own class
-        raise ValueError(
-            f'{path}: found no readable vector file, expected one: {error}'
-        ) from error
+    _choose_layer(path, options)
+    frame = read_features(Path(path), options.get('layer')).frame
     columns = _class_columns(frame)
     if not columns:
         raise ValueError(
@@ -361,14 +243,15 @@ def _describe_labels(
     notes['attribute'] = f'{frame[columns[0]].nunique()} values{others}'
 
 
-def _layer(path: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Choose the layer of a vector file: the one named, or the first with geometries."""
-    if 'layer' not in options:
+def _choose_layer(path: str, options: dict[str, Any]) -> None:
+    """Take the first layer with geometries of several, unless one is named."""
+    if 'layer' in options or Path(path).suffix.lower() not in LAYERED:
+        return
+    with reading(path, 'vector file'):
         layers = geopandas.list_layers(path)
-        drawn = layers[layers.geometry_type.notna()].name.tolist()
-        if len(layers) > 1 and drawn:
-            options['layer'] = drawn[0]
-    return {'layer': options['layer']} if 'layer' in options else {}
+    drawn = layers[layers.geometry_type.notna()].name.tolist()
+    if len(layers) > 1 and drawn:
+        options['layer'] = drawn[0]
 
 
 def _class_columns(frame: geopandas.GeoDataFrame) -> list[str]:
@@ -376,6 +259,9 @@ def _class_columns(frame: geopandas.GeoDataFrame) -> list[str]:
     ranked = []
     for name in frame.columns.drop(frame.geometry.name):
         values = frame[name].dropna()
+        if pd.api.types.is_string_dtype(values):  # as tables hold numbers, too
+            numeric = pd.to_numeric(values, errors='coerce')
+            values = numeric if numeric.notna().all() else values
         kinds = values.nunique()
         text = not pd.api.types.is_numeric_dtype(values)
         numbers = not text and bool((values % 1 == 0).all())
@@ -392,7 +278,7 @@ def _class_columns(frame: geopandas.GeoDataFrame) -> list[str]:
 
 
 def _find_wavelengths(
-    items: Sequence[_Item], options: dict[str, Any], notes: dict[str, str]
+    items: Sequence[Candidate], options: dict[str, Any], notes: dict[str, str]
 ) -> None:
     """Take a text file of numbers for the band centres."""
     texts = [item.paths[0] for item in items if item.kind == 'text']
@@ -415,7 +301,10 @@ class _Heard(logging.Handler):
 
 
 def _open(
-    cube: _Item, labels: _Item | None, options: dict[str, Any], notes: dict[str, str]
+    cube: Candidate,
+    labels: Candidate | None,
+    options: dict[str, Any],
+    notes: dict[str, str],
 ) -> SceneFiles:
     """Open the scene; NaN values are declared missing if they are in the way."""
     paths = list(cube.paths) + (list(labels.paths) if labels is not None else [])

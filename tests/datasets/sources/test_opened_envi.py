@@ -177,3 +177,31 @@ class TestEnvi:
             open_scene(path)
         with pytest.raises(FileNotFoundError, match='there is no file'):
             open_scene(tmp_path / 'absent.hdr')
+
+
+class TestScales:
+    def scaled(self, folder: Path, extra: str) -> tuple[tuple[float, float], ...]:
+        path = envi.make(folder)
+        path.write_text(path.read_text() + extra)
+        scene = open_scene(path, bands=list(range(envi.BANDS)))
+        assert np.array_equal(scene.cube, envi.cube_of())
+        return scene.scaling
+
+    def test_gains_and_offsets(self, tmp_path: Path) -> None:
+        gains = [0.1 + band / 100 for band in range(envi.BANDS)]
+        text = ', '.join(map(str, gains))
+        found = self.scaled(tmp_path, f'data gain values = {{{text}}}\n')
+        assert found == tuple((gain, 0.0) for gain in gains)
+
+    def test_divisor(self, tmp_path: Path) -> None:
+        found = self.scaled(tmp_path, 'reflectance scale factor = 10000\n')
+        assert found == ((1e-4, 0.0),) * envi.BANDS
+
+    @pytest.mark.parametrize(
+        'entry', ['reflectance scale factor = none', 'data gain values = {0.1, 0.2}']
+    )
+    def test_that_cannot_be_read(
+        self, tmp_path: Path, entry: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert self.scaled(tmp_path, f'{entry}\n') == ()
+        assert 'left out: values are read as stored' in caplog.text

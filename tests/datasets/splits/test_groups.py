@@ -88,7 +88,6 @@ class TestGroups:
         with pytest.raises(ValueError, match='CRS'):
             protocol(labels)
 
-
     def test_place_of_a_raster(self, tmp_path: Path) -> None:
         labels = fields(60, 60)
         owners = np.kron(np.arange(1, 10).reshape(3, 3), np.ones((20, 20), dtype=int))

@@ -90,19 +90,14 @@ class DescribedArray(ArraySource):
 
 
 def _archived(path: Path, request: Request, axes: str) -> Source:
-    with zipfile.ZipFile(path) as archive:
-        headers = {
-            name.removesuffix('.npy'): _header(archive, name)
-            for name in archive.namelist()
-            if name.endswith('.npy')
-        }
-    shapes = {key: shape for key, (shape, _) in headers.items()}
+    listed = headers(path)
+    shapes = {key: shape for key, (shape, _) in listed.items()}
     names = series(path, shapes, request)
     name = names[0] if names else pick(path, shapes, request)
-    _refuse_objects(f'{path}: {name!r}', headers[name][1])
+    _refuse_objects(f'{path}: {name!r}', listed[name][1])
     if request.check_memory:
         needed = sum(
-            headers[key][1].itemsize * math.prod(shapes[key]) for key in names or [name]
+            listed[key][1].itemsize * math.prod(shapes[key]) for key in names or [name]
         )
         check_memory(needed, path, repr(name))
     with np.load(path, allow_pickle=False) as arrays:
@@ -114,13 +109,27 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
         bands = bands_in(array.shape, axes)
         near = {
             key: Variable(arrays[key], {})
-            for key, (other, kind) in headers.items()
+            for key, (other, kind) in listed.items()
             if bands and squeezed(other) == bands and kind.kind in 'iufb'
         }
     facts = band_facts(name, near, {}, bands)
     source = DescribedArray(array, path, axes, request, facts)
     source.misfit = misfit(shapes, bands)
     return source
+
+
+def headers(path: Path) -> dict[str, tuple[tuple[int, ...], 'np.dtype[np.generic]']]:
+    """Return shape and type of each array of an ``.npz`` file by name.
+
+    Args:
+        path: The file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return {
+            name.removesuffix('.npy'): _header(archive, name)
+            for name in archive.namelist()
+            if name.endswith('.npy')
+        }
 
 
 def _refuse_objects(where: str, dtype: 'np.dtype[np.generic]') -> None:

@@ -22,7 +22,7 @@ _METADATA = re.compile(r'(.*-)METADATA\.XML$', re.IGNORECASE)
 
 def claims(path: Path) -> bool:
     """Tell whether a path is the metadata or an image of an EnMAP product."""
-    return _metadata(path) is not None
+    return metadata_of(path) is not None
 
 
 def is_metadata(path: Path) -> bool:
@@ -30,7 +30,8 @@ def is_metadata(path: Path) -> bool:
     return bool(_METADATA.match(path.name)) and path.is_file()
 
 
-def _metadata(path: Path) -> Path | None:
+def metadata_of(path: Path) -> Path | None:
+    """Return the metadata of the EnMAP product that a file belongs to, None for others."""
     if _METADATA.match(path.name):
         return path if is_metadata(path) else None
     image = _IMAGE.match(path.name)
@@ -52,7 +53,7 @@ def open_source(path: Path, request: Request) -> Source:
         FileNotFoundError: If it has no image.
         FileError: If a file is damaged, or metadata and images differ.
     """
-    metadata = _metadata(path)
+    metadata = metadata_of(path)
     assert metadata is not None
     start = metadata.name[: -len('METADATA.XML')]
     names = [f'{start}SPECTRAL_IMAGE{part}' for part in ('', '_VNIR', '_SWIR')]

@@ -79,6 +79,22 @@ class _Described(Source):
         unit = unit or self.header.text('wavelength units')
         return nanometres(centres, unit, str(self.header.path))
 
+    @property
+    def scaling(self) -> tuple[tuple[float, float], ...]:
+        """Gains and offsets, or the reflectance scale factor, which is a divisor."""
+        bands = self.shape[2]
+        try:
+            gains = self.header.numbers('data gain values')
+            offsets = self.header.numbers('data offset values')
+            divisor = self.header.number('reflectance scale factor')
+        except FileError as error:
+            logger.warning('%s; it is left out: values are read as stored', error)
+            return ()
+        gains = np.full(bands, 1 / (divisor or 1)) if gains is None else gains
+        offsets = np.zeros(bands) if offsets is None else offsets
+        pairs = tuple(zip(gains.tolist(), offsets.tolist(), strict=True))
+        return () if set(pairs) == {(1.0, 0.0)} else pairs
+
     def bad_bands(self) -> NDArray[np.bool_] | None:
         """Return True for the bands that ``bbl`` marks as bad."""
         return self.header.bad_bands()
@@ -158,14 +174,6 @@ class EnviSource(_Described):
                     'value; name it with nodata='
                 )
         return own
-
-    @property
-    def scaling(self) -> tuple[tuple[float, float], ...]:
-        """The reflectance scale factor, by which stored values are to be divided."""
-        divisor = self.header.number('reflectance scale factor')
-        if not divisor or divisor == 1:
-            return ()
-        return ((1 / divisor, 0.0),) * self.shape[2]
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._reading import FileError, reading, require_file
+from ..._reading import FileError, decoded, reading, require_file
 from ..labels import LabelLegend
 
 logger = logging.getLogger(__name__)
@@ -40,14 +40,7 @@ _REMEDIES = {
 def first_line(path: Path) -> str:
     """Return the first line of a header, stripped."""
     with reading(path, 'a text header'), path.open('rb') as file:
-        return _decoded(file.readline(80)).strip()
-
-
-def _decoded(raw: bytes) -> str:
-    try:
-        return raw.decode('utf-8-sig')
-    except UnicodeDecodeError:
-        return raw.decode('latin-1')
+        return decoded(file.readline(80)).strip()
 
 
 class EnviHeader:
@@ -76,7 +69,7 @@ class EnviHeader:
                 "'ENVI'; if it describes a raster of another kind, name the raster"
             )
         with reading(path, 'a text header'):
-            lines = re.split(r'\r\n|\r|\n', _decoded(path.read_bytes()))[1:]
+            lines = re.split(r'\r\n|\r|\n', decoded(path.read_bytes()))[1:]
         #: Lines that are neither an entry nor a comment.
         self.ignored: list[str] = []
         self.entries = self._parsed(lines)

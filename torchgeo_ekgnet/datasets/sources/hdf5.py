@@ -45,12 +45,15 @@ def claims(path: Path) -> bool:
 
 def open_source(path: Path, request: Request) -> Source:
     """Open an array of an HDF5 or NetCDF file; of PRISMA products both cubes."""
-    if not request.labels:
-        with open_hdf5(path) as (variables, attributes):
-            cubes = _prisma_cubes(path, list(variables), request)
-            if cubes:
-                return PrismaSource(path, cubes, attributes, request)
-    return open_arrays(path, request)
+    product = None if request.labels else open_product(path, request)
+    return open_arrays(path, request) if product is None else product
+
+
+def open_product(path: Path, request: Request) -> Source | None:
+    """Open the two cubes of a PRISMA product as one, None for other files."""
+    with open_hdf5(path) as (variables, attributes):
+        cubes = _prisma_cubes(path, list(variables), request)
+        return PrismaSource(path, cubes, attributes, request) if cubes else None
 
 
 def open_arrays(path: Path, request: Request, matlab: bool = False) -> Source:

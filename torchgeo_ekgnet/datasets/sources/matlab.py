@@ -7,7 +7,7 @@ import inspect
 import mmap
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,9 @@ _NUMBERS = {
     **dict.fromkeys(('int32', 'uint32', 'single'), 4),
     **dict.fromkeys(('int64', 'uint64', 'double'), 8),
 }
+
+#: What it calls variables that hold others.
+NESTS = ('struct', 'cell')
 
 #: Sparse matrices as arrays, where SciPy can be asked (1.17 and newer).
 _SPARSE: dict[str, Any] = (
@@ -74,19 +77,13 @@ def _open_v5(path: Path, request: Request) -> Source:
     axes = axes_of(request)
     listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
     wanted = request.variable
-    structs = [name for name, (_, kind) in listed.items() if kind in ('struct', 'cell')]
+    structs = [name for name, (_, kind) in listed.items() if kind in NESTS]
     plain = {
         name: shape
         for name, (shape, kind) in listed.items()
         if kind in (*_NUMBERS, 'sparse') or (wanted == name and name not in structs)
     }
-    inner = {
-        name: array
-        for struct in structs
-        for name, array in _fields(
-            struct, scipy.io.loadmat(path, variable_names=[struct], **_SPARSE)[struct]
-        )
-    }
+    inner = nested(path, structs)
     shapes = {**plain, **{name: array.shape for name, array in inner.items()}}
     names = series(path, shapes, request)
     name = names[0] if names else pick(path, shapes, request)
@@ -115,6 +112,25 @@ def _open_v5(path: Path, request: Request) -> Source:
     source = DescribedArray(array, path, axes, request, facts)
     source.misfit = misfit(shapes, bands)
     return source
+
+
+def nested(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Read the arrays of structs and cell arrays of a v5 file.
+
+    Args:
+        path: The file.
+        names: Names of the structs and cell arrays.
+
+    Returns:
+        The arrays by their path.
+    """
+    return {
+        place: array
+        for name in names
+        for place, array in _fields(
+            name, scipy.io.loadmat(path, variable_names=[name], **_SPARSE)[name]
+        )
+    }
 
 
 def check_elements(path: Path) -> None:

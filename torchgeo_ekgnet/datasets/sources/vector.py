@@ -17,7 +17,7 @@ import geopandas
 import pandas as pd
 import shapely
 
-from ..._reading import FileError, reading, require_file
+from ..._reading import FileError, decoded, reading, require_file
 from ..raster import placed_crs
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ SUFFIXES = (
     '.geoparquet',
 )
 #: Endings of files that may hold several layers.
-_LAYERED = ('.gpkg', '.sqlite', '.kml', '.kmz', '.gml', '.gpx', '.dxf', '.gdb')
+LAYERED = ('.gpkg', '.sqlite', '.kml', '.kmz', '.gml', '.gpx', '.dxf', '.gdb')
 #: Endings of tables of points; ENVI writes its regions of interest as ``.txt``.
 TABLES = ('.csv', '.tsv', '.txt')
 
@@ -133,7 +133,7 @@ def read_features(path: Path, layer: str | None = None) -> Features:
 
 def _checked_layer(path: Path, layer: str | None) -> str | None:
     """Return the layer to read; one of several that is not named is said."""
-    if path.suffix.lower() not in _LAYERED:
+    if path.suffix.lower() not in LAYERED:
         return layer
     with reading(path, 'vector file', VectorFileError):
         listed = geopandas.list_layers(path)
@@ -155,7 +155,7 @@ def _checked_layer(path: Path, layer: str | None) -> str | None:
 def _read_table(path: Path) -> Features:
     with reading(path, 'a table of points', VectorFileError):
         raw = path.read_bytes()
-        text = _decoded(raw)
+        text = decoded(raw)
     lines = text.splitlines()
     if lines and 'ENVI Output of ROIs' in lines[0]:
         return _read_rois(path, lines)
@@ -202,22 +202,21 @@ def _read_table(path: Path) -> Features:
 
 
 def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
-    """Parse a table, whatever separates its columns."""
+    """Parse a table, whatever separates its columns; all values stay texts.
+
+    Numbers would lose how they are written: 01 and 1 may be two classes.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', pd.errors.ParserWarning)
-        return pd.read_csv(
-            io.StringIO(text), sep=None, engine='python', index_col=index
+        table = pd.read_csv(
+            io.StringIO(text.lstrip('\r\n'), newline=None),
+            sep=None,
+            engine='python',
+            index_col=index,
+            dtype=str,
+            skipinitialspace=True,
         )
-
-
-def _decoded(raw: bytes) -> str:
-    """Decode a table: UTF-16 as Excel writes it, UTF-8, or else Latin-1."""
-    if raw.startswith((b'\xff\xfe', b'\xfe\xff')):
-        return raw.decode('utf-16')
-    try:
-        return raw.decode('utf-8-sig')
-    except UnicodeDecodeError:
-        return raw.decode('latin-1')
+    return table.rename(columns=lambda name: str(name).strip())
 
 
 def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Features:

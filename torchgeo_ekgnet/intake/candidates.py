@@ -1,0 +1,246 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What the files of a scene can be: cube, labels or wavelengths."""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .._reading import FileError, decoded
+from ..datasets.sources import Request, enmap
+from ..datasets.sources.envi_files import find
+from ..datasets.sources.envi_header import first_line
+from ..datasets.sources.raster import open_raster
+from ..datasets.sources.vector import SUFFIXES as VECTOR_SUFFIXES
+from ..datasets.sources.vector import TABLES, read_features
+from .arrays import ARRAY_SUFFIXES, list_variables, prisma_shape
+
+__all__ = ('Candidate', 'called', 'list_candidates')
+
+#: Files that belong to another one and are never a scene's own.
+_COMPANIONS = (
+    *('.xml', '.prj', '.dbf', '.shx', '.cpg', '.qmd', '.qml', '.tfw', '.ovr'),
+    *('.yaml', '.yml', '.html', '.md', '.pdf'),
+)
+#: Files that a folder holds beside a scene; they are looked at where they are named.
+_BESIDE = ('.png', '.jpg', '.jpeg', '.zip')
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate for cube, labels or wavelengths.
+
+    Attributes:
+        paths: The file or files, or the pattern that finds them.
+        kind: 'raster', 'array', 'product' (several arrays or rasters that are one
+            cube), 'vector', 'text' (of numbers) or 'file'.
+        shape: Rows, columns and bands; the axes of an array; nothing for other kinds.
+        variable: Name of the array in the file.
+        several: Whether it is a pattern.
+        whole: Whether values are whole numbers, None if that is unknown.
+    """
+
+    paths: tuple[str, ...]
+    kind: str
+    shape: tuple[int, ...] = ()
+    variable: str | None = None
+    several: bool = False
+    whole: bool | None = None
+
+    def __str__(self) -> str:
+        """Name file, variable and size."""
+        name = self.paths[0] + (f' and {len(self.paths) - 1} more' * self.many)
+        inside = f', variable {self.variable}' if self.variable else ''
+        size = ' x '.join(map(str, self.shape))
+        return f'{name}{inside}' + (f' ({size})' if size else '')
+
+    @property
+    def many(self) -> bool:
+        """Whether there is more than one file."""
+        return len(self.paths) > 1
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Files that are looked at as one; of several the first name is their pattern."""
+
+    names: tuple[str, ...]
+    listed: bool = False
+
+
+def list_candidates(files: Iterable[str]) -> tuple[list[Candidate], list[str]]:
+    """Tell what files can be.
+
+    Args:
+        files: Files, patterns or folders.
+
+    Returns:
+        The candidates, and the files of folders that are none.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file that is named cannot be read.
+    """
+    found: list[Candidate] = []
+    other: list[str] = []
+    for group in _groups(files):
+        try:
+            found += list(_look_at(group))
+        except ValueError:
+            if not group.listed:
+                raise
+            other.append(group.names[0])
+    return found, other
+
+
+def called(name: str) -> str:
+    """Return the name of a candidate: of a product's file that of its metadata."""
+    product = enmap.metadata_of(Path(name))
+    return name if product is None else str(product)
+
+
+def _groups(files: Iterable[str]) -> list[_Group]:
+    """Put files that belong together side by side: patterns, and headers with data."""
+    groups: list[_Group] = []
+    single: dict[str, bool] = {}
+    for name in files:
+        if glob.has_magic(name) and not os.path.exists(name):
+            found = tuple(sorted(glob.glob(name)))
+            if not found:
+                raise FileNotFoundError(f'found no file that matches {name}')
+            groups.append(_Group((name, *found)))
+        elif os.path.isdir(name) and not name.lower().endswith('.gdb'):
+            for path in _inside(Path(name)):
+                single.setdefault(path, True)
+        elif os.path.exists(name):
+            single[called(name)] = False
+        else:
+            raise FileNotFoundError(f'found no file {name}')
+    described = {
+        os.path.realpath(_data_of(name)) for name in single if _is_header(name)
+    }
+    for name, listed in single.items():
+        # An ENVI scene is named by its header; other headers are read with their file.
+        if os.path.realpath(name) in described or (
+            name.lower().endswith('.hdr') and not _is_header(name)
+        ):
+            continue
+        groups.append(_Group((name,), listed))
+    if not groups:
+        raise FileNotFoundError(
+            'found no file of a scene: name its cube and its labels'
+        )
+    return groups
+
+
+def _inside(folder: Path) -> list[str]:
+    """List the files of a folder that may be a scene's; of a product its metadata."""
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if (path.is_file() or path.suffix.lower() == '.gdb')
+        and not path.name.startswith('.')
+    )
+    products = [path for path in paths if enmap.is_metadata(path)]
+    starts = tuple(path.name[: -len('METADATA.XML')] for path in products)
+    return [
+        str(path)
+        for path in paths
+        if path in products
+        or (
+            path.suffix.lower() not in (*_COMPANIONS, *_BESIDE)
+            and not (starts and path.name.startswith(starts))
+        )
+    ]
+
+
+def _is_header(name: str) -> bool:
+    """Tell whether a file is an ENVI header."""
+    return name.lower().endswith('.hdr') and first_line(Path(name)) == 'ENVI'
+
+
+def _data_of(name: str) -> str:
+    """Find the binary file of an ENVI header; other files are their own."""
+    pair = find(Path(name)) if _is_header(name) else None
+    return name if pair is None else str(pair[1])
+
+
+def _look_at(group: _Group) -> Iterator[Candidate]:
+    """Tell what a file, or a pattern and its files, can be."""
+    path = Path(group.names[-1])
+    suffix = path.suffix.lower()
+    paths = group.names[1:] or group.names
+    several = len(group.names) > 1
+    shown = group.names[:1]
+    if enmap.claims(path) and not several:
+        yield Candidate(shown, 'product', enmap.open_source(path, Request()).shape)
+    elif suffix in ARRAY_SUFFIXES:
+        shape = None if several else prisma_shape(path)
+        if shape is not None:
+            yield Candidate(shown, 'product', shape)
+            return
+        for one in paths:
+            for item in list_variables(Path(one)):
+                if len(item.shape) in (2, 3) and min(item.shape) > 1:
+                    yield Candidate(
+                        shown, 'array', item.shape, item.name, several, item.whole
+                    )
+    elif suffix in (*VECTOR_SUFFIXES, '.zip'):
+        yield Candidate(shown, 'vector')
+    elif suffix in TABLES:
+        yield Candidate(shown, _kind_of_text(path))
+    elif suffix == '.xml' and path.suffixes[-2:-1] != ['.aux']:
+        if _is_features(path):
+            yield Candidate(shown, 'vector')
+    elif suffix not in _COMPANIONS:
+        yield _raster(shown, paths[0], several)
+
+
+def _raster(shown: tuple[str, ...], path: str, several: bool) -> Candidate:
+    """Look at what no other format claims."""
+    try:
+        with open_raster(_data_of(path)) as file:
+            shape = (file.height, file.width, file.count)
+            whole = np.dtype(file.dtypes[0]).kind in 'iu'
+    except FileError as error:
+        raise ValueError(
+            f'{path}: found no raster, array or vector file that can be read, '
+            f'expected a file of a scene: {error}'
+        ) from error
+    return Candidate(shown, 'raster', shape, None, several, whole)
+
+
+def _kind_of_text(path: Path) -> str:
+    """Tell band centres, which are numbers and nothing else, from points and regions.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    words = re.split(r'[\s,;]+', decoded(path.read_bytes()).strip())
+    try:
+        _ = [float(word) for word in words]
+    except ValueError:
+        try:
+            read_features(path)
+        except FileError as error:
+            raise ValueError(
+                f'{path}: found neither band centres, one number a band, nor points or '
+                f'regions with classes: {error}'
+            ) from error
+        return 'vector'
+    return 'text'
+
+
+def _is_features(path: Path) -> bool:
+    """Tell whether an XML file holds regions of interest."""
+    try:
+        read_features(path)
+    except FileError:
+        return False
+    return True
