@@ -58,6 +58,18 @@ def test_labels_of_a_folder_of_envi_files(tmp_path: Path) -> None:
     assert open_scene(tmp_path).shape == (ROWS, COLS, 4)
 
 
+def test_library_of_spectra_beside_a_cube(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_envi(tmp_path / 'flight.img', CUBE)
+    spectra = CUBE[:1, :2]
+    write_envi(tmp_path / 'library.sli', spectra, 'file type = ENVI Spectral Library\n')
+    assert open_scene(tmp_path).shape == (ROWS, COLS, 4)
+    assert 'library.hdr left out' in caplog.text
+    with pytest.raises(ValueError, match="'ENVI Spectral Library', expected an image"):
+        open_scene(tmp_path / 'library.sli')
+
+
 def test_a_file_counts_once(tmp_path: Path) -> None:
     write_envi(tmp_path / 'flight.img', CUBE)
     path = tmp_path / 'flight.img'

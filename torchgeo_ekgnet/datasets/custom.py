@@ -197,15 +197,16 @@ def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
     taken = {_described(path)[0] for path in labels}
     kept, left_out = [], []
     for path in paths:
-        data, is_map = _described(path)
-        if data in taken or is_map:
+        data, is_other = _described(path)
+        if data in taken or is_other:
             left_out.append(path)
         else:
             kept.append(path)
         taken.add(data)
     if left_out:
         logger.warning(
-            'cube: %s left out, because they are labels, or the same file again',
+            'cube: %s left out, because they are labels, a library of spectra, or the '
+            'same file again',
             ', '.join(path.name for path in left_out[:5])
             + (f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''),
         )
@@ -217,12 +218,15 @@ def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
 
 
 def _described(path: Path) -> tuple[Path, bool]:
-    """Return the file that values lie in, and whether its header calls it a class map."""
+    """Return the file that values lie in, and whether its header calls it no cube."""
     pair = find(path)
     if pair is None:
         return path.resolve(), False
     header, data = pair
-    return data.resolve(), EnviHeader(header).file_type == 'envi classification'
+    return data.resolve(), EnviHeader(header).file_type in (
+        'envi classification',
+        'envi spectral library',
+    )
 
 
 def _listed(files: Files, what: str) -> list[Path]:

@@ -112,11 +112,15 @@ class TestGroups:
         columns = [shapely.box(x, place.f - 400, x + 100, place.f) for x in lefts]
         frame = {'fold': [0.0, 1.0, 0.0, 1.0], 'geometry': columns}
         path = tmp_path / 'folds.gpkg'
-        geopandas.GeoDataFrame(frame, crs=geotiff.CRS).to_file(path)
+        folds = geopandas.GeoDataFrame(frame, crs=geotiff.CRS)
+        folds.to_file(path)
+        folds.to_file(tmp_path / 'f.shp.zip', driver='ESRI Shapefile')
         grid = Grid(40, 40, CRS.from_user_input(geotiff.CRS), place)
         protocol = GroupSplit(str(path), 'fold').bind(SplitContext(grid=grid))
         groups = protocol.groups_of(labels)
         assert np.array_equal(groups[0], np.repeat([0, 1, 0, 1], 10))
+        zipped = GroupSplit(str(tmp_path / 'f.shp.zip')).bind(SplitContext(grid=grid))
+        assert np.array_equal(zipped.groups_of(labels)[0], np.repeat(range(4), 10))
 
 
 class TestFolds:

@@ -206,7 +206,7 @@ class GroupSplit(GroupedSplit):
         if self.attribute is not None:
             least = 0
             numbers = read_vector_labels(path, grid, self.attribute, unlabelled=())[0]
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in (*SUFFIXES, '.zip'):
             numbers = number_features(path, grid)
         else:
             numbers = read_label_map(path, self.variable, grid)
