@@ -119,6 +119,19 @@ class TestTables:
         assert scene.class_names == ('oak, old', 'pine')
         assert scene.label_map[3, 4] == 1 and scene.label_map[0, 13] == 2
 
+    @pytest.mark.parametrize('exchanged', [True, False])
+    def test_longitude_and_latitude_exchanged(
+        self, cube: Path, exchanged: bool
+    ) -> None:
+        place = geopandas.points_from_xy([LEFT + 15], [TOP - 15], crs=32632)[0]
+        point = geopandas.GeoSeries([place], crs=32632).to_crs('OGC:CRS84')[0]
+        lon, lat = (point.y, point.x) if exchanged else (point.x + 9, point.y)
+        path = cube.with_name('points.csv')
+        path.write_text(f'lon,lat,class\n{lon},{lat},oak\n')
+        with pytest.raises(FileError, match='they lie outside the scene') as caught:
+            open_scene(cube, path)
+        assert ('longitude and latitude, exchanged' in str(caught.value)) is exchanged
+
     def test_texts_as_windows_writes_them(self, plain: Path) -> None:
         path = plain.with_name('points.csv')
         names = 'for\u00eat \u2013 c\u0153ur', 'pr\u00e9'

@@ -107,7 +107,15 @@ def read_vector_labels(
         )
     usable &= ~excluded
     place = replace(grid, transform=grid.transform or Affine.identity())
-    labels = _burnt(name, shapes[usable], numbers[usable], place, all_touched)
+    try:
+        labels = _burnt(name, shapes[usable], numbers[usable], place, all_touched)
+    except OutsideError as error:
+        if any(_exchanged(found.frame, grid) for found in features):
+            raise OutsideError(
+                f'{error}; they would lie in it with x and y, such as longitude and '
+                'latitude, exchanged'
+            ) from error
+        raise
     lost = np.setdiff1d(numbers[usable], labels).tolist()
     if lost:
         logger.warning(
@@ -190,6 +198,16 @@ def _placed(
         path,
     )
     return _from_pixels(frame, grid)
+
+
+def _exchanged(frame: geopandas.GeoDataFrame, grid: Grid) -> bool:
+    """Tell whether features lie in the scene once x and y are exchanged."""
+    if frame.crs is None or grid.crs is None or grid.transform is None:
+        return False
+    turned = frame.geometry.affine_transform([0, 1, 1, 0, 0, 0])
+    shapes = turned.to_crs(grid.crs.to_wkt())
+    finite = np.isfinite(shapes.bounds.to_numpy()).all(axis=1)
+    return bool(shapes[finite].intersects(shapely.box(*grid.bounds)).any())
 
 
 def _from_pixels(frame: geopandas.GeoDataFrame, grid: Grid) -> geopandas.GeoDataFrame:
