@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torchgeo_ekgnet.callbacks import ExpertUse
+from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.layers import expert_convs
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 BANDS, CLASSES = 6, 3
 
@@ -203,6 +205,30 @@ def test_worth_needs_a_datamodule(tmp_path: Path) -> None:
     runner = trainer(tmp_path, ExpertUse())
     runner.test(Task(), Data().test_dataloader(), verbose=False)
     assert json.loads((tmp_path / 'expert_use.json').read_text())['samples'] == 9
+
+
+def test_worth_is_of_all_pixels_on_two_processes(tmp_path: Path) -> None:
+    """Process 0 tests every other batch, and measures the worth alone."""
+    data = SyntheticSceneDataModule(
+        rows=20, cols=20, num_bands=BANDS, num_classes=3, patch_size=3, batch_size=32
+    )
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    runner = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
+    runner.fit(task, datamodule=data)
+    contents = []
+    for devices in (1, 2):
+        runner = trainer(
+            tmp_path,
+            ExpertUse(measure_worth=True),
+            devices=devices,
+            strategy='auto' if devices == 1 else 'ddp_fork',
+        )
+        runner.test(task, datamodule=data, verbose=False)
+        contents.append(json.loads((tmp_path / 'expert_use.json').read_text()))
+    one, two = (content['accuracy'] for content in contents)
+    assert sum(one['dynamic']['counts']) == contents[0]['samples']
+    for name in ('dynamic', 'mean'):
+        assert two[name]['confusion_matrix'] == one[name]['confusion_matrix']
 
 
 def test_number_of_classes_of_a_foreign_task(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import matplotlib.pyplot as plt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler
 
 from .._files import replaced, write_json
 from ..experts import ExpertUseReport, plot_expert_use, worth_of_attention
@@ -185,7 +186,7 @@ class ExpertUse(Callback):
             """Test batches that can be read more than once."""
 
             def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
-                for batch in batches(datamodule.test_dataloader()):
+                for batch in batches(_whole(datamodule.test_dataloader())):
                     yield {**batch, 'label': _label(task, batch)}
 
         return worth_of_attention(
@@ -215,6 +216,16 @@ class ExpertUse(Callback):
             plt.close(figure)
         except Exception:  # a picture must not cost the stage its results
             logger.warning('ExpertUse: the figure could not be drawn', exc_info=True)
+
+
+def _whole(loader: Any) -> Any:
+    """Give all batches of a loader that deals them out to processes."""
+    if not isinstance(getattr(loader, 'sampler', None), DistributedSampler):
+        return loader
+    # Process 0 scores alone.
+    return DataLoader(
+        loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn
+    )
 
 
 def _network(task: LightningModule) -> nn.Module:
