@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from torchgeo_ekgnet._files import write_json
+from torchgeo_ekgnet._html import DASH
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.maps import Page, write_map, write_run_report
 from torchgeo_ekgnet.maps.figure import learning_curves
@@ -309,6 +310,25 @@ def test_page_of_another_scene(tmp_path: Path) -> None:
     write_json(tmp_path / 'test' / 'b' / 'test.json', scores)
     text = write_run_report(tmp_path, folder=folder).read_text(encoding='utf-8')
     assert '50.00' in text and '94.00' not in text
+
+
+def test_no_area_is_claimed_of_a_class_without_test_pixels(tmp_path: Path) -> None:
+    """One that the split has left out is not 0 hectares, give or take nothing."""
+    test = _test_json()
+    test['confusion_matrix'] = [[40, 1, 0], [1, 30, 0], [0, 0, 0]]
+    rows = [
+        {'name': name, 'value': value, 'pixels': pixels}
+        for value, (name, pixels) in enumerate(
+            zip(test['class_names'], (1000, 2000, 0), strict=True), start=1
+        )
+    ]
+    write_json(tmp_path / 'test.json', test)
+    write_json(tmp_path / 'map.json', {'classes': rows, 'pixel_area': 100.0})
+    seen = Seen(write_run_report(tmp_path).read_text(encoding='utf-8'))
+    (table,) = [table for table in seen.tables if 'estimated, ha' in table[0]]
+    assert [row[2] for row in table[1:]] == ['10.40', '19.60', DASH]
+    assert table[3] == [test['class_names'][2], '0.00', DASH, DASH]
+    assert f'No test pixel is of {test["class_names"][2]}' in seen.text
 
 
 @pytest.mark.parametrize('change', ['none', 'names', 'area', 'untested'])

@@ -37,12 +37,35 @@ class ClassAreas:
         unknown: Numbers of mapped classes, from 0, without two test pixels that were
             given the class: nothing is known of their errors, and all estimates are
             NaN if they take up any area.
+        untested: Numbers of classes, from 0, that no test pixel is of: their estimates
+            are 0 however much of them there is.
     """
 
     mapped: NDArray[np.float64]
     estimated: NDArray[np.float64]
     half_width: NDArray[np.float64]
     unknown: tuple[int, ...]
+    untested: tuple[int, ...] = ()
+
+    def rows(self, names: Sequence[str]) -> list[tuple[str | None, ...]]:
+        """Write the areas as rows of a table.
+
+        Args:
+            names: Name of each class.
+
+        Returns:
+            Name, mapped and estimated area and interval of each class; None for what
+            the test does not tell.
+        """
+        columns = self.mapped, self.estimated, self.half_width
+        return [
+            (name, f'{mapped:,.2f}', None, None)
+            if number in self.untested
+            else (name, f'{mapped:,.2f}', f'{estimated:,.2f}', f'± {width:,.2f}')
+            for number, (name, mapped, estimated, width) in enumerate(
+                zip(names, *columns, strict=True)
+            )
+        ]
 
 
 def estimate_areas(
@@ -80,10 +103,11 @@ def estimate_areas(
     shares = mapped / mapped.sum()
     tested = counts.sum(axis=1)
     unknown = tuple(int(i) for i in np.flatnonzero((mapped > 0) & (tested < 2)))
+    untested = tuple(int(i) for i in np.flatnonzero(counts.sum(axis=0) == 0))
     total = float(mapped.sum()) * area
     if unknown:
         nothing = np.full(len(mapped), np.nan)
-        return ClassAreas(mapped * area, nothing, nothing, unknown)
+        return ClassAreas(mapped * area, nothing, nothing, unknown, untested)
     known = tested > 1
     within = counts[known] / tested[known, None]
     weights = shares[known, None]
@@ -91,7 +115,7 @@ def estimate_areas(
     variance = weights**2 * within * (1 - within) / (tested[known, None] - 1)
     error = np.sqrt(variance.sum(axis=0))
     return ClassAreas(
-        mapped * area, estimated * total, _HALF_WIDTH * error * total, unknown
+        mapped * area, estimated * total, _HALF_WIDTH * error * total, unknown, untested
     )
 
 

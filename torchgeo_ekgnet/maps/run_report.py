@@ -362,16 +362,17 @@ def _areas(page: Page, test: Mapping[str, Any], mapping: Mapping[str, Any]) -> N
         return
     page.table(
         ('class', 'mapped, ha', 'estimated, ha', '95 % interval, ha'),
-        [
-            (name, f'{mapped:,.2f}', f'{estimated:,.2f}', f'± {width:,.2f}')
-            for name, mapped, estimated, width in zip(
-                names, areas.mapped, areas.estimated, areas.half_width, strict=True
-            )
-        ],
+        areas.rows(names),
         'Area of each class: pixels of the map, and corrected for the errors of the '
         'test (Olofsson et al. 2014).',
         swatches=mapping.get('palette'),
     )
+    if areas.untested:
+        untested = ', '.join(names[number] for number in areas.untested)
+        page.paragraph(
+            f'No test pixel is of {untested}: how much ground that covers is not known, '
+            'and where it lies the map counts it to other classes.'
+        )
     page.paragraph(
         'The intervals hold if the test pixels are a random sample of the map. Labelled '
         'fields are none: there, they are a lower bound of the uncertainty.'
