@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from torchgeo_ekgnet._compat import ClassificationTask
 from torchgeo_ekgnet.callbacks import RunFolder
@@ -213,6 +214,22 @@ class TestCheckpoints:
         trainer.test(task, datamodule, verbose=False)
         with pytest.raises(ValueError, match='another split'):
             trainer.test(task, make_datamodule(), verbose=False)
+
+    @pytest.mark.parametrize('within', [False, True])
+    def test_goes_on_within_an_epoch(
+        self, within: bool, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        """Whose other batches are not those that the epoch would have had."""
+        saver = ModelCheckpoint(
+            tmp_path, every_n_train_steps=1 if within else None, save_top_k=-1
+        )
+        trainer = make_trainer(tmp_path, callbacks=[saver], enable_checkpointing=True)
+        trainer.fit(make_task(), make_datamodule())
+        (path,) = tmp_path.glob('*-step=1.ckpt' if within else '*.ckpt')
+        again = make_trainer(tmp_path, max_epochs=2)
+        again.fit(make_task(), make_datamodule(), ckpt_path=path)
+        told = [str(item.message) for item in recwarn]
+        assert any('after 1 of its batches' in text for text in told) == within
 
     def test_weights_of_another_task(self, tmp_path: Path) -> None:
         """Of torchgeo's own task, the checkpoint knows the data all the same."""

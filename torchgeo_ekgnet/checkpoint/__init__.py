@@ -14,6 +14,7 @@ from .comparison import (
     check_same_pixels,
     check_sizes,
     check_training_data,
+    doubt_part_of_epoch,
     doubt_seen_pixels,
     match_classes,
 )
@@ -33,6 +34,7 @@ __all__ = (
     'check_sizes',
     'check_training_data',
     'data_state',
+    'doubt_part_of_epoch',
     'doubt_seen_pixels',
     'local_file',
     'match_classes',

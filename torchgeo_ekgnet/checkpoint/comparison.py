@@ -184,6 +184,28 @@ def doubt_seen_pixels(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None
         )
 
 
+def doubt_part_of_epoch(checkpoint: Mapping[str, Any]) -> None:
+    """Warn if a training goes on within an epoch, whose order is not kept.
+
+    Lightning counts the batches of the epoch that are left, and takes them from a new one.
+
+    Args:
+        checkpoint: Content of the checkpoint that ``fit`` goes on from.
+    """
+    loop = (checkpoint.get('loops') or {}).get('fit_loop') or {}
+    batches = loop.get('epoch_loop.batch_progress') or {}
+    if batches.get('is_last_batch', True):
+        return
+    done = (batches.get('current') or {}).get('ready')
+    rank_zero_warn(
+        f'fit: the checkpoint is one of within an epoch, after {done} of its batches: '
+        'the rest of it is drawn anew, some pixels come twice and others not at all, and '
+        'the weights will not be those of a training that was not interrupted; expected '
+        'a checkpoint of the end of an epoch (without every_n_train_steps, '
+        'train_time_interval and val_check_interval)'
+    )
+
+
 def check_training_data(datamodule: Any) -> None:
     """Refuse to show a network other pixels than those it was trained with.
 

@@ -111,8 +111,8 @@ class SplitDataModule(BaseDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Make the data loader of training pixels.
 
-        A run that is resumed goes on with the generators of its checkpoint: it draws
-        the batches that an uninterrupted run would have drawn.
+        A run that is resumed goes on with the generators of its checkpoint: from the end
+        of an epoch it draws the batches that an uninterrupted run would have drawn.
         """
         loader = self._dataloader_factory('train')
         if self._pending_generators is not None:

@@ -27,6 +27,7 @@ from ..checkpoint import (
     check_same_classes,
     check_same_network,
     check_sizes,
+    doubt_part_of_epoch,
     doubt_seen_pixels,
     match_classes,
 )
@@ -655,6 +656,8 @@ class HyperspectralClassificationTask(ClassificationTask):
             self.hparams['num_classes'] = None
             self.model = Unbuilt(('num_classes',))
         check_same_network(checkpoint, self.hparams)
+        if stage == 'fit':
+            doubt_part_of_epoch(checkpoint)
         # Without this entry (ModelCheckpoint(save_weights_only=True)), Lightning does not
         # tell callbacks of the checkpoint.
         checkpoint.setdefault('callbacks', {})
