@@ -150,27 +150,45 @@ def test_other_stages_are_quiet(tmp_path: Path) -> None:
         )
 
 
-def test_a_test_after_the_training_has_the_average(tmp_path: Path) -> None:
-    """As one in a process of its own has: of the checkpoint, not of the last step."""
+def test_stages_after_the_training_have_the_weights_of_the_checkpoint(
+    tmp_path: Path,
+) -> None:
+    """As in a process of their own: the average of then, not of now or the last step."""
     torch.manual_seed(0)
     task = HyperspectralClassificationTask('ekgnet_tiny', lr_schedule='constant')
-    saver = ModelCheckpoint(tmp_path, 'last', save_on_train_epoch_end=True)
+    saver = ModelCheckpoint(
+        tmp_path, '{epoch}', save_top_k=-1, save_on_train_epoch_end=True
+    )
+    weights = Weights()
     trainer = Trainer(
         accelerator='cpu',
         max_epochs=2,
-        callbacks=[MovingAverage(share=0.4), saver],
+        callbacks=[MovingAverage(share=0.4), saver, weights],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
     )
     trainer.fit(task, make_datamodule())
-    path = saver.best_model_path
-    content = torch.load(path, weights_only=True)
-    trainer.test(task, make_datamodule(), ckpt_path=path, verbose=False)
     name = 'model.classifier.weight'
-    assert not content['state_dict'][name].equal(content['current_model_state'][name])
-    assert task.state_dict()[name].equal(content['state_dict'][name])
+    for epoch in (0, 1):
+        path = tmp_path / f'epoch={epoch}.ckpt'
+        content = torch.load(path, weights_only=True)
+        kept = content['state_dict'][name]
+        assert not kept.equal(content['current_model_state'][name])
+        trainer.test(task, make_datamodule(), ckpt_path=path, verbose=False)
+        assert task.state_dict()[name].equal(kept)
+        trainer.validate(task, make_datamodule(), ckpt_path=path, verbose=False)
+        assert weights.scored[-1].equal(kept)
+        trainer.save_checkpoint(tmp_path / 'again.ckpt')
+        again = torch.load(tmp_path / 'again.ckpt', weights_only=True)
+        assert again['state_dict'][name].equal(kept)
+
+
+def test_one_callback_for_two_trainings(tmp_path: Path) -> None:
+    average = MovingAverage(share=0.4)
+    first, second = (fit(tmp_path, average).state_dict() for _ in range(2))
+    assert all(value.equal(second[name]) for name, value in first.items())
 
 
 def test_numbers_are_those_of_the_trained_network() -> None:

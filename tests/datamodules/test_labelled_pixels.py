@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from torchgeo.datasets import EnMAP
 
@@ -286,6 +287,20 @@ def test_statistics_are_those_of_the_training_pixels(tmp_path: Path) -> None:
     centre = module.aug({'image': batch['image']})['image'][:, :, 2, 2]
     assert centre.mean(dim=0).abs().max() < 0.6
     assert 0.4 < centre.std() < 1.6
+
+
+def test_band_without_spread_is_zero_everywhere(tmp_path: Path) -> None:
+    """As of scenes: in raw units it would drown the others where it does vary."""
+    module = make(tmp_path)
+    path = tmp_path / 'image' / data.NAME
+    with rasterio.open(path) as raster:
+        cube = raster.read()
+    cube[2] = 700
+    write_image(tmp_path, cube)
+    module.setup('fit')
+    image = torch.full((1, BANDS, 5, 5), 730.0)
+    assert module.aug({'image': image})['image'][:, 2].abs().max() == 0
+    assert module.aug({'image': image})['image'][:, 3].isfinite().all()
 
 
 def test_labels_are_those_of_the_pixels(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from torchgeo_ekgnet.datasets import (
     BandSelection,
     CountSplit,
     DisjointSplit,
+    RandomSplit,
     SavedSplit,
     Split,
 )
@@ -328,6 +329,21 @@ def test_objects_are_not_fitted_for_others() -> None:
     assert not normalizer.fitted and pca.mean is None
     with pytest.raises(RuntimeError, match='call bind'):
         len(sampler)
+
+
+def test_a_training_has_its_own_statistics() -> None:
+    """Not those of a checkpoint that mapped the scene before."""
+    options: Any = {'normalization': SpectralNormalizer('minmax', over='train')}
+    other = ready(split=RandomSplit(0.2, 0.1, seed=9), pca=SpectralPCA(3), **options)
+    fresh = ready(pca=SpectralPCA(3), **options)
+    module = synthetic(pca=SpectralPCA(3), **options)
+    module.setup('predict')
+    module.load_state_dict(other.state_dict())
+    position = torch.tensor([[4, 5]])
+    assert module.gather(position).equal(other.gather(position))
+    assert not fresh.gather(position).equal(other.gather(position))
+    module.setup('fit')
+    assert module.gather(position).equal(fresh.gather(position))
 
 
 @pytest.mark.parametrize(

@@ -49,17 +49,25 @@ class MovingAverage(WeightAveraging):
         if stage == 'fit':
             getattr(pl_module, 'build', lambda stage: None)(stage)
             self._device = trainer.strategy.root_device
+            # Of an earlier training; that which is resumed brings its own number.
+            self._latest_update_step = 0
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             # PyTorch reads this counter on the host at every update.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
+    def teardown(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> None:
+        """Leave the average to the network: later stages have that of a checkpoint."""
+        if stage == 'fit':
+            self._average_model = None
+
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Go on averaging; in other stages the checkpoint holds all that is needed."""
-        # A test in the process of the training would get the weights of the last step.
-        if self._average_model is not None and trainer.state.fn == 'fit':
+        if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -381,7 +381,8 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
             [self.image[window]['image'][:, 0, 0] for window in pixels]
         ).double()
         std = spectra.std(dim=0, correction=0)
-        std[std == 0] = 1.0
+        # No scale is known of a band without spread: it is 0 everywhere.
+        std[(spectra == spectra[0]).all(dim=0)] = torch.inf
         self._normalize(spectra.mean(dim=0).float(), std.float())
 
     def _normalize(self, mean: Tensor, std: Tensor) -> None:

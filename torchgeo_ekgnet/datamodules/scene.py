@@ -160,6 +160,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         # Copies: what is fitted here stays here.
         self.normalizer = copy.copy(normalization or SpectralNormalizer())
         self.pca = copy.copy(pca)
+        self._configured = self.normalizer, self.pca
         self.augmentation = augmentation or PatchAugmentation()
         self.sampler = sampler
         if predict_batch_size is not None:
@@ -250,6 +251,10 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
                 f'scene {scene.name!r} has no labelled pixel, and {stage} needs labels'
             )
         split = self.split
+        if stage == 'fit' and self.normalizer is not self._configured[0]:
+            # An earlier stage took a checkpoint's; a new training has its own.
+            self.normalizer, self.pca = self._configured
+            self._patch_source = self._description = None
         if self._patch_source is None and (
             split.train.size or not self._learns_from_training
         ):
@@ -290,8 +295,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         self._description = None
         if not scene.label_map.any():
             empty = np.empty(0, dtype=np.int64)
-            rows, cols, _ = scene.shape
-            self._split = Split('unlabelled', {}, (rows, cols), empty, empty, empty)
+            self._split = Split('unlabelled', {}, scene.shape[:2], empty, empty, empty)
             return
         self._split = split = self._draw_split(self.dataset, scene)
         if self._batch_follows_pixels:
@@ -314,10 +318,9 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
 
     def _draw_split(self, dataset: Any, scene: HyperspectralScene) -> Split:
         """Draw the split of the scene's labels."""
-        rows, cols, _ = scene.shape
         context = SplitContext(
             class_texts(scene.class_values, scene.class_names),
-            Grid(rows, cols, scene.crs, scene.transform),
+            Grid(*scene.shape[:2], scene.crs, scene.transform),
             self.kwargs['root'],
             self.kwargs['download'],
         )
@@ -406,14 +409,11 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         trainer = self.trainer
         if split != 'train' and trainer is not None and trainer.world_size > 1:
             batches = PixelBatches(dataset, batch_size, trainer.world_size)
-            dealt_out: DistributedSampler[Any] = DistributedSampler(
+            dealt: DistributedSampler[Any] = DistributedSampler(
                 batches, trainer.world_size, trainer.global_rank, shuffle=False
             )
             return DataLoader(
-                batches,
-                batch_size=None,
-                sampler=dealt_out,
-                num_workers=self.num_workers,
+                batches, batch_size=None, sampler=dealt, num_workers=self.num_workers
             )
         sampler = self._train_sampler() if split == 'train' else None
         samples = len(dataset) if sampler is None else len(sampler)
