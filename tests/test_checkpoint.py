@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torchgeo.datasets import EnMAP
 
 from tests.data.enmap import data as enmap
+from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
 from torchgeo_ekgnet.checkpoint import (
+    LocalCheckpointIO,
     Provenance,
     check_same_classes,
     check_same_network,
@@ -100,6 +103,26 @@ class Evil:
 
 
 class TestRead:
+    def test_file_that_is_replaced_while_it_is_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / 'last.ckpt'
+        first = {'state_dict': {}, 'epoch': 1, 'pytorch-lightning_version': '2.6.0'}
+        torch.save(first, path)
+        old = file_digest(path)
+
+        def slow(found: Any) -> dict[str, Any]:
+            content = read_checkpoint(found)
+            if content['epoch'] == 1:
+                torch.save(first | {'epoch': 2}, path)
+            return content
+
+        monkeypatch.setattr('torchgeo_ekgnet.checkpoint.reading.read_checkpoint', slow)
+        reader = LocalCheckpointIO(TorchCheckpointIO())
+        assert reader.digest(path) is None
+        assert reader.load_checkpoint(path)['epoch'] == 2
+        assert reader.digest(path) == file_digest(path) != old
+
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(
             FileNotFoundError, match=r'there is no checkpoint .*no\.ckpt'

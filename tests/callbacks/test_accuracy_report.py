@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import LightningModule, Trainer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet.callbacks import AccuracyReport
 from torchgeo_ekgnet.callbacks.accuracy_report import accuracy_table
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.metrics import Accuracies
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+from . import test_run_folder as runs
 
 
 def make_report(**changes: Any) -> dict[str, Any]:
@@ -186,3 +190,25 @@ def test_smoothing_needs_neighbours() -> None:
         AccuracyReport(smooth=4)
     with pytest.raises(ValueError, match='odd number'):
         AccuracyReport(smooth_edges=0.1)
+
+
+class _Overwrites(Callback):
+    """Stands for a training that writes its checkpoint while another one is tested."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        path = Path(str(trainer.ckpt_path))
+        torch.save(torch.load(path, weights_only=True) | {'epoch': 7}, path)
+
+
+def test_results_name_the_checkpoint_that_was_read(tmp_path: Path) -> None:
+    runs._fit(tmp_path)
+    run = tmp_path / 'runs' / 'small' / 'version_0'
+    best = run / 'checkpoints' / 'best.ckpt'
+    read = file_digest(best)
+    trainer = runs.make_trainer(tmp_path)
+    trainer.callbacks = [*trainer.callbacks, _Overwrites()]  # type: ignore[attr-defined]
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    trainer.test(task, runs.make_datamodule(), ckpt_path=best, verbose=False)
+    assert file_digest(best) != read
+    report = json.loads((run / 'test.json').read_text())
+    assert report['checkpoint_digest'] == read

@@ -32,7 +32,7 @@ from .._runs import (
     scene_folder,
     version_of,
 )
-from ..checkpoint import read_checkpoint
+from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
 
@@ -43,12 +43,19 @@ def subject_of(trainer: Trainer) -> Subject:
     """Say what the results of the current stage are of."""
     data = _describe(getattr(trainer, 'datamodule', None))
     path = trainer.ckpt_path
-    known = path is not None and Path(path).is_file()
+    digest = None
+    if path:
+        # As it was read: a training that still runs replaces the file.
+        reader = trainer.strategy.checkpoint_io
+        if isinstance(reader, LocalCheckpointIO):
+            digest = reader.digest(path)
+        if digest is None and Path(path).is_file():
+            digest = file_digest(path)
     return Subject.of(
         {
             **data,
             'checkpoint': Path(path).name if path else None,
-            'checkpoint_digest': file_digest(path) if path and known else None,
+            'checkpoint_digest': digest,
         }
     )
 

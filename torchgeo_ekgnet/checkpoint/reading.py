@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from safetensors.torch import load_file
 
+from .._files import file_digest
 from .._reading import FileError, reading
 from .contents import check_archive, check_content, check_size, check_whole
 
@@ -135,14 +136,25 @@ class LocalCheckpointIO(CheckpointIO):
             writer: What writes and removes checkpoints.
         """
         self.writer = writer
+        self._read: tuple[str, str] | None = None
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint."""
-        content = read_checkpoint(path)
+        """Read a checkpoint, and note its digest."""
+        content: dict[str, Any] = {}
+        digest = None
+        # A training that still runs may replace the file between two looks at it.
+        while digest != (now := file_digest(local_file(path, 'checkpoint'))):
+            digest, content = now, read_checkpoint(path)
         check_whole(path, content)
+        self._read = (str(path), now)
         return content
+
+    def digest(self, path: str | os.PathLike[str]) -> str | None:
+        """Give the SHA-256 of the file as it was read; None if another one was."""
+        known, digest = self._read or (None, None)
+        return digest if known == str(path) else None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
