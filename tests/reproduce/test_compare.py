@@ -43,6 +43,10 @@ def test_systems_of_one_split(
     compared('--config', config, *models, '--out', str(out), '--report-only')
     assert {n: (out / 'runs' / n).read_bytes() for n in files} == before
     assert (out / 'report.md').read_text() == text
+    # A report names the seeds that have finished, not those that were asked for.
+    wanted = ['--first-seed', '1332', '--report-only']
+    compared('--config', config, *models, '--out', str(out), *wanted)
+    assert '- **seeds**: 1332\n' in (out / 'report.md').read_text()
 
 
 def test_smoothed_rows_of_their_own(tmp_path: Path) -> None:

@@ -250,8 +250,8 @@ def test_cost_table() -> None:
 
 
 def test_markdown_is_a_table() -> None:
-    text = to_markdown(Table('t', 'Caption', ('a', 'b'), (('1', 'x|y'),)))
-    assert text == 'Caption.\n\n| a | b |\n|---|---|\n| 1 | x\\|y |\n'
+    text = to_markdown(Table('t', 'Caption', ('a', 'b'), (('1\n0', 'x|y'),)))
+    assert text == 'Caption.\n\n| a | b |\n|---|---|\n| 1 0 | x\\|y |\n'
 
 
 def test_csv_has_one_number_a_line() -> None:

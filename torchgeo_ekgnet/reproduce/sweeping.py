@@ -145,10 +145,21 @@ def results_of(
     keep: Path | None = None,
     keep_seed: int | None = None,
 ) -> dict[Any, dict[str, Any]]:
-    """Do the runs, or look up those that have finished."""
+    """Do the runs, or look up those that have finished.
+
+    Raises:
+        ValueError: If none has finished and none is to be done.
+    """
     if options.report_only:
         loaded = {name: store.load(settings) for name, settings in runs.items()}
-        return {name: result for name, result in loaded.items() if result is not None}
+        known = {name: result for name, result in loaded.items() if result is not None}
+        if not known:
+            raise ValueError(
+                f'--report-only: no run has finished in {store.folder}, expected one of '
+                f'the {len(runs)} that these arguments ask for; seeds, data and '
+                'configuration are those of the call that trained'
+            )
+        return known
     done = sweep(
         runs.values(),
         store,
@@ -159,6 +170,16 @@ def results_of(
         keep_seed,
     )
     return dict(zip(runs, done, strict=True))
+
+
+def finished(
+    seeds: Sequence[int],
+    runs: Mapping[Any, Mapping[str, Any]],
+    results: Mapping[Any, dict[str, Any]],
+) -> list[int]:
+    """Seeds of which a run has finished: what a report is of."""
+    done = {runs[name]['seed_everything'] for name in results}
+    return [seed for seed in seeds if seed in done]
 
 
 def bars_of(

@@ -352,7 +352,9 @@ def to_markdown(table: Table) -> str:
     """
 
     def line(cells: Sequence[str]) -> str:
-        return '| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |'
+        # A name of several lines would end the row.
+        plain = (' '.join(cell.split()).replace('|', '\\|') for cell in cells)
+        return '| ' + ' | '.join(plain) + ' |'
 
     rule = '|' + '---|' * len(table.header)
     lines = [f'{table.caption}.', '', line(table.header), rule]
