@@ -2,11 +2,14 @@
 # Licensed under the MIT License.
 
 import json
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from torchgeo_ekgnet.demo import main
 
@@ -46,6 +49,22 @@ def test_demo_compares_and_draws(
     assert report['shuffled_labels'] is False
     assert (folder / 'demo.png').stat().st_size > 5000
     assert (folder / 'checkpoints' / 'best.ckpt').is_file()
+
+
+def test_nothing_is_said_of_the_arguments_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(Trainer, 'fit', stop)
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', 'demo', '--quiet'])
+    with warnings.catch_warnings(), pytest.raises(Stop):
+        warnings.filterwarnings('error', '.*intended to run from within Python')
+        main(['--output', str(tmp_path), *SMALL])
 
 
 def test_shuffled_labels_train_on_the_same_pixels(

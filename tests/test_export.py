@@ -214,7 +214,38 @@ def test_format_follows_the_ending(
     monkeypatch.setattr('torchgeo_ekgnet.export.export_classifier', note)
     main(['--ckpt_path', 'a.ckpt', '--output', 'net.pt2'])
     main(['--ckpt_path', 'a.ckpt', '--output', 'net.bin'])
-    assert seen == [('net.pt2', 'pt2'), ('net.bin', 'onnx')]
+    monkeypatch.setenv('HOME', str(tmp_path))
+    main(['--ckpt_path', 'a.ckpt', '--output=~/net.bin'])
+    assert seen[:2] == [('net.pt2', 'pt2'), ('net.bin', 'onnx')]
+    assert seen[2] == (str(tmp_path / 'net.bin'), 'onnx')
+
+
+@pytest.mark.parametrize(
+    ('name', 'found'),
+    [('run.pt2', r'replace .*run\.json'), ('best.ckpt', 'the checkpoint itself')],
+)
+def test_files_of_the_run_are_not_replaced(
+    tmp_path: Path, name: str, found: str
+) -> None:
+    (tmp_path / 'best.ckpt').write_text('weights')
+    (tmp_path / 'run.json').write_text('{"scene": "field"}')
+    with pytest.raises(ValueError, match=found):
+        export_classifier(tmp_path / 'best.ckpt', tmp_path / name, 'pt2')
+    assert (tmp_path / 'best.ckpt').read_text() == 'weights'
+    assert (tmp_path / 'run.json').read_text() == '{"scene": "field"}'
+
+
+def test_folder_that_cannot_be_written_to_is_named_first(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError('exported before the folder was tried')
+
+    _, path = trained(SyntheticSceneDataModule(patch_size=3))
+    monkeypatch.setattr(torch.export, 'export', export)
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(NotADirectoryError, match=r'output folder .*file'):
+        export_classifier(path, tmp_path / 'file' / 'network.pt2')
 
 
 def test_missing_checkpoint_leaves_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from torchgeo_ekgnet._files import (
+    at_home,
     check_free_space,
     check_writable,
     file_digest,
@@ -18,6 +19,8 @@ from torchgeo_ekgnet._files import (
     write_json,
     write_text,
 )
+from torchgeo_ekgnet.callbacks import ClassificationMap
+from torchgeo_ekgnet.reproduce.cli import repeat_parser
 
 
 @pytest.fixture
@@ -127,6 +130,20 @@ class TestChecks:
     def test_writable_makes_the_folder_and_leaves_nothing(self, tmp_path: Path) -> None:
         check_writable(tmp_path / 'a' / 'b')
         assert os.listdir(tmp_path / 'a' / 'b') == []
+
+    def test_home_in_a_path(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv('HOME', str(tmp_path))
+        assert at_home('~/maps') == tmp_path / 'maps'
+        assert ClassificationMap(output='~/maps').output == str(tmp_path / 'maps')
+        options = repeat_parser().parse_args(['--config=a', '--out=~/maps'])
+        assert options.out == tmp_path / 'maps'
+
+    def test_a_path_that_is_no_text(self, tmp_path: Path) -> None:
+        with pytest.raises(OSError, match=r'no UTF-8.*Gel.udce4nde'):
+            check_writable(tmp_path / os.fsdecode(b'Gel\xe4nde'))
+        assert os.listdir(tmp_path) == []
 
     def test_a_file_in_the_way(self, tmp_path: Path) -> None:
         write_text(tmp_path / 'a', 'x')

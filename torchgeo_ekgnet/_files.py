@@ -24,6 +24,11 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 StrPath = str | os.PathLike[str]
 
 
+def at_home(path: str) -> Path:
+    """Give a path whose ``~`` is the home folder: no shell has read it in a YAML file."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def replaced(path: StrPath) -> Iterator[Path]:
     """Write a file that either gets its name as a whole or not at all.
@@ -63,10 +68,15 @@ def replaced(path: StrPath) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def as_utf8(text: str) -> str:
+    """Spell out what UTF-8 cannot write: bytes of a file's name that were no text."""
+    return text.encode(errors='backslashreplace').decode()
+
+
 def write_text(path: StrPath, text: str) -> Path:
     """Write a text file, UTF-8, as a whole or not at all (:func:`replaced`)."""
     with replaced(path) as part:
-        part.write_text(text, encoding='utf-8')
+        part.write_text(as_utf8(text), encoding='utf-8')
     return Path(path)
 
 
@@ -179,10 +189,20 @@ def check_writable(folder: StrPath) -> None:
         folder: The folder.
 
     Raises:
+        OSError: If its path is no text in UTF-8.
         PermissionError: If the folder cannot be made or written to.
         NotADirectoryError: If the path, or a part of it, is a file.
     """
     folder = Path(folder)
+    try:
+        os.path.abspath(folder).encode()
+    except UnicodeEncodeError as error:
+        raise OSError(
+            errno.EILSEQ,
+            'found letters in the path of the output folder that are no UTF-8, which '
+            'libraries that write there do not take; rename it, or choose another one',
+            os.path.abspath(folder),
+        ) from error
     probe = folder / f'.{uuid.uuid4().hex}.part'
     try:
         folder.mkdir(parents=True, exist_ok=True)

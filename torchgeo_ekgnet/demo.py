@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ._files import replaced, write_json
+from ._files import at_home, replaced, write_json
 from .commands import resolve_config
 from .metrics import SCORES, Accuracies
 
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--output',
+        type=at_home,
         default='.',
         help='folder in which runs/ is made (default: the current one)',
     )
@@ -93,16 +94,18 @@ def _fit(options: argparse.Namespace) -> tuple[Any, Any, Path]:
     """Train and test what the quickstart configuration says."""
     from .callbacks.run_folder import run_path
     from .cli import CommandLine
+    from .reproduce.build import own_arguments
 
     arguments = ['--config', resolve_config('quickstart')]
-    arguments += ['--trainer.default_root_dir', options.output]
+    arguments += ['--trainer.default_root_dir', str(options.output)]
     if options.epochs is not None:
         if options.epochs < 1:
             raise ValueError(f'--epochs: found {options.epochs}, expected at least 1')
         arguments += ['--trainer.max_epochs', str(options.epochs)]
     if options.quiet:
         arguments += ['--trainer.enable_progress_bar', 'false']
-    cli = CommandLine(run=False, args=[*arguments, *options.fit_options])
+    with own_arguments():
+        cli = CommandLine(run=False, args=[*arguments, *options.fit_options])
     task: Any = cli.model
     datamodule: Any = cli.datamodule
     if options.shuffle_labels:

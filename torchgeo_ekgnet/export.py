@@ -4,6 +4,7 @@
 """``torchgeo-ekgnet export``: a trained network as one file for other programs."""
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ._environment import versions
-from ._files import file_digest, replaced, write_json
-from ._runs import run_of_checkpoint
+from ._files import at_home, check_writable, file_digest, replaced, write_json
+from ._runs import read_result, run_of_checkpoint
 from .maps import Classifier, load_classifier
 from .transforms import SpectralNormalizer, SpectralPCA
 
@@ -151,6 +152,8 @@ def export_classifier(
             f'{path}: found the ending .{ending} for a file of format {kind}, expected '
             f'{SUFFIXES[kind]}'
         )
+    description = path.with_suffix('.json')
+    _check_replaced(path, description, checkpoint)
     if kind == 'onnx':
         missing = [name for name in ('onnx', 'onnxscript') if find_spec(name) is None]
         if missing:
@@ -164,20 +167,40 @@ def export_classifier(
     example = torch.zeros(2, classifier.num_bands, size, size)
     batch = torch.export.Dim('batch')
     facts = describe(classifier)
-    with warnings.catch_warnings(), torch.no_grad():
+    # Before the work that takes long.
+    check_writable(path.parent)
+    with replaced(path) as part, warnings.catch_warnings(), torch.no_grad():
         # What torch says of its own insides is nothing that a reader can act on.
         warnings.simplefilter('ignore')
         program = torch.export.export(
             model, (example,), dynamic_shapes=({0: batch},), strict=False
         )
-        with replaced(path) as part:
-            if kind == 'pt2':
-                extra = {'torchgeo_ekgnet.json': json.dumps(facts)}
-                torch.export.save(program, part, extra_files=extra)
-            else:
-                _write_onnx(program, part, facts)
-    description = write_json(path.with_suffix('.json'), facts)
-    return path, description
+        if kind == 'pt2':
+            extra = {'torchgeo_ekgnet.json': json.dumps(facts)}
+            # In memory first: torch turns an error of the disk into one of its own.
+            content = io.BytesIO()
+            torch.export.save(program, content, extra_files=extra)
+            part.write_bytes(content.getvalue())
+        else:
+            _write_onnx(program, part, facts)
+    return path, write_json(description, facts)
+
+
+def _check_replaced(
+    path: Path, description: Path, checkpoint: str | os.PathLike[str]
+) -> None:
+    """Refuse names of files that are no earlier export, such as results of the run."""
+    if path.is_file() and os.path.exists(checkpoint) and path.samefile(checkpoint):
+        raise ValueError(f'{path}: found the checkpoint itself, expected another file')
+    if not description.is_file():
+        return
+    found = read_result(description)
+    if found.get('input') != INPUT or found.get('output') != OUTPUT:
+        raise ValueError(
+            f'{path}: its description would replace {description}, found something '
+            'else in it, expected an earlier description or nothing; choose another '
+            'name'
+        )
 
 
 def _addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
@@ -241,9 +264,10 @@ def main(args: Sequence[str] | None = None) -> None:
         '--output', metavar='FILE', help='file to write (default: RUN/network.onnx)'
     )
     options = parser.parse_args(args)
-    ending = Path(options.output or '').suffix.removeprefix('.')
+    output = options.output and str(at_home(options.output))
+    ending = Path(output or '').suffix.removeprefix('.')
     kind = options.format or (ending if ending in SUFFIXES else 'onnx')
-    path = options.output or (
+    path = output or (
         os.path.relpath(run_of_checkpoint(options.ckpt_path))
         + f'/network{SUFFIXES[kind]}'
     )

@@ -122,6 +122,26 @@ def test_attribute_table_names_the_classes(tmp_path: Path) -> None:
     assert usages == ['5', '1', '2', '6', '7', '8']
 
 
+def test_names_that_xml_does_not_know(tmp_path: Path) -> None:
+    names = ('padded\0', 'escape\x1b', 'half \ud83d')
+    content = attribute_table(Legend(names, (1, 2, 3), _legend().palette))
+    root = ElementTree.fromstring(content)
+    shown = [item.text for item in root.iter('Category')]
+    assert shown == [None, *(f'{name[:-1]}\ufffd' for name in names)]
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    name = 'Gel\udce4nde'
+    spec = RasterSpec((4, 3), 'uint8', (name,), 0, tags={'SCENE': name})
+    values = np.ones((1, 4, 3), np.uint8)
+    path = stage_raster(tmp_path, 'map.tif', spec, _reader(values))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            assert file.tags()['SCENE'] == r'Gel\udce4nde'
+            assert file.descriptions == (r'Gel\udce4nde',)
+
+
 def test_gdal_reads_the_tags_from_the_side_file(tmp_path: Path) -> None:
     path, _ = _write(tmp_path, _legend())
     Path(f'{path}.aux.xml').write_bytes(attribute_table(_legend()))

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from .._files import file_digest
+from .._files import at_home
 from .._runs import run_of_checkpoint
 from ..checkpoint import KEY, check_same_classes, data_state, trained_bands
 from ..datasets.windows import SceneWindows
@@ -105,7 +105,7 @@ class ClassificationMap(Callback):
             batch_size=_BATCH if batch_size is None else batch_size,
         )
         self._follows_device = batch_size is None
-        self.output = output
+        self.output = None if output is None else str(at_home(output))
         self.report = report
         self._job: MapJob | None = None
         self._waiting: list[tuple[Tensor, Tensor, Callable[[], object] | None]] = []
@@ -161,7 +161,11 @@ class ClassificationMap(Callback):
         # The task reads its checkpoint before callbacks do.
         temperature = getattr(pl_module, 'temperature', None)
         datamodule.predict_dataset = self._plan(
-            trainer, folder, file_digest(path), legend, temperature
+            trainer,
+            folder,
+            str(subject_of(trainer).checkpoint_digest),
+            legend,
+            temperature,
         )
 
     def _plan(

@@ -9,6 +9,7 @@ and only then moved to its name. So a file that has its final name is complete.
 """
 
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from .._files import check_free_space, fsync, fsync_folder, no_room
+from .._files import as_utf8, check_free_space, fsync, fsync_folder, no_room
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -47,6 +48,9 @@ TILE_SIZE = 256
 
 #: Value of pixels without a class in a class raster.
 NODATA = 0
+
+#: What must not stand in XML: control characters, and halves of characters.
+_NOT_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
 
 #: Longest list of category names, which must name every value from 0 on.
 _MAX_CATEGORIES = 4096
@@ -262,9 +266,11 @@ def _write_draft(
         if spec.colormap is not None:
             file.write_colormap(1, dict(spec.colormap))
         if spec.tags:
-            file.update_tags(**spec.tags)
+            file.update_tags(
+                **{name: as_utf8(text) for name, text in spec.tags.items()}
+            )
         for number, band in enumerate(spec.bands, start=1):
-            file.set_band_description(number, band)
+            file.set_band_description(number, as_utf8(band))
         for window in tiles(spec.shape):
             values = np.ascontiguousarray(read_tile(window), dtype=spec.dtype)
             sums.append(zlib.crc32(values.tobytes()))
@@ -367,5 +373,8 @@ def attribute_table(legend: Legend, counts: Mapping[int, int] | None = None) -> 
         for item in (*fields, name, *colour):
             ElementTree.SubElement(row, 'F').text = str(item)
     ElementTree.indent(root)
-    text = ElementTree.tostring(root, encoding='unicode')
+    # A character that XML does not know makes the whole file unreadable to GDAL.
+    text = _NOT_XML.sub(
+        '\N{REPLACEMENT CHARACTER}', ElementTree.tostring(root, 'unicode')
+    )
     return f'{text}\n'.encode()

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from .._files import check_writable
+from .._files import at_home, check_writable
 from .build import build_data, content_of
 from .declarations import PROTOCOLS, SCENES, Experiment, Row, published, run_settings
 from .engine import checkpoint_path
@@ -23,6 +23,7 @@ from .sweeping import (
     at_least_one,
     bars_of,
     finish,
+    finished,
     refuse_seeds,
     results_of,
     seeds_of,
@@ -67,7 +68,7 @@ def repeat_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--out',
-        type=Path,
+        type=at_home,
         help='folder of runs and report (default: runs/repeat/<name of the config>)',
     )
     shared_arguments(parser)
@@ -131,7 +132,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--out',
-        type=Path,
+        type=at_home,
         default=Path('runs', 'reproduce'),
         help='folder of runs and reports (default: %(default)s)',
     )
@@ -216,7 +217,8 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     title = experiment.title
     if summaries:
         title += f', {summaries[0].results[0]["scene"]["name"]}'
-    report = build_report(title, summaries, seeds, numbers, budget.note)
+    done = finished(seeds, runs, results)
+    report = build_report(title, summaries, done, numbers, budget.note)
     figures = _figures(experiment, rows, runs, seeds[0], summaries, folder, options)
     finish(folder, report, summaries, numbers, figures)
 
@@ -308,7 +310,8 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
         [(name, name, [results[s] for s in seeds if s in results])],
         bars_of(runs, results, store, options),
     )
-    report = build_report(f'{name}, repeated', summaries, seeds)
+    done = finished(seeds, runs, results)
+    report = build_report(f'{name}, repeated', summaries, done)
     from .figures import curve_panels, save
 
     plain = [summary for summary in summaries if not summary.is_smoothed]

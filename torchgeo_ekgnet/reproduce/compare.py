@@ -12,7 +12,7 @@ from typing import Any
 
 import timm
 
-from .._files import check_writable
+from .._files import at_home, check_writable
 from ..commands import did_you_mean
 from ..models import network_class
 from .build import content_of, import_class
@@ -28,6 +28,7 @@ from .sweeping import (
     at_least_one,
     bars_of,
     finish,
+    finished,
     refuse_seeds,
     results_of,
     seeds_of,
@@ -86,7 +87,7 @@ def compare_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--out',
-        type=Path,
+        type=at_home,
         help='folder of runs and report (default: runs/compare/<name of the config>)',
     )
     shared_arguments(parser)
@@ -128,7 +129,8 @@ def main_compare(args: Sequence[str] | None = None) -> None:
         for name in systems
     ]
     summaries = summarise(rows, bars_of(runs, results, store, options))
-    report = build_report(f'{title}: {len(systems)} systems', summaries, seeds)
+    done = finished(seeds, runs, results)
+    report = build_report(f'{title}: {len(systems)} systems', summaries, done)
     with_curves = [s for s in summaries if s.results[0]['curves'] and not s.is_smoothed]
     figures = []
     if with_curves:
