@@ -3,6 +3,7 @@
 
 """How commands end that cannot go on: one line, an exit status, nothing half-written."""
 
+import io
 import os
 import signal
 import subprocess
@@ -40,6 +41,22 @@ def test_unknown_config_key(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         torchgeo_main(['fit', '--config', EKGNET, '--data.pach_size', '7'])
     assert 'pach_size' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('option', 'found', 'message'),
+    [
+        (
+            '--data',
+            'SyntheticSceneDatamodule',
+            "expected a class; did you mean 'SyntheticSceneDataModule'?$",
+        ),
+        ('--data.pca', '30', 'expected a class$'),
+    ],
+)
+def test_name_that_is_no_class(option: str, found: str, message: str) -> None:
+    with pytest.raises(UsageError, match=f'found {found}, {message}'):
+        main(['fit', '--config', EKGNET, option, found])
 
 
 def test_unknown_key_in_a_file(tmp_path: Path) -> None:
@@ -330,6 +347,42 @@ def command(*args: str, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def test_letters_that_the_terminal_lacks_are_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = io.BytesIO()
+    terminal = io.TextIOWrapper(raw, encoding='ascii', errors='strict')
+    monkeypatch.setattr(sys, 'stdout', terminal)
+    monkeypatch.setattr(
+        command_line, 'run', lambda args: sys.stdout.write('Straße, Gel\udce4nde')
+    )
+    main()
+    assert raw.getvalue() == b'Stra\\xdfe, Gel\\udce4nde'
+
+
+@needs_fork
+def test_closed_streams_are_no_files_of_others(tmp_path: Path) -> None:
+    def work() -> None:
+        for number in range(3):
+            os.close(number)
+        command_line._open_streams()
+        with (tmp_path / 'result').open('w') as file:
+            assert file.fileno() > 2
+
+    forked(work, tmp_path / 'errors.txt').wait()
+
+
+def test_working_folder_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> str:
+        raise FileNotFoundError(2, 'No such file or directory')
+
+    monkeypatch.setattr(os, 'getcwd', gone)
+    with pytest.raises(FileNotFoundError, match='working folder has been deleted'):
+        main(['fit', '--config', EKGNET])
 
 
 @needs_fork

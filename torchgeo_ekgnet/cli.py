@@ -25,12 +25,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torchgeo.datamodules import BaseDataModule
 
 # Names of classes may be short: whatever is imported is found.
-from . import callbacks as _callbacks  # noqa: F401
-from . import datamodules as _datamodules  # noqa: F401
-from . import datasets as _datasets  # noqa: F401
-from . import samplers as _samplers  # noqa: F401
-from . import tasks as _tasks  # noqa: F401
-from . import transforms as _transforms  # noqa: F401
+from . import callbacks as _callbacks
+from . import datamodules as _datamodules
+from . import datasets as _datasets
+from . import samplers as _samplers
+from . import tasks as _tasks
+from . import transforms as _transforms
 from ._compat import BaseTask
 from ._files import replaced
 from ._reading import FileError, raised_here, shortened
@@ -66,6 +66,13 @@ _NOISE = (
 )
 """Beginnings of lines of the parser's messages that tell a user nothing."""
 
+
+_CLASSES = [
+    name
+    for module in (_callbacks, _datamodules, _datasets, _samplers, _tasks, _transforms)
+    for name in module.__all__
+]
+"""Names that may be short, for who mistypes one."""
 
 _KNOWN = frozenset(
     ('kornia', 'lightning', 'timm', 'torch', 'torchgeo', 'torchgeo_ekgnet')
@@ -466,6 +473,12 @@ def _essence(message: str) -> str:
     text = re.sub(r'\.? (?:Got|Given) value: ', ', found ', text)
     # The parser's own packing of an option that was just named.
     text = re.sub(r', found NestedArg\(.*?\)$', '', text)
+    # How the parser looked for a class that is none.
+    text = re.sub(
+        r'Expected a path but (.*?) either not .* path string: \1, found \1$',
+        lambda no: f'found {no[1]}, expected a class{did_you_mean(no[1], _CLASSES)}',
+        text,
+    )
     text = re.sub(r'Parser key "([^"]*)":', r'--\1:', text)
     text = re.sub(r"Problem with given class_path '([^']*)':", r'\1:', text)
     return text + _closest(text)

@@ -13,6 +13,7 @@ Nothing is imported here that takes long: help and version answer at once.
 """
 
 import importlib
+import io
 import itertools
 import os
 import signal
@@ -84,6 +85,7 @@ def run(args: Sequence[str]) -> None:
     if text is not None:
         sys.stdout.write(text)
         return
+    _check_working_folder()
     name, rest = args[0], args[1:]
     # Before torch is loaded, which reads these settings then.
     wait_briefly()
@@ -118,6 +120,17 @@ def run(args: Sequence[str]) -> None:
         # A command that was called from Python leaves nothing to the next one.
         sys.argv = process_args
         RUN_NAME.reset(name_of_run)
+
+
+def _check_working_folder() -> None:
+    """Refuse to start in a folder that is gone, which libraries do not call by name."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            'found that the working folder has been deleted, expected one that exists: '
+            'change to another folder (or to the new one of the same name: cd .)'
+        ) from error
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -171,10 +184,22 @@ def _give_up_stdout() -> None:
 
 
 def _open_streams() -> None:
-    """Give a process that was started without streams some to write to."""
+    """Give the process streams that can be written to, whatever is written."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is given next: not to a result, into which
+            # libraries would write what they say to stderr.
+            os.open(os.devnull, os.O_RDWR)
     for name in ('stdout', 'stderr'):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # Names of classes and files may have letters that a terminal lacks: what is
+            # done must not end in an error because it cannot be told.
+            stream.reconfigure(errors='backslashreplace')
 
 
 def _listen() -> bool:
