@@ -49,7 +49,7 @@ def test_unknown_config_key(capsys: pytest.CaptureFixture[str]) -> None:
         (
             '--data',
             'SyntheticSceneDatamodule',
-            "expected a class; did you mean 'SyntheticSceneDataModule'?$",
+            "expected a class; did you mean 'SyntheticSceneDataModule'.$",
         ),
         ('--data.pca', '30', 'expected a class$'),
     ],
