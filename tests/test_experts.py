@@ -5,6 +5,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,6 +24,7 @@ from torchgeo_ekgnet.experts import (
     worth_of_attention,
 )
 from torchgeo_ekgnet.layers import DynamicExpertConv3d
+from torchgeo_ekgnet.layers.modes import evaluating
 
 
 def network() -> Any:
@@ -41,6 +44,21 @@ def test_modes_of_layers_are_left_as_they_were() -> None:
     images = torch.randn(4, 2, 3, 3, 3)
     attention_means(layers, [{'image': images, 'label': torch.zeros(4).long()}])
     assert [module.training for module in layers.modules()] == before
+
+
+def test_a_map_of_another_thread_does_not_change_modes() -> None:
+    """Whoever ends last gives the network back in training mode."""
+    layers = network().train()
+    images = torch.randn(4, 2, 3, 3, 3)
+    with ExitStack() as map_of_a_scene:
+
+        def batches() -> Iterator[dict[str, torch.Tensor]]:
+            map_of_a_scene.enter_context(evaluating(layers))
+            yield {'image': images}
+
+        attention_means(layers, batches())
+        assert not layers.training
+    assert all(module.training for module in layers.modules())
 
 
 def test_attention_means_weigh_samples_alike() -> None:
@@ -112,6 +130,10 @@ def test_report_refuses_what_does_not_fit() -> None:
     report = ExpertUseReport(network(), 2)
     with pytest.raises(ValueError, match="expected 2 samples of layer '0', found none"):
         report.update({}, torch.tensor([0, 1]))
+    first = {'0': torch.full((2, 3), 1 / 3), '2': torch.full((2, 2), 0.5)}
+    with pytest.raises(ValueError, match=r'label: found -1 to 1, expected .* 0 to 1'):
+        report.update(first, torch.tensor([-1, 1]))
+    assert report.samples == 0
     with pytest.raises(ValueError, match='found no sample'):
         attention_means(network(), [])
 
@@ -132,3 +154,9 @@ def test_worth_of_attention() -> None:
     assert figures['dynamic'].counts.tolist() == [10, 10, 10]
     assert 0 <= figures['mean'].overall <= 1
     assert model.training
+    with pytest.raises(ValueError, match='num_classes: found 2, expected 3'):
+        worth_of_attention(model, batches, batches, 2)
+    with pytest.raises(ValueError, match=r'label: found 1 to 3, expected .* 0 to 2'):
+        worth_of_attention(model, batches, [{**batches[0], 'label': label + 1}], 3)
+    with pytest.raises(ValueError, match='test: found no sample'):
+        worth_of_attention(model, batches, iter(batches), 3)

@@ -82,18 +82,6 @@ class Subject:
         mine, theirs = self.checkpoint_digest, other.checkpoint_digest
         return not (mine and theirs) or mine == theirs
 
-    def same_split(self, other: 'Subject') -> bool:
-        """Whether nothing speaks against both being of one split."""
-        return not (self.split and other.split) or self.split == other.split
-
-    def belongs_to(self, other: 'Subject') -> bool:
-        """Whether both may stand on one page."""
-        return (
-            self.same_scene(other)
-            and self.same_checkpoint(other)
-            and self.same_split(other)
-        )
-
     def __str__(self) -> str:
         """Name scene, checkpoint and split, with the first digits of the digests."""
         parts = [

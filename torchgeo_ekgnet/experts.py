@@ -10,8 +10,7 @@ same, mean attention.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .layers.attention import attention_layers, mean_attention, record_attention
+from .layers.modes import evaluating
 from .metrics import Accuracies
 
 __all__ = (
@@ -70,7 +70,8 @@ def worth_of_attention(
         layer's attention replaced by its mean over the training batches.
 
     Raises:
-        ValueError: If there is no sample or no expert convolution.
+        ValueError: If there is no sample or no expert convolution, or the network has
+            more classes.
     """
     means = attention_means(model, train)
     scores = {'dynamic': _score(model, test, num_classes)}
@@ -79,31 +80,39 @@ def worth_of_attention(
     return scores
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation without gradients, and back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        # What was frozen apart from the rest stays so.
-        for module, training in modes:
-            module.training = training
-
-
 def _score(
     model: nn.Module, batches: Iterable[Mapping[str, Tensor]], num_classes: int
 ) -> Accuracies:
     """Classify batches."""
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64)
-    with _evaluating(model):
+    with evaluating(model), torch.no_grad():
         for batch in batches:
-            predicted = model(batch['image']).argmax(1).cpu()
-            pairs = batch['label'].cpu().long() * num_classes + predicted
+            logits = model(batch['image'])
+            if logits.shape[1] > num_classes:
+                raise ValueError(
+                    f'num_classes: found {num_classes}, expected {logits.shape[1]}, '
+                    'those of the network'
+                )
+            label = _known(batch['label'], num_classes)
+            pairs = label * num_classes + logits.argmax(1).cpu()
             confusion += torch.bincount(pairs, minlength=len(confusion))
+    if not confusion.any():
+        raise ValueError(
+            'test: found no sample, expected batches that can be read twice, such as a '
+            'list or a data loader'
+        )
     return Accuracies.from_confusion(confusion.reshape(num_classes, -1).numpy())
+
+
+def _known(label: Tensor, num_classes: int) -> Tensor:
+    """Give labels on the host, which must be those of the classes."""
+    label = label.detach().cpu().long()
+    if len(label) and not 0 <= int(label.min()) <= int(label.max()) < num_classes:
+        raise ValueError(
+            f'label: found {int(label.min())} to {int(label.max())}, expected classes '
+            f'from 0 to {num_classes - 1}'
+        )
+    return label
 
 
 def _collect(
@@ -111,7 +120,7 @@ def _collect(
 ) -> 'ExpertUseReport':
     """Run batches through a network and gather its attention."""
     report = ExpertUseReport(model, num_classes or 1)
-    with _evaluating(model), record_attention(model) as recorded:
+    with evaluating(model), torch.no_grad(), record_attention(model) as recorded:
         for batch in batches:
             model(batch['image'])
             samples = batch['image'].shape[0]
@@ -167,9 +176,10 @@ class ExpertUseReport:
             label: Classes of the samples, (B,).
 
         Raises:
-            ValueError: If a layer's attention is missing or has another batch size.
+            ValueError: If a label is no class, or a layer's attention is missing or has
+                another batch size.
         """
-        index = label.detach().cpu()
+        index = _known(label, len(self.counts))
         for name, sums in self._sums.items():
             found = len(attention[name]) if name in attention else 0
             if found < len(index) or found % max(len(index), 1):

@@ -5,6 +5,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -171,6 +172,20 @@ def test_no_block() -> None:
 def test_meta_device() -> None:
     mapping = ContextMapping(3, device='meta', dtype=torch.float16)
     assert all(p.is_meta and p.dtype == torch.float16 for p in mapping.parameters())
+
+
+def test_drawn_anew() -> None:
+    """Memory that was never written, and weights of an earlier training, are replaced."""
+    mapping: Any = ContextMapping(3, temperature=5.0)
+    with torch.no_grad():
+        for value in mapping.parameters():
+            value.fill_(math.nan)
+    for module in mapping.modules():
+        if hasattr(module, 'reset_parameters'):
+            module.reset_parameters()
+    assert float(mapping.temperature.detach()) == pytest.approx(5)
+    assert all(float(block.residual_weight.detach()) == 1 for block in mapping.blocks)
+    assert all(value.isfinite().all() for value in mapping.parameters())
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

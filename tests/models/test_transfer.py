@@ -73,6 +73,26 @@ def test_copies(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', SIZES)
+def test_everything_can_be_drawn_anew(name: str) -> None:
+    model = small_model(name).train()
+    start = {
+        key: value.clone()
+        for key, value in model.state_dict().items()
+        if key.endswith(('temperature', 'residual_weight', 'inactive'))
+    }
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.fill_(7 if value.dtype == torch.long else float('nan'))
+    for module in model.modules():
+        if hasattr(module, 'reset_parameters'):
+            module.reset_parameters()
+    found = model.state_dict()
+    assert not [key for key, value in found.items() if value.isnan().any()]
+    for key, value in start.items():
+        assert found[key].equal(value), key
+
+
+@pytest.mark.parametrize('name', SIZES)
 def test_save_load_save(name: str, tmp_path: Path) -> None:
     model, x = trained(name), small_input(name)
     plain, tensors = tmp_path / 'net.pth', tmp_path / 'net.safetensors'

@@ -153,8 +153,13 @@ class MappingBlock(nn.Module):
                 PooledConv3d(channels, channels, 1, device=device, dtype=dtype),
             ]
         self.units = nn.Sequential(*layers)
-        self.residual_weight = nn.Parameter(torch.ones(1, device=device, dtype=dtype))
+        self.residual_weight = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         self.learnable_residual = learnable_residual
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set alpha to 1; the units have methods of their own."""
+        nn.init.ones_(self.residual_weight)
 
     def forward(self, g: Tensor) -> Tensor:
         """Apply the block, (B, C) to (B, C)."""
@@ -260,8 +265,13 @@ class ContextMapping(nn.Module):
         self.project = PooledConv3d(
             in_channels, num_experts, 1, device=device, dtype=dtype
         )
-        self.raw_temperature = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
-        self.set_temperature(temperature)
+        self.raw_temperature = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        self._start = float(temperature)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the temperature to its start; what lies inside has methods of its own."""
+        self.set_temperature(self._start)
 
     @property
     def temperature(self) -> Tensor:

@@ -82,9 +82,7 @@ class Unrolling(NamedTuple):
         return inputs, outputs
 
 
-def _full_axis(
-    size: int, out: int, geometry: Geometry, axis: int, pad_in: int, pad_out: int
-) -> AxisPlan:
+def _full_axis(size: int, out: int, pad_in: int, pad_out: int) -> AxisPlan:
     """Unroll an axis as one block that covers it, rounded up to multiples."""
     window = math.ceil(size / pad_in) * pad_in
     block = math.ceil(out / pad_out) * pad_out
@@ -115,7 +113,7 @@ def candidates(
     for a in (0, 1, 2):
         plans = []
         if size[a] <= 32:
-            plans.append(_full_axis(size[a], out[a], geometry, a, need_in, need_out))
+            plans.append(_full_axis(size[a], out[a], need_in, need_out))
         if need_out < out[a]:
             plans.append(_block_axis(need_out, out[a], geometry, a, need_in))
         for plan in plans:
@@ -129,7 +127,7 @@ def candidates(
         axes[a] = AxisPlan(out[a], 1, size[a], 0, 1)
         pad_in = need_in // math.gcd(need_in, size[a])
         pad_out = need_out // math.gcd(need_out, out[a])
-        axes[b] = _full_axis(size[b], out[b], geometry, b, pad_in, pad_out)
+        axes[b] = _full_axis(size[b], out[b], pad_in, pad_out)
         found.append(Unrolling((axes[0], axes[1], axes[2]), out, geometry))
     return found
 

@@ -5,14 +5,12 @@
 
 import hashlib
 import os
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from tqdm.auto import tqdm
 from ..checkpoint import check_same_classes
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
+from ..layers.modes import evaluating
 from .classifier import Classifier, load_classifier
 from .job import MapFiles, MapJob
 from .journal import Layout
@@ -346,36 +345,11 @@ def _placed(
         first = next(network.parameters(), None)
         device = 'cpu' if first is None else first.device
     where = torch.device(device)
-    with _evaluating(network.to(where)):
+    with evaluating(network.to(where)):
         if compile:
             yield torch.compile(network, dynamic=True), where  # type: ignore[misc]
         else:
             yield network, where
-
-
-#: How many maps use a module at the moment, and whether it was training before.
-_IN_USE: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
-_IN_USE_LOCK = threading.Lock()
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Keep a network in evaluation mode; the last of several threads ends that."""
-    modules = list(network.modules())
-    with _IN_USE_LOCK:
-        for module in modules:
-            _IN_USE.setdefault(module, [0, int(module.training)])[0] += 1
-        network.eval()
-    try:
-        yield
-    finally:
-        with _IN_USE_LOCK:
-            for module in modules:
-                use = _IN_USE[module]
-                use[0] -= 1
-                if not use[0]:
-                    module.training = bool(use[1])
-                    del _IN_USE[module]
 
 
 def weights_digest(network: nn.Module) -> str:

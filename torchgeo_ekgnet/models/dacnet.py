@@ -71,6 +71,12 @@ class SqueezeAttention(nn.Module):
         self.register_buffer(
             'temperature', torch.full((), float(temperature), device=device)
         )
+        self._start = float(temperature)
+
+    @torch.jit.ignore
+    def reset_parameters(self) -> None:
+        """Set the temperature to its start; what lies inside has methods of its own."""
+        self.set_temperature(self._start)
 
     @torch.jit.ignore
     def set_temperature(self, value: float) -> None:

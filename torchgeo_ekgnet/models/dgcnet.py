@@ -130,7 +130,11 @@ class DynamicGroupConv3d(nn.Module):
 
     @torch.jit.ignore
     def reset_parameters(self) -> None:
-        """Draw kernel and saliency networks; every saliency starts around one."""
+        """Draw kernel and saliency networks; every saliency starts around one.
+
+        No channel is masked.
+        """
+        self.inactive.zero_()
         nn.init.kaiming_normal_(self.weight, nonlinearity='relu')
         nn.init.kaiming_normal_(self.squeeze.weight)
         bound = self.excite_weight.shape[1] ** -0.5

@@ -232,6 +232,11 @@ class SpectralFormer(SpectralSpatialNet):
             for index in range(depth)
         ]
         self.make_head(embed_dim, global_pool, drop_rate, **dd)
+        self.reset_parameters()
+
+    @torch.jit.ignore
+    def reset_parameters(self) -> None:
+        """Draw class token and positions; what lies inside has methods of its own."""
         nn.init.normal_(self.class_token)
         nn.init.normal_(self.position)
 
