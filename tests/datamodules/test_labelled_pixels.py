@@ -311,6 +311,26 @@ def test_labels_are_those_of_the_pixels(tmp_path: Path) -> None:
     assert values.tolist() == module.test_sampler.labels.tolist()  # type: ignore[union-attr]
 
 
+def test_labels_of_two_datasets_have_the_names_of_both(tmp_path: Path) -> None:
+    data.make(tmp_path, bands=BANDS)
+    labels = data.labels_of()
+    for value, name in enumerate(('crop', 'wood'), start=1):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / data.LABELS_NAME
+        only = np.where(labels == value, labels, 0).astype(np.uint8)
+        write(path, only[None], data.TRANSFORM, data.CRS)
+    crop, wood = (
+        LabelRaster(str(tmp_path / name), class_names={value: name})
+        for value, name in enumerate(('crop', 'wood'), start=1)
+    )
+    image = EnMAP(tmp_path / 'image', bands=EnMAP.all_bands[:BANDS])
+    module = LabelledPixelsDataModule(image, crop | wood, patch_size=3)
+    module.setup('test')
+    assert module.class_names == ['crop', 'wood']
+    counts = [sum(column) for column in zip(*module._counts.values(), strict=True)]
+    assert counts == [(labels == 1).sum(), (labels == 2).sum()]
+
+
 def test_wrong_scenes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='1 class names for 2 classes'):
         make(tmp_path, class_names=['one']).setup('fit')

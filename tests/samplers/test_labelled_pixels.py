@@ -296,6 +296,34 @@ class TestLabelledPixelSampler:
         assert pixels == set(map(tuple, np.argwhere(labels > 0).tolist()))
         assert len(sampler) == len(pixels)
 
+    @pytest.mark.parametrize('order', ['labels', 'both'])
+    def test_labels_of_several_datasets(
+        self, root: Path, tmp_path: Path, order: str
+    ) -> None:
+        labels = data.labels_of()
+        parts = []
+        for name, cols in (('west', slice(0, 22)), ('east', slice(22, data.COLS))):
+            (tmp_path / name).mkdir()
+            west = data.TRANSFORM.c + 30 * cols.start
+            write(
+                tmp_path / name / data.LABELS_NAME,
+                labels[None, :, cols],
+                from_origin(west, data.TRANSFORM.f, 30, 30),
+                data.CRS,
+            )
+            parts.append(LabelRaster(str(tmp_path / name)))
+        image = EnMAP(root / 'image', bands=BANDS[:2])
+        west, east = parts
+        both: Any = image & (west | east)
+        if order == 'both':
+            both = (image & west) | (image & east)
+        both.transforms = CentreLabel([1, 2])
+        sampler = LabelledPixelSampler(both, 3, shuffle=False)
+        pixels = {pixel_of(window) for window in sampler}
+        assert pixels == set(map(tuple, np.argwhere(labels > 0).tolist()))
+        assert len(sampler) == len(pixels)
+        assert int(both[list(sampler)[-1]]['label']) == 1
+
     def test_labels_of_another_time(self, root: Path, tmp_path: Path) -> None:
         (tmp_path / 'labels').mkdir()
         path = tmp_path / 'labels' / 'LABELS_20150101.tif'
@@ -317,11 +345,24 @@ def test_label_raster(root: Path) -> None:
     sample = labels[bounds[0], bounds[1]]
     assert np.array_equal(sample['mask'].squeeze().numpy(), data.labels_of())
     assert isinstance(labels.plot(sample), Figure)
+    titled = labels.plot(sample, show_titles=False, suptitle='fields')
+    assert titled.get_suptitle() == 'fields' and not titled.axes[0].get_title()
     dated = LabelRaster(
         [str(root / 'labels' / data.LABELS_NAME)],
         filename_regex=r'LABELS_(?P<date>\d{8})',
     )
     assert dated.index.index[0].left.year == 2022
+
+
+@pytest.mark.parametrize(('nodata', 'dtype'), [(-1, 'int16'), (255, 'uint8')])
+def test_nodata_is_drawn_as_no_label(tmp_path: Path, nodata: int, dtype: str) -> None:
+    values = np.array([[nodata, 0], [1, 2]], dtype=dtype)
+    write(tmp_path / 'l.tif', values[None], data.TRANSFORM, data.CRS, nodata=nodata)
+    labels = LabelRaster(str(tmp_path))
+    (axes,) = labels.plot(labels[labels.bounds]).axes
+    drawn = np.asarray(axes.images[0].get_array())
+    assert not drawn[0].any()
+    assert drawn[1].any(axis=1).all()
 
 
 def test_missing() -> None:

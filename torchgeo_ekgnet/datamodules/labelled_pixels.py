@@ -21,7 +21,7 @@ from ..checkpoint import check_same_pixels
 from ..datasets.nodata import jsonable_nodata
 from ..datasets.palette import class_palette
 from ..datasets.splits import SUBSETS, Split, SplitContext, SplitProtocol
-from ..samplers.combined import missing
+from ..samplers.combined import leaves, missing
 from ..samplers.labelled_pixels import LabelledPixelSampler
 from .base import SplitDataModule
 from .class_table import class_texts
@@ -188,7 +188,11 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         """Names of the classes."""
         if self.given_names is not None:
             return self.given_names
-        known = getattr(self.labels, 'class_names', {})
+        known = {
+            value: name
+            for leaf in leaves(self.labels)
+            for value, name in getattr(leaf, 'class_names', {}).items()
+        }
         values = self.class_values or []
         return [known.get(value, f'class {value}') for value in values]
 

@@ -3,10 +3,13 @@
 
 """Label rasters for torchgeo's georeferenced images."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import rasterio
 from torchgeo.datasets import RasterDataset
 
 
@@ -50,11 +53,28 @@ class LabelRaster(RasterDataset):
         super().__init__(found)
         self.band_indexes = [1]
 
-    def plot(self, sample: dict[str, Any]) -> Any:
-        """Plot the mask of a sample.
+    def _no_labels(self) -> set[int]:
+        """Read which values stand for missing labels in the files."""
+        found = {0}
+        for path in self.index['filepath']:
+            with rasterio.open(path) as file:
+                value = file.nodata
+            if value is not None and math.isfinite(value):
+                found.add(int(value))
+        return found
+
+    def plot(
+        self,
+        sample: dict[str, Any],
+        show_titles: bool = True,
+        suptitle: str | None = None,
+    ) -> Any:
+        """Plot the mask of a sample; what has no label is black.
 
         Args:
             sample: A sample with ``mask``.
+            show_titles: Show a title above the mask.
+            suptitle: Title of the figure.
 
         Returns:
             The figure.
@@ -64,10 +84,17 @@ class LabelRaster(RasterDataset):
         from .palette import class_palette
         from .plotting import colour_labels
 
-        mask = sample['mask'].squeeze().numpy()
+        mask = sample['mask'].numpy()
+        mask = mask.reshape(mask.shape[-2:])
+        labelled = (mask > 0) & ~np.isin(mask, list(self._no_labels()))
+        labels = np.where(labelled, mask, 0)
         figure = Figure(figsize=(4, 4), layout='constrained')
         axes = figure.subplots()
-        palette = class_palette(max(1, int(mask.max())))
-        axes.imshow(colour_labels(mask, palette), interpolation='nearest')
+        palette = class_palette(max(1, int(labels.max())))
+        axes.imshow(colour_labels(labels, palette), interpolation='nearest')
         axes.set_axis_off()
+        if show_titles:
+            axes.set_title('Mask')
+        if suptitle is not None:
+            figure.suptitle(suptitle)
         return figure

@@ -3,48 +3,89 @@
 
 """Images, labels and missing data in a combination of torchgeo's datasets."""
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import rasterio
 import torch
 from torch import Tensor
-from torchgeo.datasets import GeoDataset, RasterDataset
+from torchgeo.datasets import (
+    GeoDataset,
+    IntersectionDataset,
+    RasterDataset,
+    VectorDataset,
+)
+
+
+def leaves(dataset: GeoDataset) -> Iterator[GeoDataset]:
+    """List the datasets that a combination was made of.
+
+    Args:
+        dataset: A dataset or a combination of datasets.
+
+    Yields:
+        Each of them; the dataset itself if it is none of several.
+    """
+    parts = getattr(dataset, 'datasets', None)
+    if parts is None:
+        yield dataset
+    else:
+        for part in parts:
+            yield from leaves(part)
+
+
+def _is_mask(dataset: GeoDataset) -> bool:
+    return isinstance(dataset, RasterDataset) and not dataset.is_image
+
+
+def _is_image(dataset: GeoDataset) -> bool:
+    return not (_is_mask(dataset) or isinstance(dataset, VectorDataset))
+
+
+def _joined(
+    dataset: GeoDataset, kind: Callable[[GeoDataset], bool]
+) -> GeoDataset | None:
+    """Join all parts of a combination that hold one kind; None if there is none."""
+    if all(kind(leaf) for leaf in leaves(dataset)):
+        return dataset
+    found: list[GeoDataset] = []
+    for part in getattr(dataset, 'datasets', ()):
+        joined = _joined(part, kind)
+        if joined is not None and not any(joined is other for other in found):
+            found.append(joined)
+    return functools.reduce(operator.or_, found) if found else None
 
 
 def label_dataset(dataset: GeoDataset) -> GeoDataset:
-    """Find the dataset with the labels inside a combination such as ``EnMAP & labels``.
+    """Find the labels inside a combination such as ``EnMAP & (spring | autumn)``.
 
     Args:
         dataset: A dataset or a combination of datasets.
 
     Returns:
-        The first part that holds a mask and no image, else the dataset itself.
+        All parts that hold a mask and no image, else the dataset itself.
     """
-    if isinstance(dataset, RasterDataset) and not dataset.is_image:
-        return dataset
-    for part in getattr(dataset, 'datasets', ()):
-        found = label_dataset(part)
-        if isinstance(found, RasterDataset) and not found.is_image:
-            return found
-    return dataset
+    found = _joined(dataset, _is_mask)
+    return dataset if found is None else found
 
 
 def image_dataset(dataset: GeoDataset) -> GeoDataset:
-    """Find the dataset with the images inside a combination such as ``EnMAP & labels``.
+    """Find the images inside a combination such as ``EnMAP & labels``.
 
     Args:
         dataset: A dataset or a combination of datasets.
 
     Returns:
-        The first part that holds no mask, else the dataset itself.
+        All parts that hold no mask, else the dataset itself.
     """
-    parts: Sequence[GeoDataset] = getattr(dataset, 'datasets', ())
-    for part in parts:
-        found = label_dataset(part)
-        if not isinstance(found, RasterDataset) or found.is_image:
-            return part
-    return dataset
+    found = _joined(dataset, _is_image)
+    if found is dataset and isinstance(dataset, IntersectionDataset):
+        # Nobody knows which of them gives the mask; images come first.
+        first: GeoDataset = dataset.datasets[0]
+        return first
+    return dataset if found is None else found
 
 
 def declared_nodata(dataset: GeoDataset) -> list[float]:
@@ -56,17 +97,16 @@ def declared_nodata(dataset: GeoDataset) -> list[float]:
     Returns:
         The different values, none if no file declares one.
     """
-    parts = getattr(dataset, 'datasets', None)
     found: dict[str, float] = {}  # by their text, because NaN does not equal NaN
-    if parts is not None:
-        for part in parts:
-            found.update({str(value): value for value in declared_nodata(part)})
-    elif isinstance(dataset, RasterDataset):
+    for leaf in leaves(dataset):
+        if not isinstance(leaf, RasterDataset):
+            continue
         # From torchgeo 0.10 on a dataset may overrule its files.
-        given: float | None = getattr(dataset, 'nodata', None)
+        given: float | None = getattr(leaf, 'nodata', None)
         if given is not None:
-            return [float(given)]
-        for path in dataset.index['filepath']:
+            found[str(float(given))] = float(given)
+            continue
+        for path in leaf.index['filepath']:
             with rasterio.open(path) as file:
                 values = [float(v) for v in file.nodatavals if v is not None]
             found.update({str(value): value for value in values})

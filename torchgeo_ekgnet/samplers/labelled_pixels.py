@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
-from torchgeo.datasets import GeoDataset
+from torchgeo.datasets import GeoDataset, IntersectionDataset
 
 from .. import _compat
 from .._compat import SpatialSampler
@@ -238,8 +238,10 @@ class LabelledPixelSampler(SpatialSampler):
         Returns:
             Number of labelled pixels without image data, which are left out.
         """
-        parts = getattr(dataset, 'datasets', None)
-        grid = dataset if parts is None else parts[0]
+        # Those of a union are its images; the index knows only where they have labels.
+        grid = (
+            dataset.datasets[0] if isinstance(dataset, IntersectionDataset) else image
+        )
         tiles = grid.index.geometry.bounds.to_numpy()
         found = [np.empty((0, 6))]
         covered: list[set[int]] = [set(), set()]
