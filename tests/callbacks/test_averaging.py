@@ -185,6 +185,34 @@ def test_stages_after_the_training_have_the_weights_of_the_checkpoint(
         assert again['state_dict'][name].equal(kept)
 
 
+class Failure(Callback):
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError('in the second epoch')
+
+
+def test_a_test_after_an_interrupted_training(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = HyperspectralClassificationTask('ekgnet_tiny', lr_schedule='constant')
+    saver = ModelCheckpoint(tmp_path, 'first', save_on_train_epoch_end=True)
+    trainer = Trainer(
+        accelerator='cpu',
+        max_epochs=2,
+        callbacks=[MovingAverage(share=0.4), saver, Failure()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    with pytest.raises(RuntimeError, match='in the second epoch'):
+        trainer.fit(task, make_datamodule())
+    path = saver.best_model_path
+    kept = torch.load(path, weights_only=True)['state_dict']
+    trainer.test(task, make_datamodule(), ckpt_path=path, verbose=False)
+    name = 'model.classifier.weight'
+    assert task.state_dict()[name].equal(kept[name])
+
+
 def test_one_callback_for_two_trainings(tmp_path: Path) -> None:
     average = MovingAverage(share=0.4)
     first, second = (fit(tmp_path, average).state_dict() for _ in range(2))

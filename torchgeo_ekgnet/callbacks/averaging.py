@@ -51,17 +51,14 @@ class MovingAverage(WeightAveraging):
             self._device = trainer.strategy.root_device
             # Of an earlier training; that which is resumed brings its own number.
             self._latest_update_step = 0
+        else:
+            # A checkpoint, or the network, has the weights: not an average that an
+            # earlier training, perhaps an interrupted one, has left here.
+            self._average_model = None
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             # PyTorch reads this counter on the host at every update.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
-
-    def teardown(
-        self, trainer: Trainer, pl_module: LightningModule, stage: str
-    ) -> None:
-        """Leave the average to the network: later stages have that of a checkpoint."""
-        if stage == 'fit':
-            self._average_model = None
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
