@@ -82,15 +82,39 @@ def test_bands_may_come_last(
             torch.testing.assert_close(two, three, rtol=1e-6, atol=1e-9)
 
 
-def test_small_maps_put_bands_last() -> None:
+@pytest.mark.parametrize('vectors', ['AVX2', 'AVX512'])
+def test_blocks_put_bands_last_where_that_is_faster(
+    vectors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def order(rows: int, bands: int, width: int, growth: int) -> bool:
         x = torch.empty(2, 1, rows, bands, rows)
         return _skeleton.puts_bands_last(x, width, growth, 4)
 
-    assert not order(8, 100, 32, 8) and not order(4, 50, 64, 16)
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: vectors)
+    assert order(8, 100, 32, 8) == order(4, 50, 64, 16) == (vectors == 'AVX2')
     assert order(2, 25, 128, 32) and order(4, 52, 32, 8) and order(2, 26, 64, 16)
     with conv_strategy('grouped'):
         assert not order(2, 25, 128, 32)
+
+
+@pytest.mark.parametrize('vectors', ['AVX2', 'AVX512'])
+@pytest.mark.parametrize('name', ['ekgnet_base', 'lgcnet'])
+def test_the_stem_leaves_its_maps_in_the_faster_order(
+    name: str, vectors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: vectors)
+    model, x = small_model(name), small_input(name, 2)
+    found = model.forward_stem(x)
+    expected = model.stem._conv_forward(x.unsqueeze(1), model.stem.weight, None)
+    torch.testing.assert_close(found, expected)
+    assert _skeleton.lie_bands_last(found) == (vectors == 'AVX2')
+    grads, reference = (
+        torch.autograd.grad(y.square().sum(), model.stem.weight)[0]
+        for y in (found, expected)
+    )
+    torch.testing.assert_close(grads, reference)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.forward_stem(x), expected)
 
 
 @pytest.mark.parametrize('pool', [False, True])

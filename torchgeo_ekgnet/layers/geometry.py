@@ -51,6 +51,14 @@ class Geometry(NamedTuple):
             and self.padding == (0, 0, 0)
         )
 
+    def ordered(self, axes: Triple) -> 'Geometry':
+        """Take the axes in another order: (1, 0, 2) for (H, D, W)."""
+        a, b, c = axes
+        kernel, stride, padding, dilation = (
+            (values[a], values[b], values[c]) for values in self[:4]
+        )
+        return Geometry(kernel, stride, padding, dilation, self.groups)
+
     def output_size(self, size: Sequence[int]) -> Triple:
         """Positions of the output along each axis."""
         out = [

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .functional import grouped_conv3d
+from .geometry import Geometry, geometry_of
+from .rule import asked_strategy, plain_only
+from .unrolled import faster_order
 
 __all__ = ['GroupedConv3d']
 
@@ -113,18 +116,27 @@ class GroupedConv3d(nn.Conv3d):
             elif self.rows_first:
                 y = y.transpose(-3, -2)
             return y if out is None else out.copy_(y)
-        axes = (0, 1, 2)
-        if bands_last:
-            weight, axes = weight.movedim(2, 4), (1, 2, 0)
-        elif self.rows_first:
-            weight, axes = weight.transpose(2, 3), (1, 0, 2)
-        return grouped_conv3d(
-            input,
-            weight,
-            bias,
-            [self.stride[a] for a in axes],
-            [self.padding[a] for a in axes],
-            [self.dilation[a] for a in axes],
-            self.groups,
-            out=out,
+        geometry = geometry_of(
+            weight, self.stride, self.padding, self.dilation, self.groups
         )
+        # Maps that have to be copied anyway may be copied into the faster order.
+        free = self.rows_first and not bands_last and out is None
+        turn = free and _faster_bands_last(input, weight, geometry)
+        if turn:
+            input = input.transpose(3, 4)
+        if bands_last or turn:
+            weight, geometry = weight.movedim(2, 4), geometry.ordered((1, 2, 0))
+        elif self.rows_first:
+            weight, geometry = weight.transpose(2, 3), geometry.ordered((1, 0, 2))
+        y = grouped_conv3d(input, weight, bias, *geometry[1:], out=out)
+        return y.transpose(3, 4) if turn else y
+
+
+def _faster_bands_last(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether maps (B, C, H, D, W) in no order of ours are convolved faster bands last."""
+    if x.device.type != 'cpu' or x.dtype != torch.float32 or x.is_contiguous():
+        return False
+    if plain_only(x, weight) or asked_strategy() is not None:
+        return False
+    size = (x.shape[3], x.shape[2], x.shape[4])
+    return faster_order(size, weight.shape, geometry) == 'HWD'

@@ -20,6 +20,7 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
+from ..layers.geometry import Geometry
 from ..layers.norm import conv_norm, norm_act, watched
 from ..layers.rule import reads_slices
 from ..layers.unrolled import faster_order
@@ -224,7 +225,9 @@ def puts_bands_last(x: Tensor, channels: int, out: int, groups: int) -> bool:
     if x.device.type != 'cpu' or x.dtype != torch.float32 or not reads_slices(x):
         return False
     size = (x.shape[3], x.shape[2], x.shape[4])
-    return faster_order(size, channels, out, groups) == 'HWD'
+    geometry = Geometry((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), groups)
+    w_shape = (out, channels // groups, 3, 3, 3)
+    return faster_order(size, w_shape, geometry) == 'HWD'
 
 
 def lie_bands_last(x: Tensor) -> bool:
