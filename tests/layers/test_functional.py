@@ -283,6 +283,18 @@ def test_grouped_layer_is_conv3d(options: dict[str, Any]) -> None:
         torch.testing.assert_close(last, theirs(x))
 
 
+@pytest.mark.parametrize(('threads', 'expected'), [(1, 1), (2, 16), (4, 32)])
+def test_pieces_have_work_for_all_threads(
+    threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    large, stacked = torch.empty(40, 8, 100, 64, 8), torch.empty(4, 8, 8)
+    pieces = functional._pieces(large, stacked)
+    assert [i for piece in pieces for i in range(40)[piece]] == list(range(40))
+    assert pieces[0] == slice(0, expected)
+    assert functional._pieces(large[:, :, :1, :1, :1], stacked) == [slice(0, 40)]
+
+
 @pytest.mark.parametrize('positions', [(1, 5, 2), (4, 10, 4)])
 @pytest.mark.parametrize('groups', [1, 2])
 def test_pieces_of_a_batch_are_the_batch(
@@ -300,6 +312,7 @@ def test_pieces_of_a_batch_are_the_batch(
         ('pointwise', 4000),
     ):
         monkeypatch.setattr(functional, '_PIECE', piece)
+        monkeypatch.setattr(functional, '_SAMPLES', 1)
         x = buffer[:, :16].requires_grad_()
         y = expert_conv3d(x, attention, weight, bias, groups=groups, strategy=strategy)
         given = (x, attention, weight, bias)

@@ -55,6 +55,8 @@ __all__ = ['STRATEGIES', 'conv_strategy', 'expert_conv3d', 'grouped_conv3d']
 
 # Bytes of the kernels and outputs of a piece of a batch, per core: its second cache.
 _PIECE = 1 << 20
+# Samples of a piece for each of several threads: MKL divides fewer of them badly.
+_SAMPLES = 8
 # Positions of a map up to which a product with transposed matrices is faster.
 _ROWS = 32
 
@@ -345,7 +347,8 @@ def _pieces(x: Tensor, stacked: Tensor) -> list[slice]:
         return [slice(0, batch)]
     positions = x.shape[2] * x.shape[3] * x.shape[4]
     sample = stacked[0].numel() + stacked.shape[1] * positions
-    step = max(1, _PIECE * threads // (sample * x.element_size()))
+    least = threads * _SAMPLES if threads > 1 else 1
+    step = max(least, _PIECE * threads // (sample * x.element_size()))
     return [slice(i, min(i + step, batch)) for i in range(0, batch, step)]
 
 
