@@ -8,7 +8,11 @@ import pytest
 
 from torchgeo_ekgnet._files import write_json
 from torchgeo_ekgnet._runs import (
+    CLAIMS_FILE,
+    RUN_FILE,
+    SCENE_FILE,
     Subject,
+    claim_outputs,
     claim_scene_folder,
     newest_checkpoint,
     read_result,
@@ -125,3 +129,30 @@ def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
     write_json(tmp_path / 'scene.json', {'scene': 'b', 'cube': 'x'})
     claim_scene_folder(tmp_path, Subject('b', 'y'))
     assert scene_folder(tmp_path.parent, Subject(tmp_path.name, 'y')) != tmp_path
+
+
+def test_files_of_others_are_not_claimed(tmp_path: Path) -> None:
+    folder = tmp_path / 'new'
+    claim_outputs(folder, ['report.html'])
+    (folder / 'report.html').write_text('ours')
+    claim_outputs(folder, ['report.html', 'map.tif'])
+    (folder / 'results.csv').write_text('mine')
+    (folder / 'link.csv').symlink_to('nowhere')
+    for name in ('results.csv', 'link.csv'):
+        # Twice: what was refused is not taken for ours the next time.
+        for _ in range(2):
+            with pytest.raises(FileExistsError, match='has not written here') as error:
+                claim_outputs(folder, ['report.html', name, 'more.csv'])
+            assert error.value.filename == str(folder / name)
+
+
+def test_files_of_a_run_are_ours_and_folders_are_not(tmp_path: Path) -> None:
+    for name, content in ((RUN_FILE, {'started_in': '/'}), (SCENE_FILE, {'cube': '1'})):
+        folder = tmp_path / name.removesuffix('.json')
+        write_json(folder / name, content)
+        (folder / 'test.json').write_text('{}')
+        claim_outputs(folder, ['test.json'])
+        assert not (folder / CLAIMS_FILE).exists()
+        (folder / 'map.tif').mkdir()
+        with pytest.raises(IsADirectoryError, match='expected the name of a file'):
+            claim_outputs(folder, ['test.json', 'map.tif'])

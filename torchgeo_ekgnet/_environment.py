@@ -3,6 +3,8 @@
 
 """What a result was made with: versions of the packages, and the machine."""
 
+import functools
+import hashlib
 import os
 import platform
 from importlib import metadata
@@ -27,6 +29,21 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+@functools.cache
+def code_digest() -> str:
+    """Identify the code of this package, whatever version it calls itself.
+
+    Returns:
+        The first 12 hexadecimal digits of the SHA-256 of all its modules.
+    """
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob('*.py')):
+        digest.update(f'{path.relative_to(folder).as_posix()}\n'.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def machine() -> dict[str, str]:

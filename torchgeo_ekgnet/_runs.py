@@ -9,16 +9,18 @@ scene lies in ``test/SCENE`` and ``predict/SCENE`` in it. Every result names its
 cube, split and checkpoint, so that a page never joins what does not belong together.
 """
 
+import errno
 import json
 import logging
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ._files import StrPath, write_json
+from ._files import StrPath, check_writable, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,9 @@ RUN_FILE = 'run.json'
 
 #: What a folder of another scene's results is of.
 SCENE_FILE = 'scene.json'
+
+#: Which files of a folder that is not ours are: one name a line.
+CLAIMS_FILE = '.torchgeo_ekgnet'
 
 _VERSION = re.compile(r'version_(\d+)$')
 
@@ -107,6 +112,51 @@ def read_result(path: Path) -> dict[str, Any]:
         logger.warning('%s cannot be read and is left out: %s', path, error)
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def claim_outputs(folder: StrPath, names: Iterable[str]) -> None:
+    """See, before the work, that results can be written and replace nobody's files.
+
+    In the folder of a run every file is ours; in others those whose names stand in
+    :data:`CLAIMS_FILE`, to which these names are added.
+
+    Args:
+        folder: Output folder, which is made if there is none.
+        names: Files that are about to be written or deleted, relative to it.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+        IsADirectoryError: If a folder has the name of a file.
+        FileExistsError: If there is a file that this package has not written.
+    """
+    folder = Path(folder)
+    check_writable(folder)
+    wanted = dict.fromkeys(names)
+    # Before the names are read: another process notes its names before it writes.
+    there = [name for name in wanted if os.path.lexists(folder / name)]
+    for path in (folder / name for name in there):
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(
+                errno.EISDIR, 'found a folder, expected the name of a file', str(path)
+            )
+    if 'started_in' in read_result(folder / RUN_FILE) or 'cube' in read_result(
+        folder / SCENE_FILE
+    ):
+        return
+    list_of_ours = folder / CLAIMS_FILE
+    ours: set[str] = set()
+    if list_of_ours.is_file():
+        ours.update(list_of_ours.read_text(encoding='utf-8').splitlines())
+    for name in there:
+        if name not in ours:
+            raise FileExistsError(
+                errno.EEXIST,
+                'found a file that this package has not written here, expected none '
+                'under this name: move it away, or choose another output',
+                str(folder / name),
+            )
+    with list_of_ours.open('a', encoding='utf-8') as file:
+        file.writelines(f'{name}\n' for name in wanted if name not in ours)
 
 
 def run_of_checkpoint(path: StrPath) -> Path:

@@ -59,10 +59,6 @@ def test_sections_before_an_error_are_kept(
             ['--sections', 'data', '--patches', '6'],
             r'--patches must be odd for the section data, found \[6\]',
         ),
-        (
-            ['--output', '.'],
-            r'--output: found the folder \., expected the name of a JSON',
-        ),
     ],
 )
 def test_options_are_checked_before_measuring(
@@ -77,8 +73,13 @@ def test_options_are_checked_before_measuring(
         run(*sections, *args)
 
 
-def test_bad_options() -> None:
+def test_bad_options(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='--batch must be at least 1'):
         main(['--batch', '0'])
+    with pytest.raises(IsADirectoryError, match='expected the name of a file'):
+        main(['--output', str(tmp_path)])
+    (tmp_path / 'mine.json').write_text('{}')
+    with pytest.raises(FileExistsError, match=r'mine\.json'):
+        main(['--output', str(tmp_path / 'mine.json')])
     with pytest.raises(SystemExit):
         main(['--sections', 'nothing'])

@@ -22,6 +22,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 
 from torchgeo_ekgnet._files import file_digest
+from torchgeo_ekgnet._runs import CLAIMS_FILE
 from torchgeo_ekgnet.callbacks import (
     AccuracyReport,
     ClassificationMap,
@@ -43,6 +44,8 @@ FILES = {
     'confidence.tif',
     'report.html',
 }
+UNFINISHED = {'checkpoints', CLAIMS_FILE, STAGING}
+FINISHED = {'checkpoints', CLAIMS_FILE, *FILES}
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore:The .*dataloader.* does not have many workers',
@@ -129,7 +132,7 @@ def mapped(checkpoint: Path) -> Path:
 
 def test_files_in_the_run_folder(mapped: Path) -> None:
     names = {path.name for path in mapped.iterdir()}
-    assert names == {'checkpoints', 'test.json', *FILES}
+    assert names == FINISHED | {'test.json'}
     text = (mapped / 'report.html').read_text(encoding='utf-8')
     assert 'Accuracies' in text and 'Split' in text and 'synthetic' in text
     digest = file_digest(mapped / 'checkpoints' / 'best.ckpt')
@@ -224,7 +227,7 @@ def test_killed_run_goes_on(
 
     with pytest.raises(MemoryError):
         _predict(path, Stop())
-    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
+    assert {item.name for item in tmp_path.iterdir()} == UNFINISHED
 
     class Count(Callback):
         batches = 0
@@ -237,7 +240,7 @@ def test_killed_run_goes_on(
     _predict(path, count)
     (line,) = said
     assert re.fullmatch(r'going on with a map .* \d+ of 360 pixels are done', line)
-    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', *FILES}
+    assert {item.name for item in tmp_path.iterdir()} == FINISHED
     for name in ('map.tif', 'confidence.tif'):
         assert (tmp_path / name).read_bytes() == (mapped / name).read_bytes()
     full = Count()
@@ -265,7 +268,7 @@ def test_terminated_run_goes_on(mapped: Path, checkpoint: Path, tmp_path: Path) 
         _predict(path, terminate)
     assert stop.value.code == 128 + signal.SIGTERM
     assert terminate.batches == 3
-    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
+    assert {item.name for item in tmp_path.iterdir()} == UNFINISHED
     _predict(path)
     assert (tmp_path / 'map.tif').read_bytes() == (mapped / 'map.tif').read_bytes()
 
@@ -280,7 +283,7 @@ def test_two_processes(
     _predict(path, devices=2, strategy=strategy)
     for name in ('map.tif', 'confidence.tif'):
         assert (tmp_path / name).read_bytes() == (mapped / name).read_bytes()
-    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', *FILES}
+    assert {item.name for item in tmp_path.iterdir()} == FINISHED
 
 
 @pytest.mark.parametrize('limit', [1, 2, 0.3])
@@ -290,7 +293,7 @@ def test_part_of_the_batches_makes_no_map(
     path = _copy(checkpoint, tmp_path)
     with pytest.warns(UserWarning, match='batches of the map out'):
         _predict(path, limit_predict_batches=limit)
-    assert {item.name for item in tmp_path.iterdir()} == {'checkpoints', STAGING}
+    assert {item.name for item in tmp_path.iterdir()} == UNFINISHED
 
 
 def test_report_that_fails_does_not_cost_the_map(
@@ -299,6 +302,7 @@ def test_report_that_fails_does_not_cost_the_map(
     path = _copy(checkpoint, tmp_path)
     (tmp_path / 'test.json').write_text('{"counts": ["many"]}')
     (tmp_path / 'report.html').write_text('of an older map')
+    (tmp_path / CLAIMS_FILE).write_text('report.html\n')
     with pytest.warns(UserWarning, match=r'report\.html is left out.*TypeError'):
         _predict(path)
     names = {item.name for item in tmp_path.iterdir()}

@@ -156,8 +156,26 @@ def test_callback_in_test_writes_beside_the_run(tmp_path: Path, worth: bool) -> 
 
 def test_callback_in_validate(tmp_path: Path) -> None:
     runner = trainer(tmp_path, ExpertUse('use'))
-    runner.validate(Task(), datamodule=Data(), verbose=False)
-    assert json.loads((tmp_path / 'use.json').read_text())['samples'] == 9
+    task = Task()
+    runner.test(task, datamodule=Data(), verbose=False)
+    tested = (tmp_path / 'use.json').read_bytes()
+    runner.validate(task, datamodule=Data(), verbose=False)
+    validated = json.loads((tmp_path / 'validate' / 'use.json').read_text())
+    assert validated['samples'] == 9
+    # What test has found stays.
+    assert (tmp_path / 'use.json').read_bytes() == tested
+
+
+@pytest.mark.parametrize('stage', ['test', 'validate'])
+def test_files_of_others_are_named_before_the_work(tmp_path: Path, stage: str) -> None:
+    folder = tmp_path / 'validate' if stage == 'validate' else tmp_path
+    folder.mkdir(exist_ok=True)
+    (folder / 'expert_use.png').write_text('mine')
+    runner = trainer(tmp_path, ExpertUse())
+    with pytest.raises(FileExistsError, match='not written here'):
+        getattr(runner, stage)(Task(), datamodule=Data(), verbose=False)
+    assert (folder / 'expert_use.png').read_text() == 'mine'
+    assert not (folder / 'expert_use.json').exists()
 
 
 def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:

@@ -173,3 +173,15 @@ def test_a_map_needs_no_split(tmp_path: Path) -> None:
     assert sum(len(b['row_col']) for b in data.predict_dataloader()) == 400
     with pytest.raises(ValueError, match='class 70: 3 pixels'):
         data.setup('test')
+
+
+def test_classes_are_announced_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = np.arange(1, 3).repeat(60).reshape(12, 10)
+    data = module(tmp_path, labels)
+    with caplog.at_level('INFO'):
+        # By hand, and again by the trainer.
+        for _ in range(2):
+            data.setup('fit')
+    assert caplog.text.count('value  name') == 1

@@ -121,3 +121,14 @@ def test_configurations_are_read_as_fit_reads_them(
         with pytest.raises(UsageError, match=message) as caught:
             main([str(path), '--no_page'])
         assert '\n' not in str(caught.value)
+
+
+def test_page_of_others_is_not_replaced(
+    mat_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path('fields.html').write_text('mine')
+    with pytest.raises(FileExistsError, match=r'fields\.html'):
+        main([*map(str, mat_files)])
+    assert Path('fields.html').read_text() == 'mine'
+    assert not capsys.readouterr().out
+    main([*map(str, mat_files), '--no_page'])

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from torchgeo_ekgnet._runs import CLAIMS_FILE
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.datasets.windows import SceneWindows
 from torchgeo_ekgnet.maps import write_map
@@ -31,6 +32,7 @@ from torchgeo_ekgnet.transforms.patches import PatchSource
 from .conftest import PATCH, make_scene
 
 Patches = Callable[[HyperspectralScene], PatchSource]
+UNFINISHED = {STAGING, CLAIMS_FILE}
 OPTIONS: dict[str, Any] = {'window_size': 6, 'batch_size': 10}
 
 
@@ -106,7 +108,7 @@ def test_interrupted_map_goes_on(
     _work(first, part.subset(part.batches[:7]), network, source)
     with pytest.raises(RuntimeError, match='the map is not complete'):
         first.finish()
-    assert [path.name for path in (tmp_path / 'two').iterdir()] == [STAGING]
+    assert {path.name for path in (tmp_path / 'two').iterdir()} == UNFINISHED
 
     second = _job(tmp_path / 'two', scene)
     left = second.prepare()
@@ -148,7 +150,7 @@ def test_disk_full_while_assembling(
     monkeypatch.setattr(rasterio.shutil, 'copy', full)
     with pytest.raises(OSError, match='No space left'):
         write_map(network, scene, tmp_path, patches=source, **OPTIONS)
-    assert [path.name for path in tmp_path.iterdir()] == [STAGING]
+    assert {path.name for path in tmp_path.iterdir()} == UNFINISHED
     assert all(path.suffix == '.journal' for path in (tmp_path / STAGING).iterdir())
     monkeypatch.setattr(rasterio.shutil, 'copy', real)
     write_map(network, scene, tmp_path, patches=source, **OPTIONS)
@@ -305,7 +307,7 @@ def test_killed_process(
         check=False,
     )
     assert done.returncode == -signal.SIGKILL
-    assert [path.name for path in killed.iterdir()] == [STAGING]
+    assert {path.name for path in killed.iterdir()} == UNFINISHED
 
     calls = []
 
@@ -367,3 +369,22 @@ def test_only_what_a_map_has_left_is_deleted(
     assert not (tmp_path / 'map.tif').is_symlink()
     assert {path.name for path in staging.iterdir()} == {'thesis.txt', 'map.png'}
     assert (staging / 'thesis.txt').read_text() == 'precious'
+
+
+@pytest.mark.parametrize(
+    ('name', 'error'),
+    [('report.html', FileExistsError), ('confidence.tif', IsADirectoryError)],
+)
+def test_files_and_folders_of_others_are_named_before_the_work(
+    scene: HyperspectralScene, tmp_path: Path, name: str, error: type[OSError]
+) -> None:
+    path = tmp_path / name
+    if error is FileExistsError:
+        path.write_text('mine')
+    else:
+        path.mkdir()
+    job = _job(tmp_path, scene)
+    with pytest.raises(error, match=name):
+        job.prepare()
+    job.close()
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]

@@ -148,6 +148,7 @@ def test_files_hold_the_same(
     assert files.counts == tuple(np.bincount(made.labels.ravel())[1:])
     names = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert names == [
+        '.torchgeo_ekgnet',
         'confidence.tif',
         'map.json',
         'map.png',

@@ -241,3 +241,13 @@ def test_options_are_not_abbreviated(tmp_path: Path) -> None:
         main_repeat(['--config', str(write(tmp_path)), '--seed', '7'])
     with pytest.raises(UsageError, match='--model'):
         main_compare(['--config', str(write(tmp_path)), '--model', 'ssrn,rbf_svm'])
+
+
+def test_report_of_others_is_not_replaced(tmp_path: Path) -> None:
+    config, out = str(write(tmp_path)), tmp_path / 'out'
+    out.mkdir()
+    (out / 'results.csv').write_text('mine')
+    for command in (main_compare, main_repeat):
+        with pytest.raises(FileExistsError, match=r'results\.csv'):
+            command(['--config', config, '--seeds', '1', '--out', str(out)])
+    assert [path.name for path in out.iterdir()] == ['results.csv']

@@ -332,7 +332,13 @@ def test_report_names_all_versions_and_epochs() -> None:
     runs[1]['environment'] = {**runs[1]['environment'], 'versions': {'torch': '3'}}
     report = build_report('T', summarise([('a', 'A', runs)]), [0, 1])
     assert ('software', 'torch 2 and 3') in report.facts
+    assert any('different software (torch 2 and 3)' in note for note in report.notes)
     assert '| 17 to 20 |' in to_markdown(report.tables[0])
+    runs[1]['environment'] = {**runs[0]['environment'], 'code': 'abc'}
+    report = build_report('T', summarise([('a', 'A', runs)]), [0, 1])
+    assert any('package abc and unknown)' in note for note in report.notes)
+    report = build_report('T', summarise([('a', 'A', runs[:1])]), [0])
+    assert not any('different software' in note for note in report.notes)
 
 
 def test_rows_of_other_pixels_have_no_leader() -> None:

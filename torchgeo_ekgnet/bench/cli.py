@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from .._files import at_home, check_writable, write_json
+from .._files import at_home, write_json
+from .._runs import claim_outputs
 from .arms import ARMS, COMPILED, TYPES, Setting
 from .count import count_work, own_models, usual_patch
 from .measure import forbid_tf32, machine_description, machine_floor
@@ -156,12 +157,7 @@ def _check_options(options: argparse.Namespace) -> None:
             for bands in options.table_bands:
                 count_work(name, usual_patch(name), bands, 1)
     if options.output is not None:
-        if options.output.is_dir():
-            raise ValueError(
-                f'--output: found the folder {options.output}, expected the name of a '
-                'JSON file'
-            )
-        check_writable(options.output.parent)
+        claim_outputs(options.output.parent, [options.output.name])
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from .._environment import versions
 from .._files import write_json, write_optional
-from .._runs import Subject, read_result, run_of_checkpoint
+from .._runs import Subject, claim_outputs, read_result, run_of_checkpoint
 from ..checkpoint import Provenance
 from ..metrics import SCORES, Accuracies
 from .run_folder import run_path, subject_of
@@ -75,6 +75,12 @@ class AccuracyReport(Callback):
         """Leave Lightning's own table of the same scores out."""
         if stage == 'test' and self.table:
             trainer.test_loop.verbose = False
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that the files can be written."""
+        if not getattr(trainer, 'fast_dev_run', False) and trainer.is_global_zero:
+            page = ('report.html',) if self.page else ()
+            claim_outputs(run_path(trainer), (self.filename, *page))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print the report."""

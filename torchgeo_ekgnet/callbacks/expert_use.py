@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from .._files import replaced, write_json
+from .._runs import claim_outputs
 from ..experts import ExpertUseReport, plot_expert_use, worth_of_attention
 from ..layers.attention import attention_layers, record_attention
 from ..metrics import Accuracies
@@ -28,9 +29,9 @@ class ExpertUse(Callback):
 
     During ``fit``, each validation logs ``val_expert_entropy``: attention entropy
     divided by log K, averaged over the layers (1: experts are mixed evenly, 0: one
-    expert a sample). ``validate`` and ``test`` write ``expert_use.json`` and
-    ``expert_use.png`` to the run folder. While it records, a compiled network runs
-    uncompiled.
+    expert a sample). ``test`` writes ``expert_use.json`` and ``expert_use.png`` to the
+    run folder, ``validate`` to ``validate`` in it. While it records, a compiled network
+    runs uncompiled.
 
     Batches need the entry ``label``, and the number of classes must be known: the
     hyperparameter ``num_classes`` of the task or the attribute of its network.
@@ -49,6 +50,7 @@ class ExpertUse(Callback):
         """Initialize a new ExpertUse instance."""
         super().__init__()
         self.filename = filename
+        self._names = (f'{filename}.json', f'{filename}.png')
         self.measure_worth = measure_worth
         self.report: ExpertUseReport | None = None
         self._recorded: dict[str, Tensor] = {}
@@ -73,6 +75,9 @@ class ExpertUse(Callback):
                 'classes'
             )
         self.report = ExpertUseReport(network, int(classes))
+        if trainer.state.fn != 'fit' and _writes(trainer):
+            # Before the work, not after it.
+            claim_outputs(run_path(trainer), self._names)
         self._context = record_attention(network)
         self._recorded = self._context.__enter__()
 
@@ -201,21 +206,26 @@ class ExpertUse(Callback):
         more: dict[str, Any],
     ) -> None:
         """Write the JSON file and the figure beside the run."""
-        if not trainer.is_global_zero or getattr(trainer, 'fast_dev_run', False):
+        if not _writes(trainer):
             return
         folder = run_path(trainer)
         about = subject_of(trainer).to_dict()
         names = _class_names(trainer, task)
         content = {**about, 'class_names': names, **report.to_dict(), **more}
-        path = folder / f'{self.filename}.json'
-        write_json(path, content)
+        content_file, picture = (folder / name for name in self._names)
+        write_json(content_file, content)
         try:
             figure = plot_expert_use(report, names)
-            with replaced(folder / f'{self.filename}.png') as part:
+            with replaced(picture) as part:
                 figure.savefig(part, dpi=150)
             plt.close(figure)
         except Exception:  # a picture must not cost the stage its results
             logger.warning('ExpertUse: the figure could not be drawn', exc_info=True)
+
+
+def _writes(trainer: Trainer) -> bool:
+    """Whether this process writes results."""
+    return trainer.is_global_zero and not getattr(trainer, 'fast_dev_run', False)
 
 
 def _whole(loader: Any) -> Any:

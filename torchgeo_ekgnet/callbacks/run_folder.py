@@ -24,6 +24,7 @@ from .._runs import (
     RUN_FILE,
     RUN_NAME,
     Subject,
+    claim_outputs,
     claim_scene_folder,
     create_version,
     newest_checkpoint,
@@ -37,6 +38,10 @@ from ..metrics import SCORES
 from .checkpoint_io import write_whole
 
 __all__ = ('RunFolder', 'run_path', 'subject_of')
+
+
+#: What is logged of a stage, beside its results.
+_LOGS = ('metrics.csv', 'hparams.yaml', 'config.yaml')
 
 
 def subject_of(trainer: Trainer) -> Subject:
@@ -88,16 +93,19 @@ def run_path(trainer: Trainer) -> Path:
 
     Returns:
         The run folder of the checkpoint in use; without one, that of the run in this
-        process, or the logger's folder if there is no :class:`RunFolder`. Results on
-        another scene than that of the training get a folder of their own in it, such
-        as ``test/SCENE``.
+        process, or the logger's folder if there is no :class:`RunFolder`. Results of
+        ``validate`` lie in ``validate`` in it, those on another scene than that of the
+        training in a folder such as ``test/SCENE``.
     """
     run = _run(trainer)
     if trainer.state.fn in (None, TrainerFn.FITTING):
         return run
     subject = subject_of(trainer)
     if subject.same_scene(_trained_on(trainer, run)):
-        return run
+        # What test has found stays.
+        return (
+            run / _stage(trainer) if trainer.state.fn == TrainerFn.VALIDATING else run
+        )
     return scene_folder(run / _stage(trainer), subject)
 
 
@@ -366,8 +374,10 @@ class RunFolder(Callback):
         try:
             for folder in (run, run / stage, logs):
                 _check_folder(folder)
+            place = logs.relative_to(run)
+            claim_outputs(run, [str(place / name) for name in _LOGS])
             _remove_links(logs)
-            if path != run and trainer.is_global_zero:
+            if path not in (run, run / stage) and trainer.is_global_zero:
                 claim_scene_folder(path, subject_of(trainer))
         except OSError as error:
             if stage != 'predict':
@@ -428,7 +438,7 @@ def _check_folder(folder: Path) -> None:
 
 def _remove_links(folder: Path) -> None:
     """Remove links where the logger is going to write: it would write through them."""
-    for name in ('metrics.csv', 'hparams.yaml', 'config.yaml'):
+    for name in _LOGS:
         if (folder / name).is_symlink():
             (folder / name).unlink()
 

@@ -48,6 +48,7 @@ class SplitDataModule(BaseDataModule):
     _pending_state: Mapping[str, Any] | None = None
     _pending_generators: Mapping[str, Any] | None = None
     _checked_checkpoint: Any = None
+    _announced: str | None = None
 
     @property
     def split(self) -> Split:
@@ -93,7 +94,12 @@ class SplitDataModule(BaseDataModule):
     ) -> None:
         """Print the classes before they are trained, and what looks wrong in them."""
         check_classes(values, names, counts)
-        rank_zero_info(f'{name}:\n{class_table(values, names, counts)}')
+        text = f'{name}:\n{class_table(values, names, counts)}'
+        if text == self._announced:
+            # Set up by hand, and again by the trainer.
+            return
+        self._announced = text
+        rank_zero_info(text)
         for doubt in (*doubts(values, names, counts), *more_doubts):
             _warn('%s: %s', name, doubt)
 

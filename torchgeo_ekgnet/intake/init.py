@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._files import write_text
+from .._files import at_home, write_text
 from ..tasks.networks import check_model
 from .advice import Advice, advise
 from .configuration import write_configuration
@@ -41,7 +41,10 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--name', help='name of the run (default: that of the cube)')
     parser.add_argument(
-        '--output', metavar='FILE.yaml', help='file to write (default: NAME.yaml)'
+        '--output',
+        type=at_home,
+        metavar='FILE.yaml',
+        help='file to write (default: NAME.yaml)',
     )
     parser.add_argument('--force', action='store_true', help='replace an older file')
     parser.add_argument('--model', help='network (default: as advised)')
@@ -55,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> None:
         check_model(options.model)
     found = find_scene(options.files, scene_options(options), need_labels=True)
     name = _plain(options.name or found.scene.name)
-    path = Path(options.output or f'{name}.yaml')
+    path = options.output or Path(f'{name}.yaml')
     if path.exists() and not options.force:
         raise FileExistsError(
             f'{path} exists already; name another with --output, or replace it with '

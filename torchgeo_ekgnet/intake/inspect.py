@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from torchgeo.datamodules import BaseDataModule
 
+from .._files import at_home
+from .._runs import claim_outputs
 from ..cli import Parser, check_yaml, usage_errors
 from ..commands import resolve_config, shipped_configs
 from ..datamodules import HyperspectralDataModule
@@ -47,16 +49,22 @@ def main(args: Sequence[str] | None = None) -> None:
         help='patch that splits are judged by (default: that of init)',
     )
     parser.add_argument(
-        '--output', metavar='PAGE.html', help='page to write (default: NAME.html)'
+        '--output',
+        type=at_home,
+        metavar='PAGE.html',
+        help='page to write (default: NAME.html)',
     )
     parser.add_argument('--no_page', action='store_true', help='write no page')
     add_scene_options(parser)
     options = parser.parse_args(args)
     overview = _overview(options)
+    name = overview.scene.name.replace('/', '_').replace(' ', '_').lower()
+    page = options.output or Path(f'{name}.html')
+    if not options.no_page:
+        claim_outputs(page.parent, [page.name])
     sys.stdout.write(overview.text())
     if not options.no_page:
-        name = overview.scene.name.replace('/', '_').replace(' ', '_').lower()
-        page = write_overview(overview, options.output or f'{name}.html')
+        write_overview(overview, page)
         sys.stdout.write(f'\npage: {page}\n')
 
 

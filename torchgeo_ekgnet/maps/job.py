@@ -18,8 +18,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 
 from .._environment import versions
-from .._files import check_free_space, check_writable, write_json
-from .._runs import Subject, read_result
+from .._files import check_free_space, write_json
+from .._runs import Subject, claim_outputs, read_result
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from .areas import pixel_area
@@ -35,6 +35,19 @@ Extra = Callable[[Path, tuple[int, ...]], object]
 
 #: Folder of unfinished work, inside the output folder.
 STAGING = '.map.partial'
+
+#: Files of a map that a new one deletes; it always has a confidence.tif of its own.
+_FILES = (
+    'map.tif',
+    'map.tif.aux.xml',
+    'map.png',
+    'report.html',
+    'probabilities.tif',
+    'smoothed.tif',
+    'smoothed.tif.aux.xml',
+    'smoothed.png',
+    'map.json',
+)
 
 #: What an unfinished assembly can leave in that folder: rasters, drafts of them, side
 #: files and GDAL's temporary ones. Nothing else is ever deleted there.
@@ -176,7 +189,7 @@ class MapJob:
 
     def _plan(self) -> tuple[int, NDArray[np.int64]]:
         """Read the journal, and check folder and disk."""
-        check_writable(self.folder)
+        claim_outputs(self.folder, (*_FILES, 'confidence.tif'))
         self._open_staging()
         self._lock.acquire()
         self._clean()
@@ -379,17 +392,7 @@ class MapJob:
                 f'{self.folder / "map.tif"}: a map of {was} (scope {old.get("scope")}) '
                 f'is replaced by one of {new} (scope {facts["scope"]})'
             )
-        for name in (
-            'map.tif',
-            'map.tif.aux.xml',
-            'map.png',
-            'report.html',
-            'probabilities.tif',
-            'smoothed.tif',
-            'smoothed.tif.aux.xml',
-            'smoothed.png',
-            'map.json',
-        ):
+        for name in _FILES:
             (self.folder / name).unlink(missing_ok=True)
 
     def _written(self, name: str, write: Extra, counts: tuple[int, ...]) -> bool:

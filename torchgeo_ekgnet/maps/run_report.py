@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._files import StrPath
-from .._runs import RUN_FILE, Subject, read_result
+from .._runs import RUN_FILE, Subject, claim_outputs, read_result
 from ..metrics import SCORES, Score
 from .areas import estimate_areas
 from .figure import confidence_figure, learning_curves, reliability_figure
@@ -64,6 +64,8 @@ def write_run_report(
     if not run.is_dir():
         raise FileNotFoundError(f'there is no run folder {run}')
     folder = run if folder is None else Path(folder)
+    if path is None:
+        claim_outputs(folder, ['report.html'])
     maps = folder if map_folder is None else Path(map_folder)
     results = _Results(run, folder, maps, lead)
     scene: Mapping[str, Any] = (data or {}).get('scene') or {}

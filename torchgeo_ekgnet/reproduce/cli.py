@@ -10,7 +10,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from .._files import at_home, check_writable
+from .._files import at_home
+from .._runs import claim_outputs
 from .build import build_data, content_of
 from .declarations import PROTOCOLS, SCENES, Experiment, Row, published, run_settings
 from .engine import checkpoint_path
@@ -192,14 +193,12 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     if not rows:
         _scene_figure(experiment, folder, scene, budget.name, options)
         return
-    if not options.report_only:
-        check_writable(folder)
     checkpoints = options.out / 'checkpoints' if experiment.maps else None
     store = RunStore(options.out / 'runs')
     content = content_of(next(iter(runs.values())), options.root)
     runs = {name: {**settings, 'content': content} for name, settings in runs.items()}
     runs = smoothed_too(runs, options)
-    results = results_of(runs, store, options, checkpoints, seeds[0])
+    results = results_of(runs, store, options, folder, checkpoints, seeds[0])
     summaries = summarise(
         [
             (
@@ -238,8 +237,10 @@ def _scene_figure(
     settings = run_settings(
         experiment, row, options.first_seed, BUDGETS[budget], scene, options.split
     )
+    path = folder / f'{experiment.key}.png'
+    claim_outputs(folder, [path.name])
     data = build_data(settings, options.root)
-    file = save(plot_scene(data.scene), folder / f'{experiment.key}.png')
+    file = save(plot_scene(data.scene), path)
     rank_zero_info(f'written: {file}')
 
 
@@ -295,9 +296,6 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     settings = read_config(options.config, overrides)
     name = Path(options.config[-1]).stem
     folder = options.out or Path('runs', 'repeat', name)
-    if not options.report_only:
-        # Before the training, not after it.
-        check_writable(folder)
     root = places(settings)
     options.root = options.root or root
     settings['content'] = content_of(settings, options.root, split=True)
@@ -305,7 +303,7 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     runs = {seed: with_seed(settings, seed) for seed in seeds}
     runs = smoothed_too(runs, options)
     store = RunStore(folder / 'runs')
-    results = results_of(runs, store, options)
+    results = results_of(runs, store, options, folder)
     summaries = summarise(
         [(name, name, [results[s] for s in seeds if s in results])],
         bars_of(runs, results, store, options),

@@ -12,7 +12,7 @@ from typing import Any
 
 import timm
 
-from .._files import at_home, check_writable
+from .._files import at_home
 from ..commands import did_you_mean
 from ..models import network_class
 from .build import content_of, import_class
@@ -106,8 +106,6 @@ def main_compare(args: Sequence[str] | None = None) -> None:
     systems = _systems(settings, options.models)
     title = Path(options.config[-1]).stem
     folder = options.out or Path('runs', 'compare', title)
-    if not options.report_only:
-        check_writable(folder)
     options.root = options.root or places(settings)
     settings['content'] = content_of(settings, options.root, split=True)
     seeds = seeds_of(options, options.seeds)
@@ -119,7 +117,7 @@ def main_compare(args: Sequence[str] | None = None) -> None:
     }
     runs = smoothed_too(runs, options)
     store = RunStore(folder / 'runs')
-    results = results_of(runs, store, options)
+    results = results_of(runs, store, options, folder)
     rows = [
         (
             name,

@@ -38,7 +38,7 @@ from lightning.pytorch import seed_everything
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
-from .._environment import machine, versions
+from .._environment import code_digest, machine, versions
 from .._files import replaced
 from ..datamodules import HyperspectralDataModule
 from .build import build_data, described
@@ -158,7 +158,8 @@ def run(
             if keep is not None:
                 with replaced(checkpoint_path(settings, keep)) as kept:
                     shutil.copy(Path(work) / 'best.ckpt', kept)
-        return {**result, 'environment': {**machine(), 'versions': versions()}}
+        software = {'versions': versions(), 'code': code_digest()}
+        return {**result, 'environment': {**machine(), **software}}
 
 
 def classical_settings(settings: Settings, name: str = 'rbf_svm') -> dict[str, Any]:

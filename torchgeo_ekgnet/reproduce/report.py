@@ -3,7 +3,7 @@
 
 """The report of a sweep: Markdown, CSV and a page for the browser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,10 @@ def _split_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
     return facts
 
 
+#: Files of a report; its figures lie beside them.
+REPORT_FILES = ('report.md', 'results.csv', 'report.html')
+
+
 def sweep_facts(
     summaries: Sequence[Summary], seeds: Sequence[int], note: str = ''
 ) -> list[tuple[str, str]]:
@@ -140,6 +144,29 @@ def sweep_facts(
     return facts
 
 
+def _software_note(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say that results were measured with different software, if they were."""
+    found: dict[str, set[str]] = {}
+    for result in results:
+        environment = result['environment']
+        code = environment.get('code', 'unknown')
+        for name, text in {**environment['versions'], 'code': code}.items():
+            found.setdefault(name, set()).add(text)
+    names = {'code': 'code of this package'}
+    mixed = [
+        f'{names.get(name, name)} {" and ".join(sorted(texts))}'
+        for name, texts in found.items()
+        if len(texts) > 1
+    ]
+    if not mixed:
+        return []
+    text = (
+        f'The runs were done with different software ({", ".join(mixed)}): scores and '
+        'times may differ for that. Another --out measures all of them anew.'
+    )
+    return [text]
+
+
 def build_report(
     title: str,
     summaries: Sequence[Summary],
@@ -176,7 +203,10 @@ def build_report(
     if experts is not None:
         tables.append(experts)
     tables.append(cost_table(plain))
-    notes = [conclusion(summaries, comparisons)] if len(summaries) > 1 else []
+    notes = _software_note(
+        result for summary in summaries for result in summary.results
+    )
+    notes += [conclusion(summaries, comparisons)] if len(summaries) > 1 else []
     notes += order_notes(comparisons, summaries, numbers)
     if ('spectralformer', 'class_1') in numbers:
         notes.append(
@@ -266,8 +296,7 @@ def write_report(
     Returns:
         The files: ``report.md``, ``results.csv`` and ``report.html``.
     """
-    markdown, values = folder / 'report.md', folder / 'results.csv'
-    page = folder / 'report.html'
+    markdown, values, page = (folder / name for name in REPORT_FILES)
     images = [f'![{caption}]({image.name})\n' for image, caption in figures]
     write_text(markdown, '\n'.join([report_markdown(report), *images]))
     write_text(values, to_csv(summaries, numbers or {}))

@@ -11,15 +11,19 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from .._runs import claim_outputs
 from .declarations import FIRST_SEED, Published
 from .engine import classical_settings, sweep
-from .report import Report, write_report
+from .report import REPORT_FILES, Report, write_report
 from .runs import RunStore
 from .summary import Summary
 from .tables import to_markdown
 
 _LAST_SEED = 2**32
 """Where the seeds of NumPy's generator end."""
+
+_FIGURES = ('curves.png', 'maps.png')
+"""Figures that a report may have."""
 
 BAR_PIXELS = 50_000
 """Most training pixels that the bar of :func:`bars_of` is fitted on: its time grows with
@@ -142,14 +146,25 @@ def results_of(
     runs: dict[Any, dict[str, Any]],
     store: RunStore,
     options: argparse.Namespace,
+    folder: Path,
     keep: Path | None = None,
     keep_seed: int | None = None,
 ) -> dict[Any, dict[str, Any]]:
     """Do the runs, or look up those that have finished.
 
+    Args:
+        runs: Settings of each run.
+        store: Folder of run files.
+        options: The command's options.
+        folder: Where the report is going to be written.
+        keep: Folder of tested checkpoints; None: not kept.
+        keep_seed: Seed of the runs whose checkpoints are kept; None: of all.
+
     Raises:
         ValueError: If none has finished and none is to be done.
+        OSError: If the report cannot be written.
     """
+    files = (*REPORT_FILES, *_FIGURES)
     if options.report_only:
         loaded = {name: store.load(settings) for name, settings in runs.items()}
         known = {name: result for name, result in loaded.items() if result is not None}
@@ -159,7 +174,10 @@ def results_of(
                 f'the {len(runs)} that these arguments ask for; seeds, data and '
                 'configuration are those of the call that trained'
             )
+        claim_outputs(folder, files)
         return known
+    # Before the training, not after it.
+    claim_outputs(folder, files)
     done = sweep(
         runs.values(),
         store,
