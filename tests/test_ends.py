@@ -387,7 +387,8 @@ def test_working_folder_that_is_gone(
 
 @needs_fork
 @pytest.mark.parametrize(
-    ('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+    ('number', 'status'),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)],
 )
 def test_stopped_training_tells_the_shell(
     number: signal.Signals, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from ._reading import raised_here
@@ -31,8 +32,8 @@ from .stages import complete_arguments
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells give it: 128 and the signal's number."""
 
-TERMINATED = 143
-"""Exit status after SIGTERM."""
+SIGNALS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 'SIGHUP') else []))
+"""What ends the process in order: being told to, and a terminal that is closed."""
 
 USAGE = 2
 """Exit status after arguments or configurations that are not accepted."""
@@ -158,8 +159,8 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         status = _end(error)
     finally:
-        if listening:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in listening:
+            signal.signal(number, signal.SIG_DFL)
     if status:
         raise SystemExit(status)
 
@@ -202,19 +203,21 @@ def _open_streams() -> None:
             stream.reconfigure(errors='backslashreplace')
 
 
-def _listen() -> bool:
-    """Let SIGTERM end the process as Ctrl-C does, unless somebody else listens."""
+def _listen() -> list[signal.Signals]:
+    """Let signals end the process as Ctrl-C does, unless somebody else listens."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         # Once: what is put in order now must not be interrupted again.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _listen.terminated = True  # type: ignore[attr-defined]
-        raise SystemExit(TERMINATED)
+        for listened in listening:
+            signal.signal(listened, signal.SIG_IGN)
+        _listen.status = 128 + number  # type: ignore[attr-defined]
+        raise SystemExit(128 + number)
 
-    _listen.terminated = False  # type: ignore[attr-defined]
-    listening = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if listening:
-        signal.signal(signal.SIGTERM, terminate)
+    _listen.status = 0  # type: ignore[attr-defined]
+    # nohup lets SIGHUP be ignored.
+    listening = [n for n in SIGNALS if signal.getsignal(n) == signal.SIG_DFL]
+    for number in listening:
+        signal.signal(number, terminate)
     return listening
 
 
@@ -223,12 +226,13 @@ def _end(error: BaseException) -> int | str:
     _give_up_stdout()
     if _chain(error, 'KeyboardInterrupt'):
         # Lightning ends the process itself, with another status.
-        sys.stderr.write('torchgeo-ekgnet: interrupted\n')
+        _say('torchgeo-ekgnet: interrupted\n')
         return INTERRUPTED
-    if getattr(_listen, 'terminated', False):
+    status: int = getattr(_listen, 'status', 0)
+    if status:
         # Lightning ends its loops with a status of its own, 0.
-        sys.stderr.write('torchgeo-ekgnet: terminated\n')
-        return TERMINATED
+        _say('torchgeo-ekgnet: terminated\n')
+        return status
     # Lightning's tables end the process without a word when nobody reads them.
     if isinstance(error, BrokenPipeError) or (
         isinstance(error, SystemExit) and _chain(error, 'BrokenPipeError')
@@ -250,8 +254,14 @@ def _end(error: BaseException) -> int | str:
     line = f'torchgeo-ekgnet: {type(shown).__name__}: {text}'
     if usage is None:
         return line
-    sys.stderr.write(f'{line}\n')
+    _say(f'{line}\n')
     return USAGE
+
+
+def _say(text: str) -> None:
+    """Write to stderr, unless its terminal is closed."""
+    with suppress(OSError):
+        sys.stderr.write(text)
 
 
 def _chain(error: BaseException | None, name: str) -> BaseException | None:
