@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import uuid
 import warnings
@@ -27,6 +28,12 @@ StrPath = str | os.PathLike[str]
 def at_home(path: str) -> Path:
     """Give a path whose ``~`` is the home folder: no shell has read it in a YAML file."""
     return Path(os.path.expanduser(path))
+
+
+def as_argument(path: StrPath) -> str:
+    """Write a path as it can be typed behind an option of a command."""
+    text = os.fspath(path)
+    return shlex.quote(f'./{text}' if text.startswith('-') else text)
 
 
 @contextmanager

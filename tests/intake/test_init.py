@@ -179,10 +179,24 @@ def test_few_labels_need_not_validate() -> None:
         )
 
 
-def test_commands_name_the_file_that_is_written(mat_files: tuple[Path, Path]) -> None:
-    main(['--output', 'other.yaml'])
-    text = Path('other.yaml').read_text(encoding='utf-8')
-    assert '#   torchgeo-ekgnet fit --config other.yaml' in text
+@pytest.mark.parametrize(
+    ('name', 'typed'),
+    [
+        ('other.yaml', 'other.yaml'),
+        ('my field.yaml', "'my field.yaml'"),
+        ('-x.yaml', './-x.yaml'),
+    ],
+)
+def test_commands_name_the_file_that_is_written(
+    mat_files: tuple[Path, Path],
+    name: str,
+    typed: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main([f'--output={name}'])
+    text = Path(name).read_text(encoding='utf-8')
+    assert f'#   torchgeo-ekgnet fit --config {typed}\n' in text
+    assert f'  torchgeo-ekgnet fit --config {typed}\n' in capsys.readouterr().out
 
 
 def test_unknown_network(mat_files: tuple[Path, Path]) -> None:

@@ -356,3 +356,9 @@ def test_areas_of_classes(tmp_path: Path, change: str) -> None:
         )
         assert mapped == [10, 20, 30]
         assert sum(estimated) == pytest.approx(60, abs=0.02)
+
+
+def test_matrix_of_hundreds_of_classes_is_no_heavy_page() -> None:
+    page = Page('T')
+    page.matrix(np.eye(500, dtype=int).tolist(), [f'class {k}' for k in range(500)])
+    assert len(page.render()) < 5_000_000

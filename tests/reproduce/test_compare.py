@@ -251,3 +251,6 @@ def test_report_of_others_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(FileExistsError, match=r'results\.csv'):
             command(['--config', config, '--seeds', '1', '--out', str(out)])
     assert [path.name for path in out.iterdir()] == ['results.csv']
+    (out / 'results.csv').rename(out / 'runs')
+    with pytest.raises(NotADirectoryError, match=r'a file has its name.*runs'):
+        main_compare(['--config', config, '--seeds', '1', '--out', str(out)])

@@ -5,7 +5,6 @@
 
 import errno
 import os
-import shlex
 import shutil
 import sys
 import warnings
@@ -19,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .._files import check_writable, file_digest, replaced, write_json
+from .._files import as_argument, check_writable, file_digest, replaced, write_json
 from .._runs import (
     RUN_FILE,
     RUN_NAME,
@@ -279,7 +278,7 @@ class RunFolder(Callback):
                 f'{kept}   epoch {epoch + 1} of {last}'
                 + (f', validation: {shown}' if shown else '')
             )
-            where = shlex.quote(_shown(best))
+            where = as_argument(_shown(best))
             lines += [
                 f'next   torchgeo-ekgnet test --ckpt_path {where}',
                 f'       torchgeo-ekgnet predict --ckpt_path {where}',

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from .._files import as_argument
 from .advice import Advice
 from .discovery import SceneFiles
 
@@ -118,9 +119,9 @@ def _head(found: SceneFiles, advice: Advice, name: str, path: Path) -> list[str]
             f'bands, {found.scene.num_classes} classes, {pixels:,} labelled pixels.',
         ),
         '#',
-        f'#   torchgeo-ekgnet fit --config {path}',
-        f'#   torchgeo-ekgnet test --config {path} --ckpt_path {weights}',
-        f'#   torchgeo-ekgnet predict --config {path} --ckpt_path {weights}',
+        f'#   torchgeo-ekgnet fit --config {as_argument(path)}',
+        f'#   torchgeo-ekgnet test --config {as_argument(path)} --ckpt_path {weights}',
+        f'#   torchgeo-ekgnet predict --config {as_argument(path)} --ckpt_path {weights}',
         '#',
         *_comment(
             0,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._files import at_home, write_text
+from .._files import as_argument, at_home, write_text
 from ..tasks.networks import check_model
 from .advice import Advice, advise
 from .configuration import write_configuration
@@ -79,10 +79,11 @@ def _plain(name: str) -> str:
 def _summary(found: SceneFiles, advice: Advice, path: Path, name: str) -> str:
     """Say what was found and what to type next."""
     weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
+    config = as_argument(path)
     return (
         f'cube    {found.cube}\nlabels  {found.labels}\nwrote   {path}\n\n'
         'next:\n'
-        f'  torchgeo-ekgnet fit --config {path}\n'
-        f'  torchgeo-ekgnet test --config {path} --ckpt_path {weights}\n'
-        f'  torchgeo-ekgnet predict --config {path} --ckpt_path {weights}\n'
+        f'  torchgeo-ekgnet fit --config {config}\n'
+        f'  torchgeo-ekgnet test --config {config} --ckpt_path {weights}\n'
+        f'  torchgeo-ekgnet predict --config {config} --ckpt_path {weights}\n'
     )

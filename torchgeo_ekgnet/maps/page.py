@@ -65,7 +65,7 @@ figure img { max-width: 100%; height: auto; display: block; background: #fff; }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; }
 pre { background: var(--tint); border: 1px solid var(--line); padding: .8rem 1rem;
   overflow-x: auto; font-size: .82rem; line-height: 1.4; }
-.zero { color: var(--faint); }
+.matrix i { font-style: normal; color: var(--faint); }
 .swatch { border: 1px solid var(--faint); vertical-align: -.08em; }
 @media print { body { max-width: none; padding: 0; font-size: 11px; }
   nav { display: none; } figure, table { break-inside: avoid; } }
@@ -176,13 +176,16 @@ class Page:
             cells = []
             for col in range(len(names)):
                 count, share = int(counts[row, col]), float(shares[row, col])
+                if not count:
+                    # Nearly all of the cells, where there are hundreds of classes.
+                    cells.append('<td><i>0</i></td>')
+                    continue
                 tone = '29,95,138' if row == col else '179,84,30'
                 # Small shares of wrong pixels must remain visible.
-                depth = 0.0 if count == 0 else 0.12 + 0.6 * math.sqrt(share)
+                depth = 0.12 + 0.6 * math.sqrt(share)
                 ink = ';color:#fff' if depth > 0.55 else ''
-                shown = f'{count}' if count else '<span class="zero">0</span>'
                 cells.append(
-                    f'<td style="background:rgba({tone},{depth:.2f}){ink}">{shown}</td>'
+                    f'<td style="background:rgba({tone},{depth:.2f}){ink}">{count}</td>'
                 )
             body.append(
                 f'<tr><th scope="row">{row + 1} {as_text(name)}</th>{"".join(cells)}</tr>'

@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from .._files import check_writable
 from .._runs import claim_outputs
 from .declarations import FIRST_SEED, Published
 from .engine import classical_settings, sweep
@@ -178,6 +179,7 @@ def results_of(
         return known
     # Before the training, not after it.
     claim_outputs(folder, files)
+    check_writable(store.folder)
     done = sweep(
         runs.values(),
         store,
