@@ -235,12 +235,14 @@ def test_files_of_the_run_are_not_replaced(
     assert (tmp_path / 'run.json').read_text() == '{"scene": "field"}'
 
 
-def test_networks_of_others_are_not_replaced(trained: Any, tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_the_network_is_named_first(
+    trained: Any, tmp_path: Path
+) -> None:
     _, path = trained(SyntheticSceneDataModule(patch_size=3))
-    (tmp_path / 'network.pt2').write_text('mine')
-    with pytest.raises(FileExistsError, match=r'network\.pt2'):
+    (tmp_path / 'network.pt2').mkdir()
+    with pytest.raises(IsADirectoryError, match=r'network\.pt2'):
         export_classifier(path, tmp_path / 'network.pt2')
-    assert (tmp_path / 'network.pt2').read_text() == 'mine'
+    assert [file.name for file in tmp_path.iterdir()] == ['network.pt2']
 
 
 def test_folder_that_cannot_be_written_to_is_named_first(

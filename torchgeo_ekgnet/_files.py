@@ -189,6 +189,24 @@ def _megabytes(count: float) -> str:
     return f'{count / 1e6:,.1f} MB'
 
 
+def check_output_file(path: StrPath) -> None:
+    """See that a file that the user has named can be written, or replaced.
+
+    Args:
+        path: The file; its folder is made if there is none.
+
+    Raises:
+        OSError: If its folder cannot be written to.
+        IsADirectoryError: If it is a folder.
+    """
+    path = Path(path)
+    check_writable(path.parent)
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(
+            errno.EISDIR, 'found a folder, expected the name of a file', str(path)
+        )
+
+
 def check_writable(folder: StrPath) -> None:
     """Make a folder and see that files can be written there.
 

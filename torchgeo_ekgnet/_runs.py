@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ._files import StrPath, check_writable, write_json
+from ._files import StrPath, check_output_file, check_writable, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +134,8 @@ def claim_outputs(folder: StrPath, names: Iterable[str]) -> None:
     wanted = dict.fromkeys(names)
     # Before the names are read: another process notes its names before it writes.
     there = [name for name in wanted if os.path.lexists(folder / name)]
-    for path in (folder / name for name in there):
-        if path.is_dir() and not path.is_symlink():
-            raise IsADirectoryError(
-                errno.EISDIR, 'found a folder, expected the name of a file', str(path)
-            )
+    for name in there:
+        check_output_file(folder / name)
     if 'started_in' in read_result(folder / RUN_FILE) or 'cube' in read_result(
         folder / SCENE_FILE
     ):

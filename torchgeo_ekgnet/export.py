@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ._environment import versions
-from ._files import at_home, file_digest, replaced, write_json
-from ._runs import claim_outputs, read_result, run_of_checkpoint
+from ._files import at_home, check_output_file, file_digest, replaced, write_json
+from ._runs import read_result, run_of_checkpoint
 from .maps import Classifier, load_classifier
 from .transforms import SpectralNormalizer, SpectralPCA
 
@@ -168,7 +168,7 @@ def export_classifier(
     batch = torch.export.Dim('batch')
     facts = describe(classifier)
     # Before the work that takes long.
-    claim_outputs(path.parent, [path.name, description.name])
+    check_output_file(path)
     with replaced(path) as part, warnings.catch_warnings(), torch.no_grad():
         # What torch says of its own insides is nothing that a reader can act on.
         warnings.simplefilter('ignore')

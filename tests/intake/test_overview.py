@@ -12,6 +12,7 @@ from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.datasets import HyperspectralScene
 from torchgeo_ekgnet.intake import Overview
 from torchgeo_ekgnet.intake.inspect import main
+from torchgeo_ekgnet.maps import Page
 
 from .conftest import VALUES, own_cube, own_labels
 
@@ -132,3 +133,7 @@ def test_page_of_others_is_not_replaced(
     assert Path('fields.html').read_text() == 'mine'
     assert not capsys.readouterr().out
     main([*map(str, mat_files), '--no_page'])
+    for _ in range(2):
+        main([*map(str, mat_files), '--output', 'fields.html'])
+    main([*map(str, mat_files)])
+    assert Page.wrote('fields.html')

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from .._files import at_home, write_json
-from .._runs import claim_outputs
+from .._files import at_home, check_output_file, write_json
 from .arms import ARMS, COMPILED, TYPES, Setting
 from .count import count_work, own_models, usual_patch
 from .measure import forbid_tf32, machine_description, machine_floor
@@ -157,7 +156,7 @@ def _check_options(options: argparse.Namespace) -> None:
             for bands in options.table_bands:
                 count_work(name, usual_patch(name), bands, 1)
     if options.output is not None:
-        claim_outputs(options.output.parent, [options.output.name])
+        check_output_file(options.output)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 from torchgeo.datamodules import BaseDataModule
 
-from .._files import at_home
-from .._runs import claim_outputs
+from .._files import at_home, check_output_file
 from ..cli import Parser, check_yaml, usage_errors
 from ..commands import resolve_config, shipped_configs
 from ..datamodules import HyperspectralDataModule
+from ..maps import Page
 from .advice import advised_patch
 from .discovery import find_scene
 from .options import add_scene_options, scene_options
@@ -61,7 +61,12 @@ def main(args: Sequence[str] | None = None) -> None:
     name = overview.scene.name.replace('/', '_').replace(' ', '_').lower()
     page = options.output or Path(f'{name}.html')
     if not options.no_page:
-        claim_outputs(page.parent, [page.name])
+        check_output_file(page)
+        if options.output is None and page.exists() and not Page.wrote(page):
+            raise FileExistsError(
+                f'{page}: found a file that this command has not written, expected none; '
+                'name another page with --output, or write none with --no_page'
+            )
     sys.stdout.write(overview.text())
     if not options.no_page:
         write_overview(overview, page)

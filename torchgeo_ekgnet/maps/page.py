@@ -22,6 +22,9 @@ from .._html import DASH, as_text
 
 __all__ = ('Page',)
 
+#: By this a page of ours is known.
+_GENERATOR = '<meta name="generator" content="torchgeo_ekgnet">'
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #dde2e8;
   --tint: #f5f7f9; --accent: #1d5f8a; --paper: #fff; --warn: #b3541e;
@@ -256,6 +259,7 @@ class Page:
         subtitle = f'<p class="subtitle">{as_text(self.subtitle)}</p>'
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+            f'{_GENERATOR}\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<title>{as_text(self.title)}</title>\n<style>{_STYLE}</style></head>\n'
             f'<body><header><h1>{as_text(self.title)}</h1>'
@@ -264,6 +268,12 @@ class Page:
             + '\n'.join(self._parts)
             + '\n</main></body></html>\n'
         )
+
+    @staticmethod
+    def wrote(path: str | os.PathLike[str]) -> bool:
+        """Say whether a file is a page that this package has written."""
+        with open(path, 'rb') as file:
+            return _GENERATOR.encode() in file.read(1000)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the page; the file appears in full or not at all.
