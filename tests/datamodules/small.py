@@ -3,9 +3,11 @@
 
 """A data module, a task and a trainer, small enough for a test."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
@@ -58,3 +60,23 @@ def trainer(folder: Path, **kwargs: Any) -> Trainer:
         'enable_model_summary': False,
     }
     return Trainer(**{**arguments, **kwargs})
+
+
+class KeepScores(lightning.Callback):
+    """Writes down what process 0 found in the stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def keep(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if trainer.is_global_zero and stage in pl_module.accuracies:
+            scores = pl_module.accuracies[stage].to_dict()
+            scores['loss'] = float(trainer.callback_metrics[f'{stage}_loss'])
+            (self.folder / stage).write_text(json.dumps(scores))
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.keep(trainer, pl_module, 'val')
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        self.keep(trainer, pl_module, 'test')

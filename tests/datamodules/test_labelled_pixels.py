@@ -25,8 +25,11 @@ from torchgeo_ekgnet.datasets import (
     RandomSplit,
     SavedSplit,
 )
-from torchgeo_ekgnet.datasets.splits import SplitProtocol
+from torchgeo_ekgnet.datasets.splits import Split, SplitProtocol
 from torchgeo_ekgnet.samplers import LabelledPixelSampler
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+from .small import KeepScores, trainer
 
 BANDS = 6
 
@@ -309,6 +312,35 @@ def test_labels_are_those_of_the_pixels(tmp_path: Path) -> None:
     batch = next(iter(module.test_dataloader()))
     values = np.array(module.class_values)[batch['label'].numpy()]
     assert values.tolist() == module.test_sampler.labels.tolist()  # type: ignore[union-attr]
+
+
+def test_two_processes_score_every_patch_once(tmp_path: Path) -> None:
+    """Patches that do not go round: the same matrix as that of one process."""
+    drawn = make(tmp_path)
+    drawn.setup('test')
+    test = drawn.split.test
+    for count in (21, 1):  # with one patch a process has none
+        split = Split(
+            'hand', {}, drawn.split.shape, drawn.split.train, test[:0], test[:count]
+        )
+        module = make(tmp_path, split=split, batch_size=6)
+        task = HyperspectralClassificationTask('ekgnet_tiny')
+        run = trainer(tmp_path, enable_checkpointing=False)
+        run.fit(task, datamodule=module)
+        (alone,) = run.test(task, datamodule=module, verbose=False)
+        one = task.accuracies['test'].to_dict()['confusion_matrix']
+        kept = KeepScores(tmp_path / f'two of {count}')
+        trainer(
+            tmp_path,
+            enable_checkpointing=False,
+            devices=2,
+            strategy='ddp_fork',
+            callbacks=[kept],
+        ).test(task, datamodule=module, verbose=False)
+        two = json.loads((kept.folder / 'test').read_text())
+        assert np.sum(two['confusion_matrix']) == count
+        assert two['confusion_matrix'] == one
+        assert two['loss'] == pytest.approx(alone['test_loss'], rel=1e-4)
 
 
 def test_labels_of_two_datasets_have_the_names_of_both(tmp_path: Path) -> None:

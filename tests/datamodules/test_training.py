@@ -27,7 +27,7 @@ from torchgeo_ekgnet.transforms import (
     SpectralPCA,
 )
 
-from .small import ready, synthetic, trainer
+from .small import KeepScores, ready, synthetic, trainer
 
 
 class TestTrainer:
@@ -114,26 +114,6 @@ class TestTrainer:
         assert all(len(part) <= 10 for part in seen)
         rows = [int(row) for part in seen for row in part[:, 0]]
         assert rows == list(range(count))
-
-
-class KeepScores(lightning.Callback):
-    """Writes down what process 0 found in the stage."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-
-    def keep(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if trainer.is_global_zero and stage in pl_module.accuracies:
-            scores = pl_module.accuracies[stage].to_dict()
-            scores['loss'] = float(trainer.callback_metrics[f'{stage}_loss'])
-            (self.folder / stage).write_text(json.dumps(scores))
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self.keep(trainer, pl_module, 'val')
-
-    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        self.keep(trainer, pl_module, 'test')
 
 
 class CountSamples(lightning.Callback):

@@ -63,6 +63,6 @@ class TestCustomScene:
             CustomScene(root, cube='cube.npy', labels='absent.npy')
         with pytest.raises(ValueError, match='patch_size is 17, expected at most'):
             CustomScene(root, cube='cube.npy', patch_size=17)
-        (root / 'centres.txt').write_text('450 nm')
+        (root / 'centres.txt').write_text('450 nm and 500')
         with pytest.raises(ValueError, match='expected one wavelength a band'):
             CustomScene(root, cube='cube.npy', patch_size=5, wavelengths='centres.txt')

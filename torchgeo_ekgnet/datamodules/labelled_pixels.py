@@ -5,7 +5,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..samplers.combined import leaves, missing
 from ..samplers.labelled_pixels import LabelledPixelSampler
 from .base import SplitDataModule
 from .class_table import class_texts
+from .pixels import dealt_loader
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,34 @@ class LabelledPatches(Dataset[dict[str, Any]]):
         """
         label = torch.tensor(self.label_of[_key(window)])
         return {**self.image[window], 'label': label}
+
+
+class ListedPatches:
+    """Patches by number, as whole batches."""
+
+    def __init__(
+        self, patches: LabelledPatches, windows: Iterable[Any], collate: Any
+    ) -> None:
+        """Initialize a new list.
+
+        Args:
+            patches: Patches by window.
+            windows: Windows in the order of their numbers.
+            collate: Makes a batch of samples.
+        """
+        self.patches = patches
+        self.windows = list(windows)
+        self.collate = collate
+
+    def __len__(self) -> int:
+        """Number of patches."""
+        return len(self.windows)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        """Read a batch; one without patches has the sizes of the first one."""
+        windows = [self.windows[index] for index in indices] or self.windows[:1]
+        batch = self.collate([self.patches[window] for window in windows])
+        return {name: values[: len(indices)] for name, values in batch.items()}
 
 
 class BandZScore:
@@ -233,14 +262,21 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
     def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
         """Make a data loader of windows."""
         sampler = self._valid_attribute(f'{split}_sampler')
-        last = self._drops_last(len(sampler), self.batch_size)
+        train = split == 'train'
+        if not train and self.trainer is not None and self.trainer.world_size > 1:
+            patches = ListedPatches(
+                self._valid_attribute('dataset'), sampler, self.collate_fn
+            )
+            return dealt_loader(
+                patches, self.batch_size, self.trainer, self.num_workers
+            )
         return DataLoader(
             self._valid_attribute('dataset'),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
-            drop_last=split == 'train' and last,
+            drop_last=train and self._drops_last(len(sampler), self.batch_size),
             persistent_workers=self.num_workers > 0,
             # Of its own: the number of workers changes nothing that is drawn elsewhere.
             generator=torch.Generator(),

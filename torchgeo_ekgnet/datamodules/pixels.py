@@ -5,13 +5,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 #: Patches of a batch at most, where their number follows the training pixels.
 LARGEST_BATCH = 256
@@ -51,7 +51,17 @@ class PixelDataset(Dataset[dict[str, Tensor]]):
         return {name: column[chosen] for name, column in self.columns.items()}
 
 
-class PixelBatches(Dataset[dict[str, Tensor]]):
+class Batched(Protocol):
+    """Samples that are taken as whole batches."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        """Look up a batch, one without samples too."""
+
+
+class PixelBatches(Dataset[dict[str, Any]]):
     """Pixels as whole batches, the same number of them for each of several processes.
 
     Lightning deals the items of a dataset out to the processes, and repeats some if
@@ -59,7 +69,7 @@ class PixelBatches(Dataset[dict[str, Tensor]]):
     They differ by at most one pixel; only with fewer pixels than batches some are empty.
     """
 
-    def __init__(self, pixels: PixelDataset, batch_size: int, processes: int) -> None:
+    def __init__(self, pixels: Batched, batch_size: int, processes: int) -> None:
         """Initialize a new dataset.
 
         Args:
@@ -75,9 +85,27 @@ class PixelBatches(Dataset[dict[str, Tensor]]):
         """Number of batches, a multiple of the number of processes."""
         return len(self.parts)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Look up one batch: 'row_col', shape (B, 2), and 'label', (B,)."""
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Look up one batch."""
         return self.pixels.__getitems__(self.parts[index].tolist())
+
+
+def dealt_loader(
+    pixels: Batched, batch_size: int, trainer: Any, num_workers: int
+) -> DataLoader[dict[str, Any]]:
+    """Make the loader of a process's share of pixels that are scored once each.
+
+    Args:
+        pixels: All pixels.
+        batch_size: Largest number of pixels in a batch.
+        trainer: Trainer with several processes.
+        num_workers: Processes that load data.
+    """
+    batches = PixelBatches(pixels, batch_size, trainer.world_size)
+    dealt: DistributedSampler[Any] = DistributedSampler(
+        batches, trainer.world_size, trainer.global_rank, shuffle=False
+    )
+    return DataLoader(batches, batch_size=None, sampler=dealt, num_workers=num_workers)
 
 
 def collate_pixels(samples: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
@@ -39,9 +39,9 @@ from .class_table import class_texts, doubts_of_scene
 from .description import describe, html
 from .pixels import (
     LARGEST_BATCH,
-    PixelBatches,
     PixelDataset,
     collate_pixels,
+    dealt_loader,
     training_batch_size,
 )
 
@@ -408,13 +408,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         )
         trainer = self.trainer
         if split != 'train' and trainer is not None and trainer.world_size > 1:
-            batches = PixelBatches(dataset, batch_size, trainer.world_size)
-            dealt: DistributedSampler[Any] = DistributedSampler(
-                batches, trainer.world_size, trainer.global_rank, shuffle=False
-            )
-            return DataLoader(
-                batches, batch_size=None, sampler=dealt, num_workers=self.num_workers
-            )
+            return dealt_loader(dataset, batch_size, trainer, self.num_workers)
         sampler = self._train_sampler() if split == 'train' else None
         samples = len(dataset) if sampler is None else len(sampler)
         # No persistent workers: an epoch of theirs draws less from the generator that

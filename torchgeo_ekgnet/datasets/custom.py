@@ -7,7 +7,6 @@ import glob
 import itertools
 import logging
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from .sources.axes import axes_hint
 from .sources.envi_files import find
 from .sources.envi_header import EnviHeader
 from .sources.variables import natural
-from .units import nanometres
+from .units import nanometres, written_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -362,14 +361,14 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
                 axes_hint(source, bands=source.misfit) or '; wavelengths= gives them',
             )
         return source.wavelengths(unit)
-    where = ''
+    where, own = '', None
     if isinstance(given, str | os.PathLike):
         where = f' in {given}'
         path = require_file(given, 'wavelengths')
         with reading(path, 'a text file'):
             text = decoded(path.read_bytes())
         try:
-            given = [float(item) for item in re.split(r'[\s,;]+', text.strip())]
+            given, own = written_numbers(text)
         except ValueError as error:
             raise FileError(
                 f'{path}: expected one wavelength a band and nothing else ({error})'
@@ -380,4 +379,4 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
             'bands; give one centre in nm for each band'
             f'{axes_hint(source, bands=len(given))}'
         )
-    return nanometres(given, unit or 'nm', 'wavelengths')
+    return nanometres(given, unit or own or 'nm', 'wavelengths')

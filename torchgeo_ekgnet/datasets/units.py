@@ -32,6 +32,10 @@ _FACTORS = {
     **dict.fromkeys(('mm', 'millimeter', 'millimetre'), 1e6),
     **dict.fromkeys(('m', 'meter', 'metre'), 1e9),
 }
+#: A unit behind a number, as ENVI's and other programs write it.
+UNIT = (
+    r'(?:nm|nanomet(?:er|re)s?|\u00b5m|\u03bcm|um|microns?|micromet(?:er|re)s?)(?!\w)'
+)
 #: Units per cm: nm are 1e7 through the value.
 _WAVENUMBERS = ('wavenumber', '1/cm', 'cm-1', 'cm^-1')
 #: What stands for no unit.
@@ -46,6 +50,28 @@ def _names(unit: str) -> list[str]:
         return [text]
     words = re.findall(r'[^\W\d_]+|1/cm|cm\^?-1', text)
     return [word if word in _FACTORS else word.removesuffix('s') for word in words]
+
+
+def written_numbers(text: str) -> tuple[list[float], str | None]:
+    """Read numbers that are written as a text.
+
+    Args:
+        text: Numbers between spaces, commas, semicolons, brackets or quotes, each with
+            or all without one unit of length.
+
+    Returns:
+        The numbers, and their unit as it is written, None without.
+
+    Raises:
+        ValueError: If it holds anything else, or several units.
+    """
+    behind = rf'(?<=[\d.\s]){UNIT}'
+    units = sorted({unit.lower() for unit in re.findall(behind, text, re.IGNORECASE)})
+    if len(units) > 1:
+        raise ValueError(f'found the units {" and ".join(units)}, expected one')
+    bare = re.sub(behind, ' ', text, flags=re.IGNORECASE)
+    words = re.split(r'[\s,;{}\[\]"\']+', bare)
+    return [float(word) for word in words if word], units[0] if units else None
 
 
 def nanometres(

@@ -5,7 +5,6 @@
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..datasets.sources.envi_header import first_line
 from ..datasets.sources.raster import open_raster
 from ..datasets.sources.vector import SUFFIXES as VECTOR_SUFFIXES
 from ..datasets.sources.vector import TABLES, read_features
+from ..datasets.units import written_numbers
 from .arrays import ARRAY_SUFFIXES, list_variables, prisma_shape
 
 __all__ = ('Candidate', 'called', 'list_candidates')
@@ -222,10 +222,11 @@ def _kind_of_text(path: Path) -> str:
     Raises:
         ValueError: If it is neither.
     """
-    words = re.split(r'[\s,;]+', decoded(path.read_bytes()).strip())
     try:
-        _ = [float(word) for word in words]
+        numbers, _ = written_numbers(decoded(path.read_bytes()))
     except ValueError:
+        numbers = []
+    if not numbers:
         try:
             read_features(path)
         except FileError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 
 from tests.data.arrays import data as arrays
 from torchgeo_ekgnet.datasets import CustomScene, open_scene
@@ -123,3 +124,132 @@ class TestArrays:
         np.save(root / 'labels.npy', arrays.labels_of()[:-1])
         with pytest.raises(ValueError, match='cube and labels differ in size'):
             open_scene(root / 'cube.npy', root / 'labels.npy')
+
+
+def _matlab_text(file: h5py.Group, name: str, text: str) -> h5py.Dataset:
+    """Write characters as MATLAB v7.3 does."""
+    codes = np.array([[ord(letter)] for letter in text], dtype=np.uint16)
+    stored = file.create_dataset(name, data=codes)
+    stored.attrs['MATLAB_class'] = np.bytes_('char')
+    return stored
+
+
+class TestWrittenWavelengths:
+    """Band centres that are written as text are read as numbers."""
+
+    WRITTEN = ('400.5', '500.25', '600', '700')
+    CENTRES = (400.5, 500.25, 600.0, 700.0)
+    CUBE = np.arange(48, dtype=np.float32).reshape(3, 4, 4)
+
+    def check(self, path: Path) -> None:
+        scene = open_scene(path, cube_variable='cube')
+        assert scene.wavelengths is not None
+        assert scene.wavelengths.tolist() == list(self.CENTRES)
+
+    @pytest.mark.parametrize(
+        'written',
+        [
+            list(WRITTEN),
+            [f'{text} nm'.encode() for text in WRITTEN],
+            np.array([list(text.ljust(6).encode()) for text in WRITTEN], 'u1').view(
+                'S1'
+            ),
+            ', '.join(WRITTEN),
+            '{0.4005 um, 0.50025 um, 0.6 um, 0.7 um}',
+        ],
+        ids=['texts', 'bytes with units', 'characters', 'one text', 'micrometres'],
+    )
+    @pytest.mark.parametrize('where', ['variable', 'attribute', 'file'])
+    def test_hdf5(self, tmp_path: Path, written: Any, where: str) -> None:
+        path = tmp_path / 'cube.h5'
+        with h5py.File(path, 'w') as file:
+            cube = file.create_dataset('cube', data=self.CUBE)
+            if where == 'variable':
+                file['wavelength'] = written
+            else:
+                holder = cube if where == 'attribute' else file
+                holder.attrs['wavelength'] = written
+        self.check(path)
+
+    def test_unit_of_the_attribute_counts(self, tmp_path: Path) -> None:
+        path = tmp_path / 'cube.h5'
+        with h5py.File(path, 'w') as file:
+            file['cube'] = self.CUBE
+            file['wavelength'] = ['0.4005', '0.50025', '0.6', '0.7']
+            file['wavelength'].attrs['units'] = 'micrometers'
+        self.check(path)
+
+    @pytest.mark.parametrize('cells', [False, True])
+    def test_matlab_73(self, tmp_path: Path, cells: bool) -> None:
+        path = tmp_path / 'cube.mat'
+        with h5py.File(path, 'w') as file:
+            file['cube'] = self.CUBE.T
+            if cells:
+                held = [
+                    _matlab_text(file, f'#refs#/{number}', text).ref
+                    for number, text in enumerate(self.WRITTEN)
+                ]
+                stored = file.create_dataset(
+                    'info/wavelength', data=np.array([held], dtype=h5py.ref_dtype)
+                )
+                stored.attrs['MATLAB_class'] = np.bytes_('cell')
+            else:
+                _matlab_text(file, 'wavelength', ' '.join(self.WRITTEN))
+        self.check(path)
+
+    @pytest.mark.parametrize(
+        'told',
+        [
+            {'wavelength': np.array(WRITTEN)},
+            {'wavelength': ' '.join(WRITTEN)},
+            {'info': {'Wavelengths': np.array(WRITTEN, dtype=object)}},
+        ],
+        ids=['characters', 'one text', 'cells of a struct'],
+    )
+    def test_matlab_5(self, tmp_path: Path, told: dict[str, Any]) -> None:
+        path = tmp_path / 'cube.mat'
+        scipy.io.savemat(path, {'cube': self.CUBE, **told})
+        self.check(path)
+
+    def test_npz_and_netcdf(self, tmp_path: Path) -> None:
+        names = np.array(self.WRITTEN)
+        np.savez(tmp_path / 'cube.npz', cube=self.CUBE, wavelengths=names)
+        self.check(tmp_path / 'cube.npz')
+        path = tmp_path / 'cube.nc'
+        with scipy.io.netcdf_file(path, 'w') as file:
+            for name, size in (('y', 3), ('x', 4), ('b', 4), ('length', 6)):
+                file.createDimension(name, size)
+            file.createVariable('cube', 'f4', ('y', 'x', 'b'))[:] = self.CUBE
+            letters = np.array(
+                [list(text.ljust(6)) for text in self.WRITTEN], dtype='S1'
+            )
+            file.createVariable('wavelength', 'c', ('b', 'length'))[:] = letters
+        self.check(path)
+
+    def test_other_texts_are_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / 'cube.h5'
+        with h5py.File(path, 'w') as file:
+            file['cube'] = self.CUBE
+            file['wavelength'] = ['red', 'green', 'blue', 'nir']
+        assert open_scene(path).wavelengths is None
+        assert "cube.h5: found text in 'wavelength', expected a number a band" in (
+            caplog.text
+        )
+        with h5py.File(path, 'a') as file:
+            del file['wavelength']
+            file['wavelength'] = ['400.5', '500']
+        assert open_scene(path).wavelengths is None
+        assert 'found 2 wavelengths for 4 bands' in caplog.text
+
+    def test_text_file_may_name_the_unit(self, tmp_path: Path) -> None:
+        np.save(tmp_path / 'cube.npy', self.CUBE)
+        path = tmp_path / 'centres.txt'
+        path.write_text('0.4005 um\n0.50025 um\n0.6 um\n0.7 um\n')
+        scene = open_scene(tmp_path / 'cube.npy', wavelengths=path)
+        assert scene.wavelengths is not None
+        assert scene.wavelengths.tolist() == list(self.CENTRES)
+        path.write_text('400 nm 0.5 um 600 700')
+        with pytest.raises(ValueError, match='found the units nm and um'):
+            open_scene(tmp_path / 'cube.npy', wavelengths=path)

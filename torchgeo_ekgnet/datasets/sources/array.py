@@ -20,9 +20,11 @@ from .variables import (
     Variable,
     band_facts,
     checked_numbers,
+    is_fact,
     misfit,
     pick,
     series,
+    written_fact,
 )
 
 SUFFIXES = ('.npy', '.npz')
@@ -112,7 +114,11 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
             for key, (other, kind) in listed.items()
             if bands and squeezed(other) == bands and kind.kind in 'iufb'
         }
-    facts = band_facts(name, near, {}, bands)
+        for key, (_, kind) in listed.items():
+            if bands and kind.kind in 'SU' and is_fact(key):
+                fact = written_fact(path, key, arrays[key])
+                near |= {} if fact is None else {key: fact}
+    facts = band_facts(path, name, near, {}, bands)
     source = DescribedArray(array, path, axes, request, facts)
     source.misfit = misfit(shapes, bands)
     return source

@@ -24,7 +24,17 @@ from .axes import axes_of, bands_in, in_order, kept_axes, reorder, told_axes
 from .base import Request, Source
 from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
 from .stack import StackSource
-from .variables import Variable, band_facts, lower, misfit, pick, series, text_of
+from .variables import (
+    Variable,
+    band_facts,
+    is_fact,
+    lower,
+    misfit,
+    pick,
+    series,
+    text_of,
+    written_fact,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +158,7 @@ class HDF5Source(Source):
             self._members = h5py.check_enum_dtype(data.dtype)
             _check_parts(path, data)
             bands = bands_in(shape, self.axes)
-            self._facts = band_facts(self.variable, variables, attributes, bands)
+            self._facts = band_facts(path, self.variable, variables, attributes, bands)
             self.misfit = misfit(shapes, bands, own)
             super().__init__((path,), size, dtype)
 
@@ -362,6 +372,11 @@ def open_hdf5(path: Path) -> Iterator[tuple[dict[str, Variable], Mapping[str, An
             if text_of(item.attrs.get('MATLAB_class')) == 'cell':
                 for number, cell in _cells(item):
                     variables[f'{name}/{number}'] = Variable(cell, {})
+            texts = _texts(item) if is_fact(name) else None
+            if texts is not None:
+                fact = written_fact(path, name, texts, item.attrs)
+                variables.update({} if fact is None else {name: fact})
+                return
             numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
             # MATLAB stores texts as numbers, and the size of what is empty.
             text = text_of(item.attrs.get('MATLAB_class')) == 'char'
@@ -371,6 +386,21 @@ def open_hdf5(path: Path) -> Iterator[tuple[dict[str, Variable], Mapping[str, An
 
         file.visititems(visit)
         yield variables, file.attrs
+
+
+def _texts(item: Any) -> Any:
+    """Read a dataset of texts, MATLAB's characters and cells of them too, else None."""
+    if not isinstance(item, h5py.Dataset):
+        return None
+    kind = text_of(item.attrs.get('MATLAB_class'))
+    if kind == 'char' and item.dtype.kind == 'u':
+        # A column of the file is a row of MATLAB.
+        rows = np.atleast_2d(item[()]).T.tolist()
+        return '\n'.join(''.join(map(chr, row)) for row in rows)
+    if kind == 'cell' and item.dtype == h5py.ref_dtype:
+        cells = [_texts(item.file[cell]) for cell in np.ravel(item[()].T) if cell]
+        return None if None in cells else '\n'.join(cells)
+    return None if h5py.check_string_dtype(item.dtype) is None else item[()]
 
 
 def _cells(item: Any) -> Iterator[tuple[int, Any]]:
@@ -421,14 +451,15 @@ def _dimension(axis: Any) -> str:
 def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, Any]]:
     with reading(path, 'NetCDF'), scipy.io.netcdf_file(path, mmap=False) as file:
         # scipy keeps the attributes of a file or variable among its own ones.
-        variables = {
-            name: Variable(
-                variable.data.astype(variable.data.dtype.newbyteorder('=')),
-                {**vars(variable), _AXES: told_axes(variable.dimensions)},
-            )
-            for name, variable in file.variables.items()
-            if variable.data.dtype.kind in 'iuf'
-        }
+        variables: dict[str, Variable] = {}
+        for name, item in file.variables.items():
+            kind, own = item.data.dtype, vars(item)
+            if kind.kind in 'iuf':
+                values = item.data.astype(kind.newbyteorder('='))
+                told = {**own, _AXES: told_axes(item.dimensions)}
+                variables[name] = Variable(values, told)
+            elif is_fact(name) and (fact := written_fact(path, name, item.data, own)):
+                variables[name] = fact
         return variables, dict(vars(file))
 
 

@@ -7,7 +7,7 @@ import inspect
 import mmap
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,16 @@ from . import hdf5
 from .array import DescribedArray
 from .axes import axes_of, bands_in, squeezed
 from .base import Request, Source
-from .variables import Variable, band_facts, checked_numbers, misfit, pick, series
+from .variables import (
+    Variable,
+    band_facts,
+    checked_numbers,
+    is_fact,
+    misfit,
+    pick,
+    series,
+    written_fact,
+)
 
 SUFFIXES = ('.mat',)
 
@@ -108,10 +117,36 @@ def _open_v5(path: Path, request: Request) -> Source:
         for other, shape in shapes.items()
         if bands and other != name and squeezed(shape) == bands
     }
-    facts = band_facts(name, near, {}, bands)
+    for other, texts in _texts(path, listed).items():
+        fact = written_fact(path, other, texts) if bands else None
+        near |= {} if fact is None else {other: fact}
+    facts = band_facts(path, name, near, {}, bands)
     source = DescribedArray(array, path, axes, request, facts)
     source.misfit = misfit(shapes, bands)
     return source
+
+
+def _texts(
+    path: Path, listed: Mapping[str, tuple[Sequence[int], str]]
+) -> dict[str, NDArray[Any]]:
+    """Read what a file tells of its bands as text: characters, or cells of them."""
+    found: dict[str, NDArray[Any]] = {}
+
+    def look(place: str, value: Any) -> None:
+        if not isinstance(value, np.ndarray):
+            return
+        if value.dtype.names is not None and value.size == 1:
+            for field in value.dtype.names:
+                look(f'{place}/{field}', value.reshape(-1)[0][field])
+        elif is_fact(place):
+            items = value.ravel() if value.dtype.hasobject else [value]
+            if all(isinstance(i, np.ndarray) and i.dtype.kind == 'U' for i in items):
+                found[place] = np.concatenate([item.ravel() for item in items])
+
+    for name, (_, kind) in listed.items():
+        if kind == 'struct' or (kind in ('char', 'cell') and is_fact(name)):
+            look(name, scipy.io.loadmat(path, variable_names=[name], **_SPARSE)[name])
+    return found
 
 
 def nested(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -9,6 +9,7 @@ import re
 import threading
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rasterio.windows import Window
 from ..._reading import FileError, reading, require_file
 from ..labels import LabelLegend
 from ..raster import Grid, placed_crs
-from ..units import nanometres
+from ..units import UNIT, nanometres, written_numbers
 from .base import Request, Source
 from .legend import raster_legend
 from .stack import StackSource
@@ -30,11 +31,7 @@ from .stack import StackSource
 logger = logging.getLogger(__name__)
 
 #: A wavelength with its unit in the name of a band, as ENVI's and other programs write.
-_NAMED_CENTRE = re.compile(
-    r'(?<![\w.])(\d+(?:\.\d+)?)\s*'
-    r'(nm|nanomet(?:er|re)s?|\u00b5m|\u03bcm|um|micromet(?:er|re)s?)(?!\w)',
-    re.IGNORECASE,
-)
+_NAMED_CENTRE = re.compile(rf'(?<![\w.])(\d+(?:\.\d+)?)\s*({UNIT})', re.IGNORECASE)
 
 
 def claims(path: Path) -> bool:
@@ -278,25 +275,25 @@ class RasterSource(Source):
         unit = tags.get('wavelength_units') or tags.get('wavelength_unit')
         if text is None:
             text, unit = imagery, 'um'
+        if text is None:
+            return None, unit
         try:
-            return None if text is None else float(text), unit
+            (number,), own = written_numbers(text)
         except ValueError:
             raise FileError(
                 f"{self.where}: found the tag 'wavelength' {text!r}, expected a number; "
                 'give wavelengths='
             ) from None
+        return number, unit or own
 
     def _told_elsewhere(self) -> list[tuple[float, str | None]]:
         """Return centres that a tag of the file lists, or the names of the bands."""
         listed = self._file_tags.get('wavelength') or self._file_tags.get('wavelengths')
         unit = self._file_tags.get('wavelength_units')
-        numbers = re.findall(r'[^{}\[\],;\s]+', listed or '')
-        try:
-            values = [float(number) for number in numbers]
-        except ValueError:
-            values = []
-        if len(values) == self.shape[2]:
-            return [(value, unit) for value in values]
+        with suppress(ValueError):
+            values, own = written_numbers(listed or '')
+            if len(values) == self.shape[2]:
+                return [(value, unit or own) for value in values]
         named = [_NAMED_CENTRE.findall(name) for name in self._names]
         if all(len(found) == 1 for found in named):
             return [(float(number), own) for ((number, own),) in named]

@@ -5,6 +5,7 @@
 
 import fnmatch
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._reading import FileError
-from ..units import nanometres
+from ..._reading import FileError, decoded
+from ..units import nanometres, written_numbers
 from .axes import kept_axes, squeezed, trimmed
 from .base import Request
+
+logger = logging.getLogger(__name__)
 
 #: What files call the band centres, lower case.
 WAVELENGTHS = (
@@ -38,6 +41,8 @@ WAVELENGTHS = (
 #: What they call marks of good and of bad bands.
 _GOOD = ('good_wavelengths', 'good_bands', 'bbl')
 _BAD = ('bad_bands', 'badbands', 'bad_band_list')
+#: Names of what may be written as text: it is read as numbers.
+_FACTS = frozenset((*WAVELENGTHS, *_GOOD, *_BAD))
 
 
 class VariableError(FileError):
@@ -205,7 +210,68 @@ class BandFacts(NamedTuple):
         return nanometres(self.centres, unit or self.unit, where)
 
 
+def is_fact(name: str) -> bool:
+    """Tell whether a name, the last part of a path, is that of facts about bands."""
+    return name.split('/')[-1].lower() in _FACTS
+
+
+def written_fact(
+    path: Path, name: str, texts: Any, attributes: Mapping[str, Any] | None = None
+) -> Variable | None:
+    """Read numbers a band that a variable holds as text.
+
+    Args:
+        path: The file.
+        name: Name of the variable.
+        texts: Its value: a text, or an array of texts or characters.
+        attributes: Its attributes.
+
+    Returns:
+        The numbers, and their unit among the attributes; None if there are none, which
+        is said.
+    """
+    found = _numbers_in(texts)
+    if found is None:
+        logger.warning(
+            '%s: found text in %r, expected a number a band, so it is left out%s',
+            path,
+            name,
+            '; wavelengths= gives them' if name.lower().endswith(WAVELENGTHS) else '',
+        )
+        return None
+    numbers, unit = found
+    return Variable(numbers, {'units': unit, **(attributes or {})})
+
+
+def _numbers_in(value: Any) -> tuple[NDArray[np.float64], str | None] | None:
+    """Read the numbers of a text or of an array of texts, with their unit."""
+    text = _joined(value)
+    if text is None:
+        return None
+    try:
+        numbers, unit = written_numbers(text)
+    except ValueError:
+        return None
+    return (np.array(numbers), unit) if numbers else None
+
+
+def _joined(value: Any) -> str | None:
+    """Join texts, or rows of characters, by ends of lines; None for anything else."""
+    if isinstance(value, str | bytes):
+        text = value if isinstance(value, str) else decoded(value)
+        return text.replace('\0', ' ')
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in 'OSU':
+        return None
+    if value.dtype in ('S1', 'U1') and value.ndim:
+        rows = value.reshape(-1, value.shape[-1]).tolist()
+        parts = [_joined(row[0][:0].join(row)) for row in rows if row]
+    else:
+        parts = [_joined(item) for item in value.ravel().tolist()]
+    return None if None in parts else '\n'.join(map(str, parts))
+
+
 def band_facts(
+    path: Path,
     cube: str,
     variables: Mapping[str, Variable],
     attributes: Mapping[str, Any],
@@ -217,13 +283,19 @@ def band_facts(
     value a band.
 
     Args:
+        path: The file.
         cube: Name of the cube.
         variables: The arrays of the file.
         attributes: Attributes of the file.
         bands: Bands of the cube.
     """
-    own = lower(variables[cube].attributes) if cube in variables else {}
-    of_file = lower(attributes)
+    own, of_file = (
+        _read_facts(path, lower(told))
+        for told in (
+            variables[cube].attributes if cube in variables else {},
+            attributes,
+        )
+    )
 
     def candidates(
         names: tuple[str, ...],
@@ -262,6 +334,22 @@ def band_facts(
     return BandFacts(centres, unit, bad)
 
 
+def _read_facts(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes, what they tell of bands in text as numbers with their unit."""
+    read = dict(attributes)
+    for name in _FACTS & attributes.keys():
+        if _joined(attributes[name]) is None:
+            continue
+        fact = written_fact(path, name, attributes[name])
+        if fact is None:
+            del read[name]
+        else:
+            read[name] = fact.data
+            if fact.attributes['units'] is not None:
+                read.setdefault(f'{name}_units', fact.attributes['units'])
+    return read
+
+
 def misfit(
     shapes: Mapping[str, tuple[int, ...]],
     bands: int,
@@ -273,11 +361,10 @@ def misfit(
         for name, shape in shapes.items()
         if name.split('/')[-1].lower() in WAVELENGTHS
     ]
-    lengths += [
-        squeezed(np.shape(value))
-        for name, value in lower(attributes or {}).items()
-        if name in WAVELENGTHS
-    ]
+    for name, value in lower(attributes or {}).items():
+        if name in WAVELENGTHS:
+            numbers, _ = _numbers_in(value) or (value, None)
+            lengths.append(squeezed(np.shape(numbers)))
     if bands in lengths:
         return None
     return next(
