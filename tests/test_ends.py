@@ -112,12 +112,40 @@ def test_bad_values(
             r'found 9999, .* most',
         ),
         (['--trainer.precision=transformer-engine'], r'--trainer: found .*transformer'),
-        (['--trainer.accelerator=tpu'], '--trainer: found accelerator tpu'),
+        (
+            ['--trainer.accelerator=tpu'],
+            '--trainer: found accelerator tpu, .*expected accelerator auto',
+        ),
+        (
+            ['--trainer.devices=some'],
+            'found .*devices some, .*devices auto or a number',
+        ),
     ],
 )
 def test_numbers_that_lightning_divides_by(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         main(['fit', '--config', EKGNET, *arguments])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--data.split=DisjoinSplit'], "BlockSplit, .*mean 'DisjointSplit'"),
+        (['--data.split=dasse'], "masks dase, .*did you mean 'dase'"),
+        (
+            ['--data.split.class_path=DisjoinSplit'],
+            "found DisjoinSplit, expected a class; did you mean 'DisjointSplit'",
+        ),
+        (
+            ['--data.split=RandomSplit', '--data.split.trai=0.5'],
+            "'trai' is not accepted; did you mean 'train'",
+        ),
+        (['--trainer.logger=CSVLoger'], 'found CSVLoger, expected a class$'),
+    ],
+)
+def test_mistyped_classes(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        main(['fit', '--config', 'quickstart', *arguments])
 
 
 def test_missing_scene_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,9 +60,6 @@ _NOISE = (
     'subclass types expect one of:',
     '- a class path (str)',
     '- a dict with',
-    'given value: {',
-    'given value: [',
-    'given value: namespace(',
 )
 """Beginnings of lines of the parser's messages that tell a user nothing."""
 
@@ -203,13 +200,10 @@ def _check_classes(config: str, value: Any) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             _check_classes(config, item)
-    elif _is_code(value) and not _is_known(value, str(value.__module__)):
+    elif (inspect.isroutine(value) or inspect.isclass(value)) and not _is_known(
+        value, str(value.__module__)
+    ):
         raise _stranger(config, f'{value.__module__}.{value.__qualname__}')
-
-
-def _is_code(value: Any) -> bool:
-    """Tell whether a value is a function or a class."""
-    return inspect.isroutine(value) or inspect.isclass(value)
 
 
 def _imported(name: str) -> Any:
@@ -220,9 +214,8 @@ def _imported(name: str) -> Any:
 
 def _is_known(found: Any, name: str) -> bool:
     """Tell whether a class, by its own path or that of a base, is of a known package."""
-    names = [name]
-    if inspect.isclass(found):
-        names = [base.__module__ for base in inspect.getmro(found)]
+    bases = inspect.getmro(found) if inspect.isclass(found) else ()
+    names = [base.__module__ for base in bases] or [name]
     return any(name.partition('.')[0] in _KNOWN for name in names)
 
 
@@ -299,8 +292,15 @@ class CommandLine(LightningCLI):
                 for name in ('accelerator', 'devices', 'precision', 'strategy')
                 if trainer.get(name) is not None
             )
+            gpus = torch.cuda.device_count()
+            here = (
+                f'auto, cpu or gpu (has {gpus})'
+                if gpus
+                else 'auto or cpu (no GPU here)'
+            )
             raise UsageError(
-                f'--trainer: found {given}, expected what this machine can run '
+                f'--trainer: found {given}, expected accelerator {here}, devices auto or '
+                'a number from 1 on, and a strategy and precision that go with them '
                 f'({shortened(_essence(str(error)))})'
             ) from error
 
@@ -475,11 +475,12 @@ def _essence(message: str) -> str:
     text = re.sub(r', found NestedArg\(.*?\)$', '', text)
     # How the parser looked for a class that is none.
     text = re.sub(
-        r'Expected a path but (.*?) either not .* path string: \1, found \1$',
+        r'Expected a (?:path but .*?Expected a )?dot import path string: ([^\s,]+).*$',
         lambda no: f'found {no[1]}, expected a class{did_you_mean(no[1], _CLASSES)}',
         text,
     )
     text = re.sub(r'Parser key "([^"]*)":', r'--\1:', text)
+    text = text.replace(' is not accepted Expected a str', ' is not accepted')
     text = re.sub(r"Problem with given class_path '([^']*)':", r'\1:', text)
     return text + _closest(text)
 

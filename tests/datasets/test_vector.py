@@ -6,7 +6,7 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import geopandas
 import numpy as np
@@ -14,9 +14,11 @@ import pandas as pd
 import pyogrio
 import pytest
 import shapely
+from rasterio.transform import from_origin
 
 from tests.data.arrays import data as arrays
 from tests.data.envi import data as envi
+from tests.data.geotiff.data import write
 from torchgeo_ekgnet.datasets import open_scene
 
 pytestmark = pytest.mark.filterwarnings(
@@ -250,3 +252,61 @@ class TestVectorLabels:
         frame.set_crs(None, allow_override=True).to_file(cube.with_name('f.shp'))
         with pytest.raises(ValueError, match='names no CRS'):
             open_scene(cube, cube.with_name('f.shp'))
+
+    @pytest.mark.parametrize('file', ['f.gpkg', 'f.geojson', 'f.shp'])
+    def test_true_and_false_are_two_classes(self, cube: Path, file: str) -> None:
+        path = envi.polygons(cube.with_name('crops.gpkg'), 'OGC:CRS84')
+        frame = geopandas.read_file(path)
+        frame['arable'] = frame.crop != 'rape'
+        frame[['arable', 'geometry']].to_file(cube.with_name(file))
+        scene = open_scene(cube, cube.with_name(file), attribute='arable')
+        assert scene.class_names == ('False', 'True')
+        whole = open_scene(cube, path, attribute='crop')
+        assert np.array_equal(scene.label_map == 1, whole.label_map == 2)
+        assert np.array_equal(scene.label_map > 0, whole.label_map > 0)
+
+
+class TestAntimeridian:
+    """However the meridian of 180 degrees is crossed, the same pixels are labelled."""
+
+    INSIDE = shapely.box(179.95, -0.05, 180.05, 0.05)
+    FORMS: ClassVar[dict[str, Any]] = {
+        'beyond 180': INSIDE,
+        'below -180': shapely.box(-180.05, -0.05, -179.95, 0.05),
+        'jump': shapely.Polygon(
+            [(179.95, -0.05), (-179.95, -0.05), (-179.95, 0.05), (179.95, 0.05)]
+        ),
+        'parts': shapely.MultiPolygon(
+            [
+                shapely.box(179.95, -0.05, 180, 0.05),
+                shapely.box(-180, -0.05, -179.95, 0.05),
+            ]
+        ),
+    }
+
+    def scene(self, folder: Path, left: float, shape: Any) -> Any:
+        cube, labels = folder / 'cube.tif', folder / 'labels.gpkg'
+        values = np.random.default_rng(0).random((3, 20, 20), dtype=np.float32)
+        write(cube, values, from_origin(left, 0.1, 0.01, 0.01), 'EPSG:4326')
+        frame = geopandas.GeoDataFrame({'c': ['a']}, geometry=[shape], crs='EPSG:4326')
+        frame.to_file(labels)
+        return open_scene(cube, labels)
+
+    @pytest.mark.parametrize('form', FORMS)
+    @pytest.mark.parametrize(
+        ('left', 'cols'),
+        [(179.9, slice(5, 15)), (-180.1, slice(5, 15)), (179.8, slice(15, 20))],
+    )
+    def test_crossed(self, tmp_path: Path, form: str, left: float, cols: slice) -> None:
+        expected = np.zeros((20, 20), dtype=np.int64)
+        expected[5:15, cols] = 1
+        scene = self.scene(tmp_path, left, self.FORMS[form])
+        assert np.array_equal(scene.label_map, expected)
+
+    def test_far_away(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match='they lie outside the scene'):
+            self.scene(tmp_path, 100.0, self.FORMS['jump'])
+
+    def test_whole_world_stays(self, tmp_path: Path) -> None:
+        scene = self.scene(tmp_path, 100.0, shapely.box(-180, -90, 180, 90))
+        assert (scene.label_map == 1).all()

@@ -227,6 +227,10 @@ def test_classifier(name: str) -> None:
     assert model(x).shape == (2, 3)
     with pytest.raises(ValueError, match='num_classes must not be negative'):
         model.reset_classifier(-1)
+    with pytest.raises(ValueError, match="global_pool is '' with num_classes=3"):
+        model.reset_classifier(3, '')
+    with pytest.raises(ValueError, match='expected num_classes=0 for maps'):
+        small_model(name, num_classes=3, global_pool='')
     bare = small_model(name, num_classes=0, global_pool='')
     assert bare(x).shape == features.shape
 

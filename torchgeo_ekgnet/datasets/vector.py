@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 #: Doubles hold every whole number up to here only.
 _LARGEST = 2**53
 
+#: Degrees of longitude, and what a whole turn adds to places.
+_HALF_GLOBE = 180
+_TURN = np.array([360.0, 0.0])
+
 
 def read_vector_labels(
     path: str | os.PathLike[str] | Sequence[Path],
@@ -171,7 +175,8 @@ def _placed(
     if system == 'crs':
         if grid.georeferenced:
             with reading(path, 'features in the CRS of the scene'):
-                return frame.to_crs(grid.crs.to_wkt())  # type: ignore[union-attr]
+                frame = frame.to_crs(grid.crs.to_wkt())  # type: ignore[union-attr]
+                return _near(frame, grid)
         implied = path.suffix.lower() in ('.geojson', '.json', '.geojsonl')
         if grid.crs is not None or not implied or not _within(frame, grid):
             raise FileError(
@@ -198,6 +203,38 @@ def _placed(
         path,
     )
     return _from_pixels(frame, grid)
+
+
+def _near(frame: geopandas.GeoDataFrame, grid: Grid) -> geopandas.GeoDataFrame:
+    """Bring longitudes to those of the scene: 181 and -179 are one meridian.
+
+    What reaches round more than half of the globe without touching the meridian of 180
+    crosses it.
+    """
+    if grid.crs is None or not grid.crs.is_geographic:
+        return frame
+    left, _, right, _ = grid.bounds
+    centre = (left + right) / 2
+    low, high = frame.geometry.bounds[['minx', 'maxx']].to_numpy().T
+    reach = np.maximum(high - low, np.maximum(abs(low - centre), abs(high - centre)))
+    odd = (reach > _HALF_GLOBE) & np.isfinite(reach)
+    if not odd.any():
+        return frame
+    shapes = frame.geometry.to_numpy().copy()
+    for number in np.flatnonzero(odd):
+        parts = [_beside(part, centre) for part in shapely.get_parts(shapes[number])]
+        shapes[number] = shapely.geometrycollections(parts)
+    return frame.set_geometry(geopandas.GeoSeries(shapes, frame.index, crs=frame.crs))
+
+
+def _beside(part: Any, longitude: float) -> Any:
+    """Move a geometry by whole turns to a longitude."""
+    low, _, high, _ = part.bounds
+    if high - low > _HALF_GLOBE and -_HALF_GLOBE < low and high < _HALF_GLOBE:
+        part = shapely.transform(part, lambda at: at + (at[:, :1] < 0) * _TURN)
+        low, _, high, _ = part.bounds
+    turns = round((longitude - (low + high) / 2) / 360)
+    return shapely.transform(part, lambda at: at + turns * _TURN)
 
 
 def _exchanged(frame: geopandas.GeoDataFrame, grid: Grid) -> bool:
@@ -342,7 +379,12 @@ def _classes(
 
 
 def _as_numbers(where: str, column: 'pd.Series[Any]') -> NDArray[np.float64] | None:
-    """Return a column of numbers, or of texts that are all written as such."""
+    """Return a column of numbers, or of texts that are all written as such.
+
+    True and False are no numbers: False would be the number that means "no label".
+    """
+    if pd.api.types.is_bool_dtype(column):
+        return None
     if pd.api.types.is_numeric_dtype(column):
         return np.asarray(column, dtype=np.float64)
     texts = column.astype(str).str.strip()

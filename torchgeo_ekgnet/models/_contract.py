@@ -23,6 +23,7 @@ from timm.layers import (
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from ._arguments import check_head, feature_indices
 from ._weights import compare_weights, network_state
 
 
@@ -65,43 +66,6 @@ def check_patches(x: Tensor, bands: int) -> None:
             'the input must be floating point (normalised patches), '
             f'found {x.dtype}; convert it with .float()'
         )
-
-
-def feature_indices(
-    num_features: int, indices: int | list[int] | tuple[int, ...] | None = None
-) -> list[int]:
-    """Turn timm's notation for feature levels into indices from the start.
-
-    Args:
-        num_features: How many levels the network has.
-        indices: None for all, n for the last n, or a sequence in which negative
-            values count from the end.
-
-    Returns:
-        The chosen levels, in the order asked for.
-
-    Raises:
-        ValueError: If a level does not exist.
-    """
-    if indices is None:
-        return list(range(num_features))
-    if isinstance(indices, int):
-        if not 0 < indices <= num_features:
-            raise ValueError(
-                f'indices={indices} asks for the last {indices} feature levels, '
-                f'the network has {num_features}'
-            )
-        return list(range(num_features - indices, num_features))
-    taken = []
-    for index in indices:
-        level = num_features + index if index < 0 else index
-        if not 0 <= level < num_features:
-            raise ValueError(
-                f'indices holds {index}, expected values from {-num_features} to '
-                f'{num_features - 1}'
-            )
-        taken.append(level)
-    return taken
 
 
 def recomputed(stage: nn.Module, x: Tensor) -> Tensor:
@@ -176,8 +140,7 @@ class SpectralSpatialNet(nn.Module):
         super().__init__()
         if in_chans < 1:
             raise ValueError(f'in_chans must be at least 1, found {in_chans}')
-        if num_classes < 0:
-            raise ValueError(f'num_classes must not be negative, found {num_classes}')
+        check_head(num_classes)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = 0
@@ -210,6 +173,7 @@ class SpectralSpatialNet(nn.Module):
             self.act: nn.Module = nn.Identity()
         if 'weigh' not in self._modules:
             self.weigh: nn.Module = nn.Identity()
+        check_head(self.num_classes, global_pool)
         self.num_features = num_features
         self.global_pool, classifier = create_classifier(
             num_features,
@@ -320,12 +284,12 @@ class SpectralSpatialNet(nn.Module):
             global_pool: Name of the pooling; None keeps it, '' removes it.
 
         Raises:
-            ValueError: If ``num_classes`` is negative.
+            ValueError: If ``num_classes`` is negative, or there are classes without a
+                pooling.
         """
-        if num_classes < 0:
-            raise ValueError(f'num_classes must not be negative, found {num_classes}')
         if global_pool is None:
             global_pool = cast(str, self.global_pool.pool_type)
+        check_head(num_classes, global_pool)
         self.num_classes = num_classes
         self.global_pool, self.classifier = create_classifier(
             self.num_features,

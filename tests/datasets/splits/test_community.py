@@ -37,7 +37,7 @@ class TestCommunity:
 
     def test_names(self) -> None:
         with pytest.raises(
-            ValueError, match=r"split is 'grss', expected one of.*'dase'"
+            ValueError, match=r"split is 'grss', expected one of.* masks dase"
         ):
             as_protocol('grss')
         protocol = as_protocol('dase')

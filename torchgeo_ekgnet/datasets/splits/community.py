@@ -3,6 +3,8 @@
 
 """Splits that the community has published, by name; their masks are never shipped."""
 
+import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._options import known_word, random_seed
+from ...commands import did_you_mean
 from ..download import SceneFile, download_file
 from .files import MaskSplit
 from .protocol import SplitProtocol, Unserved, check_share
@@ -170,5 +173,27 @@ class CommunitySplit(SplitProtocol):
 def as_protocol(
     split: SplitProtocol | Split | str | None,
 ) -> SplitProtocol | Split | None:
-    """Turn the name of a published split into its protocol; others pass."""
-    return CommunitySplit(split) if isinstance(split, str) else split
+    """Turn the name of a published split into its protocol; others pass.
+
+    Raises:
+        ValueError: If there is no split of this name.
+    """
+    if not isinstance(split, str):
+        return split
+    if split not in COMMUNITY_SPLITS:
+        protocols = sorted(_protocols(SplitProtocol))
+        raise ValueError(
+            f'split is {split!r}, expected one of the protocols {", ".join(protocols)}, '
+            f'or of the published masks {", ".join(COMMUNITY_SPLITS)}'
+            f'{did_you_mean(split, (*protocols, *COMMUNITY_SPLITS))}'
+        )
+    return CommunitySplit(split)
+
+
+def _protocols(base: type[Any]) -> Iterator[str]:
+    """Yield the names of the protocols that are imported."""
+    protocol: type[Any]
+    for protocol in base.__subclasses__():
+        if not inspect.isabstract(protocol) and not protocol.__name__.startswith('_'):
+            yield protocol.__name__
+        yield from _protocols(protocol)
