@@ -92,7 +92,8 @@ def _open_v5(path: Path, request: Request) -> Source:
         for name, (shape, kind) in listed.items()
         if kind in (*_NUMBERS, 'sparse') or (wanted == name and name not in structs)
     }
-    inner = nested(path, structs)
+    nests = {name: _loaded(path, name) for name in structs}
+    inner = _arrays_in(nests)
     shapes = {**plain, **{name: array.shape for name, array in inner.items()}}
     names = series(path, shapes, request)
     name = names[0] if names else pick(path, shapes, request)
@@ -105,7 +106,7 @@ def _open_v5(path: Path, request: Request) -> Source:
             check_memory(
                 _NUMBERS.get(kind, 1) * int(np.prod(shape, dtype=object)), path, name
             )
-        value = scipy.io.loadmat(path, variable_names=[name], **_SPARSE)[name]
+        value = _loaded(path, name)
         return value.toarray() if scipy.sparse.issparse(value) else value
 
     array = np.stack(list(map(load, names)), axis=2) if names else load(name)
@@ -117,19 +118,25 @@ def _open_v5(path: Path, request: Request) -> Source:
         for other, shape in shapes.items()
         if bands and other != name and squeezed(shape) == bands
     }
-    for other, texts in _texts(path, listed).items():
-        fact = written_fact(path, other, texts) if bands else None
-        near |= {} if fact is None else {other: fact}
+    if bands:
+        words = [key for key, (_, kind) in listed.items() if kind == 'char']
+        told = {key: _loaded(path, key) for key in words if is_fact(key)}
+        for other, texts in _texts(nests | told).items():
+            fact = written_fact(path, other, texts)
+            near |= {} if fact is None else {other: fact}
     facts = band_facts(path, name, near, {}, bands)
     source = DescribedArray(array, path, axes, request, facts)
     source.misfit = misfit(shapes, bands)
     return source
 
 
-def _texts(
-    path: Path, listed: Mapping[str, tuple[Sequence[int], str]]
-) -> dict[str, NDArray[Any]]:
-    """Read what a file tells of its bands as text: characters, or cells of them."""
+def _loaded(path: Path, name: str) -> Any:
+    """Read a variable."""
+    return scipy.io.loadmat(path, variable_names=[name], **_SPARSE)[name]
+
+
+def _texts(variables: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Find what variables tell of bands as text: characters, or cells of them."""
     found: dict[str, NDArray[Any]] = {}
 
     def look(place: str, value: Any) -> None:
@@ -143,9 +150,8 @@ def _texts(
             if all(isinstance(i, np.ndarray) and i.dtype.kind == 'U' for i in items):
                 found[place] = np.concatenate([item.ravel() for item in items])
 
-    for name, (_, kind) in listed.items():
-        if kind == 'struct' or (kind in ('char', 'cell') and is_fact(name)):
-            look(name, scipy.io.loadmat(path, variable_names=[name], **_SPARSE)[name])
+    for name, value in variables.items():
+        look(name, value)
     return found
 
 
@@ -159,12 +165,15 @@ def nested(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     Returns:
         The arrays by their path.
     """
+    return _arrays_in({name: _loaded(path, name) for name in names})
+
+
+def _arrays_in(nests: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Find the arrays of structs and cell arrays by their path."""
     return {
         place: array
-        for name in names
-        for place, array in _fields(
-            name, scipy.io.loadmat(path, variable_names=[name], **_SPARSE)[name]
-        )
+        for name, value in nests.items()
+        for place, array in _fields(name, value)
     }
 
 
