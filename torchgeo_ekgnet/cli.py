@@ -5,13 +5,12 @@
 
 import inspect
 import os
-import re
 import sys
 import traceback
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -33,10 +32,10 @@ from . import tasks as _tasks
 from . import transforms as _transforms
 from ._compat import BaseTask
 from ._files import replaced
+from ._messages import essence, imported
 from ._reading import FileError, raised_here, shortened
 from .checkpoint import read_checkpoint
 from .checkpoint.arguments import arguments_of, keep_asked
-from .commands import did_you_mean
 from .models import network_class
 
 __all__ = ('CommandLine', 'Parser', 'UsageError', 'check_yaml', 'usage_errors')
@@ -49,20 +48,6 @@ _GDAL = {
     'VSI_CURL_CACHE_SIZE': '200000000',
 }
 """What torchgeo's command sets for GDAL."""
-
-_NOISE = (
-    'does not validate against any of the union subtypes',
-    'subtypes:',
-    'errors:',
-    "- expected a <class 'nonetype'>",
-    'given value type:',
-    'not a valid subclass of',
-    'subclass types expect one of:',
-    '- a class path (str)',
-    '- a dict with',
-)
-"""Beginnings of lines of the parser's messages that tell a user nothing."""
-
 
 _CLASSES = [
     name
@@ -117,7 +102,7 @@ def usage_errors() -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        raise UsageError(_essence(str(error))) from error
+        raise UsageError(essence(str(error), _CLASSES)) from error
 
 
 @contextmanager
@@ -193,29 +178,27 @@ def _check_classes(config: str, value: Any) -> None:
         value = vars(value)
     if isinstance(value, Mapping):
         name = value.get('class_path')
-        if isinstance(name, str) and not _is_known(_imported(name), name):
+        if isinstance(name, str) and not _is_known(imported(name), name):
             raise _stranger(config, name)
         for item in value.values():
             _check_classes(config, item)
     elif isinstance(value, list | tuple):
         for item in value:
             _check_classes(config, item)
-    elif (inspect.isroutine(value) or inspect.isclass(value)) and not _is_known(
-        value, str(value.__module__)
-    ):
+    elif _is_code(value) and not _is_known(value, str(value.__module__)):
         raise _stranger(config, f'{value.__module__}.{value.__qualname__}')
 
 
-def _imported(name: str) -> Any:
-    """Give what a path of names means among the modules that are imported."""
-    module, _, attribute = name.rpartition('.')
-    return getattr(sys.modules.get(module), attribute, None)
+def _is_code(value: Any) -> bool:
+    """Tell whether a value is a function or a class."""
+    return inspect.isroutine(value) or inspect.isclass(value)
 
 
 def _is_known(found: Any, name: str) -> bool:
     """Tell whether a class, by its own path or that of a base, is of a known package."""
-    bases = inspect.getmro(found) if inspect.isclass(found) else ()
-    names = [base.__module__ for base in bases] or [name]
+    names = [name]
+    if inspect.isclass(found):
+        names = [base.__module__ for base in inspect.getmro(found)]
     return any(name.partition('.')[0] in _KNOWN for name in names)
 
 
@@ -271,7 +254,7 @@ class CommandLine(LightningCLI):
                 raise
             raise FileError(
                 f'{path}: the state of the training that it holds cannot be taken up '
-                f'({type(error).__name__}: {shortened(_essence(str(error)))}), expected '
+                f'({type(error).__name__}: {shortened(essence(str(error), _CLASSES))}), expected '
                 'what fit wrote with this configuration; --model.weights starts from '
                 'its weights'
             ) from error
@@ -301,7 +284,7 @@ class CommandLine(LightningCLI):
             raise UsageError(
                 f'--trainer: found {given}, expected accelerator {here}, devices auto or '
                 'a number from 1 on, and a strategy and precision that go with them '
-                f'({shortened(_essence(str(error)))})'
+                f'({shortened(essence(str(error), _CLASSES))})'
             ) from error
 
     def _precision(self) -> str | None:
@@ -344,7 +327,7 @@ class CommandLine(LightningCLI):
             path = self.config[self.config['subcommand']].get('ckpt_path')
             raise FileError(
                 f'{path}: its hyper_parameters are not accepted '
-                f'({shortened(_essence(str(error)))}), expected those that fit wrote'
+                f'({shortened(essence(str(error), _CLASSES))}), expected those that fit wrote'
             ) from error
 
 
@@ -452,49 +435,10 @@ def _check_keys(path: str, root: yaml.Node | None) -> None:
 
 def _check_names(model: Any) -> None:
     """Refuse arguments that the class of a model does not take."""
-    found = _imported(str(getattr(model, 'class_path', '')))
+    found = imported(str(getattr(model, 'class_path', '')))
     extra = sorted(getattr(model, 'dict_kwargs', None) or {})
     if not extra or not inspect.isclass(found):
         return
     kinds = {p.kind for p in inspect.signature(found).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD not in kinds:
         raise ValueError(f'{found.__name__} takes no {", ".join(extra)}')
-
-
-def _essence(message: str) -> str:
-    """Give the parser's message in one line, without the configuration in it."""
-    lines = [line.strip() for line in str(message).splitlines()]
-    kept = [
-        line.removeprefix('- ')
-        for line in lines
-        if line and not line.lower().startswith(_NOISE)
-    ]
-    text = re.sub(r'<(?:class|enum) \'([^\']*)\'>', r'\1', ' '.join(kept))
-    text = re.sub(r'\.? (?:Got|Given) value: ', ', found ', text)
-    # The parser's own packing of an option that was just named.
-    text = re.sub(r', found NestedArg\(.*?\)$', '', text)
-    # How the parser looked for a class that is none.
-    text = re.sub(
-        r'Expected a (?:path but .*?Expected a )?dot import path string: ([^\s,]+).*$',
-        lambda no: f'found {no[1]}, expected a class{did_you_mean(no[1], _CLASSES)}',
-        text,
-    )
-    text = re.sub(r'Parser key "([^"]*)":', r'--\1:', text)
-    text = text.replace(' is not accepted Expected a str', ' is not accepted')
-    text = re.sub(r"Problem with given class_path '([^']*)':", r'\1:', text)
-    return text + _closest(text)
-
-
-def _closest(text: str) -> str:
-    """Suggest the argument that was meant, where the message names class and typo."""
-    typo = re.search(r"'([\w.]+)' is not accepted", text)
-    classes = re.findall(r'((?:\w+\.)+\w+):', text)
-    if typo is None or not classes:
-        return ''
-    known: set[str] = set()
-    # The parser has imported it.
-    found = _imported(classes[-1])
-    for base in inspect.getmro(found) if inspect.isclass(found) else ():
-        with suppress(TypeError, ValueError):
-            known.update(inspect.signature(base).parameters)
-    return did_you_mean(typo[1], sorted(known - {'self', 'args', 'kwargs'}))
