@@ -53,11 +53,13 @@ class Geometry(NamedTuple):
 
     def ordered(self, axes: Triple) -> 'Geometry':
         """Take the axes in another order: (1, 0, 2) for (H, D, W)."""
-        a, b, c = axes
-        kernel, stride, padding, dilation = (
-            (values[a], values[b], values[c]) for values in self[:4]
+        return Geometry(
+            _in_order(self.kernel, axes),
+            _in_order(self.stride, axes),
+            _in_order(self.padding, axes),
+            _in_order(self.dilation, axes),
+            self.groups,
         )
-        return Geometry(kernel, stride, padding, dilation, self.groups)
 
     def output_size(self, size: Sequence[int]) -> Triple:
         """Positions of the output along each axis."""
@@ -73,6 +75,11 @@ class Geometry(NamedTuple):
             for a in range(3)
         ]
         return (out[0], out[1], out[2])
+
+
+def _in_order(values: Triple, axes: Triple) -> Triple:
+    """Pick values of axes. No loop: PyTorch 2.8 cannot compile one here."""
+    return (values[axes[0]], values[axes[1]], values[axes[2]])
 
 
 def geometry_of(

@@ -128,7 +128,16 @@ class GroupedConv3d(nn.Conv3d):
             weight, geometry = weight.movedim(2, 4), geometry.ordered((1, 2, 0))
         elif self.rows_first:
             weight, geometry = weight.transpose(2, 3), geometry.ordered((1, 0, 2))
-        y = grouped_conv3d(input, weight, bias, *geometry[1:], out=out)
+        y = grouped_conv3d(
+            input,
+            weight,
+            bias,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            self.groups,
+            out=out,
+        )
         return y.transpose(3, 4) if turn else y
 
 
