@@ -199,8 +199,20 @@ def check_output_file(path: StrPath) -> None:
         OSError: If its folder cannot be written to.
         IsADirectoryError: If it is a folder.
     """
+    check_writable(Path(path).parent)
+    check_no_folder(path)
+
+
+def check_no_folder(path: StrPath) -> None:
+    """Refuse a folder where a file is going to be; a link to one is replaced.
+
+    Args:
+        path: The file.
+
+    Raises:
+        IsADirectoryError: If it is a folder.
+    """
     path = Path(path)
-    check_writable(path.parent)
     if path.is_dir() and not path.is_symlink():
         raise IsADirectoryError(
             errno.EISDIR, 'found a folder, expected the name of a file', str(path)

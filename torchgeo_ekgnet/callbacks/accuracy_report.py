@@ -18,7 +18,7 @@ from .._files import write_json, write_optional
 from .._runs import Subject, claim_outputs, read_result, run_of_checkpoint
 from ..checkpoint import Provenance
 from ..metrics import SCORES, Accuracies
-from .run_folder import run_path, subject_of
+from .run_folder import run_path, subject_of, writes_results
 
 if TYPE_CHECKING:
     from ..maps.smoothing import Smoothing
@@ -78,7 +78,7 @@ class AccuracyReport(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See that the files can be written."""
-        if not getattr(trainer, 'fast_dev_run', False) and trainer.is_global_zero:
+        if writes_results(trainer):
             page = ('report.html',) if self.page else ()
             claim_outputs(run_path(trainer), (self.filename, *page))
 
@@ -90,7 +90,7 @@ class AccuracyReport(Callback):
                 f'AccuracyReport: {type(pl_module).__name__} keeps no confusion matrix,'
                 ' expected a HyperspectralClassificationTask'
             )
-        if getattr(trainer, 'fast_dev_run', False) or not trainer.is_global_zero:
+        if not writes_results(trainer):
             return
         if 'test' not in accuracies:
             return

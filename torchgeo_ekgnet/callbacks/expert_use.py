@@ -17,7 +17,7 @@ from .._runs import claim_outputs
 from ..experts import ExpertUseReport, plot_expert_use, worth_of_attention
 from ..layers.attention import attention_layers, record_attention
 from ..metrics import Accuracies
-from .run_folder import run_path, subject_of
+from .run_folder import run_path, subject_of, writes_results
 
 __all__ = ('ExpertUse',)
 
@@ -75,7 +75,7 @@ class ExpertUse(Callback):
                 'classes'
             )
         self.report = ExpertUseReport(network, int(classes))
-        if trainer.state.fn != 'fit' and _writes(trainer):
+        if trainer.state.fn != 'fit' and writes_results(trainer):
             # Before the work, not after it.
             claim_outputs(run_path(trainer), self._names)
         self._context = record_attention(network)
@@ -206,7 +206,7 @@ class ExpertUse(Callback):
         more: dict[str, Any],
     ) -> None:
         """Write the JSON file and the figure beside the run."""
-        if not _writes(trainer):
+        if not writes_results(trainer):
             return
         folder = run_path(trainer)
         about = subject_of(trainer).to_dict()
@@ -221,11 +221,6 @@ class ExpertUse(Callback):
             plt.close(figure)
         except Exception:  # a picture must not cost the stage its results
             logger.warning('ExpertUse: the figure could not be drawn', exc_info=True)
-
-
-def _writes(trainer: Trainer) -> bool:
-    """Whether this process writes results."""
-    return trainer.is_global_zero and not getattr(trainer, 'fast_dev_run', False)
 
 
 def _whole(loader: Any) -> Any:

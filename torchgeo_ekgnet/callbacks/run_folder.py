@@ -36,7 +36,7 @@ from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
 
-__all__ = ('RunFolder', 'run_path', 'subject_of')
+__all__ = ('RunFolder', 'run_path', 'subject_of', 'writes_results')
 
 
 #: What is logged of a stage, beside its results.
@@ -82,6 +82,11 @@ def _trained_on(trainer: Trainer, run: Path) -> Subject:
     if data:
         return Subject(scene=data['scene']['name'], cube=data['scene'].get('cube'))
     return Subject.of(read_result(run / RUN_FILE))
+
+
+def writes_results(trainer: Trainer) -> bool:
+    """Say whether this process writes results: the first one, of a real run."""
+    return trainer.is_global_zero and not getattr(trainer, 'fast_dev_run', False)
 
 
 def run_path(trainer: Trainer) -> Path:

@@ -4,7 +4,7 @@
 """Swap the 3D convolutions of any network for dynamic ones."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from .context_mapping import ContextMapping
 from .dynamic_expert_conv import DynamicExpertConv3d
+from .geometry import in_order
 from .grouped_conv import GroupedConv3d
 from .rule import watched
 
@@ -71,17 +72,14 @@ def expert_conv_from(
     if isinstance(conv, GroupedConv3d) and conv.rows_first:
         axes, kernel = (1, 0, 2), kernel.transpose(2, 3)
 
-    def ordered(values: Sequence[int]) -> tuple[int, int, int]:
-        return values[axes[0]], values[axes[1]], values[axes[2]]
-
     padding = conv.padding
     layer = DynamicExpertConv3d(
         conv.in_channels,
         conv.out_channels,
-        ordered(conv.kernel_size),
-        ordered(conv.stride),
-        padding if isinstance(padding, str) else ordered(padding),
-        ordered(conv.dilation),
+        in_order(conv.kernel_size, axes),
+        in_order(conv.stride, axes),
+        padding if isinstance(padding, str) else in_order(padding, axes),
+        in_order(conv.dilation, axes),
         conv.groups,
         conv.bias is not None,
         conv.padding_mode,

@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ['Geometry', 'Size', 'Triple', 'check_input', 'geometry_of', 'triple']
+__all__ = [
+    'Geometry',
+    'Size',
+    'Triple',
+    'check_input',
+    'geometry_of',
+    'in_order',
+    'triple',
+]
 
 Size = int | Sequence[int]
 Triple = tuple[int, int, int]
@@ -54,10 +62,10 @@ class Geometry(NamedTuple):
     def ordered(self, axes: Triple) -> 'Geometry':
         """Take the axes in another order: (1, 0, 2) for (H, D, W)."""
         return Geometry(
-            _in_order(self.kernel, axes),
-            _in_order(self.stride, axes),
-            _in_order(self.padding, axes),
-            _in_order(self.dilation, axes),
+            in_order(self.kernel, axes),
+            in_order(self.stride, axes),
+            in_order(self.padding, axes),
+            in_order(self.dilation, axes),
             self.groups,
         )
 
@@ -77,8 +85,9 @@ class Geometry(NamedTuple):
         return (out[0], out[1], out[2])
 
 
-def _in_order(values: Triple, axes: Triple) -> Triple:
-    """Pick values of axes. No loop: PyTorch 2.8 cannot compile one here."""
+def in_order(values: Sequence[int], axes: Triple) -> Triple:
+    """Take values of three axes in another order: (1, 0, 2) for H, D, W."""
+    # No loop: PyTorch 2.8 cannot compile one here.
     return (values[axes[0]], values[axes[1]], values[axes[2]])
 
 

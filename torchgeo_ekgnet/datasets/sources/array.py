@@ -24,7 +24,7 @@ from .variables import (
     misfit,
     pick,
     series,
-    written_fact,
+    written_facts,
 )
 
 SUFFIXES = ('.npy', '.npz')
@@ -114,10 +114,12 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
             for key, (other, kind) in listed.items()
             if bands and squeezed(other) == bands and kind.kind in 'iufb'
         }
-        for key, (_, kind) in listed.items():
-            if bands and kind.kind in 'SU' and is_fact(key):
-                fact = written_fact(path, key, arrays[key])
-                near |= {} if fact is None else {key: fact}
+        texts = {
+            key: arrays[key]
+            for key, (_, kind) in listed.items()
+            if bands and kind.kind in 'SU' and is_fact(key)
+        }
+        near |= written_facts(path, texts)
     facts = band_facts(path, name, near, {}, bands)
     source = DescribedArray(array, path, axes, request, facts)
     source.misfit = misfit(shapes, bands)

@@ -30,7 +30,7 @@ from .variables import (
     misfit,
     pick,
     series,
-    written_fact,
+    written_facts,
 )
 
 SUFFIXES = ('.mat',)
@@ -121,9 +121,7 @@ def _open_v5(path: Path, request: Request) -> Source:
     if bands:
         words = [key for key, (_, kind) in listed.items() if kind == 'char']
         told = {key: _loaded(path, key) for key in words if is_fact(key)}
-        for other, texts in _texts(nests | told).items():
-            fact = written_fact(path, other, texts)
-            near |= {} if fact is None else {other: fact}
+        near |= written_facts(path, _texts(nests | told))
     facts = band_facts(path, name, near, {}, bands)
     source = DescribedArray(array, path, axes, request, facts)
     source.misfit = misfit(shapes, bands)

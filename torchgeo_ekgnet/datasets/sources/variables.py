@@ -243,6 +243,17 @@ def written_fact(
     return Variable(numbers, {'units': unit, **(attributes or {})})
 
 
+def written_facts(path: Path, texts: Mapping[str, Any]) -> dict[str, Variable]:
+    """Read what variables hold as text, as :func:`written_fact` does, by name.
+
+    Args:
+        path: The file.
+        texts: Their values by name.
+    """
+    facts = {name: written_fact(path, name, value) for name, value in texts.items()}
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
 def _numbers_in(value: Any) -> tuple[NDArray[np.float64], str | None] | None:
     """Read the numbers of a text or of an array of texts, with their unit."""
     text = _joined(value)
