@@ -25,10 +25,14 @@ class Fork(NamedTuple):
     child: int
     errors: Path
 
+    def status(self) -> int:
+        """Wait until the process has ended, and give its exit status."""
+        _, status = os.waitpid(self.child, 0)
+        return os.waitstatus_to_exitcode(status)
+
     def wait(self) -> None:
         """Wait until the process has ended as it should."""
-        _, status = os.waitpid(self.child, 0)
-        assert status == 0, self.errors.read_text()
+        assert self.status() == 0, self.errors.read_text()
 
     def stop_when(self, ready: Callable[[], Any], number: signal.Signals) -> int:
         """Wait until something is ready, send a signal, and give the exit status."""
@@ -38,8 +42,7 @@ class Fork(NamedTuple):
             ended, _ = os.waitpid(self.child, os.WNOHANG)
         assert not ended, self.errors.read_text()
         os.kill(self.child, number)
-        _, status = os.waitpid(self.child, 0)
-        return os.waitstatus_to_exitcode(status)
+        return self.status()
 
 
 def forked(work: Callable[[], Any], errors: Path) -> Fork:
@@ -49,8 +52,10 @@ def forked(work: Callable[[], Any], errors: Path) -> Fork:
         return Fork(child, errors)
     status = 1
     try:
-        # A suite in the background ignores Ctrl-C, and so would its forks.
+        # A suite in the background ignores Ctrl-C, one under nohup the closing of its
+        # terminal, and so would its forks.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         sys.stdout = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115
         sys.stderr = errors.open('w', encoding='utf-8')
         work()

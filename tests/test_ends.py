@@ -434,6 +434,29 @@ def test_stopped_training_tells_the_shell(
     assert torch.load(last, weights_only=True)['state_dict']
 
 
+@needs_fork
+@pytest.mark.parametrize(
+    ('handler', 'status'), [(signal.SIG_IGN, 0), (signal.SIG_DFL, 129)]
+)
+def test_nohup_outlives_the_terminal(
+    handler: signal.Handlers,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def close_terminal(args: list[str]) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        (tmp_path / 'outlived').touch()
+
+    def work() -> None:
+        signal.signal(signal.SIGHUP, handler)
+        main()
+
+    monkeypatch.setattr(command_line, 'run', close_terminal)
+    assert forked(work, tmp_path / 'errors.txt').status() == status
+    assert (tmp_path / 'outlived').exists() == (status == 0)
+
+
 def test_closed_output_is_no_traceback(tmp_path: Path) -> None:
     process = command('--help', cwd=tmp_path)
     assert process.stdout is not None and process.stderr is not None
