@@ -1,10 +1,11 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Processes that are to be stopped: forks, which need not import anything again."""
+"""Processes of their own: forks, which need not import anything again, and commands."""
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -67,3 +68,17 @@ def forked(work: Callable[[], Any], errors: Path) -> Fork:
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def command(*args: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own, as its script does."""
+    code = 'from torchgeo_ekgnet.main import main; main()'
+    arguments = ', '.join(map(repr, ('torchgeo-ekgnet', *args)))
+    return subprocess.Popen(
+        [sys.executable, '-c', f'import sys; sys.argv = [{arguments}]; {code}'],
+        cwd=cwd,
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )

@@ -3,10 +3,7 @@
 
 """How commands end that cannot go on: one line, an exit status, nothing half-written."""
 
-import io
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.io
-import torch
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
 from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
-from torchgeo_ekgnet.cli import Parser, UsageError
+from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.commands import resolve_config
 from torchgeo_ekgnet.main import main
 
-from .processes import forked, needs_fork
+from .processes import command
 from .test_main import EKGNET
 
 
@@ -357,49 +352,10 @@ def test_checkpoint_that_is_none(
     monkeypatch.chdir(tmp_path)
     if content is not None:
         Path('x.ckpt').write_bytes(content)
-    for command in ('test', 'predict', 'validate', 'fit'):
+    for stage in ('test', 'predict', 'validate', 'fit'):
         with pytest.raises((OSError, ValueError), match=found):
-            main([command, '--config', EKGNET, '--ckpt_path', 'x.ckpt'])
+            main([stage, '--config', EKGNET, '--ckpt_path', 'x.ckpt'])
     assert not Path('runs').exists()
-
-
-def command(*args: str, cwd: Path) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own, as its script does."""
-    code = 'from torchgeo_ekgnet.main import main; main()'
-    arguments = ', '.join(map(repr, ('torchgeo-ekgnet', *args)))
-    return subprocess.Popen(
-        [sys.executable, '-c', f'import sys; sys.argv = [{arguments}]; {code}'],
-        cwd=cwd,
-        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def test_letters_that_the_terminal_lacks_are_no_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    raw = io.BytesIO()
-    terminal = io.TextIOWrapper(raw, encoding='ascii', errors='strict')
-    monkeypatch.setattr(sys, 'stdout', terminal)
-    monkeypatch.setattr(
-        command_line, 'run', lambda args: sys.stdout.write('Straße, Gel\udce4nde')
-    )
-    main()
-    assert raw.getvalue() == b'Stra\\xdfe, Gel\\udce4nde'
-
-
-@needs_fork
-def test_closed_streams_are_no_files_of_others(tmp_path: Path) -> None:
-    def work() -> None:
-        for number in range(3):
-            os.close(number)
-        command_line._open_streams()
-        with (tmp_path / 'result').open('w') as file:
-            assert file.fileno() > 2
-
-    forked(work, tmp_path / 'errors.txt').wait()
 
 
 def test_working_folder_that_is_gone(
@@ -411,99 +367,3 @@ def test_working_folder_that_is_gone(
     monkeypatch.setattr(os, 'getcwd', gone)
     with pytest.raises(FileNotFoundError, match='working folder has been deleted'):
         main(['fit', '--config', EKGNET])
-
-
-@needs_fork
-@pytest.mark.parametrize(
-    ('number', 'status'),
-    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)],
-)
-def test_stopped_training_tells_the_shell(
-    number: signal.Signals, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    config = ['--config', EKGNET, '--trainer.max_epochs', '5000']
-    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', 'fit', *config])
-    process = forked(main, tmp_path / 'errors.txt')
-    found = process.stop_when(lambda: list(tmp_path.glob('runs/**/last.ckpt')), number)
-    text = process.errors.read_text()
-    assert found == status, text
-    assert 'Traceback' not in text
-    assert text.strip().splitlines()[-1].startswith('torchgeo-ekgnet: ')
-    last = next(tmp_path.glob('runs/**/last.ckpt'))
-    assert torch.load(last, weights_only=True)['state_dict']
-
-
-@needs_fork
-@pytest.mark.parametrize(
-    ('handler', 'status'), [(signal.SIG_IGN, 0), (signal.SIG_DFL, 129)]
-)
-def test_nohup_outlives_the_terminal(
-    handler: signal.Handlers,
-    status: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def close_terminal(args: list[str]) -> None:
-        os.kill(os.getpid(), signal.SIGHUP)
-        (tmp_path / 'outlived').touch()
-
-    def work() -> None:
-        signal.signal(signal.SIGHUP, handler)
-        main()
-
-    monkeypatch.setattr(command_line, 'run', close_terminal)
-    assert forked(work, tmp_path / 'errors.txt').status() == status
-    assert (tmp_path / 'outlived').exists() == (status == 0)
-
-
-def test_closed_output_is_no_traceback(tmp_path: Path) -> None:
-    process = command('--help', cwd=tmp_path)
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    text = process.stderr.read()
-    assert process.wait() == 1
-    assert 'BrokenPipeError' in text
-    assert 'Traceback' not in text and 'Exception ignored' not in text
-
-
-@pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
-def test_full_output_is_no_traceback(tmp_path: Path) -> None:
-    code = 'from torchgeo_ekgnet.main import main; main()'
-    with Path('/dev/full').open('w') as full:
-        process = subprocess.run(
-            [sys.executable, '-c', f'import sys; sys.argv = ["x", "--help"]; {code}'],
-            env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])},
-            cwd=tmp_path,
-            text=True,
-            check=False,
-            stdout=full,
-            stderr=subprocess.PIPE,
-        )
-    assert process.returncode == 1
-    assert 'No space left on device' in process.stderr
-    assert len(process.stderr.splitlines()) == 1
-
-
-def test_full_disk_leaves_no_half_configuration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parser = Parser()
-    parser.add_argument('--name', default='x')
-
-    def full(self: object, cfg: object, path: Path, **kwargs: object) -> None:
-        Path(path).write_text('na')
-        raise OSError(28, 'No space left on device')
-
-    (tmp_path / 'config.yaml').write_text('old')
-    with monkeypatch.context() as patched:
-        patched.setattr(LightningArgumentParser, 'save', full)
-        with pytest.raises(OSError, match=r'config\.yaml could not be written'):
-            parser.save(
-                parser.get_defaults(),
-                tmp_path / 'config.yaml',
-                overwrite=True,
-                multifile=False,
-            )
-    assert [path.name for path in tmp_path.iterdir()] == ['config.yaml']
-    assert (tmp_path / 'config.yaml').read_text() == 'old'

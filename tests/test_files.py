@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from torchgeo_ekgnet import _files
 from torchgeo_ekgnet._files import (
     at_home,
     check_free_space,
+    check_output_file,
     check_writable,
     file_digest,
     replaced,
@@ -82,6 +84,33 @@ class TestReplaced:
     def test_a_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(IsADirectoryError, match='expected the name of a file'):
             write_text(tmp_path, 'x')
+
+    @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
+    @pytest.mark.parametrize('linked', [False, True])
+    def test_a_pipe_is_refused(self, linked: bool, tmp_path: Path) -> None:
+        pipe = path = tmp_path / 'pipe'
+        os.mkfifo(pipe)
+        if linked:
+            path = tmp_path / 'link'
+            path.symlink_to(pipe)
+        before = path.lstat()
+        with pytest.raises(OSError, match=f'a device or a pipe, expected.*{path.name}'):
+            write_text(path, 'x')
+        assert path.lstat().st_ino == before.st_ino
+        assert len(os.listdir(tmp_path)) == 1 + linked
+
+    @pytest.mark.parametrize('name', ['null', 'stdout'])
+    def test_devices_are_refused_also_behind_redirected_links(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_files, '_DEVICES', tmp_path)
+        (tmp_path / 'redirected').write_text('theirs')
+        (tmp_path / name).symlink_to('redirected')
+        with pytest.raises(OSError, match='a device or a pipe'):
+            check_output_file(tmp_path / name)
+        with pytest.raises(OSError, match='a device or a pipe'):
+            write_text(tmp_path / name, 'x')
+        assert sorted(os.listdir(tmp_path)) == sorted([name, 'redirected'])
 
     def test_a_full_disk_names_the_file(self, tmp_path: Path) -> None:
         path = tmp_path / 'a.txt'

@@ -22,6 +22,9 @@ _DISK_MARGIN = 8 << 20
 #: What a full disk, an exhausted quota and a file system's size limit are called.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+#: Where ``stdout`` is a link to a file if it is redirected to one.
+_DEVICES = Path('/dev')
+
 StrPath = str | os.PathLike[str]
 
 
@@ -55,10 +58,7 @@ def replaced(path: StrPath) -> Iterator[Path]:
             that is left.
     """
     path = Path(path)
-    if path.is_dir() and not path.is_symlink():
-        raise IsADirectoryError(
-            errno.EISDIR, 'found a folder, expected the name of a file', str(path)
-        )
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile's: its files are for their owner's eyes only.
     part = path.with_name(f'.{uuid.uuid4().hex}.part{path.suffix}')
@@ -196,23 +196,32 @@ def check_output_file(path: StrPath) -> None:
         path: The file; its folder is made if there is none.
 
     Raises:
-        OSError: If its folder cannot be written to.
+        OSError: If its folder cannot be written to, or it is a device or a pipe.
         IsADirectoryError: If it is a folder.
     """
+    check_replaceable(path)
     check_writable(Path(path).parent)
-    check_no_folder(path)
 
 
-def check_no_folder(path: StrPath) -> None:
-    """Refuse a folder where a file is going to be; a link to one is replaced.
+def check_replaceable(path: StrPath) -> None:
+    """Refuse what is no file where a file is going to be; a link to one is replaced.
 
     Args:
         path: The file.
 
     Raises:
         IsADirectoryError: If it is a folder.
+        OSError: If it is a device or a pipe, or a link to one, such as ``/dev/stdout``.
     """
     path = Path(path)
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    if special or path.absolute().parent == _DEVICES:
+        # Whoever may move a file there would take the device away from all programs.
+        raise OSError(
+            errno.EINVAL,
+            'found a device or a pipe, expected the name of a file',
+            str(path),
+        )
     if path.is_dir() and not path.is_symlink():
         raise IsADirectoryError(
             errno.EISDIR, 'found a folder, expected the name of a file', str(path)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ._files import StrPath, check_no_folder, check_writable, write_json
+from ._files import StrPath, check_replaceable, check_writable, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def claim_outputs(folder: StrPath, names: Iterable[str]) -> None:
     # Before the names are read: another process notes its names before it writes.
     there = [name for name in wanted if os.path.lexists(folder / name)]
     for name in there:
-        check_no_folder(folder / name)
+        check_replaceable(folder / name)
     if 'started_in' in read_result(folder / RUN_FILE) or 'cube' in read_result(
         folder / SCENE_FILE
     ):
