@@ -102,6 +102,31 @@ class TestCapture:
         for ours, theirs in zip(captured.buffers(), eager.buffers(), strict=True):
             torch.testing.assert_close(ours, theirs)
 
+    def test_the_captured_backward_pass_runs_without_autocast(self) -> None:
+        """As that of a training step does: within it, it would round to half types."""
+        network, image = make_network(), batch()
+        parameters = tuple(network.parameters())
+        found = []
+
+        def differentiate(logits: Tensor) -> tuple[Tensor, ...]:
+            assert logits.dtype == torch.bfloat16
+            return torch.autograd.grad(logits, parameters, torch.ones_like(logits))
+
+        def make(module: nn.Module, sample: Any, **options: Any) -> Any:
+            found.append(differentiate(module(*sample)))
+            return lambda image: module(image).detach()
+
+        capture = Capture(network, make, ('cpu',))
+        before = state_of(network)
+        with torch.autocast('cpu', torch.bfloat16):
+            capture.capture(image)
+        network.load_state_dict(before)
+        with torch.autocast('cpu', torch.bfloat16):
+            logits = network(image)
+        expected = differentiate(logits)
+        for ours, theirs in zip(found[0], expected, strict=True):
+            assert ours.equal(theirs)
+
     def test_hooks_run(self) -> None:
         graphs, network = Graphs(), make_network().eval()
         capture = Capture(network, graphs, ('cpu',))

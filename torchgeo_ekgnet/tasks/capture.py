@@ -47,18 +47,29 @@ class _Key(NamedTuple):
 
 
 class _Wrapper(nn.Module):
-    """Holds the network: what a graph takes the place of is this forward."""
+    """Holds the network: what a graph takes the place of is this forward.
 
-    def __init__(self, network: nn.Module) -> None:
+    Autocast is on in here and off around it, as it is in a training step: within it,
+    the threads of a backward pass would round float32 to float16, whatever its type.
+    """
+
+    def __init__(self, network: nn.Module, autocast: torch.dtype | None) -> None:
         """Initialize."""
         super().__init__()
         self.network = network
+        self.autocast = autocast
         self.training = network.training
         self.logits: Tensor | None = None
 
     def forward(self, image: Tensor) -> Tensor:
         """Run the network."""
-        logits: Tensor = self.network(image)
+        if self.autocast is None:
+            logits: Tensor = self.network(image)
+        else:
+            # A graph must not read the cache, which is another one in each step.
+            kind = image.device.type
+            with torch.autocast(kind, self.autocast, cache_enabled=False):
+                logits = self.network(image)
         self.logits = logits
         return logits
 
@@ -174,8 +185,8 @@ class Capture:
         keepers, start = self._keepers() or [], time.perf_counter()
         key = self._key(image, keepers)
         try:
-            with self._unchanged(image.device), _autocast(key):
-                graph = self._graph(image)
+            with self._unchanged(image.device), _plain(key):
+                graph = self._graph(image, key.autocast)
         except torch.OutOfMemoryError:
             # Other graphs have their memory already.
             self._refused.add(key)
@@ -209,7 +220,9 @@ class Capture:
         logits: Tensor = self.network(image)
         return logits
 
-    def _graph(self, image: Tensor) -> Callable[[Tensor], Tensor]:
+    def _graph(
+        self, image: Tensor, autocast: torch.dtype | None
+    ) -> Callable[[Tensor], Tensor]:
         """Make the graph of this mode; its input is a tensor of its own."""
         options: dict[str, Any] = {
             'num_warmup_iters': self._warmup,
@@ -225,7 +238,7 @@ class Capture:
         sample = image.detach().clone()
         make: Callable[..., Any] = self._make
         graph: Callable[[Tensor], Tensor]
-        wrapper = _Wrapper(self.network)
+        wrapper = _Wrapper(self.network, autocast)
         graph = make(wrapper, (sample,), **options)
         wrapper.let_go()
         return graph
@@ -315,14 +328,11 @@ class Capture:
 
 
 @contextmanager
-def _autocast(key: _Key) -> Iterator[None]:
-    """Keep gradient mode and autocast, whose cache a graph must not read."""
-    with torch.set_grad_enabled(key.grad):
-        if key.autocast is None:
-            yield
-            return
-        with torch.autocast(key.device.type, key.autocast, cache_enabled=False):
-            yield
+def _plain(key: _Key) -> Iterator[None]:
+    """Keep gradient mode, and leave autocast."""
+    kind = key.device.type
+    with torch.set_grad_enabled(key.grad), torch.autocast(kind, enabled=False):
+        yield
 
 
 def reason_against(network: nn.Module, compiled: bool) -> str | None:
