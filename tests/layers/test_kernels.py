@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchgeo_ekgnet.layers import grouped_conv3d, trial
 from torchgeo_ekgnet.layers.geometry import geometry_of
@@ -376,6 +377,29 @@ def test_nothing_is_timed_where_results_must_repeat(
     # Nothing is known yet, and nothing is kept.
     assert trial.fastest('sum', 2, ways, 1e-3, 'usual') == 'PyTorch'
     assert 'sum 2' not in trial.choices()
+
+
+def test_a_trial_copies_no_maps_of_half_types(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Copies in float32 were several times the memory of the ways themselves."""
+    made = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and out.numel() > 1:
+                made.append(out.dtype)
+            return out
+
+    prefer(monkeypatch, 'other')
+    y = torch.randn(9, dtype=torch.bfloat16)
+    ways: Any = {'PyTorch': lambda: (y,), 'other': lambda: (y + 0.001,)}
+    with Watch():
+        assert trial.fastest('sum', 0, ways, 0.05) == 'other'
+    assert made and torch.float32 not in made
 
 
 def test_values_that_are_no_numbers_prove_nothing() -> None:
