@@ -45,6 +45,8 @@ _SIZES = [
     'depths',
 ]
 _PRODUCTS = ['blocks', 'channels', 'outputs']
+# Of kernels so small that nothing is gained by channels that 16 divides.
+_SMALL = ['batch', 'channels']
 
 # --------------------------------------------------------------------------------------
 # Batch normalization and ReLU
@@ -615,7 +617,7 @@ def _normal_distribution(x):
     return below, 0.3989422804014327 * tl.exp(-0.5 * x * x)
 
 
-@triton.jit(do_not_specialize=['batch'])
+@triton.jit(do_not_specialize=_SMALL)
 def _context_norm(
     h, u, weight, bias, mean, inverse, running_mean, running_var, tracked,
     batch, channels, eps, share, unbiased,
@@ -647,7 +649,7 @@ def _context_norm(
     tl.store(u + places, values, mask=inside)
 
 
-@triton.jit(do_not_specialize=['batch', 'pieces'])
+@triton.jit(do_not_specialize=[*_SMALL, 'pieces'])
 def _context_norm_gradient(
     grad, h, weight, bias, mean, inverse, skipped, parts, gh, gw, gb, ga,
     batch, channels, pieces,
@@ -683,7 +685,7 @@ def _context_norm_gradient(
     tl.store(gh + places, gradient, mask=inside)
 
 
-@triton.jit(do_not_specialize=['batch'])
+@triton.jit(do_not_specialize=_SMALL)
 def _residual_gradient(
     grad, mapped, alpha, gm, gb, parts, batch, channels,
     BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
