@@ -213,40 +213,49 @@ def _together(step: Callable[[], None]) -> Callable[[], None]:
 
 def part_steps(options: argparse.Namespace, say: Say) -> None:
     """Time a training step in every precision, arms in turn."""
+    settings = _settings(options, 'bf16', 'tf32', '32')
     # What the targets are about comes first, in case time runs out.
-    for name, setting in _settings(options, 'bf16', 'tf32', '32'):
-        _allow_tf32(name == 'tf32')
-        asked, device = setting.options, setting.device
-        torch.manual_seed(0)
-        patch, bands = asked.patches[0], asked.bands[0]
-        batch = random_batch(setting, patch, bands, asked.batch)
+    for ours in (True, False):
+        for name, setting in settings:
+            _allow_tf32(name == 'tf32')
+            _time_steps(name, setting, ours, say)
+        if ours:
+            _say_choices(say)
+
+
+def _time_steps(name: str, setting: Setting, ours: bool, say: Say) -> None:
+    """Time the network, eager and captured, or what it is compared with."""
+    asked, device = setting.options, setting.device
+    torch.manual_seed(0)
+    patch, bands = asked.patches[0], asked.bands[0]
+    batch = random_batch(setting, patch, bands, asked.batch)
+    if ours:
         say({'precision': name, 'arm': 'ours alone', 'peak MiB': _peak(setting, batch)})
-        arms = arms_of(setting, patch, bands, False)
-        for unused in ('unfolded', 'checkpointed'):
+    arms = arms_of(setting, patch, bands, ours)
+    if not ours:
+        for unused in ('ours', 'unfolded', 'checkpointed'):
             arms.pop(unused)
-        if device.type == 'cuda':
-            arms['captured'] = graphed_training(setting, arms['ours'].network, batch[0])
-        steps = {arm: training_step(setting, how, batch) for arm, how in arms.items()}
-        steps = {arm: step for arm, step in steps.items() if runs(arm, step, say)}
-        rows = {arm: _together(step) for arm, step in steps.items()}
-        times = measure(rows, asked.repeats, device)
-        for arm, step in steps.items():
-            median = times[arm]['median'] / TOGETHER
-            try:
-                spent = kernels_of(step, device)
-            except RuntimeError:  # a machine that keeps its counters to itself
-                spent = {'kernels': 0, 'seconds': 0.0}
-            say(
-                {
-                    'precision': name,
-                    'arm': arm,
-                    'ms': 1000 * median,
-                    'kernels': spent['kernels'],
-                    'busy': spent['seconds'] / median,
-                }
-            )
-        del arms, steps
-    _say_choices(say)
+    elif device.type == 'cuda':
+        arms['captured'] = graphed_training(setting, arms['ours'].network, batch[0])
+    steps = {arm: training_step(setting, how, batch) for arm, how in arms.items()}
+    steps = {arm: step for arm, step in steps.items() if runs(arm, step, say)}
+    rows = {arm: _together(step) for arm, step in steps.items()}
+    times = measure(rows, asked.repeats, device)
+    for arm, step in steps.items():
+        median = times[arm]['median'] / TOGETHER
+        try:
+            spent = kernels_of(step, device)
+        except RuntimeError:  # a machine that keeps its counters to itself
+            spent = {'kernels': 0, 'seconds': 0.0}
+        say(
+            {
+                'precision': name,
+                'arm': arm,
+                'ms': 1000 * median,
+                'kernels': spent['kernels'],
+                'busy': spent['seconds'] / median,
+            }
+        )
 
 
 def _peak(setting: Setting, batch: tuple[Tensor, Tensor]) -> float:
@@ -365,13 +374,14 @@ def part_map(options: argparse.Namespace, say: Say) -> None:
             *_run_folder(Path(name)),
         ]
         config = ('--config', 'quickstart' if options.small else 'indian_pines')
-        _command(options, 'fit', *config, *scene, '--trainer.max_epochs', '1')
+        fit = _command(options, 'fit', *config, *scene, '--trainer.max_epochs', '1')
+        say({'what': 'fit of an epoch', 'seconds': fit})
         (weights,) = Path(name).rglob('best.ckpt')
         seconds = _command(
             options, 'predict', *config, *scene, '--ckpt_path', str(weights)
         )
         pixels = size[0] * size[1]
-        say({'pixels': pixels, 'bands': size[2], 'seconds': seconds})
+        say({'what': 'map', 'seconds': seconds, 'pixels': pixels, 'bands': size[2]})
 
 
 def part_protocol(options: argparse.Namespace, say: Say) -> None:
