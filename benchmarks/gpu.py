@@ -60,8 +60,7 @@ from torchgeo_ekgnet.layers import DynamicExpertConv3d, trial
 LIMITS = {'correct': 40, 'steps': 80, 'inference': 30, 'map': 65, 'protocol': 145}
 OPTIONAL = {'compiled': 240}
 
-#: Training steps that are timed together: the host runs ahead of the device, as it does
-#: in an epoch.
+#: Training steps that are timed together, as in an epoch: the host runs ahead.
 TOGETHER = 4
 
 #: What lines of a log have in them that say how a GPU was used.
@@ -247,15 +246,9 @@ def _time_steps(name: str, setting: Setting, ours: bool, say: Say) -> None:
             spent = kernels_of(step, device)
         except RuntimeError:  # a machine that keeps its counters to itself
             spent = {'kernels': 0, 'seconds': 0.0}
-        say(
-            {
-                'precision': name,
-                'arm': arm,
-                'ms': 1000 * median,
-                'kernels': spent['kernels'],
-                'busy': spent['seconds'] / median,
-            }
-        )
+        row = {'precision': name, 'arm': arm, 'ms': 1000 * median}
+        busy = spent['seconds'] / median
+        say({**row, 'kernels': spent['kernels'], 'busy': busy})
 
 
 def _peak(setting: Setting, batch: tuple[Tensor, Tensor]) -> float:
@@ -380,8 +373,7 @@ def part_map(options: argparse.Namespace, say: Say) -> None:
         seconds = _command(
             options, 'predict', *config, *scene, '--ckpt_path', str(weights)
         )
-        pixels = size[0] * size[1]
-        say({'what': 'map', 'seconds': seconds, 'pixels': pixels, 'bands': size[2]})
+        say({'what': 'map', 'seconds': seconds, 'pixels': size[0] * size[1]})
 
 
 def part_protocol(options: argparse.Namespace, say: Say) -> None:

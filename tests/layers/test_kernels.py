@@ -379,9 +379,7 @@ def test_nothing_is_timed_where_results_must_repeat(
     assert 'sum 2' not in trial.choices()
 
 
-def test_a_trial_copies_no_maps_of_half_types(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_trial_copies_no_maps_of_half_types(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies in float32 were several times the memory of the ways themselves."""
     made = []
 
@@ -397,7 +395,7 @@ def test_a_trial_copies_no_maps_of_half_types(
     prefer(monkeypatch, 'other')
     y = torch.randn(9, dtype=torch.bfloat16)
     ways: Any = {'PyTorch': lambda: (y,), 'other': lambda: (y + 0.001,)}
-    with Watch():
+    with Watch():  # type: ignore[no-untyped-call]
         assert trial.fastest('sum', 0, ways, 0.05) == 'other'
     assert made and torch.float32 not in made
 
