@@ -157,6 +157,16 @@ def part_correct(options: argparse.Namespace, say: Say) -> None:
         network = create_model(name, patch, 16).eval()
         outputs, gradients = _compare(network, torch.randn(3, 16, patch, patch), device)
         say({'what': name, 'outputs': outputs, 'gradients': gradients})
+    if device.type == 'cuda':
+        ((_, setting),) = _settings(options, '32')
+        x = random_batch(setting, 15, 32, 8)[0]
+        network = create_model(options.model, 15, 32).to(device).eval()
+        with torch.no_grad():
+            expected = network(x).double()
+        captured = graphed_inference(setting, network, x)()
+        say(
+            {'what': 'captured', 'outputs': _gap(captured, expected), 'gradients': None}
+        )
     generator = torch.Generator().manual_seed(0)
     for index in range(4 if options.small else 48):
         torch.manual_seed(index)
@@ -177,16 +187,6 @@ def part_correct(options: argparse.Namespace, say: Say) -> None:
         x = torch.randn(draw(1, 3), layer.in_channels, draw(5, 9), 4, 6)
         outputs, gradients = _compare(layer, x, device)
         say({'what': f'layer {index}', 'outputs': outputs, 'gradients': gradients})
-    if device.type == 'cuda':
-        ((_, setting),) = _settings(options, '32')
-        x = random_batch(setting, 15, 32, 8)[0]
-        network = create_model(options.model, 15, 32).to(device).eval()
-        with torch.no_grad():
-            expected = network(x).double()
-        captured = graphed_inference(setting, network, x)()
-        say(
-            {'what': 'captured', 'outputs': _gap(captured, expected), 'gradients': None}
-        )
 
 
 def runs(arm: str, call: Callable[[], Any], say: Say) -> bool:

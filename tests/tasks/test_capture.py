@@ -441,6 +441,24 @@ def test_graphs_agree_with_eager_runs(precision: Any, tmp_path: Path) -> None:
 
 
 @cuda
+def test_small_gradients_of_graphs_are_those_of_eager_runs() -> None:
+    """Float16, to which a backward pass under autocast rounds, knows none so small."""
+    network = make_network().cuda()
+    image, found = batch().cuda(), []
+    capture = Capture(network)
+    for run in (network, capture, capture):
+        network.zero_grad()
+        with torch.autocast('cuda', torch.bfloat16):
+            logits = run(image)
+        (1e-6 * logits.float().square().mean()).backward()
+        found.append([parameter.grad for parameter in network.parameters()])
+    assert capture._graphs
+    for ours, theirs in zip(found[2], found[0], strict=True):
+        assert ours is not None and theirs is not None
+        assert ours.any() == theirs.any()
+
+
+@cuda
 def test_no_step_waits_on_cuda(tmp_path: Path) -> None:
     class Watch(Callback):
         steps = 0
