@@ -159,6 +159,46 @@ def test_parts_that_are_missing(tmp_path: Path) -> None:
         open_scene(tmp_path / 'whole.h5', None)
 
 
+class TestLinks:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        """A file whose cube has a second and a third name, beside one of links."""
+        path = write(tmp_path / 'cube.h5', CUBE)
+        with h5py.File(path, 'r+') as file:
+            file['soft'] = h5py.SoftLink('/cube')
+            file['group/hard'] = file['cube']
+        with h5py.File(tmp_path / 'links.h5', 'w') as file:
+            file['there'] = h5py.ExternalLink('cube.h5', '/cube')
+            file['gone'] = h5py.ExternalLink('none.h5', '/cube')
+        return path
+
+    @pytest.mark.parametrize('name', [None, 'cube', '/soft', 'group/hard'])
+    @pytest.mark.parametrize('lazy', [False, True])
+    def test_other_names(self, path: Path, name: str | None, lazy: bool) -> None:
+        scene = open_scene(path, None, cube_variable=name, lazy=lazy)
+        assert np.array_equal(values_of(scene), CUBE)
+
+    @pytest.mark.parametrize('name', [None, 'there'])
+    def test_other_files(self, path: Path, name: str | None) -> None:
+        links = path.with_name('links.h5')
+        scene = open_scene(links, None, cube_variable=name, lazy=True)
+        assert np.array_equal(values_of(scene), CUBE)
+
+    def test_other_files_that_are_gone(self, path: Path) -> None:
+        links = path.with_name('links.h5')
+        with pytest.raises(FileError, match=r"'gone' should lie at .* in none\.h5"):
+            open_scene(links, None, cube_variable='gone')
+        path.unlink()
+        with pytest.raises(FileError, match=r'should lie at .*found nothing there'):
+            open_scene(links, None)
+
+    def test_groups_of_other_files(self, path: Path) -> None:
+        with h5py.File(path.with_name('scans.h5'), 'w') as file:
+            file['scan'] = h5py.ExternalLink('cube.h5', '/group')
+        scene = open_scene(path.with_name('scans.h5'), None, lazy=True)
+        assert np.array_equal(values_of(scene), CUBE)
+
+
 def test_texts_and_sparse_labels_of_matlab(tmp_path: Path) -> None:
     path = write(tmp_path / 'scene.mat', CUBE.T)
     add(path, 'names', (65 + LABELS.T).astype('uint16'), MATLAB_class=np.bytes_('char'))

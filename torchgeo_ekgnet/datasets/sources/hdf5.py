@@ -4,44 +4,30 @@
 """HDF5 and NetCDF files, and MATLAB v7.3, which is HDF5 with its axes reversed."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import scipy.io
-import scipy.sparse
 from numpy.typing import NDArray
 
 from ..._reading import FileError, check_memory, reading
 from ..labels import LabelLegend
 from ..nodata import is_nodata
 from ..units import nanometres
-from .axes import axes_of, bands_in, in_order, kept_axes, reorder, told_axes
+from .axes import axes_of, bands_in, in_order, kept_axes, reorder
 from .base import Request, Source
 from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
+from .hdf5_file import AXES, open_hdf5
 from .stack import StackSource
-from .variables import (
-    Variable,
-    band_facts,
-    is_fact,
-    lower,
-    misfit,
-    pick,
-    series,
-    text_of,
-    written_fact,
-)
+from .variables import band_facts, lower, misfit, pick, series
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
 
-#: Attribute, of our own making, with the order of axes that dimension scales tell.
-_AXES = ' axes'
 #: Rows that are compared with the bounds at once.
 _ROWS_AT_ONCE = 64
 #: Attributes that declare a value for missing data.
@@ -61,14 +47,14 @@ def open_source(path: Path, request: Request) -> Source:
 
 def open_product(path: Path, request: Request) -> Source | None:
     """Open the two cubes of a PRISMA product as one, None for other files."""
-    with open_hdf5(path) as (variables, attributes):
+    with open_hdf5(path, request.variable) as (variables, attributes):
         cubes = _prisma_cubes(path, list(variables), request)
         return PrismaSource(path, cubes, attributes, request) if cubes else None
 
 
 def open_arrays(path: Path, request: Request, matlab: bool = False) -> Source:
     """Open an array, or the maps that a pattern names as the bands of a cube."""
-    with open_hdf5(path) as (variables, _):
+    with open_hdf5(path, request.variable) as (variables, _):
         shapes = {name: item.data.shape for name, item in variables.items()}
         names = series(path, shapes, request)
     if not names:
@@ -111,14 +97,14 @@ class HDF5Source(Source):
 
     def __init__(self, path: Path, request: Request, matlab: bool = False) -> None:
         """Initialize a new HDF5Source instance."""
-        with open_hdf5(path) as (variables, attributes):
+        with open_hdf5(path, request.variable) as (variables, attributes):
             shapes = {
                 name: item.data.shape[::-1] if matlab else item.data.shape
                 for name, item in variables.items()
             }
             self.variable = pick(path, shapes, request)
             data, own = variables[self.variable]
-            self.axes = axes_of(request, own.get(_AXES))
+            self.axes = axes_of(request, own.get(AXES))
             self._stored_axes = self.axes[::-1] if matlab else self.axes
             stored = shapes[self.variable]
             kept = kept_axes(stored, request.ndim)
@@ -130,8 +116,10 @@ class HDF5Source(Source):
             ]
             self._places = places[::-1] if matlab else places
             self._values = data if isinstance(data, np.ndarray) else None
-            # A cell of MATLAB lies elsewhere than it is called.
-            self._path = getattr(data, 'name', self.variable)
+            # A cell of MATLAB lies elsewhere than it is called, a link to another file
+            # is known by its name only.
+            inside = isinstance(data, h5py.Dataset) and _file_of(data) == path
+            self._path = data.name if inside else self.variable
             if request.size is not None:
                 if request.check_memory:
                     check_memory(data.size * data.dtype.itemsize, path, self.variable)
@@ -332,99 +320,6 @@ class PrismaSource(StackSource):
         return bad if bad.any() else None
 
 
-@contextmanager
-def open_hdf5(path: Path) -> Iterator[tuple[dict[str, Variable], Mapping[str, Any]]]:
-    """Open an HDF5 or NetCDF file.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The variables that hold numbers, by their path in the file, and the attributes
-        of the file.
-
-    Raises:
-        FileError: If the file, or what is read from it meanwhile, is damaged.
-    """
-    with path.open('rb') as raw:
-        magic = raw.read(4)
-    if magic in (b'CDF\x01', b'CDF\x02'):
-        yield _read_classic_netcdf(path)
-        return
-    if magic == b'\x0e\x03\x13\x01':
-        raise FileError(
-            f'{path} is an HDF4 file, which is not read; convert it to NetCDF-4 or '
-            'GeoTIFF (gdal_translate)'
-        )
-    if magic == b'CDF\x05':
-        raise FileError(
-            f'{path} is a NetCDF file of the kind CDF-5, which is not read; convert it '
-            'to NetCDF-4 (nccopy -k nc4)'
-        )
-    with reading(path, 'HDF5'), h5py.File(path, 'r') as file:
-        variables: dict[str, Variable] = {}
-
-        def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-            if 'MATLAB_sparse' in item.attrs and isinstance(item, h5py.Group):
-                variables[name] = Variable(_full(path, item), {})
-            if name.rpartition('/')[0] in variables or name.startswith('#'):
-                return
-            if text_of(item.attrs.get('MATLAB_class')) == 'cell':
-                for number, cell in _cells(item):
-                    variables[f'{name}/{number}'] = Variable(cell, {})
-            texts = _texts(item) if is_fact(name) else None
-            if texts is not None:
-                fact = written_fact(path, name, texts, item.attrs)
-                variables.update({} if fact is None else {name: fact})
-                return
-            numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
-            # MATLAB stores texts as numbers, and the size of what is empty.
-            text = text_of(item.attrs.get('MATLAB_class')) == 'char'
-            if numeric and not text and 'MATLAB_empty' not in item.attrs:
-                told = told_axes([_dimension(axis) for axis in item.dims])
-                variables[name] = Variable(item, {**item.attrs, _AXES: told})
-
-        file.visititems(visit)
-        yield variables, file.attrs
-
-
-def _texts(item: Any) -> Any:
-    """Read a dataset of texts, MATLAB's characters and cells of them too, else None."""
-    if not isinstance(item, h5py.Dataset):
-        return None
-    kind = text_of(item.attrs.get('MATLAB_class'))
-    if kind == 'char' and item.dtype.kind == 'u':
-        # A column of the file is a row of MATLAB.
-        rows = np.atleast_2d(item[()]).T.tolist()
-        return '\n'.join(''.join(map(chr, row)) for row in rows)
-    if kind == 'cell' and item.dtype == h5py.ref_dtype:
-        cells = [_texts(item.file[cell]) for cell in np.ravel(item[()].T) if cell]
-        return None if None in cells else '\n'.join(cells)
-    return None if h5py.check_string_dtype(item.dtype) is None else item[()]
-
-
-def _cells(item: Any) -> Iterator[tuple[int, Any]]:
-    """Yield number and array of the numeric cells of MATLAB, which are references."""
-    if item.dtype != h5py.ref_dtype:
-        return
-    for number, reference in enumerate(np.ravel(item[()].T), start=1):
-        cell = item.file[reference] if reference else None
-        if isinstance(cell, h5py.Dataset) and cell.dtype.kind in 'iufb':
-            yield number, cell
-
-
-def _full(path: Path, group: h5py.Group) -> NDArray[Any]:
-    """Return a sparse matrix of MATLAB as an array, in the order in which it stores."""
-    rows = int(group.attrs['MATLAB_sparse'])
-    ends: Any = group['jc']
-    cols = len(ends) - 1
-    check_memory(8 * rows * cols, path, str(group.name))
-    if 'data' not in group:
-        return np.zeros((cols, rows))
-    parts: Any = (group['data'][()], group['ir'][()], ends[()])
-    return np.asarray(scipy.sparse.csc_array(parts, shape=(rows, cols)).toarray().T)
-
-
 def _check_parts(path: Path, data: Any) -> None:
     """Refuse a dataset whose values lie in other files that are not there.
 
@@ -434,33 +329,17 @@ def _check_parts(path: Path, data: Any) -> None:
         return
     for source in data.virtual_sources():
         name = source.file_name
-        if name != '.' and '%b' not in name and not (path.parent / name).is_file():
+        known = name == '.' or '%b' in name
+        if not known and not (_file_of(data).parent / name).is_file():
             raise FileError(
                 f'{path}: {data.name!r} consists of parts of other files, and found no '
                 f'file {name}, expected all of them'
             )
 
 
-def _dimension(axis: Any) -> str:
-    """Return the name of an axis: its label, or that of its scale."""
-    if axis.label:
-        return str(axis.label)
-    return str(axis[0].name) if len(axis) else ''
-
-
-def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, Any]]:
-    with reading(path, 'NetCDF'), scipy.io.netcdf_file(path, mmap=False) as file:
-        # scipy keeps the attributes of a file or variable among its own ones.
-        variables: dict[str, Variable] = {}
-        for name, item in file.variables.items():
-            kind, own = item.data.dtype, vars(item)
-            if kind.kind in 'iuf':
-                values = item.data.astype(kind.newbyteorder('='))
-                told = {**own, _AXES: told_axes(item.dimensions)}
-                variables[name] = Variable(values, told)
-            elif is_fact(name) and (fact := written_fact(path, name, item.data, own)):
-                variables[name] = fact
-        return variables, dict(vars(file))
+def _file_of(data: h5py.Dataset) -> Path:
+    """Return the file in which a dataset lies."""
+    return Path(data.file.filename)
 
 
 def _number(attributes: Mapping[str, Any], name: str, default: float) -> float:

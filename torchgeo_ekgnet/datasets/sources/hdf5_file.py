@@ -1,0 +1,176 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What an HDF5 or NetCDF file holds: its arrays by name, whatever stores or links them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.io
+import scipy.sparse
+from numpy.typing import NDArray
+
+from ..._reading import FileError, check_memory, reading
+from .axes import told_axes
+from .variables import Variable, is_fact, text_of, written_fact
+
+#: Attribute, of our own making, with the order of axes that dimension scales tell.
+AXES = ' axes'
+
+
+@contextmanager
+def open_hdf5(
+    path: Path, named: str | None = None
+) -> Iterator[tuple[dict[str, Variable], Mapping[str, Any]]]:
+    """Open an HDF5 or NetCDF file.
+
+    An array has one name, unless a second one, which a link gives it, is asked for.
+
+    Args:
+        path: The file.
+        named: The variable that is asked for.
+
+    Yields:
+        The variables that hold numbers, by their path in the file, and the attributes
+        of the file.
+
+    Raises:
+        FileError: If the file, or what is read from it meanwhile, is damaged.
+    """
+    with path.open('rb') as raw:
+        magic = raw.read(4)
+    if magic in (b'CDF\x01', b'CDF\x02'):
+        yield _read_classic_netcdf(path)
+        return
+    if magic == b'\x0e\x03\x13\x01':
+        raise FileError(
+            f'{path} is an HDF4 file, which is not read; convert it to NetCDF-4 or '
+            'GeoTIFF (gdal_translate)'
+        )
+    if magic == b'CDF\x05':
+        raise FileError(
+            f'{path} is a NetCDF file of the kind CDF-5, which is not read; convert it '
+            'to NetCDF-4 (nccopy -k nc4)'
+        )
+    with reading(path, 'HDF5'), h5py.File(path, 'r') as file:
+        variables: dict[str, Variable] = {}
+
+        def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+            if 'MATLAB_sparse' in item.attrs and isinstance(item, h5py.Group):
+                variables[name] = Variable(_full(path, item), {})
+            if name.rpartition('/')[0] in variables or name.startswith('#'):
+                return
+            if text_of(item.attrs.get('MATLAB_class')) == 'cell':
+                for number, cell in _cells(item):
+                    variables[f'{name}/{number}'] = Variable(cell, {})
+            texts = _texts(item) if is_fact(name) else None
+            if texts is not None:
+                fact = written_fact(path, name, texts, item.attrs)
+                variables.update({} if fact is None else {name: fact})
+                return
+            numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
+            # MATLAB stores texts as numbers, and the size of what is empty.
+            text = text_of(item.attrs.get('MATLAB_class')) == 'char'
+            if numeric and not text and 'MATLAB_empty' not in item.attrs:
+                told = told_axes([_dimension(axis) for axis in item.dims])
+                variables[name] = Variable(item, {**item.attrs, AXES: told})
+
+        file.visititems(visit)
+        lost = _follow_links(file, visit)
+        asked = (named or '').strip('/')
+        if (
+            asked
+            and asked not in variables
+            and isinstance(file.get(asked), h5py.Dataset)
+        ):
+            visit(asked, file[asked])
+        if asked in lost or (lost and not variables):
+            name = asked if asked in lost else next(iter(lost))
+            raise FileError(
+                f'{path}: {name!r} should lie at {lost[name]}, and found nothing there, '
+                'expected the file that the link names beside it'
+            )
+        yield variables, file.attrs
+
+
+def _follow_links(file: h5py.File, visit: Callable[[str, Any], None]) -> dict[str, str]:
+    """Visit what links to other files lead to; return the place of what is missing."""
+    lost: dict[str, str] = {}
+
+    def follow(name: str, link: Any) -> None:
+        if not isinstance(link, h5py.ExternalLink):
+            return
+        try:
+            item = file[name]
+        except (KeyError, OSError):
+            lost[name] = f'{link.path!r} in {link.filename}'
+            return
+        visit(name, item)
+        if isinstance(item, h5py.Group):
+            item.visititems(lambda inner, found: visit(f'{name}/{inner}', found))
+
+    file.visititems_links(follow)
+    return lost
+
+
+def _texts(item: Any) -> Any:
+    """Read a dataset of texts, MATLAB's characters and cells of them too, else None."""
+    if not isinstance(item, h5py.Dataset):
+        return None
+    kind = text_of(item.attrs.get('MATLAB_class'))
+    if kind == 'char' and item.dtype.kind == 'u':
+        # A column of the file is a row of MATLAB.
+        rows = np.atleast_2d(item[()]).T.tolist()
+        return '\n'.join(''.join(map(chr, row)) for row in rows)
+    if kind == 'cell' and item.dtype == h5py.ref_dtype:
+        cells = [_texts(item.file[cell]) for cell in np.ravel(item[()].T) if cell]
+        return None if None in cells else '\n'.join(cells)
+    return None if h5py.check_string_dtype(item.dtype) is None else item[()]
+
+
+def _cells(item: Any) -> Iterator[tuple[int, Any]]:
+    """Yield number and array of the numeric cells of MATLAB, which are references."""
+    if item.dtype != h5py.ref_dtype:
+        return
+    for number, reference in enumerate(np.ravel(item[()].T), start=1):
+        cell = item.file[reference] if reference else None
+        if isinstance(cell, h5py.Dataset) and cell.dtype.kind in 'iufb':
+            yield number, cell
+
+
+def _full(path: Path, group: h5py.Group) -> NDArray[Any]:
+    """Return a sparse matrix of MATLAB as an array, in the order in which it stores."""
+    rows = int(group.attrs['MATLAB_sparse'])
+    ends: Any = group['jc']
+    cols = len(ends) - 1
+    check_memory(8 * rows * cols, path, str(group.name))
+    if 'data' not in group:
+        return np.zeros((cols, rows))
+    parts: Any = (group['data'][()], group['ir'][()], ends[()])
+    return np.asarray(scipy.sparse.csc_array(parts, shape=(rows, cols)).toarray().T)
+
+
+def _dimension(axis: Any) -> str:
+    """Return the name of an axis: its label, or that of its scale."""
+    if axis.label:
+        return str(axis.label)
+    return str(axis[0].name) if len(axis) else ''
+
+
+def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, Any]]:
+    with reading(path, 'NetCDF'), scipy.io.netcdf_file(path, mmap=False) as file:
+        # scipy keeps the attributes of a file or variable among its own ones.
+        variables: dict[str, Variable] = {}
+        for name, item in file.variables.items():
+            kind, own = item.data.dtype, vars(item)
+            if kind.kind in 'iuf':
+                values = item.data.astype(kind.newbyteorder('='))
+                told = {**own, AXES: told_axes(item.dimensions)}
+                variables[name] = Variable(values, told)
+            elif is_fact(name) and (fact := written_fact(path, name, item.data, own)):
+                variables[name] = fact
+        return variables, dict(vars(file))
