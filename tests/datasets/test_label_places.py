@@ -92,6 +92,19 @@ class TestTables:
         assert scene.label_map[3, 4] == 1 and scene.label_map[0, 13] == 2
 
     @pytest.mark.parametrize(
+        ('points', 'told'),
+        [('1,1 12,14', True), ('0,1 12,14', False), ('1,1 11,13', False)],
+    )
+    def test_numbers_from_one_are_questioned(
+        self, plain: Path, caplog: pytest.LogCaptureFixture, points: str, told: bool
+    ) -> None:
+        path = plain.with_name('points.csv')
+        rows = '\n'.join(f'{point},grass' for point in points.split())
+        path.write_text(f'row,col,class\n{rows}\n')
+        open_scene(plain, path)
+        assert ('count from 1' in caplog.text) == told
+
+    @pytest.mark.parametrize(
         ('head', 'end', 'coding'),
         [('', '', 'utf-16'), ('', ',', 'utf-8'), ('"', '"', 'utf-8-sig')],
         ids=['utf-16', 'comma at the end', 'quoted'],

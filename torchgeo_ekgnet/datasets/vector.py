@@ -171,7 +171,7 @@ def _placed(
         frame = frame.set_crs(wkt, allow_override=True)
         system = 'unknown' if crs is None else 'crs'
     if system == 'pixels':
-        return _from_pixels(frame, grid)
+        return _from_pixels(path, frame, grid)
     if system == 'crs':
         if grid.georeferenced:
             with reading(path, 'features in the CRS of the scene'):
@@ -202,7 +202,7 @@ def _placed(
         'columns and rows of pixels',
         path,
     )
-    return _from_pixels(frame, grid)
+    return _from_pixels(path, frame, grid)
 
 
 def _near(frame: geopandas.GeoDataFrame, grid: Grid) -> geopandas.GeoDataFrame:
@@ -247,13 +247,26 @@ def _exchanged(frame: geopandas.GeoDataFrame, grid: Grid) -> bool:
     return bool(shapes[finite].intersects(shapely.box(*grid.bounds)).any())
 
 
-def _from_pixels(frame: geopandas.GeoDataFrame, grid: Grid) -> geopandas.GeoDataFrame:
+def _from_pixels(
+    path: Path, frame: geopandas.GeoDataFrame, grid: Grid
+) -> geopandas.GeoDataFrame:
     """Turn columns and rows into the coordinates of the scene."""
     frame = frame.set_crs(None, allow_override=True)
     bounds = frame.total_bounds
     if len(frame) and bounds[1] < 0 and bounds[3] <= 0 and bounds[1] >= -grid.rows:
         logger.warning('rows of labels count downwards from 0 as negative numbers')
         frame = frame.set_geometry(frame.geometry.affine_transform([1, 0, 0, -1, 0, 0]))
+    left, top, right, bottom = frame.total_bounds
+    one_beyond = (
+        grid.cols < right <= grid.cols + 1 or grid.rows < bottom <= grid.rows + 1
+    )
+    if one_beyond and max(right - grid.cols, bottom - grid.rows) <= 1 <= min(left, top):
+        logger.warning(
+            '%s: no feature lies in the first row or column, and some lie one beyond the '
+            'last: if its columns and rows count from 1, every label is one pixel off; '
+            'expected numbers from 0',
+            path,
+        )
     if grid.transform is None:
         return frame
     a, b, c, d, e, f = tuple(grid.transform)[:6]
