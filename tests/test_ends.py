@@ -300,48 +300,6 @@ def test_traceback_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ('text', 'found'),
-    [
-        ('a: 1\nb: 2\na: 3\n', r'broken\.yaml, line 3: found the key a a second time'),
-        ('a:\n  b: {c: 1, c: 1}\n', r'line 2: found the key c a second time, expected'),
-        ('a: &a [1, *a]\n', r'line 1: found an alias of what it is part of, expected'),
-        ('a:\n\tb: 1\n', r"broken\.yaml, line 2: found character '\\t' .*, expected Y"),
-        ('a: [1\nb: 2\n', r'broken\.yaml, line 2: found .*, expected YAML'),
-        ('- 1\n', r'broken\.yaml: found a list, expected keys'),
-        ('', r'broken\.yaml: found nothing, expected keys'),
-        ('trainer: {max_epoch: 1}', r"does not accept option 'trainer\.max_epoch'"),
-        (
-            'trainer: {max_epochs: few}',
-            r'--trainer\.max_epochs: Expected a int, found few',
-        ),
-        ('model: {class_path: no.such.Task}', r"no\.such\.Task: No module named 'no'"),
-        (
-            'model:\n'
-            + '  class_path: HyperspectralClassificationTask\n'
-            + '  init_args: {modle: ssrn}\n',
-            "'modle' is not accepted; did you mean 'model'",
-        ),
-    ],
-)
-@pytest.mark.parametrize('command', ['fit', 'repeat'])
-def test_broken_configurations(
-    command: str, text: str, found: str, tmp_path: Path
-) -> None:
-    path = tmp_path / 'broken.yaml'
-    path.write_text(text)
-    with pytest.raises(UsageError, match=found) as caught:
-        main([command, '--config', str(path)])
-    assert '\n' not in str(caught.value) and len(str(caught.value)) < 500
-
-
-def test_configuration_that_is_no_text(tmp_path: Path) -> None:
-    path = tmp_path / 'broken.yaml'
-    path.write_bytes(bytes(range(256)))
-    with pytest.raises(UsageError, match=r'broken\.yaml.*expected YAML'):
-        main(['fit', '--config', str(path)])
-
-
-@pytest.mark.parametrize(
     ('content', 'found'),
     [(None, 'there is no checkpoint'), (b'', 'checkpoint'), (b'words', 'checkpoint')],
     ids=['missing', 'empty', 'text'],

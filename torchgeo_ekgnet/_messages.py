@@ -51,8 +51,15 @@ def essence(message: str, classes: Sequence[str]) -> str:
         if line and not line.lower().startswith(_NOISE)
     ]
     text = re.sub(r'<(?:class|enum) \'([^\']*)\'>', r'\1', ' '.join(kept))
+    text = text.replace('collections.abc.Sequence', 'list')
+    text = text.replace('collections.abc.Mapping', 'mapping')
+    text = re.sub(r'a typing\.Literal\[(.*?)\]', r'one of \1', text)
+    text = re.sub(r'\.? (?:Got|Given) value:$', ", found ''", text)
     text = re.sub(r'\.? (?:Got|Given) value: ', ', found ', text)
     # The parser's own packing of an option that was just named.
+    text = re.sub(
+        r", found (?:Given value: )?NestedArg\(.*val=''\)$", ", found ''", text
+    )
     text = re.sub(r', found NestedArg\(.*?\)$', '', text)
     # How the parser looked for a class that is none.
     text = re.sub(
