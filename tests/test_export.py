@@ -216,8 +216,11 @@ def test_format_follows_the_ending(
     main(['--ckpt_path', 'a.ckpt', '--output', 'net.bin'])
     monkeypatch.setenv('HOME', str(tmp_path))
     main(['--ckpt_path', 'a.ckpt', '--output=~/net.bin'])
-    assert seen[:2] == [('net.pt2', 'pt2'), ('net.bin', 'onnx')]
-    assert seen[2] == (str(tmp_path / 'net.bin'), 'onnx')
+    assert seen[:2] == [(Path('net.pt2'), 'pt2'), (Path('net.bin'), 'onnx')]
+    assert seen[2] == (tmp_path / 'net.bin', 'onnx')
+    with pytest.raises(SystemExit):
+        main(['--ckpt_path', 'a.ckpt', '--output', ''])
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize(

@@ -161,13 +161,26 @@ class TestChecks:
         assert os.listdir(tmp_path / 'a' / 'b') == []
 
     def test_home_in_a_path(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.setenv('HOME', str(tmp_path))
         assert at_home('~/maps') == tmp_path / 'maps'
         assert ClassificationMap(output='~/maps').output == str(tmp_path / 'maps')
         options = repeat_parser().parse_args(['--config=a', '--out=~/maps'])
         assert options.out == tmp_path / 'maps'
+        with pytest.raises(SystemExit):
+            repeat_parser().parse_args(['--config=a', '--out', ''])
+        assert '--out: expected a path, found nothing' in capsys.readouterr().err
+
+    def test_what_is_read_is_not_replaced(self, tmp_path: Path) -> None:
+        write_text(tmp_path / 'cube.npy', 'x')
+        (tmp_path / 'link').symlink_to('cube.npy')
+        with pytest.raises(ValueError, match='one of the files that are read'):
+            check_output_file(tmp_path / 'link', ['none.npy', tmp_path / 'cube.npy'])
+        check_output_file(tmp_path / 'other', [tmp_path / 'cube.npy'])
 
     def test_a_path_that_is_no_text(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r'no UTF-8.*Gel.udce4nde'):

@@ -335,6 +335,18 @@ def test_configs_by_name() -> None:
         resolve_config('kcs')
 
 
+def test_home_behind_equals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'a.yaml').write_text('')
+    args = ['fit', '--config=~/a.yaml', '--data.root=~', '--name=a~b', 'b=~/c']
+    assert command_line.resolve_args(args[1:]) == [
+        f'--config={tmp_path}/a.yaml',
+        f'--data.root={tmp_path}',
+        '--name=a~b',
+        'b=~/c',
+    ]
+
+
 def test_config_names_are_replaced() -> None:
     path = resolve_config('ksc')
     args = ['fit', '--config', 'ksc', '-c', 'ksc', '--config=ksc', '--data.root', 'ksc']

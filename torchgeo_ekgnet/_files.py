@@ -3,6 +3,7 @@
 
 """Result files: written aside and moved, so that a file with its name is complete."""
 
+import argparse
 import errno
 import hashlib
 import json
@@ -11,7 +12,7 @@ import shlex
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,20 @@ _DEVICES = Path('/dev')
 StrPath = str | os.PathLike[str]
 
 
-def at_home(path: str) -> Path:
+def at_home(path: StrPath) -> Path:
     """Give a path whose ``~`` is the home folder: no shell has read it in a YAML file."""
     return Path(os.path.expanduser(path))
+
+
+def named_path(text: str) -> Path:
+    """Read an argument that names what is to be written, see :func:`at_home`.
+
+    Raises:
+        ArgumentTypeError: If it is empty, which would mean the working folder.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError('expected a path, found nothing')
+    return at_home(text)
 
 
 def as_argument(path: StrPath) -> str:
@@ -189,18 +201,26 @@ def _megabytes(count: float) -> str:
     return f'{count / 1e6:,.1f} MB'
 
 
-def check_output_file(path: StrPath) -> None:
+def check_output_file(path: StrPath, inputs: Sequence[StrPath] = ()) -> None:
     """See that a file that the user has named can be written, or replaced.
 
     Args:
         path: The file; its folder is made if there is none.
+        inputs: Files that the result is made of.
 
     Raises:
+        ValueError: If it is one of the inputs.
         OSError: If its folder cannot be written to, or it is a device or a pipe.
         IsADirectoryError: If it is a folder.
     """
+    path = Path(path)
     check_replaceable(path)
-    check_writable(Path(path).parent)
+    for file in inputs:
+        if path.exists() and os.path.exists(file) and path.samefile(file):
+            raise ValueError(
+                f'{path}: found one of the files that are read, expected another name'
+            )
+    check_writable(path.parent)
 
 
 def check_replaceable(path: StrPath) -> None:

@@ -79,6 +79,11 @@ def require_file(path: str | os.PathLike[str], what: str = 'file') -> Path:
     path = Path(path)
     if path.is_dir():
         raise FileNotFoundError(f'{what}: {path} is a folder, expected a file')
+    if path.exists() and not path.is_file():
+        raise FileNotFoundError(
+            f'{what}: {path} is a pipe or a device, expected a file: it is read in any '
+            'order, and more than once'
+        )
     if not path.is_file():
         raise FileNotFoundError(f'{what}: there is no file {path}')
     return path

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ._files import at_home, replaced, write_json
+from ._files import named_path, replaced, write_json
 from .commands import resolve_config
 from .metrics import SCORES, Accuracies
 
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--output',
-        type=at_home,
+        type=named_path,
         default='.',
         help='folder in which runs/ is made (default: the current one)',
     )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ._environment import versions
-from ._files import at_home, check_output_file, file_digest, replaced, write_json
+from ._files import check_output_file, file_digest, named_path, replaced, write_json
 from ._runs import read_result, run_of_checkpoint
 from .maps import Classifier, load_classifier
 from .transforms import SpectralNormalizer, SpectralPCA
@@ -261,11 +261,14 @@ def main(args: Sequence[str] | None = None) -> None:
         help='default: as the ending of --output says, else onnx',
     )
     parser.add_argument(
-        '--output', metavar='FILE', help='file to write (default: RUN/network.onnx)'
+        '--output',
+        type=named_path,
+        metavar='FILE',
+        help='file to write (default: RUN/network.onnx)',
     )
     options = parser.parse_args(args)
-    output = options.output and str(at_home(options.output))
-    ending = Path(output or '').suffix.removeprefix('.')
+    output = options.output
+    ending = (output or Path()).suffix.removeprefix('.')
     kind = options.format or (ending if ending in SUFFIXES else 'onnx')
     path = output or (
         os.path.relpath(run_of_checkpoint(options.ckpt_path))

@@ -46,7 +46,9 @@ _WORDLESS = {'MemoryError': 'the machine has not enough free memory'}
 
 
 def resolve_args(args: Sequence[str]) -> list[str]:
-    """Replace names of shipped configurations by their paths.
+    """Replace names of shipped configurations by their paths, and ``=~`` by the home.
+
+    Shells leave ``--data.root=~/scenes`` as it is.
 
     Args:
         args: Command-line arguments.
@@ -55,6 +57,7 @@ def resolve_args(args: Sequence[str]) -> list[str]:
         Arguments for torchgeo.
     """
     resolved: list[str] = []
+    args = [_at_home(arg) for arg in args]
     for index, arg in enumerate(args):
         if index and args[index - 1] in ('--config', '-c'):
             resolved.append(resolve_config(arg))
@@ -63,6 +66,13 @@ def resolve_args(args: Sequence[str]) -> list[str]:
         else:
             resolved.append(arg)
     return resolved
+
+
+def _at_home(arg: str) -> str:
+    name, equals, value = arg.partition('=')
+    if not name.startswith('-') or not value.startswith('~'):
+        return arg
+    return name + equals + os.path.expanduser(value)
 
 
 def _configs(args: Sequence[str]) -> list[str]:

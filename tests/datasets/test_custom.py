@@ -3,6 +3,7 @@
 
 """Tests of own scenes: ENVI, rasters, arrays; raster and vector labels."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,18 @@ class TestCustomScene:
         for index in (0, len(lazy) - 1):
             assert (lazy[index]['image'] == memory[index]['image']).all()
 
+    def test_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No shell has read the paths of a YAML file."""
+        arrays.make(tmp_path)
+        (tmp_path / 'centres.txt').write_text('450 500 550 600 650 700 750')
+        monkeypatch.setenv('HOME', str(tmp_path))
+        options: dict[str, Any] = {'patch_size': 5, 'wavelengths': '~/centres.txt'}
+        there = CustomScene('~', cube='cube.npy', labels='labels.npy', **options)
+        elsewhere = CustomScene(
+            tmp_path.parent, cube='~/cube.npy', labels='~/labels.npy', **options
+        )
+        assert len(there) == len(elsewhere) > 0
+
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='cube is missing'):
             CustomScene(tmp_path)
@@ -63,6 +76,16 @@ class TestCustomScene:
             CustomScene(root, cube='cube.npy', labels='absent.npy')
         with pytest.raises(ValueError, match='patch_size is 17, expected at most'):
             CustomScene(root, cube='cube.npy', patch_size=17)
+        with pytest.raises(ValueError, match='labels: found an empty name, expected'):
+            CustomScene(root, cube='cube.npy', labels='', patch_size=5)
+        with pytest.raises(ValueError, match='cube: found an empty name, expected'):
+            CustomScene(root, cube=['cube.npy', ''], patch_size=5)
+        os.mkfifo(root / 'pipe.npy')
+        with pytest.raises(FileNotFoundError, match='is a pipe or a device, expected'):
+            CustomScene(root, cube='pipe.npy', patch_size=5)
+        np.save(root / 'empty.npy', np.zeros((0, 4, 3)))
+        with pytest.raises(ValueError, match=r'empty array of shape \(0, 4, 3\)'):
+            CustomScene(root, cube='empty.npy', patch_size=5)
         (root / 'centres.txt').write_text('450 nm and 500')
         with pytest.raises(ValueError, match='expected one wavelength a band'):
             CustomScene(root, cube='cube.npy', patch_size=5, wavelengths='centres.txt')

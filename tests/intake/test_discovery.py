@@ -3,6 +3,7 @@
 
 """Cube, labels, variables, axes and attributes are found among files."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -160,8 +161,21 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / 'broken.mat'
     path.write_bytes(b'no MATLAB file at all')
-    with pytest.raises(ValueError, match=r'broken\.mat: found no readable \.mat'):
+    with pytest.raises(
+        ValueError, match=r'broken\.mat .*cannot be read as a \.mat file'
+    ):
         find_scene([path])
+
+
+def test_pages_and_pipes_are_named(tmp_path: Path) -> None:
+    """A pipe would be waited for, a page be called a pickle that may be trusted."""
+    (tmp_path / 'page.npy').write_text('<!doctype html>')
+    with pytest.raises(ValueError, match='it is a web page') as caught:
+        find_scene([tmp_path / 'page.npy'])
+    assert 'pickle' not in str(caught.value)
+    os.mkfifo(tmp_path / 'pipe.mat')
+    with pytest.raises(FileNotFoundError, match='is a pipe or a device'):
+        find_scene([tmp_path / 'pipe.mat'])
 
 
 def test_labels_that_are_called_as_the_header(tmp_path: Path) -> None:

@@ -132,6 +132,8 @@ def test_page_of_others_is_not_replaced(
         main([*map(str, mat_files)])
     assert Path('fields.html').read_text() == 'mine'
     assert not capsys.readouterr().out
+    with pytest.raises(ValueError, match='one of the files that are read'):
+        main([*map(str, mat_files), '--output', str(mat_files[0])])
     main([*map(str, mat_files), '--no_page'])
     for _ in range(2):
         main([*map(str, mat_files), '--output', 'fields.html'])

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .._files import at_home, check_output_file, write_json
+from .._files import check_output_file, named_path, write_json
 from .arms import ARMS, COMPILED, TYPES, Setting
 from .count import count_work, own_models, usual_patch
 from .measure import forbid_tf32, machine_description, machine_floor
@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     add('--table-bands', nargs='+', type=int, default=[103, 200], help='model table')
     add('--table-models', nargs='+', default=None, help='models of the table; all')
     add('--epochs', type=int, default=None, help='epochs of the demo; as configured')
-    add('--output', type=at_home, default=None, help='JSON file to write')
+    add('--output', type=named_path, default=None, help='JSON file to write')
     return parser
 
 

@@ -18,7 +18,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .._files import as_argument, check_writable, file_digest, replaced, write_json
+from .._files import (
+    as_argument,
+    at_home,
+    check_writable,
+    file_digest,
+    replaced,
+    write_json,
+)
 from .._runs import (
     RUN_FILE,
     RUN_NAME,
@@ -175,7 +182,7 @@ class RunFolder(Callback):
         """
         super().__init__()
         name = RUN_NAME.get() or name
-        if name in ('', '.', '..') or Path(name).name != name:
+        if name.strip() in ('', '.', '..') or Path(name).name != name:
             raise ValueError(f'name: found {name!r}, expected a plain folder name')
         self.name = name
         self.root = root
@@ -406,7 +413,8 @@ class RunFolder(Callback):
 
     def _runs(self, trainer: Trainer) -> Path:
         """Give the folder of the runs of this name."""
-        return Path(trainer.default_root_dir).absolute() / self.root / self.name
+        runs = Path(trainer.default_root_dir).absolute() / at_home(self.root)
+        return runs / self.name
 
     def _next_version(self, trainer: Trainer) -> Path:
         """Create the folder of a new run, the same one on all processes."""

@@ -13,6 +13,12 @@ from .provenance import Provenance
 UNITS = {'in_channels': 'bands', 'num_classes': 'classes'}
 """What the sizes of a network count."""
 
+_CHOOSE = {
+    'in_channels': 'bands=, by number also those that the file marks as bad',
+    'num_classes': 'class_names=',
+}
+"""Arguments of data that change what their sizes count."""
+
 _PREPROCESSING = ('num_bands', 'patch_size', 'padding_mode', 'normalization', 'pca')
 
 
@@ -31,9 +37,10 @@ def check_sizes(network: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         ours, found = network.get(name), data.get(name)
         if None not in (ours, found) and ours != found:
             raise ValueError(
-                f'{name}: the network has {ours} {unit}, the data have {found}; pass '
-                f'{name}={found}, or leave it out to take it from the datamodule; a '
-                f'checkpoint knows only the {unit} that it was trained on'
+                f'{name}: the network has {ours} {unit}, the data have {found}; a '
+                f'trained network knows only the {unit} that it was trained on: choose '
+                f'the same ones ({_CHOOSE[name]}); for a new one pass {name}={found}, or '
+                'leave it out to take it from the datamodule'
             )
     ours, found = network.get('img_size'), data.get('img_size')
     if None not in (ours, found) and ours != found:

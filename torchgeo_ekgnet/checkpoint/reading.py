@@ -14,7 +14,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from safetensors.torch import load_file
 
-from .._files import file_digest
+from .._files import at_home, file_digest
 from .._reading import FileError, reading
 from .contents import check_archive, check_content, check_size, check_whole
 
@@ -99,7 +99,7 @@ def local_file(path: str | os.PathLike[str], what: str) -> Path:
     """
     text = os.fspath(path)
     try:
-        file = Path(text)
+        file = at_home(text)
         if file.is_file():
             return file
         folder = file.is_dir()

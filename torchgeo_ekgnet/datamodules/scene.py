@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
+from .._files import at_home
 from .._options import known_arguments, number_of_workers, whole_number
 from .._patch import PaddingMode, check_padding_mode
 from ..checkpoint import check_same_pixels
@@ -248,7 +250,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         """Draw the split, and prepare what a network is trained or scored with."""
         if not scene.label_map.any():
             raise ValueError(
-                f'scene {scene.name!r} has no labelled pixel, and {stage} needs labels'
+                f'scene {scene.name!r} has no labelled pixel, and '
+                f'{TrainerFn(stage).value} needs labels'
             )
         split = self.split
         if stage == 'fit' and self.normalizer is not self._configured[0]:
@@ -321,7 +324,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         context = SplitContext(
             class_texts(scene.class_values, scene.class_names),
             Grid(*scene.shape[:2], scene.crs, scene.transform),
-            self.kwargs['root'],
+            str(at_home(self.kwargs['root'])),
             self.kwargs['download'],
         )
         return self._drawn(dataset, scene.label_map, self.patch_size, context)

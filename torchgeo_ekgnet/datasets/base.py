@@ -110,7 +110,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
             ValueError: If an argument does not fit the scene.
         """
         check_padding_mode(padding_mode)
-        self.root = root
+        self.root = os.path.expanduser(root)
         self.patch_size = patch_size
         self.bands = bands
         self.padding_mode = padding_mode

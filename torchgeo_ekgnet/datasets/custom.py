@@ -17,6 +17,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from torchgeo.datasets import DatasetNotFoundError
 
+from .._files import at_home
 from .._patch import PaddingMode
 from .._reading import FileError, check_memory, decoded, reading, require_file
 from .bands import Bands, BandSelection
@@ -171,18 +172,36 @@ class CustomScene(SceneDataset):
             raise DatasetNotFoundError(self)
         options = self.options
         if isinstance(options.wavelengths, str | os.PathLike):
-            options = replace(options, wavelengths=str(root / options.wavelengths))
+            options = replace(
+                options, wavelengths=str(root / at_home(options.wavelengths))
+            )
         if options.labels is not None:
-            options = replace(options, labels=_below(root, options.labels))
-        return open_scene(_below(root, self.cube), bands=self.bands, options=options)
+            options = replace(options, labels=_below(root, options.labels, 'labels'))
+        cube = _below(root, self.cube, 'cube')
+        return open_scene(cube, bands=self.bands, options=options)
 
 
-def _below(root: Path, files: Files) -> list[str]:
+def _named(files: Files, what: str) -> list[str]:
+    """Return the files that an argument names; ``~`` is the home folder.
+
+    Raises:
+        ValueError: If a name is empty, which as a path is the folder one is in.
+    """
     given = [files] if isinstance(files, str | os.PathLike) else list(files)
+    names = [os.path.expanduser(item) for item in given]
+    if '' in names:
+        raise ValueError(
+            f'{what}: found an empty name, expected a file, a pattern or a folder'
+            + (', or null (None) for no labels' if what == 'labels' else '')
+        )
+    return names
+
+
+def _below(root: Path, files: Files, what: str) -> list[str]:
     paths = []
-    for path in given:
+    for path in _named(files, what):
         # The name of the folder, and of a file that exists, may hold brackets.
-        pattern = glob.has_magic(str(path)) and not (root / path).exists()
+        pattern = glob.has_magic(path) and not (root / path).exists()
         paths.append(str(Path(glob.escape(str(root)) if pattern else root) / path))
     return paths
 
@@ -230,9 +249,8 @@ def _described(path: Path) -> tuple[Path, bool]:
 
 def _listed(files: Files, what: str) -> list[Path]:
     """Return the files that an argument names, patterns and folders resolved."""
-    given = [files] if isinstance(files, str | os.PathLike) else list(files)
     paths: list[Path] = []
-    for item in map(Path, given):
+    for item in map(Path, _named(files, what)):
         if item.is_dir() and item.suffix.lower() != '.gdb':
             found = _in_folder(item, what)
         elif item.exists() or not glob.has_magic(str(item)):
@@ -364,7 +382,7 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
     where, own = '', None
     if isinstance(given, str | os.PathLike):
         where = f' in {given}'
-        path = require_file(given, 'wavelengths')
+        path = require_file(at_home(given), 'wavelengths')
         with reading(path, 'a text file'):
             text = decoded(path.read_bytes())
         try:

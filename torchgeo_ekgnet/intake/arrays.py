@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import numpy as np
 import scipy.io
 
+from .._reading import reading, require_file
 from ..datasets.sources import Request, array, hdf5, matlab
+from ..datasets.sources.hdf5_file import open_hdf5
 
 ARRAY_SUFFIXES = (*matlab.SUFFIXES, *array.SUFFIXES, *hdf5.SUFFIXES)
 
@@ -42,12 +43,14 @@ def list_variables(path: Path) -> list[Variable]:
         Its variables; those of structs and cell arrays by their path.
 
     Raises:
-        ValueError: If the file cannot be read.
+        FileNotFoundError: If there is no such file.
+        FileError: If the file cannot be read.
     """
-    try:
+    path = require_file(path)
+    with reading(path, f'a {path.suffix} file'):
         if path.suffix.lower() == '.npy':
-            stored = np.load(path, mmap_mode='r', allow_pickle=False)
-            return [Variable(None, stored.shape, stored.dtype.kind in 'iub')]
+            shape, dtype = array.header_of(path)
+            return [Variable(None, shape, dtype.kind in 'iub')]
         if path.suffix.lower() == '.npz':
             return [
                 Variable(name, shape, dtype.kind in 'iub')
@@ -57,10 +60,6 @@ def list_variables(path: Path) -> list[Variable]:
         if path.suffix.lower() == '.mat' and not h5py.is_hdf5(path):
             return _matlab(path)
         return _hdf5(path)
-    except Exception as error:  # each library raises its own classes
-        raise ValueError(
-            f'{path}: found no readable {path.suffix} file, expected one: {error}'
-        ) from error
 
 
 def prisma_shape(path: Path) -> tuple[int, int, int] | None:
@@ -74,7 +73,7 @@ def prisma_shape(path: Path) -> tuple[int, int, int] | None:
 def _hdf5(path: Path) -> list[Variable]:
     """List the datasets of an HDF5, NetCDF or MATLAB v7.3 file."""
     turned = path.suffix.lower() == '.mat'
-    with hdf5.open_hdf5(path) as (variables, _):
+    with open_hdf5(path) as (variables, _):
         return [
             Variable(
                 name,
@@ -87,6 +86,7 @@ def _hdf5(path: Path) -> list[Variable]:
 
 def _matlab(path: Path) -> list[Variable]:
     """List the variables of a MATLAB v5 file."""
+    matlab.check_elements(path)
     listed = scipy.io.whosmat(path)
     found = [
         Variable(name, shape, None if kind in ('double', 'single') else True)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._files import as_argument, at_home, write_text
+from .._files import as_argument, check_output_file, named_path, write_text
 from ..tasks.networks import check_model
 from .advice import Advice, advise
 from .configuration import write_configuration
@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--name', help='name of the run (default: that of the cube)')
     parser.add_argument(
         '--output',
-        type=at_home,
+        type=named_path,
         metavar='FILE.yaml',
         help='file to write (default: NAME.yaml)',
     )
@@ -64,6 +64,7 @@ def main(args: Sequence[str] | None = None) -> None:
             f'{path} exists already; name another with --output, or replace it with '
             '--force'
         )
+    check_output_file(path, [*options.files, *filter(None, [options.labels])])
     advice = advise(found.scene, options.model, options.patch_size, options.split)
     write_text(path, write_configuration(found, advice, name, path))
     for text in found.warnings:

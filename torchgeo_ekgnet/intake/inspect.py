@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from torchgeo.datamodules import BaseDataModule
 
-from .._files import at_home, check_output_file
+from .._files import check_output_file, named_path
 from ..cli import Parser, check_yaml, usage_errors
 from ..commands import resolve_config, shipped_configs
 from ..datamodules import HyperspectralDataModule
@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         '--output',
-        type=at_home,
+        type=named_path,
         metavar='PAGE.html',
         help='page to write (default: NAME.html)',
     )
@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
     name = overview.scene.name.replace('/', '_').replace(' ', '_').lower()
     page = options.output or Path(f'{name}.html')
     if not options.no_page:
-        check_output_file(page)
+        check_output_file(page, [*options.files, *filter(None, [options.labels])])
         if options.output is None and page.exists() and not Page.wrote(page):
             raise FileExistsError(
                 f'{page}: found a file that this command has not written, expected none; '

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from .._files import at_home
+from .._files import named_path
 from .._runs import claim_outputs
 from .build import build_data, content_of
 from .declarations import PROTOCOLS, SCENES, Experiment, Row, published, run_settings
@@ -69,7 +69,7 @@ def repeat_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--out',
-        type=at_home,
+        type=named_path,
         help='folder of runs and report (default: runs/repeat/<name of the config>)',
     )
     shared_arguments(parser)
@@ -133,7 +133,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--out',
-        type=at_home,
+        type=named_path,
         default=Path('runs', 'reproduce'),
         help='folder of runs and reports (default: %(default)s)',
     )

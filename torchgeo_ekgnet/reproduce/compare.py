@@ -12,7 +12,7 @@ from typing import Any
 
 import timm
 
-from .._files import at_home
+from .._files import named_path
 from ..commands import did_you_mean
 from ..models import network_class
 from .build import content_of, import_class
@@ -87,7 +87,7 @@ def compare_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--out',
-        type=at_home,
+        type=named_path,
         help='folder of runs and report (default: runs/compare/<name of the config>)',
     )
     shared_arguments(parser)

@@ -46,7 +46,11 @@ def open_source(path: Path, request: Request) -> Source:
         if zipfile.is_zipfile(path):
             return _archived(path, request, axes)
         request.expect_no_variable(path)
-        _refuse_objects(str(path), _header_of(path)[1])
+        _refuse_objects(str(path), header_of(path)[1])
+        if 0 in (shape := header_of(path)[0]):
+            raise FileError(
+                f'{path}: found an empty array of shape {shape}, expected values'
+            )
         array = np.load(path, mmap_mode='r', allow_pickle=False)
         array = checked_numbers(path, path.stem, array, request)
         flat = '(' in axes or request.size is not None
@@ -156,7 +160,12 @@ def _header(
         return _read_header(file)
 
 
-def _header_of(path: Path) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
+def header_of(path: Path) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
+    """Return shape and type of the array of an ``.npy`` file.
+
+    Args:
+        path: The file.
+    """
     with path.open('rb') as file:
         return _read_header(file)
 

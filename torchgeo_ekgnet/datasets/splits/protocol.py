@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._files import at_home
 from ..._options import known_word, real_number
 from ..._patch import check_patch_size
 from ..raster import Grid
@@ -113,8 +114,9 @@ class SplitProtocol(ABC):
 
     def path_of(self, path: str) -> Path:
         """Find a file as it is named, or else below the scene's root."""
-        below = Path(self.context.root) / path
-        return below if below.exists() and not Path(path).exists() else Path(path)
+        named = at_home(path)
+        below = Path(self.context.root) / named
+        return below if below.exists() and not named.exists() else named
 
     def text_of(self, label: int) -> str:
         """What messages call a class: value and name, or the label itself."""
