@@ -86,6 +86,8 @@ class TestCustomScene:
         np.save(root / 'empty.npy', np.zeros((0, 4, 3)))
         with pytest.raises(ValueError, match=r'empty array of shape \(0, 4, 3\)'):
             CustomScene(root, cube='empty.npy', patch_size=5)
+        with pytest.raises(TypeError, match=r"the text 'ab' as class names"):
+            CustomScene(root, 5, cube='cube.npy', labels='labels.npy', class_names='ab')
         (root / 'centres.txt').write_text('450 nm and 500')
         with pytest.raises(ValueError, match='expected one wavelength a band'):
             CustomScene(root, cube='cube.npy', patch_size=5, wavelengths='centres.txt')

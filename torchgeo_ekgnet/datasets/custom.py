@@ -78,6 +78,12 @@ def open_scene(
             check_memory=options.check_memory,
         ),
     )
+    if options.axes is not None and source.axes is None:
+        logger.warning(
+            '%s: axes=%r is left out: the file tells the order of its axes itself',
+            source.where,
+            options.axes,
+        )
     if options.check_memory:
         # A byte a pixel for the mask, and up to eight for labels as they are read.
         pixels = source.shape[0] * source.shape[1]
@@ -324,7 +330,7 @@ def _number(nodata: float | str | None) -> float | None:
     if nodata is None:
         return None
     try:
-        return float(nodata)
+        return float('' if isinstance(nodata, bool) else nodata)
     except ValueError:
         raise ValueError(
             f"nodata is {nodata!r}, expected 'file', a number ('nan' too) or None"

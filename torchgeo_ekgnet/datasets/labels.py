@@ -119,8 +119,14 @@ def given_names(
         The names, each in one line.
 
     Raises:
+        TypeError: If a text is given instead of a list.
         ValueError: If a class has no name, two have one name, or a key is no number.
     """
+    if isinstance(class_names, str):
+        raise TypeError(
+            f'{where}: found the text {class_names!r} as class names, expected a list of '
+            'names, or names by value'
+        )
     texts: list[Any] = list(
         class_names.values() if isinstance(class_names, Mapping) else class_names
     )

@@ -7,11 +7,12 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._options import known_word
 from .labels import short
 
 logger = logging.getLogger(__name__)
@@ -111,9 +112,10 @@ def valid_pixels(
         bool (rows, cols).
 
     Raises:
-        ValueError: If no pixel is left, or values are NaN, infinite or beyond single
+        ValueError: If *nodata_in* is not known, no pixel is left, or values are NaN, infinite or beyond single
             precision and not declared nodata.
     """
+    known_word('nodata_in', nodata_in, get_args(NodataIn))
     rows, cols, bands = cube.shape
     mask = np.ones((rows, cols), dtype=bool)
     if valid is not None:

@@ -9,10 +9,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
+from .._options import known_word
 from .nodata import NodataIn
 from .units import WavelengthUnit
 
@@ -98,8 +99,12 @@ class SceneOptions:
         """Check what would be read as something else.
 
         Raises:
-            ValueError: If *unlabelled* is no list of whole numbers.
+            ValueError: If *unlabelled* is no list of whole numbers, or a word is not
+                known.
         """
+        known_word('nodata_in', self.nodata_in, get_args(NodataIn))
+        units = (None, *get_args(WavelengthUnit))
+        known_word('wavelength_unit', self.wavelength_unit, units)
         given = self.unlabelled
         listed = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
         if not listed or not all(isinstance(value, Integral) for value in given):

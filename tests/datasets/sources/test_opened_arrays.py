@@ -55,6 +55,10 @@ class TestArrays:
             ({'transform': [1, 2, 3]}, 'must have six numbers'),
             ({'wavelengths': [1, 2]}, '2 wavelengths for 7 bands'),
             ({'wavelengths': np.linspace(0.4, 1, 7).tolist()}, 'micrometres'),
+            ({'nodata_in': 'some'}, "nodata_in is 'some', expected one of"),
+            ({'wavelength_unit': 'cm'}, "wavelength_unit is 'cm', expected one of"),
+            ({'nodata': True}, 'nodata is True, expected'),
+            ({'size': [15, 18]}, r'^size is for pixels on one axis'),
             ({'bands': [1, 1]}, 'more than once'),
         ],
     )

@@ -25,6 +25,17 @@ CUBE = np.random.default_rng(2).integers(1, 3000, (12, 14, 5)).astype('uint16')
 BANDS = np.moveaxis(CUBE, 2, 0)
 
 
+@pytest.mark.parametrize(('name', 'told'), [('a.tif', True), ('a.npy', False)])
+def test_order_of_axes_of_a_raster_is_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, told: bool
+) -> None:
+    geotiff.write(tmp_path / 'a.tif', BANDS)
+    np.save(tmp_path / 'a.npy', BANDS)
+    scene = open_scene(tmp_path / name, axes='byx')
+    assert np.array_equal(scene.cube, CUBE)
+    assert ("axes='byx' is left out" in caplog.text) == told
+
+
 class TestBandTags:
     def tagged(self, root: Path, each: list[dict[str, str]], **tags: str) -> Path:
         path = geotiff.write(root / 'a.tif', BANDS)

@@ -48,7 +48,7 @@ def axes_of(request: Request, told: str | None = None) -> str:
         told: What the file tells.
 
     Raises:
-        ValueError: If the argument is no order of axes.
+        FileError: If the argument is no order of axes.
     """
     if request.labels:
         # A third axis has length 1, and is dropped.
@@ -56,13 +56,13 @@ def axes_of(request: Request, told: str | None = None) -> str:
     axes = request.axes or (told if told is not None and len(told) == 3 else 'yxb')
     if axes in _FLAT:
         if request.size is None or len(request.size) != 2 or min(request.size) < 1:
-            raise ValueError(
+            raise FileError(
                 f'axes={axes!r} needs size=[rows, columns] of the scene, found size='
                 f'{request.size}'
             )
         return axes
     if sorted(axes) != ['b', 'x', 'y']:
-        raise ValueError(
+        raise FileError(
             f'axes must order the letters y (rows), x (columns) and b (bands), such as '
             f"'yxb' or 'byx', or put all pixels on one axis, such as 'b(xy)', got "
             f'{axes!r}'
@@ -134,7 +134,7 @@ def in_order(
         flat_map = array.reshape((rows, cols), order='C' if by_row else 'F')
         return flat_map[..., None]
     if axes not in _FLAT:
-        raise ValueError(
+        raise FileError(
             f"size is for pixels on one axis, such as axes='b(xy)', found axes={axes!r}"
         )
     flat = _FLAT[axes]

@@ -269,7 +269,7 @@ class PrismaSource(StackSource):
             for name in cubes
         ]
         super().__init__(parts)
-        self.files = (path,)
+        self.files, self.axes = (path,), axes
         told = lower(attributes)
         self._centres: list[tuple[int, Any]] = [
             (part.shape[2], told.get(f'list_cw_{detector}'))
