@@ -316,6 +316,14 @@ class TestPlaces:
         with pytest.raises(ValueError, match="labels_crs='nonsense' is not known to"):
             open_scene(cube, path, labels_crs='nonsense')
 
+    def test_metres_in_a_file_of_degrees(self, cube: Path) -> None:
+        """GeoJSON that names no CRS is in degrees, whatever it holds."""
+        path = self.boxes(cube.with_name('fields.geojson'), self.placed())
+        with pytest.raises(FileError, match=r'none of its CRS WGS 84, .* labels_crs='):
+            open_scene(cube, path)
+        scene = open_scene(cube, path, labels_crs='EPSG:32632')
+        assert np.array_equal(scene.label_map, self.expected())
+
     def test_labels_crs_of_a_raster(self, cube: Path) -> None:
         part = self.expected()[None, :10].astype('uint8')
         path = geotiff.write(cube.with_name('l.tif'), part, crs=None)

@@ -175,8 +175,17 @@ def _placed(
     if system == 'crs':
         if grid.georeferenced:
             with reading(path, 'features in the CRS of the scene'):
-                frame = frame.to_crs(grid.crs.to_wkt())  # type: ignore[union-attr]
-                return _near(frame, grid)
+                moved = frame.to_crs(grid.crs.to_wkt())  # type: ignore[union-attr]
+                bounds = frame.total_bounds
+                lost = ~np.isfinite(moved.geometry.bounds.to_numpy())
+                if np.isfinite(bounds).all() and lost.all():
+                    raise FileError(
+                        f'{path}: found coordinates {_text(bounds)}, which are none of '
+                        f'its CRS {frame.crs.name}, expected those of a CRS that '
+                        'the file names (GeoJSON without one is in degrees); '
+                        'labels_crs= gives another'
+                    )
+                return _near(moved, grid)
         implied = path.suffix.lower() in ('.geojson', '.json', '.geojsonl')
         if grid.crs is not None or not implied or not _within(frame, grid):
             raise FileError(
