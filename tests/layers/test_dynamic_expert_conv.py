@@ -245,8 +245,8 @@ def test_bad_input() -> None:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'in_channels': 0}, 'in_channels must be at least 1'),
-        ({'num_experts': 0}, 'num_experts must be at least 1'),
+        ({'in_channels': 0}, 'in_channels must be a whole number of at least 1'),
+        ({'num_experts': 0}, 'num_experts must be a whole number of at least 1'),
         ({'groups': 3}, 'in_channels=4 must be a multiple of groups=3'),
         ({'groups': 4}, 'out_channels=6 must be a multiple of groups=4'),
         ({'padding_mode': 'mirror'}, "found 'mirror'"),
@@ -258,6 +258,7 @@ def test_bad_input() -> None:
         ({'stride': (1, 0, 1)}, r'stride must be at least 1, found \(1, 0, 1\)'),
         ({'dilation': 0}, 'dilation must be at least 1'),
         ({'padding': -1}, 'padding must be at least 0'),
+        ({'num_experts': 2.0}, 'num_experts must be a whole number .*found 2.0'),
         ({'temperature': 0.0}, 'temperature must be a finite number above 0.01'),
         ({'num_mapping_blocks': -1}, 'num_blocks must be at least 0'),
     ],

@@ -75,6 +75,19 @@ def test_backward_hooks_are_heard() -> None:
     assert heard == [norm]
 
 
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('name', CONVS)
+def test_what_hooks_hold_is_not_changed(name: str, training: bool) -> None:
+    modules = CONVS[name](), nn.BatchNorm3d(6), nn.ReLU()
+    held: list[Tensor] = []
+    for module in modules:
+        module.train(training).register_forward_hook(lambda *args: held.append(args[2]))
+        module.register_full_backward_hook(lambda *_: None)
+    x = torch.randn(2, 4, 5, 3, 5, requires_grad=True)
+    conv_norm(modules[0], modules[1], x, act=modules[2]).sum().backward()
+    assert (held[1] < 0).any() and held[2].equal(held[1].relu())
+
+
 def test_when_nothing_is_folded() -> None:
     conv, norm = CONVS['experts']().eval(), settled(nn.BatchNorm3d(6))
     assert not folds(conv, norm)  # gradients are wanted

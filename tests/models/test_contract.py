@@ -4,6 +4,7 @@
 """What timm's own suite asks, for every registered model."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -308,10 +309,36 @@ def test_intermediates(name: str) -> None:
         torch.testing.assert_close(normed[0], final)
     with pytest.raises(ValueError, match='output_fmt'):
         model.forward_intermediates(x, output_fmt='NLC')
+    with pytest.raises(ValueError, match='indices: found none, expected at least one'):
+        model.forward_intermediates(x, [])
     with pytest.raises(ValueError, match='indices'):
         model.forward_intermediates(x, [99])
     with pytest.raises(ValueError, match='indices'):
         model.forward_intermediates(x, 99)
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('name', SIZES)
+def test_hooks_are_heard(name: str, training: bool) -> None:
+    model, x = small_model(name).train(training), small_input(name, 3)
+    forward, backward = Counter[nn.Module](), Counter[nn.Module]()
+    modules = {
+        path: module
+        for path, module in model.named_modules()
+        # Weights that are not called, and a check of patches that pixels do not need.
+        if not isinstance(module, nn.ModuleList)
+        and not path.endswith(('fusion.mix', 'expect_size'))
+    }
+    for module in modules.values():
+        module.register_forward_hook(lambda module, *_: forward.update([module]))
+    with torch.no_grad():
+        model(x)
+    assert [path for path, module in modules.items() if not forward[module]] == []
+    for module in modules.values():
+        module.register_full_backward_hook(lambda module, *_: backward.update([module]))
+    forward.clear()
+    model(x.requires_grad_()).sum().backward()
+    assert forward == backward
 
 
 @pytest.mark.parametrize('name', SIZES)

@@ -7,6 +7,7 @@ The dynamic kernel generation of EKGNet (arXiv 2504.13045, section 2.2.2).
 """
 
 import math
+import numbers
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -65,8 +66,11 @@ def _check_sizes(
         ('groups', groups),
         ('num_experts', num_experts),
     ):
-        if value < 1:
-            raise ValueError(f'{name} must be at least 1, found {value}')
+        whole = isinstance(value, numbers.Integral)
+        if not whole or value < 1:
+            raise ValueError(
+                f'{name} must be a whole number of at least 1, found {value!r}'
+            )
     for name, channels in (
         ('in_channels', in_channels),
         ('out_channels', out_channels),

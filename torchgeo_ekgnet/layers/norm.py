@@ -132,7 +132,7 @@ def conv_norm(
         weight, bias, shift = _fold(conv.weight, conv.bias, norm, 1)
         relu = isinstance(act, nn.ReLU) and not watched(act)
         y = conv.convolve(x, attention, weight, bias, shift, relu)
-        return y if relu or act is None else cast(Tensor, act(y))
+        return y if relu else _activated(norm, y, act)
     plain = cast(nn.Conv3d, conv)
     weight, bias, shift = _fold(plain.weight, plain.bias, norm, 0)
     bias = shift if bias is None else bias + shift
@@ -140,7 +140,17 @@ def conv_norm(
         y = plain.convolve(x, weight, bias)
     else:
         y = plain._conv_forward(x, weight, bias)
-    return y if act is None else cast(Tensor, act(y))
+    return _activated(norm, y, act)
+
+
+def _activated(norm: nn.Module, y: Tensor, act: nn.Module | None) -> Tensor:
+    """Activate what a normalization gave: in place, unless somebody may hold it."""
+    if act is None:
+        return y
+    held = _symbolic(y) or type(norm) not in _NORMS or watched(norm)
+    if held or type(act) is not nn.ReLU or watched(act):
+        return cast(Tensor, act(y))
+    return y.relu_()
 
 
 # Elements of a piece whose deviations from the mean stay in a core's cache.
@@ -366,8 +376,7 @@ def normalize(norm: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tenso
         fused = _fused(cast(nn.BatchNorm3d, norm), x, relu)
         if fused is not None:
             return fused if relu or act is None else cast(Tensor, act(fused))
-    y = _normalize(norm, x)
-    return y if act is None else cast(Tensor, act(y))
+    return _activated(norm, _normalize(norm, x), act)
 
 
 def norm_act(norm: nn.Module, x: Tensor, act: nn.Module) -> Tensor:

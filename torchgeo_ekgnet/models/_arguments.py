@@ -18,8 +18,10 @@ def feature_indices(
         The chosen levels, in the order asked for.
 
     Raises:
-        ValueError: If a level does not exist.
+        ValueError: If a level does not exist, or none is asked for.
     """
+    if isinstance(indices, (list, tuple)) and not indices:
+        raise ValueError('indices: found none, expected at least one feature level')
     if indices is None:
         return list(range(num_features))
     if isinstance(indices, int):

@@ -90,7 +90,7 @@ class DenseLayer(nn.Module):
         width = expansion * growth_rate
         self.bottleneck = bottleneck_layer(in_channels, width)
         self.norm = nn.BatchNorm3d(width, device=device, dtype=dtype)
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.ReLU()
         self.conv = GroupedConv3d(
             width,
             growth_rate,
@@ -373,7 +373,9 @@ class DenseStage(nn.Module):
     @torch.jit.unused
     def _can_turn(self) -> bool:
         """Whether all convolutions take maps in both orders."""
-        return all(type(cast(Any, m).conv) is GroupedConv3d for m in self.layers)
+        return all(
+            type(getattr(layer, 'conv', None)) is GroupedConv3d for layer in self.layers
+        )
 
     @torch.jit.unused
     def recompute(self, x: Tensor) -> Tensor:
@@ -605,6 +607,7 @@ class DenseSkeleton(SpectralSpatialNet):
         if self.rows_first:
             # The order in which the first block wants them.
             rows: Tensor = self.stem(x.unsqueeze(1).transpose(2, 3))
+            rows = self.stem_act(rows)
             return rows.transpose(2, 3)
         maps: Tensor = self.stem_act(self.stem(x.unsqueeze(1)))
         return maps

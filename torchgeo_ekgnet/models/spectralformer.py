@@ -269,7 +269,7 @@ class SpectralFormer(SpectralSpatialNet):
 
     def forward_norm(self, x: Tensor) -> Tensor:
         """Normalise the class token of the newest state."""
-        out: Tensor = self.norm(x[:, :1, :1])
+        out: Tensor = self.act(self.norm(x[:, :1, :1]))
         return out
 
     def spectral_mean(self, x: Tensor) -> Tensor:
