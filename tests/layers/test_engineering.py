@@ -47,6 +47,14 @@ def test_torchscript() -> None:
     assert scripted(batch(0)).shape == model(batch(0)).shape
 
 
+@pytest.mark.filterwarnings('ignore:.*torch.jit', 'ignore::torch.jit.TracerWarning')
+def test_traced_for_any_batch() -> None:
+    model = network().eval()
+    traced: Any = torch.jit.trace(model, (batch(2),))
+    for size in (1, 3, 0):
+        torch.testing.assert_close(traced(batch(size)), model(batch(size)))
+
+
 @pytest.mark.parametrize('training', [False, True])
 def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
     backend = CountingBackend()

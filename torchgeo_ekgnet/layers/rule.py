@@ -8,7 +8,6 @@ with :func:`conv_strategy` goes before the rule.
 """
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -176,7 +175,7 @@ def dense_passes(dtype: torch.dtype, weight: Tensor, geometry: Geometry) -> str 
     return DENSE.get((weight.shape[1], weight.shape[0] // geometry.groups))
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # which PyTorch cannot trace
 def multiplies_bfloat16() -> bool:
     """Whether the processor has instructions for products of bfloat16."""
     asked = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
@@ -233,8 +232,10 @@ def chosen_at_run_time(x: Tensor, geometry: Geometry) -> bool:
 def exporting() -> bool:
     """Whether the graph that is being made will be given batches of any size."""
     # torch.compiler.is_exporting came with PyTorch 2.7.
-    return torch.onnx.is_in_onnx_export() or (
-        hasattr(torch.compiler, 'is_exporting') and torch.compiler.is_exporting()
+    return (
+        torch.onnx.is_in_onnx_export()
+        or torch.jit.is_tracing()
+        or (hasattr(torch.compiler, 'is_exporting') and torch.compiler.is_exporting())
     )
 
 
