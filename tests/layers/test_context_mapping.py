@@ -34,6 +34,15 @@ def test_temperature_round_trip(value: float, dtype: torch.dtype) -> None:
     assert float(mapping.temperature.detach()) == pytest.approx(7, rel=rel)
 
 
+def test_temperature_that_was_a_scalar() -> None:
+    mapping = ContextMapping(3, temperature=5.0)
+    older = {k: v.squeeze() for k, v in mapping.state_dict().items() if 'raw' in k}
+    assert [v.dim() for v in older.values()] == [0]
+    other = ContextMapping(3)
+    other.load_state_dict({**other.state_dict(), **older})
+    assert other.temperature.equal(mapping.temperature) and other.temperature.dim() == 0
+
+
 @pytest.mark.parametrize('value', [0.01, 0.0, -1.0, math.nan, math.inf])
 def test_temperature_must_be_positive(value: float) -> None:
     with pytest.raises(ValueError, match='temperature must be a finite number above'):

@@ -7,7 +7,7 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -19,6 +19,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.export import Dim
 
 from torchgeo_ekgnet.layers import ContextMapping, DynamicExpertConv3d, expert_convs
@@ -137,6 +139,16 @@ def test_real_compiler() -> None:
     assert counters['stats']['unique_graphs'] == 1
 
 
+@pytest.mark.filterwarnings('error:.*lru_cache')
+@pytest.mark.parametrize('grad', [False, True])
+def test_compiled_in_bfloat16(grad: bool) -> None:
+    torch.compiler.reset()
+    model, x = small_model('ekgnet_tiny', block_config=(1,)), small_input('ekgnet_tiny')
+    compiled: Any = torch.compile(model, fullgraph=True, backend='aot_eager')
+    with torch.set_grad_enabled(grad), torch.autocast('cpu', torch.bfloat16):
+        torch.testing.assert_close(compiled(x), model(x), rtol=0.05, atol=0.01)
+
+
 def test_compiled_training() -> None:
     torch.compiler.reset()
     model, twin = (
@@ -239,24 +251,37 @@ def gradients(model: nn.Module, x: Tensor, label: Tensor) -> list[Tensor]:
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
-def distributed_gradients(rank: int, folder: Path) -> None:
+def distributed_gradients(rank: int, folder: Path, sharded: bool) -> None:
     """Run one of two processes on its half of the batch; rank 0 saves the result."""
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
-    model = small_model('ekgnet_tiny')
+    model: Any = small_model('ekgnet_tiny')
     x, label = global_batch()
     half = slice(3 * rank, 3 * rank + 3)
-    result = gradients(nn.parallel.DistributedDataParallel(model), x[half], label[half])
+    if sharded:
+        for stage in model.stages:
+            fully_shard(stage, mesh=init_device_mesh('cpu', (2,)))
+        fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
+        result = [
+            cast(Any, g).full_tensor() for g in gradients(model, x[half], label[half])
+        ]
+    else:
+        model = nn.parallel.DistributedDataParallel(model)
+        result = gradients(model, x[half], label[half])
     if rank == 0:
         torch.save(result, folder / 'gradients.pt')
     dist.destroy_process_group()
 
 
 @needs_fork
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize('sharded', [False, True])
+def test_two_processes_equal_one(sharded: bool, tmp_path: Path) -> None:
     ranks = [
-        forked(partial(distributed_gradients, rank, tmp_path), tmp_path / f'{rank}.txt')
+        forked(
+            partial(distributed_gradients, rank, tmp_path, sharded),
+            tmp_path / f'{rank}.txt',
+        )
         for rank in range(2)
     ]
     for rank in ranks:

@@ -16,6 +16,8 @@ from timm.models import save_for_hf
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from torchgeo_ekgnet.tasks.networks import load_weights
+
 from .conftest import BANDS, SIZES, small_input, small_model
 
 OTHER_BANDS = 17
@@ -90,6 +92,19 @@ def test_everything_can_be_drawn_anew(name: str) -> None:
     assert not [key for key, value in found.items() if value.isnan().any()]
     for key, value in start.items():
         assert found[key].equal(value), key
+
+
+def test_temperatures_that_were_scalars(tmp_path: Path) -> None:
+    model, x = trained('ekgnet_tiny'), small_input('ekgnet_tiny')
+    state = model.state_dict()
+    for key in [key for key in state if key.endswith('raw_temperature')]:
+        state[key] = state[key].squeeze()
+    path = tmp_path / 'older.pth'
+    torch.save(state, path)
+    again = small_model('ekgnet_tiny', checkpoint_path=str(path))
+    assert again(x).equal(model(x))
+    assert load_weights(other := small_model('ekgnet_tiny'), str(path))[0]
+    assert other(x).equal(model(x))
 
 
 @pytest.mark.parametrize('name', SIZES)

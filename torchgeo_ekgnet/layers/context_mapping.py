@@ -265,7 +265,8 @@ class ContextMapping(nn.Module):
         self.project = PooledConv3d(
             in_channels, num_experts, 1, device=device, dtype=dtype
         )
-        self.raw_temperature = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        # One axis: tools that share parameters out (FSDP) take no scalars.
+        self.raw_temperature = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         self._start = float(temperature)
         self.reset_parameters()
 
@@ -276,7 +277,7 @@ class ContextMapping(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """The temperature tau, a scalar tensor that carries gradients."""
-        return self.floor + F.softplus(self.raw_temperature)
+        return self.floor + F.softplus(self.raw_temperature).sum()
 
     def set_temperature(self, value: float) -> None:
         """Set the temperature.
@@ -296,6 +297,16 @@ class ContextMapping(nn.Module):
         raw = above + math.log(-math.expm1(-above))
         with torch.no_grad():
             self.raw_temperature.fill_(raw)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        """Read the scalar that the raw temperature was before version 0.1 as well."""
+        name = f'{prefix}raw_temperature'
+        raw = state_dict.get(name)
+        if isinstance(raw, Tensor) and raw.dim() == 0:
+            state_dict[name] = raw.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def update_temperature(self, step: float = 3.0, end: float = 1.0) -> None:
         """Lower the temperature by one step, as the paper does after every epoch.

@@ -846,7 +846,7 @@ def shares(logits: Tensor, raw: Tensor, floor: float) -> Tensor:
 
     Args:
         logits: Logits, float32, contiguous.
-        raw: Raw temperature, a scalar; the temperature is ``floor + softplus(raw)``.
+        raw: Raw temperature, one value; the temperature is ``floor + softplus(raw)``.
         floor: Lowest temperature.
 
     Returns:

@@ -67,7 +67,13 @@ def network_state(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in state.items()
         if name.startswith('model.')
     }
-    return clean_state_dict(inside) if inside else state
+    state = clean_state_dict(inside) if inside else state
+    for name, value in state.items():
+        # A scalar before version 0.1.
+        scalar = isinstance(value, Tensor) and value.dim() == 0
+        if scalar and name.endswith('.raw_temperature'):
+            state[name] = value.reshape(1)
+    return state
 
 
 def compare_weights(network: nn.Module, state: Mapping[str, Any]) -> Comparison:
