@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -81,6 +85,14 @@ def test_average_is_scored_and_stays(tmp_path: Path) -> None:
     assert not mean.allclose(weights.steps[-1])
     for name, buffer in task.model.named_buffers():
         assert torch.isfinite(buffer).all(), name
+
+
+@pytest.mark.filterwarnings('ignore:.*Swapping scheduler')
+def test_lightnings_callbacks_find_the_network(tmp_path: Path) -> None:
+    """Its sizes come from the data; they copy and change it before the task's setup."""
+    average = StochasticWeightAveraging(1e-3, swa_epoch_start=1)
+    fit(tmp_path, average, ModelPruning('l1_unstructured', amount=0.5), max_epochs=2)
+    assert int(average.n_averaged) > 0
 
 
 def test_start(tmp_path: Path) -> None:

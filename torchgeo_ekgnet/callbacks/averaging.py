@@ -45,9 +45,8 @@ class MovingAverage(WeightAveraging):
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Build the network before Lightning copies it, to where it will be trained."""
+        """Let Lightning copy the network to where it will be trained."""
         if stage == 'fit':
-            getattr(pl_module, 'build', lambda stage: None)(stage)
             self._device = trainer.strategy.root_device
             # Of an earlier training; that which is resumed brings its own number.
             self._latest_update_step = 0

@@ -10,6 +10,7 @@ from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -39,6 +40,7 @@ from .classes import numbers_in_network
 from .finite import FiniteWatch, OnNonfinite
 from .losses import Loss, balanced_weights, make_loss, mix, weigh_classes
 from .networks import (
+    BuildFirst,
     Unbuilt,
     check_model,
     create_network,
@@ -249,8 +251,7 @@ class HyperspectralClassificationTask(ClassificationTask):
     def build(self, stage: str) -> None:
         """Settle bands, classes and class weights with the datamodule.
 
-        ``setup`` does it; a callback that needs the network in its own ``setup``, which
-        comes before, may ask for it.
+        ``setup`` does it; for a training :class:`BuildFirst` has asked for it before.
 
         Args:
             stage: One of 'fit', 'validate', 'test' or 'predict'.
@@ -300,6 +301,13 @@ class HyperspectralClassificationTask(ClassificationTask):
             )
         if weights is not None and weights != 'balanced':
             weigh_classes(self.criterion, weights, self.hparams['num_classes'])
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Let the network exist when other callbacks copy or change it."""
+        callbacks = cast(Any, self.trainer).callbacks
+        if not any(isinstance(callback, BuildFirst) for callback in callbacks):
+            callbacks.insert(0, BuildFirst())
+        return []
 
     def setup(self, stage: str) -> None:
         """Build what waits for the data, and compile the network if asked to."""

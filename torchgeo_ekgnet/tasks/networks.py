@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -37,6 +38,20 @@ class Unbuilt(nn.Module):
             f'the network is not built, {", ".join(self.unknown)} is unknown; pass it '
             'to the task, or run the task in a Trainer with its datamodule'
         )
+
+
+class BuildFirst(Callback):
+    """Builds the network of a task before other callbacks are set up.
+
+    Lightning sets callbacks up before the module; those that average, prune or freeze
+    weights copy or change them then.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Build what is to be trained."""
+        build = getattr(pl_module, 'build', None)
+        if stage == 'fit' and build is not None:
+            build(stage)
 
 
 def check_model(name: str) -> None:
