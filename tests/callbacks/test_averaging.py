@@ -92,7 +92,7 @@ def test_lightnings_callbacks_find_the_network(tmp_path: Path) -> None:
     """Its sizes come from the data; they copy and change it before the task's setup."""
     average = StochasticWeightAveraging(1e-3, swa_epoch_start=1)
     fit(tmp_path, average, ModelPruning('l1_unstructured', amount=0.5), max_epochs=2)
-    assert int(average.n_averaged) > 0
+    assert average.n_averaged is not None and int(average.n_averaged) > 0
 
 
 def test_start(tmp_path: Path) -> None:
