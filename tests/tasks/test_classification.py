@@ -43,6 +43,18 @@ class TestSizes:
         assert task.hparams['in_channels'] == BANDS
         assert task.hparams['num_classes'] == CLASSES
 
+    @pytest.mark.parametrize('stage', ['training_step', 'predict_step'])
+    @pytest.mark.parametrize(
+        ('batch', 'found'),
+        [({'row_col': None, 'label': None}, 'row_col, label'), ([1, 2], 'list')],
+    )
+    def test_loaders_without_their_datamodule(
+        self, batch: Any, found: str, stage: str
+    ) -> None:
+        task = make_task(in_channels=BANDS, num_classes=CLASSES)
+        with pytest.raises(ValueError, match=f'batch: found {found}, .*datamodule='):
+            getattr(task, stage)(batch, 0)
+
     def test_network_of_fixed_patch_size(self, tmp_path: Path) -> None:
         task = make_task(model='cnn3d', in_channels=BANDS, num_classes=CLASSES)
         assert not task.is_built

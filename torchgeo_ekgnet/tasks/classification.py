@@ -37,6 +37,7 @@ from ..models._weights import compare_weights, network_state
 from .arguments import Compile, Precision, check_arguments, plain_arguments
 from .capture import Capture, make_capture
 from .classes import numbers_in_network
+from .entries import entries
 from .finite import FiniteWatch, OnNonfinite
 from .losses import Loss, balanced_weights, make_loss, mix, weigh_classes
 from .networks import (
@@ -397,7 +398,7 @@ class HyperspectralClassificationTask(ClassificationTask):
 
     def _step(self, batch: Mapping[str, Tensor], stage: str) -> Tensor:
         """Give the loss of one batch, and count its predictions."""
-        image, label = batch['image'], batch['label']
+        image, label = entries(batch, 'image', 'label')
         if len(label):
             target = label
             if stage == 'train' and self.hparams['mixup']:
@@ -488,7 +489,8 @@ class HyperspectralClassificationTask(ClassificationTask):
     ) -> Tensor:
         """Compute class probabilities of shape (B, C)."""
         # In float32, as maps do it: in half precision near probabilities become ties.
-        return self._divided(self._logits(batch['image'])).float().softmax(dim=1)
+        (image,) = entries(batch, 'image')
+        return self._divided(self._logits(image)).float().softmax(dim=1)
 
     def _calibrates(self) -> bool:
         """Tell whether the running validation is one to fit a temperature on."""
