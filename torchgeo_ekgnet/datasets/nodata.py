@@ -112,8 +112,8 @@ def valid_pixels(
         bool (rows, cols).
 
     Raises:
-        ValueError: If *nodata_in* is not known, no pixel is left, or values are NaN, infinite or beyond single
-            precision and not declared nodata.
+        ValueError: If *nodata_in* is not known, no pixel is left, or values are NaN,
+            infinite or beyond single precision and not declared nodata.
     """
     known_word('nodata_in', nodata_in, get_args(NodataIn))
     rows, cols, bands = cube.shape

@@ -277,7 +277,7 @@ class ContextMapping(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """The temperature tau, a scalar tensor that carries gradients."""
-        return self.floor + F.softplus(self.raw_temperature).sum()
+        return self.floor + F.softplus(self.raw_temperature).squeeze(0)
 
     def set_temperature(self, value: float) -> None:
         """Set the temperature.
