@@ -224,6 +224,12 @@ def scene_folder(parent: Path, subject: Subject) -> Path:
     return folder if found.same_scene(subject) else parent / f'{name}-{subject.cube:.8}'
 
 
+def holds_no_more(folder: Path, names: Iterable[str]) -> bool:
+    """Tell whether all files of a folder are notes of this module or have such names."""
+    files = {path.name for path in folder.rglob('*') if not path.is_dir()}
+    return files <= {*names, SCENE_FILE, CLAIMS_FILE}
+
+
 def claim_scene_folder(folder: Path, subject: Subject) -> None:
     """Note in a folder which scene it is of."""
     if not (folder / SCENE_FILE).is_file():

@@ -33,6 +33,7 @@ from .._runs import (
     claim_outputs,
     claim_scene_folder,
     create_version,
+    holds_no_more,
     newest_checkpoint,
     read_result,
     run_of_checkpoint,
@@ -148,7 +149,7 @@ class RunFolder(Callback):
     ``test`` and ``predict`` write beside the run of their checkpoint (their logs in
     ``validate/``, ``test/`` and ``predict/``), so results always lie with the weights
     they belong to; on another scene, they write into ``test/SCENE`` and
-    ``predict/SCENE``. Resuming ``fit`` from a checkpoint opens a new version, which
+    ``predict/SCENE``. A stage that is refused leaves no folder. Resuming ``fit`` from a checkpoint opens a new version, which
     takes the best checkpoints so far along: nothing is written over, and later epochs
     have to be better. A run that fails before its first step leaves no folder.
 
@@ -192,11 +193,12 @@ class RunFolder(Callback):
         self._logs: list[Logger] = []
         self._opened = False
         self._began = False
+        self._made: Path | None = None
         self._scores: dict[int, dict[str, float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Point our loggers to the run folder; those of others stay."""
-        self._opened = False
+        self._opened, self._made = False, None
         if getattr(trainer, 'fast_dev_run', False):
             return
         others = [item for item in trainer.loggers if not self._replaces(trainer, item)]
@@ -252,13 +254,16 @@ class RunFolder(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Remove the folder of a run that has not begun; all in it is ours."""
-        if self.path is None or self._began or trainer.state.fn != TrainerFn.FITTING:
+        """Remove the folder of a run that has not begun, or of a stage without results."""
+        fits = trainer.state.fn == TrainerFn.FITTING
+        made = self.path if fits else self._made
+        if made is None or (self._began if fits else not holds_no_more(made, _LOGS)):
             return
         trainer.loggers = [item for item in trainer.loggers if item not in self._ours]
         if trainer.is_global_zero:
-            shutil.rmtree(self.path, ignore_errors=True)
-        self.path = None
+            shutil.rmtree(made, ignore_errors=True)
+        if made == self.path:
+            self.path = None
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where the run is, how good it is and what to type next."""
@@ -378,10 +383,13 @@ class RunFolder(Callback):
         if not trainer.ckpt_path and self.path is None:
             if not getattr(pl_module, 'is_trained', False):
                 raise ValueError(self._no_weights(trainer, stage))
-            self.path = self._next_version(trainer)
+            self.path = self._made = self._next_version(trainer)
         self._opened = True
         run, path = _run(trainer), run_path(trainer)
         logs = run / stage if path == run else path
+        if self._made is None:
+            missing = (folder for folder in (run / stage, logs) if not folder.exists())
+            self._made = next(missing, None)
         try:
             for folder in (run, run / stage, logs):
                 _check_folder(folder)

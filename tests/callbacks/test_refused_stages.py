@@ -1,0 +1,81 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What a stage leaves in the folder of its run that is refused before it begins."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+
+from .test_run_folder import make_datamodule, make_trainer
+
+
+class Refusing(Callback):
+    """Refuses every stage but training."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise ValueError('refused')
+
+    on_predict_start = on_test_start
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == 'validate':
+            raise ValueError('refused')
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a training."""
+    task = HyperspectralClassificationTask('ekgnet_tiny')
+    make_trainer(tmp_path).fit(task, make_datamodule())
+    return tmp_path / 'runs' / 'small' / 'version_0'
+
+
+def refused(folder: Path, stage: str, **options: Any) -> None:
+    """Begin a stage that is refused."""
+    trainer = make_trainer(folder)
+    trainer.callbacks.append(Refusing())  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match='refused'):
+        getattr(trainer, stage)(**options)
+
+
+@pytest.mark.filterwarnings('ignore:.*allow_other_split')
+@pytest.mark.parametrize('stage', ['validate', 'test', 'predict'])
+@pytest.mark.parametrize('seed', [0, 1])
+def test_nothing_stays(stage: str, seed: int, run: Path, tmp_path: Path) -> None:
+    before = sorted(run.rglob('*'))
+    refused(
+        tmp_path,
+        stage,
+        model=HyperspectralClassificationTask('ekgnet_tiny'),
+        datamodule=make_datamodule(seed=seed, allow_other_split=True),
+        ckpt_path=run / 'checkpoints' / 'best.ckpt',
+    )
+    assert sorted(run.rglob('*')) == before
+
+
+def test_earlier_results_stay(run: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        'model': HyperspectralClassificationTask('ekgnet_tiny'),
+        'datamodule': make_datamodule(),
+        'ckpt_path': run / 'checkpoints' / 'best.ckpt',
+    }
+    make_trainer(tmp_path).test(**given, verbose=False)
+    before = sorted(run.glob('*')), (run / 'test.json').read_bytes()
+    refused(tmp_path, 'test', **given)
+    assert (sorted(run.glob('*')), (run / 'test.json').read_bytes()) == before
+
+
+def test_loaded_weights_open_no_run(run: Path, tmp_path: Path) -> None:
+    best = str(run / 'checkpoints' / 'best.ckpt')
+    refused(
+        tmp_path,
+        'test',
+        model=HyperspectralClassificationTask('ekgnet_tiny', weights=best),
+        datamodule=make_datamodule(),
+    )
+    assert [path.name for path in run.parent.iterdir()] == ['version_0']
