@@ -100,21 +100,33 @@ def open_hdf5(
 def _follow_links(file: h5py.File, visit: Callable[[str, Any], None]) -> dict[str, str]:
     """Visit what links to other files lead to; return the place of what is missing."""
     lost: dict[str, str] = {}
-
-    def follow(name: str, link: Any) -> None:
-        if not isinstance(link, h5py.ExternalLink):
-            return
+    for name, link in _external_links(file):
         try:
             item = file[name]
         except (KeyError, OSError):
             lost[name] = f'{link.path!r} in {link.filename}'
-            return
+            continue
         visit(name, item)
         if isinstance(item, h5py.Group):
-            item.visititems(lambda inner, found: visit(f'{name}/{inner}', found))
-
-    file.visititems_links(follow)
+            for inner, found in _members(item):
+                visit(f'{name}/{inner}', found)
     return lost
+
+
+def _members(group: h5py.Group) -> list[tuple[str, Any]]:
+    """Return what a group holds, in itself and in its groups, by name."""
+    found: list[tuple[str, Any]] = []
+    group.visititems(lambda name, item: found.append((name, item)))
+    return found
+
+
+def _external_links(file: h5py.File) -> Iterator[tuple[str, h5py.ExternalLink]]:
+    """Yield links to other files, by name."""
+    for place, group in [('', file), *_members(file)]:
+        for name in group if isinstance(group, h5py.Group) else ():
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                yield f'{place}/{name}'.lstrip('/'), link
 
 
 def _texts(item: Any) -> Any:
