@@ -201,6 +201,16 @@ class TestCheckpoints:
         row_col = torch.tensor([[3, 4]])
         torch.testing.assert_close(other.gather(row_col), first.gather(row_col))
 
+    def test_other_split_is_told_once(
+        self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path
+    ) -> None:
+        trained, path = fitted
+        other = make_datamodule(split=RandomSplit(0.3, 0.2, 4), allow_other_split=True)
+        with pytest.warns(UserWarning, match='another split') as caught:
+            make_trainer(tmp_path).test(trained, other, ckpt_path=path, verbose=False)
+        said = [item for item in caught if 'another split' in str(item.message)]
+        assert len(said) == 1
+
     def test_weights_may_be_tuned_on_another_split(
         self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path
     ) -> None:

@@ -233,11 +233,13 @@ def check_training_data(datamodule: Any) -> None:
     trainer = datamodule.trainer
     if trainer is None:
         return
+    path = trainer.ckpt_path
+    if path is not None and path == datamodule._checked_checkpoint:
+        return  # Lightning has restored it
     provenance = getattr(trainer.lightning_module, 'provenance', None)
     known = provenance.data if isinstance(provenance, Provenance) else None
     if known is not None and trainer.state.fn != 'fit':
         datamodule.load_state_dict(dict(known))
-    path = trainer.ckpt_path
     if path is None or path == datamodule._checked_checkpoint:
         return
     message = (
