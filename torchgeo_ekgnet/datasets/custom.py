@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,12 +330,12 @@ def _missing(
 def _number(nodata: float | str | None) -> float | None:
     if nodata is None:
         return None
-    try:
-        return float('' if isinstance(nodata, bool) else nodata)
-    except ValueError:
-        raise ValueError(
-            f"nodata is {nodata!r}, expected 'file', a number ('nan' too) or None"
-        ) from None
+    if not isinstance(nodata, bool):
+        with suppress(ValueError):
+            return float(nodata)
+    raise ValueError(
+        f"nodata is {nodata!r}, expected 'file', a number ('nan' too) or None"
+    )
 
 
 def _stored(source: Source, options: SceneOptions) -> Any:

@@ -46,8 +46,9 @@ def open_source(path: Path, request: Request) -> Source:
         if zipfile.is_zipfile(path):
             return _archived(path, request, axes)
         request.expect_no_variable(path)
-        _refuse_objects(str(path), header_of(path)[1])
-        if 0 in (shape := header_of(path)[0]):
+        shape, dtype = header_of(path)
+        _refuse_objects(str(path), dtype)
+        if 0 in shape:
             raise FileError(
                 f'{path}: found an empty array of shape {shape}, expected values'
             )

@@ -21,6 +21,9 @@ from .variables import Variable, is_fact, text_of, written_fact
 #: Attribute, of our own making, with the order of axes that dimension scales tell.
 AXES = ' axes'
 
+Members = list[tuple[str, Any]]
+"""Datasets and groups by their names."""
+
 
 @contextmanager
 def open_hdf5(
@@ -79,8 +82,10 @@ def open_hdf5(
                 told = told_axes([_dimension(axis) for axis in item.dims])
                 variables[name] = Variable(item, {**item.attrs, AXES: told})
 
-        file.visititems(visit)
-        lost = _follow_links(file, visit)
+        members = _members(file)
+        for place, member in members:
+            visit(place, member)
+        lost = _follow_links(file, members, visit)
         asked = (named or '').strip('/')
         if (
             asked
@@ -97,10 +102,12 @@ def open_hdf5(
         yield variables, file.attrs
 
 
-def _follow_links(file: h5py.File, visit: Callable[[str, Any], None]) -> dict[str, str]:
+def _follow_links(
+    file: h5py.File, members: Members, visit: Callable[[str, Any], None]
+) -> dict[str, str]:
     """Visit what links to other files lead to; return the place of what is missing."""
     lost: dict[str, str] = {}
-    for name, link in _external_links(file):
+    for name, link in _external_links(file, members):
         try:
             item = file[name]
         except (KeyError, OSError):
@@ -113,16 +120,18 @@ def _follow_links(file: h5py.File, visit: Callable[[str, Any], None]) -> dict[st
     return lost
 
 
-def _members(group: h5py.Group) -> list[tuple[str, Any]]:
+def _members(group: h5py.Group) -> Members:
     """Return what a group holds, in itself and in its groups, by name."""
-    found: list[tuple[str, Any]] = []
+    found: Members = []
     group.visititems(lambda name, item: found.append((name, item)))
     return found
 
 
-def _external_links(file: h5py.File) -> Iterator[tuple[str, h5py.ExternalLink]]:
+def _external_links(
+    file: h5py.File, members: Members
+) -> Iterator[tuple[str, h5py.ExternalLink]]:
     """Yield links to other files, by name."""
-    for place, group in [('', file), *_members(file)]:
+    for place, group in [('', file), *members]:
         for name in group if isinstance(group, h5py.Group) else ():
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
