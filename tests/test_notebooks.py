@@ -21,6 +21,7 @@ TUTORIALS = Path(__file__).parents[1] / 'docs' / 'tutorials'
 
 #: Trainings of the tutorials, shortened: what is written, and what runs here.
 SHORTER = (
+    ("Task('ssrn'", "Task('ekgnet_tiny'"),
     ('max_epochs=12', 'max_epochs=2'),
     ('epochs=16', 'epochs=2'),
     ('epochs=60', 'epochs=2'),

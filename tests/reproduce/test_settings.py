@@ -149,12 +149,12 @@ OVERRIDES = [
 
 @pytest.mark.parametrize('name', sorted(shipped_configs()))
 @settings(
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(chosen=st.lists(st.sampled_from(OVERRIDES), max_size=3, unique_by=str))
+@given(chosen=st.lists(st.sampled_from(OVERRIDES), max_size=4, unique_by=str))
 def test_same_configuration(
     name: str, chosen: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

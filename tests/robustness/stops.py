@@ -111,6 +111,20 @@ class Campaign:
         self.expected: dict[str, tuple[Any, float]] = {}
         self.number = 0
 
+    def prepare(self, place: Path, command: str) -> None:
+        """Make a folder in which a command can run.
+
+        Args:
+            place: The folder, which is not there yet.
+            command: One of :data:`COMMANDS`; what needs a training gets that of
+                :meth:`reference`.
+        """
+        if command in ('test', 'predict'):
+            self.reference('fit')
+            shutil.copytree(self.folder / 'fit_whole', place)
+        else:
+            write_config(place, self.config)
+
     def reference(self, command: str) -> tuple[Any, float]:
         """Run a command undisturbed, once.
 
@@ -122,10 +136,7 @@ class Campaign:
         """
         if command not in self.expected:
             place = self.folder / f'{command}_whole'
-            write_config(place, self.config)
-            if command in ('test', 'predict'):
-                _do(lambda: run_command(place, *COMMANDS['fit']))
-            shutil.copytree(place, self.folder / f'{command}_origin')
+            self.prepare(place, command)
             began = time.perf_counter()
             end = _do(lambda: run_command(place, *COMMANDS[command]))
             assert end == 'None', f'{command}: {end}'
@@ -148,11 +159,7 @@ class Campaign:
         expected, _ = self.reference(command)
         self.number += 1
         place = self.folder / f'{command}_{self.number}'
-        origin = self.folder / f'{command}_origin'
-        if command in ('test', 'predict'):
-            shutil.copytree(origin, place)
-        else:
-            write_config(place, self.config)
+        self.prepare(place, command)
         was = stop(lambda: run_command(place, *COMMANDS[command]), place)
         wrong = incomplete(place)
         if wrong:

@@ -22,7 +22,7 @@ SHORT = {
     'contents': 6,
     'kills': 2,
     'resumes': 0,
-    'deaths': 3,
+    'deaths': 2,
 }
 
 pytestmark = pytest.mark.skipif(

@@ -126,6 +126,8 @@ def _check_options(options: argparse.Namespace) -> None:
             raise ValueError(
                 f'--{name.replace("_", "-")} must be at least 1, found {min(numbers)}'
             )
+    if options.output is not None:
+        check_output_file(options.output)
     known = own_models()
     for flag, names in (
         ('--model', [options.model]),
@@ -155,8 +157,6 @@ def _check_options(options: argparse.Namespace) -> None:
         for name in options.table_models or known:
             for bands in options.table_bands:
                 count_work(name, usual_patch(name), bands, 1)
-    if options.output is not None:
-        check_output_file(options.output)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
