@@ -190,7 +190,7 @@ def _smoothed(
     trainer: Trainer, task: LightningModule, smoothing: 'Smoothing'
 ) -> dict[str, Any]:
     """Score the test pixels of a scene with smoothed probabilities."""
-    from ..maps.smoothing import score_smoothed
+    from ..maps.scoring import score_smoothed
 
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
     if not hasattr(datamodule, 'patch_source') or not hasattr(datamodule, 'scene'):

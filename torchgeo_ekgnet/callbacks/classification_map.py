@@ -126,7 +126,7 @@ class ClassificationMap(Callback):
         trainer.predict_loop.return_predictions = False
         if getattr(trainer, 'fast_dev_run', False):
             return
-        from ..maps.selection import select_pixels
+        from ..maps.selection import map_windows
 
         datamodule: Any = getattr(trainer, 'datamodule', None)
         if not hasattr(datamodule, 'scene') or not hasattr(datamodule, 'patch_source'):
@@ -137,11 +137,7 @@ class ClassificationMap(Callback):
         self._hidden_bar = trainer.progress_bar_callback
         if self._hidden_bar is not None:
             self._hidden_bar.disable()
-        datamodule.predict_dataset = SceneWindows(
-            select_pixels(datamodule.scene, self.options),
-            self.options.window_size,
-            self.options.batch_size,
-        )
+        datamodule.predict_dataset = map_windows(datamodule.scene, self.options)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

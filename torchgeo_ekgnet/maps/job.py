@@ -24,9 +24,9 @@ from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from .areas import pixel_area
 from .assembly import Assembly
-from .journal import FolderLock, Journal, JournalWriter, Layout
+from .journal import FolderLock, Journal, JournalWriter
 from .raster import Legend, publish
-from .selection import MapOptions, select_pixels
+from .selection import MapOptions, map_windows
 
 __all__ = ('STAGING', 'Extra', 'MapFiles', 'MapJob')
 
@@ -103,15 +103,8 @@ class MapJob:
 
     def __post_init__(self) -> None:
         """Lay out windows and journal."""
-        selected = select_pixels(self.scene, self.options)
-        self.windows = SceneWindows(
-            selected, self.options.window_size, self.options.batch_size
-        )
-        self.layout = Layout(
-            len(self.legend.names),
-            self.options.entropy,
-            self.options.probabilities or self.options.smoothing is not None,
-        )
+        self.windows = map_windows(self.scene, self.options)
+        self.layout = self.options.layout(len(self.legend.names))
         self.staging = self.folder / STAGING
         self.journal = Journal(
             self.staging,
@@ -120,7 +113,7 @@ class MapJob:
                 'scene': self.scene.metadata(),
                 'files': self.scene.file_stamps(),
                 'valid': zlib.crc32(np.packbits(self.scene.valid).data),
-                'selected': zlib.crc32(np.packbits(selected).data),
+                'selected': zlib.crc32(np.packbits(self.windows.selected).data),
                 'window_size': self.options.window_size,
                 'batch_size': self.options.batch_size,
                 'num_classes': self.layout.num_classes,

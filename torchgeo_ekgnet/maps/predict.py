@@ -24,10 +24,8 @@ from ..datasets.windows import SceneWindows
 from ..layers.modes import evaluating
 from .classifier import Classifier, load_classifier
 from .job import MapFiles, MapJob
-from .journal import Layout
 from .raster import Legend
-from .selection import MapOptions, select_pixels
-from .smoothing import make_guidance
+from .selection import MapOptions, map_windows
 
 __all__ = (
     'SceneMap',
@@ -187,18 +185,10 @@ def predict_map(
     """
     chosen = MapOptions(**options)
     network, source, legend = _resolve(model, scene, patches, match_wavelengths)
-    windows = SceneWindows(
-        select_pixels(scene, chosen), chosen.window_size, chosen.batch_size
-    )
-    smoothing = chosen.smoothing
-    layout = Layout(
-        len(legend.names), chosen.entropy, chosen.probabilities or smoothing is not None
-    )
+    windows = map_windows(scene, chosen)
+    layout = chosen.layout(len(legend.names))
     rows, cols, _ = scene.shape
-    pixels = np.zeros((rows, cols), dtype=layout.dtype)
-    for name in layout.dtype.names or ():
-        if name != 'label':
-            pixels[name] = np.nan
+    pixels = layout.empty(rows, cols)
     with (
         _placed(network, device, precision, compile) as (placed, where),
         progress_bar(windows.num_pixels, enabled=progress) as bar,
@@ -207,15 +197,10 @@ def predict_map(
             positions = windows.positions(batch)
             pixels[positions[:, 0], positions[:, 1]] = layout.pack(values)
             bar.update(len(positions))
-    smoothed = None
+    smoothed, smoothing = None, chosen.smoothing
     if smoothing is not None:
-        guidance = None
-        if smoothing.edges is not None:
-            guidance = make_guidance(scene)(0, rows, 0, cols)
-        values = smoothing(np.moveaxis(pixels['probabilities'], -1, 0), guidance)
-        smoothed = np.where(
-            pixels['label'] > 0, np.nan_to_num(values).argmax(axis=0) + 1, 0
-        )
+        guidance = smoothing.guidance(scene)(0, rows, 0, cols)
+        smoothed = smoothing.classes(pixels, guidance)
     return SceneMap(
         labels=pixels['label'].astype(np.int64),
         confidence=pixels['confidence'].astype(np.float32),

@@ -47,7 +47,7 @@ from .runs import Result, RunStore, Settings, settings_key
 from .training import smoothed_result, train
 
 if TYPE_CHECKING:
-    from ..maps.smoothing import Found
+    from ..maps.scoring import Found
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ def _smoothed_classical(
     wanted = settings.get('smooth')
     if wanted is None:
         return {}
-    from ..maps.smoothing import Smoothing, count_smoothed
+    from ..maps.scoring import count_smoothed
+    from ..maps.smoothing import Smoothing
 
     scene, split = data.scene, data.split
     estimator = with_probabilities(
