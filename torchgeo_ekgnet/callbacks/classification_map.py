@@ -310,9 +310,7 @@ class ClassificationMap(Callback):
             + (f', {page}' if page.is_file() else '')
         )
 
-    def _write_report(
-        self, trainer: Trainer, job: 'MapJob', path: Path, counts: tuple[int, ...]
-    ) -> None:
+    def _write_report(self, trainer: Trainer, job: 'MapJob', path: Path) -> None:
         """Write the report beside the staged map."""
         from ..maps.run_report import write_run_report
 

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from .areas import pixel_area
 from .assembly import Assembly
+from .figure import save_map_figure
 from .journal import FolderLock, Journal, JournalWriter
 from .raster import Legend, publish
 from .selection import MapOptions, map_windows
 
 __all__ = ('STAGING', 'Extra', 'MapFiles', 'MapJob')
 
-#: Writes a file that goes with the rasters: given its path and the pixels of each class.
-Extra = Callable[[Path, tuple[int, ...]], object]
+#: Writes a file that goes with the rasters, given its path.
+Extra = Callable[[Path], object]
 
 #: Folder of unfinished work, inside the output folder.
 STAGING = '.map.partial'
@@ -259,24 +261,15 @@ class MapJob:
         finally:
             self._lock.release()
 
-    def paint(self, path: Path, counts: tuple[int, ...]) -> None:
-        """Draw the picture of the staged map to a PNG file."""
-        from .figure import save_map_figure
-
-        save_map_figure(self.staging / 'map.tif', self.scene, self.legend, path)
-
-    def paint_smoothed(self, path: Path, counts: tuple[int, ...]) -> None:
-        """Draw the picture of the staged smoothed map to a PNG file."""
-        from .figure import save_map_figure
-
-        save_map_figure(self.staging / 'smoothed.tif', self.scene, self.legend, path)
-
     def pictures(self) -> dict[str, Extra]:
-        """Give the pictures of the maps by file name."""
-        pictures: dict[str, Extra] = {'map.png': self.paint}
-        if self.options.smoothing is not None:
-            pictures['smoothed.png'] = self.paint_smoothed
-        return pictures
+        """Give what draws the staged maps, by the name of the picture."""
+        names = ['map', 'smoothed'] if self.options.smoothing else ['map']
+        return {
+            f'{name}.png': partial(
+                save_map_figure, self.staging / f'{name}.tif', self.scene, self.legend
+            )
+            for name in names
+        }
 
     def missing(self) -> int:
         """Count the batches that no process has recorded yet."""
@@ -317,13 +310,12 @@ class MapJob:
             )
         try:
             staged, pixels = self._assembly.stage(self.staging)
-            counts = pixels['map.tif']
             facts = self._facts(pixels)
             further = [write_json(self.staging / 'map.json', facts)]
             further += [
                 self.staging / name
                 for name, write in extras.items()
-                if self._written(name, write, counts)
+                if self._written(name, write)
             ]
         except BaseException:
             self._clean()
@@ -342,7 +334,7 @@ class MapJob:
             confidence=self.folder / 'confidence.tif',
             probabilities=kept if self.options.probabilities else None,
             smoothed=smoothed if self.options.smoothing else None,
-            counts=counts,
+            counts=pixels['map.tif'],
         )
 
     def _facts(self, pixels: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -388,10 +380,10 @@ class MapJob:
         for name in _FILES:
             (self.folder / name).unlink(missing_ok=True)
 
-    def _written(self, name: str, write: Extra, counts: tuple[int, ...]) -> bool:
+    def _written(self, name: str, write: Extra) -> bool:
         """Stage a file that the map can do without, and tell whether that went well."""
         try:
-            write(self.staging / name, counts)
+            write(self.staging / name)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
