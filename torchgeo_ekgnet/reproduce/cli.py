@@ -6,7 +6,6 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -18,18 +17,17 @@ from .engine import checkpoint_path
 from .experiments import BUDGETS, EXPERIMENTS
 from .report import build_report
 from .runs import RunStore
-from .settings import places, read_config, with_seed
-from .summary import Summary, summarise
+from .settings import with_seed
+from .summary import Summary
 from .sweeping import (
+    Runs,
     at_least_one,
-    bars_of,
+    configured,
     finish,
-    finished,
-    refuse_seeds,
-    results_of,
     seeds_of,
     shared_arguments,
     smoothed_too,
+    summaries_of,
 )
 
 
@@ -196,29 +194,18 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     checkpoints = options.out / 'checkpoints' if experiment.maps else None
     store = RunStore(options.out / 'runs')
     content = content_of(next(iter(runs.values())), options.root)
-    runs = {name: {**settings, 'content': content} for name, settings in runs.items()}
-    runs = smoothed_too(runs, options)
-    results = results_of(runs, store, options, folder, checkpoints, seeds[0])
-    summaries = summarise(
-        [
-            (
-                row.key,
-                row.label,
-                [results[row.key, s] for s in seeds if (row.key, s) in results],
-            )
-            for row in rows
-        ],
-        bars_of(runs, results, store, options),
+    complete = {key: {**settings, 'content': content} for key, settings in runs.items()}
+    wanted = smoothed_too(complete, options)
+    systems = [(row.key, row.label) for row in rows]
+    summaries, done = summaries_of(
+        systems, wanted, store, options, folder, checkpoints, seeds[0]
     )
     # The paper's numbers are of its own scene and of random pixels.
     own = scene == experiment.scene and protocol == 'random'
     numbers = published(experiment) if own else {}
-    title = experiment.title
-    if summaries:
-        title += f', {summaries[0].results[0]["scene"]["name"]}'
-    done = finished(seeds, runs, results)
+    title = f'{experiment.title}, {summaries[0].results[0]["scene"]["name"]}'
     report = build_report(title, summaries, done, numbers, budget.note)
-    figures = _figures(experiment, rows, runs, seeds[0], summaries, folder, options)
+    figures = _figures(experiment, rows, wanted, seeds[0], summaries, folder, options)
     finish(folder, report, summaries, numbers, figures)
 
 
@@ -247,7 +234,7 @@ def _scene_figure(
 def _figures(
     experiment: Experiment,
     rows: Sequence[Row],
-    runs: dict[Any, dict[str, Any]],
+    runs: Runs,
     seed: int,
     summaries: Sequence[Summary],
     folder: Path,
@@ -255,7 +242,7 @@ def _figures(
 ) -> list[tuple[Path, str]]:
     """Draw what belongs to a report: curves, and maps where they are asked for."""
     from ..maps import predict_map
-    from .figures import classical_map, curve_panels, map_panels, save
+    from .figures import classical_map, draw_curves, map_panels, save
 
     drawn = []
     if experiment.maps:
@@ -277,11 +264,7 @@ def _figures(
             'as in the paper'
         )
         drawn.append((file, text))
-    with_curves = [s for s in summaries if s.results[0]['curves'] and not s.is_smoothed]
-    if with_curves:
-        file = save(curve_panels(with_curves), folder / 'curves.png')
-        drawn.append((file, 'Training and validation, one thin line a seed'))
-    return drawn
+    return drawn + draw_curves(summaries, folder)
 
 
 def main_repeat(args: Sequence[str] | None = None) -> None:
@@ -290,29 +273,21 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     Args:
         args: Arguments after the command's name; None: those of the process.
     """
-    parser = repeat_parser()
-    options, overrides = parser.parse_known_args(args)
-    refuse_seeds(overrides)
-    settings = read_config(options.config, overrides)
+    options, overrides = repeat_parser().parse_known_args(args)
+    settings = configured(options, overrides)
     name = Path(options.config[-1]).stem
     folder = options.out or Path('runs', 'repeat', name)
-    root = places(settings)
-    options.root = options.root or root
     settings['content'] = content_of(settings, options.root, split=True)
     seeds = seeds_of(options, options.seeds)
-    runs = {seed: with_seed(settings, seed) for seed in seeds}
-    runs = smoothed_too(runs, options)
-    store = RunStore(folder / 'runs')
-    results = results_of(runs, store, options, folder)
-    summaries = summarise(
-        [(name, name, [results[s] for s in seeds if s in results])],
-        bars_of(runs, results, store, options),
+    runs = {(name, seed): with_seed(settings, seed) for seed in seeds}
+    summaries, done = summaries_of(
+        [(name, name)],
+        smoothed_too(runs, options),
+        RunStore(folder / 'runs'),
+        options,
+        folder,
     )
-    done = finished(seeds, runs, results)
     report = build_report(f'{name}, repeated', summaries, done)
-    from .figures import curve_panels, save
+    from .figures import draw_curves
 
-    plain = [summary for summary in summaries if not summary.is_smoothed]
-    curves = save(curve_panels(plain), folder / 'curves.png')
-    caption = 'Training and validation, one thin line a seed'
-    finish(folder, report, summaries, {}, [(curves, caption)])
+    finish(folder, report, summaries, {}, draw_curves(summaries, folder))

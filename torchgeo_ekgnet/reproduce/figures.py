@@ -111,6 +111,23 @@ def curve_panels(summaries: Sequence['Summary']) -> Figure:
     return figure
 
 
+def draw_curves(summaries: Sequence['Summary'], folder: Path) -> list[tuple[Path, str]]:
+    """Write the training curves of a report.
+
+    Args:
+        summaries: Its rows.
+        folder: Its folder.
+
+    Returns:
+        The picture with its caption; nothing if no network was trained.
+    """
+    shown = [s for s in summaries if s.results[0]['curves'] and not s.is_smoothed]
+    if not shown:
+        return []
+    file = save(curve_panels(shown), folder / 'curves.png')
+    return [(file, 'Training and validation, one thin line a seed')]
+
+
 def _draw(
     axis: Any,
     curves: Sequence[Mapping[str, Sequence[float | None]]],
