@@ -13,15 +13,13 @@ import numpy as np
 
 from ..metrics import SCORES, Accuracies
 from .statistics import (
+    SIGNIFICANCE,
     corrected_t_test,
     holm,
     last_quarter_rise,
     not_converged,
     shown_from,
 )
-
-SIGNIFICANCE = 0.05
-"""Holm-adjusted p below which an order of two systems is claimed."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Summary:
     @property
     def validates(self) -> bool:
         """Whether pixels validated, so that the rise is one on pixels not trained on."""
-        return all(result['curves'].get('val_OA') for result in self.results)
+        return _validates(self.results)
 
     def values(self, metric: str) -> list[float]:
         """One number a seed.
@@ -143,6 +141,11 @@ def _metric(accuracy: Accuracies, metric: str) -> float:
             raise ValueError(f'metric: unknown {metric!r}')
 
 
+def _validates(results: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether pixels validated in every run."""
+    return all(result['curves'].get('val_OA') for result in results)
+
+
 def _watched(curves: dict[str, Any]) -> list[float]:
     """Accuracy by epoch: in validation, in training where no pixel validates."""
     return curves.get('val_OA') or curves.get('train_OA') or []
@@ -179,7 +182,7 @@ def summarise(
             rise = float(np.mean(rises))
         # Training accuracy always rises while the learning rate falls: it tells nothing
         # of pixels that were not trained on, and disqualifies nobody.
-        validated = all(result['curves'].get('val_OA') for result in results)
+        known = rise if _validates(results) else None
         pixels = min(_validating(result) for result in results)
         accuracies = tuple(Accuracies.from_confusion(r['confusion']) for r in results)
         # An unfinished sweep may have the bar of some seeds only.
@@ -195,12 +198,17 @@ def summarise(
                 label,
                 tuple(results),
                 accuracies,
-                not_converged(overall, bar, rise if validated else None, pixels),
+                not_converged(overall, bar, known, pixels),
                 rise,
                 None if bar is None else 100 * bar,
             )
         )
     return summaries
+
+
+def runs_of(summaries: Sequence[Summary]) -> list[Mapping[str, Any]]:
+    """List the results of all rows."""
+    return [result for summary in summaries for result in summary.results]
 
 
 def _validating(result: Mapping[str, Any]) -> float:
@@ -310,11 +318,7 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
                 f'this scatter a difference shows from so many points on: '
                 f'{", ".join(needed)}.'
             )
-    shared = max(
-        result['split']['shares_training_pixel']
-        for summary in summaries
-        for result in summary.results
-    )
+    shared = max(run['split']['shares_training_pixel'] for run in runs_of(summaries))
     if shared > 0:
         ground = (
             f'Up to {100 * shared:.0f} % of the test patches share a pixel with a '
@@ -326,12 +330,8 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
             'No test patch shares a pixel with a training patch: this holds for ground '
             'of this scene that was not trained on, not for other scenes.'
         )
-    reached = [
-        result['smoothed_over']['reaches_training']
-        for summary in summaries
-        if summary.is_smoothed
-        for result in summary.results
-    ]
+    smoothed = [summary for summary in summaries if summary.is_smoothed]
+    reached = [run['smoothed_over']['reaches_training'] for run in runs_of(smoothed)]
     if max(reached, default=0):
         ground += (
             f' The windows of up to {100 * max(reached):.0f} % of the test pixels hold a '
