@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..checkpoint import check_same_classes
+from ..datasets.plotting import colour_labels
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from ..layers.modes import evaluating
@@ -54,16 +55,13 @@ class Patches(Protocol):
         """
 
 
-def progress_bar(
-    total: int, done: int = 0, enabled: bool = True, description: str = 'Map'
-) -> 'tqdm[Any]':
+def progress_bar(total: int, done: int = 0, enabled: bool = True) -> 'tqdm[Any]':
     """Show pixels, pixels per second and the time left.
 
     Args:
         total: Pixels in the whole map.
         done: Pixels that were classified before.
         enabled: Whether to show the bar.
-        description: Text in front of it.
 
     Returns:
         The bar; call ``update(pixels)`` and ``close()``.
@@ -71,7 +69,7 @@ def progress_bar(
     return tqdm(
         total=total,
         initial=done,
-        desc=description,
+        desc='Map',
         unit='px',
         unit_scale=True,
         disable=not enabled,
@@ -144,8 +142,7 @@ class SceneMap:
             Red, green and blue, uint8 (rows, cols, 3); black where nothing was
             classified.
         """
-        table = np.concatenate([np.zeros((1, 3), np.uint8), self.legend.palette])
-        return np.asarray(table[self.labels])
+        return colour_labels(self.labels, self.legend.palette)
 
 
 def predict_map(
