@@ -273,20 +273,18 @@ def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
     names = test.get('class_names') or []
     counts, recalls = test.get('counts') or [], test.get('per_class') or []
     precisions = test.get('precision') or [None] * len(recalls)
+    classes = zip(names, counts, recalls, precisions, strict=False)
     rows: list[Sequence[object]] = [
-        (number, name, count, _percent(recall), _percent(precision))
-        for number, (name, count, recall, precision) in enumerate(
-            zip(names, counts, recalls, precisions, strict=False), start=1
-        )
+        (name, count, _percent(recall), _percent(precision))
+        for name, count, recall, precision in classes
     ]
-    shown: list[Sequence[object]] = [(name, *rest) for _, name, *rest in rows]
     for score in SCORES:
         value, of_precision = score.shown(test), score.key == 'precision_average'
         cells = (None, value) if of_precision else (value, None)
-        shown.append((score.title, None, *cells))
+        rows.append((score.title, None, *cells))
     page.table(
         ('class', 'test pixels', 'recall, %', 'precision, %'),
-        shown,
+        rows,
         'Average accuracy is the mean of the recalls, precision average that of the '
         f'precisions; {sum(counts):,} test pixels.',
         swatches=palette,
