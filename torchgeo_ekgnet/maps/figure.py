@@ -242,16 +242,7 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
     Returns:
         The figure, or None if the file has no epoch.
     """
-    series: dict[str, list[tuple[int, float]]] = {}
-    with Path(path).open(newline='', encoding='utf-8') as file:
-        for line in csv.DictReader(file):
-            epoch = _float(line.get('epoch'))
-            if epoch is None or not math.isfinite(epoch):
-                continue
-            for name, text in line.items():
-                value = _float(text)
-                if value is not None and name not in ('epoch', 'step'):
-                    series.setdefault(name, []).append((int(epoch), value))
+    series = _read_epochs(path)
     losses = [
         (name, label)
         for name, label in (
@@ -278,7 +269,7 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
         (right, scores, 100.0, 'per cent'),
     ):
         for name, label in names:
-            points = sorted(dict(series[name]).items())
+            points = sorted(series[name].items())
             marker = 'o' if len(points) < 3 else None
             axes.plot(
                 [epoch + 1 for epoch, _ in points],
@@ -302,6 +293,21 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
                 ncols=2,
             )
     return as_written(figure)
+
+
+def _read_epochs(path: str | os.PathLike[str]) -> dict[str, dict[int, float]]:
+    """Read the last value of each epoch by the name of what was logged."""
+    series: dict[str, dict[int, float]] = {}
+    with Path(path).open(newline='', encoding='utf-8') as file:
+        for line in csv.DictReader(file):
+            epoch = _float(line.get('epoch'))
+            if epoch is None or not math.isfinite(epoch):
+                continue
+            for name, text in line.items():
+                value = _float(text)
+                if value is not None and name not in ('epoch', 'step'):
+                    series.setdefault(name, {})[int(epoch)] = value
+    return series
 
 
 def _float(text: object) -> float | None:

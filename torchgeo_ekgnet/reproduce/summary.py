@@ -283,41 +283,50 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
     Returns:
         A few sentences.
     """
+    return f'{_order(summaries, comparisons)} {_ground(summaries)}'
+
+
+def _order(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) -> str:
+    """Say which system is the best one, or why none is called so."""
     plain = [summary for summary in summaries if not summary.is_smoothed]
     fair = [summary for summary in plain if summary.reason is None]
     seeds = min(len(summary.results) for summary in summaries)
     if len({summary.splits for summary in plain}) > 1:
-        order = (
+        return (
             'The rows were tested on different pixels, or some of their runs are '
             'missing: no order is claimed among those.'
         )
-    elif len(fair) < 2:
-        order = 'Fewer than two systems count as converged: no order may be claimed.'
-    elif seeds < 2:
-        order = 'One seed shows no scatter: no order may be claimed; use --seeds 3.'
-    else:
-        best = max(fair, key=lambda summary: float(np.mean(summary.values('OA'))))
-        pairs = [pair for pair in comparisons if pair.better is best]
-        beaten = [pair.worse.label for pair in pairs if pair.significant]
-        level = [pair for pair in pairs if not pair.significant]
-        order = f'{best.label} has the highest mean overall accuracy'
-        if beaten:
-            order += f', significantly higher than {", ".join(beaten)}'
-        if level:
-            names = ', '.join(pair.worse.label for pair in level)
-            order += f'; between it and {names} no difference is shown'
-        order += f' (over {seeds} seeds).'
-        needed = [
-            f'{pair.shown_from:.1f} ({pair.worse.label}, found {pair.difference:.1f})'
-            for pair in level
-            if pair.shown_from > pair.difference
-        ]
-        if needed:
-            order += (
-                f' With {best.test_to_train:.3g} test pixels to a training pixel and '
-                f'this scatter a difference shows from so many points on: '
-                f'{", ".join(needed)}.'
-            )
+    if len(fair) < 2:
+        return 'Fewer than two systems count as converged: no order may be claimed.'
+    if seeds < 2:
+        return 'One seed shows no scatter: no order may be claimed; use --seeds 3.'
+    best = max(fair, key=lambda summary: float(np.mean(summary.values('OA'))))
+    pairs = [pair for pair in comparisons if pair.better is best]
+    beaten = [pair.worse.label for pair in pairs if pair.significant]
+    level = [pair for pair in pairs if not pair.significant]
+    order = f'{best.label} has the highest mean overall accuracy'
+    if beaten:
+        order += f', significantly higher than {", ".join(beaten)}'
+    if level:
+        names = ', '.join(pair.worse.label for pair in level)
+        order += f'; between it and {names} no difference is shown'
+    order += f' (over {seeds} seeds).'
+    needed = [
+        f'{pair.shown_from:.1f} ({pair.worse.label}, found {pair.difference:.1f})'
+        for pair in level
+        if pair.shown_from > pair.difference
+    ]
+    if needed:
+        order += (
+            f' With {best.test_to_train:.3g} test pixels to a training pixel and '
+            f'this scatter a difference shows from so many points on: '
+            f'{", ".join(needed)}.'
+        )
+    return order
+
+
+def _ground(summaries: Sequence[Summary]) -> str:
+    """Say for which ground that holds."""
     shared = max(run['split']['shares_training_pixel'] for run in runs_of(summaries))
     if shared > 0:
         ground = (
@@ -337,4 +346,4 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
             f' The windows of up to {100 * max(reached):.0f} % of the test pixels hold a '
             'training pixel: there, smoothed rows count what was taught.'
         )
-    return f'{order} {ground}'
+    return ground
