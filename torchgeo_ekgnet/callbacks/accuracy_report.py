@@ -126,7 +126,7 @@ class AccuracyReport(Callback):
             'source': scene.get('source'),
             'model': pl_module.hparams.get('model'),
             'model_options': pl_module.hparams.get('model_options'),
-            'parameters': _count_parameters(pl_module),
+            'parameters': sum(p.numel() for p in pl_module.parameters()),
             **accuracies.to_dict(),
             'calibration': _calibration(pl_module),
             'class_names': names,
@@ -298,8 +298,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _count_parameters(task: LightningModule) -> int:
-    """Count the parameters of the network of a task, trained or frozen."""
-    return sum(parameter.numel() for parameter in task.parameters())

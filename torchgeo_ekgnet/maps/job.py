@@ -212,7 +212,9 @@ class MapJob:
     def _clean(self) -> None:
         """Delete what an unfinished assembly has left."""
         for leftover in self.staging.iterdir():
-            if _LEFTOVER.fullmatch(leftover.name) and not _is_folder(leftover):
+            # Of a link to a folder the link is ours.
+            folder = leftover.is_dir() and not leftover.is_symlink()
+            if _LEFTOVER.fullmatch(leftover.name) and not folder:
                 leftover.unlink()
 
     @property
@@ -393,8 +395,3 @@ class MapJob:
             )
             return False
         return True
-
-
-def _is_folder(path: Path) -> bool:
-    """Tell whether a path is a folder and no link to one."""
-    return path.is_dir() and not path.is_symlink()

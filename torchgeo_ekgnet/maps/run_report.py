@@ -115,9 +115,8 @@ class _Results:
             self.map = _first(beside, 'map.json')
         self.map_left_out = False
         tested, mapped = Subject.of(self.test), Subject.of(self.map)
-        leading = (mapped, tested) if lead == 'map' else (tested, mapped)
-        contents = (self.map, self.test) if lead == 'map' else (self.test, self.map)
-        self.subject = leading[0] if contents[0] else leading[1]
+        of_map = self.map and (lead == 'map' or not self.test)
+        self.subject = mapped if of_map else tested
         if self.test and self.map and not _joined(tested, mapped):
             self.left_out.append(_why_apart(tested, mapped))
             if lead == 'map':

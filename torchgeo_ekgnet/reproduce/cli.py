@@ -12,7 +12,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from .._files import named_path
 from .._runs import claim_outputs
 from .build import build_data, content_of
-from .declarations import PROTOCOLS, SCENES, Experiment, Row, published, run_settings
+from .declarations import (
+    PROTOCOLS,
+    SCENES,
+    Budget,
+    Experiment,
+    Row,
+    published,
+    run_settings,
+)
 from .engine import checkpoint_path
 from .experiments import BUDGETS, EXPERIMENTS
 from .report import build_report
@@ -189,7 +197,7 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     name = f'{experiment.key}-{scene}-{protocol}-{budget.name}'
     folder = options.out / name
     if not rows:
-        _scene_figure(experiment, folder, scene, budget.name, options)
+        _scene_figure(experiment, folder, scene, budget, options)
         return
     checkpoints = options.out / 'checkpoints' if experiment.maps else None
     store = RunStore(options.out / 'runs')
@@ -213,7 +221,7 @@ def _scene_figure(
     experiment: Experiment,
     folder: Path,
     scene: str,
-    budget: str,
+    budget: Budget,
     options: argparse.Namespace,
 ) -> None:
     """Draw a scene's false colour and labels."""
@@ -222,7 +230,7 @@ def _scene_figure(
 
     row = Row('scene', 'scene', 'rbf_svm')
     settings = run_settings(
-        experiment, row, options.first_seed, BUDGETS[budget], scene, options.split
+        experiment, row, options.first_seed, budget, scene, options.split
     )
     path = folder / f'{experiment.key}.png'
     claim_outputs(folder, [path.name])
