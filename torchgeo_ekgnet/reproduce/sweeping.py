@@ -92,7 +92,7 @@ def _refuse_seeds(overrides: Sequence[str]) -> None:
 
 
 def shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that both commands have."""
+    """Add the arguments that all of the commands have."""
     parser.add_argument(
         '--first-seed',
         type=a_seed,
@@ -247,15 +247,16 @@ def _bars_of(
     There is none for splits on which it cannot be fitted.
     """
     bars: dict[tuple[str, int], dict[str, Any] | None] = {
-        _drawn(result, runs[name]): result
-        for name, result in results.items()
-        if runs[name]['model'].get('classical') == 'rbf_svm'
+        (result['split']['identity'], seed): result
+        for (key, seed), result in results.items()
+        if runs[key, seed]['model'].get('classical') == 'rbf_svm'
     }
-    for name, result in results.items():
-        split, drawn = result['split'], _drawn(result, runs[name])
+    for (key, seed), result in results.items():
+        # With the seed: a saved split is the same for all of them.
+        split, drawn = result['split'], (result['split']['identity'], seed)
         if drawn in bars:
             continue
-        settings = classical_settings(runs[name])
+        settings = classical_settings(runs[key, seed])
         bars[drawn] = store.load(settings)
         if bars[drawn] is not None or options.report_only:
             continue
@@ -272,11 +273,6 @@ def _bars_of(
         else:
             bars[drawn] = bar
     return [bar for bar in bars.values() if bar is not None]
-
-
-def _drawn(result: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, int]:
-    """Split and seed of a run: a saved split is the same for every seed."""
-    return result['split']['identity'], settings['seed_everything']
 
 
 def finish(
