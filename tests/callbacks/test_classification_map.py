@@ -311,7 +311,7 @@ def test_report_that_fails_does_not_cost_the_map(
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr('torchgeo_ekgnet.maps.figure.save_map_figure', full)
+    monkeypatch.setattr('torchgeo_ekgnet.maps.job.save_map_figure', full)
     with pytest.raises(OSError, match='No space left'):
         _predict(path)
     assert all(item.suffix == '.journal' for item in (tmp_path / STAGING).iterdir())

@@ -49,6 +49,14 @@ def test_systems_of_one_split(
     assert '- **seeds**: 1332\n' in (out / 'report.md').read_text()
 
 
+def test_root_is_no_part_of_a_run(tmp_path: Path) -> None:
+    """A run is the same one wherever the files lie and however they are read."""
+    config, out = str(write(tmp_path)), str(tmp_path / 'out')
+    call = ['--config', config, '--models', 'rbf_svm', '--seeds', '1', '--out', out]
+    compared(*call, '--root', str(tmp_path), '--data.num_workers', '1')
+    compared(*call, '--report-only')
+
+
 def test_smoothed_rows_of_their_own(tmp_path: Path) -> None:
     config, out = str(write(tmp_path)), tmp_path / 'out'
     models = ['--models', 'cnn3d,rbf_svm,random_forest', '--smooth', '3']

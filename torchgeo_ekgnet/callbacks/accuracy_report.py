@@ -18,7 +18,7 @@ from .._files import write_json, write_optional
 from .._runs import Subject, claim_outputs, read_result, run_of_checkpoint
 from ..checkpoint import Provenance
 from ..metrics import SCORES, Accuracies
-from .run_folder import run_path, subject_of, writes_results
+from .run_folder import described_data, run_path, subject_of, writes_results
 
 if TYPE_CHECKING:
     from ..maps.smoothing import Smoothing
@@ -111,9 +111,7 @@ class AccuracyReport(Callback):
         self, trainer: Trainer, pl_module: LightningModule, accuracies: Accuracies
     ) -> dict[str, Any]:
         """Gather what belongs to a result: the content of ``test.json``."""
-        datamodule: Any = getattr(trainer, 'datamodule', None)
-        describe = getattr(datamodule, 'describe', dict)
-        data: dict[str, Any] = _finite(describe())
+        data: dict[str, Any] = _finite(described_data(trainer))
         split: dict[str, Any] = data.get('split') or {}
         scene: dict[str, Any] = data.get('scene') or {}
         provenance = getattr(pl_module, 'provenance', None) or Provenance()
@@ -128,7 +126,7 @@ class AccuracyReport(Callback):
             'source': scene.get('source'),
             'model': pl_module.hparams.get('model'),
             'model_options': pl_module.hparams.get('model_options'),
-            'parameters': _count_parameters(pl_module),
+            'parameters': sum(p.numel() for p in pl_module.parameters()),
             **accuracies.to_dict(),
             'calibration': _calibration(pl_module),
             'class_names': names,
@@ -190,7 +188,7 @@ def _smoothed(
     trainer: Trainer, task: LightningModule, smoothing: 'Smoothing'
 ) -> dict[str, Any]:
     """Score the test pixels of a scene with smoothed probabilities."""
-    from ..maps.smoothing import score_smoothed
+    from ..maps.scoring import score_smoothed
 
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
     if not hasattr(datamodule, 'patch_source') or not hasattr(datamodule, 'scene'):
@@ -222,9 +220,7 @@ def _write_page(trainer: Trainer, path: Path) -> None:
 
     folder = path.parent
     run = run_of_checkpoint(trainer.ckpt_path) if trainer.ckpt_path else folder
-    datamodule: Any = getattr(trainer, 'datamodule', None)
-    data: dict[str, Any] = getattr(datamodule, 'describe', dict)()
-    write_run_report(run, path, data, folder, lead='test')
+    write_run_report(run, path, described_data(trainer), folder, lead='test')
 
 
 def accuracy_table(report: dict[str, Any]) -> str:
@@ -302,8 +298,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _count_parameters(task: LightningModule) -> int:
-    """Count the parameters of the network of a task, trained or frozen."""
-    return sum(parameter.numel() for parameter in task.parameters())

@@ -126,7 +126,7 @@ class ClassificationMap(Callback):
         trainer.predict_loop.return_predictions = False
         if getattr(trainer, 'fast_dev_run', False):
             return
-        from ..maps.selection import select_pixels
+        from ..maps.selection import map_windows
 
         datamodule: Any = getattr(trainer, 'datamodule', None)
         if not hasattr(datamodule, 'scene') or not hasattr(datamodule, 'patch_source'):
@@ -137,11 +137,7 @@ class ClassificationMap(Callback):
         self._hidden_bar = trainer.progress_bar_callback
         if self._hidden_bar is not None:
             self._hidden_bar.disable()
-        datamodule.predict_dataset = SceneWindows(
-            select_pixels(datamodule.scene, self.options),
-            self.options.window_size,
-            self.options.batch_size,
-        )
+        datamodule.predict_dataset = map_windows(datamodule.scene, self.options)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -157,48 +153,38 @@ class ClassificationMap(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         _check_checkpoint(str(path), checkpoint, datamodule.scene)
         folder = run_path(trainer) if self.output is None else Path(self.output)
-        legend = _legend(checkpoint, datamodule.scene)
-        # The task reads its checkpoint before callbacks do.
-        temperature = getattr(pl_module, 'temperature', None)
-        datamodule.predict_dataset = self._plan(
-            trainer,
-            folder,
-            str(subject_of(trainer).checkpoint_digest),
-            legend,
-            temperature,
-        )
+        datamodule.predict_dataset = self._plan(trainer, pl_module, folder, checkpoint)
 
     def _plan(
         self,
         trainer: Trainer,
+        task: LightningModule,
         folder: Path,
-        weights: str,
-        legend: 'Legend',
-        temperature: float | None,
+        checkpoint: Mapping[str, Any],
     ) -> SceneWindows:
         """Start or take up the work in a folder; gives the batches that are left."""
         from ..maps.job import MapJob
-        from ..maps.predict import describe_patches
+        from ..maps.predict import describe_patches, weights_digest
 
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         subject = subject_of(trainer)
+        digest = subject.checkpoint_digest
+        told = {
+            # The task reads its checkpoint before callbacks do.
+            'temperature': getattr(task, 'temperature', None),
+            'precision': str(trainer.precision),
+        }
         job = MapJob(
             folder,
             datamodule.scene,
-            legend,
+            _legend(checkpoint, datamodule.scene),
             self.options,
             {
-                'weights': weights,
-                'temperature': temperature,
-                'precision': str(trainer.precision),
+                'weights': str(digest) if trainer.ckpt_path else weights_digest(task),
                 'patches': describe_patches(datamodule.patch_source),
+                **told,
             },
-            {
-                'checkpoint': subject.checkpoint,
-                'checkpoint_digest': subject.checkpoint_digest,
-                'temperature': temperature,
-                'precision': str(trainer.precision),
-            },
+            {'checkpoint': subject.checkpoint, 'checkpoint_digest': digest, **told},
         )
         self._job = job
         self._data = datamodule.describe()
@@ -222,18 +208,12 @@ class ClassificationMap(Callback):
         """Show pixels per second and the time left in place of Lightning's bar."""
         if getattr(trainer, 'fast_dev_run', False):
             return
-        from ..maps.predict import progress_bar, weights_digest
+        from ..maps.predict import progress_bar
 
         if self._job is None:
             # No checkpoint: the network was trained in this process.
-            datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-            self._plan(
-                trainer,
-                self._default_folder(trainer),
-                weights_digest(pl_module),
-                _legend(_provenance(pl_module), datamodule.scene),
-                getattr(pl_module, 'temperature', None),
-            )
+            folder = self._default_folder(trainer)
+            self._plan(trainer, pl_module, folder, _provenance(pl_module))
         assert self._job is not None
 
         self._bar = progress_bar(
@@ -314,9 +294,7 @@ class ClassificationMap(Callback):
             + (f', {page}' if page.is_file() else '')
         )
 
-    def _write_report(
-        self, trainer: Trainer, job: 'MapJob', path: Path, counts: tuple[int, ...]
-    ) -> None:
+    def _write_report(self, trainer: Trainer, job: 'MapJob', path: Path) -> None:
         """Write the report beside the staged map."""
         from ..maps.run_report import write_run_report
 
@@ -335,20 +313,19 @@ class ClassificationMap(Callback):
                 f'{self._job.staging}, and the same command goes on from here'
             )
         self._close()
-        self._job = None
 
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
         """Close files and progress bar."""
         self._close()
-        self._job = None
 
     def _close(self) -> None:
         """Close journal and progress bar."""
         self._waiting.clear()
         if self._job is not None:
             self._job.close()
+            self._job = None
         self._close_bar()
 
     def _close_bar(self) -> None:

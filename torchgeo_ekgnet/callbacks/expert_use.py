@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any, cast
 
 import matplotlib.pyplot as plt
@@ -54,7 +55,7 @@ class ExpertUse(Callback):
         self.measure_worth = measure_worth
         self.report: ExpertUseReport | None = None
         self._recorded: dict[str, Tensor] = {}
-        self._context: Any = None
+        self._hooks = ExitStack()
 
     def _start(self, trainer: Trainer, task: LightningModule) -> None:
         """Hook into the network, unless there is nothing to see."""
@@ -78,23 +79,11 @@ class ExpertUse(Callback):
         if trainer.state.fn != 'fit' and writes_results(trainer):
             # Before the work, not after it.
             claim_outputs(run_path(trainer), self._names)
-        self._context = record_attention(network)
-        self._recorded = self._context.__enter__()
-
-    def _add(self, task: LightningModule, batch: Any) -> None:
-        """Gather the attention of the batch that was just run."""
-        if self.report is not None and len(batch['label']):
-            self.report.update(self._recorded, _label(task, batch))
-
-    def _close(self) -> None:
-        """Take the hooks off."""
-        if self._context is not None:
-            self._context.__exit__(None, None, None)
-            self._context = None
+        self._recorded = self._hooks.enter_context(record_attention(network))
 
     def _stop(self, trainer: Trainer) -> ExpertUseReport | None:
         """Take the hooks off and add the processes up."""
-        self._close()
+        self._hooks.close()
         report = self.report
         if report is not None and trainer.world_size > 1:
             vector = report.vector().to(trainer.strategy.root_device)
@@ -117,8 +106,11 @@ class ExpertUse(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Gather the attention of a batch."""
-        self._add(pl_module, batch)
+        """Gather the attention of the batch that was just run."""
+        if self.report is not None and len(batch['label']):
+            self.report.update(self._recorded, _label(pl_module, batch))
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule
@@ -135,7 +127,7 @@ class ExpertUse(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Leave the network as it was."""
-        self._close()
+        self._hooks.close()
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hook into the network."""
@@ -145,18 +137,6 @@ class ExpertUse(Callback):
                 'test samples can be read again; pass datamodule= to trainer.test'
             )
         self._start(trainer, pl_module)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Gather the attention of a batch."""
-        self._add(pl_module, batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files, with the worth of attention if asked for."""

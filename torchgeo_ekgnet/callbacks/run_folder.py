@@ -44,7 +44,7 @@ from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
 
-__all__ = ('RunFolder', 'run_path', 'subject_of', 'writes_results')
+__all__ = ('RunFolder', 'described_data', 'run_path', 'subject_of', 'writes_results')
 
 
 #: What is logged of a stage, beside its results.
@@ -53,7 +53,7 @@ _LOGS = ('metrics.csv', 'hparams.yaml', 'config.yaml')
 
 def subject_of(trainer: Trainer) -> Subject:
     """Say what the results of the current stage are of."""
-    data = _describe(getattr(trainer, 'datamodule', None))
+    data = _describe(trainer)
     path = trainer.ckpt_path
     digest = None
     if path:
@@ -72,9 +72,16 @@ def subject_of(trainer: Trainer) -> Subject:
     )
 
 
-def _describe(datamodule: Any) -> dict[str, Any]:
-    """Name scene, cube and split of a datamodule; empty for those of others."""
+def described_data(trainer: Trainer) -> dict[str, Any]:
+    """Describe the data in use as results report them; empty for those of others."""
+    datamodule: Any = getattr(trainer, 'datamodule', None)
     data: dict[str, Any] = getattr(datamodule, 'describe', dict)()
+    return data
+
+
+def _describe(trainer: Trainer) -> dict[str, Any]:
+    """Name scene, cube and split of the data in use."""
+    data = described_data(trainer)
     scene = data.get('scene') or {}
     return {
         'scene': scene.get('name'),
@@ -231,11 +238,10 @@ class RunFolder(Callback):
         """Keep the split, and what the run is of, beside the weights."""
         if self.path is None or not trainer.is_global_zero:
             return
-        datamodule: Any = getattr(trainer, 'datamodule', None)
-        split: Any = getattr(datamodule, 'split', None)
+        split: Any = getattr(getattr(trainer, 'datamodule', None), 'split', None)
         if hasattr(split, 'save'):
             split.save(self.path / 'split.npz')
-        about = {**_describe(datamodule), 'started_in': os.getcwd()}
+        about = {**_describe(trainer), 'started_in': os.getcwd()}
         write_json(self.path / RUN_FILE, about)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

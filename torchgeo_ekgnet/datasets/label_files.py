@@ -189,18 +189,29 @@ def _from_rasters(
         if count:
             logger.warning('%s: %d %s', paths[0].parent, count, text)
     merged[disputed] = NO_LABEL
-    class_names: ClassNames = options.class_names
-    if np.isin(merged, [NO_LABEL, *options.unlabelled]).all():
+    class_names = _class_names(str(paths[0]), merged, names, options)
+    return SceneLabels(merged, class_names, colours)
+
+
+def _class_names(
+    path: str,
+    labels: NDArray[np.int64],
+    names: Mapping[int, str],
+    options: SceneOptions,
+) -> ClassNames:
+    """Return the names that are given, or else those that the files hold."""
+    if np.isin(labels, [NO_LABEL, *options.unlabelled]).all():
         logger.warning(
             '%s: no pixel is labelled: every value means "no label" (unlabelled=%s), or '
             'is nodata',
-            paths[0],
+            path,
             list(options.unlabelled),
         )
-    elif class_names is None and names:
-        _question_unlabelled(str(paths[0]), merged, names, options.unlabelled)
-        class_names = _legend_names(str(paths[0]), merged, names, options.unlabelled)
-    return SceneLabels(merged, class_names, colours)
+        return options.class_names
+    if options.class_names is not None or not names:
+        return options.class_names
+    _question_unlabelled(path, labels, names, options.unlabelled)
+    return _legend_names(path, labels, names, options.unlabelled)
 
 
 def _question_unlabelled(

@@ -106,6 +106,11 @@ def stretch(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float3
     return picture
 
 
+def thinning(shape: Sequence[int], max_side: int = MAX_SIDE) -> int:
+    """Say which rows and columns a picture shows so that no side is longer: every nth."""
+    return max(1, math.ceil(max(shape[:2]) / max_side))
+
+
 def false_colour(
     scene: HyperspectralScene,
     rgb_wavelengths: Sequence[float] | None = None,
@@ -125,7 +130,7 @@ def false_colour(
     bands = scene.rgb_bands
     if rgb_wavelengths is not None:
         bands = rgb_bands_at(scene, rgb_wavelengths)
-    step = max(1, math.ceil(max(scene.shape[:2]) / max_side))
+    step = thinning(scene.shape, max_side)
     values = scene.read_bands(bands, step)
     return stretch(values, scene.valid[::step, ::step])
 
@@ -145,6 +150,14 @@ def colour_labels(
     table = np.concatenate([np.zeros((1, 3), dtype=np.uint8), palette])
     coloured: NDArray[np.uint8] = table[label_map]
     return coloured
+
+
+def label_picture(
+    scene: HyperspectralScene, max_side: int = MAX_SIDE
+) -> NDArray[np.uint8]:
+    """Colour the labels of a scene, thinned out as :func:`false_colour` thins it out."""
+    step = thinning(scene.shape, max_side)
+    return colour_labels(scene.label_map[::step, ::step], scene.palette)
 
 
 def legend_label(name: str) -> str:
@@ -207,9 +220,7 @@ def plot_scene(
     left, right = figure.subplots(1, 2)
     picture = false_colour(scene, rgb_wavelengths)
     left.imshow(picture, interpolation='nearest')
-    step = max(1, math.ceil(max(rows, cols) / MAX_SIDE))
-    labels = scene.label_map[::step, ::step]
-    right.imshow(colour_labels(labels, scene.palette), interpolation='nearest')
+    right.imshow(label_picture(scene), interpolation='nearest')
     for axes in (left, right):
         axes.set_axis_off()
     if show_titles:

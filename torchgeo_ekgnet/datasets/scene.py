@@ -288,16 +288,21 @@ class HyperspectralScene:
             parts.append(window[::step, ::step].astype(np.float32))
         return np.concatenate(parts)
 
-    def iter_blocks(self) -> Iterator[tuple[int, int]]:
+    def iter_blocks(self, most: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield row ranges that cover the scene and are small enough to hold.
+
+        Args:
+            most: Of a scene of more values, evenly spaced rows with at most so many.
 
         Yields:
             First row and the row after the last one.
         """
         rows, cols, bands = self.shape
-        step = max(1, _BLOCK_VALUES // (cols * bands))
+        step = size = max(1, _BLOCK_VALUES // (cols * bands))
+        if most is not None and rows * cols * bands > most:
+            step, size = -(-rows * cols * bands // most), 1
         for start in range(0, rows, step):
-            yield start, min(rows, start + step)
+            yield start, min(rows, start + size)
 
     def digest(self) -> str:
         """Identify the values of the cube; a very large one by rows of it.
@@ -308,16 +313,11 @@ class HyperspectralScene:
             evenly spaced rows count.
         """
         if self._digest is None:
-            rows, cols, bands = self.shape
             digest = hashlib.sha256(np.asarray(self.shape, dtype='<i8').tobytes())
-            step = -(-rows * cols * bands // _DIGEST_VALUES)
-            blocks = (
-                self.iter_blocks()
-                if step == 1
-                else ((row, row + 1) for row in range(0, rows, step))
-            )
-            for start, stop in blocks:
-                block = self.read(start, stop, 0, cols).astype('<f4', copy=False)
+            for start, stop in self.iter_blocks(_DIGEST_VALUES):
+                block = self.read(start, stop, 0, self.shape[1]).astype(
+                    '<f4', copy=False
+                )
                 digest.update(np.ascontiguousarray(block).data)
             self._digest = digest.hexdigest()
         return self._digest

@@ -110,9 +110,8 @@ def read_vector_labels(
             list(unlabelled),
         )
     usable &= ~excluded
-    place = replace(grid, transform=grid.transform or Affine.identity())
     try:
-        labels = _burnt(name, shapes[usable], numbers[usable], place, all_touched)
+        labels = _burnt(name, shapes[usable], numbers[usable], grid, all_touched)
     except OutsideError as error:
         if any(_exchanged(found.frame, grid) for found in features):
             raise OutsideError(
@@ -150,8 +149,7 @@ def number_features(path: Path, grid: Grid) -> NDArray[np.int64]:
     shapes = _placed(path, read_features(path), grid, None).geometry
     usable = ~(shapes.is_empty | shapes.isna()).to_numpy()
     numbers = np.arange(1, len(shapes) + 1)[usable]
-    place = replace(grid, transform=grid.transform or Affine.identity())
-    return _burnt(str(path), shapes[usable], numbers, place, False)
+    return _burnt(str(path), shapes[usable], numbers, grid, False)
 
 
 def _placed(
@@ -295,7 +293,8 @@ def _burnt(
     grid: Grid,
     all_touched: bool,
 ) -> NDArray[np.int64]:
-    """Return the label of each pixel."""
+    """Return the label of each pixel; without a transform places are in pixels."""
+    grid = replace(grid, transform=grid.transform or Affine.identity())
     labels = np.full((grid.rows, grid.cols), NO_LABEL)
     claimed = np.zeros(labels.shape, dtype=bool)
     disputed = np.zeros(labels.shape, dtype=bool)

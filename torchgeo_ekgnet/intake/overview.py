@@ -45,14 +45,10 @@ def band_statistics(scene: HyperspectralScene) -> BandStatistics:
     Returns:
         The statistics.
     """
-    rows, cols, bands = scene.shape
-    step = max(1, -(-rows * cols * bands // _SAMPLED_VALUES))
+    _, cols, bands = scene.shape
     low, high = np.full(bands, np.inf), np.full(bands, -np.inf)
     total, count, looked = np.zeros(bands), 0, 0
-    blocks = (
-        scene.iter_blocks() if step == 1 else ((r, r + 1) for r in range(0, rows, step))
-    )
-    for start, stop in blocks:
+    for start, stop in scene.iter_blocks(_SAMPLED_VALUES):
         looked += stop - start
         spectra = scene.read(start, stop, 0, cols)[scene.valid[start:stop]]
         if not len(spectra):

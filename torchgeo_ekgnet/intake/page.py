@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..datasets import HyperspectralScene
-from ..datasets.plotting import class_spectra, colour_labels, false_colour, plot_spectra
+from ..datasets.plotting import class_spectra, false_colour, label_picture, plot_spectra
 from ..maps import Page
 from .overview import Overview
 
@@ -106,10 +106,8 @@ def _picture(scene: HyperspectralScene) -> Figure:
     height = min(9.0, down * 7.2 / across * rows / cols + 0.5 * down)
     figure = Figure(figsize=(7.2, height), layout='constrained')
     first, second = figure.subplots(down, across)
-    step = max(1, -(-max(rows, cols) // _MAX_SIDE))
     first.imshow(false_colour(scene, max_side=_MAX_SIDE), interpolation='nearest')
-    labels = colour_labels(scene.label_map[::step, ::step], scene.palette)
-    second.imshow(labels, interpolation='nearest')
+    second.imshow(label_picture(scene, _MAX_SIDE), interpolation='nearest')
     for axes, title in ((first, 'False colour'), (second, 'Labels')):
         axes.set_axis_off()
         axes.set_title(title, fontsize=14)

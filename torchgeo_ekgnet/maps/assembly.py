@@ -17,7 +17,7 @@ from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from .journal import Journal, Layout
 from .raster import Legend, RasterSpec, attribute_table, stage_raster
-from .smoothing import Smoothing, make_guidance
+from .smoothing import Smoothing
 
 __all__ = ('Assembly',)
 
@@ -154,7 +154,7 @@ class Assembly:
         smoothing = self.smoothing
         if smoothing is None:
             return None
-        guidance = None if smoothing.edges is None else make_guidance(self.scene)
+        guidance = smoothing.guidance(self.scene)
         rows, cols, _ = self.scene.shape
 
         def smooth(window: Window) -> NDArray[Any]:
@@ -164,12 +164,9 @@ class Assembly:
             below = min(rows, bottom + smoothing.reach)
             beside = min(cols, right + smoothing.reach)
             around = Window(left, top, beside - left, below - top)
-            tile = self._tile(around)
-            values = smoothing(
-                np.moveaxis(tile['probabilities'], -1, 0),
-                None if guidance is None else guidance(top, below, left, beside),
+            labels = smoothing.classes(
+                self._tile(around), guidance(top, below, left, beside)
             )
-            labels = np.where(tile['label'] > 0, np.nan_to_num(values).argmax(0) + 1, 0)
             return labels[row - top : bottom - top, col - left : right - left]
 
         return smooth
@@ -178,10 +175,7 @@ class Assembly:
         """Read the results of a tile, (rows, cols) of the layout's type."""
         row, col = int(window.row_off), int(window.col_off)
         height, width = int(window.height), int(window.width)
-        tile = np.zeros((height, width), dtype=self.layout.dtype)
-        for name in self.layout.dtype.names or ():
-            if name != 'label':
-                tile[name] = np.nan
+        tile = self.layout.empty(height, width)
         for batch in self.windows.batches_in(row, row + height, col, col + width):
             local = self.windows.positions(batch) - (row, col)
             results = self.journal.results(self.layout, batch)

@@ -22,11 +22,12 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from .._files import replaced
 from ..datasets.plotting import (
-    MAX_SIDE,
     as_written,
     colour_labels,
     false_colour,
+    label_picture,
     legend_label,
+    thinning,
 )
 from ..datasets.scene import HyperspectralScene
 from ..metrics import SCORES
@@ -36,7 +37,6 @@ __all__ = (
     'confidence_figure',
     'learning_curves',
     'map_figure',
-    'read_confidence',
     'read_labels',
     'reliability_figure',
     'save_map_figure',
@@ -52,12 +52,12 @@ DPI = 300
 _FONT_SIZE = 7.5
 
 
-def _thinned(path: Path, max_side: int) -> NDArray[np.float32]:
-    """Read the first band of a raster, thinned out to a longest side."""
+def _thinned(path: str | os.PathLike[str]) -> NDArray[np.float32]:
+    """Read the first band of a raster, thinned out if it is large."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         with rasterio.open(path) as file:
-            step = max(1, math.ceil(max(file.shape) / max_side))
+            step = thinning(file.shape)
             shape = (math.ceil(file.height / step), math.ceil(file.width / step))
             values: NDArray[np.float32] = file.read(
                 1, out_shape=shape, resampling=Resampling.nearest
@@ -65,39 +65,21 @@ def _thinned(path: Path, max_side: int) -> NDArray[np.float32]:
     return values
 
 
-def read_labels(
-    path: str | os.PathLike[str], legend: Legend, max_side: int = MAX_SIDE
-) -> NDArray[np.int64]:
+def read_labels(path: str | os.PathLike[str], legend: Legend) -> NDArray[np.int64]:
     """Read the classes of a map, thinned out if it is large.
 
     Args:
         path: ``map.tif``.
         legend: Classes of the map.
-        max_side: Longest side of the result.
 
     Returns:
         Class numbers 1..C, 0 where nothing was classified.
     """
-    values = _thinned(Path(path), max_side).astype(np.int64)
+    values = _thinned(path).astype(np.int64)
     table = np.zeros(max(legend.values) + 1, dtype=np.int64)
     table[list(legend.values)] = np.arange(1, len(legend.values) + 1)
     labels: NDArray[np.int64] = table[values]
     return labels
-
-
-def read_confidence(
-    path: str | os.PathLike[str], max_side: int = MAX_SIDE
-) -> NDArray[np.float32]:
-    """Read the top probabilities of a map, thinned out if it is large.
-
-    Args:
-        path: ``confidence.tif``.
-        max_side: Longest side of the result.
-
-    Returns:
-        Probabilities, NaN where nothing was classified.
-    """
-    return _thinned(Path(path), max_side)
 
 
 def map_figure(
@@ -119,10 +101,8 @@ def map_figure(
         ('Map', colour_labels(labels, legend.palette)),
         ('False colour', false_colour(scene)),
     ]
-    step = max(1, math.ceil(max(rows, cols) / MAX_SIDE))
     if scene.label_map.any():
-        thin = scene.label_map[::step, ::step]
-        panels.append(('Labels', colour_labels(thin, scene.palette)))
+        panels.append(('Labels', label_picture(scene)))
     stacked = cols > 2.2 * rows
     across, down = (1, len(panels)) if stacked else (len(panels), 1)
     panel_height = PAGE_WIDTH / across * rows / cols
@@ -201,7 +181,7 @@ def confidence_figure(path: Path) -> Figure:
     Returns:
         The figure.
     """
-    values = read_confidence(path)
+    values = _thinned(path)
     figure = Figure(figsize=(7.2, 3.0), layout='constrained')
     left, right = figure.subplots(1, 2)
     picture = left.imshow(values, vmin=0, vmax=1, cmap='viridis', aspect='equal')
@@ -262,16 +242,7 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
     Returns:
         The figure, or None if the file has no epoch.
     """
-    series: dict[str, list[tuple[int, float]]] = {}
-    with Path(path).open(newline='', encoding='utf-8') as file:
-        for line in csv.DictReader(file):
-            epoch = _float(line.get('epoch'))
-            if epoch is None or not math.isfinite(epoch):
-                continue
-            for name, text in line.items():
-                value = _float(text)
-                if value is not None and name not in ('epoch', 'step'):
-                    series.setdefault(name, []).append((int(epoch), value))
+    series = _read_epochs(path)
     losses = [
         (name, label)
         for name, label in (
@@ -298,7 +269,7 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
         (right, scores, 100.0, 'per cent'),
     ):
         for name, label in names:
-            points = sorted(dict(series[name]).items())
+            points = sorted(series[name].items())
             marker = 'o' if len(points) < 3 else None
             axes.plot(
                 [epoch + 1 for epoch, _ in points],
@@ -322,6 +293,21 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
                 ncols=2,
             )
     return as_written(figure)
+
+
+def _read_epochs(path: str | os.PathLike[str]) -> dict[str, dict[int, float]]:
+    """Read the last value of each epoch by the name of what was logged."""
+    series: dict[str, dict[int, float]] = {}
+    with Path(path).open(newline='', encoding='utf-8') as file:
+        for line in csv.DictReader(file):
+            epoch = _float(line.get('epoch'))
+            if epoch is None or not math.isfinite(epoch):
+                continue
+            for name, text in line.items():
+                value = _float(text)
+                if value is not None and name not in ('epoch', 'step'):
+                    series.setdefault(name, {})[int(epoch)] = value
+    return series
 
 
 def _float(text: object) -> float | None:

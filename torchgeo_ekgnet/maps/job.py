@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from .areas import pixel_area
 from .assembly import Assembly
-from .journal import FolderLock, Journal, JournalWriter, Layout
+from .figure import save_map_figure
+from .journal import FolderLock, Journal, JournalWriter
 from .raster import Legend, publish
-from .selection import MapOptions, select_pixels
+from .selection import MapOptions, map_windows
 
 __all__ = ('STAGING', 'Extra', 'MapFiles', 'MapJob')
 
-#: Writes a file that goes with the rasters: given its path and the pixels of each class.
-Extra = Callable[[Path, tuple[int, ...]], object]
+#: Writes a file that goes with the rasters, given its path.
+Extra = Callable[[Path], object]
 
 #: Folder of unfinished work, inside the output folder.
 STAGING = '.map.partial'
@@ -103,15 +105,8 @@ class MapJob:
 
     def __post_init__(self) -> None:
         """Lay out windows and journal."""
-        selected = select_pixels(self.scene, self.options)
-        self.windows = SceneWindows(
-            selected, self.options.window_size, self.options.batch_size
-        )
-        self.layout = Layout(
-            len(self.legend.names),
-            self.options.entropy,
-            self.options.probabilities or self.options.smoothing is not None,
-        )
+        self.windows = map_windows(self.scene, self.options)
+        self.layout = self.options.layout(len(self.legend.names))
         self.staging = self.folder / STAGING
         self.journal = Journal(
             self.staging,
@@ -120,7 +115,7 @@ class MapJob:
                 'scene': self.scene.metadata(),
                 'files': self.scene.file_stamps(),
                 'valid': zlib.crc32(np.packbits(self.scene.valid).data),
-                'selected': zlib.crc32(np.packbits(selected).data),
+                'selected': zlib.crc32(np.packbits(self.windows.selected).data),
                 'window_size': self.options.window_size,
                 'batch_size': self.options.batch_size,
                 'num_classes': self.layout.num_classes,
@@ -217,7 +212,9 @@ class MapJob:
     def _clean(self) -> None:
         """Delete what an unfinished assembly has left."""
         for leftover in self.staging.iterdir():
-            if _LEFTOVER.fullmatch(leftover.name) and not _is_folder(leftover):
+            # Of a link to a folder the link is ours.
+            folder = leftover.is_dir() and not leftover.is_symlink()
+            if _LEFTOVER.fullmatch(leftover.name) and not folder:
                 leftover.unlink()
 
     @property
@@ -266,24 +263,15 @@ class MapJob:
         finally:
             self._lock.release()
 
-    def paint(self, path: Path, counts: tuple[int, ...]) -> None:
-        """Draw the picture of the staged map to a PNG file."""
-        from .figure import save_map_figure
-
-        save_map_figure(self.staging / 'map.tif', self.scene, self.legend, path)
-
-    def paint_smoothed(self, path: Path, counts: tuple[int, ...]) -> None:
-        """Draw the picture of the staged smoothed map to a PNG file."""
-        from .figure import save_map_figure
-
-        save_map_figure(self.staging / 'smoothed.tif', self.scene, self.legend, path)
-
     def pictures(self) -> dict[str, Extra]:
-        """Give the pictures of the maps by file name."""
-        pictures: dict[str, Extra] = {'map.png': self.paint}
-        if self.options.smoothing is not None:
-            pictures['smoothed.png'] = self.paint_smoothed
-        return pictures
+        """Give what draws the staged maps, by the name of the picture."""
+        names = ['map', 'smoothed'] if self.options.smoothing else ['map']
+        return {
+            f'{name}.png': partial(
+                save_map_figure, self.staging / f'{name}.tif', self.scene, self.legend
+            )
+            for name in names
+        }
 
     def missing(self) -> int:
         """Count the batches that no process has recorded yet."""
@@ -324,13 +312,12 @@ class MapJob:
             )
         try:
             staged, pixels = self._assembly.stage(self.staging)
-            counts = pixels['map.tif']
             facts = self._facts(pixels)
             further = [write_json(self.staging / 'map.json', facts)]
             further += [
                 self.staging / name
                 for name, write in extras.items()
-                if self._written(name, write, counts)
+                if self._written(name, write)
             ]
         except BaseException:
             self._clean()
@@ -349,7 +336,7 @@ class MapJob:
             confidence=self.folder / 'confidence.tif',
             probabilities=kept if self.options.probabilities else None,
             smoothed=smoothed if self.options.smoothing else None,
-            counts=counts,
+            counts=pixels['map.tif'],
         )
 
     def _facts(self, pixels: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -395,10 +382,10 @@ class MapJob:
         for name in _FILES:
             (self.folder / name).unlink(missing_ok=True)
 
-    def _written(self, name: str, write: Extra, counts: tuple[int, ...]) -> bool:
+    def _written(self, name: str, write: Extra) -> bool:
         """Stage a file that the map can do without, and tell whether that went well."""
         try:
-            write(self.staging / name, counts)
+            write(self.staging / name)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
@@ -408,8 +395,3 @@ class MapJob:
             )
             return False
         return True
-
-
-def _is_folder(path: Path) -> bool:
-    """Tell whether a path is a folder and no link to one."""
-    return path.is_dir() and not path.is_symlink()

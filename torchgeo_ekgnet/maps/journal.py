@@ -115,6 +115,14 @@ class Layout:
             fields.append(('probabilities', '<f4', (self.num_classes,)))
         return np.dtype(fields)
 
+    def empty(self, rows: int, cols: int) -> NDArray[Any]:
+        """Give results (rows, cols) of pixels that nothing has classified yet."""
+        results = np.zeros((rows, cols), dtype=self.dtype)
+        for name in self.dtype.names or ():
+            if name != 'label':
+                results[name] = np.nan
+        return results
+
     def pack(self, probabilities: NDArray[np.float32]) -> NDArray[Any]:
         """Reduce class probabilities to what is kept.
 

@@ -151,9 +151,7 @@ class Page:
         Raises:
             ValueError: If a row has another number of cells than the heading.
         """
-        table = _html.table(columns, rows, swatches, totals)
-        above = f'<p class="caption">{as_text(caption)}</p>' if caption else ''
-        self._parts.append(f'{above}<div class="scroll">{table}</div>')
+        self._add_table(_html.table(columns, rows, swatches, totals), caption)
 
     def matrix(
         self,
@@ -193,12 +191,17 @@ class Page:
             body.append(
                 f'<tr><th scope="row">{row + 1} {as_text(name)}</th>{"".join(cells)}</tr>'
             )
-        above = f'<p class="caption">{as_text(caption)}</p>' if caption else ''
-        self._parts.append(
-            f'{above}<div class="scroll"><table class="matrix"><thead><tr>'
+        self._add_table(
+            '<table class="matrix"><thead><tr>'
             f'<th scope="col">true \\ predicted</th>{head}</tr></thead>'
-            f'<tbody>{"".join(body)}</tbody></table></div>'
+            f'<tbody>{"".join(body)}</tbody></table>',
+            caption,
         )
+
+    def _add_table(self, table: str, caption: str | None) -> None:
+        """Add a table, which scrolls where it is wider than the page."""
+        above = f'<p class="caption">{as_text(caption)}</p>' if caption else ''
+        self._parts.append(f'{above}<div class="scroll">{table}</div>')
 
     def settings(
         self, values: Mapping[str, object], caption: str | None = None
@@ -297,10 +300,10 @@ def _plain(value: object) -> str:
         return str(value)
 
 
-def _png(figure: Figure, dpi: int = 150) -> bytes:
+def _png(figure: Figure) -> bytes:
     """Draw a figure."""
     if not isinstance(figure.canvas, FigureCanvasAgg):
         FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=dpi)
+    figure.savefig(buffer, format='png', dpi=150)
     return buffer.getvalue()

@@ -19,15 +19,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..checkpoint import check_same_classes
+from ..datasets.plotting import colour_labels
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from ..layers.modes import evaluating
 from .classifier import Classifier, load_classifier
 from .job import MapFiles, MapJob
-from .journal import Layout
 from .raster import Legend
-from .selection import MapOptions, select_pixels
-from .smoothing import make_guidance
+from .selection import MapOptions, map_windows
 
 __all__ = (
     'SceneMap',
@@ -56,16 +55,13 @@ class Patches(Protocol):
         """
 
 
-def progress_bar(
-    total: int, done: int = 0, enabled: bool = True, description: str = 'Map'
-) -> 'tqdm[Any]':
+def progress_bar(total: int, done: int = 0, enabled: bool = True) -> 'tqdm[Any]':
     """Show pixels, pixels per second and the time left.
 
     Args:
         total: Pixels in the whole map.
         done: Pixels that were classified before.
         enabled: Whether to show the bar.
-        description: Text in front of it.
 
     Returns:
         The bar; call ``update(pixels)`` and ``close()``.
@@ -73,7 +69,7 @@ def progress_bar(
     return tqdm(
         total=total,
         initial=done,
-        desc=description,
+        desc='Map',
         unit='px',
         unit_scale=True,
         disable=not enabled,
@@ -146,8 +142,7 @@ class SceneMap:
             Red, green and blue, uint8 (rows, cols, 3); black where nothing was
             classified.
         """
-        table = np.concatenate([np.zeros((1, 3), np.uint8), self.legend.palette])
-        return np.asarray(table[self.labels])
+        return colour_labels(self.labels, self.legend.palette)
 
 
 def predict_map(
@@ -187,18 +182,10 @@ def predict_map(
     """
     chosen = MapOptions(**options)
     network, source, legend = _resolve(model, scene, patches, match_wavelengths)
-    windows = SceneWindows(
-        select_pixels(scene, chosen), chosen.window_size, chosen.batch_size
-    )
-    smoothing = chosen.smoothing
-    layout = Layout(
-        len(legend.names), chosen.entropy, chosen.probabilities or smoothing is not None
-    )
+    windows = map_windows(scene, chosen)
+    layout = chosen.layout(len(legend.names))
     rows, cols, _ = scene.shape
-    pixels = np.zeros((rows, cols), dtype=layout.dtype)
-    for name in layout.dtype.names or ():
-        if name != 'label':
-            pixels[name] = np.nan
+    pixels = layout.empty(rows, cols)
     with (
         _placed(network, device, precision, compile) as (placed, where),
         progress_bar(windows.num_pixels, enabled=progress) as bar,
@@ -207,15 +194,10 @@ def predict_map(
             positions = windows.positions(batch)
             pixels[positions[:, 0], positions[:, 1]] = layout.pack(values)
             bar.update(len(positions))
-    smoothed = None
+    smoothed, smoothing = None, chosen.smoothing
     if smoothing is not None:
-        guidance = None
-        if smoothing.edges is not None:
-            guidance = make_guidance(scene)(0, rows, 0, cols)
-        values = smoothing(np.moveaxis(pixels['probabilities'], -1, 0), guidance)
-        smoothed = np.where(
-            pixels['label'] > 0, np.nan_to_num(values).argmax(axis=0) + 1, 0
-        )
+        guidance = smoothing.guidance(scene)(0, rows, 0, cols)
+        smoothed = smoothing.classes(pixels, guidance)
     return SceneMap(
         labels=pixels['label'].astype(np.int64),
         confidence=pixels['confidence'].astype(np.float32),

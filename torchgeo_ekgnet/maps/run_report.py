@@ -115,9 +115,8 @@ class _Results:
             self.map = _first(beside, 'map.json')
         self.map_left_out = False
         tested, mapped = Subject.of(self.test), Subject.of(self.map)
-        leading = (mapped, tested) if lead == 'map' else (tested, mapped)
-        contents = (self.map, self.test) if lead == 'map' else (self.test, self.map)
-        self.subject = leading[0] if contents[0] else leading[1]
+        of_map = self.map and (lead == 'map' or not self.test)
+        self.subject = mapped if of_map else tested
         if self.test and self.map and not _joined(tested, mapped):
             self.left_out.append(_why_apart(tested, mapped))
             if lead == 'map':
@@ -273,20 +272,18 @@ def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
     names = test.get('class_names') or []
     counts, recalls = test.get('counts') or [], test.get('per_class') or []
     precisions = test.get('precision') or [None] * len(recalls)
+    classes = zip(names, counts, recalls, precisions, strict=False)
     rows: list[Sequence[object]] = [
-        (number, name, count, _percent(recall), _percent(precision))
-        for number, (name, count, recall, precision) in enumerate(
-            zip(names, counts, recalls, precisions, strict=False), start=1
-        )
+        (name, count, _percent(recall), _percent(precision))
+        for name, count, recall, precision in classes
     ]
-    shown: list[Sequence[object]] = [(name, *rest) for _, name, *rest in rows]
     for score in SCORES:
         value, of_precision = score.shown(test), score.key == 'precision_average'
         cells = (None, value) if of_precision else (value, None)
-        shown.append((score.title, None, *cells))
+        rows.append((score.title, None, *cells))
     page.table(
         ('class', 'test pixels', 'recall, %', 'precision, %'),
-        shown,
+        rows,
         'Average accuracy is the mean of the recalls, precision average that of the '
         f'precisions; {sum(counts):,} test pixels.',
         swatches=palette,

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from .._reading import reading
 from ..datasets.scene import HyperspectralScene
 from ..datasets.sources.vector import read_features
+from ..datasets.windows import SceneWindows
+from .journal import Layout
 from .smoothing import Smoothing
 
 if TYPE_CHECKING:
     from affine import Affine
 
-__all__ = ('MapOptions', 'select_pixels')
+__all__ = ('MapOptions', 'map_windows', 'select_pixels')
 
 Scope = Literal['all', 'labelled', 'polygon']
 
@@ -80,6 +82,29 @@ class MapOptions:
     def smoothing(self) -> Smoothing | None:
         """The smoothing that is asked for."""
         return Smoothing(self.smooth, self.smooth_edges) if self.smooth else None
+
+    def layout(self, num_classes: int) -> Layout:
+        """Say what is kept of a pixel; smoothing needs the probabilities, too."""
+        probabilities = self.probabilities or self.smoothing is not None
+        return Layout(num_classes, self.entropy, probabilities)
+
+
+def map_windows(scene: HyperspectralScene, options: MapOptions) -> SceneWindows:
+    """Cut the pixels that are to be classified into batches.
+
+    Args:
+        scene: The scene.
+        options: What is mapped.
+
+    Returns:
+        The batches.
+
+    Raises:
+        ValueError: If no pixel is left.
+        FileNotFoundError: If there is no file of polygons.
+    """
+    selected = select_pixels(scene, options)
+    return SceneWindows(selected, options.window_size, options.batch_size)
 
 
 def select_pixels(scene: HyperspectralScene, options: MapOptions) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@
 """Smoothing of class probabilities over a window, plain or along the scene's edges."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor, nn
 
 from ..datasets.scene import HyperspectralScene
-from ..datasets.windows import SceneWindows
-from ..metrics import Accuracies
 from ..transforms.normalization import SpectralNormalizer, read_values
 from ..transforms.pca import SpectralPCA
 
-__all__ = ('Smoothing', 'count_smoothed', 'make_guidance', 'score_smoothed')
+__all__ = ('Smoothing', 'make_guidance')
 
 #: Gives the components of the scene in a window, (components, rows, cols).
 Guidance = Callable[[int, int, int, int], NDArray[np.float32]]
-
-#: Positions of pixels (n, 2) and their class probabilities (n, classes).
-Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 _COMPONENTS = 3
 
@@ -95,6 +89,30 @@ class Smoothing:
         result: NDArray[np.float32] = smooth.astype(np.float32)
         return result
 
+    def classes(
+        self, results: NDArray[Any], guidance: NDArray[np.float32] | None
+    ) -> NDArray[np.int64]:
+        """Choose the class of each pixel by smoothed probabilities.
+
+        Args:
+            results: What a map keeps of its pixels, probabilities among it, (rows, cols).
+            guidance: Components of the scene there, with *edges*.
+
+        Returns:
+            Classes 1..C, 0 where nothing was classified, (rows, cols).
+        """
+        values = self(np.moveaxis(results['probabilities'], -1, 0), guidance)
+        best = np.nan_to_num(values).argmax(axis=0) + 1
+        return np.where(results['label'] > 0, best, 0)
+
+    def guidance(
+        self, scene: HyperspectralScene
+    ) -> Callable[[int, int, int, int], NDArray[np.float32] | None]:
+        """Give what :meth:`__call__` is guided by in a window; None without *edges*."""
+        if self.edges is None:
+            return lambda top, bottom, left, right: None
+        return make_guidance(scene)
+
     def _mean(self, stack: NDArray[np.float64]) -> NDArray[np.float64]:
         """Average over the window; nothing lies beyond the border."""
         # Sums in a fixed order for every pixel: the same in whichever tile it lies.
@@ -145,82 +163,3 @@ def make_guidance(scene: HyperspectralScene) -> Guidance:
         return planes
 
     return read
-
-
-def score_smoothed(
-    network: nn.Module,
-    datamodule: Any,
-    smoothing: Smoothing,
-    device: torch.device | str = 'cpu',
-    numbers: Tensor | None = None,
-) -> tuple[Accuracies, float]:
-    """Score the test pixels with smoothed probabilities.
-
-    Args:
-        network: Network from patches to logits, in evaluation mode.
-        datamodule: Datamodule of the scene, after setup.
-        smoothing: The smoothing.
-        device: Device of the network.
-        numbers: Class of the network for each class of the scene; the same by default.
-
-    Returns:
-        The scores, and the share of the test pixels whose window holds a training pixel:
-        what the network was taught there has a part in their class.
-    """
-    from .predict import classify
-
-    def shown(wanted: NDArray[np.bool_]) -> Iterator[Found]:
-        windows = SceneWindows(wanted, batch_size=datamodule.predict_batch_size or 256)
-        source = datamodule.patch_source
-        for batch, found in classify(network, source, windows, device):
-            yield windows.positions(batch), found
-
-    confusion, share = count_smoothed(datamodule, smoothing, shown, numbers)
-    return Accuracies.from_confusion(confusion), share
-
-
-def count_smoothed(
-    datamodule: Any,
-    smoothing: Smoothing,
-    classified: Callable[[NDArray[np.bool_]], Iterable[Found]],
-    numbers: Tensor | None = None,
-) -> tuple[NDArray[np.int64], float]:
-    """Count true and smoothed classes of the test pixels, whoever gave probabilities.
-
-    Args:
-        datamodule: Datamodule of the scene, after setup.
-        smoothing: The smoothing.
-        classified: Gives positions (n, 2) and probabilities (n, classes) of the pixels
-            of a mask (rows, cols), in parts.
-        numbers: Column of each class of the scene; the same by default.
-
-    Returns:
-        Confusion counts, and the share of the test pixels whose window holds a training
-        pixel.
-    """
-    scene, split = datamodule.scene, datamodule.split
-    rows, cols, _ = scene.shape
-    side = 2 * smoothing.reach + 1
-    positions, around = split.positions('test'), np.zeros((rows, cols), dtype=bool)
-    around[positions[:, 0], positions[:, 1]] = True
-    around = ndimage.maximum_filter(around, side) & scene.valid
-    values: NDArray[np.float32] | None = None
-    for places, found in classified(around):
-        if values is None:
-            values = np.full((found.shape[1], rows, cols), np.nan, dtype=np.float32)
-        values[:, places[:, 0], places[:, 1]] = found.T
-    assert values is not None
-    guidance = None
-    if smoothing.edges is not None:
-        guidance = make_guidance(scene)(0, rows, 0, cols)
-    smooth = smoothing(values, guidance)[:, positions[:, 0], positions[:, 1]]
-    truth = split.labels(scene.label_map, 'test') - 1
-    if numbers is not None:
-        truth = numbers.cpu().numpy()[truth]
-    confusion = np.zeros((len(smooth), len(smooth)), dtype=np.int64)
-    np.add.at(confusion, (truth, smooth.argmax(axis=0)), 1)
-    taught = np.zeros((rows, cols), dtype=bool)
-    train = split.positions('train')
-    taught[train[:, 0], train[:, 1]] = True
-    near = ndimage.maximum_filter(taught, side)[positions[:, 0], positions[:, 1]]
-    return confusion, float(near.mean())

@@ -190,6 +190,25 @@ def scene_spectra(
     return spectra
 
 
+def training_data(
+    scene: 'HyperspectralScene', split: 'Split'
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Give the training spectra of a split, (N, bands), and their classes from 0, (N,)."""
+    labels = split.labels(scene.label_map, 'train') - 1
+    return scene_spectra(scene, split.train), labels
+
+
+def count_tested(
+    estimator: Any, scene: 'HyperspectralScene', split: 'Split'
+) -> NDArray[np.int64]:
+    """Count true and predicted classes of a split's test pixels, (C, C)."""
+    truth = split.labels(scene.label_map, 'test') - 1
+    predicted = estimator.predict(scene_spectra(scene, split.test))
+    labels = range(scene.num_classes)
+    counts: NDArray[np.int64] = confusion_matrix(truth, predicted, labels=labels)
+    return counts
+
+
 def classical_confusion(
     name: str, scene: 'HyperspectralScene', split: 'Split', seed: int = 0
 ) -> NDArray[np.int64]:
@@ -205,10 +224,5 @@ def classical_confusion(
         Confusion counts of the test pixels of shape (C, C), first axis true class;
         hand them to ``metrics.Accuracies.from_confusion``.
     """
-    train = split.labels(scene.label_map, 'train') - 1
-    test = split.labels(scene.label_map, 'test') - 1
-    estimator = fit_classical(name, scene_spectra(scene, split.train), train, seed)
-    predicted = estimator.predict(scene_spectra(scene, split.test))
-    labels = range(scene.num_classes)
-    counts: NDArray[np.int64] = confusion_matrix(test, predicted, labels=labels)
-    return counts
+    estimator = fit_classical(name, *training_data(scene, split), seed)
+    return count_tested(estimator, scene, split)

@@ -6,30 +6,36 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from .._files import named_path
 from .._runs import claim_outputs
 from .build import build_data, content_of
-from .declarations import PROTOCOLS, SCENES, Experiment, Row, published, run_settings
+from .declarations import (
+    PROTOCOLS,
+    SCENES,
+    Budget,
+    Experiment,
+    Row,
+    published,
+    run_settings,
+)
 from .engine import checkpoint_path
 from .experiments import BUDGETS, EXPERIMENTS
 from .report import build_report
 from .runs import RunStore
-from .settings import places, read_config, with_seed
-from .summary import Summary, summarise
+from .settings import with_seed
+from .summary import Summary
 from .sweeping import (
+    Runs,
     at_least_one,
-    bars_of,
+    configured,
     finish,
-    finished,
-    refuse_seeds,
-    results_of,
     seeds_of,
     shared_arguments,
     smoothed_too,
+    summaries_of,
 )
 
 
@@ -191,34 +197,23 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     name = f'{experiment.key}-{scene}-{protocol}-{budget.name}'
     folder = options.out / name
     if not rows:
-        _scene_figure(experiment, folder, scene, budget.name, options)
+        _scene_figure(experiment, folder, scene, budget, options)
         return
     checkpoints = options.out / 'checkpoints' if experiment.maps else None
     store = RunStore(options.out / 'runs')
     content = content_of(next(iter(runs.values())), options.root)
-    runs = {name: {**settings, 'content': content} for name, settings in runs.items()}
-    runs = smoothed_too(runs, options)
-    results = results_of(runs, store, options, folder, checkpoints, seeds[0])
-    summaries = summarise(
-        [
-            (
-                row.key,
-                row.label,
-                [results[row.key, s] for s in seeds if (row.key, s) in results],
-            )
-            for row in rows
-        ],
-        bars_of(runs, results, store, options),
+    complete = {key: {**settings, 'content': content} for key, settings in runs.items()}
+    wanted = smoothed_too(complete, options)
+    systems = [(row.key, row.label) for row in rows]
+    summaries, done = summaries_of(
+        systems, wanted, store, options, folder, checkpoints, seeds[0]
     )
     # The paper's numbers are of its own scene and of random pixels.
     own = scene == experiment.scene and protocol == 'random'
     numbers = published(experiment) if own else {}
-    title = experiment.title
-    if summaries:
-        title += f', {summaries[0].results[0]["scene"]["name"]}'
-    done = finished(seeds, runs, results)
+    title = f'{experiment.title}, {summaries[0].results[0]["scene"]["name"]}'
     report = build_report(title, summaries, done, numbers, budget.note)
-    figures = _figures(experiment, rows, runs, seeds[0], summaries, folder, options)
+    figures = _figures(experiment, rows, wanted, seeds[0], summaries, folder, options)
     finish(folder, report, summaries, numbers, figures)
 
 
@@ -226,7 +221,7 @@ def _scene_figure(
     experiment: Experiment,
     folder: Path,
     scene: str,
-    budget: str,
+    budget: Budget,
     options: argparse.Namespace,
 ) -> None:
     """Draw a scene's false colour and labels."""
@@ -235,7 +230,7 @@ def _scene_figure(
 
     row = Row('scene', 'scene', 'rbf_svm')
     settings = run_settings(
-        experiment, row, options.first_seed, BUDGETS[budget], scene, options.split
+        experiment, row, options.first_seed, budget, scene, options.split
     )
     path = folder / f'{experiment.key}.png'
     claim_outputs(folder, [path.name])
@@ -247,7 +242,7 @@ def _scene_figure(
 def _figures(
     experiment: Experiment,
     rows: Sequence[Row],
-    runs: dict[Any, dict[str, Any]],
+    runs: Runs,
     seed: int,
     summaries: Sequence[Summary],
     folder: Path,
@@ -255,7 +250,7 @@ def _figures(
 ) -> list[tuple[Path, str]]:
     """Draw what belongs to a report: curves, and maps where they are asked for."""
     from ..maps import predict_map
-    from .figures import classical_map, curve_panels, map_panels, save
+    from .figures import classical_map, draw_curves, map_panels, save
 
     drawn = []
     if experiment.maps:
@@ -277,11 +272,7 @@ def _figures(
             'as in the paper'
         )
         drawn.append((file, text))
-    with_curves = [s for s in summaries if s.results[0]['curves'] and not s.is_smoothed]
-    if with_curves:
-        file = save(curve_panels(with_curves), folder / 'curves.png')
-        drawn.append((file, 'Training and validation, one thin line a seed'))
-    return drawn
+    return drawn + draw_curves(summaries, folder)
 
 
 def main_repeat(args: Sequence[str] | None = None) -> None:
@@ -290,29 +281,21 @@ def main_repeat(args: Sequence[str] | None = None) -> None:
     Args:
         args: Arguments after the command's name; None: those of the process.
     """
-    parser = repeat_parser()
-    options, overrides = parser.parse_known_args(args)
-    refuse_seeds(overrides)
-    settings = read_config(options.config, overrides)
+    options, overrides = repeat_parser().parse_known_args(args)
+    settings = configured(options, overrides)
     name = Path(options.config[-1]).stem
     folder = options.out or Path('runs', 'repeat', name)
-    root = places(settings)
-    options.root = options.root or root
     settings['content'] = content_of(settings, options.root, split=True)
     seeds = seeds_of(options, options.seeds)
-    runs = {seed: with_seed(settings, seed) for seed in seeds}
-    runs = smoothed_too(runs, options)
-    store = RunStore(folder / 'runs')
-    results = results_of(runs, store, options, folder)
-    summaries = summarise(
-        [(name, name, [results[s] for s in seeds if s in results])],
-        bars_of(runs, results, store, options),
+    runs = {(name, seed): with_seed(settings, seed) for seed in seeds}
+    summaries, done = summaries_of(
+        [(name, name)],
+        smoothed_too(runs, options),
+        RunStore(folder / 'runs'),
+        options,
+        folder,
     )
-    done = finished(seeds, runs, results)
     report = build_report(f'{name}, repeated', summaries, done)
-    from .figures import curve_panels, save
+    from .figures import draw_curves
 
-    plain = [summary for summary in summaries if not summary.is_smoothed]
-    curves = save(curve_panels(plain), folder / 'curves.png')
-    caption = 'Training and validation, one thin line a seed'
-    finish(folder, report, summaries, {}, [(curves, caption)])
+    finish(folder, report, summaries, {}, draw_curves(summaries, folder))

@@ -19,21 +19,18 @@ from .build import content_of, import_class
 from .classical import CLASSICAL_NAMES
 from .declarations import whole_patches
 from .engine import classical_settings
-from .figures import curve_panels, save
+from .figures import draw_curves
 from .report import build_report
 from .runs import RunStore
-from .settings import places, read_config, with_seed
-from .summary import summarise
+from .settings import with_seed
 from .sweeping import (
     at_least_one,
-    bars_of,
+    configured,
     finish,
-    finished,
-    refuse_seeds,
-    results_of,
     seeds_of,
     shared_arguments,
     smoothed_too,
+    summaries_of,
 )
 
 _PRUNING = {'class_path': 'torchgeo_ekgnet.callbacks.PruningSchedule'}
@@ -101,12 +98,10 @@ def main_compare(args: Sequence[str] | None = None) -> None:
         args: Arguments after the command's name; None: those of the process.
     """
     options, overrides = compare_parser().parse_known_args(args)
-    refuse_seeds(overrides)
-    settings = read_config(options.config, overrides)
+    settings = configured(options, overrides)
     systems = _systems(settings, options.models)
     title = Path(options.config[-1]).stem
     folder = options.out or Path('runs', 'compare', title)
-    options.root = options.root or places(settings)
     settings['content'] = content_of(settings, options.root, split=True)
     seeds = seeds_of(options, options.seeds)
     runs = {
@@ -115,26 +110,19 @@ def main_compare(args: Sequence[str] | None = None) -> None:
         for seed in seeds
         for name in systems
     }
-    runs = smoothed_too(runs, options)
-    store = RunStore(folder / 'runs')
-    results = results_of(runs, store, options, folder)
-    rows = [
-        (
-            name,
-            _LABELS.get(name, name.replace(_TWIN, ', static twin')),
-            [results[name, seed] for seed in seeds if (name, seed) in results],
-        )
+    labelled = [
+        (name, _LABELS.get(name, name.replace(_TWIN, ', static twin')))
         for name in systems
     ]
-    summaries = summarise(rows, bars_of(runs, results, store, options))
-    done = finished(seeds, runs, results)
+    summaries, done = summaries_of(
+        labelled,
+        smoothed_too(runs, options),
+        RunStore(folder / 'runs'),
+        options,
+        folder,
+    )
     report = build_report(f'{title}: {len(systems)} systems', summaries, done)
-    with_curves = [s for s in summaries if s.results[0]['curves'] and not s.is_smoothed]
-    figures = []
-    if with_curves:
-        file = save(curve_panels(with_curves), folder / 'curves.png')
-        figures = [(file, 'Training and validation, one thin line a seed')]
-    finish(folder, report, summaries, {}, figures)
+    finish(folder, report, summaries, {}, draw_curves(summaries, folder))
 
 
 def _configured(settings: Mapping[str, Any]) -> str:

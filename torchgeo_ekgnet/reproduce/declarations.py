@@ -54,8 +54,6 @@ SCENES = {
 
 Temperature = Literal['anneal', 'learnt', 'fixed']
 
-Kind = Literal['table', 'figure', 'ablation']
-
 
 @dataclass(frozen=True)
 class Row:
@@ -102,7 +100,6 @@ class Experiment:
     Attributes:
         key: Name on the command line, such as ``'table4'``.
         title: Heading, without the scene.
-        kind: Table of the paper, figure of the paper or ablation of ours.
         scene: Scene that the paper uses, or the one that an ablation starts from.
         variable: What differs between rows, as in the published results.
         rows: The lines, in the paper's order.
@@ -112,7 +109,6 @@ class Experiment:
 
     key: str
     title: str
-    kind: Kind
     scene: str
     variable: str
     rows: tuple[Row, ...]

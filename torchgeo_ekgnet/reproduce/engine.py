@@ -36,18 +36,23 @@ import numpy as np
 import torch
 from lightning.pytorch import seed_everything
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix
 
 from .._environment import code_digest, machine, versions
 from .._files import replaced
 from ..datamodules import HyperspectralDataModule
 from .build import build_data, described
-from .classical import fit_classical, scene_spectra, with_probabilities
+from .classical import (
+    count_tested,
+    fit_classical,
+    scene_spectra,
+    training_data,
+    with_probabilities,
+)
 from .runs import Result, RunStore, Settings, settings_key
 from .training import smoothed_result, train
 
 if TYPE_CHECKING:
-    from ..maps.smoothing import Found
+    from ..maps.scoring import Found
 
 logger = logging.getLogger(__name__)
 
@@ -68,21 +73,15 @@ def _fit_classical(settings: Settings, root: str | None) -> Result:
     """Fit and test a classical baseline."""
     data = build_data(settings, root)
     scene, split = data.scene, data.split
-    truth = {
-        subset: split.labels(scene.label_map, subset) - 1
-        for subset in ('train', 'test')
-    }
     start = time.perf_counter()
     estimator = fit_classical(
         settings['model']['classical'],
-        scene_spectra(scene, split.train),
-        truth['train'],
+        *training_data(scene, split),
         settings['seed_everything'],
     )
     fitted = time.perf_counter()
-    predicted = estimator.predict(scene_spectra(scene, split.test))
+    counts = count_tested(estimator, scene, split)
     tested = time.perf_counter()
-    counts = confusion_matrix(truth['test'], predicted, labels=range(scene.num_classes))
     return {
         **described(data),
         'confusion': counts.tolist(),
@@ -102,14 +101,12 @@ def _smoothed_classical(
     wanted = settings.get('smooth')
     if wanted is None:
         return {}
-    from ..maps.smoothing import Smoothing, count_smoothed
+    from ..maps.scoring import count_smoothed
+    from ..maps.smoothing import Smoothing
 
-    scene, split = data.scene, data.split
+    scene = data.scene
     estimator = with_probabilities(
-        estimator,
-        scene_spectra(scene, split.train),
-        split.labels(scene.label_map, 'train') - 1,
-        settings['seed_everything'],
+        estimator, *training_data(scene, data.split), settings['seed_everything']
     )
 
     def shown(mask: NDArray[np.bool_]) -> Iterator['Found']:

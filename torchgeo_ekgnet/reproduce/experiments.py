@@ -54,12 +54,11 @@ _SYSTEMS = (
 )
 
 
-def _ratios(patch_size: int) -> tuple[Row, ...]:
-    """Rows of tables 1-3: the share of training pixels."""
-    return tuple(
-        Row(f'{n}:1:{9 - n}', f'{n}:1:{9 - n}', patch_size=patch_size, train=n / 10)
-        for n in range(2, 7)
-    )
+_RATIOS = tuple(
+    Row(f'{n}:1:{9 - n}', f'{n}:1:{9 - n}', patch_size=11, train=n / 10)
+    for n in range(2, 7)
+)
+"""Rows of tables 1-3: the share of training pixels."""
 
 
 def _patches(train: float) -> tuple[Row, ...]:
@@ -82,111 +81,50 @@ def _for_pavia(row: Row) -> Row:
     return replace(row, train=0.5, options=options)
 
 
+def _table(
+    number: int, what: str, scene: str, variable: str, rows: tuple[Row, ...]
+) -> Experiment:
+    """A table of the paper."""
+    return Experiment(
+        f'table{number}', f'Table {number}: {what}', scene, variable, rows, number
+    )
+
+
+def _ablation(key: str, what: str, variable: str, *rows: Row) -> Experiment:
+    """An ablation that the paper lacks."""
+    return Experiment(key, f'Ablation: {what}', 'indian_pines', variable, rows)
+
+
 _EXPERIMENTS = (
-    Experiment(
-        'table1',
-        'Table 1: training ratios',
-        'table',
-        'indian_pines',
-        'train_val_test',
-        _ratios(11),
-        number=1,
-    ),
-    Experiment(
-        'table2',
-        'Table 2: training ratios',
-        'table',
-        'pavia_university',
-        'train_val_test',
-        _ratios(11),
-        number=2,
-    ),
-    Experiment(
-        'table3',
-        'Table 3: training ratios',
-        'table',
-        'ksc',
-        'train_val_test',
-        _ratios(11),
-        number=3,
-    ),
-    Experiment(
-        'table4',
-        'Table 4: patch sizes',
-        'table',
-        'indian_pines',
-        'patch_size',
-        _patches(0.6),
-        number=4,
-    ),
-    Experiment(
-        'table5',
-        'Table 5: patch sizes',
-        'table',
-        'pavia_university',
-        'patch_size',
-        _patches(0.5),
-        number=5,
-    ),
-    Experiment(
-        'table6',
-        'Table 6: patch sizes',
-        'table',
-        'ksc',
-        'patch_size',
-        _patches(0.5),
-        number=6,
-    ),
-    Experiment(
-        'table7',
-        'Table 7: EKGNet-base and EKGNet-large',
-        'table',
+    _table(1, 'training ratios', 'indian_pines', 'train_val_test', _RATIOS),
+    _table(2, 'training ratios', 'pavia_university', 'train_val_test', _RATIOS),
+    _table(3, 'training ratios', 'ksc', 'train_val_test', _RATIOS),
+    _table(4, 'patch sizes', 'indian_pines', 'patch_size', _patches(0.6)),
+    _table(5, 'patch sizes', 'pavia_university', 'patch_size', _patches(0.5)),
+    _table(6, 'patch sizes', 'ksc', 'patch_size', _patches(0.5)),
+    _table(
+        7,
+        'EKGNet-base and EKGNet-large',
         'indian_pines',
         'model',
         (
             Row('ekgnet_base', 'EKGNet-base', 'ekgnet_base'),
             Row('ekgnet_large', 'EKGNet-large', 'ekgnet_large'),
         ),
-        number=7,
+    ),
+    _table(8, 'all systems', 'indian_pines', 'model', _SYSTEMS),
+    _table(
+        9, 'all systems', 'pavia_university', 'model', tuple(map(_for_pavia, _SYSTEMS))
     ),
     Experiment(
-        'table8',
-        'Table 8: all systems',
-        'table',
-        'indian_pines',
-        'model',
-        _SYSTEMS,
-        number=8,
+        'figure5', 'Figure 5: false colour and labels', 'indian_pines', 'scene', ()
     ),
     Experiment(
-        'table9',
-        'Table 9: all systems',
-        'table',
-        'pavia_university',
-        'model',
-        tuple(map(_for_pavia, _SYSTEMS)),
-        number=9,
-    ),
-    Experiment(
-        'figure5',
-        'Figure 5: false colour and labels',
-        'figure',
-        'indian_pines',
-        'scene',
-        (),
-    ),
-    Experiment(
-        'figure6',
-        'Figure 6: false colour and labels',
-        'figure',
-        'pavia_university',
-        'scene',
-        (),
+        'figure6', 'Figure 6: false colour and labels', 'pavia_university', 'scene', ()
     ),
     Experiment(
         'figure7',
         'Figure 7: maps of all systems',
-        'figure',
         'indian_pines',
         'model',
         _SYSTEMS,
@@ -195,86 +133,63 @@ _EXPERIMENTS = (
     Experiment(
         'figure8',
         'Figure 8: training curves of EKGNet',
-        'figure',
         'indian_pines',
         'model',
         (Row('ekgnet_base', 'EKGNet-base', 'ekgnet_base'),),
     ),
-    Experiment(
+    _ablation(
         'experts',
-        'Ablation: number of experts K',
-        'ablation',
-        'indian_pines',
+        'number of experts K',
         'num_experts',
-        tuple(
-            Row(str(k), f'K = {k}', options={'num_experts': k}) for k in (1, 2, 4, 8)
-        ),
+        *(Row(str(k), f'K = {k}', options={'num_experts': k}) for k in (1, 2, 4, 8)),
     ),
-    Experiment(
+    _ablation(
         'temperature',
-        'Ablation: temperature',
-        'ablation',
-        'indian_pines',
         'temperature',
-        (
-            Row('anneal', 'annealed from 34 to 1', temperature='anneal'),
-            Row('learnt', 'learnt from 34', temperature='learnt'),
-            Row('fixed', 'fixed at 34', temperature='fixed'),
-        ),
+        'temperature',
+        Row('anneal', 'annealed from 34 to 1', temperature='anneal'),
+        Row('learnt', 'learnt from 34', temperature='learnt'),
+        Row('fixed', 'fixed at 34', temperature='fixed'),
     ),
-    Experiment(
+    _ablation(
         'mapping',
-        'Ablation: depth of the mapping network',
-        'ablation',
-        'indian_pines',
+        'depth of the mapping network',
         'num_mapping_blocks',
-        (
-            *(
-                Row(
-                    str(n),
-                    f'{n} blocks' if n > 1 else '1 block',
-                    options={'num_mapping_blocks': n},
-                )
-                for n in (1, 2, 3)
-            ),
-            # Annealed and drawn as the rows above; its temperature is not learnt.
+        *(
             Row(
-                'dacnet',
-                'plain attention (DACNet)',
-                'dacnet',
-                options={'expert_init': 'trunc_normal'},
-            ),
+                str(n),
+                f'{n} blocks' if n > 1 else '1 block',
+                options={'num_mapping_blocks': n},
+            )
+            for n in (1, 2, 3)
+        ),
+        # Annealed and drawn as the rows above; its temperature is not learnt.
+        Row(
+            'dacnet',
+            'plain attention (DACNet)',
+            'dacnet',
+            options={'expert_init': 'trunc_normal'},
         ),
     ),
-    Experiment(
+    _ablation(
         'static',
-        'Ablation: dynamic experts against their static twin',
-        'ablation',
-        'indian_pines',
+        'dynamic experts against their static twin',
         'conv_layer',
-        (
-            Row('dynamic', 'dynamic, K = 4'),
-            Row('static', 'static twin', options={'conv_layer': 'conv3d'}),
-        ),
+        Row('dynamic', 'dynamic, K = 4'),
+        Row('static', 'static twin', options={'conv_layer': 'conv3d'}),
     ),
-    Experiment(
+    _ablation(
         'expert_use',
-        'Ablation: use of the experts',
-        'ablation',
-        'indian_pines',
+        'use of the experts',
         'model',
-        (
-            Row('ekgnet_base', 'EKGNet-base'),
-            Row('learnt', 'EKGNet-base, temperature learnt', temperature='learnt'),
-        ),
+        Row('ekgnet_base', 'EKGNet-base'),
+        Row('learnt', 'EKGNet-base, temperature learnt', temperature='learnt'),
     ),
-    Experiment(
+    _ablation(
         'protocols',
-        'Ablation: random against disjoint, the same training pixels per class',
-        'ablation',
-        'indian_pines',
+        'random against disjoint, the same training pixels per class',
         'split',
-        tuple(
+        *(
             Row(f'{model}_{name}', f'{label}, {name}', model, split=f'matched_{name}')
             for model, label in (('ekgnet_tiny', 'EKGNet-tiny'), ('rbf_svm', 'RBF-SVM'))
             for name in ('random', 'disjoint')

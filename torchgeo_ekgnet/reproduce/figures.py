@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .._files import replaced
 from ..datasets.plotting import as_written, colour_labels, false_colour, legend_patches
-from .classical import fit_classical, scene_spectra
+from .classical import fit_classical, scene_spectra, training_data
 
 if TYPE_CHECKING:
     from ..datasets.scene import HyperspectralScene
@@ -76,11 +76,10 @@ def classical_map(
     Returns:
         Classes 1..C, 0 where there is no label, int64 (rows, cols).
     """
-    train = split.labels(scene.label_map, 'train')
-    estimator = fit_classical(name, scene_spectra(scene, split.train), train, seed)
+    estimator = fit_classical(name, *training_data(scene, split), seed)
     labelled = np.flatnonzero(scene.label_map)
     classes = np.zeros(scene.label_map.shape, dtype=np.int64)
-    classes.flat[labelled] = estimator.predict(scene_spectra(scene, labelled))
+    classes.flat[labelled] = estimator.predict(scene_spectra(scene, labelled)) + 1
     return classes
 
 
@@ -109,6 +108,23 @@ def curve_panels(summaries: Sequence['Summary']) -> Figure:
         )
         left.set_title(summary.label, loc='left', fontsize=10)
     return figure
+
+
+def draw_curves(summaries: Sequence['Summary'], folder: Path) -> list[tuple[Path, str]]:
+    """Write the training curves of a report.
+
+    Args:
+        summaries: Its rows.
+        folder: Its folder.
+
+    Returns:
+        The picture with its caption; nothing if no network was trained.
+    """
+    shown = [s for s in summaries if s.results[0]['curves'] and not s.is_smoothed]
+    if not shown:
+        return []
+    file = save(curve_panels(shown), folder / 'curves.png')
+    return [(file, 'Training and validation, one thin line a seed')]
 
 
 def _draw(

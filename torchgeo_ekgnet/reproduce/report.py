@@ -3,7 +3,7 @@
 
 """The report of a sweep: Markdown, CSV and a page for the browser."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from .._files import write_text
 from .declarations import Published
 from .statistics import RISE_LIMIT, RISE_PIXELS
-from .summary import Summary, compare, conclusion
+from .summary import Summary, compare, conclusion, runs_of
 from .tables import (
     Table,
     accuracy_table,
@@ -59,15 +59,14 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _split_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
+def _split_facts(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Describe the splits: protocol, sizes and the two overlap shares."""
     facts = []
     seen: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for summary in summaries:
-        for result in summary.results:
-            split = result['split']
-            protocol = f'{split["protocol"]} ({_settings_text(split["settings"])})'
-            seen.setdefault((protocol, result['patch_size']), []).append(split)
+    for result in results:
+        split = result['split']
+        protocol = f'{split["protocol"]} ({_settings_text(split["settings"])})'
+        seen.setdefault((protocol, result['patch_size']), []).append(split)
     for (protocol, patch_size), splits in seen.items():
         sizes = ' / '.join(
             number_range([split['sizes'][part] for split in splits])
@@ -83,8 +82,7 @@ def _split_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
         facts.append(('split', text))
     dropped = {
         result['scene']['class_names'][label - 1]
-        for summary in summaries
-        for result in summary.results
+        for result in results
         for label in result['split']['dropped']
     }
     if dropped:
@@ -97,54 +95,37 @@ def _split_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
 REPORT_FILES = ('report.md', 'results.csv', 'report.html')
 
 
-def sweep_facts(
-    summaries: Sequence[Summary], seeds: Sequence[int], note: str = ''
+def _sweep_facts(
+    results: Sequence[Mapping[str, Any]], seeds: Sequence[int], note: str
 ) -> list[tuple[str, str]]:
-    """What holds for a whole sweep.
-
-    Args:
-        summaries: All rows.
-        seeds: Seeds of the runs.
-        note: Sentence on the effort.
-
-    Returns:
-        Name and text of each fact.
-    """
-    first = summaries[0].results[0]
-    scene = first['scene']
+    """Name what holds for a whole sweep."""
+    scene = results[0]['scene']
     size = ' x '.join(str(length) for length in scene['shape'])
     synthetic = 'made up by this package; ' if scene.get('synthetic') else ''
     facts = [
         ('scene', f'{scene["name"]}, {size}; {synthetic}{scene.get("source", "")}')
     ]
-    facts += _split_facts(summaries)
+    facts += _split_facts(results)
     facts.append(('seeds', ', '.join(str(seed) for seed in seeds)))
     if note:
         facts.append(('effort', note))
+    environments = [result['environment'] for result in results]
     versions: dict[str, dict[str, None]] = {}
-    for summary in summaries:
-        for run in summary.results:
-            for name, text in run['environment']['versions'].items():
-                versions.setdefault(name, {})[text] = None
-    facts.append(
-        (
-            'software',
-            ', '.join(
-                f'{name} {" and ".join(found)}' for name, found in versions.items()
-            ),
-        )
-    )
+    for environment in environments:
+        for name, text in environment['versions'].items():
+            versions.setdefault(name, {})[text] = None
+    listed = (f'{name} {" and ".join(found)}' for name, found in versions.items())
+    facts.append(('software', ', '.join(listed)))
     machines = {
-        f'{run["environment"]["accelerator"]}, {run["environment"]["processor"]}, '
-        f'{run["environment"]["threads"]} thread(s)'
-        for summary in summaries
-        for run in summary.results
+        f'{environment["accelerator"]}, {environment["processor"]}, '
+        f'{environment["threads"]} thread(s)'
+        for environment in environments
     }
     facts.append(('hardware', '; '.join(sorted(machines))))
     return facts
 
 
-def _software_note(results: Iterable[Mapping[str, Any]]) -> list[str]:
+def _software_note(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say that results were measured with different software, if they were."""
     found: dict[str, set[str]] = {}
     for result in results:
@@ -203,9 +184,8 @@ def build_report(
     if experts is not None:
         tables.append(experts)
     tables.append(cost_table(plain))
-    notes = _software_note(
-        result for summary in summaries for result in summary.results
-    )
+    results = runs_of(summaries)
+    notes = _software_note(results)
     notes += [conclusion(summaries, comparisons)] if len(summaries) > 1 else []
     notes += order_notes(comparisons, summaries, numbers)
     if ('spectralformer', 'class_1') in numbers:
@@ -225,15 +205,10 @@ def build_report(
         'converged. Where no pixel validates, the rise is that '
         'of training accuracy, which is shown and decides nothing.'
     )
-    hours = sum(
-        sum(result['seconds'].values())
-        for summary in plain
-        for result in summary.results
-    )
+    hours = sum(sum(run['seconds'].values()) for run in runs_of(plain))
     notes.append(f'Training and testing took {hours / 3600:.2f} hours in all.')
-    return Report(
-        title, tuple(sweep_facts(summaries, seeds, note)), tuple(tables), tuple(notes)
-    )
+    facts = _sweep_facts(results, seeds, note)
+    return Report(title, tuple(facts), tuple(tables), tuple(notes))
 
 
 def report_markdown(report: Report) -> str:
@@ -253,16 +228,10 @@ def report_markdown(report: Report) -> str:
     return '\n'.join(parts) + '\n'
 
 
-def write_page(
-    path: Path, report: Report, figures: Sequence[tuple[Path, str]] = ()
+def _write_page(
+    path: Path, report: Report, figures: Sequence[tuple[Path, str]]
 ) -> None:
-    """Write a report as a page for the browser.
-
-    Args:
-        path: HTML file to write.
-        report: The report.
-        figures: PNG files with their captions.
-    """
+    """Write a report as a page for the browser."""
     from ..maps.page import Page
 
     page = Page(report.title)
@@ -281,8 +250,8 @@ def write_report(
     folder: Path,
     report: Report,
     summaries: Sequence[Summary],
-    numbers: Mapping[tuple[str, str], Published] | None = None,
-    figures: Sequence[tuple[Path, str]] = (),
+    numbers: Mapping[tuple[str, str], Published],
+    figures: Sequence[tuple[Path, str]],
 ) -> list[Path]:
     """Write all files of a report.
 
@@ -299,6 +268,6 @@ def write_report(
     markdown, values, page = (folder / name for name in REPORT_FILES)
     images = [f'![{caption}]({image.name})\n' for image, caption in figures]
     write_text(markdown, '\n'.join([report_markdown(report), *images]))
-    write_text(values, to_csv(summaries, numbers or {}))
-    write_page(page, report, figures)
+    write_text(values, to_csv(summaries, numbers))
+    _write_page(page, report, figures)
     return [markdown, values, page]

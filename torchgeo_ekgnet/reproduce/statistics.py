@@ -21,6 +21,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+SIGNIFICANCE = 0.05
+"""Holm-adjusted p below which an order of two systems is claimed."""
+
 RISE_LIMIT = 0.5
 """Points of validation accuracy that a converged run may still gain in its last quarter."""
 
@@ -87,7 +90,6 @@ def shown_from(
     second: Sequence[float],
     test_to_train: float,
     resolution: float = 0.0,
-    significance: float = 0.05,
 ) -> float:
     """Smallest mean difference that :func:`corrected_t_test` would show.
 
@@ -99,7 +101,6 @@ def shown_from(
         second: Accuracies of the other system on the same splits, same order.
         test_to_train: Number of test pixels over number of training pixels.
         resolution: What one test pixel changes of an accuracy, in its unit.
-        significance: The p-value below which a difference counts as shown.
 
     Returns:
         The difference in the accuracies' unit, for scatter as it was found and one
@@ -109,7 +110,7 @@ def shown_from(
         ValueError: If the lengths differ or the quotient is negative or not finite.
     """
     _, error = _difference(first, second, test_to_train, resolution)
-    return error * float(stats.t.isf(significance / 2, max(len(first) - 1, 1)))
+    return error * float(stats.t.isf(SIGNIFICANCE / 2, max(len(first) - 1, 1)))
 
 
 def _difference(

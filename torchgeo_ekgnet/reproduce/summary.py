@@ -13,15 +13,13 @@ import numpy as np
 
 from ..metrics import SCORES, Accuracies
 from .statistics import (
+    SIGNIFICANCE,
     corrected_t_test,
     holm,
     last_quarter_rise,
     not_converged,
     shown_from,
 )
-
-SIGNIFICANCE = 0.05
-"""Holm-adjusted p below which an order of two systems is claimed."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Summary:
     @property
     def validates(self) -> bool:
         """Whether pixels validated, so that the rise is one on pixels not trained on."""
-        return all(result['curves'].get('val_OA') for result in self.results)
+        return _validates(self.results)
 
     def values(self, metric: str) -> list[float]:
         """One number a seed.
@@ -143,6 +141,11 @@ def _metric(accuracy: Accuracies, metric: str) -> float:
             raise ValueError(f'metric: unknown {metric!r}')
 
 
+def _validates(results: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether pixels validated in every run."""
+    return all(result['curves'].get('val_OA') for result in results)
+
+
 def _watched(curves: dict[str, Any]) -> list[float]:
     """Accuracy by epoch: in validation, in training where no pixel validates."""
     return curves.get('val_OA') or curves.get('train_OA') or []
@@ -179,7 +182,7 @@ def summarise(
             rise = float(np.mean(rises))
         # Training accuracy always rises while the learning rate falls: it tells nothing
         # of pixels that were not trained on, and disqualifies nobody.
-        validated = all(result['curves'].get('val_OA') for result in results)
+        known = rise if _validates(results) else None
         pixels = min(_validating(result) for result in results)
         accuracies = tuple(Accuracies.from_confusion(r['confusion']) for r in results)
         # An unfinished sweep may have the bar of some seeds only.
@@ -195,12 +198,17 @@ def summarise(
                 label,
                 tuple(results),
                 accuracies,
-                not_converged(overall, bar, rise if validated else None, pixels),
+                not_converged(overall, bar, known, pixels),
                 rise,
                 None if bar is None else 100 * bar,
             )
         )
     return summaries
+
+
+def runs_of(summaries: Sequence[Summary]) -> list[Mapping[str, Any]]:
+    """List the results of all rows."""
+    return [result for summary in summaries for result in summary.results]
 
 
 def _validating(result: Mapping[str, Any]) -> float:
@@ -275,46 +283,51 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
     Returns:
         A few sentences.
     """
+    return f'{_order(summaries, comparisons)} {_ground(summaries)}'
+
+
+def _order(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) -> str:
+    """Say which system is the best one, or why none is called so."""
     plain = [summary for summary in summaries if not summary.is_smoothed]
     fair = [summary for summary in plain if summary.reason is None]
     seeds = min(len(summary.results) for summary in summaries)
     if len({summary.splits for summary in plain}) > 1:
-        order = (
+        return (
             'The rows were tested on different pixels, or some of their runs are '
             'missing: no order is claimed among those.'
         )
-    elif len(fair) < 2:
-        order = 'Fewer than two systems count as converged: no order may be claimed.'
-    elif seeds < 2:
-        order = 'One seed shows no scatter: no order may be claimed; use --seeds 3.'
-    else:
-        best = max(fair, key=lambda summary: float(np.mean(summary.values('OA'))))
-        pairs = [pair for pair in comparisons if pair.better is best]
-        beaten = [pair.worse.label for pair in pairs if pair.significant]
-        level = [pair for pair in pairs if not pair.significant]
-        order = f'{best.label} has the highest mean overall accuracy'
-        if beaten:
-            order += f', significantly higher than {", ".join(beaten)}'
-        if level:
-            names = ', '.join(pair.worse.label for pair in level)
-            order += f'; between it and {names} no difference is shown'
-        order += f' (over {seeds} seeds).'
-        needed = [
-            f'{pair.shown_from:.1f} ({pair.worse.label}, found {pair.difference:.1f})'
-            for pair in level
-            if pair.shown_from > pair.difference
-        ]
-        if needed:
-            order += (
-                f' With {best.test_to_train:.3g} test pixels to a training pixel and '
-                f'this scatter a difference shows from so many points on: '
-                f'{", ".join(needed)}.'
-            )
-    shared = max(
-        result['split']['shares_training_pixel']
-        for summary in summaries
-        for result in summary.results
-    )
+    if len(fair) < 2:
+        return 'Fewer than two systems count as converged: no order may be claimed.'
+    if seeds < 2:
+        return 'One seed shows no scatter: no order may be claimed; use --seeds 3.'
+    best = max(fair, key=lambda summary: float(np.mean(summary.values('OA'))))
+    pairs = [pair for pair in comparisons if pair.better is best]
+    beaten = [pair.worse.label for pair in pairs if pair.significant]
+    level = [pair for pair in pairs if not pair.significant]
+    order = f'{best.label} has the highest mean overall accuracy'
+    if beaten:
+        order += f', significantly higher than {", ".join(beaten)}'
+    if level:
+        names = ', '.join(pair.worse.label for pair in level)
+        order += f'; between it and {names} no difference is shown'
+    order += f' (over {seeds} seeds).'
+    needed = [
+        f'{pair.shown_from:.1f} ({pair.worse.label}, found {pair.difference:.1f})'
+        for pair in level
+        if pair.shown_from > pair.difference
+    ]
+    if needed:
+        order += (
+            f' With {best.test_to_train:.3g} test pixels to a training pixel and '
+            f'this scatter a difference shows from so many points on: '
+            f'{", ".join(needed)}.'
+        )
+    return order
+
+
+def _ground(summaries: Sequence[Summary]) -> str:
+    """Say for which ground that holds."""
+    shared = max(run['split']['shares_training_pixel'] for run in runs_of(summaries))
     if shared > 0:
         ground = (
             f'Up to {100 * shared:.0f} % of the test patches share a pixel with a '
@@ -326,15 +339,11 @@ def conclusion(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
             'No test patch shares a pixel with a training patch: this holds for ground '
             'of this scene that was not trained on, not for other scenes.'
         )
-    reached = [
-        result['smoothed_over']['reaches_training']
-        for summary in summaries
-        if summary.is_smoothed
-        for result in summary.results
-    ]
+    smoothed = [summary for summary in summaries if summary.is_smoothed]
+    reached = [run['smoothed_over']['reaches_training'] for run in runs_of(smoothed)]
     if max(reached, default=0):
         ground += (
             f' The windows of up to {100 * max(reached):.0f} % of the test pixels hold a '
             'training pixel: there, smoothed rows count what was taught.'
         )
-    return f'{order} {ground}'
+    return ground

@@ -17,7 +17,8 @@ from .declarations import FIRST_SEED, Published
 from .engine import classical_settings, sweep
 from .report import REPORT_FILES, Report, write_report
 from .runs import RunStore
-from .summary import Summary
+from .settings import places, read_config
+from .summary import Summary, summarise
 from .tables import to_markdown
 
 _LAST_SEED = 2**32
@@ -27,8 +28,11 @@ _FIGURES = ('curves.png', 'maps.png')
 """Figures that a report may have."""
 
 BAR_PIXELS = 50_000
-"""Most training pixels that the bar of :func:`bars_of` is fitted on: its time grows with
-their square."""
+"""Most training pixels that the bar of the convergence rule is fitted on: its time grows
+with their square."""
+
+Runs = Mapping[tuple[str, int], dict[str, Any]]
+"""Settings of runs by the key of the system and the seed."""
 
 
 def at_least_one(text: str) -> int:
@@ -55,12 +59,29 @@ def a_seed(text: str) -> int:
     return seed
 
 
-def refuse_seeds(overrides: Sequence[str]) -> None:
-    """Refuse arguments of ``fit`` that every run of a sweep sets itself.
+def configured(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
+    """Read the configuration of a sweep, and note where the scene's files lie.
+
+    Args:
+        options: The command's options; ``root`` becomes the configuration's if the user
+            gives none.
+        overrides: Further arguments of ``fit``.
+
+    Returns:
+        Settings without a seed.
 
     Raises:
-        ValueError: If there is one.
+        ValueError: If an argument is one that every run sets itself.
     """
+    _refuse_seeds(overrides)
+    settings = read_config(options.config, overrides)
+    root = places(settings)
+    options.root = options.root or root
+    return settings
+
+
+def _refuse_seeds(overrides: Sequence[str]) -> None:
+    """Refuse arguments of ``fit`` that every run of a sweep sets itself."""
     for argument in overrides:
         name = argument.partition('=')[0]
         if name.startswith('--seed') or re.fullmatch(r'--data\..*\.seed', name):
@@ -71,7 +92,7 @@ def refuse_seeds(overrides: Sequence[str]) -> None:
 
 
 def shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that both commands have."""
+    """Add the arguments that all of the commands have."""
     parser.add_argument(
         '--first-seed',
         type=a_seed,
@@ -108,9 +129,7 @@ def shared_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def smoothed_too(
-    runs: Mapping[Any, dict[str, Any]], options: argparse.Namespace
-) -> dict[Any, dict[str, Any]]:
+def smoothed_too(runs: Runs, options: argparse.Namespace) -> Runs:
     """Ask every run for scores of smoothed probabilities, if the user wants them.
 
     Raises:
@@ -122,7 +141,7 @@ def smoothed_too(
                 f'--smooth-edges: found {options.smooth_edges} without a window, '
                 'expected --smooth PIXELS with it'
             )
-        return dict(runs)
+        return runs
     from ..maps.smoothing import Smoothing
 
     smooth = Smoothing(options.smooth, options.smooth_edges).describe()
@@ -143,28 +162,53 @@ def seeds_of(options: argparse.Namespace, count: int) -> list[int]:
     return [options.first_seed + index for index in range(count)]
 
 
-def results_of(
-    runs: dict[Any, dict[str, Any]],
+def summaries_of(
+    systems: Sequence[tuple[str, str]],
+    runs: Runs,
     store: RunStore,
     options: argparse.Namespace,
     folder: Path,
     keep: Path | None = None,
     keep_seed: int | None = None,
-) -> dict[Any, dict[str, Any]]:
-    """Do the runs, or look up those that have finished.
+) -> tuple[list[Summary], list[int]]:
+    """Do the runs of all systems, or look up those that have finished.
 
     Args:
-        runs: Settings of each run.
+        systems: Key and name of each system.
+        runs: Settings of each run by key and seed.
         store: Folder of run files.
         options: The command's options.
         folder: Where the report is going to be written.
         keep: Folder of tested checkpoints; None: not kept.
         keep_seed: Seed of the runs whose checkpoints are kept; None: of all.
 
+    Returns:
+        One summary a system, and the seeds of which a run has finished: what a report
+        is of.
+
     Raises:
         ValueError: If none has finished and none is to be done.
         OSError: If the report cannot be written.
     """
+    results = _results_of(runs, store, options, folder, keep, keep_seed)
+    done = {seed for _, seed in results}
+    seeds = [seed for seed in dict.fromkeys(seed for _, seed in runs) if seed in done]
+    rows = [
+        (key, label, [results[key, s] for s in seeds if (key, s) in results])
+        for key, label in systems
+    ]
+    return summarise(rows, _bars_of(runs, results, store, options)), seeds
+
+
+def _results_of(
+    runs: Runs,
+    store: RunStore,
+    options: argparse.Namespace,
+    folder: Path,
+    keep: Path | None,
+    keep_seed: int | None,
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Do the runs, or look up those that have finished."""
     files = (*REPORT_FILES, *_FIGURES)
     if options.report_only:
         loaded = {name: store.load(settings) for name, settings in runs.items()}
@@ -192,43 +236,27 @@ def results_of(
     return dict(zip(runs, done, strict=True))
 
 
-def finished(
-    seeds: Sequence[int],
-    runs: Mapping[Any, Mapping[str, Any]],
-    results: Mapping[Any, dict[str, Any]],
-) -> list[int]:
-    """Seeds of which a run has finished: what a report is of."""
-    done = {runs[name]['seed_everything'] for name in results}
-    return [seed for seed in seeds if seed in done]
-
-
-def bars_of(
-    runs: Mapping[Any, dict[str, Any]],
-    results: Mapping[Any, dict[str, Any]],
+def _bars_of(
+    runs: Runs,
+    results: Mapping[tuple[str, int], dict[str, Any]],
     store: RunStore,
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Fit the bar of the convergence rule, an RBF-SVM, once on every split and seed.
 
-    Args:
-        runs: Settings of each run.
-        results: Results of those that have finished.
-        store: Folder of run files.
-        options: The command's options.
-
-    Returns:
-        Results of the machine; none for splits on which it cannot be fitted.
+    There is none for splits on which it cannot be fitted.
     """
     bars: dict[tuple[str, int], dict[str, Any] | None] = {
-        _drawn(result, runs[name]): result
-        for name, result in results.items()
-        if runs[name]['model'].get('classical') == 'rbf_svm'
+        (result['split']['identity'], seed): result
+        for (key, seed), result in results.items()
+        if runs[key, seed]['model'].get('classical') == 'rbf_svm'
     }
-    for name, result in results.items():
-        split, drawn = result['split'], _drawn(result, runs[name])
+    for (key, seed), result in results.items():
+        # With the seed: a saved split is the same for all of them.
+        split, drawn = result['split'], (result['split']['identity'], seed)
         if drawn in bars:
             continue
-        settings = classical_settings(runs[name])
+        settings = classical_settings(runs[key, seed])
         bars[drawn] = store.load(settings)
         if bars[drawn] is not None or options.report_only:
             continue
@@ -247,17 +275,12 @@ def bars_of(
     return [bar for bar in bars.values() if bar is not None]
 
 
-def _drawn(result: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, int]:
-    """Split and seed of a run: a saved split is the same for every seed."""
-    return result['split']['identity'], settings['seed_everything']
-
-
 def finish(
     folder: Path,
     report: Report,
     summaries: Sequence[Summary],
     numbers: Mapping[tuple[str, str], Published],
-    figures: Sequence[tuple[Path, str]] = (),
+    figures: Sequence[tuple[Path, str]],
 ) -> None:
     """Write the report and show its first table."""
     files = write_report(folder, report, summaries, numbers, figures)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .declarations import Published
-from .statistics import mean_and_std
-from .summary import SIGNIFICANCE, Comparison, Summary
+from .statistics import SIGNIFICANCE, mean_and_std
+from .summary import Comparison, Summary
 
 NONE = '-'
 """What stands where there is nothing to report."""

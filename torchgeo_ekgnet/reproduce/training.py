@@ -166,7 +166,8 @@ def _smoothed(settings: Settings, task: Any, data: Any) -> Result:
     wanted = settings.get('smooth')
     if wanted is None:
         return {}
-    from ..maps.smoothing import Smoothing, score_smoothed
+    from ..maps.scoring import score_smoothed
+    from ..maps.smoothing import Smoothing
 
     task.eval()
     accuracies, share = score_smoothed(

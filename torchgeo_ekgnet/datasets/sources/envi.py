@@ -67,9 +67,33 @@ def _foreign(data: Path, request: Request) -> Source:
 
 
 class _Described(Source):
-    """A source whose metadata stand in an ENVI header."""
+    """A source whose metadata stand in an ENVI header.
 
-    header: EnviHeader
+    Args:
+        header: The header.
+        inner: The values.
+    """
+
+    def __init__(self, header: EnviHeader, inner: Source) -> None:
+        """Initialize a new instance."""
+        self.header, self._inner = header, inner
+        super().__init__(inner.files, inner.shape, inner.dtype)
+
+    @property
+    def storage(self) -> CubeSource:
+        """The values without the header."""
+        return self._inner.storage
+
+    def read(
+        self,
+        row_start: int,
+        row_stop: int,
+        col_start: int,
+        col_stop: int,
+        bands: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Read one window, see :class:`~.base.CubeSource`."""
+        return self._inner.read(row_start, row_stop, col_start, col_stop, bands)
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
@@ -125,7 +149,6 @@ class EnviSource(_Described):
                 promises more bytes than the binary file has, or GDAL reads something
                 else.
         """
-        self.header = header
         if header.ignored:
             logger.warning(
                 '%s: %d lines are ignored because they have no "=", such as %r',
@@ -135,17 +158,10 @@ class EnviSource(_Described):
             )
         layout = _layout(header)
         _check_size(header, data, layout)
-        self._values = MemmapSource(data, layout)
-        super().__init__((data,), self._values.shape, self._values.dtype)
-        doubt_byte_order(header.path, header.integer('byte order', 0), self._values)
-        self._grid, self._declared, self._tagged = _compared(
-            header, self._values, layout
-        )
-
-    @property
-    def storage(self) -> CubeSource:
-        """The values without the header."""
-        return self._values
+        values = MemmapSource(data, layout)
+        super().__init__(header, values)
+        doubt_byte_order(header.path, header.integer('byte order', 0), values)
+        self._grid, self._declared, self._tagged = _compared(header, values, layout)
 
     @property
     def grid(self) -> Grid:
@@ -196,17 +212,6 @@ class EnviSource(_Described):
                 )
         return super().wavelengths(unit)
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
-        """Read one window, see :class:`~.base.CubeSource`."""
-        return self._values.read(row_start, row_stop, col_start, col_stop, bands)
-
 
 class DescribedSource(_Described):
     """A file of another format whose wavelengths stand in an ENVI header beside it.
@@ -222,19 +227,13 @@ class DescribedSource(_Described):
         Raises:
             FileError: If header and file differ in size or type.
         """
-        self.header, self._inner = header, inner
-        super().__init__(inner.files, inner.shape, inner.dtype)
+        super().__init__(header, inner)
         told = tuple(header.integer(key) for key in ('lines', 'samples', 'bands'))
         if told != inner.shape:
             raise FileError(
                 f'{header.path} says {told} lines, samples and bands, but {inner.where} '
                 f'has {inner.shape}, expected the same'
             )
-
-    @property
-    def storage(self) -> CubeSource:
-        """The values without the header."""
-        return self._inner.storage
 
     @property
     def grid(self) -> Grid:
@@ -269,17 +268,6 @@ class DescribedSource(_Described):
     def legend(self) -> LabelLegend | None:
         """Return names and colours of label values."""
         return super().legend() or self._inner.legend()
-
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
-        """Read one window, see :class:`~.base.CubeSource`."""
-        return self._inner.read(row_start, row_stop, col_start, col_stop, bands)
 
 
 def _layout(header: EnviHeader) -> Layout:

@@ -21,7 +21,40 @@ _MOST_OVERLAP = 0.5
 _ROWS_AT_ONCE = 64
 
 
-class StackSource(Source):
+class _Joined(Source):
+    """Several files as one source.
+
+    Args:
+        parts: The files.
+        shape: Rows, columns and bands of the whole.
+    """
+
+    def __init__(self, parts: Sequence[Source], shape: Sequence[int]) -> None:
+        """Initialize a new instance."""
+        self._parts = tuple(parts)
+        super().__init__(
+            [file for part in parts for file in part.files],
+            shape,
+            np.result_type(*(part.dtype for part in parts)),
+        )
+
+    @property
+    def nodata(self) -> float | None:
+        """Value that all files declare for missing data.
+
+        Raises:
+            FileError: If they declare different ones.
+        """
+        declared = {str(value): value for value in (p.nodata for p in self._parts)}
+        if len(declared) > 1:
+            raise FileError(
+                f'the bands from {self._parts[0].files[0].name} on declare different '
+                f'nodata values ({sorted(declared)}); name one with nodata='
+            )
+        return next(iter(declared.values()))
+
+
+class StackSource(_Joined):
     """Files on one grid whose bands follow each other.
 
     Args:
@@ -41,23 +74,13 @@ class StackSource(Source):
                     f'the bands lie on different grids: {first.where} has '
                     f'{first.grid}, {part.where} has {part.grid}'
                 )
-        self._parts = tuple(parts)
-        counts = [part.shape[2] for part in parts]
-        super().__init__(
-            [file for part in parts for file in part.files],
-            (*first.shape[:2], sum(counts)),
-            np.result_type(*(part.dtype for part in parts)),
-        )
+        bands = sum(part.shape[2] for part in parts)
+        super().__init__(parts, (*first.shape[:2], bands))
 
     @property
     def grid(self) -> Grid:
         """Where the pixels lie."""
         return self._parts[0].grid
-
-    @property
-    def nodata(self) -> float | None:
-        """Value that the files declare for missing data."""
-        return common_nodata(self._parts)
 
     @property
     def scaling(self) -> tuple[tuple[float, float], ...]:
@@ -117,7 +140,7 @@ class StackSource(Source):
         return cube
 
 
-class MosaicSource(Source):
+class MosaicSource(_Joined):
     """Tiles of one pixel grid that lie beside each other, read by window.
 
     Where tiles overlap, the first one that has data there counts.
@@ -135,7 +158,7 @@ class MosaicSource(Source):
         self, parts: Sequence[Source], grid: Grid, offsets: Sequence[tuple[int, int]]
     ) -> None:
         """Initialize a new MosaicSource instance."""
-        self._parts, self._grid = tuple(parts), grid
+        self._grid = grid
         self._offsets = tuple(offsets)
         self._known: dict[int, NDArray[np.bool_] | None] = {}
         for part in parts[1:]:
@@ -145,21 +168,12 @@ class MosaicSource(Source):
                     f'{_named(parts[0].scaling)} as in {parts[0].where}: values are '
                     'used as they are stored; bring the tiles to one scale'
                 )
-        super().__init__(
-            [file for part in parts for file in part.files],
-            (grid.rows, grid.cols, parts[0].shape[2]),
-            np.result_type(*(part.dtype for part in parts)),
-        )
+        super().__init__(parts, (grid.rows, grid.cols, parts[0].shape[2]))
 
     @property
     def grid(self) -> Grid:
         """Where the pixels lie."""
         return self._grid
-
-    @property
-    def nodata(self) -> float | None:
-        """Value that the tiles declare for missing data."""
-        return common_nodata(self._parts)
 
     @property
     def scaling(self) -> tuple[tuple[float, float], ...]:
@@ -325,18 +339,3 @@ def _overlap(rows: list[tuple[int, int]], cols: list[tuple[int, int]]) -> float:
     np.fill_diagonal(shared, 0)
     area = (r[:, 1] - r[:, 0]) * (c[:, 1] - c[:, 0])
     return float((shared / area[:, None]).max())
-
-
-def common_nodata(parts: Sequence[Source]) -> float | None:
-    """Return the nodata value that all files declare.
-
-    Raises:
-        FileError: If they declare different ones.
-    """
-    declared = {str(value): value for value in (part.nodata for part in parts)}
-    if len(declared) > 1:
-        raise FileError(
-            f'the bands from {parts[0].files[0].name} on declare different nodata '
-            f'values ({sorted(declared)}); name one with nodata='
-        )
-    return next(iter(declared.values()))

@@ -211,45 +211,33 @@ class DrawnSplit(SplitProtocol):
         reasons = dict(sorted(reasons.items()))
         relabel: dict[int, int] = {}
         dropped: tuple[int, ...] = ()
+        text = self._listed(reasons)
+        if reasons and self.unserved == 'error':
+            raise ValueError(
+                f'{type(self).__name__} cannot serve every class of this label '
+                f"map ({text}). Use another protocol or ratio, unserved='drop' "
+                "to leave these classes out, or unserved='merge' to make one "
+                'class of them'
+            )
         if reasons:
-            text = self._listed(reasons)
-            match self.unserved:
-                case 'error':
-                    raise ValueError(
-                        f'{type(self).__name__} cannot serve every class of this label '
-                        f"map ({text}). Use another protocol or ratio, unserved='drop' "
-                        "to leave these classes out, or unserved='merge' to make one "
-                        'class of them'
-                    )
-                case 'drop':
-                    dropped = tuple(reasons)
-                    reduced = np.where(np.isin(labels, dropped), 0, labels)
-                case 'merge':
-                    relabel = {key: min(reasons) for key in reasons}
-                    relabel.pop(min(reasons))
-                    reduced = labels.copy()
-                    for source, target in relabel.items():
-                        reduced[labels == source] = target
             logger.warning('%s: %s classes (%s)', self, self.unserved, text)
+        while reasons and self.unserved == 'drop':
+            # Leaving pixels out moves the others: look again until it holds.
+            dropped = tuple(sorted({*dropped, *reasons}))
+            reduced = np.where(np.isin(labels, dropped), 0, labels)
             if not reduced.any():
                 raise ValueError(f'{type(self).__name__} can serve no class ({text})')
             subsets, reasons = self._draw(reduced, patch_size)
-            while reasons and self.unserved == 'drop':
-                # Leaving pixels out moves the others: look again until it holds.
-                dropped = tuple(sorted({*dropped, *reasons}))
-                reduced = np.where(np.isin(labels, dropped), 0, labels)
-                if not reduced.any():
-                    raise ValueError(
-                        f'{type(self).__name__} can serve no class ({text})'
-                    )
-                subsets, reasons = self._draw(reduced, patch_size)
+        if reasons:
+            first, *others = reasons
+            relabel = dict.fromkeys(others, first)
+            merged = np.where(np.isin(labels, others), first, labels)
+            subsets, reasons = self._draw(merged, patch_size)
             if reasons:
-                merged = [
-                    self.text_of(c) for c in sorted({*relabel, *relabel.values()})
-                ]
+                alike = [self.text_of(label) for label in (first, *others) if others]
                 raise ValueError(
                     f'{type(self).__name__} cannot serve every class after merging '
-                    f'{merged} ({self._listed(reasons)}). Use '
+                    f'{alike} ({self._listed(reasons)}). Use '
                     "unserved='drop' or another protocol"
                 )
         return Split(
