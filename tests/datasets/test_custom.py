@@ -67,7 +67,10 @@ class TestCustomScene:
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='cube is missing'):
             CustomScene(tmp_path)
-        with pytest.raises(DatasetNotFoundError):
+        with pytest.raises(
+            DatasetNotFoundError,
+            match=r'^root: there is no folder .*nowhere, .* a\.tif',
+        ):
             CustomScene(tmp_path / 'nowhere', cube='a.tif')
         with pytest.raises(FileNotFoundError, match='there is no file'):
             CustomScene(tmp_path, cube='a.tif')
