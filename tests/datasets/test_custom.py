@@ -3,7 +3,10 @@
 
 """Tests of own scenes: ENVI, rasters, arrays; raster and vector labels."""
 
+import inspect
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,25 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from tests.data.arrays import data as arrays
 from tests.data.envi import data as envi
-from torchgeo_ekgnet.datasets import BandSelection, CustomScene
+from torchgeo_ekgnet.datamodules import CustomSceneDataModule
+from torchgeo_ekgnet.datasets import (
+    BandSelection,
+    CustomScene,
+    SceneOptions,
+    open_scene,
+)
+
+
+@pytest.mark.parametrize(
+    'function', [open_scene, CustomScene.__init__, CustomSceneDataModule.__init__]
+)
+def test_every_option_is_described(function: Callable[..., Any]) -> None:
+    # From here the command line's help takes its words, too.
+    text = inspect.getdoc(function) or ''
+    options = set(inspect.signature(SceneOptions).parameters)
+    assert options <= set(inspect.signature(function).parameters)
+    described = re.findall(r'^    (\w+): ', text, re.MULTILINE)
+    assert options <= set(described) and 'options' not in described
 
 
 class TestCustomScene:
