@@ -68,6 +68,29 @@ def test_broken_configurations(
     assert '\n' not in str(caught.value) and len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ('command', 'expected'),
+    [
+        ('fit', '--config'),
+        ('test', '--ckpt_path RUN/checkpoints/best.ckpt or --config'),
+    ],
+)
+def test_stage_without_arguments_tells_what_to_type(
+    command: str, expected: str
+) -> None:
+    found = f'^{command}: found neither data nor model, expected {expected} .*salinas_a'
+    with pytest.raises(UsageError, match=found):
+        main([command])
+
+
+@pytest.mark.parametrize(
+    'option', ['data.patch_size', 'data.root', 'model.lr', 'trainer.max_epochs']
+)
+def test_option_without_its_part_is_suggested_with_it(option: str) -> None:
+    with pytest.raises(UsageError, match=rf'; did you mean --{option}\?$'):
+        main(['fit', '--config', 'quickstart', f'--{option.split(".")[1]}', '3'])
+
+
 def test_configuration_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / 'broken.yaml'
     path.write_bytes(bytes(range(256)))

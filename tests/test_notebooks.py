@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def text(cell: Any) -> str:
     return '\n'.join(parts)
 
 
+@pytest.mark.parametrize(
+    'path', sorted(TUTORIALS.glob('*.ipynb')), ids=lambda p: p.stem
+)
+def test_tutorial_keeps_no_logs_and_times(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert 'execution' not in cell.metadata
+        assert all(item.get('name') != 'stderr' for item in cell.get('outputs', []))
+
+
 def test_figures_appear_once(tmp_path: Path, kernel: Any) -> None:
     cells = [
         'from torchgeo_ekgnet.datasets import SyntheticScene',
@@ -98,7 +108,15 @@ def test_tutorial_runs(path: Path, tmp_path: Path, kernel: Any) -> None:
         for long, short in SHORTER:
             cell.source = cell.source.replace(long, short)
     assert json.dumps(notebook) != before
+    if path.stem == 'dynamic_expert_conv':
+        check = "print('now', float(networks['dynamic'].layers[3].temperature))"
+        notebook.cells.append(nbformat.v4.new_code_cell(check))
+        kept.append(0)
     executed(notebook, tmp_path, kernel)
+    if path.stem == 'dynamic_expert_conv':
+        (temperature,) = re.findall(r'now ([\d.]+)', text(notebook.cells[-1]))
+        # Lowered step by step, from 34 twice by 5.5, and learnt in between.
+        assert 20 < float(temperature) < 26
     shown = [figures(cell) for cell in notebook.cells if cell.cell_type == 'code']
     assert sum(shown) >= 1
     # What the documentation shows is what the notebook gives.

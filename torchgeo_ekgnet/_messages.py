@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from .commands import did_you_mean
+from .commands import did_you_mean, shipped_configs
 
 __all__ = ('essence', 'imported')
 
@@ -29,6 +29,13 @@ _NOISE = (
     'given value: namespace(',
 )
 """Beginnings of lines of the parser's messages that tell a user nothing."""
+
+_PARTS = {
+    'data': 'torchgeo_ekgnet.datamodules.CustomSceneDataModule',
+    'model': 'torchgeo_ekgnet.tasks.HyperspectralClassificationTask',
+    'trainer': 'lightning.pytorch.Trainer',
+}
+"""Parts of a configuration, and a class of each: for who types an option without them."""
 
 
 def imported(name: str) -> Any:
@@ -70,19 +77,42 @@ def essence(message: str, classes: Sequence[str]) -> str:
     text = re.sub(r'Parser key "([^"]*)":', r'--\1:', text)
     text = text.replace(' is not accepted Expected a str', ' is not accepted')
     text = re.sub(r"Problem with given class_path '([^']*)':", r'\1:', text)
+    text = re.sub(
+        r'^the following arguments are required: (\w+)\.data, \1\.model$',
+        lambda no: _no_configuration(no[1]),
+        text,
+    )
     return text + _closest(text)
+
+
+def _no_configuration(stage: str) -> str:
+    """Say what a stage expects that was told neither data nor model."""
+    run = '' if stage == 'fit' else '--ckpt_path RUN/checkpoints/best.ckpt or '
+    return (
+        f'{stage}: found neither data nor model, expected {run}--config FILE_OR_NAME '
+        f'(shipped are {", ".join(shipped_configs())}; torchgeo-ekgnet init writes one '
+        'for your own files)'
+    )
 
 
 def _closest(text: str) -> str:
     """Suggest the argument that was meant, where the message names class and typo."""
+    whole = re.match(r'(?:unrecognized arguments|ambiguous option): --(\w+)', text)
+    for part, name in _PARTS.items():
+        if whole is not None and whole[1] in _arguments(name):
+            return f'; did you mean --{part}.{whole[1]}?'
     typo = re.search(r"'([\w.]+)' is not accepted", text)
     classes = re.findall(r'((?:\w+\.)+\w+):', text)
     if typo is None or not classes:
         return ''
-    known: set[str] = set()
     # The parser has imported it.
-    found = imported(classes[-1])
+    return did_you_mean(typo[1], sorted(_arguments(classes[-1])))
+
+
+def _arguments(name: str) -> set[str]:
+    """Give the names of what a class and its bases take, if it is imported."""
+    found, known = imported(name), set[str]()
     for base in inspect.getmro(found) if inspect.isclass(found) else ():
         with suppress(TypeError, ValueError):
             known.update(inspect.signature(base).parameters)
-    return did_you_mean(typo[1], sorted(known - {'self', 'args', 'kwargs'}))
+    return known - {'self', 'args', 'kwargs'}

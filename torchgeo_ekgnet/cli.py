@@ -226,6 +226,8 @@ class CommandLine(LightningCLI):
             'seed_everything_default': 0,
             'save_config_kwargs': {'overwrite': True},
             'parser_class': Parser,
+            # Also with python -m, whose own name is that of a file.
+            'parser_kwargs': {'prog': 'torchgeo-ekgnet'},
         }
         with _gdal_settings():
             super().__init__(**{**options, **kwargs})

@@ -135,8 +135,8 @@ def help_text() -> str:
         'examples:',
         '  torchgeo-ekgnet demo',
         '  torchgeo-ekgnet fit --config salinas_a --data.root DIR',
-        '  torchgeo-ekgnet test --config salinas_a --data.root DIR \\',
-        '      --ckpt_path runs/salinas_a/version_0/checkpoints/best.ckpt',
+        '  torchgeo-ekgnet test --name salinas_a',
+        '  torchgeo-ekgnet predict --name salinas_a',
         '',
         f'{DEBUG}=1 shows where in the program an error was raised.',
     ]

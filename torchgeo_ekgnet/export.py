@@ -253,7 +253,10 @@ def main(args: Sequence[str] | None = None) -> None:
         'a JSON file of its bands, wavelengths and classes beside it.',
     )
     parser.add_argument(
-        '--ckpt_path', required=True, metavar='RUN/checkpoints/best.ckpt'
+        '--ckpt_path',
+        required=True,
+        metavar='RUN/checkpoints/best.ckpt',
+        help='checkpoint of the trained network',
     )
     parser.add_argument(
         '--format',
@@ -264,7 +267,7 @@ def main(args: Sequence[str] | None = None) -> None:
         '--output',
         type=named_path,
         metavar='FILE',
-        help='file to write (default: RUN/network.onnx)',
+        help='file to write (default: network.onnx or network.pt2 in the run)',
     )
     options = parser.parse_args(args)
     output = options.output

@@ -3,7 +3,10 @@
 
 """Tests of own scenes: ENVI, rasters, arrays; raster and vector labels."""
 
+import inspect
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,25 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from tests.data.arrays import data as arrays
 from tests.data.envi import data as envi
-from torchgeo_ekgnet.datasets import BandSelection, CustomScene
+from torchgeo_ekgnet.datamodules import CustomSceneDataModule
+from torchgeo_ekgnet.datasets import (
+    BandSelection,
+    CustomScene,
+    SceneOptions,
+    open_scene,
+)
+
+
+@pytest.mark.parametrize(
+    'function', [open_scene, CustomScene.__init__, CustomSceneDataModule.__init__]
+)
+def test_every_option_is_described(function: Callable[..., Any]) -> None:
+    # From here the command line's help takes its words, too.
+    text = inspect.getdoc(function) or ''
+    options = set(inspect.signature(SceneOptions).parameters)
+    assert options <= set(inspect.signature(function).parameters)
+    described = re.findall(r'^    (\w+): ', text, re.MULTILINE)
+    assert options <= set(described) and 'options' not in described
 
 
 class TestCustomScene:
@@ -67,7 +88,10 @@ class TestCustomScene:
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='cube is missing'):
             CustomScene(tmp_path)
-        with pytest.raises(DatasetNotFoundError):
+        with pytest.raises(
+            DatasetNotFoundError,
+            match=r'^root: there is no folder .*nowhere, .* a\.tif',
+        ):
             CustomScene(tmp_path / 'nowhere', cube='a.tif')
         with pytest.raises(FileNotFoundError, match='there is no file'):
             CustomScene(tmp_path, cube='a.tif')

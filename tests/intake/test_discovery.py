@@ -154,6 +154,9 @@ def test_wavelengths_from_a_text_file(mat_files: tuple[Path, Path]) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'found no file .*nowhere\.mat'):
         find_scene([tmp_path / 'nowhere.mat'])
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match=r'no file of a scene in .*empty: name'):
+        find_scene([str(tmp_path / 'empty')])
     with pytest.raises(FileNotFoundError, match=r'no file that matches'):
         find_scene([str(tmp_path / '*.tif')])
 

@@ -129,7 +129,7 @@ def test_only_weights_after_the_schedule_are_tested(
 
 
 def test_experts_are_watched_outside_the_timed_test(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     watched_passes, elapsed = [], []
     tested = Trainer.test
@@ -153,6 +153,8 @@ def test_experts_are_watched_outside_the_timed_test(
     assert result['seconds']['inference'] == elapsed[0]
     assert result['confusion'] == plain['confusion']
     assert 0 < result['experts']['entropy'] <= 1
+    # A sweep says one line a run; Lightning's table would stand there twice.
+    assert 'Test metric' not in capsys.readouterr().out
 
 
 def test_learnt_temperature_is_read_without_a_warning(tmp_path: Path) -> None:

@@ -58,10 +58,12 @@ def html(
     overlap = split.overlap(size)
     facts |= {
         'split': repr(split),
-        'test patches with a training centre': (
+        'test patches that contain a training centre': (
             f'{overlap.contains_training_centre:.1%}'
         ),
-        'test patches with a training pixel': f'{overlap.shares_training_pixel:.1%}',
+        'test patches that share a pixel with a training patch': (
+            f'{overlap.shares_training_pixel:.1%}'
+        ),
     }
     counts = split.counts(scene.label_map, scene.num_classes)
     counts.pop('unused')

@@ -308,7 +308,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         rank_zero_info(
             f'{scene.name}: {split.protocol} split, {sizes[0]} training, {sizes[1]} '
             f'validation and {sizes[2]} test pixels; of the test patches '
-            f'{overlap.contains_training_centre:.1%} contain a training pixel and '
+            f'{overlap.contains_training_centre:.1%} contain a training centre and '
             f'{overlap.shares_training_pixel:.1%} share a pixel with a training patch'
         )
         if split.dropped or split.relabel:

@@ -176,7 +176,12 @@ class CustomScene(SceneDataset):
         """Open the scene."""
         root = Path(self.root)
         if not root.is_dir():
-            raise DatasetNotFoundError(self)
+            error = DatasetNotFoundError(self)
+            # Its words are of a download, which an own scene does not have.
+            error.args = (
+                f'root: there is no folder {root}, expected the one of {self.cube}',
+            )
+            raise error
         options = self.options
         if isinstance(options.wavelengths, str | os.PathLike):
             options = replace(

@@ -6,6 +6,7 @@
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral
@@ -127,8 +128,9 @@ def flat_options(function: Callable[..., Return]) -> Callable[..., Return]:
     """Let a function take every option as an argument of its own.
 
     The function has an argument ``options``, a :class:`SceneOptions`. In its place the
-    decorated one has the fields, which ``help()``, ``inspect.signature`` and the
-    command line (jsonargparse) see. ``options`` itself is taken too.
+    decorated one has the fields and their descriptions, which ``help()``,
+    ``inspect.signature`` and the command line (jsonargparse) see. ``options`` itself is
+    taken too.
 
     Args:
         function: The function or constructor.
@@ -166,7 +168,19 @@ def flat_options(function: Callable[..., Return]) -> Callable[..., Return]:
     wrapper.__annotations__ = {
         name: parameter.annotation for name, parameter in signature.parameters.items()
     } | {'return': own.return_annotation}
+    wrapper.__doc__ = _documented(function.__doc__ or '')
     return wrapper
+
+
+def _documented(text: str) -> str:
+    """Describe every field where a docstring describes ``options``, for the help."""
+    fields = inspect.cleandoc(SceneOptions.__doc__ or '').partition('Args:\n')[2]
+    return re.sub(
+        r'^    options: .*\n(?: {5,}.*\n)*',
+        lambda _: f'{fields}\n',
+        f'{inspect.cleandoc(text)}\n',
+        flags=re.MULTILINE,
+    )
 
 
 _OPTIONS = inspect.signature(SceneOptions).parameters

@@ -5,7 +5,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ class _Group:
     listed: bool = False
 
 
-def list_candidates(files: Iterable[str]) -> tuple[list[Candidate], list[str]]:
+def list_candidates(files: Sequence[str]) -> tuple[list[Candidate], list[str]]:
     """Tell what files can be.
 
     Args:
@@ -105,7 +105,7 @@ def called(name: str) -> str:
     return name if product is None else str(product)
 
 
-def _groups(files: Iterable[str]) -> list[_Group]:
+def _groups(files: Sequence[str]) -> list[_Group]:
     """Put files that belong together side by side: patterns, and headers with data."""
     groups: list[_Group] = []
     single: dict[str, bool] = {}
@@ -134,7 +134,7 @@ def _groups(files: Iterable[str]) -> list[_Group]:
         groups.append(_Group((name,), listed))
     if not groups:
         raise FileNotFoundError(
-            'found no file of a scene: name its cube and its labels'
+            f'found no file of a scene in {", ".join(files)}: name its cube and its labels'
         )
     return groups
 

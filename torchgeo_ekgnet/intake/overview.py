@@ -236,7 +236,7 @@ class Overview:
             'validation',
             'test',
             'contain a training centre, %',
-            'share a training pixel, %',
+            'share a pixel with a training patch, %',
         ]
         rows: list[list[object]] = []
         for item in self.previews:

@@ -224,9 +224,7 @@ def _headline(page: Page, test: Mapping[str, Any]) -> None:
 
 def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
     page.section('Map')
-    page.figure(
-        folder / 'map.png', 'The map, the scene in false colour, and its labels.'
-    )
+    page.figure(folder / 'map.png', 'Map and false colour, labels if there are any.')
     if (folder / 'smoothed.png').is_file() and facts.get('smoothing'):
         window = facts['smoothing']['window']
         page.figure(

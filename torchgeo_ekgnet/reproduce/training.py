@@ -142,12 +142,12 @@ def train(settings: Settings, root: str | None, work: Path) -> Result:
     # Watching the experts takes time, which is no part of inference: a second pass.
     watching = [c for c in trainer.callbacks if isinstance(c, ExpertUse)]
     trainer.callbacks = [c for c in trainer.callbacks if c not in watching]
-    trainer.test(task, datamodule=data, ckpt_path=best)
+    trainer.test(task, datamodule=data, ckpt_path=best, verbose=False)
     confusion = task.accuracies['test'].confusion.tolist()
     inference = timer.time_elapsed('test')
     if watching:
         trainer.callbacks += watching
-        trainer.test(task, datamodule=data)
+        trainer.test(task, datamodule=data, verbose=False)
     return {
         **described(data),
         'confusion': confusion,

@@ -46,8 +46,8 @@ class DisjointSplit(DrawnSplit):
         Args:
             train: Wanted share of training pixels among those that are used.
             val: Wanted share of validation pixels.
-            guard: 'centre': no test patch contains a training pixel (subsets are more
-                than ``P // 2`` pixels apart); 'patch': no test patch shares a pixel
+            guard: 'centre': no test patch contains a training centre (subsets are
+                more than ``P // 2`` pixels apart); 'patch': no test patch shares a pixel
                 with a training patch (more than ``2 * (P // 2)``).
             seed: Seed of the frozen generator.
             min_pixels: Training pixels and test pixels that a class needs to be
