@@ -5,7 +5,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: More colours than that in a picture are shades, not classes.
 _MAX_COLOURS = 256
+#: What files without a value for missing data often write where there is no label.
+_USUAL_NO_LABEL = (255, 65535)
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class LabelFile:
         labels: int64 (rows, cols), ``NO_LABEL`` where the file says nothing.
         grid: Their grid.
         legend: Names and colours that the file holds.
+        nodata: Value that the file declares for missing data.
     """
 
     labels: NDArray[np.int64]
     grid: Grid
     legend: LabelLegend
+    nodata: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ def _from_rasters(
     merged = np.full((grid.rows, grid.cols), NO_LABEL)
     names: dict[int, str] = {}
     colours: dict[int, tuple[int, int, int]] = {}
+    declared: set[float] = set()
     disputed = np.zeros(merged.shape, dtype=bool)
     outside: list[OutsideError] = []
     crs = options.labels_crs
@@ -173,6 +178,7 @@ def _from_rasters(
             disputed |= new & (merged != NO_LABEL) & (merged != part)
             merged[new] = part[new]
         colours.update(found.legend.colours)
+        declared |= set() if found.nodata is None else {found.nodata}
         for value, name in found.legend.names.items():
             if names.setdefault(value, name) != name:
                 raise FileError(
@@ -200,6 +206,8 @@ def _from_rasters(
     elif class_names is None and names:
         _question_unlabelled(str(paths[0]), merged, names, options.unlabelled)
         class_names = _legend_names(str(paths[0]), merged, names, options.unlabelled)
+    elif class_names is None:
+        _question_values(str(paths[0]), merged, declared, options.unlabelled)
     return SceneLabels(merged, class_names, colours)
 
 
@@ -224,6 +232,43 @@ def _question_unlabelled(
                 list(unlabelled),
                 [other for other in unlabelled if other != value],
             )
+
+
+def _question_values(
+    path: str,
+    labels: NDArray[np.int64],
+    declared: Collection[float],
+    unlabelled: Sequence[int],
+) -> None:
+    """Warn where it is not sure which values without a name mean "no label"."""
+    values = np.unique(labels)
+    for value in np.intersect1d(values, list(unlabelled)).tolist():
+        if declared and value not in declared:
+            logger.warning(
+                '%s: %d pixels have the label %d, which means "no label" '
+                '(unlabelled=%s), but the file declares %s for that; if %d is a class, '
+                'give unlabelled=%s',
+                path,
+                int((labels == value).sum()),
+                value,
+                list(unlabelled),
+                ', '.join(f'{number:g}' for number in sorted(declared)),
+                value,
+                [other for other in unlabelled if other != value],
+            )
+    *others, last = values[~np.isin(values, [NO_LABEL, *unlabelled])].tolist()
+    counted = others in (list(range(1, len(others) + 1)), list(range(len(others))))
+    if last in _USUAL_NO_LABEL and others and counted and last - others[-1] > 1:
+        logger.warning(
+            '%s: its labels are %s and %d, which %d pixels have; if that means "no '
+            'label", give unlabelled=%s, or unlabelled=[%d] where 0 is a class',
+            path,
+            short(others),
+            last,
+            int((labels == last).sum()),
+            [*unlabelled, last],
+            last,
+        )
 
 
 def _legend_names(
@@ -327,7 +372,7 @@ def read_label_file(
         return _from_texts(str(path), stored, source.grid)
     labels = whole_numbers(str(path), np.where(absent, np.zeros_like(stored), stored))
     labels[absent] = NO_LABEL
-    return LabelFile(labels, source.grid, legend)
+    return LabelFile(labels, source.grid, legend, nodata)
 
 
 def _from_texts(path: str, stored: NDArray[Any], grid: Grid) -> LabelFile:
