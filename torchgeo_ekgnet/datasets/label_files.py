@@ -309,6 +309,7 @@ def read_label_file(
     axes: str | None = None,
     named: bool = False,
     check: bool = True,
+    argument: str | None = None,
 ) -> LabelFile:
     """Read a label map from an array file or a raster.
 
@@ -320,6 +321,7 @@ def read_label_file(
         axes: Order of the cube's axes, which tells in which order pixels lie on one.
         named: Names are given, so a legend that cannot be read is no error.
         check: Refuse labels that do not fit into the free memory.
+        argument: Argument that gives *variable*, for messages.
 
     Returns:
         The labels.
@@ -328,7 +330,7 @@ def read_label_file(
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, or labels are no whole numbers.
     """
-    request = Request(variable, axes, size, labels=True)
+    request = Request(variable, axes, size, labels=True, argument=argument)
     source = open_source(path, request, 'labels')
     try:
         legend = source.legend() or LabelLegend()
@@ -351,7 +353,7 @@ def read_label_file(
     stored = values[:, :, 0]
     if values.shape[2] > 1:
         values = _chosen_bands(values, variable)
-        stored, own = _from_bands(source, values)
+        stored, own = _from_bands(source, values, request.named_by)
         legend = own or legend
     absent: NDArray[np.bool_] = np.zeros(stored.shape, dtype=bool)
     nodata = source.nodata
@@ -403,7 +405,7 @@ def _chosen_bands(stored: NDArray[Any], variable: str | None) -> NDArray[Any]:
 
 
 def _from_bands(
-    source: Source, stored: NDArray[Any]
+    source: Source, stored: NDArray[Any], argument: str
 ) -> tuple[NDArray[Any], LabelLegend | None]:
     """Read labels of several bands: a picture in colours, or one band a class."""
     bands = stored.shape[2]
@@ -431,12 +433,15 @@ def _from_bands(
         f'{source.where}: found labels in {bands} bands of {stored.dtype} with '
         f'{len(values)} values, expected one band of class numbers, a picture in up to '
         f'{_MAX_COLOURS} colours, or one band a class (0 and 1, one at a pixel); name a '
-        f'band with labels_variable=1 to {bands}'
+        f'band with {argument}=1 to {bands}'
     )
 
 
 def read_label_map(
-    path: Path, variable: str | None = None, grid: Grid | None = None
+    path: Path,
+    variable: str | None = None,
+    grid: Grid | None = None,
+    argument: str | None = None,
 ) -> NDArray[np.int64]:
     """Read labels, see :func:`read_label_file`, and bring them to a grid.
 
@@ -445,11 +450,12 @@ def read_label_map(
         variable: Name of the array in the file.
         grid: Grid of the scene. Labels without a place, and of another size, stay as
             they are, and so do all without a grid.
+        argument: Argument that gives *variable*, for messages.
 
     Returns:
         Labels (rows, cols), ``NO_LABEL`` where there is none.
     """
-    found = read_label_file(path, variable)
+    found = read_label_file(path, variable, argument=argument)
     own = found.grid
     same_size = grid is not None and (own.rows, own.cols) == (grid.rows, grid.cols)
     if grid is None or not (same_size or (own.georeferenced and grid.georeferenced)):

@@ -67,7 +67,7 @@ def open_source(path: Path, request: Request) -> Source:
         return StackSource(parts)
     if len(parts) <= 1:
         return parts[0] if parts else RasterSource(path)
-    argument = f'{"labels" if request.labels else "cube"}_variable='
+    argument = f'{request.named_by}='
     if driver == 'GTiff' and count:
         logger.warning(
             '%s: only the first of its %d pages %s is read; the others have other sizes '
