@@ -82,7 +82,7 @@ def test_counts() -> None:
 def test_background_by_name(name: str) -> None:
     counts = {key: [9, 9] for key in ('train', 'val', 'test', 'unused')}
     (found,) = doubts([0, 1], [name, 'wheat'], counts)
-    assert f'class 0 ({name})' in found and 'unlabelled=[0]' in found
+    assert f'class 0 ({name})' in found and 'add 0 to unlabelled' in found
     assert not list(doubts([0, 1], ['grassland', 'wheat'], counts))
 
 

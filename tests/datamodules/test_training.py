@@ -208,7 +208,7 @@ class TestCheckpoint:
             ({'normalization': SpectralNormalizer(over='train')}, 'normalization'),
             ({'pca': SpectralPCA(4)}, 'num_bands 8'),
             ({'bands': [0, 1, 2, 3]}, 'num_bands 8'),
-            ({'bands': [1, 0, 2, 3, 4, 5, 6, 7]}, 'other bands of the file'),
+            ({'bands': [1, 0, 2, 3, 4, 5, 6, 7]}, 'other bands than the scene'),
             ({'pca': SpectralPCA(8)}, 'with pca None'),
         ],
     )

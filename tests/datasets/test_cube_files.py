@@ -48,6 +48,35 @@ def test_labels_are_no_band(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         open_scene([str(tmp_path / 'gt.tif')] * 2, labels=str(tmp_path / 'gt.tif'))
 
 
+@pytest.mark.parametrize(
+    ('name', 'questioned'),
+    [
+        *(('LC08_QA_PIXEL', True), ('scene-QL_SWIR', True), ('cloud_mask', True)),
+        *(('cloudmask', True), ('B8A', False), ('aquamarine', False), ('B12', False)),
+    ],
+)
+def test_marks_of_quality_beside_bands(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, questioned: bool
+) -> None:
+    for number, band in enumerate(CUBE):
+        write(tmp_path / f'B{number}.tif', band[None])
+    write(tmp_path / f'{name}.tif', CUBE[:1])
+    with caplog.at_level(logging.WARNING):
+        assert open_scene(tmp_path).num_bands == 5
+    assert (f'cube: {name}.tif taken as bands, though' in caplog.text) == questioned
+
+
+def test_wavelengths_of_some_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_envi(tmp_path / 'vnir.img', CUBE[:2], 'wavelength = {400, 500}\n')
+    write_envi(tmp_path / 'swir.img', CUBE[2:], '')
+    with caplog.at_level(logging.WARNING):
+        scene = open_scene([tmp_path / 'vnir.img', tmp_path / 'swir.img'])
+    assert scene.wavelengths is None
+    assert 'found wavelengths in 1 of 2 files of the cube' in caplog.text
+
+
 def test_labels_of_a_folder_of_envi_files(tmp_path: Path) -> None:
     write_envi(tmp_path / 'flight.img', CUBE, 'wavelength = {400, 500, 600, 700}\n')
     write_class_map(tmp_path / 'gt.img')

@@ -9,6 +9,8 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pandas as pd
+import pyogrio
 import pytest
 import rasterio
 
@@ -192,6 +194,46 @@ class TestLegends:
         empty = '<Row index="9">' + '<F></F>' * columns + '</Row>'
         text = table[:end] + empty + table[end:]
         path.with_name('map.tif.aux.xml').write_text(text)
+        self.check(cube, path)
+
+    def test_categories_of_a_virtual_raster(self, cube: Path) -> None:
+        geotiff.write(cube.with_name('l.tif'), TRUTH[None])
+        inner = ''.join(f'<Category>{name}</Category>' for name in ('', *NAMES))
+        path = cube.with_name('l.vrt')
+        path.write_text(
+            f'<VRTDataset rasterXSize="{COLS}" rasterYSize="{ROWS}">'
+            '<VRTRasterBand dataType="Byte" band="1">'
+            f'<CategoryNames>{inner}</CategoryNames><SimpleSource><SourceFilename '
+            'relativeToVRT="1">l.tif</SourceFilename></SimpleSource></VRTRasterBand>'
+            '</VRTDataset>'
+        )
+        self.check(cube, path, colours=False)
+
+    def test_attribute_table_that_tells_no_use_of_columns(self, cube: Path) -> None:
+        path = geotiff.write(cube.with_name('l.tif'), TRUTH[None])
+        columns = (('OBJECTID', 0), ('Value', 0), ('Class_Name', 2), ('Remark', 2))
+        fields = ''.join(
+            f'<FieldDefn index="{i}"><Name>{name}</Name><Type>{kind}</Type>'
+            '<Usage>0</Usage></FieldDefn>'
+            for i, (name, kind) in enumerate(columns)
+        )
+        rows = ''.join(
+            f'<Row index="{i}"><F>{i}</F><F>{i + 1}</F><F>{name}</F><F>r</F></Row>'
+            for i, name in enumerate(NAMES)
+        )
+        path.with_name('l.tif.aux.xml').write_text(
+            '<PAMDataset><PAMRasterBand band="1"><GDALRasterAttributeTable>'
+            f'{fields}{rows}</GDALRasterAttributeTable></PAMRasterBand></PAMDataset>'
+        )
+        self.check(cube, path, colours=False)
+
+    def test_attribute_table_of_arcgis(self, cube: Path) -> None:
+        path = geotiff.write(cube.with_name('l.tif'), TRUTH[None])
+        table = pd.DataFrame({'VALUE': [1, 2, 3, 9], 'LANDCOVER': [*NAMES, None]})
+        for place, colour in enumerate(('RED', 'GREEN', 'BLUE')):
+            table[colour] = [*COLOURS[1:, place].tolist(), 0]
+        pyogrio.write_dataframe(table, cube.with_name('l.dbf'), driver='ESRI Shapefile')
+        cube.with_name('l.dbf').rename(cube.with_name('l.tif.vat.dbf'))
         self.check(cube, path)
 
     def test_names_that_occur_only(self, cube: Path) -> None:

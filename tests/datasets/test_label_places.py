@@ -236,6 +236,33 @@ class TestTables:
         assert np.array_equal(scene.label_map, expected)
         assert scene.palette.tolist() == [[255, 0, 0], [0, 255, 0]]
 
+    def test_a_region_in_xml_without_geometry(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        square = [(1, 1), (6, 1), (6, 5), (1, 5), (1, 1)]
+        text = self.XML.format(
+            'none',
+            self.places(*square, pixel=True),
+            '',
+            self.places((1, 1), pixel=True),
+        )
+        text = text.replace('Point>', 'Threshold>')
+        cube.with_name('roi.xml').write_text(text)
+        with caplog.at_level(logging.WARNING):
+            scene = open_scene(cube, cube.with_name('roi.xml'))
+        assert scene.class_names == ('Trees',)
+        assert (
+            "the regions of interest 'Road' have no polygons, lines or" in caplog.text
+        )
+
+    def test_regions_named_as_binary_ones(self, cube: Path) -> None:
+        path = cube.with_name('areas.roi')
+        path.write_text(f'{self.ROI};   ID      X      Y\n{self.POINTS}')
+        assert open_scene(cube, path).class_names == ('Road', 'Trees')
+        path.write_bytes(bytes(range(256)))
+        with pytest.raises(FileError, match=r'areas.roi: found a binary file of ENVI'):
+            open_scene(cube, path)
+
     @pytest.mark.parametrize(
         ('text', 'match'),
         [

@@ -48,6 +48,50 @@ def test_a_named_value_that_means_no_label(
     assert wanted.class_names == ('background', 'a', 'b')
 
 
+@pytest.mark.parametrize('declared', [0, 255, None])
+def test_zero_beside_another_value_for_no_label(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, declared: int | None
+) -> None:
+    labels = write(tmp_path / 'gt.tif', LABELS[None], nodata=declared)
+    with caplog.at_level(logging.WARNING):
+        open_scene(cube_file(tmp_path), labels)
+    told = 'pixels have the label 0, which means "no label" (unlabelled=[0]), but'
+    assert (told in caplog.text) == (declared == 255)
+    caplog.clear()
+    open_scene(cube_file(tmp_path), labels, unlabelled=[])
+    open_scene(cube_file(tmp_path), labels, class_names=['a', 'b'])
+    assert told not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('values', 'doubtful'),
+    [
+        ((255, 1, 2), True),
+        ((255, 0, 1), True),
+        ((0, 1, 255), True),
+        ((0, 127, 255), False),
+        ((0, 254, 255), False),
+        ((0, 0, 255), False),
+        ((0, 1, 2), False),
+    ],
+)
+def test_a_usual_value_for_no_label(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    values: tuple[int, ...],
+    doubtful: bool,
+) -> None:
+    np.save(tmp_path / 'gt.npy', np.array(values, np.uint8)[LABELS])
+    labels = str(tmp_path / 'gt.npy')
+    with caplog.at_level(logging.WARNING):
+        open_scene(cube_file(tmp_path), labels)
+    told = 'if that means "no label", give unlabelled=[0, 255], or unlabelled=[255]'
+    assert (told in caplog.text) == doubtful
+    caplog.clear()
+    open_scene(cube_file(tmp_path), labels, unlabelled=[0, 255])
+    assert 'if that means "no label"' not in caplog.text
+
+
 @pytest.mark.parametrize('given', [255, '255', ['0', '255'], [0.5]])
 def test_unlabelled_that_is_no_list(tmp_path: Path, given: Any) -> None:
     with pytest.raises(ValueError, match=r'unlabelled is .*, expected a list of whole'):

@@ -225,3 +225,21 @@ def test_classes_of_a_test_do_not_outlive_it(trained: Path, tmp_path: Path) -> N
     again = make_trainer(tmp_path, max_epochs=1, limit_train_batches=0)
     again.fit(task, make_datamodule(tmp_path, 'a'))
     assert task.accuracies['val'].overall == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize('centres', ['reversed', 'shifted', 'close', 'unknown'])
+def test_other_bands_are_not_scored(centres: str, tmp_path: Path) -> None:
+    known = np.linspace(400, 800, 9)
+    write_scene(tmp_path, 'a', {v: v for v in VALUES})
+    write_scene(tmp_path, 'b', {v: v for v in VALUES}, seed=1)
+    before = make_datamodule(tmp_path, 'a', wavelengths=known.tolist())
+    before.setup('fit')
+    given = {'reversed': known[::-1], 'shifted': known + 30, 'close': known + 2}
+    options = {'wavelengths': given[centres].tolist()} if centres in given else {}
+    other = make_datamodule(tmp_path, 'b', **options)
+    other.setup('test')
+    if centres in ('close', 'unknown'):
+        other.load_state_dict(before.state_dict())
+        return
+    with pytest.raises(ValueError, match=r'other bands than the scene b has: band 1 '):
+        other.load_state_dict(before.state_dict())

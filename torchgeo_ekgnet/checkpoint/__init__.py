@@ -17,6 +17,8 @@ from .comparison import (
     doubt_part_of_epoch,
     doubt_seen_pixels,
     match_classes,
+    other_bands,
+    reach,
 )
 from .contents import check_content
 from .provenance import KEY, Provenance, data_state, trained_bands
@@ -38,6 +40,8 @@ __all__ = (
     'doubt_seen_pixels',
     'local_file',
     'match_classes',
+    'other_bands',
+    'reach',
     'read_checkpoint',
     'read_tensors',
     'trained_bands',

@@ -6,9 +6,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 
-from .provenance import Provenance
+from .provenance import Provenance, trained_bands
 
 UNITS = {'in_channels': 'bands', 'num_classes': 'classes'}
 """What the sizes of a network count."""
@@ -155,10 +157,17 @@ def check_same_pixels(
         scored: Whether there are labels; without them there is no score to spoil.
 
     Raises:
-        ValueError: If they differ.
+        ValueError: If they differ, or their bands do.
     """
     for message in _other_preprocessing(state, mine):
         raise ValueError(message)
+    difference = other_bands(*trained_bands(state), *trained_bands(mine))
+    if difference is not None:
+        raise ValueError(
+            f'the checkpoint was trained on other bands than the scene '
+            f'{mine["scene"]["name"]} has: {difference}; select the same bands in the '
+            'same order (--data.bands)'
+        )
     for message in _other_pixels(state, mine) if scored else ():
         if not allow_other_split:
             raise ValueError(
@@ -167,6 +176,56 @@ def check_same_pixels(
                 '(--data.allow_other_split true) if you mean it'
             )
         rank_zero_warn(f'{message}; accepted because allow_other_split is set')
+
+
+def other_bands(
+    num_bands: int,
+    wavelengths: NDArray[np.float64] | None,
+    found_bands: int,
+    found: NDArray[np.float64] | None,
+) -> str | None:
+    """Say where the bands of a scene are not those that a network was trained on.
+
+    Bands are the same if their number is, and if no centre differs by more than half
+    the distance to its neighbour.
+
+    Args:
+        num_bands: Bands of the network.
+        wavelengths: Their centres in nm, or None.
+        found_bands: Bands of the scene.
+        found: Their centres in nm, or None.
+
+    Returns:
+        The difference, None if there is none.
+    """
+    if num_bands != found_bands:
+        return f'{num_bands} bands there, {found_bands} here'
+    if wavelengths is None or found is None:
+        return None
+    off = np.abs(found - wavelengths) - reach(wavelengths)
+    worst = int(off.argmax())
+    if off[worst] <= 0:
+        return None
+    return (
+        f'band {worst + 1} lies at {wavelengths[worst]:.1f} nm there and at '
+        f'{found[worst]:.1f} nm here'
+    )
+
+
+def reach(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return half the distance from each band to its nearer neighbour, at least 0.5 nm.
+
+    Args:
+        wavelengths: Band centres in nm.
+    """
+    if len(wavelengths) < 2:
+        return np.full(len(wavelengths), 10.0)
+    order = np.argsort(wavelengths)
+    steps = np.diff(wavelengths[order])
+    nearer = np.minimum(np.append(steps, np.inf), np.insert(steps, 0, np.inf))
+    reached: NDArray[np.float64] = np.empty_like(nearer)
+    reached[order] = np.maximum(nearer / 2, 0.5)
+    return reached
 
 
 def doubt_seen_pixels(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:

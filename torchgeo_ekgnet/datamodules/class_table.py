@@ -109,7 +109,7 @@ def doubts(
         if means_no_class(names[label - 1]):
             yield (
                 f'class {text} is trained as a class of its own, and its name says that '
-                f'it is none: leave it out with unlabelled=[{values[label - 1]}]'
+                f'it is none: add {values[label - 1]} to unlabelled to leave it out'
             )
 
 

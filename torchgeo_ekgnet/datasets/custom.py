@@ -7,6 +7,7 @@ import glob
 import itertools
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -36,6 +37,10 @@ from .units import nanometres, written_numbers
 
 logger = logging.getLogger(__name__)
 
+#: Words in names of files that lie beside bands.
+_NO_BANDS = re.compile(
+    r'(?:^|[^a-z])(?:qa|ql|scl|quality|quicklook|[a-z]*mask)(?![a-z])'
+)
 #: Cubes above this size are read by window unless ``lazy`` says otherwise.
 LAZY_BYTES = 1 << 30
 
@@ -240,6 +245,14 @@ def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
             ', '.join(path.name for path in left_out[:5])
             + (f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''),
         )
+    doubtful = [path.name for path in kept if _NO_BANDS.search(path.stem.lower())]
+    if 0 < len(doubtful) < len(kept):
+        logger.warning(
+            'cube: %s taken as bands, though the name is that of masks or marks of '
+            'quality; a pattern or a list that leaves out what is no band names the cube',
+            ', '.join(doubtful[:5])
+            + (f' and {len(doubtful) - 5} more' if len(doubtful) > 5 else ''),
+        )
     if not kept:
         raise ValueError(
             f'cube: found only label files, such as {paths[0]}, expected files of bands'
@@ -391,18 +404,20 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
                 axes_hint(source, bands=source.misfit) or '; wavelengths= gives them',
             )
         return source.wavelengths(unit)
-    where, own = '', None
+    where, wrong, text = '', 'wavelengths', ''
     if isinstance(given, str | os.PathLike):
-        where = f' in {given}'
         path = require_file(at_home(given), 'wavelengths')
+        where, wrong = f' in {path}', str(path)
         with reading(path, 'a text file'):
             text = decoded(path.read_bytes())
-        try:
-            given, own = written_numbers(text)
-        except ValueError as error:
-            raise FileError(
-                f'{path}: expected one wavelength a band and nothing else ({error})'
-            ) from error
+    else:
+        text = '\n'.join(map(str, given))
+    try:
+        given, own = written_numbers(text)
+    except ValueError as error:
+        raise FileError(
+            f'{wrong}: expected one wavelength a band and nothing else ({error})'
+        ) from error
     if len(given) != source.shape[2]:
         raise ValueError(
             f'{source.where}: {len(given)} wavelengths{where} for {source.shape[2]} '

@@ -5,7 +5,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: More colours than that in a picture are shades, not classes.
 _MAX_COLOURS = 256
+#: What files without a value for missing data often write where there is no label.
+_USUAL_NO_LABEL = (255, 65535)
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class LabelFile:
         labels: int64 (rows, cols), ``NO_LABEL`` where the file says nothing.
         grid: Their grid.
         legend: Names and colours that the file holds.
+        nodata: Value that the file declares for missing data.
     """
 
     labels: NDArray[np.int64]
     grid: Grid
     legend: LabelLegend
+    nodata: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ def _from_rasters(
     merged = np.full((grid.rows, grid.cols), NO_LABEL)
     names: dict[int, str] = {}
     colours: dict[int, tuple[int, int, int]] = {}
+    declared: set[float] = set()
     disputed = np.zeros(merged.shape, dtype=bool)
     outside: list[OutsideError] = []
     crs = options.labels_crs
@@ -173,6 +178,7 @@ def _from_rasters(
             disputed |= new & (merged != NO_LABEL) & (merged != part)
             merged[new] = part[new]
         colours.update(found.legend.colours)
+        declared |= set() if found.nodata is None else {found.nodata}
         for value, name in found.legend.names.items():
             if names.setdefault(value, name) != name:
                 raise FileError(
@@ -189,7 +195,7 @@ def _from_rasters(
         if count:
             logger.warning('%s: %d %s', paths[0].parent, count, text)
     merged[disputed] = NO_LABEL
-    class_names = _class_names(str(paths[0]), merged, names, options)
+    class_names = _class_names(str(paths[0]), merged, names, declared, options)
     return SceneLabels(merged, class_names, colours)
 
 
@@ -197,6 +203,7 @@ def _class_names(
     path: str,
     labels: NDArray[np.int64],
     names: Mapping[int, str],
+    declared: Collection[float],
     options: SceneOptions,
 ) -> ClassNames:
     """Return the names that are given, or else those that the files hold."""
@@ -207,11 +214,12 @@ def _class_names(
             path,
             list(options.unlabelled),
         )
-        return options.class_names
-    if options.class_names is not None or not names:
-        return options.class_names
-    _question_unlabelled(path, labels, names, options.unlabelled)
-    return _legend_names(path, labels, names, options.unlabelled)
+    elif options.class_names is None and names:
+        _question_unlabelled(path, labels, names, options.unlabelled)
+        return _legend_names(path, labels, names, options.unlabelled)
+    elif options.class_names is None:
+        _question_values(path, labels, declared, options.unlabelled)
+    return options.class_names
 
 
 def _question_unlabelled(
@@ -235,6 +243,43 @@ def _question_unlabelled(
                 list(unlabelled),
                 [other for other in unlabelled if other != value],
             )
+
+
+def _question_values(
+    path: str,
+    labels: NDArray[np.int64],
+    declared: Collection[float],
+    unlabelled: Sequence[int],
+) -> None:
+    """Warn where it is not sure which values without a name mean "no label"."""
+    values = np.unique(labels)
+    for value in np.intersect1d(values, list(unlabelled)).tolist():
+        if declared and value not in declared:
+            logger.warning(
+                '%s: %d pixels have the label %d, which means "no label" '
+                '(unlabelled=%s), but the file declares %s for that; if %d is a class, '
+                'give unlabelled=%s',
+                path,
+                int((labels == value).sum()),
+                value,
+                list(unlabelled),
+                ', '.join(f'{number:g}' for number in sorted(declared)),
+                value,
+                [other for other in unlabelled if other != value],
+            )
+    *others, last = values[~np.isin(values, [NO_LABEL, *unlabelled])].tolist()
+    counted = others in (list(range(1, len(others) + 1)), list(range(len(others))))
+    if last in _USUAL_NO_LABEL and others and counted and last - others[-1] > 1:
+        logger.warning(
+            '%s: its labels are %s and %d, which %d pixels have; if that means "no '
+            'label", give unlabelled=%s, or unlabelled=[%d] where 0 is a class',
+            path,
+            short(others),
+            last,
+            int((labels == last).sum()),
+            [*unlabelled, last],
+            last,
+        )
 
 
 def _legend_names(
@@ -275,6 +320,7 @@ def read_label_file(
     axes: str | None = None,
     named: bool = False,
     check: bool = True,
+    argument: str | None = None,
 ) -> LabelFile:
     """Read a label map from an array file or a raster.
 
@@ -286,6 +332,7 @@ def read_label_file(
         axes: Order of the cube's axes, which tells in which order pixels lie on one.
         named: Names are given, so a legend that cannot be read is no error.
         check: Refuse labels that do not fit into the free memory.
+        argument: Argument that gives *variable*, for messages.
 
     Returns:
         The labels.
@@ -294,7 +341,7 @@ def read_label_file(
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, or labels are no whole numbers.
     """
-    request = Request(variable, axes, size, labels=True)
+    request = Request(variable, axes, size, labels=True, argument=argument)
     source = open_source(path, request, 'labels')
     try:
         legend = source.legend() or LabelLegend()
@@ -317,7 +364,7 @@ def read_label_file(
     stored = values[:, :, 0]
     if values.shape[2] > 1:
         values = _chosen_bands(values, variable)
-        stored, own = _from_bands(source, values)
+        stored, own = _from_bands(source, values, request.named_by)
         legend = own or legend
     absent: NDArray[np.bool_] = np.zeros(stored.shape, dtype=bool)
     nodata = source.nodata
@@ -338,7 +385,7 @@ def read_label_file(
         return _from_texts(str(path), stored, source.grid)
     labels = whole_numbers(str(path), np.where(absent, np.zeros_like(stored), stored))
     labels[absent] = NO_LABEL
-    return LabelFile(labels, source.grid, legend)
+    return LabelFile(labels, source.grid, legend, nodata)
 
 
 def _from_texts(path: str, stored: NDArray[Any], grid: Grid) -> LabelFile:
@@ -369,7 +416,7 @@ def _chosen_bands(stored: NDArray[Any], variable: str | None) -> NDArray[Any]:
 
 
 def _from_bands(
-    source: Source, stored: NDArray[Any]
+    source: Source, stored: NDArray[Any], argument: str
 ) -> tuple[NDArray[Any], LabelLegend | None]:
     """Read labels of several bands: a picture in colours, or one band a class."""
     bands = stored.shape[2]
@@ -397,12 +444,15 @@ def _from_bands(
         f'{source.where}: found labels in {bands} bands of {stored.dtype} with '
         f'{len(values)} values, expected one band of class numbers, a picture in up to '
         f'{_MAX_COLOURS} colours, or one band a class (0 and 1, one at a pixel); name a '
-        f'band with labels_variable=1 to {bands}'
+        f'band with {argument}=1 to {bands}'
     )
 
 
 def read_label_map(
-    path: Path, variable: str | None = None, grid: Grid | None = None
+    path: Path,
+    variable: str | None = None,
+    grid: Grid | None = None,
+    argument: str | None = None,
 ) -> NDArray[np.int64]:
     """Read labels, see :func:`read_label_file`, and bring them to a grid.
 
@@ -411,11 +461,12 @@ def read_label_map(
         variable: Name of the array in the file.
         grid: Grid of the scene. Labels without a place, and of another size, stay as
             they are, and so do all without a grid.
+        argument: Argument that gives *variable*, for messages.
 
     Returns:
         Labels (rows, cols), ``NO_LABEL`` where there is none.
     """
-    found = read_label_file(path, variable)
+    found = read_label_file(path, variable, argument=argument)
     own = found.grid
     same_size = grid is not None and (own.rows, own.cols) == (grid.rows, grid.cols)
     if grid is None or not (same_size or (own.georeferenced and grid.georeferenced)):

@@ -36,12 +36,16 @@ _FACTORS = {
 UNIT = (
     r'(?:nm|nanomet(?:er|re)s?|\u00b5m|\u03bcm|um|microns?|micromet(?:er|re)s?)(?!\w)'
 )
+#: A number with its unit in the name of a band.
+_NAMED_CENTRE = re.compile(rf'(?<![\d.])(\d+(?:\.\d+)?)\s*({UNIT})', re.IGNORECASE)
 #: Units per cm: nm are 1e7 through the value.
 _WAVENUMBERS = ('wavenumber', '1/cm', 'cm-1', 'cm^-1')
 #: What stands for no unit.
 _UNNAMED = ('', 'unknown', 'none', 'n/a')
 #: Largest wavelength in nm, and smallest one.
 _HIGHEST, _LOWEST = 100_000.0, 100.0
+#: Least number that as the whole name of a band is a wavelength, and no band's number.
+_LEAST_BARE = 300.0
 
 
 def _names(unit: str) -> list[str]:
@@ -141,6 +145,51 @@ def nanometres(
             "or um (micrometers); wavelength_unit='nm' or 'um' overrules it"
         )
     return centres if factor == 1 else np.asarray(np.round(centres * factor, 6))
+
+
+def told_nanometres(
+    told: Sequence[tuple[float, str | None]], unit: str | None, where: str
+) -> NDArray[np.float64] | None:
+    """Turn wavelengths of which each has a unit of its own into nm.
+
+    Args:
+        told: Value and unit of each band.
+        unit: Unit that overrules them.
+        where: File, for the error.
+
+    Returns:
+        float64 (bands,); None if a unit says that they are band numbers.
+    """
+    centres = np.array([value for value, _ in told])
+    units = [unit or own for _, own in told]
+    for one in set(units):
+        here = [number for number, other in enumerate(units) if other == one]
+        converted = nanometres(centres[here], one, where)
+        if converted is None:
+            return None
+        centres[here] = converted
+    return centres
+
+
+def named_centres(names: Sequence[str]) -> list[tuple[float, str | None]]:
+    """Find a wavelength in the name of every band: a number with a unit.
+
+    Names that are numbers and nothing else count, if all are too large for numbers of
+    bands.
+
+    Args:
+        names: The names.
+
+    Returns:
+        Value and unit of each, nothing if one has none or several.
+    """
+    found = [_NAMED_CENTRE.findall(name) for name in names]
+    if all(len(centres) == 1 for centres in found):
+        return [(float(number), own) for ((number, own),) in found]
+    bare = [re.fullmatch(r'\s*\d{3,5}(?:\.\d+)?\s*', name) for name in names]
+    centres = [float(match[0]) for match in bare if match]
+    far = len(centres) == len(names) and min(centres) >= _LEAST_BARE
+    return [(centre, None) for centre in centres] if far else []
 
 
 def checked_nanometres(

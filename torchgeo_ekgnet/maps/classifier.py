@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..calibration import calibrated
-from ..checkpoint import Provenance, data_state, read_checkpoint, trained_bands
+from ..checkpoint import (
+    Provenance,
+    data_state,
+    other_bands,
+    reach,
+    read_checkpoint,
+    trained_bands,
+)
 from ..datasets.scene import HyperspectralScene
 from ..models._weights import compare_weights, network_state
 from ..transforms.patches import PatchSource
@@ -153,28 +160,19 @@ def match_bands(
             f'{scene.num_bands}; select the same bands (they cannot be matched by '
             f'wavelength because {missing} has no wavelengths)'
         )
-    reach = _reach(wavelengths)
-    if scene.num_bands == num_bands:
-        off = np.abs(found - wavelengths)
-        if (off <= reach).all():
-            return None
-        worst = int((off - reach).argmax())
-        difference = (
-            f'band {worst + 1} lies at {wavelengths[worst]:.1f} nm there and at '
-            f'{found[worst]:.1f} nm here'
-        )
-    else:
-        difference = f'{num_bands} bands there, {scene.num_bands} here'
+    difference = other_bands(num_bands, wavelengths, scene.num_bands, found)
+    if difference is None:
+        return None
     if not match_wavelengths:
         raise ValueError(
             f'{source} was trained on other bands than the scene {scene.name} has: '
-            f'{difference}; select the same bands, or pass match_wavelengths=True to '
-            'take the nearest ones'
+            f'{difference}; select the same bands in the same order (bands=), or take '
+            'the nearest ones (in Python, predict_map with match_wavelengths=True)'
         )
     distance = np.abs(found[None, :] - wavelengths[:, None])
     nearest = distance.argmin(axis=1).astype(np.int64)
     gap = distance[np.arange(num_bands), nearest]
-    tolerance = np.maximum(reach, _reach(found)[nearest])
+    tolerance = np.maximum(reach(wavelengths), reach(found)[nearest])
     far = np.flatnonzero(gap > tolerance)
     if len(far):
         wanted = ', '.join(f'{wavelengths[band]:.1f}' for band in far[:8])
@@ -185,18 +183,6 @@ def match_bands(
         )
     result: NDArray[np.int64] = nearest
     return result
-
-
-def _reach(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Half the distance from each band to its nearer neighbour, at least 0.5 nm."""
-    if len(wavelengths) < 2:
-        return np.full(len(wavelengths), 10.0)
-    order = np.argsort(wavelengths)
-    steps = np.diff(wavelengths[order])
-    nearer = np.minimum(np.append(steps, np.inf), np.insert(steps, 0, np.inf))
-    reach: NDArray[np.float64] = np.empty_like(nearer)
-    reach[order] = np.maximum(nearer / 2, 0.5)
-    return reach
 
 
 def load_classifier(

@@ -247,6 +247,18 @@ class TestWrittenWavelengths:
         assert open_scene(path).wavelengths is None
         assert 'found 2 wavelengths for 4 bands' in caplog.text
 
+    def test_list_of_the_argument(self, tmp_path: Path) -> None:
+        np.save(tmp_path / 'cube.npy', self.CUBE)
+        texts = [f'{centre} nm' for centre in self.CENTRES]
+        for given in (list(self.CENTRES), np.array(self.CENTRES), texts):
+            scene = open_scene(tmp_path / 'cube.npy', wavelengths=given)
+            assert scene.wavelengths is not None
+            assert scene.wavelengths.tolist() == list(self.CENTRES)
+        with pytest.raises(
+            ValueError, match='wavelengths: expected one wavelength a band'
+        ):
+            open_scene(tmp_path / 'cube.npy', wavelengths=['red', 'green', 'blue', '9'])
+
     def test_text_file_may_name_the_unit(self, tmp_path: Path) -> None:
         np.save(tmp_path / 'cube.npy', self.CUBE)
         path = tmp_path / 'centres.txt'

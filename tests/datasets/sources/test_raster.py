@@ -92,7 +92,17 @@ class TestBandTags:
         path = self.tagged(tmp_path, [{}, {'bbl': '0'}])
         assert open_scene(path).band_indices.tolist() == [0, 2, 3, 4]
 
-    @pytest.mark.parametrize('key', ['wavelength', 'WAVELENGTHS'])
+    @pytest.mark.parametrize('key', ['center_wavelength', 'WAVELENGTHS', 'wl'])
+    def test_other_names_of_the_tag(self, tmp_path: Path, key: str) -> None:
+        centres = [450.25, 550, 650, 750, 850]
+        path = self.tagged(tmp_path, [{key: f'{centre} nm'} for centre in centres])
+        scene = open_scene(path)
+        assert scene.wavelengths is not None
+        assert scene.wavelengths.tolist() == centres
+
+    @pytest.mark.parametrize(
+        'key', ['wavelength', 'WAVELENGTHS', 'central_wavelengths']
+    )
     @pytest.mark.parametrize('separator', [',', ' ', ';\n'])
     def test_list_of_the_file(self, tmp_path: Path, key: str, separator: str) -> None:
         texts = separator.join(map(str, (450.25, 550, 650, 750, 850)))
@@ -102,18 +112,26 @@ class TestBandTags:
         assert scene.wavelengths.tolist() == [450.25, 550, 650, 750, 850]
 
     @pytest.mark.parametrize(
-        'name', ['{0} nm', 'B{1} ({0:.2f} Nanometers)', '{0}nm', 'band {1}: {0} NM']
+        'name',
+        [
+            *('{0} nm', 'B{1} ({0:.2f} Nanometers)', '{0}nm', 'band {1}: {0} NM'),
+            *('wl_{0}nm', '{0}'),
+        ],
     )
     def test_names_of_the_bands(self, tmp_path: Path, name: str) -> None:
         path = self.tagged(tmp_path, [])
         with rasterio.open(path, 'r+') as file:
             for band in range(1, 6):
                 file.set_band_description(band, name.format(400 + 50.25 * band, band))
-        scene = open_scene(path)
-        assert scene.wavelengths is not None
-        assert scene.wavelengths.tolist() == [400 + 50.25 * b for b in range(1, 6)]
+        rasterio.shutil.copy(path, tmp_path / 'scene.bsq', driver='ENVI')
+        for one in (path, tmp_path / 'scene.bsq'):
+            scene = open_scene(one)
+            assert scene.wavelengths is not None
+            assert scene.wavelengths.tolist() == [400 + 50.25 * b for b in range(1, 6)]
 
-    @pytest.mark.parametrize('name', ['band {0}', '{0}', 'B{0} 10 nm 20 nm', '5 numb'])
+    @pytest.mark.parametrize(
+        'name', ['band {0}', '{0}', '10{0}', 'B{0} 10 nm 20 nm', '5 numb']
+    )
     def test_names_without_wavelengths(self, tmp_path: Path, name: str) -> None:
         path = self.tagged(tmp_path, [])
         with rasterio.open(path, 'r+') as file:

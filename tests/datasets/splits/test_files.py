@@ -187,6 +187,20 @@ class TestMaskSplit:
         MaskSplit(str(tmp_path / 'joined.npy'))(labels)
         assert 'not one to one' in caplog.text
 
+    @pytest.mark.parametrize('subset', ['train', 'test'])
+    def test_argument_that_names_the_array(self, tmp_path: Path, subset: str) -> None:
+        masks = {'TR': fields() * 0 + 1, 'TE': fields() * 0}
+        scipy.io.savemat(tmp_path / 'both.mat', masks)
+        both = str(tmp_path / 'both.mat')
+        if subset == 'train':
+            split = MaskSplit(both, both, test_variable='TE')
+        else:
+            split = MaskSplit(both, both, train_variable='TR')
+        with pytest.raises(
+            ValueError, match=rf'name the variable \({subset}_variable='
+        ):
+            split(fields())
+
     def test_nodata_is_outside(self, tmp_path: Path) -> None:
         mask = np.full((1, 4, 5), 255, dtype=np.uint8)
         mask[0, :2] = 3

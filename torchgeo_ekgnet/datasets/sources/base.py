@@ -66,6 +66,8 @@ class Request:
         size: Rows and columns of pixels that lie on one axis.
         labels: A label map is wanted: one band, two axes.
         check_memory: Refuse to read what does not fit into the free memory.
+        argument: Argument that names the variable, for messages; None for that of the
+            scene.
     """
 
     variable: str | None = None
@@ -73,6 +75,12 @@ class Request:
     size: tuple[int, int] | None = None
     labels: bool = False
     check_memory: bool = True
+    argument: str | None = None
+
+    @property
+    def named_by(self) -> str:
+        """The argument that names the variable."""
+        return self.argument or f'{"labels" if self.labels else "cube"}_variable'
 
     @property
     def ndim(self) -> int:
@@ -86,9 +94,8 @@ class Request:
             FileError: If one was given.
         """
         if self.variable is not None:
-            argument = f'{"labels" if self.labels else "cube"}_variable'
             raise FileError(
-                f'{path}: found {argument}={self.variable!r}, expected none: the file '
+                f'{path}: found {self.named_by}={self.variable!r}, expected none: the file '
                 'holds one array'
             )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..._reading import FileError, reading, require_file
 from ..labels import LabelLegend
 from ..raster import Grid
-from ..units import nanometres
+from ..units import named_centres, nanometres, told_nanometres
 from . import hdf5, raster
 from .base import CubeSource, Request, Source
 from .byte_order import doubt_byte_order
@@ -99,7 +99,10 @@ class _Described(Source):
         """Return the band centres in nm."""
         centres = self.header.centres()
         if centres is None:
-            return None
+            named = named_centres(self.band_names())
+            return (
+                told_nanometres(named, unit, str(self.header.path)) if named else None
+            )
         unit = unit or self.header.text('wavelength units')
         return nanometres(centres, unit, str(self.header.path))
 

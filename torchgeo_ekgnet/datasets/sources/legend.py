@@ -3,28 +3,63 @@
 
 """Names and colours of classes that rasters hold: categories, tables, colour maps."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from ..._reading import reading
+import geopandas
+from rasterio.io import MemoryFile
+from rasterio.shutil import copy
+
+from ..._reading import decoded, reading
 from ..labels import LabelLegend
 
-#: GDAL's numbers for the use of a column of an attribute table.
-_NAME, _VALUE = ('2',), ('3', '5')
-_COLOURS = ('6', '7', '8')
+#: What GDAL calls the use of a column of an attribute table, by its number there, and
+#: usual names, lower case, of columns that do not tell their use.
+_VALUE = ('3', '5', 'value')
+_NAME = ('2', 'classname', 'classnames', 'class', 'name', 'label')
+_COLOURS = (('6', 'red'), ('7', 'green'), ('8', 'blue'))
+#: GDAL's number for columns of text.
+_TEXT = '2'
+
+
+class _Table(NamedTuple):
+    """An attribute table.
+
+    Args:
+        columns: Use and name of each column, as above.
+        texts: Places of the columns that hold texts.
+        rows: Its cells as texts.
+    """
+
+    columns: Sequence[tuple[str, str]]
+    texts: Sequence[int]
+    rows: Sequence[Sequence[str]]
+
+    def find(self, words: Sequence[str]) -> int | None:
+        """Return the place of the column that has one of these uses or names."""
+        for word in words:
+            for place, column in enumerate(self.columns):
+                if word in column:
+                    return place
+        return None
 
 
 def raster_legend(path: Path, dataset: Any) -> LabelLegend | None:
     """Return the legend of the first band of a raster.
 
-    GDAL keeps category names and attribute tables of most formats in a file beside the
-    raster (``.aux.xml``), which rasterio does not read.
+    Rasterio does not read category names and attribute tables; GDAL tells them, whatever
+    file keeps them, in a virtual raster made of the dataset.
 
     Args:
         path: The raster.
         dataset: The same, open.
     """
+    aux = path.with_name(path.name + '.aux.xml')
+    if aux.is_file():
+        with reading(aux, 'an XML file'):  # GDAL says nothing of a damaged one
+            ElementTree.parse(aux)
     names: dict[int, str] = {}
     colours: dict[int, tuple[int, int, int]] = {}
     with reading(path, 'a raster'):
@@ -34,17 +69,19 @@ def raster_legend(path: Path, dataset: Any) -> LabelLegend | None:
             except ValueError:
                 table = {}
             colours = {value: colour[:3] for value, colour in table.items()}
-    aux = path.with_name(path.name + '.aux.xml')
-    if aux.is_file():
-        with reading(aux, 'an XML file'):
-            # The parser knows no external entities, and expat bounds internal ones.
-            root = ElementTree.parse(aux).getroot()
-            band = root.find("PAMRasterBand[@band='1']")
-            if band is not None:
-                names.update(_categories(band))
-                named, coloured = _attribute_table(band)
-                names.update(named)
-                colours.update(coloured)
+        with MemoryFile(ext='.vrt') as memory:
+            copy(dataset, memory.name, driver='VRT')
+            root = ElementTree.fromstring(decoded(memory.read()))
+        band = root.find("VRTRasterBand[@band='1']")
+        if band is not None:
+            names.update(_categories(band))
+        told = None if band is None else _attribute_table(band)
+        if told is None:
+            told = _table_beside(path)
+        if told is not None:
+            named, coloured = _read_table(told)
+            names.update(named)
+            colours.update(coloured)
     return LabelLegend(names, colours) if names or colours else None
 
 
@@ -56,32 +93,68 @@ def _categories(band: ElementTree.Element) -> dict[int, str]:
     }
 
 
-def _attribute_table(
-    band: ElementTree.Element,
-) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
-    names: dict[int, str] = {}
-    colours: dict[int, tuple[int, int, int]] = {}
+def _attribute_table(band: ElementTree.Element) -> _Table | None:
+    """Return the attribute table that GDAL tells."""
     table = band.find('GDALRasterAttributeTable')
     if table is None:
-        return names, colours
-    uses = [
-        (field.findtext('Usage') or '').strip() for field in table.iter('FieldDefn')
-    ]
-    value = next((uses.index(use) for use in _VALUE if use in uses), None)
+        return None
+    fields = list(table.iter('FieldDefn'))
+    kinds = [(field.findtext('Type') or '').strip() for field in fields]
+    return _Table(
+        [
+            ((field.findtext('Usage') or '').strip(), _word(field.findtext('Name')))
+            for field in fields
+        ],
+        [place for place, kind in enumerate(kinds) if kind == _TEXT],
+        [
+            [(cell.text or '').strip() for cell in row.iter('F')]
+            for row in table.iter('Row')
+        ],
+    )
+
+
+def _table_beside(path: Path) -> _Table | None:
+    """Return the attribute table of ArcGIS, which older GDAL does not read."""
+    beside = path.with_name(path.name + '.vat.dbf')
+    if not beside.is_file():
+        return None
+    with reading(beside, 'an attribute table'):
+        frame = geopandas.read_file(beside)
+    texts = frame.select_dtypes(exclude='number').columns
+    return _Table(
+        [('', _word(name)) for name in frame.columns],
+        [place for place, name in enumerate(frame.columns) if name in texts],
+        frame.astype(object).where(frame.notna(), '').astype(str).to_numpy().tolist(),
+    )
+
+
+def _word(name: str | None) -> str:
+    return ''.join(letter for letter in (name or '').lower() if letter.isalnum())
+
+
+def _read_table(
+    table: _Table,
+) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
+    """Return names and colours by value."""
+    names: dict[int, str] = {}
+    colours: dict[int, tuple[int, int, int]] = {}
+    value, name = table.find(_VALUE), table.find(_NAME)
+    if name not in table.texts:
+        name = table.texts[0] if len(table.texts) == 1 else None
     if value is None:
         return names, colours
-    name = uses.index(_NAME[0]) if _NAME[0] in uses else None
-    rgb = [uses.index(use) for use in _COLOURS if use in uses]
-    for row in table.iter('Row'):
-        cells = [(cell.text or '').strip() for cell in row.iter('F')]
-        if len(cells) != len(uses) or not cells[value]:
+    rgb = [table.find(words) for words in _COLOURS]
+    for cells in table.rows:
+        if len(cells) != len(table.columns) or not cells[value]:
             continue
         number = float(cells[value])
         if not number.is_integer():
             continue
         if name is not None and cells[name]:
             names[int(number)] = cells[name]
-        if len(rgb) == 3:
-            red, green, blue = (min(255, max(0, int(float(cells[i])))) for i in rgb)
+        if None not in rgb:
+            red, green, blue = (
+                min(255, max(0, int(float(cells[place or 0])))) for place in rgb
+            )
             colours[int(number)] = (red, green, blue)
     return names, colours

@@ -23,15 +23,13 @@ from rasterio.windows import Window
 from ..._reading import FileError, reading, require_file
 from ..labels import LabelLegend
 from ..raster import Grid, placed_crs
-from ..units import UNIT, nanometres, written_numbers
+from ..units import named_centres, told_nanometres, written_numbers
 from .base import Request, Source
 from .legend import raster_legend
 from .stack import StackSource
+from .variables import WAVELENGTHS
 
 logger = logging.getLogger(__name__)
-
-#: A wavelength with its unit in the name of a band, as ENVI's and other programs write.
-_NAMED_CENTRE = re.compile(rf'(?<![\w.])(\d+(?:\.\d+)?)\s*({UNIT})', re.IGNORECASE)
 
 
 def claims(path: Path) -> bool:
@@ -69,7 +67,7 @@ def open_source(path: Path, request: Request) -> Source:
         return StackSource(parts)
     if len(parts) <= 1:
         return parts[0] if parts else RasterSource(path)
-    argument = f'{"labels" if request.labels else "cube"}_variable='
+    argument = f'{request.named_by}='
     if driver == 'GTiff' and count:
         logger.warning(
             '%s: only the first of its %d pages %s is read; the others have other sizes '
@@ -243,9 +241,8 @@ class RasterSource(Source):
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm where every band's metadata tell them."""
         told = [self._centre(*tags) for tags in self._tags]
-        found = [(value, unit or own) for value, own in told if value is not None]
-        if not found:
-            found = [(value, unit or own) for value, own in self._told_elsewhere()]
+        found = [(value, own) for value, own in told if value is not None]
+        found = found or self._told_elsewhere()
         if len(found) != len(told):
             if found:
                 logger.warning(
@@ -256,22 +253,14 @@ class RasterSource(Source):
                     len(told),
                 )
             return None
-        centres = np.array([value for value, _ in found])
-        units = [own for _, own in found]
-        for own in set(units):
-            here = [number for number, other in enumerate(units) if other == own]
-            converted = nanometres(centres[here], own, self.where)
-            if converted is None:
-                return None
-            centres[here] = converted
-        return centres
+        return told_nanometres(found, unit, self.where)
 
     def _centre(
         self, imagery: str | None, tags: dict[str, str]
     ) -> tuple[float | None, str | None]:
         """Return centre and unit of a band."""
         # GDAL rounds its own tag; the one of the file has all digits.
-        text = tags.get('wavelength')
+        text = next((tags[name] for name in WAVELENGTHS if name in tags), None)
         unit = tags.get('wavelength_units') or tags.get('wavelength_unit')
         if text is None:
             text, unit = imagery, 'um'
@@ -281,23 +270,22 @@ class RasterSource(Source):
             (number,), own = written_numbers(text)
         except ValueError:
             raise FileError(
-                f"{self.where}: found the tag 'wavelength' {text!r}, expected a number; "
-                'give wavelengths='
+                f'{self.where}: found a tag with the wavelength {text!r}, expected a '
+                'number; give wavelengths='
             ) from None
         return number, unit or own
 
     def _told_elsewhere(self) -> list[tuple[float, str | None]]:
         """Return centres that a tag of the file lists, or the names of the bands."""
-        listed = self._file_tags.get('wavelength') or self._file_tags.get('wavelengths')
+        listed = [
+            self._file_tags[name] for name in WAVELENGTHS if name in self._file_tags
+        ]
         unit = self._file_tags.get('wavelength_units')
         with suppress(ValueError):
-            values, own = written_numbers(listed or '')
+            values, own = written_numbers(''.join(listed[:1]))
             if len(values) == self.shape[2]:
                 return [(value, unit or own) for value in values]
-        named = [_NAMED_CENTRE.findall(name) for name in self._names]
-        if all(len(found) == 1 for found in named):
-            return [(float(number), own) for ((number, own),) in named]
-        return []
+        return named_centres(self._names)
 
     def bad_bands(self) -> NDArray[np.bool_] | None:
         """Return True for the bands that ``bbl`` marks as bad, a tag of bands or file.

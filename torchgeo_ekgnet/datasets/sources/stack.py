@@ -3,6 +3,7 @@
 
 """Several files that are one cube."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..._reading import FileError
 from ..nodata import is_nodata
 from ..raster import Grid, checked_grid
 from .base import Source
+
+logger = logging.getLogger(__name__)
 
 #: Tiles share at most that much of their area; more is one place on two grids.
 _MOST_OVERLAP = 0.5
@@ -98,6 +101,14 @@ class StackSource(_Joined):
         """Return the band centres in nm, if every file has them."""
         centres = [part.wavelengths(unit) for part in self._parts]
         known = [centre for centre in centres if centre is not None]
+        if 0 < len(known) < len(centres):
+            logger.warning(
+                '%s: found wavelengths in %d of %d files of the cube, so they are left '
+                'out; wavelengths= gives them',
+                self.where,
+                len(known),
+                len(centres),
+            )
         return np.concatenate(known) if len(known) == len(centres) else None
 
     def bad_bands(self) -> NDArray[np.bool_] | None:

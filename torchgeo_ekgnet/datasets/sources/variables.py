@@ -95,12 +95,11 @@ def pick(path: Path, shapes: Mapping[str, tuple[int, ...]], request: Request) ->
         ]
     if len(found) != 1:
         problem = 'no array' if not found else f'{len(found)} arrays'
-        argument = 'labels_variable' if request.labels else 'cube_variable'
         hint = '' if found else _series_hint(shapes, request)
         raise VariableError(
             f'{path} has {problem} with {ndim} axes; it holds: '
             f'{listed or "nothing that is an array of numbers"}; '
-            f'name the variable ({argument}=)'
+            f'name the variable ({request.named_by}=)'
             + (hint or ('' if found else _flat_hint(shapes, request)))
         )
     return found[0]

@@ -44,8 +44,9 @@ SUFFIXES = (
 )
 #: Endings of files that may hold several layers.
 LAYERED = ('.gpkg', '.sqlite', '.kml', '.kmz', '.gml', '.gpx', '.dxf', '.gdb')
-#: Endings of tables of points; ENVI writes its regions of interest as ``.txt``.
-TABLES = ('.csv', '.tsv', '.txt')
+#: Endings of tables of points; ENVI writes its regions of interest as ``.txt``, and some
+#: name that text as the binary files of older versions.
+TABLES = ('.csv', '.tsv', '.txt', '.roi')
 
 #: Names of columns that hold places, by what the places are.
 _PLACES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
@@ -159,6 +160,12 @@ def _read_table(path: Path) -> Features:
     lines = text.splitlines()
     if lines and 'ENVI Output of ROIs' in lines[0]:
         return _read_rois(path, lines)
+    if path.suffix.lower() == '.roi':
+        raise VectorFileError(
+            f"{path}: found a binary file of ENVI's regions of interest, which is not "
+            'read, expected their text or XML; save them so in ENVI (Output ROIs to '
+            'ASCII, or Save As XML)'
+        )
     if not text.strip():
         raise VectorFileError(
             f'{path}: found an empty file, expected a table of points with names of '
@@ -295,19 +302,30 @@ def _read_xml_rois(path: Path) -> Features:
             f'{path}: found XML of {root.tag!r}, expected ENVI regions of interest '
             '(RegionsOfInterest)'
         )
-    names, shapes, systems = [], [], set()
+    names, systems, empty = [], set(), []
+    shapes: list[Any] = []
     with reading(path, 'ENVI regions of interest', VectorFileError):
         regions = [
             (region.get('name', ''), region.get('color', ''), region)
             for region in root.iter('Region')
         ]
         for name, _, region in regions:
+            before = len(shapes)
             for definition in region.iter('GeometryDef'):
                 system = (definition.findtext('CoordSysStr') or 'none').strip()
                 found = list(_xml_shapes(definition))
                 names += [name] * len(found)
                 shapes += found
                 systems.add(system)
+            if len(shapes) == before:
+                empty.append(name)
+    if shapes and empty:
+        logger.warning(
+            '%s: the regions of interest %s have no polygons, lines or points and are '
+            'left out',
+            path,
+            ', '.join(map(repr, empty[:8])),
+        )
     if not shapes or len(systems) != 1:
         raise VectorFileError(
             f'{path}: found {len(shapes)} geometries in {len(systems)} coordinate '

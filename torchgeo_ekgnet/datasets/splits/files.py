@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_mask(
-    path: str | Path, variable: str | None = None, grid: Grid | None = None
+    path: str | Path,
+    variable: str | None = None,
+    grid: Grid | None = None,
+    argument: str = 'variable',
 ) -> Labels:
     """Read a mask of training or test pixels.
 
@@ -41,6 +44,7 @@ def read_mask(
             default.
         grid: Pixels of the scene, to which a mask with a place of its own is brought;
             None takes it as it is stored.
+        argument: Argument that gives *variable*, for messages.
 
     Returns:
         Labels, shape (rows, cols); 0 is outside the mask, and so is nodata.
@@ -50,7 +54,7 @@ def read_mask(
         ValueError: If the file cannot be read or holds no whole numbers.
     """
     try:
-        mask = read_label_map(require_file(path, 'mask'), variable, grid)
+        mask = read_label_map(require_file(path, 'mask'), variable, grid, argument)
     except ValueError as error:
         raise ValueError(f'mask cannot be read: {error}') from error
     return np.where(mask == NO_LABEL, 0, mask)
@@ -122,9 +126,12 @@ class MaskSplit(DrawnSplit):
         self.seed = random_seed(seed)
         self._members: dict[str, Mask] = {}
 
-    def _read(self, path: str, variable: str | None, label_map: Labels) -> Labels:
+    def _read(
+        self, name: str, path: str, variable: str | None, label_map: Labels
+    ) -> Labels:
         """Read a mask of the label map's size."""
-        mask = read_mask(self.path_of(path), variable, self.context.grid)
+        place, grid = self.path_of(path), self.context.grid
+        mask = read_mask(place, variable, grid, f'{name}_variable')
         if mask.shape != label_map.shape:
             raise ValueError(
                 f'mask {path} has shape {mask.shape}, expected that of the label map, '
@@ -171,7 +178,7 @@ class MaskSplit(DrawnSplit):
         files = {'train': (self.train, self.train_variable)}
         if self.test is not None:
             files['test'] = (self.test, self.test_variable)
-        masks = {name: self._read(*file, labels) for name, file in files.items()}
+        masks = {name: self._read(name, *file, labels) for name, file in files.items()}
         if own:
             merged = labels.copy()
             for name, mask in masks.items():

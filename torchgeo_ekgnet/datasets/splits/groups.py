@@ -209,7 +209,7 @@ class GroupSplit(GroupedSplit):
         elif path.suffix.lower() in (*SUFFIXES, '.zip'):
             numbers = number_features(path, grid)
         else:
-            numbers = read_label_map(path, self.variable, grid)
+            numbers = read_label_map(path, self.variable, grid, 'variable')
         if numbers.shape != label_map.shape:
             raise ValueError(
                 f'groups: found {path} of shape {numbers.shape}, expected that of the '
