@@ -181,6 +181,21 @@ def test_paths_from_here_or_from_the_root(
     assert yaml.safe_load(value) == yaml.safe_load(expected.format(here=tmp_path))
 
 
+def test_names_in_brackets_are_no_lists(run: Path, tmp_path: Path) -> None:
+    checkpoint = str(run / 'checkpoints' / 'best.ckpt')
+    args = ['predict', '--ckpt_path', checkpoint, '--data.cube', '[2020] s.npy']
+    with pytest.raises(ValueError, match=r'^\[2020\] s\.npy: found neither a file'):
+        complete_arguments(args)
+    write_text(tmp_path / '[2020] s.npy', '')
+    assert f'--data.cube={tmp_path}/[2020] s.npy' in _complete(*args)
+
+
+def test_a_run_file_of_other_types_says_nothing(run: Path) -> None:
+    write_json(run / 'run.json', {'started_in': 5})
+    line = _complete('test', '--ckpt_path', str(run / 'checkpoints' / 'best.ckpt'))
+    assert '--data.root' not in line
+
+
 def test_a_network_of_a_public_scene_maps_files(run: Path) -> None:
     _configure(run, 'torchgeo_ekgnet.datamodules.SalinasADataModule', root='data')
     checkpoint = str(run / 'checkpoints' / 'best.ckpt')

@@ -95,6 +95,10 @@ _CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
 """Values of ``--ckpt_path`` that are no file."""
 
 
+_MOST = 200_000
+"""Most values of a configuration."""
+
+
 class UsageError(ValueError):
     """An argument or a configuration that the parser does not accept."""
 
@@ -414,6 +418,10 @@ def check_yaml(path: str) -> None:
         text = Path(path).read_text(encoding='utf-8')
         _check_keys(path, yaml.compose(text, yaml.SafeLoader))
         found = yaml.safe_load(text)
+    except RecursionError:
+        raise UsageError(
+            f'{path}: found values within values without end, expected a configuration'
+        ) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, 'problem_mark', None)
         where = '' if mark is None else f', line {mark.line + 1}'
@@ -454,6 +462,22 @@ def _check_keys(path: str, root: yaml.Node | None) -> None:
                     )
                 seen.add(key.value if isinstance(key.value, str) else None)
         waiting += [(item, (*above, node)) for item in inside if node is not None]
+    if (number := _count(root, {})) > _MOST:
+        raise UsageError(
+            f'{path}: found {number:,} values, each alias counted with what it stands '
+            f'for, expected at most {_MOST:,}'
+        )
+
+
+def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Count values as the parser copies them: aliases of aliases grow without end."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        pairs = isinstance(node, yaml.MappingNode)
+        inside = [pair[1] for pair in node.value] if pairs else node.value
+        known[id(node)] = 1 + sum(_count(item, known) for item in inside)
+    return known[id(node)]
 
 
 def _check_names(model: Any) -> None:
