@@ -8,7 +8,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -134,7 +134,7 @@ class ReadsLocally:
     @_restricted_classmethod
     def load_from_checkpoint(
         cls, checkpoint_path: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+    ) -> Self:
         """Build an object from a local checkpoint, as Lightning does.
 
         Args:
@@ -153,9 +153,10 @@ class ReadsLocally:
             read_checkpoint(checkpoint_path)
             checkpoint_path = at_home(checkpoint_path).absolute()
         inherited: Any = super()
-        return inherited.load_from_checkpoint(
+        loaded: Self = inherited.load_from_checkpoint(
             checkpoint_path, *args, **{'weights_only': True, **kwargs}
         )
+        return loaded
 
 
 class LocalCheckpointIO(CheckpointIO):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._files import StrPath
+from .._reading import reading
 from .._runs import RUN_FILE, Subject, claim_outputs, read_result
 from ..metrics import SCORES, Score
 from .areas import estimate_areas
@@ -59,6 +60,7 @@ def write_run_report(
 
     Raises:
         FileNotFoundError: If there is no such folder.
+        FileError: If a file of results does not hold what was written.
     """
     run = Path(run)
     if not run.is_dir():
@@ -81,11 +83,13 @@ def write_run_report(
         page.notice(sentence)
     palette = scene.get('palette') or mapping.get('palette')
     if test:
-        _headline(page, test)
+        with reading(results.test_file, 'results of a test'):
+            _headline(page, test)
     if (maps / 'map.png').is_file() and (mapping or not results.map_left_out):
         _show_map(page, maps, mapping)
     if test:
-        _accuracies(page, test, test.get('palette') or palette)
+        with reading(results.test_file, 'results of a test'):
+            _accuracies(page, test, test.get('palette') or palette)
     if test and mapping.get('pixel_area'):
         _areas(page, test, mapping)
     split = (data or {}).get('split') or test.get('split') or {}
@@ -93,9 +97,12 @@ def write_run_report(
         names = scene.get('class_names') or test.get('class_names') or []
         _split(page, split, names, palette)
     if results.of_training_scene:
-        _training(page, run)
+        with reading(run / 'metrics.csv', 'a log of scores'):
+            _training(page, run)
     if results.experts:
-        _experts(page, results.experts_folder, results.experts)
+        used = results.experts_folder
+        with reading(used / 'expert_use.json', 'results of expert use'):
+            _experts(page, used, results.experts)
     _settings(page, run, test, data or {})
     return page.write(folder / 'report.html' if path is None else path)
 
@@ -110,6 +117,8 @@ class _Results:
         if folder != run:
             beside += [run / stage / folder.name for stage in ('test', 'predict')]
         self.test = _first(beside, 'test.json')
+        tests = (item / 'test.json' for item in beside)
+        self.test_file = next(filter(Path.is_file, tests), folder)
         self.map = read_result(maps / 'map.json')
         if not self.map and lead == 'test':
             self.map = _first(beside, 'map.json')
