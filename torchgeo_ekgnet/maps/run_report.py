@@ -96,13 +96,16 @@ def write_run_report(
     if split.get('counts') or split.get('identity'):
         names = scene.get('class_names') or test.get('class_names') or []
         _split(page, split, names, palette)
-    if results.of_training_scene:
-        with reading(run / 'metrics.csv', 'a log of scores'):
-            _training(page, run)
+    log = run / 'metrics.csv'
+    if results.of_training_scene and log.is_file():
+        with reading(log, 'a log of scores'):
+            curves = learning_curves(log)
+        if curves is not None:
+            page.section('Learning curves')
+            page.figure(curves, 'Loss and accuracy by epoch.')
     if results.experts:
-        used = results.experts_folder
-        with reading(used / 'expert_use.json', 'results of expert use'):
-            _experts(page, used, results.experts)
+        with reading(results.experts_file, 'results of expert use'):
+            _experts(page, results.experts_file.parent, results.experts)
     _settings(page, run, test, data or {})
     return page.write(folder / 'report.html' if path is None else path)
 
@@ -116,12 +119,10 @@ class _Results:
         beside = [folder]
         if folder != run:
             beside += [run / stage / folder.name for stage in ('test', 'predict')]
-        self.test = _first(beside, 'test.json')
-        tests = (item / 'test.json' for item in beside)
-        self.test_file = next(filter(Path.is_file, tests), folder)
+        self.test_file, self.test = _first(beside, 'test.json')
         self.map = read_result(maps / 'map.json')
         if not self.map and lead == 'test':
-            self.map = _first(beside, 'map.json')
+            self.map = _first(beside, 'map.json')[1]
         self.map_left_out = False
         tested, mapped = Subject.of(self.test), Subject.of(self.map)
         leading = (mapped, tested) if lead == 'map' else (tested, mapped)
@@ -141,19 +142,18 @@ class _Results:
                 f'The network was trained{where}, not on this scene: what is known of '
                 'its training stands in the report of its run.'
             )
-        self.experts_folder = next(
-            (item for item in beside if (item / 'expert_use.json').is_file()), folder
-        )
-        self.experts = read_result(self.experts_folder / 'expert_use.json')
+        self.experts_file, self.experts = _first(beside, 'expert_use.json')
         used = Subject.of(self.experts)
         if self.experts and not _joined(used, self.subject):
             self.left_out.append(f'expert_use.json is of {used}, and is left out here.')
             self.experts = {}
 
 
-def _first(folders: Sequence[Path], name: str) -> dict[str, Any]:
-    """Read the first file of a name that there is."""
-    return next((found for item in folders if (found := read_result(item / name))), {})
+def _first(folders: Sequence[Path], name: str) -> tuple[Path, dict[str, Any]]:
+    """Find and read the first file of a name that there is."""
+    paths = [folder / name for folder in folders]
+    found = ((path, content) for path in paths if (content := read_result(path)))
+    return next(found, (paths[0], {}))
 
 
 def _joined(one: Subject, other: Subject) -> bool:
@@ -176,15 +176,6 @@ def _why_apart(tested: Subject, mapped: Subject) -> str:
         f'Accuracies and map are of two checkpoints: {one} was tested, {two} made the '
         'map. Only one of them is shown here; run test and predict with one checkpoint.'
     )
-
-
-def _training(page: Page, run: Path) -> None:
-    """Show how the training went."""
-    if (run / 'metrics.csv').is_file():
-        curves = learning_curves(run / 'metrics.csv')
-        if curves is not None:
-            page.section('Learning curves')
-            page.figure(curves, 'Loss and accuracy by epoch.')
 
 
 def _percent(value: Any, digits: int = 2) -> str | None:
