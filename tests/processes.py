@@ -70,14 +70,14 @@ def forked(work: Callable[[], Any], errors: Path) -> Fork:
         os._exit(status)
 
 
-def command(*args: str, cwd: Path) -> subprocess.Popen[str]:
+def command(*args: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
     """Start the command line in a process of its own, as its script does."""
     code = 'from torchgeo_ekgnet.main import main; main()'
     arguments = ', '.join(map(repr, ('torchgeo-ekgnet', *args)))
     return subprocess.Popen(
         [sys.executable, '-c', f'import sys; sys.argv = [{arguments}]; {code}'],
         cwd=cwd,
-        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])},
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.checkpoint import read_checkpoint
-from torchgeo_ekgnet.cli import CommandLine, check_yaml
+from torchgeo_ekgnet.cli import CommandLine, UsageError, check_yaml
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,17 @@ def test_checkpoint_whose_training_cannot_go_on_is_named(
 
 
 def test_aliases_of_aliases_are_looked_at_once(tmp_path: Path) -> None:
-    """They have more paths than anybody could walk."""
+    """They have more paths than anybody could walk, and the parser walks them."""
     lines = ['a0: &a0 {b: 1}']
     lines += [f'a{i}: &a{i} [*a{i - 1}, *a{i - 1}]' for i in range(1, 60)]
     path = tmp_path / 'aliases.yaml'
-    path.write_text('\n'.join(lines))
+    path.write_text('\n'.join(lines[:10]))
     check_yaml(str(path))
+    path.write_text('\n'.join(lines))
+    with pytest.raises(
+        UsageError, match=r'aliases\.yaml: found .* expected at most 200'
+    ):
+        check_yaml(str(path))
+    path.write_text('a: ' + '[' * 3000 + ']' * 3000)
+    with pytest.raises(UsageError, match=r'aliases\.yaml: found values within values'):
+        check_yaml(str(path))

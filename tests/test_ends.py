@@ -54,6 +54,15 @@ def test_name_that_is_no_class(option: str, found: str, message: str) -> None:
         main(['fit', '--config', EKGNET, option, found])
 
 
+def test_configurations_are_utf_8_in_every_locale(tmp_path: Path) -> None:
+    text = Path(EKGNET).read_text(encoding='utf-8')
+    (tmp_path / 'c.yaml').write_text(f'# Wälder\n{text}', encoding='utf-8')
+    locale = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+    given = ('fit', '--config', 'c.yaml', '--trainer.max_epochs=0')
+    _, error = command(*given, cwd=tmp_path, **locale).communicate(timeout=120)
+    assert 'max_epochs: found 0' in error
+
+
 def test_unknown_key_in_a_file(tmp_path: Path) -> None:
     config = yaml.safe_load(Path(EKGNET).read_text(encoding='utf-8'))
     config['model']['init_args']['num_expert'] = 3

@@ -17,6 +17,7 @@ from torchgeo_ekgnet._options import (
     real_number,
     whole_number,
 )
+from torchgeo_ekgnet.datasets import HyperspectralScene, RandomSplit
 
 
 @pytest.mark.parametrize('value', [3, np.int64(3), np.uint8(3), torch.tensor(3)])
@@ -54,7 +55,8 @@ def test_real_numbers_become_pythons(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    'value', [math.nan, math.inf, -math.inf, -0.1, 1.1, 'many', None, True, [1]]
+    'value',
+    [math.nan, math.inf, -math.inf, -0.1, 1.1, 'many', None, True, [1], 10**400],
 )
 def test_no_real_number(value: Any) -> None:
     with pytest.raises(
@@ -71,3 +73,15 @@ def test_words_and_seeds() -> None:
     for seed in (-1, 2**32, 0.5):
         with pytest.raises(ValueError, match='seed is'):
             random_seed(seed)
+
+
+def test_arrays_with_a_mask_are_refused_where_the_mask_would_be_lost() -> None:
+    cube, labels = np.ones((4, 4, 2)), np.ones((4, 4), dtype=int)
+    masked = np.ma.masked_equal(labels, 1)
+    message = 'found a masked array, expected a plain one'
+    with pytest.raises(TypeError, match=f'a: cube: {message}.*valid='):
+        HyperspectralScene(np.ma.masked_equal(cube, 1), labels, name='a')
+    with pytest.raises(TypeError, match=f'a: labels: {message}.*filled'):
+        HyperspectralScene(cube, masked, name='a')
+    with pytest.raises(TypeError, match=f'label_map: {message}'):
+        RandomSplit()(masked)

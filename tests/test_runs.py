@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,22 @@ def test_files_of_others_are_not_claimed(tmp_path: Path) -> None:
             with pytest.raises(FileExistsError, match='has not written here') as error:
                 claim_outputs(folder, ['report.html', name, 'more.csv'])
             assert error.value.filename == str(folder / name)
+
+
+def test_a_list_of_claims_that_is_none(tmp_path: Path) -> None:
+    """It is not written through a link, not waited for, and may hold any bytes."""
+    (tmp_path / 'diary').write_text('mine')
+    (tmp_path / CLAIMS_FILE).symlink_to('diary')
+    claim_outputs(tmp_path, ['test.json'])
+    assert (tmp_path / 'diary').read_text() == 'mine'
+    assert (tmp_path / CLAIMS_FILE).read_text() == 'test.json\n'
+    (tmp_path / CLAIMS_FILE).write_bytes(b'\xff\ntest.json\n')
+    (tmp_path / 'test.json').touch()
+    claim_outputs(tmp_path, ['test.json'])
+    (tmp_path / CLAIMS_FILE).unlink()
+    os.mkfifo(tmp_path / CLAIMS_FILE)
+    with pytest.raises(OSError, match='found a device or a pipe'):
+        claim_outputs(tmp_path, ['test.json'])
 
 
 def test_files_of_a_run_are_ours_and_folders_are_not(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import yaml
+from torch.distributed.elastic.multiprocessing.subprocess_handler import (
+    SubprocessHandler,
+)
 
 from torchgeo_ekgnet._files import write_json, write_text
 from torchgeo_ekgnet._reading import FileError
@@ -177,6 +181,21 @@ def test_paths_from_here_or_from_the_root(
     assert yaml.safe_load(value) == yaml.safe_load(expected.format(here=tmp_path))
 
 
+def test_names_in_brackets_are_no_lists(run: Path, tmp_path: Path) -> None:
+    checkpoint = str(run / 'checkpoints' / 'best.ckpt')
+    args = ['predict', '--ckpt_path', checkpoint, '--data.cube', '[2020] s.npy']
+    with pytest.raises(ValueError, match=r'^\[2020\] s\.npy: found neither a file'):
+        complete_arguments(args)
+    write_text(tmp_path / '[2020] s.npy', '')
+    assert f'--data.cube={tmp_path}/[2020] s.npy' in _complete(*args)
+
+
+def test_a_run_file_of_other_types_says_nothing(run: Path) -> None:
+    write_json(run / 'run.json', {'started_in': 5})
+    line = _complete('test', '--ckpt_path', str(run / 'checkpoints' / 'best.ckpt'))
+    assert '--data.root' not in line
+
+
 def test_a_network_of_a_public_scene_maps_files(run: Path) -> None:
     _configure(run, 'torchgeo_ekgnet.datamodules.SalinasADataModule', root='data')
     checkpoint = str(run / 'checkpoints' / 'best.ckpt')
@@ -266,9 +285,27 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
                 {'class_path': 'LambdaCallback', 'init_args': {'setup': 'strange.f'}}
             ]
         },
+        {
+            'callbacks': [
+                {
+                    'class_path': 'LambdaCallback',
+                    'init_args': {'setup': 'torch.hub.load'},
+                }
+            ]
+        },
         'other.yaml',
     ],
-    ids=['class', 'short', 'module', 'loaded function', 'function', 'another file'],
+    ids=[
+        *(
+            'class',
+            'short',
+            'module',
+            'loaded function',
+            'function',
+            'function of torch',
+        ),
+        'another file',
+    ],
 )
 @pytest.mark.usefixtures('name_of_runs')
 def test_a_found_configuration_imports_nothing(
@@ -287,11 +324,43 @@ def test_a_found_configuration_imports_nothing(
     write_text(run / 'config.yaml', yaml.safe_dump(config))
     checkpoint = str(run / 'checkpoints' / 'best.ckpt')
     with pytest.raises(
-        FileError, match=r'config\.yaml: found (strange|json).*--config'
+        FileError, match=r'config\.yaml: found (strange|json|torch).*--config'
     ) as caught:
         main(['predict', '--ckpt_path', checkpoint])
     assert '\n' not in str(caught.value)
     assert not Path('imported.txt').exists()
+
+
+@pytest.mark.parametrize('typed', [False, True])
+@pytest.mark.usefixtures('name_of_runs')
+def test_options_of_a_dataset_start_no_program(
+    run: Path, typed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are of any type, and PyTorch has a class that starts what it is given."""
+    started = Mock()
+    monkeypatch.setattr(SubprocessHandler, '_popen', started)
+    hostile = {
+        'class_path': f'{SubprocessHandler.__module__}.SubprocessHandler',
+        'init_args': {
+            'entrypoint': 'true',
+            'args': [],
+            'env': {},
+            'local_rank_id': 0,
+            **dict.fromkeys(('stdout', 'stderr', 'numa_options')),
+        },
+    }
+    config = yaml.safe_load((run / 'config.yaml').read_text())
+    config['data'] = {
+        'class_path': 'SyntheticSceneDataModule',
+        'init_args': {'dataset_options': {'rows': hostile}, 'split': 'RandomSplit'},
+    }
+    config['model'] = 'HyperspectralClassificationTask'
+    path = str(write_text(run / 'config.yaml', yaml.safe_dump(config)))
+    found = ['predict', '--ckpt_path', str(run / 'checkpoints' / 'best.ckpt')]
+    message = 'rows is Namespace' if typed else r'found torch\..*, expected classes'
+    with pytest.raises((ValueError, TypeError), match=message):
+        main(['fit', '--config', path] if typed else found)
+    started.assert_not_called()
 
 
 REMOTE = '''

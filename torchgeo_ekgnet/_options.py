@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 
 def whole_number(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """Check a count.
@@ -60,7 +62,7 @@ def real_number(
     """
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and least <= number <= most):
         bounds = [f'{least:g} or more'] * math.isfinite(least)
@@ -107,6 +109,23 @@ def known_arguments(
         raise TypeError(
             f'{name}: found {", ".join(extra)}, expected options of '
             f'{getattr(function, "__name__", function)}: {", ".join(known)}'
+        )
+
+
+def plain_array(name: str, array: object, instead: str) -> None:
+    """Refuse an array with a mask, which NumPy drops without a word.
+
+    Args:
+        name: What the array is.
+        array: What was given.
+        instead: What to give, for the error.
+
+    Raises:
+        TypeError: If it has a mask, as rasterio's ``read(masked=True)`` gives it.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f'{name}: found a masked array, expected a plain one: {instead}'
         )
 
 

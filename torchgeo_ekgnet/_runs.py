@@ -141,9 +141,14 @@ def claim_outputs(folder: StrPath, names: Iterable[str]) -> None:
     ):
         return
     list_of_ours = folder / CLAIMS_FILE
+    check_replaceable(list_of_ours)
+    if list_of_ours.is_symlink():
+        # What it leads to is somebody else's.
+        list_of_ours.unlink()
     ours: set[str] = set()
     if list_of_ours.is_file():
-        ours.update(list_of_ours.read_text(encoding='utf-8').splitlines())
+        text = list_of_ours.read_text(encoding='utf-8', errors='replace')
+        ours.update(text.splitlines())
     for name in there:
         if name not in ours:
             raise FileExistsError(

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
@@ -59,7 +59,28 @@ _CLASSES = [
 _KNOWN = frozenset(
     ('kornia', 'lightning', 'timm', 'torch', 'torchgeo', 'torchgeo_ekgnet')
 )
-"""Packages whose classes a configuration may name that nobody has typed."""
+"""Packages that are imported for a configuration that nobody has typed."""
+
+_HARMLESS = (
+    'kornia.augmentation',
+    'lightning.pytorch.accelerators',
+    'lightning.pytorch.callbacks',
+    'lightning.pytorch.loggers',
+    'lightning.pytorch.plugins',
+    'lightning.pytorch.profilers',
+    'lightning.pytorch.strategies',
+    'timm.optim',
+    'timm.scheduler',
+    'torch.nn',
+    'torch.optim',
+    'torchgeo',
+    'torchgeo_ekgnet',
+)
+"""Where classes lie that it may name; PyTorch has some that start any program."""
+
+# jsonargparse 5 does so: the options of a dataset or of a model hold values of any type,
+# and would otherwise build whatever class they name, subprocesses included.
+set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 _RESTORES = ('checkpoint_connector.py', 'loops/progress.py', 'torch/optim/')
 """Where libraries take up, or first use, the state of a training from a checkpoint."""
@@ -72,6 +93,10 @@ _TRAINS = ('max_epochs', 'max_steps', 'limit_train_batches')
 
 _CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
 """Values of ``--ckpt_path`` that are no file."""
+
+
+_MOST = 200_000
+"""Most values of a configuration."""
 
 
 class UsageError(ValueError):
@@ -147,7 +172,7 @@ class _OnlyKnown(MetaPathFinder):
 
 @contextmanager
 def _only_known(config: str) -> Iterator[None]:
-    """Let a configuration name classes of known packages only."""
+    """Import known packages only for a configuration."""
     guard = _OnlyKnown()
     sys.meta_path.insert(0, guard)
     try:
@@ -163,14 +188,14 @@ def _only_known(config: str) -> Iterator[None]:
 def _stranger(config: str, name: str) -> FileError:
     """Make the error of a configuration that names what is not imported for it."""
     return FileError(
-        f'{config}: found {name}, expected classes of {", ".join(sorted(_KNOWN))}: a '
+        f'{config}: found {name}, expected classes of {", ".join(_HARMLESS)}: a '
         'configuration that is found beside a checkpoint names no others; if you trust '
         f'it, pass it with --config'
     )
 
 
 def _check_classes(config: str, value: Any) -> None:
-    """Refuse parsed values that are, or name, what is of no known package.
+    """Refuse parsed values that are, or name, what may do more than a training needs.
 
     A class that the program has imported itself is known if it builds on one that is.
     """
@@ -195,11 +220,13 @@ def _is_code(value: Any) -> bool:
 
 
 def _is_known(found: Any, name: str) -> bool:
-    """Tell whether a class, by its own path or that of a base, is of a known package."""
+    """Tell whether a class, by its own path or that of a base, is known as harmless."""
     names = [name]
     if inspect.isclass(found):
         names = [base.__module__ for base in inspect.getmro(found)]
-    return any(name.partition('.')[0] in _KNOWN for name in names)
+    return any(
+        f'{name}.'.startswith(f'{known}.') for name in names for known in _HARMLESS
+    )
 
 
 class CommandLine(LightningCLI):
@@ -207,7 +234,7 @@ class CommandLine(LightningCLI):
 
     Args:
         found: Configuration among the arguments that no user named; it may name classes
-            of known packages only.
+            only that a training needs.
         **kwargs: Arguments of ``LightningCLI`` that differ from torchgeo's.
 
     Raises:
@@ -393,6 +420,10 @@ def check_yaml(path: str) -> None:
         text = Path(path).read_text(encoding='utf-8')
         _check_keys(path, yaml.compose(text, yaml.SafeLoader))
         found = yaml.safe_load(text)
+    except RecursionError:
+        raise UsageError(
+            f'{path}: found values within values without end, expected a configuration'
+        ) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, 'problem_mark', None)
         where = '' if mark is None else f', line {mark.line + 1}'
@@ -433,6 +464,22 @@ def _check_keys(path: str, root: yaml.Node | None) -> None:
                     )
                 seen.add(key.value if isinstance(key.value, str) else None)
         waiting += [(item, (*above, node)) for item in inside if node is not None]
+    if (number := _count(root, {})) > _MOST:
+        raise UsageError(
+            f'{path}: found {number:,} values, each alias counted with what it stands '
+            f'for, expected at most {_MOST:,}'
+        )
+
+
+def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Count values as the parser copies them: aliases of aliases grow without end."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        pairs = isinstance(node, yaml.MappingNode)
+        inside = [pair[1] for pair in node.value] if pairs else node.value
+        known[id(node)] = 1 + sum(_count(item, known) for item in inside)
+    return known[id(node)]
 
 
 def _check_names(model: Any) -> None:

@@ -15,6 +15,7 @@ Nothing is imported here that takes long: help and version answer at once.
 import importlib
 import io
 import itertools
+import locale
 import os
 import signal
 import sys
@@ -158,6 +159,10 @@ def main(args: Sequence[str] | None = None) -> None:
         run(args)
         return
     _open_streams()
+    # Libraries read and write configurations and logs in the locale's letters, in which
+    # names of classes would become others.
+    with suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, 'C.UTF-8')
     listening = _listen()
     status: int | str = 0
     try:

@@ -168,7 +168,9 @@ def _root(config: Path, data: Mapping[str, Any], options: Sequence[str]) -> list
     """Find the folder of the training's files from wherever the command is typed."""
     root = str((data.get('init_args') or {}).get('root') or '')
     begun = read_result(config.parent / RUN_FILE).get('started_in')
-    if not root or not begun or os.path.isabs(root) or _value(options, '--data.root'):
+    if not root or os.path.isabs(root) or _value(options, '--data.root'):
+        return []
+    if not isinstance(begun, str):
         return []
     then = Path(begun) / root
     return ['--data.root', str(then)] if then.is_dir() else []
@@ -201,9 +203,18 @@ def _from_here(cube: str) -> str:
     """
     import yaml
 
-    if cube.startswith('['):
-        items = [_from_here(str(item)) for item in yaml.safe_load(cube)]
-        return str(yaml.safe_dump(items, default_flow_style=True)).strip()
+    # A name may have what lists and patterns are made of.
+    if not os.path.exists(cube) and cube.startswith('['):
+        try:
+            found = yaml.safe_load(cube)
+        except yaml.YAMLError as error:
+            raise ValueError(
+                f'{cube}: found neither a file of this name nor a list, expected FILE or '
+                '[FILE, FILE, ...]'
+            ) from error
+        if isinstance(found, list):
+            items = [_from_here(str(item)) for item in found]
+            return str(yaml.safe_dump(items, default_flow_style=True)).strip()
     return os.path.abspath(cube) if os.path.exists(cube) or glob.glob(cube) else cube
 
 

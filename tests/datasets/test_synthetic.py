@@ -4,6 +4,7 @@
 """Tests of the synthetic scene."""
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,14 @@ class TestSyntheticScene:
     @pytest.mark.parametrize(
         ('changes', 'match'),
         [
-            ({'rows': 7}, 'rows must be at least 8'),
-            ({'cols': 0}, 'cols must be at least 8'),
-            ({'num_bands': 0}, 'num_bands must be at least 1'),
-            ({'num_classes': 1}, 'num_classes must be at least 2'),
-            ({'mixing': 1.5}, 'mixing must be in 0..1'),
-            ({'noise': -1.0}, 'noise not negative'),
+            ({'rows': 7}, 'rows is 7, expected a whole number from 8'),
+            ({'cols': 'many'}, "cols is 'many', expected"),
+            ({'num_bands': 0}, 'num_bands is 0, expected'),
+            ({'num_classes': 1}, 'num_classes is 1, expected'),
+            ({'seed': None}, 'seed is None, expected'),
+            ({'mixing': 1.5}, 'mixing is 1.5, expected'),
+            ({'noise': -1.0}, 'noise is -1.0, expected'),
+            ({'noise': math.nan}, 'noise is nan, expected'),
         ],
     )
     def test_errors(self, changes: dict[str, Any], match: str) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from torchgeo_ekgnet._files import write_json
 from torchgeo_ekgnet._html import DASH
+from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.maps import Page, write_map, write_run_report
 from torchgeo_ekgnet.maps.figure import learning_curves
@@ -198,6 +199,22 @@ def test_damaged_files_are_left_out(
     (tmp_path / 'metrics.csv').write_text('epoch,step\n')
     write_run_report(tmp_path)
     assert 'cannot be read' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [
+        ('test.json', b'{"confusion_matrix": "x", "class_names": ["a"]}'),
+        ('metrics.csv', b'epoch,val_loss\xff\n0,1\n'),
+        ('expert_use.json', b'{"layers": 3}'),
+    ],
+)
+def test_results_of_other_types_are_named(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FileError, match=f'{name} .* cannot be read as'):
+        write_run_report(tmp_path)
 
 
 def test_learning_curves(tmp_path: Path) -> None:

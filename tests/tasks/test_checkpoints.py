@@ -3,8 +3,10 @@
 
 """Weights of other runs."""
 
+import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -12,7 +14,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from torchgeo_ekgnet._compat import ClassificationTask
+from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.callbacks import RunFolder
+from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 from torchgeo_ekgnet.transforms import SpectralNormalizer
@@ -44,6 +48,33 @@ class TestCheckpoints:
         assert loaded.provenance is not None
         assert loaded.provenance.epochs == 1
         assert 'torch' in loaded.provenance.versions
+
+    @pytest.mark.parametrize(
+        'kind', [HyperspectralClassificationTask, SyntheticSceneDataModule]
+    )
+    def test_lightnings_loading_takes_local_files_only(
+        self,
+        fitted: tuple[HyperspectralClassificationTask, Path],
+        kind: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Nor does it run code, or take the name of a folder for an address."""
+        fetch = Mock()
+        monkeypatch.setattr('torch.hub.load_state_dict_from_url', fetch)
+        for address in ('http://127.0.0.1/task.ckpt', 'https://a.org/task.ckpt'):
+            with pytest.raises(FileNotFoundError, match=r'found an address \(https?:'):
+                kind.load_from_checkpoint(address)
+        folder = Path('http_runs')
+        monkeypatch.chdir(fitted[1].parent)
+        folder.mkdir()
+        fitted[1].rename(folder / 'task.ckpt')
+        assert type(kind.load_from_checkpoint('http_runs/task.ckpt')) is kind
+        content = torch.load(folder / 'task.ckpt', weights_only=True)
+        torch.save({**content, 'x': os.system}, folder / 'bad.ckpt')
+        for options in ({}, {'weights_only': False}):
+            with pytest.raises(FileError, match=r'names posix\.system'):
+                kind.load_from_checkpoint(folder / 'bad.ckpt', **options)
+        fetch.assert_not_called()
 
     def test_test_of_a_checkpoint_made_in_python(
         self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path

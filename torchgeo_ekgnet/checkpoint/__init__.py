@@ -22,13 +22,20 @@ from .comparison import (
 )
 from .contents import check_content
 from .provenance import KEY, Provenance, data_state, trained_bands
-from .reading import LocalCheckpointIO, local_file, read_checkpoint, read_tensors
+from .reading import (
+    LocalCheckpointIO,
+    ReadsLocally,
+    local_file,
+    read_checkpoint,
+    read_tensors,
+)
 
 __all__ = (
     'KEY',
     'UNITS',
     'LocalCheckpointIO',
     'Provenance',
+    'ReadsLocally',
     'check_content',
     'check_same_classes',
     'check_same_network',

@@ -8,10 +8,11 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from safetensors.torch import load_file
 
 from .._files import at_home, file_digest
@@ -121,6 +122,41 @@ def local_file(path: str | os.PathLike[str], what: str) -> Path:
 
 def _file_of(what: str) -> str:
     return 'file of weights' if what == 'weights' else what
+
+
+class ReadsLocally:
+    """Part of a task or data module whose ``load_from_checkpoint`` is as safe.
+
+    Lightning's own unpickles what comes from an address, takes a file of that name which
+    it fetched before, and calls every path an address that begins with ``http``.
+    """
+
+    @_restricted_classmethod
+    def load_from_checkpoint(
+        cls, checkpoint_path: Any, *args: Any, **kwargs: Any
+    ) -> Self:
+        """Build an object from a local checkpoint, as Lightning does.
+
+        Args:
+            checkpoint_path: The file, or what it is read from.
+            *args: Further arguments of Lightning's.
+            **kwargs: Those that have names.
+
+        Returns:
+            The object.
+
+        Raises:
+            FileNotFoundError: If there is no such file, or it is an address.
+            FileError: If it is not a checkpoint, or names what it must not.
+        """
+        if isinstance(checkpoint_path, str | os.PathLike):
+            read_checkpoint(checkpoint_path)
+            checkpoint_path = at_home(checkpoint_path).absolute()
+        inherited: Any = super()
+        loaded: Self = inherited.load_from_checkpoint(
+            checkpoint_path, *args, **{'weights_only': True, **kwargs}
+        )
+        return loaded
 
 
 class LocalCheckpointIO(CheckpointIO):

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule
 
-from ..checkpoint import check_training_data
+from ..checkpoint import ReadsLocally, check_training_data
 from ..datasets.splits import RandomSplit, Split, SplitContext, SplitProtocol
 from .class_table import check_classes, class_table, doubts
 from .generators import generator_states, restore_generators
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _warn = rank_zero_only(logger.warning)
 
 
-class SplitDataModule(BaseDataModule):
+class SplitDataModule(ReadsLocally, BaseDataModule):
     """Base of data modules whose split travels in every checkpoint.
 
     A network is refused if the data module would show it other pixels than it was

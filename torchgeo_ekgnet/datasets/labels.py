@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._options import plain_array
+
 logger = logging.getLogger(__name__)
 
 #: Value of pixels that a label file says nothing about; no file holds it as a label.
@@ -240,6 +242,7 @@ def numbered_classes(
     """
     values = np.empty(0, dtype=np.int64)
     if labels is not None:
+        plain_array(f'{name}: labels', labels, 'labels.filled(0), where 0 is no label')
         if labels.shape != valid.shape:
             rows, cols = valid.shape
             raise ValueError(

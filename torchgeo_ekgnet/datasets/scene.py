@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _html
+from .._options import plain_array
 from .bands import Bands, resolve_bands
 from .labels import NO_LABEL, ClassNames, numbered_classes
 from .nodata import CubeReader, NodataIn, jsonable_nodata, valid_pixels, warn_of_fill
@@ -129,6 +130,8 @@ class HyperspectralScene:
         self.crs = crs
         self.transform = transform
         self.nodata = nodata
+        instead = 'cube.data with valid=~cube.mask.any(axis=2), or with nodata'
+        plain_array(f'{name}: cube', cube, instead)
         in_memory = isinstance(cube, np.ndarray) and not isinstance(cube, np.memmap)
         shape = tuple(cube.shape)
         if len(shape) != 3 or 0 in shape:

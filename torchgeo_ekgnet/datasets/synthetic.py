@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.spatial import cKDTree
 
+from .._options import random_seed, real_number, whole_number
 from .._patch import PaddingMode
 from .bands import Bands
 from .base import Sample, SceneDataset
@@ -140,19 +141,11 @@ def synthetic_scene(
     Raises:
         ValueError: If an argument is out of range.
     """
-    for name, value, least in (
-        ('rows', rows, 8),
-        ('cols', cols, 8),
-        ('num_bands', num_bands, 1),
-        ('num_classes', num_classes, 2),
-    ):
-        if value < least:
-            raise ValueError(f'{name} must be at least {least}, got {value}')
-    if not 0 <= mixing <= 1 or noise < 0:
-        raise ValueError(
-            f'mixing must be in 0..1 and noise not negative, got mixing={mixing}, '
-            f'noise={noise}'
-        )
+    rows, cols = whole_number('rows', rows, 8), whole_number('cols', cols, 8)
+    num_bands = whole_number('num_bands', num_bands, 1)
+    num_classes = whole_number('num_classes', num_classes, 2)
+    seed = random_seed(seed)
+    mixing, noise = real_number('mixing', mixing, 0, 1), real_number('noise', noise, 0)
     logger.warning('%s (seed %d).', _WARNING, seed)
     random = np.random.RandomState(seed)
     material, labels = _regions(random, rows, cols, num_classes)

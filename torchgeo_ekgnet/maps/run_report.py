@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._files import StrPath
+from .._reading import reading
 from .._runs import RUN_FILE, Subject, claim_outputs, read_result
 from ..metrics import SCORES, Score
 from .areas import estimate_areas
@@ -59,6 +60,7 @@ def write_run_report(
 
     Raises:
         FileNotFoundError: If there is no such folder.
+        FileError: If a file of results does not hold what was written.
     """
     run = Path(run)
     if not run.is_dir():
@@ -81,21 +83,29 @@ def write_run_report(
         page.notice(sentence)
     palette = scene.get('palette') or mapping.get('palette')
     if test:
-        _headline(page, test)
+        with reading(results.test_file, 'results of a test'):
+            _headline(page, test)
     if (maps / 'map.png').is_file() and (mapping or not results.map_left_out):
         _show_map(page, maps, mapping)
     if test:
-        _accuracies(page, test, test.get('palette') or palette)
+        with reading(results.test_file, 'results of a test'):
+            _accuracies(page, test, test.get('palette') or palette)
     if test and mapping.get('pixel_area'):
         _areas(page, test, mapping)
     split = (data or {}).get('split') or test.get('split') or {}
     if split.get('counts') or split.get('identity'):
         names = scene.get('class_names') or test.get('class_names') or []
         _split(page, split, names, palette)
-    if results.of_training_scene:
-        _training(page, run)
+    log = run / 'metrics.csv'
+    if results.of_training_scene and log.is_file():
+        with reading(log, 'a log of scores'):
+            curves = learning_curves(log)
+        if curves is not None:
+            page.section('Learning curves')
+            page.figure(curves, 'Loss and accuracy by epoch.')
     if results.experts:
-        _experts(page, results.experts_folder, results.experts)
+        with reading(results.experts_file, 'results of expert use'):
+            _experts(page, results.experts_file.parent, results.experts)
     _settings(page, run, test, data or {})
     return page.write(folder / 'report.html' if path is None else path)
 
@@ -109,10 +119,10 @@ class _Results:
         beside = [folder]
         if folder != run:
             beside += [run / stage / folder.name for stage in ('test', 'predict')]
-        self.test = _first(beside, 'test.json')
+        self.test_file, self.test = _first(beside, 'test.json')
         self.map = read_result(maps / 'map.json')
         if not self.map and lead == 'test':
-            self.map = _first(beside, 'map.json')
+            self.map = _first(beside, 'map.json')[1]
         self.map_left_out = False
         tested, mapped = Subject.of(self.test), Subject.of(self.map)
         of_map = self.map and (lead == 'map' or not self.test)
@@ -131,19 +141,18 @@ class _Results:
                 f'The network was trained{where}, not on this scene: what is known of '
                 'its training stands in the report of its run.'
             )
-        self.experts_folder = next(
-            (item for item in beside if (item / 'expert_use.json').is_file()), folder
-        )
-        self.experts = read_result(self.experts_folder / 'expert_use.json')
+        self.experts_file, self.experts = _first(beside, 'expert_use.json')
         used = Subject.of(self.experts)
         if self.experts and not _joined(used, self.subject):
             self.left_out.append(f'expert_use.json is of {used}, and is left out here.')
             self.experts = {}
 
 
-def _first(folders: Sequence[Path], name: str) -> dict[str, Any]:
-    """Read the first file of a name that there is."""
-    return next((found for item in folders if (found := read_result(item / name))), {})
+def _first(folders: Sequence[Path], name: str) -> tuple[Path, dict[str, Any]]:
+    """Find and read the first file of a name that there is."""
+    paths = [folder / name for folder in folders]
+    found = ((path, content) for path in paths if (content := read_result(path)))
+    return next(found, (paths[0], {}))
 
 
 def _joined(one: Subject, other: Subject) -> bool:
@@ -166,15 +175,6 @@ def _why_apart(tested: Subject, mapped: Subject) -> str:
         f'Accuracies and map are of two checkpoints: {one} was tested, {two} made the '
         'map. Only one of them is shown here; run test and predict with one checkpoint.'
     )
-
-
-def _training(page: Page, run: Path) -> None:
-    """Show how the training went."""
-    if (run / 'metrics.csv').is_file():
-        curves = learning_curves(run / 'metrics.csv')
-        if curves is not None:
-            page.section('Learning curves')
-            page.figure(curves, 'Loss and accuracy by epoch.')
 
 
 def _percent(value: Any, digits: int = 2) -> str | None:

@@ -25,6 +25,7 @@ from ..checkpoint import (
     KEY,
     LocalCheckpointIO,
     Provenance,
+    ReadsLocally,
     check_same_classes,
     check_same_network,
     check_sizes,
@@ -57,7 +58,7 @@ from .schedules import LRSchedule, make_schedule
 from .sizes import fill_sizes, settle_sizes
 
 
-class HyperspectralClassificationTask(ClassificationTask):
+class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
     """Classification of the centre pixel of hyperspectral patches.
 
     Adds to :class:`torchgeo.trainers.ClassificationTask`:

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from ... import _html
 from ..._files import replaced, write_json
+from ..._options import plain_array
 from ..._patch import check_patch_size
 from ..._reading import FileError, check_memory, reading, require_file
 
@@ -81,6 +82,7 @@ def check_label_map(label_map: NDArray[np.integer[Any]]) -> Labels:
         ValueError: If the map is not two-dimensional, has negative labels or no
             labelled pixel.
     """
+    plain_array('label_map', label_map, 'label_map.filled(0)')
     label_map = np.asarray(label_map)
     if not np.issubdtype(label_map.dtype, np.integer):
         raise TypeError(
