@@ -8,11 +8,11 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
+from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
 
 from .._files import at_home, file_digest
@@ -124,6 +124,13 @@ def _file_of(what: str) -> str:
     return 'file of weights' if what == 'weights' else what
 
 
+if TYPE_CHECKING:
+    _class_method = classmethod
+else:
+    # Lightning's own kind: calls on an object of the class are refused.
+    _class_method = type(vars(LightningModule)['load_from_checkpoint'])
+
+
 class ReadsLocally:
     """Part of a task or data module whose ``load_from_checkpoint`` is as safe.
 
@@ -131,7 +138,7 @@ class ReadsLocally:
     it fetched before, and calls every path an address that begins with ``http``.
     """
 
-    @_restricted_classmethod
+    @_class_method
     def load_from_checkpoint(
         cls, checkpoint_path: Any, *args: Any, **kwargs: Any
     ) -> Self:
