@@ -11,9 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rasterio
 import torch
 from lightning.pytorch.cli import LightningCLI
+from rasterio.env import get_gdal_config
 
+from torchgeo_ekgnet import cli
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.checkpoint import read_checkpoint
 from torchgeo_ekgnet.cli import CommandLine, UsageError, check_yaml
@@ -109,3 +112,14 @@ def test_aliases_of_aliases_are_looked_at_once(tmp_path: Path) -> None:
     path.write_text('a: ' + '[' * 3000 + ']' * 3000)
     with pytest.raises(UsageError, match=r'aliases\.yaml: found values within values'):
         check_yaml(str(path))
+
+
+def test_gdal_is_left_as_it_was() -> None:
+    name = 'GDAL_DISABLE_READDIR_ON_OPEN'
+    with cli._gdal_settings():
+        assert get_gdal_config(name, normalize=False) == 'EMPTY_DIR'
+        # As where a raster is opened.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=False):
+            pass
+        assert get_gdal_config(name, normalize=False) == 'EMPTY_DIR'
+    assert get_gdal_config(name, normalize=False) is None

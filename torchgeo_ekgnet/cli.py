@@ -15,6 +15,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import rasterio
 import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
@@ -134,15 +135,17 @@ def usage_errors() -> Iterator[None]:
 def _gdal_settings() -> Iterator[None]:
     """Set for GDAL what torchgeo's command sets, and set it back."""
     before = {name: os.environ.get(name) for name in _GDAL}
-    os.environ.update(_GDAL)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    # Rasterio keeps what it finds in the environment when its first Env begins.
+    with rasterio.Env(**_GDAL):
+        os.environ.update(_GDAL)  # for other processes
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
 
 class _OnlyKnown(MetaPathFinder):

@@ -210,5 +210,5 @@ def test_repeat_without_configuration(tmp_path: Path) -> None:
         main_repeat(['--config', str(tmp_path / 'nothing.yaml')])
     empty = tmp_path / 'empty.yaml'
     empty.write_text('trainer:\n  max_epochs: 1\n')
-    with pytest.raises(UsageError, match='required'):
+    with pytest.raises(UsageError, match='found neither data nor model'):
         main_repeat(['--config', str(empty)])
