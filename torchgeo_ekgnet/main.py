@@ -14,7 +14,6 @@ Nothing is imported here that takes long: help and version answer at once.
 
 import importlib
 import io
-import itertools
 import locale
 import os
 import signal
@@ -28,7 +27,7 @@ from ._runs import RUN_NAME
 from ._terminal import quiet
 from ._threads import choose_threads, wait_briefly
 from .commands import COMMANDS, DEBUG, answer, resolve_config
-from .stages import complete_arguments
+from .stages import complete_arguments, configurations
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells give it: 128 and the signal's number."""
@@ -76,13 +75,6 @@ def _at_home(arg: str) -> str:
     return name + equals + os.path.expanduser(value)
 
 
-def _configs(args: Sequence[str]) -> list[str]:
-    """List the configurations among resolved arguments."""
-    joined = [a.split('=', 1)[1] for a in args if a.startswith('--config=')]
-    apart = itertools.pairwise(args)
-    return joined + [value for name, value in apart if name in ('--config', '-c')]
-
-
 @quiet()
 def run(args: Sequence[str]) -> None:
     """Run a command; errors are raised as they are.
@@ -122,11 +114,12 @@ def run(args: Sequence[str]) -> None:
     process_args, name_of_run = sys.argv, RUN_NAME.set(None)
     try:
         for line in complete_arguments(resolved):
-            for path in _configs(line):
+            for path in configurations(line):
                 check_yaml(path)
             # Lightning warns about arguments that differ from those of the process.
             sys.argv = [process_args[0], *line]
-            found = [path for path in _configs(line) if path not in _configs(resolved)]
+            named = configurations(resolved)
+            found = [path for path in configurations(line) if path not in named]
             CommandLine(found=found[0] if found else None)
     finally:
         # A command that was called from Python leaves nothing to the next one.
