@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import Self
 
 from ._reading import raised_here
 from ._runs import RUN_NAME
@@ -156,19 +157,16 @@ def main(args: Sequence[str] | None = None) -> None:
     # names of classes would become others.
     with suppress(locale.Error):
         locale.setlocale(locale.LC_CTYPE, 'C.UTF-8')
-    listening = _listen()
     status: int | str = 0
-    try:
-        run(sys.argv[1:])
-        # A reader that has gone, such as head, shows here and not at the very end.
-        _flush()
-    except BaseException as error:
-        if os.environ.get(DEBUG) and isinstance(error, Exception):
-            raise
-        status = _end(error)
-    finally:
-        for number in listening:
-            signal.signal(number, signal.SIG_DFL)
+    with _Signals() as signals:
+        try:
+            run(sys.argv[1:])
+            # A reader that has gone, such as head, shows here and not at the very end.
+            _flush()
+        except BaseException as error:
+            if os.environ.get(DEBUG) and isinstance(error, Exception):
+                raise
+            status = _end(error, signals.status)
     if status:
         raise SystemExit(status)
 
@@ -211,36 +209,54 @@ def _open_streams() -> None:
             stream.reconfigure(errors='backslashreplace')
 
 
-def _listen() -> list[signal.Signals]:
-    """Let signals end the process as Ctrl-C does, unless somebody else listens."""
+class _Signals:
+    """Lets signals end the process as Ctrl-C does, unless somebody else listens.
 
-    def terminate(number: int, frame: FrameType | None) -> None:
+    Attributes:
+        status: Exit status after the signal that came; 0 while none has.
+    """
+
+    def __init__(self) -> None:
+        """Find the signals that nobody listens to; nohup lets SIGHUP be ignored."""
+        self.status = 0
+        self._ours = [n for n in SIGNALS if signal.getsignal(n) == signal.SIG_DFL]
+
+    def __enter__(self) -> Self:
+        """Listen."""
+        for number in self._ours:
+            signal.signal(number, self._terminate)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the signals as they were."""
+        for number in self._ours:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        """Raise SystemExit where the process is."""
         # Once: what is put in order now must not be interrupted again.
-        for listened in listening:
+        for listened in self._ours:
             signal.signal(listened, signal.SIG_IGN)
-        _listen.status = 128 + number  # type: ignore[attr-defined]
-        raise SystemExit(128 + number)
-
-    _listen.status = 0  # type: ignore[attr-defined]
-    # nohup lets SIGHUP be ignored.
-    listening = [n for n in SIGNALS if signal.getsignal(n) == signal.SIG_DFL]
-    for number in listening:
-        signal.signal(number, terminate)
-    return listening
+        self.status = 128 + number
+        raise SystemExit(self.status)
 
 
-def _end(error: BaseException) -> int | str:
-    """Give an exit status, or one line for stderr whose status is 1."""
+def _end(error: BaseException, signalled: int = 0) -> int | str:
+    """Give an exit status, or one line for stderr whose status is 1.
+
+    Args:
+        error: What the command was ended by.
+        signalled: Exit status after a signal that came. The error may not tell:
+            Lightning ends its loops with a status of its own, 0.
+    """
     _give_up_stdout()
     if _chain(error, 'KeyboardInterrupt'):
         # Lightning ends the process itself, with another status.
         _say('torchgeo-ekgnet: interrupted\n')
         return INTERRUPTED
-    status: int = getattr(_listen, 'status', 0)
-    if status:
-        # Lightning ends its loops with a status of its own, 0.
+    if signalled:
         _say('torchgeo-ekgnet: terminated\n')
-        return status
+        return signalled
     # Lightning's tables end the process without a word when nobody reads them.
     if isinstance(error, BrokenPipeError) or (
         isinstance(error, SystemExit) and _chain(error, 'BrokenPipeError')
