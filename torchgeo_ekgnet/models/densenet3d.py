@@ -20,12 +20,7 @@ from torch import Tensor, nn
 
 from ._blocks import MaxPool3d
 from ._contract import SpectralSpatialNet, leaf_module
-from ._registration import (
-    create_spectral_model,
-    register_network,
-    spectral_cfg,
-    stages_of,
-)
+from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['DenseNet3d', 'SqueezeExcitation3d']
 
@@ -243,22 +238,19 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_densenet3d(variant: str, pretrained: bool, **kwargs: Any) -> Any:
-    """Build a variant."""
-    return create_spectral_model(
-        DenseNet3d, variant, pretrained, stages_of(kwargs), **kwargs
-    )
-
-
 @register_network(DenseNet3d)
 def densenet3d(pretrained: bool = False, **kwargs: Any) -> Any:
     """3D-DenseNet: three blocks of three layers, growth 32."""
     model_args: dict[str, Any] = {'block_config': (3, 3, 3)}
-    return _create_densenet3d('densenet3d', pretrained, **dict(model_args, **kwargs))
+    return create_spectral_model(
+        DenseNet3d, 'densenet3d', pretrained, **{**model_args, **kwargs}
+    )
 
 
 @register_network(DenseNet3d)
 def se_densenet3d(pretrained: bool = False, **kwargs: Any) -> Any:
     """3D-SE-DenseNet: the same with squeeze and excitation behind two blocks."""
     model_args: dict[str, Any] = {'block_config': (3, 3, 3), 'se_reduction': 16}
-    return _create_densenet3d('se_densenet3d', pretrained, **dict(model_args, **kwargs))
+    return create_spectral_model(
+        DenseNet3d, 'se_densenet3d', pretrained, **{**model_args, **kwargs}
+    )
