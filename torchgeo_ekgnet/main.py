@@ -110,7 +110,8 @@ def run(args: Sequence[str]) -> None:
         getattr(module, command.function)(list(rest))
         return
     resolved = resolve_args(args)
-    from .cli import CommandLine, check_yaml
+    from ._configurations import check_yaml
+    from .cli import CommandLine
 
     process_args, name_of_run = sys.argv, RUN_NAME.set(None)
     try:
