@@ -44,7 +44,7 @@ _HARMLESS = (
     'torchgeo',
     'torchgeo_ekgnet',
 )
-"""Where classes lie that such a configuration may name; PyTorch has some that start any program."""
+"""Where classes lie that it may name; PyTorch has others, which start any program."""
 
 _MOST = 200_000
 """Most values of a configuration."""

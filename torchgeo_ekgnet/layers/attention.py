@@ -104,8 +104,8 @@ def mean_attention(model: nn.Module, means: Mapping[str, Tensor]) -> Iterator[No
 
     Args:
         model: A network with expert convolutions.
-        means: Attention (K,) by layer name, usually of :func:`attention_means` over
-            the training samples.
+        means: Attention (K,) by layer name, usually those of
+            :func:`~torchgeo_ekgnet.experts.attention_means` over the training samples.
 
     Yields:
         Nothing; the network computes with fixed attention inside of the context.
