@@ -7,7 +7,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from timm.models import build_model_with_cfg, is_model, model_entrypoint, register_model
+from timm.models import (
+    build_model_with_cfg,
+    is_model,
+    list_models,
+    model_entrypoint,
+    register_model,
+)
 from torch import nn
 
 from ._contract import SpectralSpatialNet
@@ -96,6 +102,11 @@ def network_class(name: str) -> type[SpectralSpatialNet] | None:
         return None
     network = getattr(model_entrypoint(name), 'network', None)
     return cast('type[SpectralSpatialNet] | None', network)
+
+
+def own_models() -> list[str]:
+    """List the registered names of this package's networks."""
+    return sorted(name for name in list_models() if network_class(name))
 
 
 def create_spectral_model(
