@@ -6,7 +6,7 @@
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from torchgeo.datamodules import BaseDataModule
 
 from ..checkpoint import Provenance, ReadsLocally
 from ..datasets.splits import RandomSplit, Split, SplitContext, SplitProtocol
-from .class_table import check_classes, class_table, doubts
+from .class_table import ClassCounts
 from .generators import generator_states, restore_generators
 
 T = TypeVar('T')
@@ -85,22 +85,17 @@ class SplitDataModule(ReadsLocally, BaseDataModule):
         return split
 
     def _announce_classes(
-        self,
-        name: str,
-        values: Sequence[int],
-        names: Sequence[str],
-        counts: Mapping[str, Sequence[int]],
-        more_doubts: Iterable[str] = (),
+        self, name: str, classes: ClassCounts, more_doubts: Iterable[str] = ()
     ) -> None:
         """Print the classes before they are trained, and what looks wrong in them."""
-        check_classes(values, names, counts)
-        text = f'{name}:\n{class_table(values, names, counts)}'
+        classes.check()
+        text = f'{name}:\n{classes.table()}'
         if text == self._announced:
             # Set up by hand, and again by the trainer.
             return
         self._announced = text
         rank_zero_info(text)
-        for doubt in (*doubts(values, names, counts), *more_doubts):
+        for doubt in (*classes.doubts(), *more_doubts):
             _warn('%s: %s', name, doubt)
 
     def val_dataloader(self) -> Any:

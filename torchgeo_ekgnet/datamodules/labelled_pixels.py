@@ -24,7 +24,7 @@ from ..datasets.splits import SUBSETS, Split, SplitContext, SplitProtocol
 from ..samplers.combined import leaves, missing
 from ..samplers.labelled_pixels import LabelledPixelSampler
 from .base import SplitDataModule
-from .class_table import class_texts
+from .class_table import ClassCounts, class_texts
 from .pixels import dealt_loader
 
 logger = logging.getLogger(__name__)
@@ -242,9 +242,7 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         if stage == 'fit':
             self._announce_classes(
                 type(self.image).__name__,
-                self.class_values or (),
-                self.class_names,
-                self._counts,
+                ClassCounts(self.class_values or (), self.class_names, self._counts),
             )
         self._apply_pending_state()
 
