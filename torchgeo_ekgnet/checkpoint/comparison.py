@@ -213,10 +213,14 @@ def other_bands(
 
 
 def reach(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return half the distance from each band to its nearer neighbour, at least 0.5 nm.
+    """Tell how far a band may lie from another one and still be the same.
 
     Args:
         wavelengths: Band centres in nm.
+
+    Returns:
+        Half the distance from each band to its nearer neighbour, at least 0.5 nm; 10 nm
+        for a band without neighbours.
     """
     if len(wavelengths) < 2:
         return np.full(len(wavelengths), 10.0)

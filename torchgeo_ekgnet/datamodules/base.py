@@ -45,9 +45,13 @@ class SplitDataModule(ReadsLocally, BaseDataModule):
     allow_other_split: bool
 
     _split: Split | None = None
+    # What a checkpoint holds and cannot be taken over yet: before setup there are no
+    # data to compare it with, and generators go on where the first loader is made.
     _pending_state: Mapping[str, Any] | None = None
     _pending_generators: Mapping[str, Any] | None = None
+    # The trainer's checkpoint whose split was compared, or whose other split accepted.
     _checked_checkpoint: Any = None
+    # The table of classes that was printed last.
     _announced: str | None = None
 
     @property

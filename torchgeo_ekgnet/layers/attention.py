@@ -45,11 +45,11 @@ def _uncompiled() -> Iterator[None]:
 
 
 class Keeper:
-    """A hook that keeps what a module gives, and changes nothing.
+    """A forward hook that keeps the output of a module, and changes nothing.
 
     Args:
-        recorded: Where to.
-        name: Under which name.
+        recorded: Where outputs are kept; each run replaces the one before.
+        name: Key of this module's output.
     """
 
     def __init__(self, recorded: dict[str, Tensor], name: str) -> None:
