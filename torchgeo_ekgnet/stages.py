@@ -74,17 +74,7 @@ def complete_arguments(args: Sequence[str]) -> list[list[str]]:
     )
     if checkpoint is None or given or '://' in checkpoint:
         return [[command, *options, *_without_labels(command, options)]]
-    config = run_of_checkpoint(checkpoint) / 'config.yaml'
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f'--ckpt_path: there is no checkpoint {checkpoint}; fit writes '
-            'checkpoints/best.ckpt (or last.ckpt) into its run folder'
-        )
-    if not config.is_file():
-        raise FileNotFoundError(
-            f'--ckpt_path {checkpoint}: there is no {config} of its training; pass '
-            '--config FILE_OR_NAME'
-        )
+    config = _config_of(checkpoint)
     data, model = _parts_of(config)
     begin = [command, '--config', str(config)]
     if model.arguments.get('weights'):
@@ -128,6 +118,22 @@ def _newest(name: str, options: Sequence[str]) -> Path:
             f'--name: found no checkpoint of a run in {runs / name}{known}'
         )
     return found
+
+
+def _config_of(checkpoint: str) -> Path:
+    """Find the configuration of the training that a checkpoint comes from."""
+    config = run_of_checkpoint(checkpoint) / 'config.yaml'
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f'--ckpt_path: there is no checkpoint {checkpoint}; fit writes '
+            'checkpoints/best.ckpt (or last.ckpt) into its run folder'
+        )
+    if not config.is_file():
+        raise FileNotFoundError(
+            f'--ckpt_path {checkpoint}: there is no {config} of its training; pass '
+            '--config FILE_OR_NAME'
+        )
+    return config
 
 
 def _parts_of(config: Path) -> tuple[_Part, _Part]:
