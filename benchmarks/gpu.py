@@ -50,11 +50,12 @@ from torchgeo_ekgnet.bench.arms import (
     training_step,
 )
 from torchgeo_ekgnet.bench.cli import build_parser as bench_parser
-from torchgeo_ekgnet.bench.count import create_model, own_models
+from torchgeo_ekgnet.bench.count import create_model
 from torchgeo_ekgnet.bench.graphs import graphed_inference, graphed_training, kernels_of
 from torchgeo_ekgnet.bench.measure import machine_description, machine_floor, measure
 from torchgeo_ekgnet.bench.text import markdown
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, trial
+from torchgeo_ekgnet.models import own_models
 
 #: Seconds of every part; together less than six minutes.
 LIMITS = {'correct': 40, 'steps': 80, 'inference': 30, 'map': 65, 'protocol': 145}
@@ -150,8 +151,7 @@ def part_correct(options: argparse.Namespace, say: Say) -> None:
     """Hold networks and layers against float64 on the CPU, without TF32."""
     _allow_tf32(False)
     device = torch.device(options.device)
-    names = ['ekgnet_tiny', 'cnn3d'] if options.small else own_models()
-    for name in names:
+    for name in ('ekgnet_tiny', 'cnn3d') if options.small else own_models():
         torch.manual_seed(0)
         patch = 1 if name.endswith('_pixel') else 11
         network = create_model(name, patch, 16).eval()

@@ -6,7 +6,6 @@
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,7 @@ from rasterio.env import get_gdal_config
 from torchgeo_ekgnet import cli
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.checkpoint import read_checkpoint
-from torchgeo_ekgnet.cli import CommandLine, UsageError, check_yaml
+from torchgeo_ekgnet.cli import CommandLine
 
 
 @pytest.mark.parametrize(
@@ -95,23 +94,6 @@ def test_checkpoint_whose_training_cannot_go_on_is_named(
         command._run_subcommand('fit')
     assert type(raised.value) is error
     assert re.search(message, str(raised.value)) and '\n' not in str(raised.value)
-
-
-def test_aliases_of_aliases_are_looked_at_once(tmp_path: Path) -> None:
-    """They have more paths than anybody could walk, and the parser walks them."""
-    lines = ['a0: &a0 {b: 1}']
-    lines += [f'a{i}: &a{i} [*a{i - 1}, *a{i - 1}]' for i in range(1, 60)]
-    path = tmp_path / 'aliases.yaml'
-    path.write_text('\n'.join(lines[:10]))
-    check_yaml(str(path))
-    path.write_text('\n'.join(lines))
-    with pytest.raises(
-        UsageError, match=r'aliases\.yaml: found .* expected at most 200'
-    ):
-        check_yaml(str(path))
-    path.write_text('a: ' + '[' * 3000 + ']' * 3000)
-    with pytest.raises(UsageError, match=r'aliases\.yaml: found values within values'):
-        check_yaml(str(path))
 
 
 def test_gdal_is_left_as_it_was() -> None:

@@ -34,8 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     options = _parser().parse_args(args)
     started = time.perf_counter()
-    training = _fit(options)
-    task, datamodule, folder = training
+    task, datamodule, folder = _fit(options)
     scene, split = datamodule.scene, datamodule.split
 
     network: Accuracies = task.accuracies['test']

@@ -14,7 +14,6 @@ Nothing is imported here that takes long: help and version answer at once.
 
 import importlib
 import io
-import itertools
 import locale
 import os
 import signal
@@ -22,13 +21,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import Self
 
 from ._reading import raised_here
 from ._runs import RUN_NAME
 from ._terminal import quiet
 from ._threads import choose_threads, wait_briefly
 from .commands import COMMANDS, DEBUG, answer, resolve_config
-from .stages import complete_arguments
+from .stages import complete_arguments, configurations
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells give it: 128 and the signal's number."""
@@ -76,13 +76,6 @@ def _at_home(arg: str) -> str:
     return name + equals + os.path.expanduser(value)
 
 
-def _configs(args: Sequence[str]) -> list[str]:
-    """List the configurations among resolved arguments."""
-    joined = [a.split('=', 1)[1] for a in args if a.startswith('--config=')]
-    apart = itertools.pairwise(args)
-    return joined + [value for name, value in apart if name in ('--config', '-c')]
-
-
 @quiet()
 def run(args: Sequence[str]) -> None:
     """Run a command; errors are raised as they are.
@@ -117,16 +110,18 @@ def run(args: Sequence[str]) -> None:
         getattr(module, command.function)(list(rest))
         return
     resolved = resolve_args(args)
-    from .cli import CommandLine, check_yaml
+    from ._configurations import check_yaml
+    from .cli import CommandLine
 
     process_args, name_of_run = sys.argv, RUN_NAME.set(None)
     try:
         for line in complete_arguments(resolved):
-            for path in _configs(line):
+            for path in configurations(line):
                 check_yaml(path)
             # Lightning warns about arguments that differ from those of the process.
             sys.argv = [process_args[0], *line]
-            found = [path for path in _configs(line) if path not in _configs(resolved)]
+            named = configurations(resolved)
+            found = [path for path in configurations(line) if path not in named]
             CommandLine(found=found[0] if found else None)
     finally:
         # A command that was called from Python leaves nothing to the next one.
@@ -163,19 +158,16 @@ def main(args: Sequence[str] | None = None) -> None:
     # names of classes would become others.
     with suppress(locale.Error):
         locale.setlocale(locale.LC_CTYPE, 'C.UTF-8')
-    listening = _listen()
     status: int | str = 0
-    try:
-        run(sys.argv[1:])
-        # A reader that has gone, such as head, shows here and not at the very end.
-        _flush()
-    except BaseException as error:
-        if os.environ.get(DEBUG) and isinstance(error, Exception):
-            raise
-        status = _end(error)
-    finally:
-        for number in listening:
-            signal.signal(number, signal.SIG_DFL)
+    with _Signals() as signals:
+        try:
+            run(sys.argv[1:])
+            # A reader that has gone, such as head, shows here and not at the very end.
+            _flush()
+        except BaseException as error:
+            if os.environ.get(DEBUG) and isinstance(error, Exception):
+                raise
+            status = _end(error, signals.status)
     if status:
         raise SystemExit(status)
 
@@ -218,36 +210,54 @@ def _open_streams() -> None:
             stream.reconfigure(errors='backslashreplace')
 
 
-def _listen() -> list[signal.Signals]:
-    """Let signals end the process as Ctrl-C does, unless somebody else listens."""
+class _Signals:
+    """Lets signals end the process as Ctrl-C does, unless somebody else listens.
 
-    def terminate(number: int, frame: FrameType | None) -> None:
+    Attributes:
+        status: Exit status after the signal that came; 0 while none has.
+    """
+
+    def __init__(self) -> None:
+        """Find the signals that nobody listens to; nohup lets SIGHUP be ignored."""
+        self.status = 0
+        self._ours = [n for n in SIGNALS if signal.getsignal(n) == signal.SIG_DFL]
+
+    def __enter__(self) -> Self:
+        """Listen."""
+        for number in self._ours:
+            signal.signal(number, self._terminate)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the signals as they were."""
+        for number in self._ours:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        """Raise SystemExit where the process is."""
         # Once: what is put in order now must not be interrupted again.
-        for listened in listening:
+        for listened in self._ours:
             signal.signal(listened, signal.SIG_IGN)
-        _listen.status = 128 + number  # type: ignore[attr-defined]
-        raise SystemExit(128 + number)
-
-    _listen.status = 0  # type: ignore[attr-defined]
-    # nohup lets SIGHUP be ignored.
-    listening = [n for n in SIGNALS if signal.getsignal(n) == signal.SIG_DFL]
-    for number in listening:
-        signal.signal(number, terminate)
-    return listening
+        self.status = 128 + number
+        raise SystemExit(self.status)
 
 
-def _end(error: BaseException) -> int | str:
-    """Give an exit status, or one line for stderr whose status is 1."""
+def _end(error: BaseException, signalled: int = 0) -> int | str:
+    """Give an exit status, or one line for stderr whose status is 1.
+
+    Args:
+        error: What the command was ended by.
+        signalled: Exit status after a signal that came. The error may not tell:
+            Lightning ends its loops with a status of its own, 0.
+    """
     _give_up_stdout()
     if _chain(error, 'KeyboardInterrupt'):
         # Lightning ends the process itself, with another status.
         _say('torchgeo-ekgnet: interrupted\n')
         return INTERRUPTED
-    status: int = getattr(_listen, 'status', 0)
-    if status:
-        # Lightning ends its loops with a status of its own, 0.
+    if signalled:
         _say('torchgeo-ekgnet: terminated\n')
-        return status
+        return signalled
     # Lightning's tables end the process without a word when nobody reads them.
     if isinstance(error, BrokenPipeError) or (
         isinstance(error, SystemExit) and _chain(error, 'BrokenPipeError')

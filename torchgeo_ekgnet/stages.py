@@ -13,12 +13,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._reading import FileError, reading
 from ._runs import RUN_FILE, RUN_NAME, newest_checkpoint, read_result, run_of_checkpoint
 
-__all__ = ('complete_arguments',)
+__all__ = ('complete_arguments', 'configurations')
 
 _CUSTOM = 'torchgeo_ekgnet.datamodules.CustomSceneDataModule'
 
@@ -27,6 +27,13 @@ _OF_THE_SCENE = (
     *('labels', 'labels_variable', 'name', 'crs', 'transform', 'mask'),
     *('wavelengths', 'wavelength_unit'),
 )
+
+
+class _Part(NamedTuple):
+    """What a configuration says of data or model: a class and its arguments."""
+
+    class_path: str
+    arguments: Mapping[str, Any]
 
 
 def complete_arguments(args: Sequence[str]) -> list[list[str]]:
@@ -44,7 +51,8 @@ def complete_arguments(args: Sequence[str]) -> list[list[str]]:
         ValueError: If two options contradict each other.
     """
     command, options = args[0], list(args[1:])
-    name = _take(options, '--name')
+    name = _value(options, '--name')
+    _take(options, '--name')
     if name == '':
         raise ValueError('--name: found nothing, expected the name of runs')
     if command == 'fit':
@@ -66,25 +74,18 @@ def complete_arguments(args: Sequence[str]) -> list[list[str]]:
     )
     if checkpoint is None or given or '://' in checkpoint:
         return [[command, *options, *_without_labels(command, options)]]
-    config = run_of_checkpoint(checkpoint) / 'config.yaml'
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f'--ckpt_path: there is no checkpoint {checkpoint}; fit writes '
-            'checkpoints/best.ckpt (or last.ckpt) into its run folder'
-        )
-    if not config.is_file():
-        raise FileNotFoundError(
-            f'--ckpt_path {checkpoint}: there is no {config} of its training; pass '
-            '--config FILE_OR_NAME'
-        )
+    config = _config_of(checkpoint)
     data, model = _parts_of(config)
-    begin = [command, '--config', str(config), *_no_start(model)]
+    begin = [command, '--config', str(config)]
+    if model.arguments.get('weights'):
+        # The file that the training began with: the checkpoint has all weights.
+        begin.append('--model.weights=null')
     begin += _root(config, data, options)
-    cubes = _take_all(options, '--data.cube')
+    cubes = _take(options, '--data.cube')
     if not cubes:
         return [[*begin, *options]]
     for file in ('--data.labels', '--data.wavelengths'):
-        options += [f'{file}={_from_here(value)}' for value in _take_all(options, file)]
+        options += [f'{file}={_from_here(value)}' for value in _take(options, file)]
     return [[*begin, *_other_scene(data, cube, options), *options] for cube in cubes]
 
 
@@ -93,15 +94,13 @@ def _named(name: str | None, options: Sequence[str]) -> list[str]:
     if name is None:
         return []
     RUN_NAME.set(name)
-    texts = [item for item in options if 'RunFolder' in item]
-    for index, item in enumerate(options):
-        path = item.partition('=')[2] if item.startswith('--config=') else item
-        follows = index and options[index - 1] in ('-c', '--config')
-        if (follows or item.startswith('--config=')) and Path(path).is_file():
-            # What is no UTF-8 is refused where configurations are read.
-            texts.append(Path(path).read_text(encoding='utf-8', errors='replace'))
-    texts = [re.sub(r'#.*', '', text) for text in texts]
-    if any('RunFolder' in text for text in texts):
+    # What is no UTF-8 is refused where configurations are read.
+    texts = [
+        path.read_text(encoding='utf-8', errors='replace')
+        for path in map(Path, configurations(options))
+        if path.is_file()
+    ]
+    if any('RunFolder' in re.sub(r'#.*', '', text) for text in [*options, *texts]):
         return []
     folder = 'torchgeo_ekgnet.callbacks.RunFolder'
     return [f'--trainer.callbacks+={folder}', f'--trainer.callbacks.name={name}']
@@ -121,8 +120,24 @@ def _newest(name: str, options: Sequence[str]) -> Path:
     return found
 
 
-def _parts_of(config: Path) -> list[Mapping[str, Any]]:
-    """Read what a configuration says of data and model.
+def _config_of(checkpoint: str) -> Path:
+    """Find the configuration of the training that a checkpoint comes from."""
+    config = run_of_checkpoint(checkpoint) / 'config.yaml'
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f'--ckpt_path: there is no checkpoint {checkpoint}; fit writes '
+            'checkpoints/best.ckpt (or last.ckpt) into its run folder'
+        )
+    if not config.is_file():
+        raise FileNotFoundError(
+            f'--ckpt_path {checkpoint}: there is no {config} of its training; pass '
+            '--config FILE_OR_NAME'
+        )
+    return config
+
+
+def _parts_of(config: Path) -> tuple[_Part, _Part]:
+    """Read what a configuration says of data and of the model.
 
     Raises:
         FileError: If it cannot be read.
@@ -131,23 +146,19 @@ def _parts_of(config: Path) -> list[Mapping[str, Any]]:
 
     with reading(config, 'a configuration'):
         content = yaml.safe_load(config.read_text(encoding='utf-8'))
-    parts = []
-    for name in ('data', 'model'):
-        part = content.get(name) if isinstance(content, Mapping) else None
-        arguments = part.get('init_args') if isinstance(part, Mapping) else None
+
+    def part(name: str) -> _Part:
+        found = content.get(name) if isinstance(content, Mapping) else None
+        found = found if isinstance(found, Mapping) else {}
+        arguments = found.get('init_args')
         if not isinstance(arguments, Mapping | None):
             raise FileError(
                 f'{config}: found a {type(arguments).__name__} as init_args of {name}, '
                 'expected names and values'
             )
-        parts.append(part if isinstance(part, Mapping) else {})
-    return parts
+        return _Part(str(found.get('class_path', '')), arguments or {})
 
-
-def _no_start(model: Mapping[str, Any]) -> list[str]:
-    """Leave out the file that a training began with: the checkpoint has all weights."""
-    weights = (model.get('init_args') or {}).get('weights')
-    return ['--model.weights=null'] if weights else []
+    return part('data'), part('model')
 
 
 def _without_labels(command: str, options: Sequence[str]) -> list[str]:
@@ -156,17 +167,16 @@ def _without_labels(command: str, options: Sequence[str]) -> list[str]:
         return []
     if _value(options, '--data.labels') is not None:
         return []
-    rest = list(options)
-    configs = _take_all(rest, '--config') + _take_all(rest, '-c')
-    paths = [Path(name) for name in configs if Path(name).is_file()]
-    data = [_parts_of(path)[0].get('init_args') or {} for path in paths]
-    labelled = any(arguments.get('labels') for arguments in data)
+    files = [path for path in map(Path, configurations(options)) if path.is_file()]
+    labelled = [
+        data for data, _ in map(_parts_of, files) if data.arguments.get('labels')
+    ]
     return ['--data.labels=null'] if labelled else []
 
 
-def _root(config: Path, data: Mapping[str, Any], options: Sequence[str]) -> list[str]:
+def _root(config: Path, data: _Part, options: Sequence[str]) -> list[str]:
     """Find the folder of the training's files from wherever the command is typed."""
-    root = str((data.get('init_args') or {}).get('root') or '')
+    root = str(data.arguments.get('root') or '')
     begun = read_result(config.parent / RUN_FILE).get('started_in')
     if not root or os.path.isabs(root) or _value(options, '--data.root'):
         return []
@@ -176,17 +186,14 @@ def _root(config: Path, data: Mapping[str, Any], options: Sequence[str]) -> list
     return ['--data.root', str(then)] if then.is_dir() else []
 
 
-def _other_scene(
-    data: Mapping[str, Any], cube: str, options: Sequence[str]
-) -> list[str]:
+def _other_scene(data: _Part, cube: str, options: Sequence[str]) -> list[str]:
     """Replace the scene of the training by another one, and keep all else."""
     added = []
-    if not str(data.get('class_path', '')).endswith('CustomSceneDataModule'):
+    if not data.class_path.endswith('CustomSceneDataModule'):
         # A scene of its own has other options; what both know, such as the size of the
         # patches, is kept.
         added += [f'--data={_CUSTOM}', '--data.dataset_options=null']
-    arguments = data.get('init_args') or {}
-    known = set(arguments) | {'labels'}
+    known = set(data.arguments) | {'labels'}
     added += [
         f'--data.{name}=null'
         for name in _OF_THE_SCENE
@@ -218,20 +225,25 @@ def _from_here(cube: str) -> str:
     return os.path.abspath(cube) if os.path.exists(cube) or glob.glob(cube) else cube
 
 
+def configurations(options: Sequence[str]) -> list[str]:
+    """List the configurations that options name.
+
+    Args:
+        options: Options of a command.
+
+    Returns:
+        What stands behind each ``--config`` and ``-c``.
+    """
+    return [value for name in ('--config', '-c') for value in _take([*options], name)]
+
+
 def _value(options: Sequence[str], name: str) -> str | None:
     """Read the last value of an option."""
-    rest = list(options)
-    values = _take_all(rest, name)
+    values = _take([*options], name)
     return values[-1] if values else None
 
 
-def _take(options: list[str], name: str) -> str | None:
-    """Read an option and remove it."""
-    values = _take_all(options, name)
-    return values[-1] if values else None
-
-
-def _take_all(options: list[str], name: str) -> list[str]:
+def _take(options: list[str], name: str) -> list[str]:
     """Read every value of an option, and remove them."""
     values, index = [], 0
     while index < len(options):

@@ -13,12 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from torchgeo_ekgnet.datamodules import CustomSceneDataModule
-from torchgeo_ekgnet.datamodules.class_table import (
-    check_classes,
-    class_table,
-    doubts,
-    doubts_of_scene,
-)
+from torchgeo_ekgnet.datamodules.class_table import ClassCounts, doubts_of_scene
 from torchgeo_ekgnet.datasets import CountSplit, HyperspectralScene, RandomSplit
 
 LABELS = np.kron(np.array([[1, 2], [3, 3]]), np.ones((10, 10), dtype=np.int64))
@@ -54,7 +49,9 @@ def module(folder: Path, labels: Any, **options: Any) -> CustomSceneDataModule:
 
 def test_table() -> None:
     counts = {'train': [8, 1], 'val': [4, 0], 'test': [100, 0], 'unused': [0, 3]}
-    assert class_table([3, 12], ['wheat', 'bare soil'], counts).splitlines() == [
+    assert ClassCounts(
+        [3, 12], ['wheat', 'bare soil'], counts
+    ).table().splitlines() == [
         'value  name       labelled  train  validation  test',
         '    3  wheat           112      8           4   100',
         '   12  bare soil         4      1           0     0',
@@ -68,7 +65,7 @@ def test_counts() -> None:
         'test': [9, 9, 0, 0],
         'unused': [0, 0, 0, 0],
     }
-    found = list(doubts([1, 2, 3, 9], ['a', 'b', 'class 3', 'd'], counts))
+    found = list(ClassCounts([1, 2, 3, 9], ['a', 'b', 'class 3', 'd'], counts).doubts())
     assert found == [
         'class 2 (b) has only 1 training pixel(s)',
         'class 3 has no test pixel: it counts in no accuracy',
@@ -81,9 +78,9 @@ def test_counts() -> None:
 )
 def test_background_by_name(name: str) -> None:
     counts = {key: [9, 9] for key in ('train', 'val', 'test', 'unused')}
-    (found,) = doubts([0, 1], [name, 'wheat'], counts)
+    (found,) = ClassCounts([0, 1], [name, 'wheat'], counts).doubts()
     assert f'class 0 ({name})' in found and 'add 0 to unlabelled' in found
-    assert not list(doubts([0, 1], ['grassland', 'wheat'], counts))
+    assert not list(ClassCounts([0, 1], ['grassland', 'wheat'], counts).doubts())
 
 
 def test_background_by_place() -> None:
@@ -135,10 +132,10 @@ def test_one_class_is_refused(tmp_path: Path, labels: Any) -> None:
 def test_one_trained_class_is_refused() -> None:
     counts = {'train': [9, 0], 'val': [0, 0], 'test': [1, 5], 'unused': [0, 0]}
     with pytest.raises(ValueError, match=r'found class 4 \(oats\) among 2'):
-        check_classes([4, 7], ['oats', 'rye'], counts)
+        ClassCounts([4, 7], ['oats', 'rye'], counts).check()
     counts['train'] = [0, 0]
     with pytest.raises(ValueError, match='found none among 2'):
-        check_classes([4, 7], ['oats', 'rye'], counts)
+        ClassCounts([4, 7], ['oats', 'rye'], counts).check()
 
 
 def test_fit_prints_the_table_and_test_does_not(

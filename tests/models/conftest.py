@@ -13,10 +13,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from torchgeo_ekgnet.models import network_class
+from torchgeo_ekgnet.models import own_models
 
 #: Every model that the package registers; new files join by being imported.
-MODELS = sorted(name for name in timm.list_models() if network_class(name))
+MODELS = own_models()
 
 #: One size of each network is enough where the class matters, not the depth.
 SIZES = [name for name in MODELS if '_large' not in name]

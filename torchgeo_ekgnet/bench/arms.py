@@ -154,6 +154,7 @@ def training_step(
     def step() -> None:
         network.train()
         optimizer.zero_grad()
+        # The backward pass chooses among strategies as well, but outside of autocast.
         with conv_strategy(arm.strategy):
             with arm.applied(setting):
                 loss = F.cross_entropy(network(x), labels)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from .._files import check_output_file, named_path, write_json
+from ..models import own_models
 from .arms import ARMS, COMPILED, TYPES, Setting
-from .count import count_work, own_models, usual_patch
+from .count import count_work, usual_patch
 from .measure import forbid_tf32, machine_description, machine_floor
 from .sections import SECTIONS, growth_sizes, model_sizes
 from .text import heading

@@ -13,18 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ..layers import conv_strategy
-from ..models import network_class
 
-__all__ = ('Work', 'count_work', 'create_model', 'own_models', 'usual_patch')
-
-
-def own_models() -> list[str]:
-    """List the models of this package.
-
-    Returns:
-        Their registered names.
-    """
-    return sorted(name for name in timm.list_models() if network_class(name))
+__all__ = ('Work', 'count_work', 'create_model', 'usual_patch')
 
 
 def create_model(name: str, patch: int, bands: int, **kwargs: Any) -> nn.Module:

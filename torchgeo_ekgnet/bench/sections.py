@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..models import own_models
 from .arms import (
     Arm,
     Setting,
@@ -21,7 +22,7 @@ from .arms import (
     training_step,
 )
 from .busy import bench_busy
-from .count import count_work, create_model, own_models, usual_patch
+from .count import count_work, create_model, usual_patch
 from .layers import bench_layers
 from .profiling import bench_profile
 from .text import (

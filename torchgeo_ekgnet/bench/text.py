@@ -68,6 +68,22 @@ def _arms(rows: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(arm for row in rows for arm in row['seconds']))
 
 
+def _times(row: dict[str, Any], arms: Sequence[str]) -> list[str]:
+    """Write the times of arms, which not every row has."""
+    times = row['seconds']
+    return [_milliseconds(times[arm]) if arm in times else '' for arm in arms]
+
+
+#: Titles of what :func:`_shares` writes.
+_OF = ('of peak', 'of copy', 'of floor')
+
+
+def _shares(row: dict[str, Any]) -> list[str]:
+    """Write which shares of what the machine can do a row reaches."""
+    names = ('share of peak', 'share of bandwidth', 'share of floor')
+    return [_number(row[name], '.0%') for name in names]
+
+
 def layers_text(rows: list[dict[str, Any]]) -> str:
     """Write the table of layers."""
     arms = ('ours', 'paper', 'static', 'dense', 'with mapping')
@@ -75,20 +91,15 @@ def layers_text(rows: list[dict[str, Any]]) -> str:
         [
             row['layer'],
             row['pass'],
-            *(
-                _milliseconds(row['seconds'][arm]) if arm in row['seconds'] else ''
-                for arm in arms
-            ),
+            *_times(row, arms),
             _number(row['paper / ours']),
             _number(row['ours / static']),
-            _number(row['share of peak'], '.0%'),
-            _number(row['share of bandwidth'], '.0%'),
-            _number(row['share of floor'], '.0%'),
+            *_shares(row),
         ]
         for row in rows
     ]
-    header = ['layer', 'pass', *arms, 'paper / ours', 'ours / static', 'of peak']
-    return markdown([*header, 'of copy', 'of floor'], cells)
+    header = ['layer', 'pass', *arms, 'paper / ours', 'ours / static', *_OF]
+    return markdown(header, cells)
 
 
 def _size_text(row: dict[str, Any]) -> str:
@@ -103,25 +114,19 @@ def models_text(rows: list[dict[str, Any]]) -> str:
         [
             f'{row["model"]} {row["pass"]}',
             _size_text(row),
-            *(
-                _milliseconds(row['seconds'][arm]) if arm in row['seconds'] else ''
-                for arm in arms
-            ),
+            *_times(row, arms),
             _number(row['patches per second'], '.0f'),
             _number(row['paper / ours']),
             _number(row.get('released / ours')),
             _number(row.get('unfolded / ours')),
             _number(row['ours / static']),
-            _number(row['share of peak'], '.0%'),
-            _number(row['share of bandwidth'], '.0%'),
-            _number(row['share of floor'], '.0%'),
+            *_shares(row),
             ' / '.join(_mebibytes(value) for value in row['peak bytes'].values()),
         ]
         for row in rows
     ]
     header = ['model', 'patch, bands, batch', *arms, 'patches/s', 'paper / ours']
-    header += ['released / ours', 'unfolded / ours']
-    header += ['ours / static', 'of peak', 'of copy', 'of floor']
+    header += ['released / ours', 'unfolded / ours', 'ours / static', *_OF]
     return markdown([*header, f'peak MiB: {" / ".join(arms)}'], cells)
 
 
@@ -152,7 +157,7 @@ def data_text(rows: list[dict[str, Any]]) -> str:
         [
             row['model'],
             _size_text(row),
-            *(_milliseconds(row['seconds'][arm]) for arm in ('data', 'training')),
+            *_times(row, ('data', 'training')),
             f'{row["data / training"]:.1%}',
         ]
         for row in rows

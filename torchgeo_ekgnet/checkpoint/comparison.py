@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
-from .provenance import Provenance, trained_bands
+from .provenance import trained_bands
 
 UNITS = {'in_channels': 'bands', 'num_classes': 'classes'}
 """What the sizes of a network count."""
@@ -213,10 +213,14 @@ def other_bands(
 
 
 def reach(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return half the distance from each band to its nearer neighbour, at least 0.5 nm.
+    """Tell how far a band may lie from another one and still be the same.
 
     Args:
         wavelengths: Band centres in nm.
+
+    Returns:
+        Half the distance from each band to its nearer neighbour, at least 0.5 nm; 10 nm
+        for a band without neighbours.
     """
     if len(wavelengths) < 2:
         return np.full(len(wavelengths), 10.0)
@@ -270,49 +274,6 @@ def doubt_part_of_epoch(checkpoint: Mapping[str, Any]) -> None:
         'a checkpoint of the end of an epoch (without every_n_train_steps, '
         'train_time_interval and val_check_interval)'
     )
-
-
-def check_training_data(datamodule: Any) -> None:
-    """Refuse to show a network other pixels than those it was trained with.
-
-    A task of this package remembers the state of its training data, whichever way its
-    weights came to be: trained in this process, loaded by Lightning or by itself. The
-    datamodule takes that state over as if Lightning had restored it. Of other tasks,
-    Lightning restores it from the checkpoint; that of another datamodule never gets
-    to ``load_state_dict``, and its split is not known.
-
-    Args:
-        datamodule: Datamodule with ``trainer``, ``load_state_dict``,
-            ``allow_other_split``, and the path of the checkpoint that it has checked
-            under ``_checked_checkpoint``.
-
-    Raises:
-        ValueError: If the network was, or may have been, trained on other data.
-    """
-    trainer = datamodule.trainer
-    if trainer is None:
-        return
-    path = trainer.ckpt_path
-    if path is not None and path == datamodule._checked_checkpoint:
-        return  # Lightning has restored it
-    provenance = getattr(trainer.lightning_module, 'provenance', None)
-    known = provenance.data if isinstance(provenance, Provenance) else None
-    if known is not None and trainer.state.fn != 'fit':
-        datamodule.load_state_dict(dict(known))
-    if path is None or path == datamodule._checked_checkpoint:
-        return
-    message = (
-        f'checkpoint {path} holds no split of {type(datamodule).__name__}: it was '
-        'trained with another data module'
-    )
-    if not datamodule.allow_other_split:
-        raise ValueError(
-            f'{message}, and its scores here may count pixels that it was trained '
-            'on. Use its own data module, or allow_other_split=True '
-            '(--data.allow_other_split true) if you mean it'
-        )
-    rank_zero_warn(f'{message}; accepted because allow_other_split is set')
-    datamodule._checked_checkpoint = path
 
 
 def _other_preprocessing(

@@ -18,6 +18,7 @@ from .provenance import KEY, is_data_state
 
 __all__ = ('check_archive', 'check_content', 'check_size', 'check_whole')
 
+# Options of timm.create_model that make it open files, or fetch them.
 _NAMES_FILES = frozenset(
     (
         'cache_dir',

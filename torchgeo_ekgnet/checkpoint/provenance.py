@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 KEY = 'torchgeo_ekgnet'
 """Entry of a checkpoint under which the task writes its :class:`Provenance`."""
+
+# Entries by which the state of a data module of ours is known among other entries.
 _STATE = frozenset(('scene', 'split', 'patch_size', 'padding_mode', 'num_bands'))
 
 

@@ -6,20 +6,20 @@
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule
 
-from ..checkpoint import ReadsLocally, check_training_data
+from ..checkpoint import Provenance, ReadsLocally
 from ..datasets.splits import RandomSplit, Split, SplitContext, SplitProtocol
-from .class_table import check_classes, class_table, doubts
+from .class_table import ClassCounts
 from .generators import generator_states, restore_generators
 
 T = TypeVar('T')
@@ -45,9 +45,13 @@ class SplitDataModule(ReadsLocally, BaseDataModule):
     allow_other_split: bool
 
     _split: Split | None = None
+    # What a checkpoint holds and cannot be taken over yet: before setup there are no
+    # data to compare it with, and generators go on where the first loader is made.
     _pending_state: Mapping[str, Any] | None = None
     _pending_generators: Mapping[str, Any] | None = None
+    # The trainer's checkpoint whose split was compared, or whose other split accepted.
     _checked_checkpoint: Any = None
+    # The table of classes that was printed last.
     _announced: str | None = None
 
     @property
@@ -85,22 +89,17 @@ class SplitDataModule(ReadsLocally, BaseDataModule):
         return split
 
     def _announce_classes(
-        self,
-        name: str,
-        values: Sequence[int],
-        names: Sequence[str],
-        counts: Mapping[str, Sequence[int]],
-        more_doubts: Iterable[str] = (),
+        self, name: str, classes: ClassCounts, more_doubts: Iterable[str] = ()
     ) -> None:
         """Print the classes before they are trained, and what looks wrong in them."""
-        check_classes(values, names, counts)
-        text = f'{name}:\n{class_table(values, names, counts)}'
+        classes.check()
+        text = f'{name}:\n{classes.table()}'
         if text == self._announced:
             # Set up by hand, and again by the trainer.
             return
         self._announced = text
         rank_zero_info(text)
-        for doubt in (*doubts(values, names, counts), *more_doubts):
+        for doubt in (*classes.doubts(), *more_doubts):
             _warn('%s: %s', name, doubt)
 
     def val_dataloader(self) -> Any:
@@ -128,8 +127,42 @@ class SplitDataModule(ReadsLocally, BaseDataModule):
 
     def _dataloader_factory(self, split: str) -> DataLoader[dict[str, Tensor]]:
         """Make the data loader of 'train', 'val', 'test' or 'predict'."""
-        check_training_data(self)
+        self._check_network()
         return self._loader(split)
+
+    def _check_network(self) -> None:
+        """Refuse to show a network other pixels than those it was trained with.
+
+        A task of this package remembers the state of its training data, whichever way
+        its weights came to be: trained in this process, loaded by Lightning or by
+        itself. That state is taken over as if Lightning had restored it. Of other
+        tasks, Lightning restores it from the checkpoint; that of another data module
+        never gets to :meth:`load_state_dict`, and its split is not known.
+        """
+        trainer: Any = self.trainer
+        if trainer is None:
+            return
+        path = trainer.ckpt_path
+        if path is not None and path == self._checked_checkpoint:
+            return  # Lightning has restored it
+        provenance = getattr(trainer.lightning_module, 'provenance', None)
+        known = provenance.data if isinstance(provenance, Provenance) else None
+        if known is not None and not self._fitting:
+            self.load_state_dict(dict(known))
+        if path is None or path == self._checked_checkpoint:
+            return
+        message = (
+            f'checkpoint {path} holds no split of {type(self).__name__}: it was '
+            'trained with another data module'
+        )
+        if not self.allow_other_split:
+            raise ValueError(
+                f'{message}, and its scores here may count pixels that it was trained '
+                'on. Use its own data module, or allow_other_split=True '
+                '(--data.allow_other_split true) if you mean it'
+            )
+        rank_zero_warn(f'{message}; accepted because allow_other_split is set')
+        self._checked_checkpoint = path
 
     @abstractmethod
     def _loader(self, split: str) -> DataLoader[dict[str, Tensor]]:

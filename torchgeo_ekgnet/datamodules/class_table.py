@@ -4,7 +4,7 @@
 """What a training is about to use: a table of the classes, and what looks wrong."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,89 +28,72 @@ def class_texts(values: Sequence[int], names: Sequence[str]) -> dict[int, str]:
     }
 
 
-def class_table(
-    values: Sequence[int], names: Sequence[str], counts: Mapping[str, Sequence[int]]
-) -> str:
-    """Write the pixels of every class.
+class ClassCounts(NamedTuple):
+    """The classes of a training, and how many pixels of each there are.
 
-    Args:
+    Attributes:
         values: Value of every class in the label file.
         names: Name of every class.
         counts: Pixels of every class in 'train', 'val', 'test' and 'unused'.
-
-    Returns:
-        A table, one line a class.
     """
-    head = ('value', 'name', 'labelled', 'train', 'validation', 'test')
-    rows = [
-        (value, name, sum(numbers), *numbers[:3])
-        for value, name, *numbers in zip(
-            values, names, *(counts[key] for key in (*SUBSETS, 'unused')), strict=True
-        )
-    ]
-    cells = [head, *(tuple(map(str, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return '\n'.join(
-        '  '.join(
-            cell.ljust(width) if place == 1 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    )
 
+    values: Sequence[int]
+    names: Sequence[str]
+    counts: Mapping[str, Sequence[int]]
 
-def check_classes(
-    values: Sequence[int], names: Sequence[str], counts: Mapping[str, Sequence[int]]
-) -> None:
-    """Refuse to train a classifier of a single class.
-
-    Args:
-        values: Value of every class in the label file.
-        names: Name of every class.
-        counts: Pixels of every class in 'train', 'val', 'test' and 'unused'.
-
-    Raises:
-        ValueError: If fewer than two classes have training pixels.
-    """
-    trained = [n for n, count in enumerate(counts['train'], start=1) if count]
-    if len(trained) < 2:
-        texts = class_texts(values, names)
-        found = f'class {texts[trained[0]]}' if trained else 'none'
-        raise ValueError(
-            f'a classifier needs training pixels of two classes or more, found {found} '
-            f'among {len(values)} class(es) of the labels: label another class, take '
-            'another split, or see unlabelled and class_names'
-        )
-
-
-def doubts(
-    values: Sequence[int], names: Sequence[str], counts: Mapping[str, Sequence[int]]
-) -> Iterator[str]:
-    """Find what looks wrong in the counts.
-
-    Args:
-        values: Value of every class in the label file.
-        names: Name of every class.
-        counts: Pixels of every class in 'train', 'val', 'test' and 'unused'.
-
-    Yields:
-        A sentence for each finding.
-    """
-    texts = class_texts(values, names)
-    labelled = np.sum([counts[key] for key in (*SUBSETS, 'unused')], axis=0)
-    for label, text in texts.items():
-        train, test = (counts[key][label - 1] for key in ('train', 'test'))
-        if labelled[label - 1] == 0:
-            yield f'class {text} has no pixel: it is trained with nothing'
-        elif 0 < train < _FEW:
-            yield f'class {text} has only {train} training pixel(s)'
-        if train and not test:
-            yield f'class {text} has no test pixel: it counts in no accuracy'
-        if means_no_class(names[label - 1]):
-            yield (
-                f'class {text} is trained as a class of its own, and its name says that '
-                f'it is none: add {values[label - 1]} to unlabelled to leave it out'
+    def table(self) -> str:
+        """Write the pixels of every class, one line a class."""
+        head = ('value', 'name', 'labelled', 'train', 'validation', 'test')
+        columns = (self.counts[key] for key in (*SUBSETS, 'unused'))
+        rows = [
+            (value, name, sum(numbers), *numbers[:3])
+            for value, name, *numbers in zip(
+                self.values, self.names, *columns, strict=True
             )
+        ]
+        cells = [head, *(tuple(map(str, row)) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return '\n'.join(
+            '  '.join(
+                cell.ljust(width) if place == 1 else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in cells
+        )
+
+    def check(self) -> None:
+        """Refuse to train a classifier of a single class.
+
+        Raises:
+            ValueError: If fewer than two classes have training pixels.
+        """
+        trained = [n for n, count in enumerate(self.counts['train'], start=1) if count]
+        if len(trained) < 2:
+            texts = class_texts(self.values, self.names)
+            found = f'class {texts[trained[0]]}' if trained else 'none'
+            raise ValueError(
+                'a classifier needs training pixels of two classes or more, found '
+                f'{found} among {len(self.values)} class(es) of the labels: label '
+                'another class, take another split, or see unlabelled and class_names'
+            )
+
+    def doubts(self) -> Iterator[str]:
+        """Find what looks wrong in the counts; a sentence for each finding."""
+        labelled = np.sum([self.counts[key] for key in (*SUBSETS, 'unused')], axis=0)
+        for label, text in class_texts(self.values, self.names).items():
+            train, test = (self.counts[key][label - 1] for key in ('train', 'test'))
+            if labelled[label - 1] == 0:
+                yield f'class {text} has no pixel: it is trained with nothing'
+            elif 0 < train < _FEW:
+                yield f'class {text} has only {train} training pixel(s)'
+            if train and not test:
+                yield f'class {text} has no test pixel: it counts in no accuracy'
+            if means_no_class(self.names[label - 1]):
+                yield (
+                    f'class {text} is trained as a class of its own, and its name says '
+                    f'that it is none: add {self.values[label - 1]} to unlabelled to '
+                    'leave it out'
+                )
 
 
 def doubts_of_scene(scene: HyperspectralScene) -> Iterator[str]:

@@ -24,7 +24,7 @@ from ..datasets.splits import SUBSETS, Split, SplitContext, SplitProtocol
 from ..samplers.combined import leaves, missing
 from ..samplers.labelled_pixels import LabelledPixelSampler
 from .base import SplitDataModule
-from .class_table import class_texts
+from .class_table import ClassCounts, class_texts
 from .pixels import dealt_loader
 
 logger = logging.getLogger(__name__)
@@ -242,9 +242,7 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         if stage == 'fit':
             self._announce_classes(
                 type(self.image).__name__,
-                self.class_values or (),
-                self.class_names,
-                self._counts,
+                ClassCounts(self.class_values or (), self.class_names, self._counts),
             )
         self._apply_pending_state()
 
@@ -369,13 +367,24 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         for source, target in split.relabel.items():
             labels[labels == source] = target
         labels[np.isin(labels, split.dropped)] = 0
-        place = np.ravel_multi_index(tuple(everything.places.T), split.shape)
+        self._deal_out(everything, labels, split)
+        self.dataset = LabelledPatches(self.image, everything, labels - 1)
+        self._measure(self.train_sampler)
+        self._overlap = split.overlap(self.size)._asdict()
+        self._split = split
+        logger.info('LabelledPixelsDataModule: %s', self.describe()['split'])
+
+    def _deal_out(
+        self, pixels: LabelledPixelSampler, labels: NDArray[np.int64], split: Split
+    ) -> None:
+        """Make a sampler of each subset, and count its classes."""
+        place = np.ravel_multi_index(tuple(pixels.places.T), split.shape)
         unused = labels > 0
         self._counts = {}
         for subset in SUBSETS:
             chosen = (labels > 0) & np.isin(place, split.indices(subset))
             unused &= ~chosen
-            sampler = everything.subset(chosen, shuffle=subset == 'train')
+            sampler = pixels.subset(chosen, shuffle=subset == 'train')
             setattr(self, f'{subset}_sampler', sampler)
             self._counts[subset] = self._count(labels[chosen])
         self._counts['unused'] = self._count(labels[unused])
@@ -391,11 +400,6 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
                 f'split {split.protocol!r} leaves no training pixel of {missed}: label '
                 'more, leave these classes out of class_values or use another split'
             )
-        self.dataset = LabelledPatches(self.image, everything, labels - 1)
-        self._measure(self.train_sampler)
-        self._overlap = split.overlap(self.size)._asdict()
-        self._split = split
-        logger.info('LabelledPixelsDataModule: %s', self.describe()['split'])
 
     def _draw(self, pixels: LabelledPixelSampler, labels: NDArray[np.int64]) -> Split:
         """Draw the split of the places from the class of every pixel, 0 for none."""

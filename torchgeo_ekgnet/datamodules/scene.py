@@ -37,7 +37,7 @@ from ..transforms.normalization import SpectralNormalizer
 from ..transforms.patches import PatchSource
 from ..transforms.pca import SpectralPCA
 from .base import SplitDataModule, after_setup
-from .class_table import class_texts, doubts_of_scene
+from .class_table import ClassCounts, class_texts, doubts_of_scene
 from .description import describe, html
 from .pixels import (
     LARGEST_BATCH,
@@ -263,13 +263,9 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         ):
             self._fit_preprocessing(scene)
         if stage == 'fit':
-            self._announce_classes(
-                scene.name,
-                scene.class_values,
-                scene.class_names,
-                split.counts(scene.label_map, scene.num_classes),
-                doubts_of_scene(scene),
-            )
+            counts = split.counts(scene.label_map, scene.num_classes)
+            classes = ClassCounts(scene.class_values, scene.class_names, counts)
+            self._announce_classes(scene.name, classes, doubts_of_scene(scene))
         for name in ('train', 'val', 'test'):
             if getattr(self, f'{name}_dataset') is None:
                 labels = split.labels(scene.label_map, name) - 1

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 from torchgeo.datamodules import BaseDataModule
 
+from .._configurations import check_yaml
 from .._files import check_output_file, named_path
-from ..cli import Parser, check_yaml, usage_errors
+from ..cli import Parser, usage_errors
 from ..commands import resolve_config, shipped_configs
 from ..datamodules import HyperspectralDataModule
 from ..maps import Page

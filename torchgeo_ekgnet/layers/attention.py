@@ -45,11 +45,11 @@ def _uncompiled() -> Iterator[None]:
 
 
 class Keeper:
-    """A hook that keeps what a module gives, and changes nothing.
+    """A forward hook that keeps the output of a module, and changes nothing.
 
     Args:
-        recorded: Where to.
-        name: Under which name.
+        recorded: Where outputs are kept; each run replaces the one before.
+        name: Key of this module's output.
     """
 
     def __init__(self, recorded: dict[str, Tensor], name: str) -> None:
@@ -104,8 +104,8 @@ def mean_attention(model: nn.Module, means: Mapping[str, Tensor]) -> Iterator[No
 
     Args:
         model: A network with expert convolutions.
-        means: Attention (K,) by layer name, usually of :func:`attention_means` over
-            the training samples.
+        means: Attention (K,) by layer name, usually those of
+            :func:`~torchgeo_ekgnet.experts.attention_means` over the training samples.
 
     Yields:
         Nothing; the network computes with fixed attention inside of the context.

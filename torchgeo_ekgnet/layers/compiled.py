@@ -44,30 +44,14 @@ def compiled_conv3d(
     with torch.autocast(x.device.type, enabled=False):
         unrolling = choose_conv_strategy(x, weight, geometry)[1]
         if unrolling is None:
-            y = F.conv3d(
-                x,
-                weight,
-                None,
-                geometry.stride,
-                geometry.padding,
-                geometry.dilation,
-                geometry.groups,
-            )
-            return y.contiguous()
+            return F.conv3d(x, weight, None, *geometry[1:]).contiguous()
         return unrolled_in_pieces(x, weight, None, unrolling)
 
 
 @compiled_conv3d.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
+def _(x: Tensor, weight: Tensor, *sizes: Any) -> Tensor:
     """Give the shape of the output."""
-    geometry = geometry_of(weight, stride, padding, dilation, groups)
+    geometry = geometry_of(weight, *sizes)
     size = geometry.output_size(x.shape[2:])
     return x.new_empty(x.shape[0], weight.shape[0], *size)
 
@@ -78,16 +62,10 @@ def _(
     schema=f'(Tensor grad, Tensor x, Tensor weight, {_SIZES}) -> (Tensor, Tensor)',
 )
 def _compiled_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
+    grad: Tensor, x: Tensor, weight: Tensor, *sizes: Any
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of :func:`compiled_conv3d`."""
-    geometry = geometry_of(weight, stride, padding, dilation, groups)
+    geometry = geometry_of(weight, *sizes)
     unrolling = choose_conv_strategy(x, weight, geometry)[1]
     with torch.autocast(x.device.type, enabled=False):
         if unrolling is None:
@@ -100,15 +78,7 @@ def _compiled_backward(
 
 
 @_compiled_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, x: Tensor, weight: Tensor, *sizes: Any) -> tuple[Tensor, Tensor]:
     """Give the shapes of the gradients."""
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
@@ -118,7 +88,7 @@ def _keep_inputs(
 ) -> None:
     """Save what :func:`_compiled_backward` needs."""
     ctx.save_for_backward(*inputs[:2])
-    ctx.geometry = inputs[2:]  # type: ignore[attr-defined]
+    ctx.sizes = inputs[2:]  # type: ignore[attr-defined]
 
 
 def _compiled_gradients(
@@ -126,7 +96,7 @@ def _compiled_gradients(
 ) -> tuple[Tensor | None, ...]:
     """Differentiate :func:`compiled_conv3d`."""
     x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-    gx, gw = _compiled_backward(grad, x, weight, *ctx.geometry)  # type: ignore[attr-defined]
+    gx, gw = _compiled_backward(grad, x, weight, *ctx.sizes)  # type: ignore[attr-defined]
     return gx, gw, None, None, None, None
 
 

@@ -222,15 +222,7 @@ def _static_conv(
     if chosen == 'dense':
         return dense_conv3d(x, weight, bias, geometry)
     if unrolling is None:
-        return F.conv3d(
-            x,
-            weight,
-            bias,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            geometry.groups,
-        )
+        return F.conv3d(x, weight, bias, *geometry[1:])
     if plain:
         return unrolled_conv3d(x, weight, bias, unrolling).contiguous()
     if out is not None and out.dtype == x.dtype:
@@ -485,15 +477,7 @@ def _experts(
     num_experts, out = weight.shape[0], weight.shape[1]
     # Group-major order, so that a static convolution has all experts of a group.
     kernels = weight.unflatten(1, (groups, out // groups)).transpose(0, 1)
-    y = F.conv3d(
-        x,
-        kernels.flatten(0, 2),
-        None,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        groups,
-    )
+    y = F.conv3d(x, kernels.flatten(0, 2), None, *geometry[1:])
     y = cast(Tensor, y.unflatten(1, (groups, num_experts, out // groups)))
     shares = attention[:, None, :, None, None, None, None].to(y.dtype)
     return (y * shares).sum(2).flatten(1, 2)

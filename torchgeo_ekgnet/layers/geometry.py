@@ -43,7 +43,11 @@ def triple(value: Size, name: str) -> Triple:
 
 
 class Geometry(NamedTuple):
-    """A convolution without its tensors."""
+    """A convolution without its tensors.
+
+    Behind the extent of the kernels, which their tensor has as well, stand the arguments
+    of ``F.conv3d`` in its order: ``F.conv3d(x, weight, bias, *geometry[1:])``.
+    """
 
     kernel: Triple
     stride: Triple

@@ -33,6 +33,7 @@ __all__ = [
     'shares_gradient',
 ]
 
+# Names of arguments for whose values Triton is not to compile a kernel anew.
 _BATCH = ['batch', 'tiles']
 _SIZES = [
     'total',
@@ -45,7 +46,8 @@ _SIZES = [
     'depths',
 ]
 _PRODUCTS = ['blocks', 'channels', 'outputs']
-# Of kernels so small that nothing is gained by channels that 16 divides.
+# Triton would compile a faster kernel for channels that 16 divides; those of mapping
+# networks are so small that it gains nothing.
 _SMALL = ['batch', 'channels']
 
 # --------------------------------------------------------------------------------------
@@ -597,7 +599,8 @@ def conv_weight_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
 # Mapping networks, on pooled maps (B, C): a program has all samples of some channels
 
 _CHANNELS = 16
-# Parts of a sum of 512 channels; more channels compile anew.
+# Parts of alpha's gradient that are added up at once: one of each 16 channels, of up to
+# 512. For more channels a kernel with more parts is compiled.
 _PIECES = 32
 
 

@@ -26,7 +26,9 @@ _NAME = 'mapping networks'
 #: Samples that a program of the kernels has at once, and experts.
 _MOST_SAMPLES, _MOST_EXPERTS = 256, 16
 
-#: Parameters of a residual block, and of what comes behind the last one.
+#: Parameters of each residual block, and of the end behind the last one: scale and shift
+#: of the normalization, kernel and biases of the product, and a scalar (the residual
+#: weight of a block, the raw temperature of the end).
 _PARAMETERS = 5
 
 

@@ -31,14 +31,7 @@ from .dynamic_expert_conv import DynamicExpertConv3d
 from .grouped_conv import GroupedConv3d
 from .rule import asked_strategy, forward_mode, plain_only, traced, watched
 
-__all__ = [
-    'conv_norm',
-    'folded_evaluation',
-    'folds',
-    'norm_act',
-    'normalize',
-    'watched',
-]
+__all__ = ['conv_norm', 'folded_evaluation', 'folds', 'norm_act', 'normalize']
 
 _enabled: ContextVar[bool] = ContextVar('folded_evaluation', default=True)
 

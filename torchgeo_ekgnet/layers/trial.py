@@ -3,10 +3,14 @@
 
 """Of several ways to compute the same on a GPU, the one that is fastest on this one.
 
-What is asked for first is computed in every way, once for each geometry and type. A way
-that fails is never taken again, one whose values differ from PyTorch's not for this
-geometry, and a line of the log says so; the others are timed. While a graph is captured,
-and where deterministic algorithms are asked for, nothing is timed.
+The first time that a geometry and type come, all ways compute them:
+
+* a way that raises an error is given up for good;
+* a way whose values differ from PyTorch's is left out for this geometry and type;
+* the ways that are left are timed, and the fastest one is taken from then on.
+
+The log tells of the first two. While a graph is captured, and where deterministic
+algorithms are asked for, nothing is timed.
 """
 
 import functools
@@ -36,8 +40,9 @@ CLOSE = {torch.float32: 5e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 _REPEATS = 5
 
-# Cycles for which the device waits before it is timed: at least, at most (2 to 50
-# milliseconds), and in a second, or more than there are.
+# How long the device is kept waiting before it is timed, in cycles of its clock: the
+# least, the most (2 to 50 milliseconds), and the cycles of a second, rather too many
+# than too few.
 _WAIT, _LONGEST_WAIT, _CLOCK = 4_000_000, 100_000_000, 2e9
 
 T = TypeVar('T')

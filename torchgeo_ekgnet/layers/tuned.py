@@ -120,15 +120,7 @@ def dense_conv3d(
 
 def _plain(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Convolve as PyTorch does."""
-    return F.conv3d(
-        x,
-        weight,
-        None,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        geometry.groups,
-    )
+    return F.conv3d(x, weight, None, *geometry[1:])
 
 
 def _dense_gradient(

@@ -4,7 +4,7 @@
 """The networks; importing this subpackage registers them with timm."""
 
 from ._contract import SpectralSpatialNet
-from ._registration import network_class
+from ._registration import network_class, own_models
 from ._skeleton import DenseSkeleton
 from .cnn3d import CNN3d
 from .dacnet import DACNet
@@ -27,4 +27,5 @@ __all__ = (
     'SpectralFormer',
     'SpectralSpatialNet',
     'network_class',
+    'own_models',
 )

@@ -10,7 +10,7 @@ average over (D, H, W) equals the spectral mean followed by a spatial average an
 logits do not depend on where the border is drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -82,6 +82,26 @@ def recomputed(stage: nn.Module, x: Tensor) -> Tensor:
     return cast(Tensor, checkpoint(stage, x) if finer is None else finer(x))
 
 
+def feature_levels(
+    channels: Sequence[int], reductions: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Describe the maps behind the stages of a network, as ``feature_info`` lists them.
+
+    Args:
+        channels: Channels of each.
+        reductions: By how much each has fewer rows and columns than the patch.
+
+    Returns:
+        timm's description of each.
+    """
+    return [
+        {'num_chs': width, 'reduction': reduction, 'module': f'stages.{index}'}
+        for index, (width, reduction) in enumerate(
+            zip(channels, reductions, strict=True)
+        )
+    ]
+
+
 class SpectralSpatialNet(nn.Module):
     """What timm asks of a model, for networks on (B, bands, P, P) patches.
 
@@ -89,9 +109,8 @@ class SpectralSpatialNet(nn.Module):
     order, ``stem`` (the first registered leaf is a plain ``nn.Conv3d``; weight
     loaders look at it), ``stages`` (an ``nn.ModuleList``, one module a feature level),
     optionally ``norm`` and ``act`` (final normalisation) and ``weigh`` (what happens to
-    the final map before its mean), ``feature_info`` (one dict
-    a stage with ``num_chs``, ``reduction`` along rows and columns, ``module``), and
-    calls :meth:`make_head` last. Networks of another shape override the small
+    the final map before its mean), ``feature_info`` (:func:`feature_levels`), and calls
+    :meth:`make_head` last. Networks of another shape override the small
     methods :meth:`forward_stem`, :meth:`forward_norm` and :meth:`spectral_mean`.
 
     ``global_pool`` other than ``'avg'`` acts on the spectral mean: ``'max'`` is the

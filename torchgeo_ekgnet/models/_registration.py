@@ -4,10 +4,16 @@
 """Networks by name: timm's registry, and what it knows of each."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from timm.models import build_model_with_cfg, is_model, model_entrypoint, register_model
+from timm.models import (
+    build_model_with_cfg,
+    is_model,
+    list_models,
+    model_entrypoint,
+    register_model,
+)
 from torch import nn
 
 from ._contract import SpectralSpatialNet
@@ -98,10 +104,9 @@ def network_class(name: str) -> type[SpectralSpatialNet] | None:
     return cast('type[SpectralSpatialNet] | None', network)
 
 
-def stages_of(arguments: Mapping[str, Any]) -> int:
-    """Count the blocks that ``block_config`` asks for; the network judges what it is."""
-    blocks = arguments['block_config']
-    return len(blocks) if isinstance(blocks, Sequence) else 1
+def own_models() -> list[str]:
+    """List the registered names of this package's networks."""
+    return sorted(name for name in list_models() if network_class(name))
 
 
 def create_spectral_model(
@@ -117,7 +122,8 @@ def create_spectral_model(
         model_class: Class of the network.
         variant: Registered name.
         pretrained: Load the weights that the configuration names.
-        num_stages: Number of feature levels, all of which ``features_only`` gives.
+        num_stages: Number of feature levels, all of which ``features_only`` gives; that
+            of the blocks where there is a ``block_config``.
         **kwargs: Arguments of the network and of timm's builder.
 
     Returns:
@@ -133,6 +139,9 @@ def create_spectral_model(
             f"feature_cls: found {feature_cls!r}, expected 'getter', whose maps are "
             '(B, C, H, W)'
         )
+    blocks = kwargs.get('block_config')
+    if isinstance(blocks, Sequence):  # else the network refuses it
+        num_stages = len(blocks)
     return build_model_with_cfg(
         model_class,
         variant,

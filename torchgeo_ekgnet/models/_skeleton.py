@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
 from ..layers.geometry import Geometry
-from ..layers.norm import conv_norm, norm_act, watched
-from ..layers.rule import reads_slices
+from ..layers.norm import conv_norm, norm_act
+from ..layers.rule import reads_slices, watched
 from ..layers.unrolled import faster_order
 from ._blocks import SpectralCollapse
-from ._contract import SpectralSpatialNet, leaf_module
+from ._contract import SpectralSpatialNet, feature_levels, leaf_module
 
 __all__ = ['Bottleneck', 'DenseLayer', 'DenseSkeleton', 'DenseStage', 'init_conv3d']
 
@@ -450,6 +450,23 @@ def _check_sizes(
         )
 
 
+def _plain_stem(
+    channels: int, kernel: Sequence[int], stride: Sequence[int], dd: dict[str, Any]
+) -> nn.Conv3d:
+    """Make a stem that slides along bands, rows and columns."""
+    depth, rows, cols = kernel
+    return GroupedConv3d(
+        1,
+        channels,
+        (depth, rows, cols),
+        stride=(stride[0], stride[1], stride[2]),
+        padding=(depth // 2, rows // 2, cols // 2),
+        bias=False,
+        rows_first=True,
+        **dd,
+    )
+
+
 class CentreWeights(nn.Module):
     """Weights a map before its mean: most in the middle, least at the border.
 
@@ -545,29 +562,19 @@ class DenseSkeleton(SpectralSpatialNet):
             raise ValueError('pixelwise: found True, expected whole_spectrum=True too')
         self.pixelwise = pixelwise
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        kernel, stride = tuple(stem_kernel), tuple(stem_stride)
+        # In this order: loaders look at the first layer.
         self.stem: nn.Conv3d
-        stem_act: nn.Module = nn.Identity()
+        self.stem_act: nn.Module
         if whole_spectrum:
-            stride = (1, 1, 1)
             self.stem = SpectralCollapse(1, channels, in_chans, bias=False, **dd)
-            stem_act = nn.Sequential(nn.BatchNorm3d(channels, **dd), nn.ReLU())
+            self.stem_act = nn.Sequential(nn.BatchNorm3d(channels, **dd), nn.ReLU())
         else:
-            self.stem = GroupedConv3d(
-                1,
-                channels,
-                (kernel[0], kernel[1], kernel[2]),
-                stride=(stride[0], stride[1], stride[2]),
-                padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
-                bias=False,
-                rows_first=True,
-                **dd,
-            )
+            self.stem = _plain_stem(channels, stem_kernel, stem_stride, dd)
+            self.stem_act = nn.Identity()
         self.rows_first = not whole_spectrum
-        self.stem_act = stem_act  # behind the stem: loaders look at the first layer
         self.stages = nn.ModuleList()
-        self.feature_info = []
-        reduction = stride[1]
+        reduction = 1 if whole_spectrum else stem_stride[1]
+        widths, reductions = [], []
         halves = pooling and not pixelwise
         for index, num_layers in enumerate(block_config):
             stage = DenseStage(
@@ -585,13 +592,9 @@ class DenseSkeleton(SpectralSpatialNet):
             channels = stage.out_channels
             reduction *= 2 if index and halves else 1
             self.stages.append(stage)
-            self.feature_info.append(
-                {
-                    'num_chs': channels,
-                    'reduction': reduction,
-                    'module': f'stages.{index}',
-                }
-            )
+            widths.append(channels)
+            reductions.append(reduction)
+        self.feature_info = feature_levels(widths, reductions)
         self.norm = nn.BatchNorm3d(channels, **dd)
         self.act = nn.ReLU()
         if centred:

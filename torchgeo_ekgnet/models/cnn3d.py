@@ -18,7 +18,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ._blocks import ExpectSize, FullExtentConv3d, MaxPool3d, rows_and_columns
-from ._contract import SpectralSpatialNet
+from ._contract import SpectralSpatialNet, feature_levels
 from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['CNN3d']
@@ -89,16 +89,9 @@ class CNN3d(SpectralSpatialNet):
             ]
         )
         whole = max(self.img_size)
-        self.feature_info = [
-            {'num_chs': width, 'reduction': reduction, 'module': f'stages.{index}'}
-            for index, (width, reduction) in enumerate(
-                zip(
-                    (widths[1], hidden_features, hidden_features),
-                    (1, whole, whole),
-                    strict=True,
-                )
-            )
-        ]
+        self.feature_info = feature_levels(
+            (widths[1], hidden_features, hidden_features), (1, whole, whole)
+        )
         self.make_head(hidden_features, global_pool, drop_rate, **dd)
 
     def forward_stem(self, x: Tensor) -> Tensor:

@@ -190,7 +190,6 @@ default_cfgs = generate_default_cfgs(
 def dacnet(pretrained: bool = False, **kwargs: Any) -> Any:
     """DACNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32."""
     model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
-    model_args.update(kwargs)
     return create_spectral_model(
-        DACNet, 'dacnet', pretrained, len(model_args['block_config']), **model_args
+        DACNet, 'dacnet', pretrained, **{**model_args, **kwargs}
     )

@@ -19,13 +19,8 @@ from timm.models import checkpoint_seq, generate_default_cfgs
 from torch import Tensor, nn
 
 from ._blocks import MaxPool3d
-from ._contract import SpectralSpatialNet, leaf_module
-from ._registration import (
-    create_spectral_model,
-    register_network,
-    spectral_cfg,
-    stages_of,
-)
+from ._contract import SpectralSpatialNet, feature_levels, leaf_module
+from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['DenseNet3d', 'SqueezeExcitation3d']
 
@@ -194,8 +189,8 @@ class DenseNet3d(SpectralSpatialNet):
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         self.stem = nn.Conv3d(1, stem_channels, 3, padding=1, **dd)
         self.stages = nn.ModuleList()
-        self.feature_info = []
         channels, reduction = stem_channels, 2
+        widths, reductions = [], []
         for index, num_layers in enumerate(block_config):
             layers: list[nn.Module] = []
             if index == 0:
@@ -212,13 +207,9 @@ class DenseNet3d(SpectralSpatialNet):
             if se_reduction is not None and index < len(block_config) - 1:
                 layers.append(SqueezeExcitation3d(channels, se_reduction, **dd))
             self.stages.append(DenseSequence(*layers))
-            self.feature_info.append(
-                {
-                    'num_chs': channels,
-                    'reduction': reduction,
-                    'module': f'stages.{index}',
-                }
-            )
+            widths.append(channels)
+            reductions.append(reduction)
+        self.feature_info = feature_levels(widths, reductions)
         self.make_head(channels, global_pool, drop_rate, **dd)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
@@ -243,22 +234,19 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_densenet3d(variant: str, pretrained: bool, **kwargs: Any) -> Any:
-    """Build a variant."""
-    return create_spectral_model(
-        DenseNet3d, variant, pretrained, stages_of(kwargs), **kwargs
-    )
-
-
 @register_network(DenseNet3d)
 def densenet3d(pretrained: bool = False, **kwargs: Any) -> Any:
     """3D-DenseNet: three blocks of three layers, growth 32."""
     model_args: dict[str, Any] = {'block_config': (3, 3, 3)}
-    return _create_densenet3d('densenet3d', pretrained, **dict(model_args, **kwargs))
+    return create_spectral_model(
+        DenseNet3d, 'densenet3d', pretrained, **{**model_args, **kwargs}
+    )
 
 
 @register_network(DenseNet3d)
 def se_densenet3d(pretrained: bool = False, **kwargs: Any) -> Any:
     """3D-SE-DenseNet: the same with squeeze and excitation behind two blocks."""
     model_args: dict[str, Any] = {'block_config': (3, 3, 3), 'se_reduction': 16}
-    return _create_densenet3d('se_densenet3d', pretrained, **dict(model_args, **kwargs))
+    return create_spectral_model(
+        DenseNet3d, 'se_densenet3d', pretrained, **{**model_args, **kwargs}
+    )

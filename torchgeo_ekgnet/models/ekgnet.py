@@ -25,12 +25,7 @@ from timm.models import generate_default_cfgs
 from torch import nn
 
 from ..layers import ContextMapping, DynamicExpertConv3d
-from ._registration import (
-    create_spectral_model,
-    register_network,
-    spectral_cfg,
-    stages_of,
-)
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseLayer, DenseSkeleton, init_conv3d
 
 __all__ = ['EKGNet', 'translate_released']
@@ -247,13 +242,6 @@ def _translate_released(model: EKGNet, state: dict[str, Any], prefix: str) -> No
         state[f'{prefix}{name}'] = value
 
 
-def _create_ekgnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
-    """Build a variant."""
-    return create_spectral_model(
-        EKGNet, variant, pretrained, stages_of(kwargs), **kwargs
-    )
-
-
 _PAPER: dict[str, Any] = {
     'paper_ids': 'arXiv:2504.13045',
     'paper_name': 'Expert Kernel Generation Network Driven by Contextual Mapping for '
@@ -304,13 +292,17 @@ _REFERENCE: dict[str, Any] = {
 @register_network(EKGNet)
 def ekgnet_base(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet-base of the paper's text: blocks of 4, 6 and 8 layers, growth 8-16-32."""
-    return _create_ekgnet('ekgnet_base', pretrained, **{**_BASE, **kwargs})
+    return create_spectral_model(
+        EKGNet, 'ekgnet_base', pretrained, **{**_BASE, **kwargs}
+    )
 
 
 @register_network(EKGNet)
 def ekgnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet-large of the paper's text: three blocks of 14 layers, growth 8-16-32."""
-    return _create_ekgnet('ekgnet_large', pretrained, **{**_LARGE, **kwargs})
+    return create_spectral_model(
+        EKGNet, 'ekgnet_large', pretrained, **{**_LARGE, **kwargs}
+    )
 
 
 @register_network(EKGNet)
@@ -320,7 +312,9 @@ def ekgnet_tiny(pretrained: bool = False, **kwargs: Any) -> Any:
     About a twelfth of the parameters of ``ekgnet_base`` and an eighth of its time; the
     mapping networks and the expert convolutions are the same.
     """
-    return _create_ekgnet('ekgnet_tiny', pretrained, **{**_TINY, **kwargs})
+    return create_spectral_model(
+        EKGNet, 'ekgnet_tiny', pretrained, **{**_TINY, **kwargs}
+    )
 
 
 @register_network(EKGNet)
@@ -331,7 +325,9 @@ def ekgnet_spectral(pretrained: bool = False, **kwargs: Any) -> Any:
     convolutions classify each pixel on its own, and the patch is their mean. Train it
     with crops of one pixel (``PatchAugmentation(crop=1)``) and map with whole patches.
     """
-    return _create_ekgnet('ekgnet_spectral', pretrained, **{**_SPECTRAL, **kwargs})
+    return create_spectral_model(
+        EKGNet, 'ekgnet_spectral', pretrained, **{**_SPECTRAL, **kwargs}
+    )
 
 
 @register_network(EKGNet)
@@ -341,18 +337,24 @@ def ekgnet_spatial(pretrained: bool = False, **kwargs: Any) -> Any:
     :func:`ekgnet_spectral` with kernels over neighbours, and experts by the patch. Train
     it with whole patches, flipped and turned; it remembers surroundings.
     """
-    return _create_ekgnet('ekgnet_spatial', pretrained, **{**_SPATIAL, **kwargs})
+    return create_spectral_model(
+        EKGNet, 'ekgnet_spatial', pretrained, **{**_SPATIAL, **kwargs}
+    )
 
 
 @register_network(EKGNet)
 def ekgnet_base_reference(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet-base as the released program computes it; loads its checkpoints."""
     model_args = {**_BASE, **_REFERENCE, **kwargs}
-    return _create_ekgnet('ekgnet_base_reference', pretrained, **model_args)
+    return create_spectral_model(
+        EKGNet, 'ekgnet_base_reference', pretrained, **model_args
+    )
 
 
 @register_network(EKGNet)
 def ekgnet_large_reference(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet-large as the released program computes it; loads its checkpoints."""
     model_args = {**_LARGE, **_REFERENCE, **kwargs}
-    return _create_ekgnet('ekgnet_large_reference', pretrained, **model_args)
+    return create_spectral_model(
+        EKGNet, 'ekgnet_large_reference', pretrained, **model_args
+    )

@@ -15,12 +15,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ._contract import leaf_module
-from ._registration import (
-    create_spectral_model,
-    register_network,
-    spectral_cfg,
-    stages_of,
-)
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseSkeleton, init_conv3d
 
 __all__ = ['LGCNet', 'LearnedGroupConv3d']
@@ -165,22 +160,19 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_lgcnet(variant: str, pretrained: bool, **kwargs: Any) -> Any:
-    """Build a variant."""
-    return create_spectral_model(
-        LGCNet, variant, pretrained, stages_of(kwargs), **kwargs
-    )
-
-
 @register_network(LGCNet)
 def lgcnet(pretrained: bool = False, **kwargs: Any) -> Any:
     """LGCNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32."""
     model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
-    return _create_lgcnet('lgcnet', pretrained, **dict(model_args, **kwargs))
+    return create_spectral_model(
+        LGCNet, 'lgcnet', pretrained, **{**model_args, **kwargs}
+    )
 
 
 @register_network(LGCNet)
 def lgcnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
     """LGCNet in its authors' size: three blocks of 10 layers, growth 8-16-32."""
     model_args: dict[str, Any] = {'block_config': (10, 10, 10), 'growth_rate': 8}
-    return _create_lgcnet('lgcnet_large', pretrained, **dict(model_args, **kwargs))
+    return create_spectral_model(
+        LGCNet, 'lgcnet_large', pretrained, **{**model_args, **kwargs}
+    )

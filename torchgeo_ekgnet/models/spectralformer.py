@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._blocks import ExpectSize, rows_and_columns
-from ._contract import SpectralSpatialNet
+from ._contract import SpectralSpatialNet, feature_levels
 from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['SpectralFormer']
@@ -223,14 +223,9 @@ class SpectralFormer(SpectralSpatialNet):
             for index in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, **dd)
-        self.feature_info = [
-            {
-                'num_chs': embed_dim,
-                'reduction': max(self.img_size),
-                'module': f'stages.{index}',
-            }
-            for index in range(depth)
-        ]
+        self.feature_info = feature_levels(
+            [embed_dim] * depth, [max(self.img_size)] * depth
+        )
         self.make_head(embed_dim, global_pool, drop_rate, **dd)
         self.reset_parameters()
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._blocks import SpectralCollapse
-from ._contract import SpectralSpatialNet, leaf_module
+from ._contract import SpectralSpatialNet, feature_levels, leaf_module
 from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['SSRN']
@@ -228,11 +228,9 @@ class SSRN(SpectralSpatialNet):
                 SpatialStage(collapsed_channels, channels, num_blocks, **dd),
             ]
         )
-        widths = (channels, collapsed_channels, channels)
-        self.feature_info = [
-            {'num_chs': width, 'reduction': 1, 'module': f'stages.{index}'}
-            for index, width in enumerate(widths)
-        ]
+        self.feature_info = feature_levels(
+            (channels, collapsed_channels, channels), (1, 1, 1)
+        )
         self.make_head(channels, global_pool, drop_rate, **dd)
 
 

@@ -19,7 +19,8 @@ from lightning.pytorch.callbacks import (
     ThroughputMonitor,
 )
 
-from ..cli import CommandLine, check_yaml
+from .._configurations import check_yaml
+from ..cli import CommandLine
 from ..commands import resolve_config
 from ..datamodules import HyperspectralDataModule
 from ..tasks import HyperspectralClassificationTask

@@ -49,7 +49,16 @@ class _Pixels(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """An image tile: its upper left corner, and the first of its rows and columns."""
+    """An image tile on the grid of all images.
+
+    Attributes:
+        left: Left edge.
+        top: Upper edge.
+        res: Width and height of a pixel.
+        first: Its first row and column among those of all tiles.
+        interval: Its time, where windows have one (torchgeo 0.8).
+        owner: Number of that time.
+    """
 
     left: float
     top: float
@@ -61,13 +70,11 @@ class _Tile(NamedTuple):
     def window(self, rows: range, cols: range) -> Any:
         """Give what this torchgeo is asked with for a block of pixels."""
         xres, yres = self.res
-        window = (
+        return _window(
             slice(self.left + cols.start * xres, self.left + cols.stop * xres, xres),
             slice(self.top - rows.stop * yres, self.top - rows.start * yres, yres),
+            self.interval,
         )
-        if _compat.HAS_SPATIAL_SAMPLERS:
-            return window
-        return (*window, slice(self.interval.left, self.interval.right))
 
     def centres(
         self, row: NDArray[np.int64], col: NDArray[np.int64]
@@ -215,15 +222,11 @@ class LabelledPixelSampler(SpatialSampler):
         width, height = self.size / 2 * xres, self.size / 2 * yres
         for number in order:
             x, y = self.positions[number].tolist()
-            window = (
+            yield _window(
                 slice(x - width, x + width, xres),
                 slice(y - height, y + height, yres),
+                self._intervals[self._interval_of[number]],
             )
-            if _compat.HAS_SPATIAL_SAMPLERS:
-                yield window
-            else:
-                interval = self._intervals[self._interval_of[number]]
-                yield (*window, slice(interval.left, interval.right))
 
     def _find(
         self,
@@ -281,11 +284,11 @@ class LabelledPixelSampler(SpatialSampler):
         self, bounds: NDArray[np.float64], interval: Any, tiles: NDArray[np.float64]
     ) -> _Tile:
         """Place a tile among the others."""
-        owner = 0
-        if not _compat.HAS_SPATIAL_SAMPLERS:
-            if interval not in self._intervals:
-                self._intervals.append(interval)
-            owner = self._intervals.index(interval)
+        if _compat.HAS_SPATIAL_SAMPLERS:
+            interval = None
+        if interval not in self._intervals:
+            self._intervals.append(interval)
+        owner = self._intervals.index(interval)
         left, top = _anchor(bounds, tiles)
         # Pixels are counted in their tile, and whole tiles from the first one: a
         # coordinate divided by the resolution may be rounded up or down.
@@ -322,6 +325,13 @@ class LabelledPixelSampler(SpatialSampler):
         ]
         self.places = np.stack([numbers for numbers, _ in numbered], axis=1)
         self.shape = (numbered[0][1], numbered[1][1])
+
+
+def _window(x: slice, y: slice, interval: Any) -> tuple[slice, ...]:
+    """Give what torchgeo is asked with: x, y and, where windows have one, a time."""
+    if interval is None:
+        return x, y
+    return x, y, slice(interval.left, interval.right)
 
 
 def _is_whole(value: float) -> bool:

@@ -114,6 +114,7 @@ class Capture:
         """Initialize."""
         self.network = network
         self.device_types = device_types
+        self._make: Callable[..., Any]
         self._make = make_graphed or torch.cuda.make_graphed_callables
         self._warmup = _WARMUP if processes == 1 else _PARALLEL_WARMUP
         self._shapes = _SHAPES if processes == 1 else 1
@@ -122,7 +123,8 @@ class Capture:
         self._graphs: dict[_Key, Callable[[Tensor], Tensor]] = {}
         self._kept: dict[_Key, list[Tensor]] = {}
         self._seen: Counter[_Key] = Counter()
-        # Graphs of a network that others have wrapped since are not made anew.
+        # With several processes the first change already is the last one: the network
+        # has been wrapped for data-parallel training since it was captured.
         self._changes = 0 if processes == 1 else _CHANGES - 1
         self._off = False
         self._places: list[tuple[int, bool]] = []
@@ -236,10 +238,8 @@ class Capture:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             options['pool'] = self._pool
         sample = image.detach().clone()
-        make: Callable[..., Any] = self._make
-        graph: Callable[[Tensor], Tensor]
         wrapper = _Wrapper(self.network, autocast)
-        graph = make(wrapper, (sample,), **options)
+        graph: Callable[[Tensor], Tensor] = self._make(wrapper, (sample,), **options)
         wrapper.let_go()
         return graph
 

@@ -198,6 +198,16 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         """Whether the weights were trained in this process or loaded."""
         return self._trained
 
+    @property
+    def _datamodule(self) -> Any:
+        """What gives the trainer its data; None for loaders, or without a trainer."""
+        return getattr(self._trainer, 'datamodule', None)
+
+    @property
+    def _trained_on(self) -> Mapping[str, Any] | None:
+        """State of the data that the network was trained on; None if not known."""
+        return None if self.provenance is None else self.provenance.data
+
     def configure_models(self) -> None:
         """Build the network, or wait for the datamodule to tell its sizes."""
         check_arguments(self.hparams)
@@ -262,7 +272,7 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
             ValueError: If the network does not fit the data, or if something is
                 neither given nor known to the datamodule.
         """
-        datamodule: Any = getattr(self._trainer, 'datamodule', None)
+        datamodule = self._datamodule
         data = {
             'in_channels': getattr(datamodule, 'num_bands', None),
             # A scene without labels does not say which classes there are.
@@ -279,29 +289,33 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
             self.configure_models()
             self.configure_metrics()
             repoint(vars(self).get('configure_optimizers'), self.model)
-        trained = self.provenance and self.provenance.data
-        if stage == 'predict':  # no loss, and no split to count classes in
-            return
-        known = trained and hasattr(datamodule, 'describe')
-        scene = datamodule.describe()['scene'] if known else {}
-        if stage == 'fit' and trained and scene and not self._ordered:
-            # A head that was loaded has the order of other data.
-            order_classes(self.model, match_classes(trained['scene'], scene))
-            self._ordered = True
-        weights = self.hparams['class_weights']
+        if stage != 'predict':  # no loss, and no split to count classes in
+            self._settle_classes(stage)
+
+    def _settle_classes(self, stage: str) -> None:
+        """Order a head that was loaded, and weigh classes, as the data have them."""
+        datamodule, trained = self._datamodule, self._trained_on
         others = getattr(datamodule, 'num_classes', None) != self.hparams['num_classes']
-        if trained and scene:
+        if trained and hasattr(datamodule, 'describe'):
+            scene = datamodule.describe()['scene']
             others |= trained['scene']['class_names'] != scene['class_names']
-        if stage != 'fit' and weights == 'balanced' and others:
-            weights = None
-        if weights == 'balanced' and hasattr(datamodule, 'class_counts'):
-            weights = balanced_weights(datamodule.class_counts('train'))
-        elif weights == 'balanced' and stage == 'fit':
-            raise ValueError(
-                "class_weights: 'balanced' needs a datamodule with class_counts(), "
-                f'found {type(datamodule).__name__}'
-            )
-        if weights is not None and weights != 'balanced':
+            if stage == 'fit' and not self._ordered:
+                order_classes(self.model, match_classes(trained['scene'], scene))
+                self._ordered = True
+        weights = self.hparams['class_weights']
+        if weights == 'balanced':
+            if stage != 'fit' and others:
+                return  # the counts are those of other classes
+            if hasattr(datamodule, 'class_counts'):
+                weights = balanced_weights(datamodule.class_counts('train'))
+            elif stage == 'fit':
+                raise ValueError(
+                    "class_weights: 'balanced' needs a datamodule with class_counts(), "
+                    f'found {type(datamodule).__name__}'
+                )
+            else:
+                return
+        if weights is not None:
             weigh_classes(self.criterion, weights, self.hparams['num_classes'])
 
     def configure_callbacks(self) -> list[Callback]:
@@ -325,8 +339,11 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
 
     def _hasten(self, stage: str) -> None:
         """Compile the network if asked to, or let it be captured."""
-        if stage in ('fit', 'predict'):
-            self._compile()
+        mode = self.hparams['compile']
+        if mode and stage in ('fit', 'predict'):
+            # In place: the state dict keeps its names.
+            one_graph = mode in (True, 'default')
+            self.model.compile(**({'dynamic': True} if one_graph else {'mode': mode}))
         if self._trainer is not None:
             self._capture = make_capture(
                 self.model, self._trainer, self.hparams, stage == 'fit'
@@ -353,16 +370,6 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         writer = strategy.checkpoint_io
         if not isinstance(writer, LocalCheckpointIO):
             strategy.checkpoint_io = LocalCheckpointIO(writer)
-
-    def _compile(self) -> None:
-        """Compile the network if asked to, in place: its state dict keeps its names."""
-        mode = self.hparams['compile']
-        if not mode:
-            return
-        if mode in (True, 'default'):
-            self.model.compile(dynamic=True)
-        else:
-            self.model.compile(mode=mode)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Create optimizer and learning-rate schedule, stepped once an epoch."""
@@ -539,9 +546,8 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         self._stepped = False
         count = sum(parameter.numel() for parameter in self.parameters())
         rank_zero_info(f'{self.hparams["model"]}: {count:,} parameters')
-        datamodule: Any = getattr(self.trainer, 'datamodule', None)
+        datamodule, trained = self._datamodule, self._trained_on
         doubt_crops(self.model, datamodule)
-        trained = self.provenance and self.provenance.data
         if trained and not getattr(datamodule, 'allow_other_split', True):
             doubt_seen_pixels(trained, datamodule.describe())
 
@@ -551,10 +557,9 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
 
     def on_train_epoch_start(self) -> None:
         """Note where the weights come from, and what they have seen."""
-        datamodule: Any = getattr(self.trainer, 'datamodule', None)
-        known = hasattr(datamodule, 'describe')
+        known = hasattr(self._datamodule, 'describe')
         self.provenance = self._current_provenance(
-            datamodule.state_dict() if known else None
+            self._datamodule.state_dict() if known else None
         )
 
     def on_fit_end(self) -> None:
@@ -586,9 +591,8 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
     def on_predict_start(self) -> None:
         """Refuse to map with random weights."""
         self._refuse_random_weights('predict')
-        datamodule: Any = getattr(self.trainer, 'datamodule', None)
-        scene: Any = getattr(datamodule, 'scene', None)
-        trained = self.provenance and self.provenance.data
+        scene: Any = getattr(self._datamodule, 'scene', None)
+        trained = self._trained_on
         if trained and scene is not None and scene.class_names:
             check_same_classes(
                 trained, scene.name, scene.class_names, 'predict: the network'
@@ -605,8 +609,7 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
 
     def _match_classes(self, stage: str) -> None:
         """Match the classes of the data with those that the network was trained on."""
-        datamodule: Any = getattr(self.trainer, 'datamodule', None)
-        trained = self.provenance and self.provenance.data
+        datamodule, trained = self._datamodule, self._trained_on
         if not trained or not hasattr(datamodule, 'describe'):
             number = getattr(datamodule, 'num_classes', None) or None
             check_sizes(self.hparams, {'num_classes': number})
@@ -621,7 +624,7 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
     @property
     def classes(self) -> dict[str, Any] | None:
         """Names, values and colours of the network's classes, as its run had them."""
-        trained = self.provenance and self.provenance.data
+        trained = self._trained_on
         if not trained:
             return None
         keys = ('class_names', 'class_values', 'palette')

@@ -92,6 +92,7 @@ class FiniteWatch:
         steps, skipped = self.steps, self.skipped
         self.steps = self.skipped = 0
         if not self.skip or (steps and skipped == steps):
-            self._bad = self._bad if not skipped else torch.tensor(1)
+            if skipped:  # each of these steps has been counted, and read, already
+                self._bad = torch.tensor(1)
             self.check('fit')
         return skipped

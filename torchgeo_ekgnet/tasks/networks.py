@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..checkpoint import KEY, Provenance, check_content, read_tensors
+from ..models import own_models
 from ..models._weights import compare_weights, network_state
 
 
@@ -65,17 +66,9 @@ def check_model(name: str) -> None:
     """
     if ':' in name or '/' in name or timm.is_model(name):
         return
-    from .. import models
-
-    prefix = f'{models.__name__}.'
-    own = [
-        model
-        for model in timm.list_models()
-        if timm.model_entrypoint(model).__module__.startswith(prefix)
-    ]
     raise ValueError(
-        f'model: timm knows no {name!r}; this package has {", ".join(own)}, and '
-        'timm.list_models() lists all'
+        f'model: timm knows no {name!r}; this package has {", ".join(own_models())}, '
+        'and timm.list_models() lists all'
     )
 
 

@@ -183,39 +183,9 @@ class SpectralNormalizer:
         if not self.per_band:
             self._check_spread(scene, positions)
             return self
-        bands = scene.shape[2]
-        count = 0
-        mean = np.zeros(bands)
-        square = np.zeros(bands)
-        low = np.full(bands, np.inf)
-        high = np.full(bands, -np.inf)
-        # Infinite values are reported below.
-        with np.errstate(invalid='ignore'):
-            for spectra in iterate_spectra(scene, positions):
-                # Blockwise mean and variance (Chan et al.): exact for large offsets.
-                n = len(spectra)
-                part = spectra.mean(axis=0)
-                delta = part - mean
-                total = count + n
-                square += ((spectra - part) ** 2).sum(axis=0)
-                square += delta**2 * (count * n / total)
-                mean += delta * (n / total)
-                count = total
-                low = np.minimum(low, spectra.min(axis=0))
-                high = np.maximum(high, spectra.max(axis=0))
-        if count == 0:
-            raise ValueError(
-                'normalization: no pixel with data to take statistics from'
-            )
-        if not (np.isfinite(mean).all() and np.isfinite(square).all()):
-            bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(square)))
-            raise ValueError(
-                f'normalization: bands {bad[:10].tolist()} hold NaN or infinite values '
-                'in pixels that are not nodata; name the nodata value or remove the '
-                'bands'
-            )
+        mean, variance, low, high = _band_statistics(scene, positions)
         if self.method == 'zscore':
-            offset, spread = mean, np.sqrt(square / count)
+            offset, spread = mean, np.sqrt(variance)
             # Rounding of a constant band must not be blown up to unit variance.
             flat = spread <= 1e-13 * np.maximum(np.abs(mean), 1e-30)
         else:
@@ -365,12 +335,7 @@ class SpectralNormalizer:
         """
         try:
             normalizer = cls(state['method'], state['over'])
-            statistics = []
-            for name in ('offset', 'scale'):
-                value = state[name]
-                if value is not None:
-                    value = torch.as_tensor(value, dtype=torch.float64, device='cpu')
-                statistics.append(value)
+            statistics = (as_double(state[name]) for name in ('offset', 'scale'))
             normalizer._take_statistics(*statistics)
         except KeyError as error:
             raise ValueError(
@@ -378,6 +343,49 @@ class SpectralNormalizer:
                 'over, offset and scale'
             ) from error
         return normalizer
+
+
+def as_double(values: Any) -> Tensor | None:
+    """Read an entry of a state: a tensor or a list, kept in double precision."""
+    if values is None:
+        return None
+    return torch.as_tensor(values, dtype=torch.float64, device='cpu')
+
+
+def _band_statistics(
+    scene: SpectralScene, positions: NDArray[np.int64] | None
+) -> tuple[NDArray[np.float64], ...]:
+    """Take mean, variance, minimum and maximum of every band, block by block."""
+    bands = scene.shape[2]
+    count = 0
+    mean = np.zeros(bands)
+    square = np.zeros(bands)
+    low = np.full(bands, np.inf)
+    high = np.full(bands, -np.inf)
+    # Infinite values are reported below.
+    with np.errstate(invalid='ignore'):
+        for spectra in iterate_spectra(scene, positions):
+            # Blockwise mean and variance (Chan et al.): exact for large offsets.
+            n = len(spectra)
+            part = spectra.mean(axis=0)
+            delta = part - mean
+            total = count + n
+            square += ((spectra - part) ** 2).sum(axis=0)
+            square += delta**2 * (count * n / total)
+            mean += delta * (n / total)
+            count = total
+            low = np.minimum(low, spectra.min(axis=0))
+            high = np.maximum(high, spectra.max(axis=0))
+    if count == 0:
+        raise ValueError('normalization: no pixel with data to take statistics from')
+    finite = np.isfinite(mean) & np.isfinite(square)
+    if not finite.all():
+        raise ValueError(
+            f'normalization: bands {np.flatnonzero(~finite)[:10].tolist()} hold NaN or '
+            'infinite values in pixels that are not nodata; name the nodata value or '
+            'remove the bands'
+        )
+    return mean, square / count, low, high
 
 
 def _report_flat(flat: NDArray[np.bool_], mean: NDArray[np.float64]) -> None:

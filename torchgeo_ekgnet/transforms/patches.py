@@ -237,25 +237,41 @@ class PatchSource:
             return gather_patches(
                 self.cube(device), row_col, self.patch_size, orientation
             )
-        size = self.patch_size
         centres = row_col.tolist()
+        bounds = self._bounds_of_neighbours(centres)
+        if bounds is None:
+            return self._gather_apart(centres, device, orientation)
+        if within is None:
+            top, _, left, _ = bounds
+            block = self.window(*bounds, device)
+        else:
+            shared = within.tolist()
+            top, _, left, _ = shared
+            block = self._window_once(shared, device)
+        corner = torch.tensor([top, left], device=device)
+        local = row_col.to(device) - corner
+        return gather_patches(block, local, self.patch_size, orientation)
+
+    def _bounds_of_neighbours(
+        self, centres: list[list[int]]
+    ) -> tuple[int, int, int, int] | None:
+        """Give the window of pixels that lie close together, as in a map, else None."""
+        if not centres:
+            return None
+        rows, cols = zip(*centres, strict=True)
+        top, bottom, left, right = min(rows), max(rows) + 1, min(cols), max(cols) + 1
+        pad = 2 * self.radius
+        pixels = (bottom - top + pad) * (right - left + pad)
+        if pixels > max(_DENSE, self.patch_size**2) * len(centres):
+            return None
+        return top, bottom, left, right
+
+    def _gather_apart(
+        self, centres: list[list[int]], device: torch.device, orientation: Tensor | None
+    ) -> Tensor:
+        """Read each patch alone, and put them into a block of one long column."""
+        size = self.patch_size
         if centres:
-            rows, cols = zip(*centres, strict=True)
-            bounds = [min(rows), max(rows) + 1, min(cols), max(cols) + 1]
-            top, bottom, left, right = bounds
-            pad = 2 * self.radius
-            pixels = (bottom - top + pad) * (right - left + pad)
-            if pixels <= max(_DENSE, size * size) * len(centres):
-                # Neighbours, as in a map: one window holds all of them.
-                if within is None:
-                    block = self.window(top, bottom, left, right, device)
-                else:
-                    bounds = within.tolist()
-                    block = self._window_once(bounds, device)
-                corner = torch.tensor([bounds[0], bounds[2]], device=device)
-                local = row_col.to(device) - corner
-                return gather_patches(block, local, size, orientation)
-            # Patches side by side: a block that is one long column of patches.
             block = torch.cat([self.read_block(r, r + 1, c, c + 1) for r, c in centres])
         else:
             block = torch.empty(0, size, self.num_bands)

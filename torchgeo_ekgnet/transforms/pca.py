@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._options import whole_number
-from .normalization import SpectralScene, iterate_spectra
+from .normalization import SpectralScene, as_double, iterate_spectra
 
 #: Deviations that count as none, in the largest one.
 _LEAST_DEVIATION = 1e-6
@@ -168,10 +168,7 @@ class SpectralPCA:
         try:
             pca = cls(int(state['num_components']), bool(state['whiten']))
             for name in ('mean', 'components', 'variance'):
-                value = state[name]
-                if value is not None:
-                    value = torch.as_tensor(value, dtype=torch.float64, device='cpu')
-                setattr(pca, name, value)
+                setattr(pca, name, as_double(state[name]))
             pca.variance_ratio = state['variance_ratio']
         except KeyError as error:
             raise ValueError(
