@@ -5,8 +5,10 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +125,31 @@ class TestReplaced:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         assert caught.value.errno == errno.ENOSPC
         assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize('call', ['fsync', 'replace', 'open'])
+    @pytest.mark.parametrize('number', [errno.EIO, errno.EROFS, errno.EACCES])
+    def test_errors_of_the_disk_name_the_file(
+        self, call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*args: Any) -> None:
+            names = {'replace': [str(args[0]), None, str(args[-1])], 'open': [args[0]]}
+            raise OSError(number, os.strerror(number), *names.get(call, []))
+
+        monkeypatch.setattr(os, call, fail)
+        with pytest.raises(OSError, match='could not be written') as caught:
+            write_text(tmp_path / 'a.txt', 'x')
+        monkeypatch.undo()
+        assert caught.value.filename == str(tmp_path / 'a.txt')
+        assert caught.value.errno == number
+        assert 'part' not in str(caught.value)
+        assert os.listdir(tmp_path) == []
+
+    def test_errors_of_other_files_are_theirs(self, tmp_path: Path) -> None:
+        with (
+            pytest.raises(FileNotFoundError, match='source'),
+            replaced(tmp_path / 'a.txt') as part,
+        ):
+            shutil.copy(tmp_path / 'source', part)
 
 
 class TestWriteJson:

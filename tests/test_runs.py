@@ -57,6 +57,9 @@ def test_newest_run_is_the_highest_version(tmp_path: Path) -> None:
     only_last = tmp_path / 'version_11' / 'checkpoints' / 'last.ckpt'
     only_last.parent.mkdir(parents=True)
     assert newest_checkpoint(tmp_path) == newest
+    # What a process that was killed had not finished is no checkpoint.
+    (only_last.parent / '.0123.part.ckpt').touch()
+    assert newest_checkpoint(tmp_path) == newest
     only_last.touch()
     assert newest_checkpoint(tmp_path) == only_last
     only_last.with_name('best.ckpt').touch()

@@ -7,6 +7,7 @@ import argparse
 import errno
 import hashlib
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -17,11 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, Timeout
+
+logger = logging.getLogger(__name__)
+
 #: Room left for headers and pictures, in bytes.
 _DISK_MARGIN = 8 << 20
 
 #: What a full disk, an exhausted quota and a file system's size limit are called.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: Where ``stdout`` is a link to a file if it is redirected to one.
 _DEVICES = Path('/dev')
@@ -80,9 +85,14 @@ def replaced(path: StrPath) -> Iterator[Path]:
         os.replace(part, path)
         fsync_folder(path.parent)
     except OSError as error:
-        if error.errno not in _NO_ROOM or error.filename == str(path):
+        reason = error.strerror or str(error)
+        if error.errno in NO_ROOM and error.filename != str(path):
+            raise no_room(path, reason) from error
+        if error.errno is None or error.filename not in (None, part, str(part)):
             raise
-        raise no_room(path, error.strerror or str(error)) from error
+        # Nobody knows the file aside, and of a disk's errors none names a file.
+        text = f'could not be written ({reason})'
+        raise OSError(error.errno, text, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -162,6 +172,29 @@ def fsync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def acquired(lock: BaseFileLock) -> bool:
+    """Take a lock, unless the system or the disk knows no locks.
+
+    Args:
+        lock: The lock, with its timeout.
+
+    Returns:
+        Whether it is held.
+
+    Raises:
+        Timeout: If another process has it.
+        PermissionError: If its file may not be opened, such as another user's.
+    """
+    try:
+        lock.acquire()
+    except (Timeout, PermissionError):
+        raise
+    except (OSError, NotImplementedError) as error:
+        logger.debug('%s: no locks on this disk (%s)', lock.lock_file, error)
+        return False
+    return True
 
 
 def no_room(path: Path, reason: str) -> OSError:
@@ -282,7 +315,7 @@ def check_writable(folder: StrPath) -> None:
             str(folder),
         ) from error
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise
         raise PermissionError(
             errno.EACCES,

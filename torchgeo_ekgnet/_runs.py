@@ -176,7 +176,8 @@ def checkpoint_of(run: Path) -> Path | None:
     """
     paths = (run / 'checkpoints' / f'{name}.ckpt' for name in ('best', 'last'))
     found = next(filter(Path.is_file, paths), None)
-    others = sorted((run / 'checkpoints').glob('*.ckpt'))
+    # The hidden ones are what a process that was killed had not finished.
+    others = sorted((run / 'checkpoints').glob('[!.]*.ckpt'))
     return others[0] if found is None and len(others) == 1 else found
 
 

@@ -5,6 +5,7 @@
 
 import errno
 import json
+import shutil
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -83,93 +84,50 @@ def test_loggers_share_the_version(tmp_path: Path) -> None:
     assert newest.parent.parent.name == 'version_1'
 
 
-@pytest.mark.parametrize('moved', [False, True])
-def test_resumed_run_keeps_the_best_epochs(
-    moved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('replaced', [False, True])
+def test_the_folder_of_a_run_that_goes_while_it_trains(
+    replaced: bool, tmp_path: Path
 ) -> None:
-    """Of the epochs after the resume one is second best and one is worse."""
-    losses = iter([3.0, 1.0, 2.0, 5.0])
-    monkeypatch.setattr(
-        HyperspectralClassificationTask,
-        'on_validation_epoch_end',
-        lambda self: self.log('known_loss', next(losses)),
-    )
+    """Nothing is written into the folder of another run, nor into half a new one."""
+    path = tmp_path / 'runs' / 'small' / 'version_0'
+    other = tmp_path / 'other'
 
-    def fit(epochs: int, checkpoint: Path | None = None) -> ModelCheckpoint:
-        best = ModelCheckpoint(filename='best', monitor='known_loss', save_top_k=2)
-        last = ModelCheckpoint(filename='last', enable_version_counter=False)
-        trainer = Trainer(
-            max_epochs=epochs,
-            accelerator='cpu',
-            callbacks=[RunFolder('small'), best, last],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-            default_root_dir=tmp_path,
-            num_sanity_val_steps=0,
-        )
-        task = HyperspectralClassificationTask('ekgnet_tiny')
-        trainer.fit(task, make_datamodule(), ckpt_path=checkpoint)
-        return best
+    class Moving(Callback):
+        def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+            if trainer.current_epoch == 1:
+                path.rename(tmp_path / 'moved')
+                if replaced:
+                    make_trainer(tmp_path).fit(
+                        HyperspectralClassificationTask('ekgnet_tiny'),
+                        make_datamodule(),
+                    )
+                    shutil.copytree(path, other)
 
-    fit(2)
-    first = tmp_path / 'runs' / 'small' / 'version_0'
-    if moved:
-        first = first.rename(tmp_path / 'elsewhere')
-    before = {path: path.read_bytes() for path in first.glob('checkpoints/*')}
-    best = fit(4, first / 'checkpoints' / 'last.ckpt')
-
-    second = tmp_path / 'runs' / 'small' / f'version_{int(not moved)}' / 'checkpoints'
-    assert float(best.best_model_score or 0) == 1.0
-    scores = {
-        torch.load(path, weights_only=True)['epoch']: float(score)
-        for path, score in best.best_k_models.items()
-    }
-    assert scores == {1: 1.0, 2: 2.0}
-    assert {Path(path).parent for path in best.best_k_models} == {second}
-    kept = {Path(path) for path in best.best_k_models} | {second / 'last.ckpt'}
-    assert set(second.iterdir()) == kept
-    assert torch.load(best.best_model_path, weights_only=True)['epoch'] == 1
-    assert {path: path.read_bytes() for path in before} == before
+    trainer = make_trainer(tmp_path, max_epochs=3, num_sanity_val_steps=0)
+    trainer.callbacks.insert(0, Moving())  # type: ignore[attr-defined]
+    with pytest.raises(FileNotFoundError, match='version_0') as caught:
+        trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    assert 'moved or deleted while it trained' in str(caught.value)
+    assert list((tmp_path / 'moved').glob('checkpoints/*.ckpt'))
+    if replaced:
+        for file in ('checkpoints', 'run.json'):
+            assert (path / file).exists()
+        kept = next((other / 'checkpoints').iterdir())
+        assert (path / 'checkpoints' / kept.name).read_bytes() == kept.read_bytes()
+        assert len(list((path / 'checkpoints').iterdir())) == 1
+    else:
+        assert not (path / 'checkpoints').exists()
 
 
-def test_resume_without_the_best_checkpoint(tmp_path: Path) -> None:
-    """A checkpoint that came alone goes on alone."""
+def test_a_note_that_was_deleted_ends_no_training(tmp_path: Path) -> None:
+    class Deleting(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+            (tmp_path / 'runs/small/version_0/run.json').unlink()
+
     trainer = make_trainer(tmp_path)
+    trainer.callbacks.append(Deleting())  # type: ignore[attr-defined]
     trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
-    lone = tmp_path / 'lone.ckpt'
-    path = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-    Path(path).rename(lone)
-    trainer = make_trainer(tmp_path, max_epochs=2)
-    with pytest.warns(UserWarning, match='dirpath has changed'):
-        trainer.fit(
-            HyperspectralClassificationTask('ekgnet_tiny'),
-            make_datamodule(),
-            ckpt_path=lone,
-        )
-    assert (tmp_path / 'runs/small/version_1/checkpoints/best.ckpt').is_file()
-
-
-def test_a_checkpoint_names_no_other_file(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
-    path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
-    secret = tmp_path / 'secret.txt'
-    secret.write_text('secret')
-    content = torch.load(path, weights_only=True)
-    for state in content['callbacks'].values():
-        if 'best_model_path' in state:
-            state.update(best_model_path=str(secret), last_model_path=str(secret))
-    torch.save(content, path)
-    trainer = make_trainer(tmp_path, max_epochs=2)
-    with pytest.warns(UserWarning, match='dirpath has changed'):
-        trainer.fit(
-            HyperspectralClassificationTask('ekgnet_tiny'),
-            make_datamodule(),
-            ckpt_path=path,
-        )
-    assert secret.read_text() == 'secret'
-    assert not list((tmp_path / 'runs').rglob('secret*'))
+    assert (tmp_path / 'runs/small/version_0/checkpoints').is_dir()
 
 
 def test_runs_that_start_together_have_folders_of_their_own(tmp_path: Path) -> None:

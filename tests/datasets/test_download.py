@@ -3,6 +3,7 @@
 
 """Tests of the download, against a server on this machine."""
 
+import errno
 import hashlib
 import http.server
 import logging
@@ -245,6 +246,17 @@ class TestDownload:
             pytest.raises(DownloadError, match='by another process'),
         ):
             download_file(scene_file(server, 'good'), tmp_path)
+
+    def test_a_disk_without_locks(
+        self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unknown(self: FileLock) -> None:
+            raise OSError(errno.ENOLCK, 'No locks available')
+
+        monkeypatch.setattr(FileLock, 'acquire', unknown)
+        path = download_file(scene_file(server, 'good'), tmp_path)
+        assert path.read_bytes() == CONTENT
+        assert names(tmp_path) == ['cube.bin']
 
     def test_no_server(self, tmp_path: Path) -> None:
         with pytest.raises(DownloadError, match='ConnectionError'):

@@ -130,7 +130,8 @@ def test_a_file_cut_short_in_its_first_bytes_is_discarded(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_full_disk_keeps_what_is_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_full_disk_keeps_what_is_whole(number: int, tmp_path: Path) -> None:
     layout = Layout(3)
     journal = Journal(tmp_path, SETTINGS)
     writer = journal.open_writer(0, 0)
@@ -147,7 +148,7 @@ def test_full_disk_keeps_what_is_whole(tmp_path: Path) -> None:
 
         def write(self, data: memoryview) -> int:
             if self.taken:
-                raise OSError(errno.ENOSPC, 'No space left on device')
+                raise OSError(number, os.strerror(number))
             self.taken = True
             return int(real.write(data[:10]))
 

@@ -21,6 +21,7 @@ from tests.data.public_scenes import data as public_scenes
 from tests.processes import forked, needs_fork
 from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.cli import UsageError
+from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.layers import expert_convs
 from torchgeo_ekgnet.reproduce import main_repeat
 from torchgeo_ekgnet.reproduce.build import content_of, placed
@@ -194,6 +195,57 @@ def test_content_is_that_of_the_data() -> None:
     other = content_of(settings(2), split=True)
     assert other['scene'] == content['scene']
     assert other['split'] != content['split']
+
+
+@pytest.mark.parametrize('model', ['rbf_svm', 'ekgnet_tiny'])
+@pytest.mark.parametrize('changed', ['labels.npy', 'split.npz', 'weights.pt'])
+def test_files_that_change_during_a_sweep_are_noticed(
+    model: str, changed: str, tmp_path: Path
+) -> None:
+    """A table of runs of other labels under one name would be wrong without a word."""
+    if model == 'rbf_svm' and changed == 'weights.pt':
+        pytest.skip('has none')
+    chance = np.random.default_rng(0)
+    np.save(tmp_path / 'cube.npy', chance.normal(size=(16, 16, 12)).astype('f4'))
+    labels = chance.integers(1, 4, (16, 16), dtype='u1')
+    np.save(tmp_path / 'labels.npy', labels)
+    RandomSplit(0.3, 0.1, 1)(labels.astype('i8')).save(tmp_path / 'split.npz')
+    network = HyperspectralClassificationTask(
+        'ekgnet_tiny', in_channels=12, num_classes=3
+    )
+    torch.save(network.model.state_dict(), tmp_path / 'weights.pt')
+    wanted = settings(model=model)
+    wanted['data'] = {
+        'class_path': 'torchgeo_ekgnet.datamodules.CustomSceneDataModule',
+        'init_args': {
+            'cube': 'cube.npy',
+            'labels': 'labels.npy',
+            'patch_size': 5,
+            'split': {
+                'class_path': 'torchgeo_ekgnet.datasets.SavedSplit',
+                'init_args': {'path': str(tmp_path / 'split.npz')},
+            },
+        },
+    }
+    if model != 'rbf_svm':
+        wanted['model']['init_args']['weights'] = str(tmp_path / 'weights.pt')
+    wanted['trainer'] = {'max_epochs': 1}
+    wanted['content'] = content_of(wanted, tmp_path, split=True)
+    if changed == 'labels.npy':
+        labels[0, 0] = labels[0, 0] % 3 + 1
+        np.save(tmp_path / changed, labels)
+    elif changed == 'split.npz':
+        RandomSplit(0.3, 0.1, 2)(labels.astype('i8')).save(tmp_path / changed)
+    else:
+        next(network.model.parameters()).data.add_(1)
+        torch.save(network.model.state_dict(), tmp_path / changed)
+    store = RunStore(tmp_path / 'runs')
+    name = {'labels.npy': 'scene', 'split.npz': 'split', 'weights.pt': 'weights'}[
+        changed
+    ]
+    with pytest.raises(ValueError, match=f'found another {name} than at the beginning'):
+        sweep([wanted], store, tmp_path, threads=1)
+    assert list(store.folder.iterdir()) == []
 
 
 def test_threads_are_given_back() -> None:

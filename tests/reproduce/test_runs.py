@@ -3,6 +3,7 @@
 
 """Tests of the run files."""
 
+import errno
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from torchgeo_ekgnet.reproduce.runs import (
     RunStore,
@@ -156,3 +158,39 @@ def test_work_is_never_there_without_its_lock(
     with RunStore(tmp_path).work() as used:
         assert used.is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('number', [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_disks_without_locks(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work is done, and what might be another process's is left alone."""
+
+    def no_lock(lock: FileLock, *args: Any, **kwargs: Any) -> None:
+        if number == errno.ENOSYS:
+            raise NotImplementedError
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, 'acquire', no_lock)
+    left = tmp_path / '.left.work' / 'run'
+    left.mkdir(parents=True)
+    with RunStore(tmp_path).work() as used:
+        assert used.is_dir()
+    assert list(tmp_path.iterdir()) == [left.parent]
+
+
+def test_work_that_another_user_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / '.left.work').mkdir()
+    acquire = FileLock.acquire
+
+    def refused(lock: FileLock, *args: Any, **kwargs: Any) -> Any:
+        if Path(lock.lock_file).name == '.left.lock':
+            raise PermissionError(errno.EACCES, 'Permission denied', lock.lock_file)
+        return acquire(lock, *args, **kwargs)
+
+    monkeypatch.setattr(FileLock, 'acquire', refused)
+    with RunStore(tmp_path).work() as used:
+        assert used.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ['.left.work']

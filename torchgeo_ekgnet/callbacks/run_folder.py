@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import sys
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .._files import (
-    as_argument,
-    at_home,
-    check_writable,
-    file_digest,
-    replaced,
-    write_json,
-)
+from .._files import as_argument, at_home, check_writable, file_digest, write_json
 from .._runs import (
     RUN_FILE,
     RUN_NAME,
@@ -43,6 +37,7 @@ from .._runs import (
 from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
+from .resumption import take_along
 
 __all__ = ('RunFolder', 'described_data', 'run_path', 'subject_of', 'writes_results')
 
@@ -201,6 +196,7 @@ class RunFolder(Callback):
         self._opened = False
         self._began = False
         self._made: Path | None = None
+        self._id: str | None = None
         self._scores: dict[int, dict[str, float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -241,8 +237,27 @@ class RunFolder(Callback):
         split: Any = getattr(getattr(trainer, 'datamodule', None), 'split', None)
         if hasattr(split, 'save'):
             split.save(self.path / 'split.npz')
-        about = {**_describe(trainer), 'started_in': os.getcwd()}
+        self._id = uuid.uuid4().hex
+        about = {**_describe(trainer), 'started_in': os.getcwd(), 'run': self._id}
         write_json(self.path / RUN_FILE, about)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to write where the folder of the run is no more, or is another's."""
+        if self.path is None or self._id is None or not trainer.is_global_zero:
+            return
+        note = read_result(self.path / RUN_FILE)
+        # A note that was deleted alone says nothing.
+        if not self.path.is_dir() or (note and note.get('run') != self._id):
+            kind = 'that of another training' if note else 'none'
+            raise FileNotFoundError(
+                errno.ENOENT,
+                f'found {kind}, expected the folder of this run, which was moved or '
+                'deleted while it trained; its checkpoints lie where it was moved, and '
+                'fit --ckpt_path .../last.ckpt goes on from there',
+                str(self.path),
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that there is something to keep."""
@@ -313,60 +328,12 @@ class RunFolder(Callback):
     ) -> None:
         """Write beside the run of the checkpoint, or take its best ones along."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._take_along(trainer, checkpoint)
+            take_along(trainer, checkpoint)
             return
         self._open_stage(trainer, pl_module)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback.dirpath = str(Path(str(trainer.ckpt_path)).absolute().parent)
-
-    def _take_along(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-        """Copy the checkpoints that a resumed run has kept into its new folder.
-
-        Lightning forgets the best score if the folder of the checkpoints is another
-        one, and a worse epoch would become the best of the new run. The states of the
-        callbacks are changed in place.
-        """
-        beside = Path(str(trainer.ckpt_path)).absolute().parent
-        states: dict[str, Any] = checkpoint.get('callbacks', {})
-        for callback in trainer.checkpoint_callbacks:
-            state = states.get(callback.state_key)
-            if not isinstance(callback, ModelCheckpoint) or state is None:
-                continue
-            kept = {
-                state['best_model_path'],
-                state['last_model_path'],
-                state['kth_best_model_path'],
-                *state['best_k_models'],
-            }
-            # A run may have been moved, and a checkpoint must not name other files:
-            # those of the run lie beside the one in use.
-            sources = {path: beside / Path(path).name for path in kept - {''}}
-            if not all(map(_is_own_file, sources.values())):
-                states[callback.state_key] = {
-                    **state,
-                    'dirpath': '',
-                    'best_model_path': '',
-                }
-                continue
-            folder = Path(str(callback.dirpath))
-            moved = {'': ''}
-            for path, source in sources.items():
-                target = folder / source.name
-                moved[path] = str(target)
-                if trainer.is_global_zero and not target.exists():
-                    with replaced(target) as part:
-                        shutil.copy2(source, part)
-            states[callback.state_key] = {
-                **state,
-                'dirpath': callback.dirpath,
-                'best_model_path': moved[state['best_model_path']],
-                'last_model_path': moved[state['last_model_path']],
-                'kth_best_model_path': moved[state['kth_best_model_path']],
-                'best_k_models': {
-                    moved[path]: score for path, score in state['best_k_models'].items()
-                },
-            }
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that ``validate`` has weights."""
@@ -467,11 +434,6 @@ def _remove_links(folder: Path) -> None:
     for name in _LOGS:
         if (folder / name).is_symlink():
             (folder / name).unlink()
-
-
-def _is_own_file(path: Path) -> bool:
-    """Tell whether a file lies in its folder, and is no link to another one."""
-    return path.is_file() and path.resolve().parent == path.parent.resolve()
 
 
 def _shown(path: Path | None) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import requests
 from filelock import FileLock, Timeout
 
-from .._files import check_free_space, file_digest
+from .._files import acquired, check_free_space, file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -133,20 +133,22 @@ def download_file(
     root.mkdir(parents=True, exist_ok=True)
     target = root / file.name
     check = check or file.mismatch
-    lock = root / f'.{file.name}.lock'
+    path = root / f'.{file.name}.lock'
+    lock = FileLock(path, timeout=_LOCK_TIMEOUT)
     try:
-        with FileLock(lock, timeout=_LOCK_TIMEOUT):
-            try:
-                # Another process may have brought it.
-                if not (target.is_file() and check(target) is None):
-                    _from_any_host(file, target, check)
-            finally:
-                lock.unlink(missing_ok=True)
+        acquired(lock)
     except Timeout:
         raise DownloadError(
             f'{file.name} is being downloaded by another process, which does not end; '
-            f'if there is none, delete {lock}'
+            f'if there is none, delete {path}'
         ) from None
+    try:
+        # Another process may have brought it.
+        if not (target.is_file() and check(target) is None):
+            _from_any_host(file, target, check)
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
     return target
 
 

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 
 from .._environment import versions
-from .._files import check_free_space, write_json
+from .._files import NO_ROOM, check_free_space, write_json
 from .._runs import Subject, claim_outputs, read_result
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
@@ -387,7 +387,7 @@ class MapJob:
         try:
             write(self.staging / name)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise
             rank_zero_warn(
                 f'{name} is left out, it could not be made ({type(error).__name__}: '

@@ -27,6 +27,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from .._files import NO_ROOM, acquired
 from ..metrics import not_finite
 
 __all__ = ('FolderLock', 'Journal', 'JournalWriter', 'Layout')
@@ -65,7 +66,7 @@ class FolderLock:
         if self._lock.is_locked:
             return
         try:
-            self._lock.acquire()
+            acquired(self._lock)
         except Timeout:
             raise BlockingIOError(
                 errno.EAGAIN,
@@ -81,8 +82,6 @@ class FolderLock:
                 'folder',
                 str(self.path),
             ) from error
-        except (OSError, NotImplementedError):
-            logger.debug('%s: no locks on this disk', self.path)
 
     def release(self) -> None:
         """Free the lock, and delete its file."""
@@ -197,8 +196,12 @@ class JournalWriter:
                 self._file.seek(self._end)
             except OSError:
                 logger.debug('%s could not be cut back', self.path)
-            if error.errno != errno.ENOSPC:
-                raise
+            if error.errno not in NO_ROOM:
+                raise OSError(
+                    error.errno,
+                    f'the results could not be written ({error.strerror})',
+                    str(self.path.parent),
+                ) from error
             raise OSError(
                 errno.ENOSPC,
                 'the disk is full; what has been classified is kept. Free some room '

@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lightning.pytorch import Callback
 from .._files import file_digest
 from ..cli import CommandLine, Parser, usage_errors
 from ..datamodules import HyperspectralDataModule
+from ..datasets.scene import HyperspectralScene
 from .runs import Result, Settings, decode_floats
 
 _OWN = ('content', 'start_epoch', 'checkpoint', 'smooth')
@@ -126,17 +127,56 @@ def content_of(
         training begins with.
     """
     data = build_data(settings, root)
-    scene = data.scene
+    content = {'scene': _scene_content(data.scene)}
+    if split:
+        content['split'] = data.split.identity()
+    return {**content, **_weights_content(settings)}
+
+
+def check_content(settings: Settings, data: HyperspectralDataModule) -> None:
+    """See that a run reads the data that its settings are of.
+
+    Args:
+        settings: Settings of the run.
+        data: Its datamodule, set up.
+
+    Raises:
+        ValueError: If a file was changed since the sweep began.
+    """
+    known = settings.get('content') or {}
+    found = {'scene': _scene_content(data.scene), **_weights_content(settings)}
+    if not _draws(settings):
+        found['split'] = data.split.identity()
+    for name, digest in known.items():
+        if found.get(name, digest) != digest:
+            raise ValueError(
+                f'found another {name} than at the beginning of this command '
+                f'(SHA-256 {found[name][:12]}), expected the same one ({digest[:12]}): '
+                'a file was changed meanwhile. What has finished is kept; give the '
+                'command again for runs that are all of the new files'
+            )
+
+
+def _draws(settings: Settings) -> bool:
+    """Tell whether every seed has a split of its own."""
+    split = settings['data'].get('init_args', {}).get('split')
+    return not isinstance(split, Mapping) or 'seed' in (split.get('init_args') or {})
+
+
+def _weights_content(settings: Settings) -> dict[str, str]:
+    """Identify the file of weights that a training begins with, if there is one."""
+    weights = settings['model'].get('init_args', {}).get('weights')
+    if isinstance(weights, str) and os.path.isfile(weights):
+        return {'weights': file_digest(weights)}
+    return {}
+
+
+def _scene_content(scene: HyperspectralScene) -> str:
+    """Identify values, labels, classes and valid pixels of a scene."""
     digest = hashlib.sha256(json.dumps([scene.digest(), scene.class_names]).encode())
     digest.update(scene.label_map.astype('<i8').tobytes())
     digest.update(scene.valid.tobytes())
-    content = {'scene': digest.hexdigest()}
-    if split:
-        content['split'] = data.split.identity()
-    weights = settings['model'].get('init_args', {}).get('weights')
-    if isinstance(weights, str) and os.path.isfile(weights):
-        content['weights'] = file_digest(weights)
-    return content
+    return digest.hexdigest()
 
 
 def described(data: HyperspectralDataModule) -> Result:

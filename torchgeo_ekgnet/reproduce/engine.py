@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from .._environment import code_digest, machine, versions
 from .._files import replaced
 from ..datamodules import HyperspectralDataModule
-from .build import build_data, described
+from .build import build_data, check_content, described
 from .classical import (
     count_tested,
     fit_classical,
@@ -72,6 +72,7 @@ def _threads(count: int | None) -> Iterator[None]:
 def _fit_classical(settings: Settings, root: str | None) -> Result:
     """Fit and test a classical baseline."""
     data = build_data(settings, root)
+    check_content(settings, data)
     scene, split = data.scene, data.split
     start = time.perf_counter()
     estimator = fit_classical(

@@ -20,9 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from .._files import write_json
+from .._files import acquired, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -199,17 +199,20 @@ class RunStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(f'.*{_WORK}'):
-            lock = left.with_suffix(_LOCK)
-            with suppress(Timeout), FileLock(lock, timeout=0):
+            lock_file = left.with_suffix(_LOCK)
+            # Where there are no locks nobody knows whether it is in use.
+            with suppress(OSError, NotImplementedError), FileLock(lock_file, timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
-                lock.unlink(missing_ok=True)
+                lock_file.unlink(missing_ok=True)
         folder = self.folder / f'.{uuid.uuid4().hex}{_WORK}'
-        place, lock = folder / 'run', folder.with_suffix(_LOCK)
+        place, lock_file = folder / 'run', folder.with_suffix(_LOCK)
+        lock = FileLock(lock_file)
         # Before the folder is there: who starts at the same moment would delete it.
-        with FileLock(lock):
-            try:
-                place.mkdir(parents=True)
-                yield place
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.unlink(missing_ok=True)
+        acquired(lock)
+        try:
+            place.mkdir(parents=True)
+            yield place
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock_file.unlink(missing_ok=True)
+            lock.release()

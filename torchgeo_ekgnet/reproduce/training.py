@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..callbacks import ExpertUse
 from ..callbacks.checkpoint_io import write_whole
 from ..layers import expert_convs
-from .build import Builder, described, own_arguments, placed
+from .build import Builder, check_content, described, own_arguments, placed
 from .runs import Result, Settings
 
 MONITOR = 'val_loss'
@@ -127,6 +127,8 @@ def train(settings: Settings, root: str | None, work: Path) -> Result:
     task, data = built.model, built.datamodule
     trainer.loggers = [curves]
     write_whole(trainer)
+    data.setup('fit')
+    check_content(settings, data)
     trainer.fit(task, datamodule=data)
     if trainer.interrupted:
         # Lightning turns Ctrl-C into a normal end; half a run is not a result.
