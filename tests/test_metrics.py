@@ -12,6 +12,7 @@ from sklearn.metrics import (
     cohen_kappa_score,
     confusion_matrix,
     precision_score,
+    recall_score,
 )
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -23,8 +24,12 @@ def test_equals_scikit_learn(seed: int) -> None:
     rng = np.random.RandomState(seed)
     true = rng.randint(0, 5, 200)
     predicted = np.where(rng.rand(200) < 0.7, true, rng.randint(0, 5, 200))
+    # Two classes of a single sample: one is found, the other is not.
+    true, predicted = np.append(true, [5, 6]), np.append(predicted, [5, 0])
     accuracies = Accuracies.from_confusion(confusion_matrix(true, predicted))
 
+    recall = recall_score(true, predicted, average=None)
+    np.testing.assert_allclose(accuracies.per_class, recall)
     assert accuracies.overall == pytest.approx(accuracy_score(true, predicted))
     assert accuracies.average == pytest.approx(balanced_accuracy_score(true, predicted))
     assert accuracies.kappa == pytest.approx(cohen_kappa_score(true, predicted))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.data.geotiff import data as geotiff
-from torchgeo_ekgnet.datasets import HyperspectralScene, open_scene
+from torchgeo_ekgnet.datasets import HyperspectralScene, nodata, open_scene
 from torchgeo_ekgnet.datasets.nodata import is_nodata
 from torchgeo_ekgnet.transforms import PatchSource, SpectralNormalizer
 
@@ -80,6 +80,15 @@ class TestUndeclared:
             scene = HyperspectralScene(cube, None, nodata=fill)
         assert scene.valid.mean() == 0.9
         assert not caplog.text
+
+    def test_sample_of_a_large_scene(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(nodata, '_SAMPLE_VALUES', 6 * 3000)
+        cube = reflectance(200, 100)
+        cube[:, 90:] = -9999
+        HyperspectralScene(cube, None)
+        assert 'of the pixels have the value -9999 in every band' in caplog.text
 
     @pytest.mark.parametrize('kind', ['int16', 'uint16'])
     def test_integers(self, caplog: pytest.LogCaptureFixture, kind: str) -> None:
@@ -197,6 +206,13 @@ class TestPrecision:
         assert np.array_equal(exact, cube)
 
 
+@pytest.mark.parametrize('kind', ['f4', 'f8', 'i2'])
+def test_no_data_anywhere(kind: str) -> None:
+    cube = np.full((4, 5, 3), -9999, kind)
+    with pytest.raises(ValueError, match='no pixel has data in every band'):
+        HyperspectralScene(cube, None, nodata=-9999)
+
+
 @pytest.mark.parametrize(('given', 'declared'), [('nan', -9999), (-9999, math.nan)])
 def test_nan_beside_a_number(tmp_path: Path, given: Any, declared: float) -> None:
     cube = reflectance()
@@ -209,7 +225,8 @@ def test_nan_beside_a_number(tmp_path: Path, given: Any, declared: float) -> Non
         assert np.argwhere(~scene.valid).tolist() == [[0, 0], [1, 1]]
     # Of two numbers the one that is given overrules the other.
     if declared == -9999:
-        with pytest.raises(ValueError, match='1 values are NaN'):
+        told = r'1 values are NaN or infinite, in 1 of 6 bands \(zero-based: \[3\]\)'
+        with pytest.raises(ValueError, match=told):
             open_scene(path)
         cube[1, 1, 3] = 0.25
         geotiff.write(path, cube.transpose(2, 0, 1), nodata=declared)

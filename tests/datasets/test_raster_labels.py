@@ -9,17 +9,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
 from tests.data.envi import data as envi
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet.datasets import open_scene
+from torchgeo_ekgnet.datasets.labels import NO_LABEL
+from torchgeo_ekgnet.datasets.raster import Grid, checked_grid, labels_on_grid
 
 pytestmark = pytest.mark.filterwarnings(
     # These files have no place on Earth.
     'ignore::rasterio.errors.NotGeoreferencedWarning',
     "ignore:'crs' was not provided:UserWarning",
 )
+
+
+@pytest.mark.parametrize('crs', [None, 'EPSG:32633'])
+def test_labels_of_a_part_of_the_scene(crs: str | None) -> None:
+    """Beyond them is no label, also where the file has labels everywhere."""
+    system = None if crs is None else CRS.from_string(crs)
+    scene = Grid(4, 4, system, from_origin(500000, 5000000, 10, 10))
+    own = Grid(2, 3, system, from_origin(500010, 4999990, 10, 10))
+    labels = np.array([[5, 6, 7], [7, 5, 6]])
+    expected = np.full((4, 4), NO_LABEL)
+    expected[1:3, 1:] = labels
+    assert np.array_equal(labels_on_grid('l.tif', labels, own, scene), expected)
+
+
+@pytest.mark.parametrize(
+    ('x', 'y', 'kept'), [(10, 50, True), (10, 5e6, False), (5e5, 50, False)]
+)
+def test_degrees_that_are_none(x: float, y: float, kept: bool) -> None:
+    grid = Grid(4, 4, CRS.from_epsg(4326), from_origin(x, y, 1, 1))
+    assert (checked_grid(grid, 'l.tif').crs is not None) is kept
 
 
 class TestRasterLabels:

@@ -8,7 +8,12 @@ import logging
 import numpy as np
 import pytest
 
-from torchgeo_ekgnet.datasets.units import checked_nanometres, nanometres
+from torchgeo_ekgnet.datasets.units import (
+    checked_nanometres,
+    named_centres,
+    nanometres,
+    told_nanometres,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,45 @@ def test_band_numbers(
     with caplog.at_level(logging.WARNING):
         assert nanometres(values, unit, 'a.hdr') is None
     assert 'band numbers and are left out' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('unit', 'values'), [('um', [1, 2, 3]), ('Micrometers', [0, 1, 2]), (None, [1])]
+)
+def test_no_band_numbers(unit: str | None, values: list[float]) -> None:
+    """With a unit they are wavelengths however they count, as a single one is."""
+    found = nanometres(values, unit, 'a.hdr')
+    assert found is not None and found.tolist() == [1000 * value for value in values]
+
+
+@pytest.mark.parametrize(
+    ('names', 'found'),
+    [
+        (['300', '301.5'], [(300.0, None), (301.5, None)]),
+        (['299', '300'], []),
+        (['400 nm', '0.5um'], [(400.0, 'nm'), (0.5, 'um')]),
+        (['400 nm', 'B2'], []),
+        (['400 nm to 410 nm', '420 nm'], []),
+    ],
+)
+def test_names_of_bands(
+    names: list[str], found: list[tuple[float, str | None]]
+) -> None:
+    assert named_centres(names) == found
+
+
+@pytest.mark.parametrize(
+    ('told', 'unit'),
+    [
+        ([(400, 'nm'), (0.5, 'um'), (600, 'nm')], None),
+        ([(0.4, 'nm'), (0.5, 'nm'), (0.6, None)], 'um'),
+    ],
+)
+def test_bands_with_units_of_their_own(
+    told: list[tuple[float, str | None]], unit: str | None
+) -> None:
+    found = told_nanometres(told, unit, 'a.tif')
+    assert found is not None and found.tolist() == [400, 500, 600]
 
 
 @pytest.mark.parametrize('values', [[0, 500], [np.nan, 500], [np.inf, 500], [-1, 2]])

@@ -38,16 +38,26 @@ def test_only_selected_pixels() -> None:
     assert windows.num_pixels == selected.sum()
 
 
-def test_batches_in_a_part_hold_all_its_pixels() -> None:
+@pytest.mark.parametrize(
+    'part', [(5, 21, 9, 33), (8, 16, 0, 8), (39, 40, 49, 50), (0, 40, 0, 50)]
+)
+def test_batches_in_a_part_hold_all_its_pixels(part: tuple[int, int, int, int]) -> None:
     selected = np.random.default_rng(1).random((40, 50)) < 0.5
     windows = SceneWindows(selected, 8, 7)
     count = np.zeros(windows.shape, dtype=int)
-    batches = windows.batches_in(5, 21, 9, 33)
-    assert len(batches) < windows.num_batches
+    top, bottom, left, right = part
+    batches = windows.batches_in(*part)
+    bounds = [windows.window(batch) for batch in range(windows.num_batches)]
+    assert batches == [
+        batch
+        for batch, (row0, row1, col0, col1) in enumerate(bounds)
+        if row0 < bottom and row1 > top and col0 < right and col1 > left
+    ]
     for batch in batches:
         positions = windows.positions(batch)
         count[positions[:, 0], positions[:, 1]] += 1
-    assert (count[5:21, 9:33] == selected[5:21, 9:33]).all()
+    inside = (slice(top, bottom), slice(left, right))
+    assert (count[inside] == selected[inside]).all()
 
 
 def test_loader_gives_whole_batches() -> None:

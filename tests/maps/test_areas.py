@@ -78,6 +78,7 @@ def test_bad_arguments(
         ('EPSG:2263', Affine(1, 0, 0, 0, -1, 0), 0.3048006096**2),
         ('EPSG:4326', Affine(0.1, 0, 0, 0, -0.1, 0), None),
         ('EPSG:3857', Affine(20, 0, 1e6, 0, -20, 8.4e6), None),
+        ('EPSG:3857', Affine(0.5, 0, 1e6, 0, -0.5, 8.4e6), None),
         (None, Affine(30, 0, 5e5, 0, -30, 5e6), None),
         ('EPSG:32633', None, None),
     ],

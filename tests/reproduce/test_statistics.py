@@ -64,7 +64,7 @@ def test_a_difference_shows_from_where_its_p_is_the_level(resolution: float) -> 
     assert p_value == pytest.approx(0.05)
     # 125 test pixels to a training pixel: more than any two systems can differ.
     assert limit > 100
-    assert shown_from([0.5, 0.7], [0.5, 0.7], 0.5) == 0
+    assert shown_from([0.5, 0.7], [0.5, 0.7], 0.5, resolution) == 0
     assert math.isnan(shown_from([0.5], [0.7], 0.5))
 
 
@@ -106,6 +106,7 @@ def test_rise_of_one_epoch_is_unknown() -> None:
     ('accuracy', 'svm', 'rise', 'reason'),
     [
         (0.95, 0.9, 0.4, None),
+        (0.95, 0.9, 0.5, None),
         (0.95, 0.9, -3.0, None),
         (0.95, 0.9, 0.6, 'rising +0.6 points'),
         (0.85, 0.9, 0.1, 'below RBF-SVM'),

@@ -1,21 +1,24 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
 
 from torchgeo_ekgnet.datasets import HyperspectralScene
-from torchgeo_ekgnet.transforms import SpectralNormalizer, SpectralPCA
+from torchgeo_ekgnet.transforms import SpectralNormalizer, SpectralPCA, normalization
 
 from .scenes import make_cube, make_scene
 
 
+@pytest.mark.parametrize('method', ['zscore', 'minmax'])
 @pytest.mark.parametrize('whiten', [False, True])
-def test_against_sklearn(whiten: bool) -> None:
+def test_against_sklearn(whiten: bool, method: Any) -> None:
     scene, cube = make_scene(), make_cube()
-    normalizer = SpectralNormalizer().fit(scene)
+    normalizer = SpectralNormalizer(method).fit(scene)
     spectra = normalizer(torch.from_numpy(cube)).reshape(-1, 6)
     pca = SpectralPCA(3, whiten).fit(scene, None, normalizer)
     oracle = PCA(3, whiten=whiten, svd_solver='full').fit(spectra.numpy())
@@ -38,6 +41,27 @@ def test_fitted_on_training_pixels_only() -> None:
     second = SpectralPCA(2).fit(changed, positions)
     assert first.components is not None and second.components is not None
     torch.testing.assert_close(first.components, second.components)
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = SpectralPCA(3).fit(make_scene())
+    monkeypatch.setattr(normalization, '_BLOCK_VALUES', 1)
+    blocks = SpectralPCA(3).fit(make_scene())
+    torch.testing.assert_close(whole.state_dict(), blocks.state_dict())
+
+
+@pytest.mark.parametrize('offset', [1e9, -1e12])
+def test_values_far_from_zero(offset: float) -> None:
+    """Their components are those of the same values near 0."""
+    far = np.random.default_rng(0).normal(0, [9, 3, 1], (9, 11, 3)) + offset
+    near = far - offset  # what is left of the digits
+    found, expected = (
+        SpectralPCA(2).fit(scene, None, SpectralNormalizer('minmax').fit(scene))
+        for scene in (HyperspectralScene(cube, None) for cube in (far, near))
+    )
+    torch.testing.assert_close(
+        found.state_dict(), expected.state_dict(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_signs_are_fixed() -> None:

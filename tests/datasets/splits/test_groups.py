@@ -143,6 +143,15 @@ class TestFolds:
         assert split.overlap(3).shares_training_pixel == 0
         assert split.settings['of'] == {'protocol': 'blocks', 'block_size': 12}
 
+    def test_class_of_one_field(self) -> None:
+        """It either trains or tests: no fold can serve it."""
+        labels = fields(60, 60)
+        labels[:12, :12] = 5
+        groups = GroupSplit()
+        for protocol in (groups, *(FoldSplit(k, 3, groups) for k in range(3))):
+            with pytest.raises(ValueError, match='class 5: 144 pixels, of which'):
+                protocol(labels)
+
     @pytest.mark.parametrize(
         'options', [{'fold': 5}, {'fold': -1}, {'folds': 1}, {'val': 1.0}]
     )

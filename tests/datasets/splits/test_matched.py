@@ -37,6 +37,7 @@ class TestComparison:
         assert 5 in comparison.unserved
         assert set(comparison.classes) | set(comparison.unserved) == {1, 2, 3, 4, 5}
         random, disjoint = comparison.random, comparison.disjoint
+        assert random.dropped == disjoint.dropped == comparison.unserved
         counts = random.counts(labels)
         assert counts['train'] == disjoint.counts(labels)['train']
         assert counts['test'][4] == 0 and counts['val'][4] == 0

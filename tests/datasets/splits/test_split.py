@@ -27,8 +27,18 @@ from .maps import fields, indices_of, quick, with_rare, write_masks
 class TestSplit:
     def test_bad_indices(self) -> None:
         empty = np.empty(0, dtype=np.int64)
-        with pytest.raises(ValueError, match='expected 0 to 8'):
-            Split('any', {}, (3, 3), np.array([9]), empty, empty)
+        for index in (-1, 9):
+            with pytest.raises(ValueError, match='expected 0 to 8'):
+                Split('any', {}, (3, 3), np.array([index]), empty, empty)
+        for labels in ([0], [1, 2], []):
+            with pytest.raises(ValueError, match='expected one label from 1'):
+                Split(
+                    'any',
+                    {},
+                    (3, 3),
+                    *(np.array([1]), empty, empty),
+                    own_labels={'train': np.array(labels)},
+                )
         with pytest.raises(ValueError, match='disjoint'):
             Split('any', {}, (3, 3), np.array([1]), np.array([1]), empty)
 
@@ -55,6 +65,8 @@ class TestSplit:
         assert moved != split.identity()
         assert len(split.identity()) == 64
         assert hash(split) == hash(RandomSplit()(fields()))
+        with pytest.raises(ValueError, match='read-only'):
+            split.train[0] = 1
 
     @pytest.mark.parametrize(
         'changes',
