@@ -4,6 +4,7 @@
 import errno
 import hashlib
 import json
+import ntpath
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 
 from torchgeo_ekgnet import _files
 from torchgeo_ekgnet._files import (
+    as_argument,
     at_home,
     check_free_space,
     check_output_file,
     check_writable,
     file_digest,
+    relative_path,
     replaced,
     write_json,
     write_text,
@@ -123,6 +126,62 @@ class TestReplaced:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         assert caught.value.errno == errno.ENOSPC
         assert os.listdir(tmp_path) == []
+
+
+class TestMove:
+    @pytest.fixture(autouse=True)
+    def on_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_files, 'WINDOWS', True)
+        monkeypatch.setattr(_files, '_WAITS', (0.0, 0.0))
+
+    @pytest.mark.parametrize('times', [1, 2])
+    def test_a_file_that_is_open_for_a_moment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+    ) -> None:
+        replace, refusals = os.replace, ['in use'] * times
+
+        def refuse(*paths: Path) -> None:
+            if refusals:
+                raise PermissionError(errno.EACCES, refusals.pop())
+            replace(*paths)
+
+        monkeypatch.setattr(os, 'replace', refuse)
+        assert write_text(tmp_path / 'a.txt', 'new').read_text() == 'new'
+        assert os.listdir(tmp_path) == ['a.txt']
+
+    @pytest.mark.usefixtures('windows_files')
+    def test_a_file_that_stays_open_is_named(self, tmp_path: Path) -> None:
+        path = write_text(tmp_path / 'a.txt', 'old')
+        with (
+            path.open() as file,
+            pytest.raises(PermissionError, match=r'could not be replaced .* close it'),
+        ):
+            assert file.read() == 'old'
+            write_text(path, 'new')
+        assert path.read_text() == 'old'
+        assert os.listdir(tmp_path) == ['a.txt']
+
+
+class TestWritten:
+    def test_arguments_are_quoted_as_the_prompt_reads_them(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert as_argument('a b.yaml') == "'a b.yaml'"
+        monkeypatch.setattr(_files, 'WINDOWS', True)
+        assert as_argument('my runs\\best.ckpt') == '"my runs\\best.ckpt"'
+        assert as_argument('runs\\a\\best.ckpt') == 'runs\\a\\best.ckpt'
+
+    def test_relative_to_another_drive(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert relative_path(tmp_path / 'a' / 'b', tmp_path) == 'a/b'
+        monkeypatch.setattr(os.path, 'relpath', ntpath.relpath)
+        with pytest.raises(ValueError, match='mount'):
+            os.path.relpath('C:/a', 'D:/b')
+        monkeypatch.setattr(
+            os.path, 'relpath', lambda path, start: ntpath.relpath('C:/a', 'D:/b')
+        )
+        assert relative_path(tmp_path) == tmp_path.as_posix()
 
 
 class TestWriteJson:

@@ -6,6 +6,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import h5py
@@ -149,6 +150,19 @@ def test_wavelengths_from_a_text_file(mat_files: tuple[Path, Path]) -> None:
     assert found.options['wavelengths'] == 'centres.txt'
     assert found.scene.wavelengths is not None
     np.testing.assert_allclose(found.scene.wavelengths, centres)
+
+
+def test_files_on_several_drives(
+    mat_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: Any) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, 'commonpath', refuse)
+    monkeypatch.setattr(os.path, 'relpath', refuse)
+    found = find_scene(list(mat_files))
+    assert found.root == mat_files[0].absolute().parent
+    assert found.labels == mat_files[1].absolute().as_posix()
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

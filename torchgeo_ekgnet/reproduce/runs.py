@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .._files import write_json
+from .._files import remove_lock, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class RunStore:
             lock = left.with_suffix(_LOCK)
             with suppress(Timeout), FileLock(lock, timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
-                lock.unlink(missing_ok=True)
+                remove_lock(lock)
         folder = self.folder / f'.{uuid.uuid4().hex}{_WORK}'
         place, lock = folder / 'run', folder.with_suffix(_LOCK)
         # Before the folder is there: who starts at the same moment would delete it.
@@ -212,4 +212,4 @@ class RunStore:
                 yield place
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-                lock.unlink(missing_ok=True)
+                remove_lock(lock)
