@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import needs_posix
 from torchgeo_ekgnet import _files
 from torchgeo_ekgnet._files import (
     as_argument,
@@ -58,6 +59,7 @@ class TestReplaced:
         assert os.listdir(tmp_path) == ['a.txt']
 
     @pytest.mark.parametrize('broken', [False, True])
+    @needs_posix
     def test_a_link_is_replaced_not_followed(
         self, tmp_path: Path, broken: bool
     ) -> None:
@@ -78,6 +80,7 @@ class TestReplaced:
         write_text(path, 'new')
         assert (tmp_path / 'b.txt').read_text() == 'old'
 
+    @needs_posix
     def test_permissions_are_those_of_new_files(
         self, tmp_path: Path, umask: int
     ) -> None:
@@ -103,6 +106,7 @@ class TestReplaced:
         assert len(os.listdir(tmp_path)) == 1 + linked
 
     @pytest.mark.parametrize('name', ['null', 'stdout'])
+    @needs_posix
     def test_devices_are_refused_also_behind_redirected_links(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -234,6 +238,7 @@ class TestChecks:
             repeat_parser().parse_args(['--config=a', '--out', ''])
         assert '--out: expected a path, found nothing' in capsys.readouterr().err
 
+    @needs_posix
     def test_what_is_read_is_not_replaced(self, tmp_path: Path) -> None:
         write_text(tmp_path / 'cube.npy', 'x')
         (tmp_path / 'link').symlink_to('cube.npy')
@@ -241,6 +246,7 @@ class TestChecks:
             check_output_file(tmp_path / 'link', ['none.npy', tmp_path / 'cube.npy'])
         check_output_file(tmp_path / 'other', [tmp_path / 'cube.npy'])
 
+    @needs_posix
     def test_a_path_that_is_no_text(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r'no UTF-8.*Gel.udce4nde'):
             check_writable(tmp_path / os.fsdecode(b'Gel\xe4nde'))

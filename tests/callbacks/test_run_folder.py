@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from tests.processes import needs_posix
 from torchgeo_ekgnet._runs import create_version, newest_checkpoint
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
 from torchgeo_ekgnet.callbacks.run_folder import run_path
@@ -425,6 +426,7 @@ def test_a_folder_that_cannot_be_made_stops_fit_at_once(tmp_path: Path) -> None:
         _fit(tmp_path)
 
 
+@needs_posix
 def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
     trainer = _fit(tmp_path, AccuracyReport(table=False))
     run = tmp_path / 'runs' / 'small' / 'version_0'

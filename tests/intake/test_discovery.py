@@ -19,6 +19,7 @@ import shapely.affinity
 from affine import Affine
 
 from tests.data.public_scenes.data import save_mat
+from tests.processes import needs_posix
 from torchgeo_ekgnet.intake import find_scene
 
 from .conftest import BANDS, COLS, ROWS, VALUES, own_cube, own_labels
@@ -184,6 +185,7 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
         find_scene([path])
 
 
+@needs_posix
 def test_pages_and_pipes_are_named(tmp_path: Path) -> None:
     """A pipe would be waited for, a page be called a pickle that may be trusted."""
     (tmp_path / 'page.npy').write_text('<!doctype html>')
