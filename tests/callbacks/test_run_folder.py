@@ -314,15 +314,13 @@ def _fit(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
     settings: dict[str, Any] = {
         'max_epochs': 1,
         'accelerator': 'cpu',
-        'enable_progress_bar': False,
-        'enable_model_summary': False,
+        **dict.fromkeys(('enable_progress_bar', 'enable_model_summary'), False),
         'log_every_n_steps': 1,
         'default_root_dir': folder,
     }
     best = ModelCheckpoint(filename='best', monitor='val_loss')
-    trainer = Trainer(
-        callbacks=[RunFolder('small'), best, *callbacks], **(settings | options)
-    )
+    own = [RunFolder('small'), best, *callbacks]
+    trainer = Trainer(callbacks=own, **(settings | options))
     trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
     return trainer
 
