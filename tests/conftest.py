@@ -17,6 +17,8 @@ import matplotlib
 import pytest
 import torch
 
+from .processes import open_files_are_kept
+
 # Kernels for a GPU run in Triton's interpreter where there is none. It reads this when
 # it is imported.
 if not torch.cuda.is_available():
@@ -68,3 +70,10 @@ def lightning_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_process_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide pytest's arguments, which Lightning would compare with ours."""
     monkeypatch.setattr(sys, 'argv', ['torchgeo'])
+
+
+@pytest.fixture
+def windows_files() -> Iterator[None]:
+    """Files that this process has open can neither be deleted nor replaced."""
+    with open_files_are_kept():
+        yield

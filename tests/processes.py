@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,53 @@ import pytest
 needs_fork = pytest.mark.skipif(
     not hasattr(os, 'fork'), reason='what is stopped runs in a forked process'
 )
+
+
+needs_posix = pytest.mark.skipif(
+    os.name != 'posix', reason='needs links, pipes, permissions or signals of POSIX'
+)
+
+_kept: list[bool] = []
+
+
+def _keep_open_files(event: str, args: tuple[Any, ...]) -> None:
+    """Refuse to delete or rename a file that this process has open or mapped."""
+    if event not in ('os.remove', 'os.rename') or not _kept or not _kept.pop():
+        return
+    try:
+        paths = args[:1] if event == 'os.remove' else args[:2]
+        folder = args[1] if event == 'os.remove' else -1
+        base = Path(f'/proc/self/fd/{folder}').resolve() if folder >= 0 else Path()
+        wanted = [base / os.fsdecode(path) for path in paths]
+        wanted = [path.parent.resolve() / path.name for path in wanted]
+        opened = [
+            Path(os.path.realpath(link)) for link in Path('/proc/self/fd').iterdir()
+        ]
+        mapped = Path('/proc/self/maps').read_text(encoding='utf-8').splitlines()
+        opened += [Path(line[line.index('/') :]) for line in mapped if '/' in line]
+        for path in set(wanted) & set(opened):
+            raise PermissionError(13, 'found a file that is open', str(path))
+    finally:
+        _kept.append(True)
+
+
+@contextmanager
+def open_files_are_kept() -> Iterator[None]:
+    """Let no file be deleted or replaced that this process has open, as on Windows.
+
+    Raises:
+        Skipped: Where the system does not tell which files are open.
+    """
+    if not Path('/proc/self/maps').exists():
+        pytest.skip('needs the list of open files in /proc')
+    if not hasattr(_keep_open_files, 'installed'):
+        sys.addaudithook(_keep_open_files)
+        _keep_open_files.installed = True  # type: ignore[attr-defined]
+    _kept[:] = [True]
+    try:
+        yield
+    finally:
+        _kept.clear()
 
 
 class Fork(NamedTuple):

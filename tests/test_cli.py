@@ -56,6 +56,35 @@ def test_precision_follows_card_and_network(
     assert command._precision() == expected
 
 
+@pytest.mark.parametrize(
+    ('trainer', 'mps', 'expected'),
+    [
+        ({}, True, 'cpu'),
+        ({'accelerator': 'auto'}, True, 'cpu'),
+        ({'accelerator': 'mps'}, True, None),
+        ({}, False, None),
+    ],
+)
+def test_mps_is_taken_only_where_it_is_asked_for(
+    trainer: dict[str, Any],
+    mps: bool,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: mps)
+    monkeypatch.setattr(CommandLine, '_precision', lambda self: None)
+    monkeypatch.setattr(
+        CommandLine, '_get', lambda self, config, key, default=None: config[key]
+    )
+    monkeypatch.setattr(
+        LightningCLI, 'instantiate_trainer', lambda self, **given: given
+    )
+    command = CommandLine.__new__(CommandLine)
+    command.config_init = {'trainer': trainer}
+    given: Any = command.instantiate_trainer()
+    assert given.get('accelerator') == expected
+
+
 def _step_with_odd_state() -> None:
     weight = torch.ones(2, requires_grad=True)
     optimizer = torch.optim.Adam([weight])

@@ -4,6 +4,8 @@
 """How commands end that cannot go on: one line, an exit status, nothing half-written."""
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +63,32 @@ def test_configurations_are_utf_8_in_every_locale(tmp_path: Path) -> None:
     given = ('fit', '--config', 'c.yaml', '--trainer.max_epochs=0')
     _, error = command(*given, cwd=tmp_path, **locale).communicate(timeout=120)
     assert 'max_epochs: found 0' in error
+
+
+def test_windows_starts_python_again_in_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[str], str]] = []
+
+    def run_again(again: list[str], env: dict[str, str]) -> int:
+        asked.append((again, env['PYTHONUTF8']))
+        return 3
+
+    monkeypatch.delenv('PYTHONUTF8', raising=False)
+    monkeypatch.setattr(command_line, 'WINDOWS', True)
+    monkeypatch.setattr(sys, 'flags', SimpleNamespace(utf8_mode=0, optimize=0))
+    monkeypatch.setattr(subprocess, 'call', run_again)
+    monkeypatch.setattr(sys, 'orig_argv', ['python', '-X', 'dev', 'script', 'fit'])
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main()
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
+    assert stop.value.code == 3
+    assert asked == [([sys.executable, '-X', 'dev', 'script', 'fit'], '1')]
+    monkeypatch.setenv('PYTHONUTF8', '0')  # who asks for the code page gets it
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', '--version'])
+    main()
+    assert len(asked) == 1
 
 
 def test_unknown_key_in_a_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 import errno
 import hashlib
 import json
+import ntpath
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,13 +13,16 @@ from typing import Any
 
 import pytest
 
+from tests.processes import needs_posix
 from torchgeo_ekgnet import _files
 from torchgeo_ekgnet._files import (
+    as_argument,
     at_home,
     check_free_space,
     check_output_file,
     check_writable,
     file_digest,
+    relative_path,
     replaced,
     write_json,
     write_text,
@@ -57,6 +61,7 @@ class TestReplaced:
         assert os.listdir(tmp_path) == ['a.txt']
 
     @pytest.mark.parametrize('broken', [False, True])
+    @needs_posix
     def test_a_link_is_replaced_not_followed(
         self, tmp_path: Path, broken: bool
     ) -> None:
@@ -77,6 +82,7 @@ class TestReplaced:
         write_text(path, 'new')
         assert (tmp_path / 'b.txt').read_text() == 'old'
 
+    @needs_posix
     def test_permissions_are_those_of_new_files(
         self, tmp_path: Path, umask: int
     ) -> None:
@@ -102,6 +108,7 @@ class TestReplaced:
         assert len(os.listdir(tmp_path)) == 1 + linked
 
     @pytest.mark.parametrize('name', ['null', 'stdout'])
+    @needs_posix
     def test_devices_are_refused_also_behind_redirected_links(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -150,6 +157,62 @@ class TestReplaced:
             replaced(tmp_path / 'a.txt') as part,
         ):
             shutil.copy(tmp_path / 'source', part)
+
+
+class TestMove:
+    @pytest.fixture(autouse=True)
+    def on_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_files, 'WINDOWS', True)
+        monkeypatch.setattr(_files, '_WAITS', (0.0, 0.0))
+
+    @pytest.mark.parametrize('times', [1, 2])
+    def test_a_file_that_is_open_for_a_moment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+    ) -> None:
+        replace, refusals = os.replace, ['in use'] * times
+
+        def refuse(*paths: Path) -> None:
+            if refusals:
+                raise PermissionError(errno.EACCES, refusals.pop())
+            replace(*paths)
+
+        monkeypatch.setattr(os, 'replace', refuse)
+        assert write_text(tmp_path / 'a.txt', 'new').read_text() == 'new'
+        assert os.listdir(tmp_path) == ['a.txt']
+
+    @pytest.mark.usefixtures('windows_files')
+    def test_a_file_that_stays_open_is_named(self, tmp_path: Path) -> None:
+        path = write_text(tmp_path / 'a.txt', 'old')
+        with (
+            path.open() as file,
+            pytest.raises(PermissionError, match=r'could not be replaced .* close it'),
+        ):
+            assert file.read() == 'old'
+            write_text(path, 'new')
+        assert path.read_text() == 'old'
+        assert os.listdir(tmp_path) == ['a.txt']
+
+
+class TestWritten:
+    def test_arguments_are_quoted_as_the_prompt_reads_them(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert as_argument('a b.yaml') == "'a b.yaml'"
+        monkeypatch.setattr(_files, 'WINDOWS', True)
+        assert as_argument('my runs\\best.ckpt') == '"my runs\\best.ckpt"'
+        assert as_argument('runs\\a\\best.ckpt') == 'runs\\a\\best.ckpt'
+
+    def test_relative_to_another_drive(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert relative_path(tmp_path / 'a' / 'b', tmp_path) == 'a/b'
+        monkeypatch.setattr(os.path, 'relpath', ntpath.relpath)
+        with pytest.raises(ValueError, match='mount'):
+            os.path.relpath('C:/a', 'D:/b')
+        monkeypatch.setattr(
+            os.path, 'relpath', lambda path, start: ntpath.relpath('C:/a', 'D:/b')
+        )
+        assert relative_path(tmp_path) == tmp_path.as_posix()
 
 
 class TestWriteJson:
@@ -202,6 +265,7 @@ class TestChecks:
             repeat_parser().parse_args(['--config=a', '--out', ''])
         assert '--out: expected a path, found nothing' in capsys.readouterr().err
 
+    @needs_posix
     def test_what_is_read_is_not_replaced(self, tmp_path: Path) -> None:
         write_text(tmp_path / 'cube.npy', 'x')
         (tmp_path / 'link').symlink_to('cube.npy')
@@ -209,6 +273,7 @@ class TestChecks:
             check_output_file(tmp_path / 'link', ['none.npy', tmp_path / 'cube.npy'])
         check_output_file(tmp_path / 'other', [tmp_path / 'cube.npy'])
 
+    @needs_posix
     def test_a_path_that_is_no_text(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r'no UTF-8.*Gel.udce4nde'):
             check_writable(tmp_path / os.fsdecode(b'Gel\xe4nde'))

@@ -49,17 +49,18 @@ def test_closed_streams_are_no_files_of_others(tmp_path: Path) -> None:
 
 @needs_fork
 @pytest.mark.parametrize(
-    ('number', 'status'),
-    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)],
+    ('name', 'status'), [('SIGTERM', 143), ('SIGHUP', 129), ('SIGINT', 130)]
 )
 def test_stopped_training_tells_the_shell(
-    number: signal.Signals, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = ['--config', EKGNET, '--trainer.max_epochs', '5000']
     monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', 'fit', *config])
     process = forked(main, tmp_path / 'errors.txt')
-    found = process.stop_when(lambda: list(tmp_path.glob('runs/**/last.ckpt')), number)
+    found = process.stop_when(
+        lambda: list(tmp_path.glob('runs/**/last.ckpt')), signal.Signals[name]
+    )
     text = process.errors.read_text()
     assert found == status, text
     assert 'Traceback' not in text

@@ -296,6 +296,7 @@ def test_shipped_configs_parse(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert config['model']['class_path'].startswith('torchgeo_ekgnet.tasks.')
 
 
+@pytest.mark.usefixtures('windows_files')
 def test_shipped_config_from_fit_to_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

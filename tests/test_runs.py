@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import needs_posix
 from torchgeo_ekgnet._files import write_json
 from torchgeo_ekgnet._runs import (
     CLAIMS_FILE,
@@ -135,6 +136,7 @@ def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
     assert scene_folder(tmp_path.parent, Subject(tmp_path.name, 'y')) != tmp_path
 
 
+@needs_posix
 def test_files_of_others_are_not_claimed(tmp_path: Path) -> None:
     folder = tmp_path / 'new'
     claim_outputs(folder, ['report.html'])
@@ -150,6 +152,7 @@ def test_files_of_others_are_not_claimed(tmp_path: Path) -> None:
             assert error.value.filename == str(folder / name)
 
 
+@needs_posix
 def test_a_list_of_claims_that_is_none(tmp_path: Path) -> None:
     """It is not written through a link, not waited for, and may hold any bytes."""
     (tmp_path / 'diary').write_text('mine')

@@ -11,10 +11,12 @@ import logging
 import os
 import shlex
 import shutil
+import subprocess
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,13 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DEVICES = Path('/dev')
 
 StrPath = str | os.PathLike[str]
+
+#: Whether files that somebody has open can neither be deleted nor replaced.
+WINDOWS = os.name == 'nt'
+
+#: Seconds between attempts to replace a file there: programs that look for viruses, or
+#: index files, open every new one for a moment.
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 def at_home(path: StrPath) -> Path:
@@ -53,7 +62,17 @@ def named_path(text: str) -> Path:
 def as_argument(path: StrPath) -> str:
     """Write a path as it can be typed behind an option of a command."""
     text = os.fspath(path)
-    return shlex.quote(f'./{text}' if text.startswith('-') else text)
+    text = f'./{text}' if text.startswith('-') else text
+    # For the command prompt of Windows a single quote is a letter.
+    return subprocess.list2cmdline([text]) if WINDOWS else shlex.quote(text)
+
+
+def relative_path(path: StrPath, start: StrPath = os.curdir) -> str:
+    """Write a path relative to a folder, with slashes; whole if on another drive."""
+    try:
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:
+        return Path(path).absolute().as_posix()
 
 
 @contextmanager
@@ -82,7 +101,7 @@ def replaced(path: StrPath) -> Iterator[Path]:
     try:
         yield part
         fsync(part)
-        os.replace(part, path)
+        move(part, path)
         fsync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -95,6 +114,43 @@ def replaced(path: StrPath) -> Iterator[Path]:
         raise OSError(error.errno, text, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def move(source: StrPath, target: StrPath) -> None:
+    """Give a file another name on the same disk; one that has the name is replaced.
+
+    Args:
+        source: The file.
+        target: Its new name.
+
+    Raises:
+        OSError: If that cannot be; on Windows also if another program has it open.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            os.replace(source, target)
+        except PermissionError as error:
+            if not WINDOWS:
+                raise
+            if wait is None:
+                raise PermissionError(
+                    errno.EACCES,
+                    f'the file could not be replaced ({error.strerror}); close it in '
+                    'other programs and start again',
+                    os.fspath(target),
+                ) from error
+            time.sleep(wait)
+        else:
+            return
+
+
+def remove_lock(path: Path) -> None:
+    """Delete the file of a lock that is held, before others can lock that file.
+
+    On Windows it is deleted when the lock is freed, by the lock itself.
+    """
+    with suppress(PermissionError):
+        path.unlink(missing_ok=True)
 
 
 def as_utf8(text: str) -> str:
@@ -161,7 +217,7 @@ def fsync(path: StrPath) -> None:
 
 def fsync_folder(folder: Path) -> None:
     """Bring a folder's list of files to the disk, where the system can."""
-    if os.name != 'posix':
+    if WINDOWS:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

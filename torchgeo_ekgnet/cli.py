@@ -181,16 +181,20 @@ class CommandLine(LightningCLI):
             ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, in a precision that suits device and network."""
+        """Build the trainer, on a device and in a precision that suit."""
         precision = self._precision()
         if precision is not None:
             kwargs = {'precision': precision, **kwargs}
+        trainer: Any = self._get(self.config_init, 'trainer', default={})
+        asked = trainer.get('accelerator') not in (None, 'auto')
+        if not asked and torch.backends.mps.is_available():
+            # Lightning would choose Apple's MPS, on which nothing was tested.
+            kwargs = {'accelerator': 'cpu', **kwargs}
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception as error:
             if raised_here(error):
                 raise
-            trainer: Any = self._get(self.config_init, 'trainer', default={})
             given = ', '.join(
                 f'{name} {trainer[name]}'
                 for name in ('accelerator', 'devices', 'precision', 'strategy')

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from ._environment import versions
-from ._files import check_output_file, file_digest, named_path, replaced, write_json
+from ._files import (
+    check_output_file,
+    file_digest,
+    named_path,
+    relative_path,
+    replaced,
+    write_json,
+)
 from ._runs import read_result, run_of_checkpoint
 from .maps import Classifier, load_classifier
 from .transforms import SpectralNormalizer, SpectralPCA
@@ -274,7 +281,7 @@ def main(args: Sequence[str] | None = None) -> None:
     ending = (output or Path()).suffix.removeprefix('.')
     kind = options.format or (ending if ending in SUFFIXES else 'onnx')
     path = output or (
-        os.path.relpath(run_of_checkpoint(options.ckpt_path))
+        relative_path(run_of_checkpoint(options.ckpt_path))
         + f'/network{SUFFIXES[kind]}'
     )
     network, description = export_classifier(options.ckpt_path, path, kind)

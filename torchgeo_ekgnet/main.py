@@ -17,12 +17,14 @@ import io
 import locale
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Self
 
+from ._files import WINDOWS
 from ._reading import raised_here
 from ._runs import RUN_NAME
 from ._terminal import quiet
@@ -154,6 +156,8 @@ def main(args: Sequence[str] | None = None) -> None:
         run(args)
         return
     _open_streams()
+    if WINDOWS and not sys.flags.utf8_mode and 'PYTHONUTF8' not in os.environ:
+        raise SystemExit(_in_utf8())
     # Libraries read and write configurations and logs in the locale's letters, in which
     # names of classes would become others.
     with suppress(locale.Error):
@@ -170,6 +174,18 @@ def main(args: Sequence[str] | None = None) -> None:
             status = _end(error, signals.status)
     if status:
         raise SystemExit(status)
+
+
+def _in_utf8() -> int:
+    """Run this process again as Python's UTF-8 mode, and give its exit status.
+
+    On Windows libraries read and write files in the code page, whatever the locale, and
+    only the environment of a new process can tell them otherwise.
+    """
+    # Ctrl-C reaches both processes; the new one puts things in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    again = [sys.executable, *sys.orig_argv[1:]]
+    return subprocess.call(again, env={**os.environ, 'PYTHONUTF8': '1'})
 
 
 def _flush() -> None:

@@ -3,6 +3,8 @@
 
 """Clocks, turns and precision of the measurements."""
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,3 +50,12 @@ def test_precision_32_is_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) ->
         for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed
     assert facts['TF32 of matrix products'] is facts['TF32 of convolutions'] is False
+
+
+def test_peak_of_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: None) -> None:
+        raise TypeError(f'{type(name)} is not iterable')  # as Windows has it
+
+    monkeypatch.setattr(ctypes, 'CDLL', none)
+    monkeypatch.setattr(sys, 'platform', 'win32')
+    assert measure.peak_memory(list, CPU) is None

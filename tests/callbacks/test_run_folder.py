@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from tests.processes import needs_posix
 from torchgeo_ekgnet._runs import create_version, newest_checkpoint
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
 from torchgeo_ekgnet.callbacks.run_folder import run_path
@@ -271,15 +272,13 @@ def _fit(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
     settings: dict[str, Any] = {
         'max_epochs': 1,
         'accelerator': 'cpu',
-        'enable_progress_bar': False,
-        'enable_model_summary': False,
+        **dict.fromkeys(('enable_progress_bar', 'enable_model_summary'), False),
         'log_every_n_steps': 1,
         'default_root_dir': folder,
     }
     best = ModelCheckpoint(filename='best', monitor='val_loss')
-    trainer = Trainer(
-        callbacks=[RunFolder('small'), best, *callbacks], **(settings | options)
-    )
+    own = [RunFolder('small'), best, *callbacks]
+    trainer = Trainer(callbacks=own, **(settings | options))
     trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
     return trainer
 
@@ -383,6 +382,7 @@ def test_a_folder_that_cannot_be_made_stops_fit_at_once(tmp_path: Path) -> None:
         _fit(tmp_path)
 
 
+@needs_posix
 def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
     trainer = _fit(tmp_path, AccuracyReport(table=False))
     run = tmp_path / 'runs' / 'small' / 'version_0'

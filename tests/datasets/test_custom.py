@@ -16,6 +16,7 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from tests.data.arrays import data as arrays
 from tests.data.envi import data as envi
+from tests.processes import needs_posix
 from torchgeo_ekgnet.datamodules import CustomSceneDataModule
 from torchgeo_ekgnet.datasets import (
     BandSelection,
@@ -85,6 +86,12 @@ class TestCustomScene:
         )
         assert len(there) == len(elsewhere) > 0
 
+    @needs_posix
+    def test_pipe(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / 'pipe.npy')
+        with pytest.raises(FileNotFoundError, match='is a pipe or a device, expected'):
+            CustomScene(tmp_path, cube='pipe.npy', patch_size=5)
+
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='cube is missing'):
             CustomScene(tmp_path)
@@ -104,9 +111,6 @@ class TestCustomScene:
             CustomScene(root, cube='cube.npy', labels='', patch_size=5)
         with pytest.raises(ValueError, match='cube: found an empty name, expected'):
             CustomScene(root, cube=['cube.npy', ''], patch_size=5)
-        os.mkfifo(root / 'pipe.npy')
-        with pytest.raises(FileNotFoundError, match='is a pipe or a device, expected'):
-            CustomScene(root, cube='pipe.npy', patch_size=5)
         np.save(root / 'empty.npy', np.zeros((0, 4, 3)))
         with pytest.raises(ValueError, match=r'empty array of shape \(0, 4, 3\)'):
             CustomScene(root, cube='empty.npy', patch_size=5)

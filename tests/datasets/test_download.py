@@ -134,6 +134,13 @@ class TestDownload:
         kinds = [request[0].split('/')[1] for request in Handler.requests]
         assert kinds == ['forbidden', 'page', 'good']
 
+    @pytest.mark.usefixtures('windows_files')
+    def test_lock_whose_file_is_deleted_when_it_is_freed(
+        self, server: str, tmp_path: Path
+    ) -> None:
+        path = download_file(scene_file(server, 'good'), tmp_path)
+        assert path.read_bytes() == CONTENT
+
     def test_nothing_is_left_when_all_are_wrong(
         self, server: str, tmp_path: Path
     ) -> None:

@@ -6,6 +6,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import h5py
@@ -18,6 +19,7 @@ import shapely.affinity
 from affine import Affine
 
 from tests.data.public_scenes.data import save_mat
+from tests.processes import needs_posix
 from torchgeo_ekgnet.intake import find_scene
 
 from .conftest import BANDS, COLS, ROWS, VALUES, own_cube, own_labels
@@ -151,6 +153,19 @@ def test_wavelengths_from_a_text_file(mat_files: tuple[Path, Path]) -> None:
     np.testing.assert_allclose(found.scene.wavelengths, centres)
 
 
+def test_files_on_several_drives(
+    mat_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: Any) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, 'commonpath', refuse)
+    monkeypatch.setattr(os.path, 'relpath', refuse)
+    found = find_scene(list(mat_files))
+    assert found.root == mat_files[0].absolute().parent
+    assert found.labels == mat_files[1].absolute().as_posix()
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'found no file .*nowhere\.mat'):
         find_scene([tmp_path / 'nowhere.mat'])
@@ -170,6 +185,7 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
         find_scene([path])
 
 
+@needs_posix
 def test_pages_and_pipes_are_named(tmp_path: Path) -> None:
     """A pipe would be waited for, a page be called a pickle that may be trusted."""
     (tmp_path / 'page.npy').write_text('<!doctype html>')

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tests.processes import needs_posix
 from torchgeo_ekgnet._runs import CLAIMS_FILE
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.datasets.windows import SceneWindows
@@ -332,6 +333,7 @@ def test_killed_process(
 
 
 @pytest.mark.parametrize('kind', ['link', 'broken link', 'file'])
+@needs_posix
 def test_a_partial_folder_that_is_none_is_refused(
     scene: HyperspectralScene, tmp_path: Path, kind: str
 ) -> None:
@@ -354,6 +356,7 @@ def test_a_partial_folder_that_is_none_is_refused(
     assert kind != 'file' or (out / STAGING).read_text() == 'precious'
 
 
+@needs_posix
 def test_only_what_a_map_has_left_is_deleted(
     scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
 ) -> None:

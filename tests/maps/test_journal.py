@@ -94,6 +94,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     assert journal.batches == {0}
 
 
+@pytest.mark.usefixtures('windows_files')
 def test_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     _fill(tmp_path, 0, 0, [0])
     other = Journal(tmp_path, {'weights': 'xyz'})
@@ -176,6 +177,14 @@ def test_lock(tmp_path: Path) -> None:
     second.release()
     second.release()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures('windows_files')
+def test_lock_whose_file_is_deleted_when_it_is_freed(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path)
+    for _ in range(2):
+        lock.acquire()
+        lock.release()
 
 
 def test_lock_of_a_process_that_was_killed(tmp_path: Path) -> None:

@@ -141,6 +141,14 @@ def test_work_of_killed_processes_is_deleted(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures('windows_files')
+def test_locks_whose_files_are_deleted_when_they_are_freed(tmp_path: Path) -> None:
+    (tmp_path / '.left.work').mkdir()
+    with RunStore(tmp_path).work() as used:
+        assert used.is_dir()
+    assert not list(tmp_path.glob('*.work'))
+
+
 def test_work_is_never_there_without_its_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

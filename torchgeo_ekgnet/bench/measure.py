@@ -6,6 +6,7 @@
 import ctypes
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,8 @@ def peak_memory(function: Callable[[], Any], device: torch.device) -> int | None
         function()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
+    if sys.platform != 'linux':
+        return None
     try:
         ctypes.CDLL(None).malloc_trim(0)
         # 5 sets the high-water mark back to the present size.

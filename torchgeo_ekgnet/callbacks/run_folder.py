@@ -367,7 +367,7 @@ class RunFolder(Callback):
             for folder in (run, run / stage, logs):
                 _check_folder(folder)
             place = logs.relative_to(run)
-            claim_outputs(run, [str(place / name) for name in _LOGS])
+            claim_outputs(run, [(place / name).as_posix() for name in _LOGS])
             _remove_links(logs)
             if path not in (run, run / stage) and trainer.is_global_zero:
                 claim_scene_folder(path, subject_of(trainer))

@@ -14,7 +14,7 @@ from pathlib import Path
 import requests
 from filelock import FileLock, Timeout
 
-from .._files import acquired, check_free_space, file_digest
+from .._files import acquired, check_free_space, file_digest, move, remove_lock
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def download_file(
         if not (target.is_file() and check(target) is None):
             _from_any_host(file, target, check)
     finally:
-        path.unlink(missing_ok=True)
+        remove_lock(path)
         lock.release()
     return target
 
@@ -162,7 +162,7 @@ def _from_any_host(
         logger.info('Downloading %s from %s', file.name, url)
         problem = _attempt(url, part, check)
         if problem is None:
-            os.replace(part, target)
+            move(part, target)
             if not file.checkable:
                 logger.warning(
                     '%s: nobody has published a checksum of this file, only its '
@@ -200,11 +200,11 @@ def _attempt(url: str, part: Path, check: Callable[[Path], str | None]) -> str |
             _fetch(url, part, whole, 0)
         problem = check(whole)
         if problem is None:
-            os.replace(whole, part)
+            move(whole, part)
         return problem
     except Exception as error:  # noqa: BLE001 (what a host makes libraries raise)
         if _size(whole) > _size(part):
-            os.replace(whole, part)
+            move(whole, part)
         return f'{type(error).__name__}: {" ".join(str(error).split())[:240]}'
     finally:
         whole.unlink(missing_ok=True)

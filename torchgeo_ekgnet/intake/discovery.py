@@ -16,6 +16,7 @@ import geopandas
 import pandas as pd
 from rasterio.errors import NotGeoreferencedWarning
 
+from .._files import relative_path
 from .._reading import reading
 from ..datasets import HyperspectralScene, open_scene
 from ..datasets.sources.vector import LAYERED, read_features
@@ -309,7 +310,7 @@ def _open(
     """Open the scene; NaN values are declared missing if they are in the way."""
     paths = list(cube.paths) + (list(labels.paths) if labels is not None else [])
     paths += [options['wavelengths']] if _is_path(options.get('wavelengths')) else []
-    root = Path(os.path.commonpath([os.path.abspath(Path(p).parent) for p in paths]))
+    root = _common_folder(paths)
     heard = _Heard()
     package = logging.getLogger(__package__.split('.')[0])
     package.addHandler(heard)
@@ -331,18 +332,27 @@ def _open(
         package.removeHandler(heard)
         package.propagate = propagates
     said = [str(item.message) for item in caught if _is_ours(item.category)]
-    inside = [_relative(path, root) for path in cube.paths]
+    inside = [relative_path(path, root) for path in cube.paths]
     if _is_path(options.get('wavelengths')):
-        options['wavelengths'] = _relative(options['wavelengths'], root)
+        options['wavelengths'] = relative_path(options['wavelengths'], root)
     return SceneFiles(
         root=root,
         cube=inside if cube.many else inside[0],
-        labels=None if label_path is None else _relative(label_path, root),
+        labels=None if label_path is None else relative_path(label_path, root),
         options=options,
         notes=notes,
         scene=scene,
         warnings=list(dict.fromkeys([*heard.texts, *said])),
     )
+
+
+def _common_folder(paths: Sequence[str]) -> Path:
+    """Give the folder that all files lie below; that of the first on other drives."""
+    folders = [os.path.abspath(Path(path).parent) for path in paths]
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError:
+        return Path(folders[0])
 
 
 def _is_path(value: object) -> bool:
@@ -355,8 +365,3 @@ def _is_ours(category: type[Warning]) -> bool:
     return issubclass(category, UserWarning) and not issubclass(
         category, NotGeoreferencedWarning
     )
-
-
-def _relative(path: str, root: Path) -> str:
-    """Write a path relative to the scene's folder."""
-    return Path(os.path.relpath(path, root)).as_posix()

@@ -27,7 +27,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from .._files import NO_ROOM, acquired
+from .._files import NO_ROOM, acquired, remove_lock
 from ..metrics import not_finite
 
 __all__ = ('FolderLock', 'Journal', 'JournalWriter', 'Layout')
@@ -86,7 +86,7 @@ class FolderLock:
     def release(self) -> None:
         """Free the lock, and delete its file."""
         if self._lock.is_locked:
-            self.path.unlink(missing_ok=True)
+            remove_lock(self.path)
             self._lock.release()
 
 
@@ -285,17 +285,16 @@ class Journal:
         self._files, self._places = [], {}
         for path in self._paths():
             with path.open('rb') as file:
-                if not self._is_ours(file):
-                    if discard_others:
-                        logger.warning(
-                            'discarding %s: it belongs to a map of other settings',
-                            path.name,
-                        )
-                        path.unlink()
-                    continue
-                self._files.append(path)
-                for batch, place in self._scan(file, len(self._files) - 1):
-                    self._places.setdefault(batch, place)
+                ours = self._is_ours(file)
+                if ours:
+                    self._files.append(path)
+                    for batch, place in self._scan(file, len(self._files) - 1):
+                        self._places.setdefault(batch, place)
+            if not ours and discard_others:
+                logger.warning(
+                    'discarding %s: it belongs to a map of other settings', path.name
+                )
+                path.unlink()
 
     def _is_ours(self, file: BinaryIO) -> bool:
         if file.read(len(_MAGIC)) != _MAGIC:

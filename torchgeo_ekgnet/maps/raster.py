@@ -8,7 +8,6 @@ to a cloud-optimised file with nearest-neighbour overviews, read back and compar
 and only then moved to its name. So a file that has its final name is complete.
 """
 
-import os
 import re
 import warnings
 import zlib
@@ -27,7 +26,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from .._files import as_utf8, check_free_space, fsync, fsync_folder, no_room
+from .._files import as_utf8, check_free_space, fsync, fsync_folder, move, no_room
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -323,7 +322,7 @@ def publish(staged: Sequence[Path], folder: Path) -> list[Path]:
     for path in staged:
         fsync(path)
     for path, target in zip(staged, final, strict=True):
-        os.replace(path, target)
+        move(path, target)
     fsync_folder(folder)
     return final
 

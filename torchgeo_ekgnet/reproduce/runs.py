@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from .._files import acquired, write_json
+from .._files import acquired, remove_lock, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class RunStore:
             # Where there are no locks nobody knows whether it is in use.
             with suppress(OSError, NotImplementedError), FileLock(lock_file, timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
-                lock_file.unlink(missing_ok=True)
+                remove_lock(lock_file)
         folder = self.folder / f'.{uuid.uuid4().hex}{_WORK}'
         place, lock_file = folder / 'run', folder.with_suffix(_LOCK)
         lock = FileLock(lock_file)
@@ -214,5 +214,5 @@ class RunStore:
             yield place
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            lock_file.unlink(missing_ok=True)
+            remove_lock(lock_file)
             lock.release()
