@@ -105,6 +105,8 @@ def forked(work: Callable[[], Any], errors: Path) -> Fork:
         # terminal, and so would its forks.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        # Of a trainer that never came to its end in this process.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sys.stdout = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115
         sys.stderr = errors.open('w', encoding='utf-8')
         work()

@@ -6,6 +6,7 @@
 import errno
 import json
 import shutil
+import signal
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -106,9 +107,12 @@ def test_the_folder_of_a_run_that_goes_while_it_trains(
 
     trainer = make_trainer(tmp_path, max_epochs=3, num_sanity_val_steps=0)
     trainer.callbacks.insert(0, Moving())  # type: ignore[attr-defined]
+    listening = signal.getsignal(signal.SIGTERM)
     with pytest.raises(FileNotFoundError, match='version_0') as caught:
         trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
     assert 'moved or deleted while it trained' in str(caught.value)
+    # Loggers of a folder that is no more did not keep the trainer from its end.
+    assert signal.getsignal(signal.SIGTERM) == listening
     assert list((tmp_path / 'moved').glob('checkpoints/*.ckpt'))
     if replaced:
         for file in ('checkpoints', 'run.json'):

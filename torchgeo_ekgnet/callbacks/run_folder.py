@@ -245,15 +245,27 @@ class RunFolder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Refuse to write where the folder of the run is no more, or is another's."""
-        if self.path is None or self._id is None or not trainer.is_global_zero:
-            return
+        self._check_place(trainer)
+
+    def _place_taken(self) -> str | None:
+        """Say what is in the place of the run's folder, None if that is there."""
+        if self.path is None or self._id is None:
+            return None
+        if not self.path.is_dir():
+            return 'none'
         note = read_result(self.path / RUN_FILE)
         # A note that was deleted alone says nothing.
-        if not self.path.is_dir() or (note and note.get('run') != self._id):
-            kind = 'that of another training' if note else 'none'
+        return (
+            'that of another training' if note and note.get('run') != self._id else None
+        )
+
+    def _check_place(self, trainer: Trainer) -> None:
+        """Stop a training whose folder is no more, or is another's."""
+        found = self._place_taken() if trainer.is_global_zero else None
+        if found is not None:
             raise FileNotFoundError(
                 errno.ENOENT,
-                f'found {kind}, expected the folder of this run, which was moved or '
+                f'found {found}, expected the folder of this run, which was moved or '
                 'deleted while it trained; its checkpoints lie where it was moved, and '
                 'fit --ckpt_path .../last.ckpt goes on from there',
                 str(self.path),
@@ -266,6 +278,7 @@ class RunFolder(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the scores of an epoch."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._check_place(trainer)
             self._scores[trainer.current_epoch] = {
                 name: float(value)
                 for name, value in trainer.callback_metrics.items()
@@ -278,6 +291,10 @@ class RunFolder(Callback):
         """Remove the folder of a run that has not begun, or of a stage without results."""
         fits = trainer.state.fn == TrainerFn.FITTING
         made = self.path if fits else self._made
+        if fits and self._place_taken():
+            # What they still hold is of a folder that is no more.
+            trainer.loggers = [i for i in trainer.loggers if i not in self._ours]
+            return
         if made is None or (self._began if fits else not holds_no_more(made, _LOGS)):
             return
         trainer.loggers = [item for item in trainer.loggers if item not in self._ours]
