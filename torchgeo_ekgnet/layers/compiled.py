@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .derivatives import convolution_gradients
-from .geometry import geometry_of
+from .geometry import geometry_of, sizes_of
 from .rule import choose_conv_strategy
 from .unrolled import unrolled_gradients, unrolled_in_pieces
 
@@ -44,7 +44,7 @@ def compiled_conv3d(
     with torch.autocast(x.device.type, enabled=False):
         unrolling = choose_conv_strategy(x, weight, geometry)[1]
         if unrolling is None:
-            return F.conv3d(x, weight, None, *geometry[1:]).contiguous()
+            return F.conv3d(x, weight, None, *sizes_of(geometry)).contiguous()
         return unrolled_in_pieces(x, weight, None, unrolling)
 
 

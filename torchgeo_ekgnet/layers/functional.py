@@ -33,7 +33,7 @@ from torch import Tensor
 from . import trial
 from .compiled import compiled_conv3d
 from .derivatives import Gradients, composed_gradients, differentiated_again
-from .geometry import Geometry, Size, check_input, geometry_of
+from .geometry import Geometry, Size, check_input, geometry_of, sizes_of
 from .rule import (
     STRATEGIES,
     asked_strategy,
@@ -211,7 +211,7 @@ def _static_conv(
     if forced is None and tunes(x, weight, bias, geometry):
         return tuned_conv3d(x, weight, bias, geometry)
     if forced is None and chosen_at_run_time(x, geometry):
-        y = cast(Tensor, compiled_conv3d(x, weight, *geometry[1:]))
+        y = cast(Tensor, compiled_conv3d(x, weight, *sizes_of(geometry)))
         return y if bias is None else y + bias[:, None, None, None]
     plain, unrolling = plain_only(x, weight, bias), None
     chosen = forced
@@ -222,7 +222,7 @@ def _static_conv(
     if chosen == 'dense':
         return dense_conv3d(x, weight, bias, geometry)
     if unrolling is None:
-        return F.conv3d(x, weight, bias, *geometry[1:])
+        return F.conv3d(x, weight, bias, *sizes_of(geometry))
     if plain:
         return unrolled_conv3d(x, weight, bias, unrolling).contiguous()
     if out is not None and out.dtype == x.dtype:
@@ -477,7 +477,7 @@ def _experts(
     num_experts, out = weight.shape[0], weight.shape[1]
     # Group-major order, so that a static convolution has all experts of a group.
     kernels = weight.unflatten(1, (groups, out // groups)).transpose(0, 1)
-    y = F.conv3d(x, kernels.flatten(0, 2), None, *geometry[1:])
+    y = F.conv3d(x, kernels.flatten(0, 2), None, *sizes_of(geometry))
     y = cast(Tensor, y.unflatten(1, (groups, num_experts, out // groups)))
     shares = attention[:, None, :, None, None, None, None].to(y.dtype)
     return (y * shares).sum(2).flatten(1, 2)

@@ -5,7 +5,7 @@
 
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ __all__ = [
     'check_input',
     'geometry_of',
     'in_order',
+    'sizes_of',
     'triple',
 ]
 
@@ -46,7 +47,7 @@ class Geometry(NamedTuple):
     """A convolution without its tensors.
 
     Behind the extent of the kernels, which their tensor has as well, stand the arguments
-    of ``F.conv3d`` in its order: ``F.conv3d(x, weight, bias, *geometry[1:])``.
+    of ``F.conv3d`` in its order (:func:`sizes_of`).
     """
 
     kernel: Triple
@@ -87,6 +88,12 @@ class Geometry(NamedTuple):
             for a in range(3)
         ]
         return (out[0], out[1], out[2])
+
+
+def sizes_of(geometry: Geometry) -> Any:
+    """Give stride, padding, dilation and groups, as ``F.conv3d`` takes them."""
+    _, *sizes = geometry  # PyTorch 2.8 traces no slice of a named tuple
+    return sizes
 
 
 def in_order(values: Sequence[int], axes: Triple) -> Triple:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from . import trial
 from .derivatives import composed_gradients, convolution_gradients, differentiated_again
-from .geometry import Geometry
+from .geometry import Geometry, sizes_of
 from .rule import dense_passes, forward_mode, traced, type_of
 
 __all__ = ['dense_conv3d', 'tuned_conv3d', 'tuned_products', 'tunes']
@@ -120,7 +120,7 @@ def dense_conv3d(
 
 def _plain(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Convolve as PyTorch does."""
-    return F.conv3d(x, weight, None, *geometry[1:])
+    return F.conv3d(x, weight, None, *sizes_of(geometry))
 
 
 def _dense_gradient(
