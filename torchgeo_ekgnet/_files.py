@@ -230,14 +230,11 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def acquired(lock: BaseFileLock) -> bool:
+def acquire(lock: BaseFileLock) -> None:
     """Take a lock, unless the system or the disk knows no locks.
 
     Args:
         lock: The lock, with its timeout.
-
-    Returns:
-        Whether it is held.
 
     Raises:
         Timeout: If another process has it.
@@ -249,8 +246,6 @@ def acquired(lock: BaseFileLock) -> bool:
         raise
     except (OSError, NotImplementedError) as error:
         logger.debug('%s: no locks on this disk (%s)', lock.lock_file, error)
-        return False
-    return True
 
 
 def no_room(path: Path, reason: str) -> OSError:

@@ -118,8 +118,7 @@ def open_scene(
         crs=grid.crs,
         transform=grid.transform,
         scaling=source.scaling,
-        source=', '.join(path.name for path in paths[:3])
-        + (f' and {len(paths) - 3} more' if len(paths) > 3 else ''),
+        source=_first_of(paths, 3),
     )
     if scene.num_masked_labels:
         logger.warning(
@@ -223,6 +222,12 @@ def _below(root: Path, files: Files, what: str) -> list[str]:
     return paths
 
 
+def _first_of(paths: Sequence[Path], most: int) -> str:
+    """Name files, the first ones of many."""
+    more = f' and {len(paths) - most} more' if len(paths) > most else ''
+    return ', '.join(path.name for path in paths[:most]) + more
+
+
 def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
     """Leave out what a pattern or a folder finds beside the files of a cube.
 
@@ -242,16 +247,14 @@ def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
         logger.warning(
             'cube: %s left out, because they are labels, a library of spectra, or the '
             'same file again',
-            ', '.join(path.name for path in left_out[:5])
-            + (f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''),
+            _first_of(left_out, 5),
         )
-    doubtful = [path.name for path in kept if _NO_BANDS.search(path.stem.lower())]
+    doubtful = [path for path in kept if _NO_BANDS.search(path.stem.lower())]
     if 0 < len(doubtful) < len(kept):
         logger.warning(
             'cube: %s taken as bands, though the name is that of masks or marks of '
             'quality; a pattern or a list that leaves out what is no band names the cube',
-            ', '.join(doubtful[:5])
-            + (f' and {len(doubtful) - 5} more' if len(doubtful) > 5 else ''),
+            _first_of(doubtful, 5),
         )
     if not kept:
         raise ValueError(

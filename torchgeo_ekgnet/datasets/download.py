@@ -14,7 +14,7 @@ from pathlib import Path
 import requests
 from filelock import FileLock, Timeout
 
-from .._files import acquired, check_free_space, file_digest, move, remove_lock
+from .._files import acquire, check_free_space, file_digest, move, remove_lock
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def download_file(
     path = root / f'.{file.name}.lock'
     lock = FileLock(path, timeout=_LOCK_TIMEOUT)
     try:
-        acquired(lock)
+        acquire(lock)
     except Timeout:
         raise DownloadError(
             f'{file.name} is being downloaded by another process, which does not end; '

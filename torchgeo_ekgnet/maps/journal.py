@@ -27,7 +27,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from .._files import NO_ROOM, acquired, remove_lock
+from .._files import NO_ROOM, acquire, remove_lock
 from ..metrics import not_finite
 
 __all__ = ('FolderLock', 'Journal', 'JournalWriter', 'Layout')
@@ -66,7 +66,7 @@ class FolderLock:
         if self._lock.is_locked:
             return
         try:
-            acquired(self._lock)
+            acquire(self._lock)
         except Timeout:
             raise BlockingIOError(
                 errno.EAGAIN,

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from .._files import acquired, remove_lock, write_json
+from .._files import acquire, remove_lock, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ class RunStore:
         place, lock_file = folder / 'run', folder.with_suffix(_LOCK)
         lock = FileLock(lock_file)
         # Before the folder is there: who starts at the same moment would delete it.
-        acquired(lock)
+        acquire(lock)
         try:
             place.mkdir(parents=True)
             yield place

@@ -143,7 +143,8 @@ def _read_table(
         name = table.texts[0] if len(table.texts) == 1 else None
     if value is None:
         return names, colours
-    rgb = [table.find(words) for words in _COLOURS]
+    found = (table.find(words) for words in _COLOURS)
+    rgb = [place for place in found if place is not None]
     for cells in table.rows:
         if len(cells) != len(table.columns) or not cells[value]:
             continue
@@ -152,9 +153,9 @@ def _read_table(
             continue
         if name is not None and cells[name]:
             names[int(number)] = cells[name]
-        if None not in rgb:
+        if len(rgb) == 3:
             red, green, blue = (
-                min(255, max(0, int(float(cells[place or 0])))) for place in rgb
+                min(255, max(0, int(float(cells[place])))) for place in rgb
             )
             colours[int(number)] = (red, green, blue)
     return names, colours
