@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torchgeo_ekgnet.layers import (
     DynamicExpertConv3d,
     GroupedConv3d,
+    compiled,
+    direct,
     expert_convs,
+    functional,
     keep_freed_memory,
     unrolled,
 )
@@ -69,24 +72,36 @@ def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
 
 
 @unrolls_compiled
-def test_compiled_layers_unroll(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('own', [False, True])
+def test_compiled_layers_unroll(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice is made when the graph runs: one graph for all sizes."""
     calls: list[int] = []
-    original = unrolled.unrolled_conv3d
 
-    def counted(*args: Any) -> Tensor:
-        calls.append(1)
-        return original(*args)
+    def counted(original: Any) -> Any:
+        def call(*args: Any) -> Any:
+            calls.append(1)
+            return original(*args)
 
-    monkeypatch.setattr(unrolled, 'unrolled_conv3d', counted)
+        return call
+
+    if own and direct.kernels() is None:
+        pytest.skip('no kernels of our own for this processor')
+    if not own:
+        monkeypatch.setattr(direct, 'kernels', lambda: None)
+        name, places = 'unrolled_conv3d', [unrolled]
+    else:
+        name, places = 'direct_conv3d', [compiled, functional]
+    for place in places:
+        monkeypatch.setattr(place, name, counted(getattr(place, name)))
     torch._dynamo.reset()
     backend = CountingBackend()
     layer = GroupedConv3d(32, 8, 3, padding=1, groups=4)
-    compiled: Any = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
-    for size in ((2, 32, 10, 8, 7), (3, 32, 12, 6, 5)):
-        x = torch.randn(*size)
-        torch.testing.assert_close(compiled(x), layer(x))
-    assert backend.graphs == 1 and len(calls) == 4
+    graph: Any = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+    with torch.no_grad():
+        for size in ((2, 32, 10, 8, 7), (3, 32, 12, 6, 5)):
+            x = torch.randn(*size)
+            torch.testing.assert_close(graph(x), layer(x))
+    assert backend.graphs == 1 and len(calls) == (2 if own else 4)
 
 
 def test_operators_of_compiled_layers() -> None:

@@ -14,9 +14,10 @@ from torch.autograd import forward_ad
 from torchgeo_ekgnet.layers import (
     STRATEGIES,
     GroupedConv3d,
+    direct,
     expert_conv3d,
-    functional,
     grouped_conv3d,
+    products,
 )
 
 
@@ -74,7 +75,7 @@ def test_many_gradients_at_once() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('strategy', ['unrolled', None])
+@pytest.mark.parametrize('strategy', ['unrolled', 'direct', None])
 def test_forward_mode(strategy: str | None) -> None:
     # Large enough for the rule to unroll as well.
     x, weight = torch.randn(2, 32, 10, 8, 8), torch.randn(8, 8, 3, 3, 3)
@@ -289,10 +290,10 @@ def test_pieces_have_work_for_all_threads(
 ) -> None:
     monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
     large, stacked = torch.empty(40, 8, 100, 64, 8), torch.empty(4, 8, 8)
-    pieces = functional._pieces(large, stacked)
+    pieces = products._pieces(large, stacked)
     assert [i for piece in pieces for i in range(40)[piece]] == list(range(40))
     assert pieces[0] == slice(0, expected)
-    assert functional._pieces(large[:, :, :1, :1, :1], stacked) == [slice(0, 40)]
+    assert products._pieces(large[:, :, :1, :1, :1], stacked) == [slice(0, 40)]
 
 
 @pytest.mark.parametrize('positions', [(1, 5, 2), (4, 10, 4)])
@@ -301,6 +302,7 @@ def test_pieces_of_a_batch_are_the_batch(
     positions: tuple[int, int, int], groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(direct, 'kernels', lambda: None)
     buffer = torch.randn(5, 20, *positions)
     attention = torch.softmax(torch.randn(5, 3), 1).requires_grad_()
     weight = torch.randn(3, 6, 16 // groups, 1, 1, 1, requires_grad=True)
@@ -311,8 +313,8 @@ def test_pieces_of_a_batch_are_the_batch(
         ('pointwise', 1),
         ('pointwise', 4000),
     ):
-        monkeypatch.setattr(functional, '_PIECE', piece)
-        monkeypatch.setattr(functional, '_SAMPLES', 1)
+        monkeypatch.setattr(products, '_PIECE', piece)
+        monkeypatch.setattr(products, '_SAMPLES', 1)
         x = buffer[:, :16].requires_grad_()
         y = expert_conv3d(x, attention, weight, bias, groups=groups, strategy=strategy)
         given = (x, attention, weight, bias)

@@ -16,6 +16,7 @@ from torchgeo_ekgnet.layers import (
     STRATEGIES,
     GroupedConv3d,
     conv_strategy,
+    direct,
     expert_conv3d,
     grouped_conv3d,
     rule,
@@ -33,10 +34,14 @@ from torchgeo_ekgnet.layers.tuned import tunes
 from ..graphs import CountingBackend, unrolls_compiled
 
 
-def test_the_rule() -> None:
+def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     thin = GroupedConv3d(32, 8, 3, padding=1, groups=4, bias=False)
     x = torch.randn(2, 32, 10, 8, 8)
     geometry = geometry_of(thin.weight, 1, 1, 1, 4)
+    # A kernel of our own where there is one for this processor.
+    monkeypatch.setattr(direct, 'kernels', lambda: direct)
+    assert choose_conv_strategy(x, thin.weight, geometry) == ('direct', None)
+    monkeypatch.setattr(direct, 'kernels', lambda: None)
     assert choose_conv_strategy(x, thin.weight, geometry)[0] == 'unrolled'
     double = x.double()
     assert choose_conv_strategy(double, thin.weight, geometry)[0] == 'grouped'

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy, direct
 from torchgeo_ekgnet.layers.norm import folded_evaluation
 from torchgeo_ekgnet.models import DACNet, DGCNet, EKGNet, LGCNet, _skeleton
 from torchgeo_ekgnet.models._skeleton import CentreWeights, DenseStage
@@ -91,8 +91,12 @@ def test_blocks_put_bands_last_where_that_is_faster(
         return _skeleton.puts_bands_last(x, width, growth, 4)
 
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: vectors)
+    monkeypatch.setattr(direct, 'kernels', lambda: None)
     assert order(8, 100, 32, 8) == order(4, 50, 64, 16) == (vectors == 'AVX2')
     assert order(2, 25, 128, 32) and order(4, 52, 32, 8) and order(2, 26, 64, 16)
+    monkeypatch.setattr(direct, 'kernels', lambda: direct)
+    assert order(8, 100, 32, 8) and order(4, 52, 32, 8) and order(2, 26, 64, 16)
+    assert order(4, 50, 64, 16) == (vectors == 'AVX2')
     with conv_strategy('grouped'):
         assert not order(2, 25, 128, 32)
 
@@ -103,6 +107,7 @@ def test_the_stem_leaves_its_maps_in_the_faster_order(
     name: str, vectors: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: vectors)
+    monkeypatch.setattr(direct, 'kernels', lambda: None)
     model, x = small_model(name), small_input(name, 2)
     found = model.forward_stem(x)
     expected = model.stem._conv_forward(x.unsqueeze(1), model.stem.weight, None)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .._environment import machine, versions
-from ..layers import keep_freed_memory
+from ..layers import direct, keep_freed_memory
 
 __all__ = (
     'WARM_UPS',
@@ -164,6 +164,7 @@ def machine_description(device: torch.device) -> dict[str, Any]:
         'torch': str(torch.__version__),
         'python': versions()['python'],
         'freed memory kept': keep_freed_memory(),
+        'kernels of our own': direct.kernels() is not None,
     }
     if device.type == 'cuda':
         facts['device'] = torch.cuda.get_device_name(device)

@@ -21,7 +21,7 @@ __all__ = ('bench_profile',)
 #: Kinds of operators in a profile, by parts of their names; the first that fits counts.
 _KINDS = {
     'convolutions': ('conv',),
-    'matrix products': ('mm', 'matmul', 'linear', 'einsum'),
+    'matrix products': ('mm', 'matmul', 'linear', 'einsum', 'experts'),
     'batch normalization': ('batch_norm',),
     'pooling and means': ('pool', 'mean', 'sum'),
     'concatenation': ('aten::cat',),

@@ -8,13 +8,14 @@ every batch and patch size, and a graph that is captured in a fraction of the ti
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .derivatives import convolution_gradients
+from .direct import direct_conv3d, direct_gradients
 from .geometry import geometry_of, sizes_of
 from .rule import choose_conv_strategy
 from .unrolled import unrolled_gradients, unrolled_in_pieces
@@ -42,7 +43,9 @@ def compiled_conv3d(
     """Convolve with static kernels in a compiled graph."""
     geometry = geometry_of(weight, stride, padding, dilation, groups)
     with torch.autocast(x.device.type, enabled=False):
-        unrolling = choose_conv_strategy(x, weight, geometry)[1]
+        chosen, unrolling = choose_conv_strategy(x, weight, geometry)
+        if chosen == 'direct':
+            return direct_conv3d(x, weight, None, groups)
         if unrolling is None:
             return F.conv3d(x, weight, None, *sizes_of(geometry)).contiguous()
         return unrolled_in_pieces(x, weight, None, unrolling)
@@ -66,15 +69,19 @@ def _compiled_backward(
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of :func:`compiled_conv3d`."""
     geometry = geometry_of(weight, *sizes)
-    unrolling = choose_conv_strategy(x, weight, geometry)[1]
+    chosen, unrolling = choose_conv_strategy(x, weight, geometry)
     with torch.autocast(x.device.type, enabled=False):
-        if unrolling is None:
+        if chosen == 'direct':
+            gx, gw, _ = direct_gradients(
+                grad, x, weight, geometry.groups, (True, True, False)
+            )
+        elif unrolling is None:
             gx, gw, _ = convolution_gradients(grad, x, weight, geometry, (True, True))
         else:
             gx, gw, _ = unrolled_gradients(
                 grad, x, weight, None, unrolling, (True, True, False)
             )
-    return gx.contiguous(), gw.contiguous()
+    return cast(Tensor, gx).contiguous(), cast(Tensor, gw).contiguous()
 
 
 @_compiled_backward.register_fake

@@ -21,19 +21,20 @@ compilation and export hold for each of them:
     matrix over it, so that thin groups become wide enough for fast matrix kernels.
 ``'dense'``
     One kernel without groups, zeros off its diagonal blocks, in the order channels-last.
+``'direct'``
+    A kernel of our own for thin groups on processors with AVX2 (:mod:`.direct`).
 """
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import trial
 from .compiled import compiled_conv3d
-from .derivatives import Gradients, composed_gradients, differentiated_again
+from .direct import DirectConv, can_convolve, direct_conv3d
 from .geometry import Geometry, Size, check_input, geometry_of, sizes_of
+from .products import mix, pointwise
 from .rule import (
     STRATEGIES,
     asked_strategy,
@@ -48,17 +49,10 @@ from .rule import (
     type_of,
     unrolls_under_autocast,
 )
-from .tuned import dense_conv3d, tuned_conv3d, tuned_products, tunes
+from .tuned import dense_conv3d, tuned_conv3d, tunes
 from .unrolled import UnrolledConv, any_unrolling, unrolled_conv3d, unrolled_in_pieces
 
 __all__ = ['STRATEGIES', 'conv_strategy', 'expert_conv3d', 'grouped_conv3d']
-
-# Bytes of the kernels and outputs of a piece of a batch, per core: its second cache.
-_PIECE = 1 << 20
-# Samples of a piece for each of several threads: MKL divides fewer of them badly.
-_SAMPLES = 8
-# Positions of a map up to which a product with transposed matrices is faster.
-_ROWS = 32
 
 
 def expert_conv3d(
@@ -137,10 +131,10 @@ def expert_conv3d(
             # Biases stay in float32: casts are kernels of their own.
             exact = _mixed_bias(attention, bias, shift)
             low = x.to(dtype), attention.to(dtype), weight.to(dtype)
-            return _pointwise(*low, exact, groups, relu)
+            return pointwise(*low, exact, groups, relu)
     mixed_bias = _mixed_bias(attention, bias, shift)
     if chosen == 'pointwise':
-        return _pointwise(x, attention, weight, mixed_bias, groups, relu)
+        return pointwise(x, attention, weight, mixed_bias, groups, relu)
     y = _batch_as_groups(x, attention, weight, mixed_bias, geometry, asked)
     return F.relu(y) if relu else y
 
@@ -166,8 +160,8 @@ def grouped_conv3d(
         padding: Zeros added on both sides of D, H, W.
         dilation: Spacing of the kernel elements along D, H, W.
         groups: Groups of channels that do not see each other.
-        strategy: ``'grouped'``, ``'unrolled'`` or ``'dense'``; None leaves the choice to the rule
-            (:func:`choose_conv_strategy`).
+        strategy: ``'grouped'``, ``'unrolled'``, ``'dense'`` or ``'direct'``; None leaves
+            the choice to the rule (:func:`choose_conv_strategy`).
         out: Where to write the output; not for autograd.
 
     Returns:
@@ -178,10 +172,10 @@ def grouped_conv3d(
         TypeError: If ``x`` is not floating point.
     """
     check_strategy(strategy)
-    if strategy not in (None, 'grouped', 'unrolled', 'dense'):
+    if strategy not in (None, 'grouped', 'unrolled', 'dense', 'direct'):
         raise ValueError(
-            "grouped_conv3d: strategy must be 'grouped', 'unrolled', 'dense' or None, "
-            f'found {strategy!r}'
+            "grouped_conv3d: strategy must be 'grouped', 'unrolled', 'dense', 'direct' "
+            f'or None, found {strategy!r}'
         )
     if weight.dim() != 5:
         raise ValueError(
@@ -217,10 +211,18 @@ def _static_conv(
     chosen = forced
     if forced == 'unrolled' and x.numel() > 0:
         unrolling = any_unrolling(x.shape, weight.shape, geometry)
+    elif forced == 'direct':
+        fits = x.dtype == torch.float32 and x.device.type == 'cpu'
+        fits = fits and can_convolve(x.shape, weight.shape, geometry)
+        chosen = 'direct' if fits else 'grouped'
     elif forced is None and not (plain and x.device.type == 'cpu'):
         chosen, unrolling = choose_conv_strategy(x, weight, geometry)
     if chosen == 'dense':
         return dense_conv3d(x, weight, bias, geometry)
+    if chosen == 'direct' and not plain:
+        if out is not None and out.dtype == x.dtype:
+            return direct_conv3d(x, weight, bias, geometry.groups, out)
+        return cast(Tensor, DirectConv.apply(x, weight, bias, geometry))
     if unrolling is None:
         return F.conv3d(x, weight, bias, *sizes_of(geometry))
     if plain:
@@ -228,13 +230,6 @@ def _static_conv(
     if out is not None and out.dtype == x.dtype:
         return unrolled_in_pieces(x, weight, bias, unrolling, out)
     return cast(Tensor, UnrolledConv.apply(x, weight, bias, unrolling))
-
-
-def _mix(attention: Tensor, stacked: Tensor) -> Tensor:
-    """Mix stacked parameters (K, ...) into one set per sample, (B, ...)."""
-    mixed = attention @ stacked.flatten(1)
-    kernels: Tensor = mixed.unflatten(1, stacked.shape[1:])
-    return kernels
 
 
 def _mixed_bias(
@@ -257,7 +252,7 @@ def _batch_as_groups(
 ) -> Tensor:
     """Fold the batch into the channels: one convolution with B times the groups."""
     batch = x.shape[0]
-    mixed = _mix(attention, weight).flatten(0, 1)
+    mixed = mix(attention, weight).flatten(0, 1)
     flat_bias = None if mixed_bias is None else mixed_bias.flatten()
     folded = geometry._replace(groups=geometry.groups * batch)
     # reshape, not view: channels_last input cannot be viewed.
@@ -265,194 +260,6 @@ def _batch_as_groups(
     y = _static_conv(x, mixed, flat_bias, folded, forced)[0]
     unfolded: Tensor = y.unflatten(0, (batch, weight.shape[1]))
     return unfolded
-
-
-def _pointwise(
-    x: Tensor,
-    attention: Tensor,
-    weight: Tensor,
-    mixed_bias: Tensor | None,
-    groups: int,
-    relu: bool,
-) -> Tensor:
-    """Multiply each sample's (Cin, D*H*W) matrix by its mixed kernel."""
-    stacked = weight.flatten(2)
-    if plain_only(x, attention, weight, mixed_bias):
-        y = _products(x, _mix(attention, stacked), mixed_bias, groups)
-    elif torch.is_grad_enabled():
-        y = cast(
-            Tensor, _MixedProducts.apply(x, attention, stacked, mixed_bias, groups)
-        )
-    else:
-        return _mixed_products(x, attention, stacked, mixed_bias, groups, relu)
-    return F.relu(y) if relu else y
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of a position lie side by side."""
-    # In this order: vmap answers the first question alone.
-    return not x.is_contiguous() and x.is_contiguous(
-        memory_format=torch.channels_last_3d
-    )
-
-
-def _products(
-    x: Tensor,
-    kernels: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Multiply each sample by its matrix (B, Cout, Cin/groups); biases (B, Cout).
-
-    Few positions fill no vectors; they are the rows of the product then.
-    """
-    size, channels_last = x.shape[2:], _is_channels_last(x)
-    x = x.flatten(2)
-    into = None if out is None else out.flatten(2)
-    if groups > 1:
-        # (B, groups, Cout/groups, Cin/groups) @ (B, groups, Cin/groups, D*H*W)
-        y = kernels.unflatten(1, (groups, -1)) @ x.unflatten(1, (groups, -1))
-        y = y.flatten(1, 2)
-        if bias is not None:
-            y = y + bias.unsqueeze(2)
-    elif channels_last or (into is not None and x.shape[2] <= _ROWS):
-        rows, columns = x.transpose(1, 2), kernels.transpose(1, 2)
-        if bias is None:
-            y = torch.bmm(rows, columns).transpose(1, 2)
-        else:
-            y = torch.baddbmm(bias.unsqueeze(1), rows, columns).transpose(1, 2)
-    elif bias is None:
-        y = torch.bmm(kernels, x, out=into)
-    else:
-        y = torch.baddbmm(bias.unsqueeze(2), kernels, x, out=into)
-    if into is not None and y is not into:
-        into.copy_(y)
-    shaped: Tensor = y.unflatten(2, size)
-    return shaped
-
-
-def _pieces(x: Tensor, stacked: Tensor) -> list[slice]:
-    """Cut a batch so that kernels and maps of a piece stay in the cores' caches."""
-    batch, threads = x.shape[0], torch.get_num_threads()
-    if x.device.type != 'cpu':
-        return [slice(0, batch)]
-    positions = x.shape[2] * x.shape[3] * x.shape[4]
-    sample = stacked[0].numel() + stacked.shape[1] * positions
-    least = threads * _SAMPLES if threads > 1 else 1
-    step = max(least, _PIECE * threads // (sample * x.element_size()))
-    return [slice(i, min(i + step, batch)) for i in range(0, batch, step)]
-
-
-def _mixed_products(
-    x: Tensor,
-    attention: Tensor,
-    stacked: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    relu: bool = False,
-) -> Tensor:
-    """Mix kernels and multiply piece by piece; not for autograd."""
-    if trial.has_kernels(x) and groups == 1 and _is_contiguous_inside(x):
-        return tuned_products(x, attention, stacked, bias, relu, _mix, _products)
-    if x.device.type != 'cpu' or _is_channels_last(x):
-        bias = None if bias is None else bias.to(x.dtype)
-        y = _products(x, _mix(attention, stacked), bias, groups)
-        return y.relu_() if relu else y
-    y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
-    for piece in _pieces(x, stacked):
-        biases = None if bias is None else bias[piece]
-        kernels = _mix(attention[piece], stacked)
-        _products(x[piece], kernels, biases, groups, y[piece])
-        if relu:
-            y[piece].relu_()
-    return y
-
-
-def _product_gradients(
-    grad: Tensor,
-    x: Tensor,
-    attention: Tensor,
-    stacked: Tensor,
-    groups: int,
-    wanted: Sequence[bool],
-) -> Gradients:
-    """Differentiate :func:`_mixed_products`, mixing the kernels anew."""
-    gx = x.new_empty(x.shape) if wanted[0] else None
-    ga = torch.empty_like(attention) if wanted[1] else None
-    gs = torch.zeros_like(stacked) if wanted[2] else None
-    gb = grad.new_empty(grad.shape[:2]) if wanted[3] else None
-    for piece in _pieces(x, stacked):
-        part, shares = grad[piece], attention[piece]
-        if gx is not None:
-            kernels = _mix(shares, stacked).unflatten(1, (groups, -1))
-            turned = kernels.transpose(2, 3).flatten(1, 2)
-            _products(part, turned, None, groups, gx[piece])
-        if ga is not None or gs is not None:
-            rows = part.flatten(2).unflatten(1, (groups, -1))
-            columns = x[piece].flatten(2).unflatten(1, (groups, -1))
-            gk = (rows @ columns.transpose(2, 3)).flatten(1)
-            if ga is not None:
-                ga[piece] = gk @ stacked.flatten(1).t()
-            if gs is not None:
-                gs.view(len(gs), -1).addmm_(shares.t(), gk)
-        if gb is not None:
-            gb[piece] = part.sum((2, 3, 4))
-    return gx, ga, gs, gb
-
-
-def _is_contiguous_inside(x: Tensor) -> bool:
-    """Whether each sample is contiguous; it may be part of larger maps."""
-    return x.numel() > 0 and x[:1].is_contiguous()
-
-
-class _MixedProducts(torch.autograd.Function):
-    """Mixing and :func:`_products`; kernels of a whole batch are not kept for backward.
-
-    Mixing them again costs next to nothing. There are B times as many of them as the
-    layer has parameters per expert: a tenth of a training step's memory.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        x: Tensor,
-        attention: Tensor,
-        stacked: Tensor,
-        bias: Tensor | None,
-        groups: int,
-    ) -> Tensor:
-        """Convolve with experts (K, Cout, Cin/groups) and mixed biases (B, Cout)."""
-        ctx.save_for_backward(x, attention, stacked, bias)  # type: ignore[arg-type]
-        ctx.groups = groups  # type: ignore[attr-defined]
-        return _mixed_products(x, attention, stacked, bias, groups)
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None]:
-        """Compute the gradients; differentiable when a graph is asked for."""
-        x, attention, stacked, bias = ctx.saved_tensors  # type: ignore[attr-defined]
-        groups: int = ctx.groups  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad[:4]  # type: ignore[attr-defined]
-        with torch.autocast(grad.device.type, enabled=False):
-            if differentiated_again(grad):
-                gradients = composed_gradients(
-                    lambda x, attention, stacked, bias: _products(
-                        x,
-                        _mix(attention, stacked),
-                        None if bias is None else bias.to(x.dtype),
-                        groups,
-                    ),
-                    (x, attention, stacked, bias),
-                    grad,
-                    wanted,
-                )
-            else:
-                gradients = _product_gradients(
-                    grad, x, attention, stacked, groups, wanted
-                )
-        return *gradients, None  # type: ignore[return-value]
 
 
 def _experts_by_position(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

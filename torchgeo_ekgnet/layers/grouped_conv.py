@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from .functional import grouped_conv3d
 from .geometry import Geometry, geometry_of
-from .rule import asked_strategy, plain_only
-from .unrolled import faster_order
+from .rule import asked_strategy, faster_order, plain_only
 
 __all__ = ['GroupedConv3d']
 

@@ -9,15 +9,16 @@ with :func:`conv_strategy` goes before the rule.
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 
-from . import trial
+from . import direct, trial
 from .geometry import Geometry
 from .unrolled import Unrolling, best_unrolling
 
@@ -34,6 +35,7 @@ __all__ = [
     'chosen_at_run_time',
     'conv_strategy',
     'dense_passes',
+    'faster_order',
     'forward_mode',
     'knows_autocast',
     'multiplies_bfloat16',
@@ -46,7 +48,7 @@ __all__ = [
 ]
 
 #: Names that ``strategy=`` and :func:`conv_strategy` accept.
-STRATEGIES = ('grouped', 'pointwise', 'experts', 'unrolled', 'dense')
+STRATEGIES = ('grouped', 'pointwise', 'experts', 'unrolled', 'dense', 'direct')
 
 #: Input and output channels of each of four groups for which a dense 3x3x3 kernel in the
 #: order channels-last was faster than a grouped one on an H200, in half precision: in
@@ -337,6 +339,9 @@ def choose_conv_strategy(
     ======  =================  ==============================  =======================
     device  type               geometry                        strategy
     ======  =================  ==============================  =======================
+    CPU     float32            3x3x3, stride 1, padding 1,     ``'direct'``
+                               where the estimated time is
+                               least (:mod:`.direct`)
     CPU     float32, bfloat16  groups, where the estimated     ``'unrolled'``
             without gradients  time is less than the plain
     CUDA    float32, bfloat16, 3x3x3, stride 1, 2 to 8 groups; measured on the spot,
@@ -355,7 +360,7 @@ def choose_conv_strategy(
         geometry: Strides and so on.
 
     Returns:
-        ``'grouped'`` and None, or ``'unrolled'`` and how to unroll.
+        ``'grouped'`` or ``'direct'`` and None, or ``'unrolled'`` and how to unroll.
     """
     if (
         not _may_unroll(x, geometry)
@@ -363,7 +368,39 @@ def choose_conv_strategy(
         or not torch.backends.mkldnn.is_available()
     ):
         return 'grouped', None
-    best = best_unrolling(x.shape, weight.shape, geometry)
-    if best is None:
-        return 'grouped', None
-    return 'unrolled', best
+    return _fastest(x.shape, weight.shape, geometry, x.dtype == torch.float32)[:2]
+
+
+def _fastest(
+    x_shape: Sequence[int], w_shape: Sequence[int], geometry: Geometry, exact: bool
+) -> tuple[str, Unrolling | None, float]:
+    """Choose what is estimated to take least time on a CPU, and tell the estimate."""
+    best, least = best_unrolling(x_shape, w_shape, geometry)
+    if exact and direct.can_convolve(x_shape, w_shape, geometry):
+        seconds = direct.seconds(x_shape, w_shape, geometry)
+        if seconds < least:
+            return 'direct', None, seconds
+    return 'grouped' if best is None else 'unrolled', best, least
+
+
+def faster_order(
+    size: Sequence[int], w_shape: Sequence[int], geometry: Geometry
+) -> Literal['HDW', 'HWD']:
+    """Say in which order of the axes a float32 convolution is estimated to be faster.
+
+    Args:
+        size: Extent of the input along D, H, W.
+        w_shape: Shape of the kernels, (Cout, Cin/groups, kD, kH, kW).
+        geometry: Strides and so on along D, H, W.
+
+    Returns:
+        Rows, bands, columns, or rows, columns, bands.
+    """
+    costs = []
+    for axes in ((1, 0, 2), (1, 2, 0)):
+        turned = geometry.ordered(axes)
+        # The batch makes no difference to which is faster.
+        x_shape = (1, w_shape[1] * geometry.groups, *(size[a] for a in axes))
+        kernels = (*w_shape[:2], *turned.kernel)
+        costs.append(_fastest(x_shape, kernels, turned, True)[2])
+    return 'HWD' if costs[1] < costs[0] else 'HDW'

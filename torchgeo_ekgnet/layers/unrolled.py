@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,6 @@ __all__ = [
     'Unrolling',
     'any_unrolling',
     'best_unrolling',
-    'faster_order',
     'unrolled_conv3d',
     'unrolled_gradients',
     'unrolled_in_pieces',
@@ -178,9 +177,18 @@ def _row_end() -> float:
 
 def best_unrolling(
     x_shape: Sequence[int], w_shape: Sequence[int], geometry: Geometry
-) -> Unrolling | None:
-    """Choose the unrolling that is estimated to be fastest; None for the plain form."""
-    return _best(tuple(x_shape), tuple(w_shape), geometry, _row_end())[0]
+) -> tuple[Unrolling | None, float]:
+    """Choose the unrolling that is estimated to be fastest; None for the plain form.
+
+    Args:
+        x_shape: Shape of the maps, (B, Cin, D, H, W).
+        w_shape: Shape of the kernels, (Cout, Cin/groups, kD, kH, kW).
+        geometry: Strides and so on.
+
+    Returns:
+        The unrolling, and the estimate of its seconds.
+    """
+    return _best(tuple(x_shape), tuple(w_shape), geometry, _row_end())
 
 
 @functools.lru_cache(maxsize=512)
@@ -197,28 +205,6 @@ def _best(
         if cost < least:
             best, least = candidate, cost
     return best, least
-
-
-def faster_order(
-    size: Sequence[int], w_shape: Sequence[int], geometry: Geometry
-) -> Literal['HDW', 'HWD']:
-    """Say in which order of the axes a convolution is estimated to be faster.
-
-    Args:
-        size: Extent of the input along D, H, W.
-        w_shape: Shape of the kernels, (Cout, Cin/groups, kD, kH, kW).
-        geometry: Strides and so on along D, H, W.
-
-    Returns:
-        Rows, bands, columns, or rows, columns, bands.
-    """
-    end, costs = _row_end(), []
-    for axes in ((1, 0, 2), (1, 2, 0)):
-        turned = geometry.ordered(axes)
-        # The batch makes no difference to which is faster.
-        x_shape = (1, w_shape[1] * geometry.groups, *(size[a] for a in axes))
-        costs.append(_best(x_shape, (*w_shape[:2], *turned.kernel), turned, end)[1])
-    return 'HWD' if costs[1] < costs[0] else 'HDW'
 
 
 def any_unrolling(

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
 from ..layers.geometry import Geometry
 from ..layers.norm import conv_norm, norm_act
-from ..layers.rule import reads_slices, watched
-from ..layers.unrolled import faster_order
+from ..layers.rule import faster_order, reads_slices, watched
 from ._blocks import SpectralCollapse
 from ._contract import SpectralSpatialNet, feature_levels, leaf_module
 
