@@ -7,7 +7,8 @@
  *             that lie inside, nothing unrolled and no zeros multiplied
  *   conv_grad its gradient with respect to the kernels
  *   experts   1x1x1 kernels mixed for each sample, a tile of them at a time, and applied
- *   experts_grad  its gradients with respect to shares and experts
+ *   dense     both, and the ReLU between them, for evaluation
+ *   experts_grad  gradients of the experts with respect to shares and kernels
  *
  * Maps are (B, C, P, Q, L) with the last axis in vectors. A tile of sums, some outputs by
  * some vectors, stays in registers; what it reads is copied into scratch first, rows
@@ -37,6 +38,9 @@ typedef Py_ssize_t Size;
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 #define LEAST(a, b) ((a) < (b) ? (a) : (b))
+
+/* Stops the compiler from moving loads of later steps here: registers are all in use. */
+#define KEEP(v) __asm__ volatile("" : "+x"(v))
 
 INLINE vec load(const float *from) { return *(const vec_anywhere *)from; }
 
@@ -118,6 +122,9 @@ INLINE void conv_tile(const Layout *at, const float *x, const float *kernel,
               UNROLL for (int t = 0; t < vectors; t++) sums[q][o][t] += tap * values[t];
             }
           }
+          UNROLL for (int q = 0; q < rows; q++)
+            UNROLL for (int o = 0; o < outputs; o++)
+              UNROLL for (int t = 0; t < vectors; t++) KEEP(sums[q][o][t]);
         }
       }
     }
@@ -153,47 +160,73 @@ static void conv_group(const Layout *at, const float *scratch, const float *kern
                        const float *bias, float *y, Size outputs, Size width, Size P,
                        Size Q, Size L) {
   const Size vectors = ceil_div(L, W), steps = ceil_div(vectors, 3);
-  for (Size o = 0; o < outputs; o += width) {
-    const float *taps = kernel + o * at->inputs * 27;
-    for (Size p = 0; p < P; p++) {
-      for (Size q = 0; q < Q;) {
-        const int rows = width == 2 && q + 1 < Q ? 2 : 1;
-        const ConvTile *tiles = conv_tiles[width == 4 ? 0 : width == 1 ? 3 : 3 - rows];
-        const float *from = scratch + (p - 1) * at->plane + (q - 1) * at->row;
-        float *to = y + o * at->out + (p * Q + q) * L;
-        const int q1 = (int)LEAST(rows + 2, Q - q + 1);
-        for (Size step = 0, done = 0; step < steps; step++) {
-          const Size now = ceil_div(vectors - done, steps - step);
-          tiles[now - 1](at, from + W * done, taps, bias ? bias + o : NULL, to + W * done,
-                         p == 0, p == P - 1 ? 2 : 3, q == 0, q1, L - W * done);
-          done += now;
+  for (Size step = 0, done = 0; step < steps; step++) {
+    /* All rows of some columns, so that they stay in the first cache. */
+    const Size now = ceil_div(vectors - done, steps - step), left = L - W * done;
+    for (Size o = 0; o < outputs; o += width) {
+      const float *taps = kernel + o * at->inputs * 27, *biases = bias ? bias + o : NULL;
+      for (Size p = 0; p < P; p++) {
+        const int p0 = p == 0, p1 = p == P - 1 ? 2 : 3;
+        for (Size q = 0; q < Q;) {
+          const int rows = width == 2 && q + 1 < Q ? 2 : 1;
+          const ConvTile *tiles = conv_tiles[width == 4 ? 0 : width == 1 ? 3 : 3 - rows];
+          const float *from = scratch + (p - 1) * at->plane + (q - 1) * at->row + W * done;
+          float *to = y + o * at->out + (p * Q + q) * L + W * done;
+          tiles[now - 1](at, from, taps, biases, to, p0, p1, q == 0,
+                         (int)LEAST(rows + 2, Q - q + 1), left);
+          q += rows;
         }
-        q += rows;
       }
     }
+    done += now;
   }
+}
+
+/* Rows have a zero in front and at least one behind. Between large channels are three
+ * lines, or they would compete for the same places of the first cache. */
+INLINE Layout layout_of(Size inputs, Size P, Size Q, Size L) {
+  const Size row = ceil_div(L, W) * W + W, channel = P * Q * row;
+  const Size gap = channel < 1024 ? 0 : 3 * LINE / (Size)sizeof(float);
+  const Layout at = {inputs, channel + gap, Q * row, row, P * Q * L, L};
+  return at;
+}
+
+/* Copies the maps of a group. */
+static void take_maps(const Layout *at, float *to, const float *from, Size rows, Size L) {
+  for (Size i = 0; i < at->inputs; i++)
+    copy_rows(to + i * at->channel + 1, from + i * rows * L, rows, L, at->row);
+}
+
+/* Outputs of a tile. */
+INLINE Size width_of(Size outputs) {
+  return outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1;
+}
+
+/* Kernels (outputs, inputs, 3, 3, 3) with the outputs of a tile side by side. */
+static float *taps_of(const float *kernel, Size outputs, Size inputs, Size width) {
+  const Size count = inputs * 27;
+  float *taps = malloc((size_t)(outputs * count) * sizeof(float));
+  for (Size o = 0; taps && o < outputs; o++)
+    for (Size t = 0; t < count; t++)
+      taps[(o / width * count + t) * width + o % width] = kernel[o * count + t];
+  return taps;
 }
 
 /* x (B, G * I, P, Q, L), kernel (G * O, I, 3, 3, 3), y (B, G * O, P, Q, L). */
 static int conv(const float *x, Size x_batch, const float *kernel, const float *bias,
                 float *y, Size y_batch, Size B, Size G, Size I, Size O, Size P, Size Q,
                 Size L, Size threads) {
-  const Size width = O % 4 == 0 ? 4 : O % 2 == 0 ? 2 : 1;
-  const Size row = ceil_div(L, W) * W + W;
-  const Layout at = {I, P * Q * row, Q * row, row, P * Q * L, L};
+  const Size width = width_of(O);
+  const Layout at = layout_of(I, P, Q, L);
   Size each = I * at.channel;
-  float *taps = malloc((size_t)(G * O * I * 27) * sizeof(float));
+  float *taps = taps_of(kernel, G * O, I, width);
   float *scratch = scratch_of(threads, &each);
   if (taps && scratch) {
-    /* The outputs of a tile side by side. */
-    for (Size o = 0; o < G * O; o++)
-      for (Size t = 0; t < I * 27; t++)
-        taps[(o / width * I * 27 + t) * width + o % width] = kernel[o * I * 27 + t];
 #pragma omp parallel for schedule(static) num_threads((int)threads) if (threads > 1)
     for (Size task = 0; task < B * G; task++) {
       const Size b = task / G, g = task % G;
       float *mine = scratch + omp_get_thread_num() * each;
-      copy_rows(mine + 1, x + b * x_batch + g * I * P * Q * L, I * P * Q, L, row);
+      take_maps(&at, mine, x + b * x_batch + g * I * P * Q * L, P * Q, L);
       conv_group(&at, mine, taps + g * O * I * 27, bias ? bias + g * O : NULL,
                  y + b * y_batch + g * O * P * Q * L, O, width, P, Q, L);
     }
@@ -358,8 +391,12 @@ static void pack(float *to, const float *from, Size inputs, Size channel, Size p
   while (positions > 0) {
     const Size width = panel_of(positions) * W, some = LEAST(width, positions);
     for (Size i = 0; i < inputs; i++, to += width) {
-      memcpy(to, from + i * channel, sizeof(float) * some);
-      memset(to + some, 0, sizeof(float) * (width - some));
+      const float *row = from + i * channel;
+      if (some == 3 * W) {
+        UNROLL for (int t = 0; t < 3; t++) store(to + t * W, load(row + t * W));
+      } else {
+        for (Size n = 0; n < width; n++) to[n] = n < some ? row[n] : 0;
+      }
     }
     from += some;
     positions -= some;
@@ -384,56 +421,115 @@ static void mix(float *to, const float *shares, const float *experts, Size K, Si
 /* x (B, I, N), shares (B, K), experts (K, O, I), bias (B, O) to y (B, O, N).
  * A unit is a sample, or the part of one that fits the cache. Some units are packed, then
  * a block of kernels is mixed for each of them while the experts' rows are at hand. */
-static int experts(const float *x, Size x_batch, const float *shares, const float *weight,
-                   const float *bias, float *y, Size B, Size K, Size O, Size I, Size N,
-                   int positive, Size threads) {
-  const Size panel = 3 * W, most = CACHE / 2 / I / panel * panel;
-  Size columns = most < panel ? panel : most;
-  if (B < threads) columns = LEAST(columns, ceil_div(ceil_div(N, threads), panel) * panel);
-  const Size parts = ceil_div(N, columns);
-  const Size size = (parts > 1 ? columns : ceil_div(N, W) * W) * I, units = B * parts;
-  Size some = LEAST(CACHE / 2 / size, LEAST(ceil_div(units, threads), 16));
-  some = parts > 1 || some < 1 ? 1 : some;
-  const Size strip = LEAST(NEAR / I / panel + 1, 64) * panel;
-  const Size block = (LEAST(CACHE / 2 / K / I, O) + 3) / 4 * 4;
-  Size each = some * size + block * I;
-  float *scratch = scratch_of(threads, &each);
-  if (!scratch) return 0;
-#pragma omp parallel for schedule(static) num_threads((int)threads) if (threads > 1)
-  for (Size task = 0; task < ceil_div(units, some); task++) {
-    float *packed = scratch + omp_get_thread_num() * each, *kernels = packed + some * size;
-    const Size first = task * some, last = LEAST(first + some, units);
+typedef struct {
+  const float *x, *shares, *weight, *bias;
+  Size x_batch, K, O, I, N;
+  int positive;
+  Size columns, parts; /* of a unit; units of a sample */
+  Size some, size;     /* units that are packed at a time; floats of each */
+  Size block, strip;   /* kernels mixed at a time; columns that each tile goes through */
+  Size scratch;
+} Mixture;
+
+static void plan(Mixture *m, Size columns, Size samples) {
+  const Size panel = 3 * W, most = LEAST(CACHE / 2 / m->I, columns) / panel * panel;
+  m->columns = most < panel ? panel : most;
+  m->parts = ceil_div(m->N, m->columns);
+  m->size = (m->parts > 1 ? m->columns : ceil_div(m->N, W) * W) * m->I;
+  m->some = LEAST(CACHE / 2 / m->size, LEAST(samples, 16));
+  if (m->parts > 1 || m->some < 1) m->some = 1;
+  m->strip = LEAST(NEAR / m->I / panel + 1, 64) * panel;
+  m->block = (LEAST(CACHE / 2 / m->K / m->I, m->O) + 3) / 4 * 4;
+  m->scratch = m->some * m->size + m->block * m->I;
+}
+
+/* Units from `first` to `last`; y belongs to the first sample. */
+static void apply_units(const Mixture *m, float *packed, Size first, Size last, float *y) {
+  const Size I = m->I, N = m->N, start_sample = first / m->parts;
+  float *kernels = packed + m->some * m->size;
+  for (Size u = first; u < last; u++) {
+    const Size start = u % m->parts * m->columns;
+    pack(packed + (u - first) * m->size, m->x + u / m->parts * m->x_batch + start, I, N,
+         LEAST(m->columns, N - start));
+  }
+  for (Size o = 0; o < m->O; o += m->block) {
+    const Size rows = LEAST(m->block, m->O - o);
     for (Size u = first; u < last; u++) {
-      const Size start = u % parts * columns;
-      pack(packed + (u - first) * size, x + u / parts * x_batch + start, I, N,
-           LEAST(columns, N - start));
-    }
-    for (Size o = 0; o < O; o += block) {
-      const Size rows = LEAST(block, O - o);
-      for (Size u = first; u < last; u++) {
-        const Size b = u / parts, start = u % parts * columns;
-        const Size stop = LEAST(start + columns, N);
-        const float *from = packed + (u - first) * size;
-        mix(kernels, shares + b * K, weight + o * I, K, O * I, rows * I);
-        for (Size n = start, next = n; n < stop; n = next) {
-          for (Size r = 0; r < rows;) {
-            const Size outputs = rows - r >= 4 ? 4 : 1;
-            for (next = n; next < LEAST(n + strip, stop);) {
-              const Size vectors = panel_of(stop - next);
-              experts_tiles[outputs == 4][vectors - 1](
-                  from + (next - start) * I, kernels + r * I, I,
-                  bias ? bias + b * O + o + r : NULL, positive,
-                  y + (b * O + o + r) * N + next, N, stop - next);
-              next += vectors * W;
-            }
-            r += outputs;
+      const Size b = u / m->parts, start = u % m->parts * m->columns;
+      const Size stop = LEAST(start + m->columns, N);
+      const float *from = packed + (u - first) * m->size;
+      const float *bias = m->bias ? m->bias + b * m->O + o : NULL;
+      float *to = y + ((b - start_sample) * m->O + o) * N;
+      mix(kernels, m->shares + b * m->K, m->weight + o * I, m->K, m->O * I, rows * I);
+      for (Size n = start, next = n; n < stop; n = next) {
+        for (Size r = 0; r < rows;) {
+          const Size outputs = rows - r >= 4 ? 4 : 1;
+          for (next = n; next < LEAST(n + m->strip, stop);) {
+            const Size vectors = panel_of(stop - next);
+            experts_tiles[outputs == 4][vectors - 1](
+                from + (next - start) * I, kernels + r * I, I, bias ? bias + r : NULL,
+                m->positive, to + r * N + next, N, stop - next);
+            next += vectors * W;
           }
+          r += outputs;
         }
       }
     }
   }
+}
+
+static int experts(Mixture *m, float *y, Size B, Size threads) {
+  const Size panel = 3 * W;
+  const Size share = B < threads ? ceil_div(ceil_div(m->N, threads), panel) * panel : m->N;
+  plan(m, share + panel - 1, ceil_div(B, threads));
+  const Size units = B * m->parts, tasks = ceil_div(units, m->some);
+  float *scratch = scratch_of(threads, &m->scratch);
+  if (!scratch) return 0;
+#pragma omp parallel for schedule(static) num_threads((int)threads) if (threads > 1)
+  for (Size task = 0; task < tasks; task++) {
+    const Size first = task * m->some;
+    apply_units(m, scratch + omp_get_thread_num() * m->scratch, first,
+                LEAST(first + m->some, units), y + first / m->parts * m->O * m->N);
+  }
   free(scratch);
   return 1;
+}
+
+/* Both convolutions of a dense layer: experts, then 3x3x3 of some samples while what is
+ * between them is in the cache. kernel (G * outputs, O / G, 3, 3, 3). */
+static int dense(Mixture *m, const float *kernel, float *y, Size y_batch, Size B, Size G,
+                 Size outputs, Size P, Size Q, Size L, Size threads) {
+  plan(m, m->N + 3 * W - 1, ceil_div(B, threads));
+  const Size inputs = m->O / G, map = P * Q * L;
+  const Size width = width_of(outputs);
+  const Layout at = layout_of(inputs, P, Q, L);
+  const Size between = m->some * m->O * m->N, rows = inputs * at.channel;
+  Size each = m->scratch + between + rows + LINE;
+  float *taps = taps_of(kernel, G * outputs, inputs, width);
+  float *scratch = scratch_of(threads, &each);
+  if (taps && scratch) {
+#pragma omp parallel for schedule(static) num_threads((int)threads) if (threads > 1)
+    for (Size task = 0; task < ceil_div(B, m->some); task++) {
+      float *mine = scratch + omp_get_thread_num() * each, *packed = mine + rows + LINE;
+      float *inner = packed + m->scratch;
+      const Size first = task * m->some, last = LEAST(first + m->some, B);
+      for (Size u = first * m->parts; u < last * m->parts; u += m->some)
+        apply_units(m, packed, u, LEAST(u + m->some, last * m->parts),
+                    inner + (u / m->parts - first) * m->O * m->N);
+      for (Size b = first; b < last; b++) {
+        for (Size g = 0; g < G; g++) {
+          const float *from = inner + ((b - first) * m->O + g * inputs) * m->N;
+          take_maps(&at, mine, from, P * Q, L);
+          conv_group(&at, mine, taps + g * outputs * inputs * 27, NULL,
+                     y + b * y_batch + g * outputs * map, outputs, width, P, Q, L);
+        }
+      }
+    }
+  }
+  const int done = taps && scratch;
+  free(taps);
+  free(scratch);
+  return done;
 }
 
 /* Turns 8x8 values: `to` gets as columns, `width` apart, what are rows in `from`. */
@@ -647,10 +743,29 @@ static PyObject *py_experts(PyObject *self, PyObject *args) {
   if (!PyArg_ParseTuple(args, "nnnnnnnnnnnnn", &x, &x_batch, &shares, &weight, &bias, &y,
                         &B, &K, &O, &I, &N, &positive, &threads))
     return NULL;
+  Mixture m = {.x = (float *)x, .shares = (float *)shares, .weight = (float *)weight,
+               .bias = (float *)bias, .x_batch = x_batch, .K = K, .O = O, .I = I, .N = N,
+               .positive = (int)positive};
   int done;
   Py_BEGIN_ALLOW_THREADS
-  done = experts((float *)x, x_batch, (float *)shares, (float *)weight, (float *)bias,
-                 (float *)y, B, K, O, I, N, (int)positive, threads);
+  done = experts(&m, (float *)y, B, threads);
+  Py_END_ALLOW_THREADS
+  return answer(done);
+}
+
+static PyObject *py_dense(PyObject *self, PyObject *args) {
+  Size x, x_batch, shares, weight, bias, k, y, y_batch, B, K, O, I, G, outputs, P, Q, L;
+  Size threads;
+  if (!PyArg_ParseTuple(args, "nnnnnnnnnnnnnnnnnn", &x, &x_batch, &shares, &weight, &bias,
+                        &k, &y, &y_batch, &B, &K, &O, &I, &G, &outputs, &P, &Q, &L,
+                        &threads))
+    return NULL;
+  Mixture m = {.x = (float *)x, .shares = (float *)shares, .weight = (float *)weight,
+               .bias = (float *)bias, .x_batch = x_batch, .K = K, .O = O, .I = I,
+               .N = P * Q * L, .positive = 1};
+  int done;
+  Py_BEGIN_ALLOW_THREADS
+  done = dense(&m, (float *)k, (float *)y, y_batch, B, G, outputs, P, Q, L, threads);
   Py_END_ALLOW_THREADS
   return answer(done);
 }
@@ -673,6 +788,7 @@ static PyObject *py_experts_grad(PyObject *self, PyObject *args) {
 static PyMethodDef methods[] = {{"conv", py_conv, METH_VARARGS, NULL},
                                 {"conv_grad", py_conv_grad, METH_VARARGS, NULL},
                                 {"experts", py_experts, METH_VARARGS, NULL},
+                                {"dense", py_dense, METH_VARARGS, NULL},
                                 {"experts_grad", py_experts_grad, METH_VARARGS, NULL},
                                 {NULL, NULL, 0, NULL}};
 

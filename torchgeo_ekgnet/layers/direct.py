@@ -38,6 +38,7 @@ __all__ = [
     'can_convolve',
     'can_mix',
     'direct_conv3d',
+    'direct_dense',
     'direct_gradients',
     'direct_product_gradients',
     'direct_products',
@@ -139,6 +140,34 @@ def _experts(
     )
 
 
+def _dense(
+    x: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    taps: Tensor,
+    groups: int,
+    out: Tensor,
+) -> None:
+    """Apply experts and ReLU, then convolve with (Cout', Cout/groups, 3, 3, 3)."""
+    _call(
+        'dense',
+        x.data_ptr(),
+        x.stride(0),
+        attention.data_ptr(),
+        weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        taps.data_ptr(),
+        out.data_ptr(),
+        out.stride(0),
+        x.shape[0],
+        *weight.shape,
+        groups,
+        taps.shape[0] // groups,
+        *x.shape[2:],
+    )
+
+
 def _experts_grad(
     x: Tensor,
     grad: Tensor,
@@ -170,6 +199,8 @@ _SCHEMAS = {
     _convolve_grad: 'Tensor x, Tensor grad, int groups, Tensor(a!) out',
     _experts: """Tensor x, Tensor attention, Tensor weight, Tensor? bias, bool relu,
         Tensor(a!) out""",
+    _dense: """Tensor x, Tensor attention, Tensor weight, Tensor? bias, Tensor taps,
+        int groups, Tensor(a!) out""",
     _experts_grad: """Tensor x, Tensor grad, Tensor attention, Tensor weight,
         Tensor(a!) out_attention, Tensor(b!) out_weight""",
 }
@@ -207,6 +238,20 @@ def _experts_flops(
     """Count products with mixed kernels, as for PyTorch's, and mixing them."""
     positions = x[2] * x[3] * x[4]
     return 2 * x[0] * weight[1] * weight[2] * (positions + weight[0])
+
+
+@register_flop_formula(_operators.direct_dense)
+def _dense_flops(
+    x: Sequence[int],
+    attention: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None,
+    taps: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Count both convolutions."""
+    return _experts_flops(x, attention, weight) + _convolve_flops(x, taps)
 
 
 @register_flop_formula(_operators.direct_experts_grad)
@@ -392,6 +437,43 @@ def direct_products(
         x, attention.contiguous(), stacked.contiguous(), bias, relu, y
     )
     return y
+
+
+def direct_dense(
+    x: Tensor,
+    attention: Tensor,
+    stacked: Tensor,
+    bias: Tensor | None,
+    weight: Tensor,
+    groups: int,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Compute a dense layer without gradients: experts, ReLU, 3x3x3 convolution.
+
+    What is between the convolutions, four times as much as comes out, stays in a core's
+    cache.
+
+    Args:
+        x: Maps of float32 on the CPU, (B, Cin, D, H, W), each sample contiguous.
+        attention: Mixing weights (B, K).
+        stacked: Experts (K, C, Cin).
+        bias: Biases of the experts (B, C), mixed already.
+        weight: Kernels (Cout, C/groups, 3, 3, 3).
+        groups: Groups of the second convolution.
+        out: Where to write the output.
+
+    Returns:
+        Maps, (B, Cout, D, H, W).
+    """
+    bias = None if bias is None else bias.contiguous()
+    y = out
+    if y is None or not y[:1].is_contiguous():
+        y = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+    experts, kernels = stacked.contiguous(), weight.contiguous()
+    _operators.direct_dense(
+        x, attention.contiguous(), experts, bias, kernels, groups, y
+    )
+    return y if out is None or y is out else out.copy_(y)
 
 
 def direct_product_gradients(
