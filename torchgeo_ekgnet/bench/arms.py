@@ -146,9 +146,7 @@ def training_step(
 ) -> Callable[[], None]:
     """Make a training step: forward, backward and Adam."""
     network = arm.network
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=5e-4, fused=setting.device.type == 'cuda' or None
-    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-4, fused=True)
     x, labels = batch
 
     def step() -> None:

@@ -303,6 +303,13 @@ def _samples(x: Tensor) -> Tensor:
     return x if x[:1].is_contiguous() else x.contiguous()
 
 
+def _place(x: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
+    """Return where a kernel can write its output."""
+    if out is not None and out[:1].is_contiguous():
+        return out
+    return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+
+
 def direct_conv3d(
     x: Tensor,
     weight: Tensor,
@@ -323,9 +330,7 @@ def direct_conv3d(
         Maps, (B, Cout, D, H, W).
     """
     bias = None if bias is None else bias.contiguous()
-    y = out
-    if y is None or not y[:1].is_contiguous():
-        y = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+    y = _place(x, weight, out)
     _operators.direct_convolve(_samples(x), weight.contiguous(), bias, groups, y)
     return y if out is None or y is out else out.copy_(y)
 
@@ -466,9 +471,7 @@ def direct_dense(
         Maps, (B, Cout, D, H, W).
     """
     bias = None if bias is None else bias.contiguous()
-    y = out
-    if y is None or not y[:1].is_contiguous():
-        y = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+    y = _place(x, weight, out)
     experts, kernels = stacked.contiguous(), weight.contiguous()
     _operators.direct_dense(
         x, attention.contiguous(), experts, bias, kernels, groups, y

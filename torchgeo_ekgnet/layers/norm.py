@@ -27,11 +27,28 @@ from torch import Tensor, fx, nn
 
 from . import trial
 from .derivatives import composed_gradients, differentiated_again
+from .direct import can_mix, direct_dense
 from .dynamic_expert_conv import DynamicExpertConv3d
+from .geometry import Triple, geometry_of
 from .grouped_conv import GroupedConv3d
-from .rule import asked_strategy, forward_mode, plain_only, traced, watched
+from .rule import (
+    asked_strategy,
+    choose_expert_strategy,
+    fastest_conv,
+    forward_mode,
+    plain_only,
+    traced,
+    watched,
+)
 
-__all__ = ['conv_norm', 'folded_evaluation', 'folds', 'norm_act', 'normalize']
+__all__ = [
+    'conv_norm',
+    'dense_layer',
+    'folded_evaluation',
+    'folds',
+    'norm_act',
+    'normalize',
+]
 
 _enabled: ContextVar[bool] = ContextVar('folded_evaluation', default=True)
 
@@ -134,6 +151,69 @@ def conv_norm(
     else:
         y = plain._conv_forward(x, weight, bias)
     return _activated(norm, y, act)
+
+
+def _one_call(
+    conv: DynamicExpertConv3d, last: GroupedConv3d, x: Tensor, axes: Triple
+) -> bool:
+    """Whether one kernel computes both convolutions, as the rule would choose."""
+    first = geometry_of(
+        conv.weight, conv.stride, conv._conv_padding, conv.dilation, conv.groups
+    )
+    if conv._pad_first or choose_expert_strategy(x, conv.weight, first) != 'pointwise':
+        return False
+    padding, zeros = last.padding, last.padding_mode == 'zeros'
+    if isinstance(padding, str) or not zeros or last.bias is not None:
+        return False
+    if plain_only(x) or not can_mix(x, conv.groups):
+        return False
+    geometry = geometry_of(
+        last.weight, last.stride, padding, last.dilation, last.groups
+    ).ordered(axes)
+    between = x.shape[0], conv.out_channels, *x.shape[2:]
+    kernels = *last.weight.shape[:2], *geometry.kernel
+    return fastest_conv(between, kernels, geometry)[0] == 'direct'
+
+
+def dense_layer(
+    conv: nn.Module,
+    norm: nn.Module,
+    act: nn.Module,
+    last: GroupedConv3d,
+    x: Tensor,
+    context: Tensor | None = None,
+    out: Tensor | None = None,
+    bands_last: bool = False,
+) -> Tensor | None:
+    """Evaluate a dense layer in one call where there is a kernel for that.
+
+    Args:
+        conv: Its 1x1x1 convolution.
+        norm: The batch normalization behind it.
+        act: The activation behind both.
+        last: The grouped convolution behind all.
+        x: Maps, (B, C, H, D, W); with ``bands_last`` (B, C, H, W, D).
+        context: Their mean over space, see :func:`conv_norm`.
+        out: Where to write the output.
+        bands_last: The order of the axes.
+
+    Returns:
+        Maps in the same order; None where the parts are to be computed on their own.
+    """
+    if _symbolic(x) or not isinstance(conv, DynamicExpertConv3d):
+        return None
+    if not folds(conv, norm) or type(act) is not nn.ReLU or watched(act):
+        return None
+    axes = (1, 2, 0) if bands_last else (1, 0, 2)
+    if not _one_call(conv, last, x, axes):
+        return None
+    attention = conv.mapping(x if context is None else context)
+    weight, bias, shift = _fold(conv.weight, conv.bias, cast(nn.BatchNorm3d, norm), 1)
+    biases = shift.expand(len(x), -1) if bias is None else attention @ bias + shift
+    kernels = last.weight.permute(0, 1, *(2 + axis for axis in axes))
+    return direct_dense(
+        x, attention, weight.flatten(2), biases, kernels, last.groups, out
+    )
 
 
 def _activated(norm: nn.Module, y: Tensor, act: nn.Module | None) -> Tensor:

@@ -36,6 +36,7 @@ __all__ = [
     'conv_strategy',
     'dense_passes',
     'faster_order',
+    'fastest_conv',
     'forward_mode',
     'knows_autocast',
     'multiplies_bfloat16',
@@ -368,13 +369,28 @@ def choose_conv_strategy(
         or not torch.backends.mkldnn.is_available()
     ):
         return 'grouped', None
-    return _fastest(x.shape, weight.shape, geometry, x.dtype == torch.float32)[:2]
+    exact = x.dtype == torch.float32
+    return fastest_conv(x.shape, weight.shape, geometry, exact)[:2]
 
 
-def _fastest(
-    x_shape: Sequence[int], w_shape: Sequence[int], geometry: Geometry, exact: bool
+def fastest_conv(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    geometry: Geometry,
+    exact: bool = True,
 ) -> tuple[str, Unrolling | None, float]:
-    """Choose what is estimated to take least time on a CPU, and tell the estimate."""
+    """Choose what is estimated to take least time on a CPU, and tell the estimate.
+
+    Args:
+        x_shape: Shape of the maps, (B, Cin, D, H, W).
+        w_shape: Shape of the kernels, (Cout, Cin/groups, kD, kH, kW).
+        geometry: Strides and so on.
+        exact: Whether the maps are float32.
+
+    Returns:
+        ``'grouped'``, ``'unrolled'`` or ``'direct'``, how to unroll, and seconds on a
+        scale of its own.
+    """
     best, least = best_unrolling(x_shape, w_shape, geometry)
     if exact and direct.can_convolve(x_shape, w_shape, geometry):
         seconds = direct.seconds(x_shape, w_shape, geometry)
@@ -402,5 +418,5 @@ def faster_order(
         # The batch makes no difference to which is faster.
         x_shape = (1, w_shape[1] * geometry.groups, *(size[a] for a in axes))
         kernels = (*w_shape[:2], *turned.kernel)
-        costs.append(_fastest(x_shape, kernels, turned, True)[2])
+        costs.append(fastest_conv(x_shape, kernels, turned)[2])
     return 'HWD' if costs[1] < costs[0] else 'HDW'

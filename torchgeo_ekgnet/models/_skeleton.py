@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..layers import AveragePool3d, DynamicExpertConv3d, GroupedConv3d, pool_context
 from ..layers.geometry import Geometry
-from ..layers.norm import conv_norm, norm_act
+from ..layers.norm import conv_norm, dense_layer, norm_act
 from ..layers.rule import faster_order, reads_slices, watched
 from ._blocks import SpectralCollapse
 from ._contract import SpectralSpatialNet, feature_levels, leaf_module
@@ -126,9 +126,22 @@ class DenseLayer(nn.Module):
                 inner = self.act(self.norm(self.bottleneck(x)))
         else:
             known = context if self.takes_context else None
-            inner = conv_norm(self.bottleneck, self.norm, x, known, self.act)
             # A symbolic trace has a stand-in there.
             plain = type(self.conv) is GroupedConv3d and not watched(self.conv)
+            if plain:
+                whole = dense_layer(
+                    self.bottleneck,
+                    self.norm,
+                    self.act,
+                    self.conv,
+                    x,
+                    known,
+                    place if isinstance(place, Tensor) else None,
+                    bands_last,
+                )
+                if whole is not None:
+                    return cast(Tensor, self.drop(whole))
+            inner = conv_norm(self.bottleneck, self.norm, x, known, self.act)
             if isinstance(place, Tensor) and plain:
                 written = self.conv.convolve(
                     inner, self.conv.weight, self.conv.bias, place, bands_last

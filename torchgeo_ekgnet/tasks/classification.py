@@ -402,7 +402,7 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         """
         mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
         clipped = self.trainer.gradient_clip_val is not None
-        return self.device.type == 'cuda' and not (mixed and clipped)
+        return self.device.type in ('cpu', 'cuda') and not (mixed and clipped)
 
     def _step(self, batch: Mapping[str, Tensor], stage: str) -> Tensor:
         """Give the loss of one batch, and count its predictions."""

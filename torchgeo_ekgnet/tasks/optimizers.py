@@ -20,7 +20,7 @@ def make_optimizer(
         lr: Learning rate.
         weight_decay: Decay of AdamW, which spares vectors (biases, normalisations) and
             what ``network.no_weight_decay()`` names; None for Adam.
-        fused: Whether to update all parameters in one kernel, which CUDA can.
+        fused: Whether to update all parameters in one kernel, which CPU and CUDA can.
 
     Returns:
         The optimizer of the parameters that are to be trained.
