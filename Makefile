@@ -36,7 +36,7 @@ docs: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[docs]'
 	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
 
-$(VENV)/.installed: pyproject.toml torchgeo_ekgnet/layers/_direct.c
+$(VENV)/.installed: pyproject.toml $(wildcard torchgeo_ekgnet/layers/_*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install -e '.[tests,style]' $(WITH)

@@ -40,7 +40,7 @@ def code_digest() -> str:
     """
     digest = hashlib.sha256()
     folder = Path(__file__).parent
-    for path in sorted(p for p in folder.rglob('*') if p.suffix in ('.py', '.c')):
+    for path in sorted(p for p in folder.rglob('*') if p.suffix in ('.py', '.c', '.h')):
         digest.update(f'{path.relative_to(folder).as_posix()}\n'.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .mapped import map_fused
+from .mapped_cpu import Kinds, map_at_once
 from .rule import called, casts_itself, knows_autocast, watched
 
 __all__ = [
@@ -351,6 +352,10 @@ class ContextMapping(nn.Module):
         """Map contexts, (B, C), to weights, (B, K)."""
         if not torch.jit.is_scripting():
             fused = map_fused(self, g) if self.training else None
+            if fused is None:
+                fused = map_at_once(
+                    self, g, Kinds(MappingBlock, ContextNorm, PooledConv3d)
+                )
             if fused is not None:
                 return fused
         tau = self.floor + F.softplus(self.raw_temperature)

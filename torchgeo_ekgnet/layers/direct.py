@@ -3,7 +3,7 @@
 
 """Kernels of our own for the convolutions of a dense layer on processors with AVX2.
 
-They are C (``_direct.c``), compiled when the package is installed where there is a
+They are C (``_direct.c``, ``_mapping.c``), compiled when the package is installed where there is a
 compiler that knows GCC's vectors and OpenMP (GCC or Clang on Linux), and left out
 elsewhere: everything runs without them, slower. ``TORCHGEO_EKGNET_DIRECT=0`` in the
 environment leaves them out as well.
@@ -64,6 +64,7 @@ def kernels() -> ModuleType | None:
     if not torch.backends.cpu.get_cpu_capability().startswith('AVX'):
         return None
     try:
+        importlib.import_module('._mapping', __package__)  # see mapped_cpu.py
         return importlib.import_module('._direct', __package__)
     except ImportError:
         return None

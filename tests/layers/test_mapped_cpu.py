@@ -1,0 +1,213 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Mapping networks in one call on CPUs, against their modules in float64."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchgeo_ekgnet.layers import (
+    ContextMapping,
+    context_mapping,
+    conv_strategy,
+    direct,
+    mapped_cpu,
+)
+
+pytestmark = pytest.mark.skipif(
+    direct.kernels() is None, reason='no kernels of our own for this processor'
+)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each call of a mapping network was one of the kernels."""
+    seen: list[bool] = []
+    original = mapped_cpu.map_at_once
+
+    def counted(*args: Any) -> Tensor | None:
+        found = original(*args)
+        seen.append(found is not None)
+        return found
+
+    monkeypatch.setattr(context_mapping, 'map_at_once', counted)
+    return seen
+
+
+def make_mapping(channels: int = 5, **options: Any) -> Any:
+    torch.manual_seed(0)
+    options = {'num_experts': 3, 'temperature': 2.0, **options}
+    mapping = ContextMapping(channels, **options)
+    for module in mapping.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    for block in mapping.blocks:
+        nn.init.constant_(block.residual_weight, 0.7)  # type: ignore[arg-type]
+    return mapping
+
+
+def contexts(samples: int, channels: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(samples)
+    return torch.randn(samples, channels, generator=generator) * 2 + 1
+
+
+def maps(g: Tensor) -> Tensor:
+    return g[:, :, None, None, None]
+
+
+def step(mapping: Any, g: Tensor, seen: Tensor) -> dict[str, Tensor]:
+    """Weights in training and evaluation, gradients, and statistics."""
+    dtype = mapping.raw_temperature.dtype
+    image = g.to(dtype).requires_grad_()
+    weights = mapping.train()(maps(image))
+    names, values = zip(*mapping.named_parameters(), strict=True)
+    grads = torch.autograd.grad(weights, (image, *values), seen.to(dtype))
+    with torch.no_grad():
+        evaluated = mapping.eval()(maps(image))
+    return {
+        'weights': weights.detach(),
+        'evaluated': evaluated,
+        **dict(zip(('image', *names), grads, strict=True)),
+        **{name: value.clone() for name, value in mapping.named_buffers()},
+    }
+
+
+@pytest.mark.parametrize(
+    ('samples', 'channels'), [(7, 21), (3, 3), (80, 48), (33, 8), (8, 30)]
+)
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'units_per_block': 2, 'learnable_residual': False},
+        {'num_blocks': 0},
+        {'num_blocks': 3, 'num_experts': 6},
+    ],
+    ids=str,
+)
+def test_values_gradients_and_statistics_are_exact(
+    samples: int, channels: int, options: dict[str, Any], calls: list[bool]
+) -> None:
+    mapping = make_mapping(channels, **options)
+    exact = copy.deepcopy(mapping).double()
+    g = contexts(samples, channels)
+    seen = torch.randn(samples, mapping.num_experts)
+    for _ in range(2):
+        found, expected = step(mapping, g, seen), step(exact, g, seen)
+        assert calls == [True, True, False, False]
+        calls.clear()
+        scale = float(expected['project.weight'].abs().max())
+        for name, value in expected.items():
+            # What only shifts the input of a normalization has no gradient but rounding.
+            torch.testing.assert_close(
+                found[name].double(), value.double(), rtol=1e-3, atol=1e-4 * (1 + scale)
+            )
+
+
+@pytest.mark.parametrize('value', [0.0, 1e-4, -0.7, 3.0, -6.0, 20.0, -30.0])
+def test_gelu_is_exact(value: float) -> None:
+    """One channel, which a block hands on: g + gelu of the normalized."""
+    mapping = make_mapping(1, num_blocks=1, num_experts=2).eval()
+    with torch.no_grad():
+        for norm in (mapping.blocks[0].units[0], mapping.norm):
+            norm.weight.fill_(1.0)
+            norm.bias.zero_()
+        mapping.blocks[0].units[2].weight.fill_(1.0)
+        exact = copy.deepcopy(mapping).double()
+        g = torch.full((1, 1), value)
+        torch.testing.assert_close(
+            mapping(maps(g)).double(), exact(maps(g.double())), rtol=1e-6, atol=1e-6
+        )
+
+
+def test_what_is_no_number_stays_so(calls: list[bool]) -> None:
+    mapping = make_mapping().eval()
+    g = contexts(3)
+    g[1, 2] = float('nan')
+    with torch.no_grad():
+        assert mapping(maps(g)).isnan().all(1).tolist() == [False, True, False]
+    assert calls == [True]
+
+
+def test_second_derivatives(calls: list[bool]) -> None:
+    for options in ({}, {'learnable_residual': False}):
+        mapping = make_mapping(**options).train()
+        exact = copy.deepcopy(mapping).double()
+        found = []
+        for network in (mapping, exact):
+            image = contexts(4).to(network.raw_temperature.dtype).requires_grad_()
+            weights = network(maps(image)).square().sum()
+            first = torch.autograd.grad(weights, image, create_graph=True)[0]
+            parameters = list(network.parameters())
+            second = torch.autograd.grad(first.square().sum(), [image, *parameters])
+            found.append([t.double() for t in second])
+        torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=1e-3)
+    assert calls == [True, False] * 2
+
+
+def _hook(mapping: Any) -> None:
+    mapping.blocks[0].units[1].register_forward_hook(lambda *_: None)
+
+
+def _prune(mapping: Any) -> None:
+    from torch.nn.utils import prune
+
+    prune.l1_unstructured(mapping.project, 'weight', amount=1)
+
+
+def _replace(mapping: Any) -> None:
+    mapping.blocks[0].units[1] = nn.ReLU()
+
+
+def _freeze(mapping: Any) -> None:
+    mapping.norm.eval()
+
+
+def _slow(mapping: Any) -> None:
+    mapping.norm.momentum = None
+
+
+def _convert(mapping: Any) -> None:
+    mapping.double()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [_hook, _prune, _replace, _freeze, _slow, _convert],
+    ids=lambda c: c.__name__,
+)
+def test_others_are_computed_by_their_modules(
+    change: Callable[[Any], None], calls: list[bool]
+) -> None:
+    mapping = make_mapping().train()
+    change(mapping)
+    g = maps(contexts(4)).to(mapping.raw_temperature.dtype)
+    mapping(g)
+    assert calls == [False]
+    assert mapping.blocks[0].units[0].num_batches_tracked == 1  # not twice
+
+
+def test_where_modules_are_asked_for(calls: list[bool]) -> None:
+    mapping, g = make_mapping(), maps(contexts(4))
+    with conv_strategy('grouped'):
+        mapping(g)
+    mapping(g[:1])  # has no variance
+    mapping.eval()(g)  # with gradients, which evaluation seldom has
+    assert calls == [False, False, False]
+    with torch.no_grad():
+        mapping(g[:1])
+    assert calls[3:] == [True]
+
+
+def test_what_needs_no_gradient_gets_none(calls: list[bool]) -> None:
+    mapping = make_mapping().train()
+    mapping.norm.weight.requires_grad_(False)
+    mapping(maps(contexts(4)))[:, 0].sum().backward()
+    assert calls == [True] and mapping.norm.weight.grad is None
+    assert all(p.grad is not None for p in mapping.parameters() if p.requires_grad)
