@@ -3,6 +3,7 @@
 
 """How commands end that cannot go on: one line, an exit status, nothing half-written."""
 
+import locale
 import os
 import signal
 import subprocess
@@ -20,9 +21,9 @@ from torchgeo.main import main as torchgeo_main
 from torchgeo_ekgnet import main as command_line
 from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.commands import resolve_config
-from torchgeo_ekgnet.main import main
+from torchgeo_ekgnet.main import USAGE, main
 
-from .processes import command
+from .processes import forked, needs_fork
 from .test_main import EKGNET
 
 
@@ -56,13 +57,26 @@ def test_name_that_is_no_class(option: str, found: str, message: str) -> None:
         main(['fit', '--config', EKGNET, option, found])
 
 
-def test_configurations_are_utf_8_in_every_locale(tmp_path: Path) -> None:
+@needs_fork
+def test_configurations_are_utf_8_in_every_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     text = Path(EKGNET).read_text(encoding='utf-8')
-    (tmp_path / 'c.yaml').write_text(f'# Wälder\n{text}', encoding='utf-8')
-    locale = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
-    given = ('fit', '--config', 'c.yaml', '--trainer.max_epochs=0')
-    _, error = command(*given, cwd=tmp_path, **locale).communicate(timeout=120)
-    assert 'max_epochs: found 0' in error
+    Path('c.yaml').write_text(f'# Wälder\n{text}', encoding='utf-8')
+    given = ['fit', '--config', 'c.yaml', '--trainer.max_epochs=0']
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', *given])
+
+    def work() -> None:
+        # As a process starts that is told so by its environment.
+        locale.setlocale(locale.LC_ALL, 'C')
+        with pytest.raises(UnicodeDecodeError), open('c.yaml') as file:
+            file.read()
+        main()
+
+    process = forked(work, tmp_path / 'errors.txt')
+    assert process.status() == USAGE
+    assert 'max_epochs: found 0' in process.errors.read_text(encoding='utf-8')
 
 
 def test_windows_starts_python_again_in_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,12 +248,14 @@ def test_bad_files(
         )
 
 
-def test_process_errors_are_one_line(tmp_path: Path) -> None:
-    _, text = (
-        process := command('fit', '--config', 'nothing', cwd=tmp_path)
-    ).communicate()
-    assert process.returncode == 1
-    assert "no file 'nothing'" in text and len(text.splitlines()) == 1
+def test_missing_configuration_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('TORCHGEO_EKGNET_DEBUG', raising=False)
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', 'fit', '--config', 'nothing'])
+    # Text that Python prints at its end, with status 1.
+    with pytest.raises(SystemExit, match="no file 'nothing'") as stop:
+        main()
+    assert isinstance(stop.value.code, str)
+    assert '\n' not in stop.value.code
 
 
 @pytest.mark.parametrize(

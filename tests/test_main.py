@@ -30,6 +30,8 @@ from torchgeo_ekgnet.commands import (
 from torchgeo_ekgnet.main import main
 from torchgeo_ekgnet.reproduce.experiments import EXPERIMENTS
 
+from .models.conftest import SHALLOW
+
 CONF = Path(__file__).with_name('conf')
 
 
@@ -280,6 +282,7 @@ def test_every_system_of_the_tables_trains(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model = ['--model.init_args.model', name, '--data.init_args.patch_size', '7']
+    model += ['--model.init_args.model_options', json.dumps(SHALLOW.get(name))]
     few = [f'--trainer.limit_{stage}_batches=1' for stage in ('train', 'val')]
     torchgeo_main(['fit', '--config', EKGNET, *model, '--trainer.max_epochs=1', *few])
     checkpoint = torch.load(BEST, weights_only=False)

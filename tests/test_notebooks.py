@@ -22,6 +22,8 @@ TUTORIALS = Path(__file__).parents[1] / 'docs' / 'tutorials'
 
 #: Trainings of the tutorials, shortened: what is written, and what runs here.
 SHORTER = (
+    ("'rows': 48, 'cols': 48", "'rows': 32, 'cols': 32"),
+    ("scores('ssrn'", "scores('ekgnet_tiny'"),
     ("Task('ssrn'", "Task('ekgnet_tiny'"),
     ('max_epochs=12', 'max_epochs=2'),
     ('epochs=16', 'epochs=2'),

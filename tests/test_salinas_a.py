@@ -33,7 +33,7 @@ def test_torchgeo_trains_and_tests_salinas_a(
         'cpu',
     ]
     common += ['--trainer.enable_progress_bar', 'false']
-    torchgeo_main(['fit', *common, '--trainer.max_epochs', '8', '--model.lr', '3e-3'])
+    torchgeo_main(['fit', *common, '--trainer.max_epochs', '5', '--model.lr', '3e-3'])
     torchgeo_main(['test', *common, '--ckpt_path', BEST])
     run = tmp_path / 'runs' / 'salinas_a' / 'version_0'
     report = json.loads((run / 'test.json').read_text(encoding='utf-8'))

@@ -10,13 +10,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from tests.tasks.small import make_task
 from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet.callbacks import AccuracyReport
 from torchgeo_ekgnet.callbacks.accuracy_report import accuracy_table
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.metrics import Accuracies
-from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 from . import test_run_folder as runs
 
@@ -92,7 +92,7 @@ def make_trainer(folder: Path, callback: AccuracyReport) -> Trainer:
 def test_json_holds_what_is_needed_to_judge_it(tmp_path: Path) -> None:
     datamodule = make_datamodule()
     trainer = make_trainer(tmp_path, AccuracyReport('other.json', table=False))
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     trainer.fit(task, datamodule)
     trainer.test(task, datamodule, verbose=False)
     report = json.loads((tmp_path / 'other.json').read_text(encoding='utf-8'))
@@ -128,7 +128,7 @@ def test_json_holds_what_is_needed_to_judge_it(tmp_path: Path) -> None:
 def test_a_part_of_the_test_pixels_is_said(tmp_path: Path) -> None:
     datamodule = make_datamodule(batch_size=8)
     trainer = make_trainer(tmp_path, AccuracyReport(table=False, page=False))
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     trainer.fit(task, datamodule)
     trainer.limit_test_batches = 1
     with pytest.warns(UserWarning, match=r'test: 8 of \d+ test pixels were scored'):
@@ -158,7 +158,7 @@ def test_a_page_that_fails_does_not_cost_the_scores(
         rows=20, cols=20, num_bands=12, num_classes=3, patch_size=5
     )
     trainer = make_trainer(tmp_path, AccuracyReport(table=False))
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     trainer.fit(task, datamodule)
     with pytest.warns(UserWarning, match=r'report\.html is left out.*MemoryError'):
         trainer.test(task, datamodule, verbose=False)
@@ -171,7 +171,7 @@ def test_smoothed_scores_are_a_row_of_their_own(
 ) -> None:
     datamodule = make_datamodule()
     trainer = make_trainer(tmp_path, AccuracyReport(smooth=3, smooth_edges=edges))
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     trainer.fit(task, datamodule)
     trainer.test(task, datamodule, verbose=False)
     report = json.loads((tmp_path / 'test.json').read_text())
@@ -207,7 +207,7 @@ def test_results_name_the_checkpoint_that_was_read(tmp_path: Path) -> None:
     read = file_digest(best)
     trainer = runs.make_trainer(tmp_path)
     trainer.callbacks = [*trainer.callbacks, _Overwrites()]  # type: ignore[attr-defined]
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     trainer.test(task, runs.make_datamodule(), ckpt_path=best, verbose=False)
     assert file_digest(best) != read
     report = json.loads((run / 'test.json').read_text())

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from tests.tasks.small import make_task
 from torchgeo_ekgnet.callbacks import MovingAverage
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
@@ -41,9 +42,7 @@ def fit(
     folder: Path, *callbacks: Callback, ckpt_path: Any = None, **options: Any
 ) -> HyperspectralClassificationTask:
     torch.manual_seed(0)
-    task = HyperspectralClassificationTask(
-        'ekgnet_tiny', class_weights='balanced', lr_schedule='constant'
-    )
+    task = make_task(class_weights='balanced', lr_schedule='constant')
     trainer = Trainer(
         accelerator='cpu',
         callbacks=list(callbacks),
@@ -155,7 +154,7 @@ def test_other_stages_are_quiet(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings('error', '.*WeightAveraging')
         trainer.test(
-            HyperspectralClassificationTask('ekgnet_tiny'),
+            make_task(),
             make_datamodule(),
             ckpt_path=saver.best_model_path,
             verbose=False,
@@ -167,7 +166,7 @@ def test_stages_after_the_training_have_the_weights_of_the_checkpoint(
 ) -> None:
     """As in a process of their own: the average of then, not of now or the last step."""
     torch.manual_seed(0)
-    task = HyperspectralClassificationTask('ekgnet_tiny', lr_schedule='constant')
+    task = make_task(lr_schedule='constant')
     saver = ModelCheckpoint(
         tmp_path, '{epoch}', save_top_k=-1, save_on_train_epoch_end=True
     )
@@ -205,7 +204,7 @@ class Failure(Callback):
 
 def test_a_test_after_an_interrupted_training(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    task = HyperspectralClassificationTask('ekgnet_tiny', lr_schedule='constant')
+    task = make_task(lr_schedule='constant')
     saver = ModelCheckpoint(tmp_path, 'first', save_on_train_epoch_end=True)
     trainer = Trainer(
         accelerator='cpu',

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 
+from tests.tasks.small import make_task
 from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet._runs import CLAIMS_FILE
 from torchgeo_ekgnet.callbacks import (
@@ -65,7 +66,7 @@ def _data(**options: Any) -> SyntheticSceneDataModule:
 
 
 def _task(**options: Any) -> HyperspectralClassificationTask:
-    return HyperspectralClassificationTask('ekgnet_tiny', **options)
+    return make_task(**options)
 
 
 def _trainer(*callbacks: Callback, **options: Any) -> Trainer:

@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tests.tasks.small import make_task
 from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.layers import expert_convs
-from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 BANDS, CLASSES = 6, 3
 
@@ -230,7 +230,7 @@ def test_worth_is_of_all_pixels_on_two_processes(tmp_path: Path) -> None:
     data = SyntheticSceneDataModule(
         rows=20, cols=20, num_bands=BANDS, num_classes=3, patch_size=3, batch_size=32
     )
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     runner = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
     runner.fit(task, datamodule=data)
     contents = []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+from tests.tasks.small import make_task
 
 from .test_run_folder import make_datamodule, make_trainer
 
@@ -30,7 +30,7 @@ class Refusing(Callback):
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The folder of a training."""
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     make_trainer(tmp_path).fit(task, make_datamodule())
     return tmp_path / 'runs' / 'small' / 'version_0'
 
@@ -51,7 +51,7 @@ def test_nothing_stays(stage: str, seed: int, run: Path, tmp_path: Path) -> None
     refused(
         tmp_path,
         stage,
-        model=HyperspectralClassificationTask('ekgnet_tiny'),
+        model=make_task(),
         datamodule=make_datamodule(seed=seed, allow_other_split=True),
         ckpt_path=run / 'checkpoints' / 'best.ckpt',
     )
@@ -60,7 +60,7 @@ def test_nothing_stays(stage: str, seed: int, run: Path, tmp_path: Path) -> None
 
 def test_earlier_results_stay(run: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {
-        'model': HyperspectralClassificationTask('ekgnet_tiny'),
+        'model': make_task(),
         'datamodule': make_datamodule(),
         'ckpt_path': run / 'checkpoints' / 'best.ckpt',
     }
@@ -73,9 +73,6 @@ def test_earlier_results_stay(run: Path, tmp_path: Path) -> None:
 def test_loaded_weights_open_no_run(run: Path, tmp_path: Path) -> None:
     best = str(run / 'checkpoints' / 'best.ckpt')
     refused(
-        tmp_path,
-        'test',
-        model=HyperspectralClassificationTask('ekgnet_tiny', weights=best),
-        datamodule=make_datamodule(),
+        tmp_path, 'test', model=make_task(weights=best), datamodule=make_datamodule()
     )
     assert [path.name for path in run.parent.iterdir()] == ['version_0']

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tests.callbacks.test_run_folder import make_datamodule, make_trainer
+from tests.tasks.small import make_task
 from torchgeo_ekgnet.callbacks import RunFolder
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
@@ -39,7 +40,7 @@ def test_resumed_run_keeps_the_best_epochs(
             default_root_dir=tmp_path,
             num_sanity_val_steps=0,
         )
-        task = HyperspectralClassificationTask('ekgnet_tiny')
+        task = make_task()
         trainer.fit(task, make_datamodule(), ckpt_path=checkpoint)
         return best
 
@@ -67,17 +68,13 @@ def test_resumed_run_keeps_the_best_epochs(
 def test_resume_without_the_best_checkpoint(tmp_path: Path) -> None:
     """A checkpoint that came alone goes on alone."""
     trainer = make_trainer(tmp_path)
-    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    trainer.fit(make_task(), make_datamodule())
     lone = tmp_path / 'lone.ckpt'
     path = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     Path(path).rename(lone)
     trainer = make_trainer(tmp_path, max_epochs=2)
     with pytest.warns(UserWarning, match='dirpath has changed'):
-        trainer.fit(
-            HyperspectralClassificationTask('ekgnet_tiny'),
-            make_datamodule(),
-            ckpt_path=lone,
-        )
+        trainer.fit(make_task(), make_datamodule(), ckpt_path=lone)
     assert (tmp_path / 'runs/small/version_1/checkpoints/best.ckpt').is_file()
 
 
@@ -98,7 +95,7 @@ def test_resume_beside_a_best_checkpoint_of_another_moment(
         )
         last = ModelCheckpoint(filename='last', enable_version_counter=False)
         trainer.callbacks.append(last)  # type: ignore[attr-defined]
-        task = HyperspectralClassificationTask('ekgnet_tiny')
+        task = make_task()
         trainer.fit(task, make_datamodule(), ckpt_path=checkpoint)
         return trainer.checkpoint_callback  # type: ignore[return-value]
 
@@ -117,7 +114,7 @@ def test_resume_beside_a_best_checkpoint_of_another_moment(
 
 def test_a_checkpoint_names_no_other_file(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    trainer.fit(make_task(), make_datamodule())
     path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
     secret = tmp_path / 'secret.txt'
     secret.write_text('secret')
@@ -128,10 +125,6 @@ def test_a_checkpoint_names_no_other_file(tmp_path: Path) -> None:
     torch.save(content, path)
     trainer = make_trainer(tmp_path, max_epochs=2)
     with pytest.warns(UserWarning, match='dirpath has changed'):
-        trainer.fit(
-            HyperspectralClassificationTask('ekgnet_tiny'),
-            make_datamodule(),
-            ckpt_path=path,
-        )
+        trainer.fit(make_task(), make_datamodule(), ckpt_path=path)
     assert secret.read_text() == 'secret'
     assert not list((tmp_path / 'runs').rglob('secret*'))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+from tests.tasks.small import make_task
 
 from .test_run_folder import _fit, make_datamodule, make_trainer
 
@@ -36,7 +36,7 @@ def test_without_a_score_to_watch_the_last_weights_are_named(
     monkeypatch.chdir(tmp_path)
     trainer = make_trainer(tmp_path, monitor=None, max_epochs=2)
     trainer.checkpoint_callback.filename = 'last'  # type: ignore[union-attr]
-    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    trainer.fit(make_task(), make_datamodule())
     lines = capsys.readouterr().out.splitlines()
     shown = dict(line.split(maxsplit=1) for line in lines if line)
     assert shown['last'].startswith('epoch 2 of 2, validation: OA ')

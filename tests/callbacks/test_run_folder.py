@@ -20,13 +20,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from tests.processes import needs_posix
+from tests.tasks.small import make_task
 from torchgeo_ekgnet._runs import create_version, newest_checkpoint
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
 from torchgeo_ekgnet.callbacks.run_folder import run_path
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.datasets.splits import Split
-from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 
 def make_datamodule(val: float = 0.2, **options: Any) -> SyntheticSceneDataModule:
@@ -70,7 +70,7 @@ def test_loggers_share_the_version(tmp_path: Path) -> None:
     datamodule = make_datamodule()
     for version in range(2):
         trainer = make_trainer(tmp_path)
-        trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), datamodule)
+        trainer.fit(make_task(), datamodule)
         csv, board = trainer.loggers
         assert isinstance(csv, CSVLogger)
         assert isinstance(board, TensorBoardLogger)
@@ -99,17 +99,14 @@ def test_the_folder_of_a_run_that_goes_while_it_trains(
             if trainer.current_epoch == 1:
                 path.rename(tmp_path / 'moved')
                 if replaced:
-                    make_trainer(tmp_path).fit(
-                        HyperspectralClassificationTask('ekgnet_tiny'),
-                        make_datamodule(),
-                    )
+                    make_trainer(tmp_path).fit(make_task(), make_datamodule())
                     shutil.copytree(path, other)
 
     trainer = make_trainer(tmp_path, max_epochs=3, num_sanity_val_steps=0)
     trainer.callbacks.insert(0, Moving())  # type: ignore[attr-defined]
     listening = signal.getsignal(signal.SIGTERM)
     with pytest.raises(FileNotFoundError, match='version_0') as caught:
-        trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+        trainer.fit(make_task(), make_datamodule())
     assert 'moved or deleted while it trained' in str(caught.value)
     # Loggers of a folder that is no more did not keep the trainer from its end.
     assert signal.getsignal(signal.SIGTERM) == listening
@@ -131,7 +128,7 @@ def test_a_note_that_was_deleted_ends_no_training(tmp_path: Path) -> None:
 
     trainer = make_trainer(tmp_path)
     trainer.callbacks.append(Deleting())  # type: ignore[attr-defined]
-    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    trainer.fit(make_task(), make_datamodule())
     assert (tmp_path / 'runs/small/version_0/checkpoints').is_dir()
 
 
@@ -155,13 +152,13 @@ def test_other_processes_are_told_the_folder(tmp_path: Path) -> None:
 
 def test_no_validation_pixels(tmp_path: Path) -> None:
     datamodule = make_datamodule(val=0.0)
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     for sanity in (0, 2):
         trainer = make_trainer(tmp_path, num_sanity_val_steps=sanity)
         with pytest.raises(ValueError, match="ModelCheckpoint monitors 'val_loss'"):
             trainer.fit(task, datamodule)
         assert trainer.global_step == 0
-    plateau = HyperspectralClassificationTask('ekgnet_tiny', lr_schedule='plateau')
+    plateau = make_task(lr_schedule='plateau')
     with pytest.raises(ValueError, match=r'ReduceLROnPlateau .* val > 0'):
         make_trainer(tmp_path, monitor=None).fit(plateau, datamodule)
     trainer = make_trainer(tmp_path, monitor='train_loss')
@@ -171,7 +168,7 @@ def test_no_validation_pixels(tmp_path: Path) -> None:
 
 def test_same_process_tests_into_its_run(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, tensorboard=False)
-    task, datamodule = HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule()
+    task, datamodule = make_task(), make_datamodule()
     trainer.fit(task, datamodule)
     folder = tmp_path / 'runs' / 'small' / 'version_0'
     assert not list(folder.glob('events*'))
@@ -183,14 +180,14 @@ def test_same_process_tests_into_its_run(tmp_path: Path) -> None:
 
 def test_best_checkpoint_of_the_same_process(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    task, datamodule = HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule()
+    task, datamodule = make_task(), make_datamodule()
     trainer.fit(task, datamodule)
     trainer.test(task, datamodule, ckpt_path='best', verbose=False)
     assert (tmp_path / 'runs' / 'small' / 'version_0' / 'test.json').is_file()
 
 
 def test_loaded_weights_open_a_run(tmp_path: Path) -> None:
-    task = HyperspectralClassificationTask('ekgnet_tiny', in_channels=12, num_classes=3)
+    task = make_task(in_channels=12, num_classes=3)
     task.load_state_dict(task.state_dict())
     make_trainer(tmp_path).test(task, make_datamodule(), verbose=False)
     assert (tmp_path / 'runs' / 'small' / 'version_0' / 'test.json').is_file()
@@ -200,13 +197,13 @@ def test_run_that_cannot_be_written_to(tmp_path: Path) -> None:
     """``test`` stops before any work, ``predict`` can write its map elsewhere."""
     trainer = make_trainer(tmp_path, tensorboard=False)
     datamodule = make_datamodule()
-    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), datamodule)
+    trainer.fit(make_task(), datamodule)
     run = tmp_path / 'runs' / 'small' / 'version_0'
     for stage in ('test', 'predict'):
         (run / stage).write_text('in the way')
     before = sorted(run.iterdir())
     options: dict[str, Any] = {'ckpt_path': run / 'checkpoints' / 'best.ckpt'}
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     with pytest.raises(NotADirectoryError, match=r"file has its name.*version_0/test'"):
         make_trainer(tmp_path).test(task, datamodule, **options)
     trainer = make_trainer(tmp_path)
@@ -227,10 +224,10 @@ def test_bad_name(name: str) -> None:
 def test_moved_run_takes_its_results_along(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     datamodule = make_datamodule()
-    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), datamodule)
+    trainer.fit(make_task(), datamodule)
     moved = tmp_path / 'elsewhere'
     (tmp_path / 'runs' / 'small' / 'version_0').rename(moved)
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     make_trainer(tmp_path).test(
         task,
         datamodule,
@@ -283,7 +280,7 @@ def _fit(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
     best = ModelCheckpoint(filename='best', monitor='val_loss')
     own = [RunFolder('small'), best, *callbacks]
     trainer = Trainer(callbacks=own, **(settings | options))
-    trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+    trainer.fit(make_task(), make_datamodule())
     return trainer
 
 
@@ -357,7 +354,7 @@ def test_a_run_that_fails_later_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_second_fit_takes_nothing_from_the_first(tmp_path: Path) -> None:
-    task, datamodule = HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule()
+    task, datamodule = make_task(), make_datamodule()
     trainer = make_trainer(tmp_path)
     trainer.fit(task, datamodule)
     folder = tmp_path / 'runs/small/version_0'
@@ -375,7 +372,7 @@ def test_another_trainer_opens_a_run_of_its_own(tmp_path: Path) -> None:
     for number in range(2):
         trainer = make_trainer(tmp_path)
         trainer.callbacks = [callback]  # type: ignore[attr-defined]
-        trainer.fit(HyperspectralClassificationTask('ekgnet_tiny'), make_datamodule())
+        trainer.fit(make_task(), make_datamodule())
         assert callback.path == tmp_path / f'runs/small/version_{number}'
         assert (callback.path / 'metrics.csv').is_file()
 
@@ -428,11 +425,11 @@ def test_results_on_another_scene_have_a_folder_of_their_own(tmp_path: Path) -> 
     run = tmp_path / 'runs' / 'small' / 'version_0'
     best = run / 'checkpoints' / 'best.ckpt'
     first = make_trainer(tmp_path)
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     first.test(task, make_datamodule(), ckpt_path=best, verbose=False)
     before = (run / 'test.json').read_bytes()
     other = make_datamodule(seed=1, allow_other_split=True)
-    task = HyperspectralClassificationTask('ekgnet_tiny')
+    task = make_task()
     with pytest.warns(UserWarning, match='allow_other_split'):
         make_trainer(tmp_path).test(task, other, ckpt_path=best, verbose=False)
     assert (run / 'test.json').read_bytes() == before
@@ -451,7 +448,7 @@ def test_scores_of_another_checkpoint_are_replaced_with_a_word(tmp_path: Path) -
     torch.save(content | {'epoch': 7}, last)
     for path, replaced in (('best', 0), ('best', 0), ('last', 1)):
         checkpoint = run / 'checkpoints' / f'{path}.ckpt'
-        task = HyperspectralClassificationTask('ekgnet_tiny')
+        task = make_task()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             make_trainer(tmp_path).test(

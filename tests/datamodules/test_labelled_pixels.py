@@ -16,6 +16,7 @@ from torchgeo.datasets import EnMAP
 
 from tests.data.enmap import data
 from tests.data.geotiff.data import write
+from tests.tasks.small import make_task
 from torchgeo_ekgnet import _compat
 from torchgeo_ekgnet.datamodules import LabelledPixelsDataModule
 from torchgeo_ekgnet.datasets import (
@@ -27,7 +28,6 @@ from torchgeo_ekgnet.datasets import (
 )
 from torchgeo_ekgnet.datasets.splits import Split, SplitProtocol
 from torchgeo_ekgnet.samplers import LabelledPixelSampler
-from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 from .small import KeepScores, trainer
 
@@ -324,7 +324,7 @@ def test_two_processes_score_every_patch_once(tmp_path: Path) -> None:
             'hand', {}, drawn.split.shape, drawn.split.train, test[:0], test[:count]
         )
         module = make(tmp_path, split=split, batch_size=6)
-        task = HyperspectralClassificationTask('ekgnet_tiny')
+        task = make_task()
         run = trainer(tmp_path, enable_checkpointing=False)
         run.fit(task, datamodule=module)
         (alone,) = run.test(task, datamodule=module, verbose=False)

@@ -47,7 +47,7 @@ def fit(
     }
     # Dropout draws from the same generator as the shuffle and the augmentation.
     task = HyperspectralClassificationTask(
-        'ekgnet_tiny', lr=1e-3, model_options={'drop_rate': 0.3}
+        'ekgnet_tiny', lr=1e-3, model_options={'drop_rate': 0.3, 'block_config': [1]}
     )
     checkpoints = ModelCheckpoint(
         folder,

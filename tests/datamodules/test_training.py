@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchgeo.trainers import ClassificationTask
 
+from tests.tasks.small import make_task
 from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datamodules.pixels import PixelBatches, PixelDataset
 from torchgeo_ekgnet.datasets import RandomSplit, Split
 from torchgeo_ekgnet.samplers import PerClassSampler
-from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 from torchgeo_ekgnet.transforms import (
     PatchAugmentation,
     PatchSource,
@@ -83,7 +83,7 @@ class TestTrainer:
         """Pixels that do not go round: the same matrix as that of one process."""
         pixels = ready('test').split.test
         split = Split('hand', {}, (32, 30), pixels[:30], pixels[30:31], pixels[31:52])
-        task = HyperspectralClassificationTask('ekgnet_tiny')
+        task = make_task()
         module = synthetic(split=split, batch_size=10)
         options: dict[str, Any] = {'enable_checkpointing': False, 'max_epochs': 1}
         kept = [KeepScores(tmp_path / 'one'), ExpertUse()]

@@ -4,9 +4,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tests.processes import needs_posix
+from tests.processes import forked, needs_fork, needs_posix
 from torchgeo_ekgnet._runs import CLAIMS_FILE
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.datasets.windows import SceneWindows
@@ -271,43 +268,27 @@ def test_record_refuses_wrong_results(
     job.close()
 
 
-@pytest.mark.skipif(os.name != 'posix', reason='SIGKILL is a POSIX signal')
+@needs_fork
 def test_killed_process(
     scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
 ) -> None:
     """A process that is killed leaves no map; the next one ends up with the same."""
-    program = textwrap.dedent(
-        """
-        import os, signal, sys, torch
-        from tests.maps.conftest import Network, PATCH, make_scene
-        from torchgeo_ekgnet.maps.predict import write_map
-        from torchgeo_ekgnet.transforms.normalization import SpectralNormalizer
-        from torchgeo_ekgnet.transforms.patches import PatchSource
 
-        class Deadly(PatchSource):
-            calls = 0
+    class Deadly(PatchSource):
+        calls = 0
 
-            def gather(self, *args, **options):
-                Deadly.calls += 1
-                if Deadly.calls == 20:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return super().gather(*args, **options)
+        def gather(self, *args: Any, **options: Any) -> Any:
+            Deadly.calls += 1
+            if Deadly.calls == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().gather(*args, **options)
 
-        torch.manual_seed(0)
-        torch.set_num_threads(1)
-        scene = make_scene()
-        patches = Deadly(scene, SpectralNormalizer('zscore').fit(scene), PATCH)
-        write_map(Network().eval(), scene, sys.argv[1], patches=patches,
-                  window_size=6, batch_size=10)
-        """
-    )
+    def work() -> None:
+        patches = Deadly(scene, patches_of(scene).normalizer, PATCH)
+        write_map(network, scene, killed, patches=patches, **OPTIONS)
+
     killed = tmp_path / 'killed'
-    done = subprocess.run(
-        [sys.executable, '-c', program, str(killed)],
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
+    assert forked(work, tmp_path / 'errors.txt').status() == -signal.SIGKILL
     assert {path.name for path in killed.iterdir()} == UNFINISHED
 
     calls = []

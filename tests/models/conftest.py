@@ -13,13 +13,24 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from torchgeo_ekgnet.models import own_models
+from torchgeo_ekgnet.models import DenseNet3d, network_class, own_models
+from torchgeo_ekgnet.models._skeleton import DenseSkeleton
 
 #: Every model that the package registers; new files join by being imported.
 MODELS = own_models()
 
 #: One size of each network is enough where the class matters, not the depth.
 SIZES = [name for name in MODELS if '_large' not in name]
+
+#: Layers of dense blocks where the class matters, not the depth: the second of each
+#: block sees what the first has added.
+SHALLOW: dict[str, dict[str, Any]] = {
+    name: {'block_config': (2, 2, 2)}
+    for name in MODELS
+    if issubclass(network_class(name) or object, DenseSkeleton | DenseNet3d)
+    # Blocks of one layer.
+    and name not in ('ekgnet_spatial', 'ekgnet_spectral')
+}
 
 #: Bands of the small patches; networks do not depend on the scene's number.
 BANDS = 24
@@ -60,11 +71,26 @@ def small_model(name: str, **kwargs: Any) -> Any:
     return copy.deepcopy(_pristine(name))
 
 
+def shallow_model(name: str, **kwargs: Any) -> Any:
+    """Create a model as :func:`small_model` does, with few layers in each block.
+
+    Args:
+        name: Registered name.
+        **kwargs: Arguments of the model.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    if kwargs:
+        return small_model(name, **SHALLOW.get(name, {}), **kwargs)
+    return copy.deepcopy(_pristine(name, shallow=True))
+
+
 @functools.cache
-def _pristine(name: str) -> Any:
+def _pristine(name: str, shallow: bool = False) -> Any:
     """Draw a model once: copying is faster than drawing."""
-    torch.manual_seed(0)
-    return timm.create_model(name, in_chans=BANDS).eval()
+    few = SHALLOW.get(name, {}) if shallow else {}
+    return small_model(name, in_chans=BANDS, **few)
 
 
 def settled(model: Any, x: Tensor) -> Any:

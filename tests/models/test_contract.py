@@ -21,7 +21,7 @@ from torchgeo_ekgnet.layers import expert_convs
 from torchgeo_ekgnet.models import SSRN, network_class
 from torchgeo_ekgnet.models._registration import register_network
 
-from .conftest import BANDS, MODELS, SIZES, small_input, small_model
+from .conftest import BANDS, MODELS, SIZES, shallow_model, small_input, small_model
 
 
 def assert_pyramid(
@@ -52,12 +52,12 @@ def test_models_are_registered() -> None:
 
 @pytest.mark.parametrize('name', MODELS)
 def test_traits_are_those_of_the_network(name: str) -> None:
-    network, model = network_class(name), small_model(name)
+    network, model = network_class(name), shallow_model(name)
     assert network is type(model)
     assert network.has_experts == any(True for _ in expert_convs(model))
     assert bool(network.settled_share) == hasattr(model, 'set_progress')
     if network.static_options is not None:
-        twin = small_model(name, **network.static_options)
+        twin = shallow_model(name, **network.static_options)
         assert not any(True for _ in expert_convs(twin))
 
 
@@ -98,7 +98,7 @@ def test_forward(name: str) -> None:
 
 @pytest.mark.parametrize('name', MODELS)
 def test_empty_batch(name: str) -> None:
-    model = small_model(name)
+    model = shallow_model(name)
     logits = model(small_input(name, 2)[:0])
     assert logits.shape == (0, model.num_classes)
 
@@ -135,7 +135,7 @@ def test_backward(name: str) -> None:
 def test_backward_with_recomputation(name: str) -> None:
     x, gradients = small_input(name, 3), []
     for enable in (False, True):
-        model = small_model(name).train()
+        model = shallow_model(name).train()
         model.set_grad_checkpointing(enable)
         torch.manual_seed(1)
         model(x).square().mean().backward()
@@ -212,7 +212,7 @@ def test_minimum_size_works_in_the_default_bands(name: str) -> None:
 
 @pytest.mark.parametrize('name', SIZES)
 def test_classifier(name: str) -> None:
-    model, x = small_model(name), small_input(name, 2)
+    model, x = shallow_model(name), small_input(name, 2)
     assert model.get_classifier() is model.classifier
     features = model.forward_features(x)
     pooled = model.forward_head(features, pre_logits=True)
@@ -231,15 +231,15 @@ def test_classifier(name: str) -> None:
     with pytest.raises(ValueError, match="global_pool is '' with num_classes=3"):
         model.reset_classifier(3, '')
     with pytest.raises(ValueError, match='expected num_classes=0 for maps'):
-        small_model(name, num_classes=3, global_pool='')
-    bare = small_model(name, num_classes=0, global_pool='')
+        shallow_model(name, num_classes=3, global_pool='')
+    bare = shallow_model(name, num_classes=0, global_pool='')
     assert bare(x).shape == features.shape
 
 
 @pytest.mark.parametrize('pool', ['avg', 'fast', 'max', 'avgmax', 'catavgmax'])
 @pytest.mark.parametrize('name', SIZES)
 def test_global_pool(name: str, pool: str) -> None:
-    model, x = small_model(name, global_pool=pool), small_input(name)
+    model, x = shallow_model(name, global_pool=pool), small_input(name)
     assert model(x).shape == (1, model.num_classes)
     features = model.forward_features(x)
     pooled = model.forward_head(features, pre_logits=True)
@@ -252,7 +252,7 @@ def test_global_pool(name: str, pool: str) -> None:
 
 @pytest.mark.parametrize('name', SIZES)
 def test_drop_rate(name: str) -> None:
-    model = small_model(name, drop_rate=0.5)
+    model = shallow_model(name, drop_rate=0.5)
     assert model.head_drop.p == 0.5
     features = model.forward_features(small_input(name))
     kept = model.forward_head(features, pre_logits=True)
@@ -264,31 +264,31 @@ def test_drop_rate(name: str) -> None:
 @pytest.mark.parametrize('name', MODELS)
 def test_features_only(name: str) -> None:
     x = small_input(name)
-    model = small_model(name, features_only=True)
+    model = shallow_model(name, features_only=True)
     channels = model.feature_info.channels()
     assert len(channels) >= 3
     with torch.inference_mode():
         maps = model(x)
         assert_pyramid(x, maps, channels, model.feature_info.reduction())
-        last = small_model(name, features_only=True, out_indices=(-1,))
+        last = shallow_model(name, features_only=True, out_indices=(-1,))
         torch.testing.assert_close(last(x), maps[-1:])
-        first = small_model(name, features_only=True, out_indices=(0,))
+        first = shallow_model(name, features_only=True, out_indices=(0,))
         torch.testing.assert_close(first(x), maps[:1])
     sizes = [sum(p.numel() for p in net.parameters()) for net in (first, last, model)]
     assert sizes[0] < sizes[1] <= sizes[2]
 
 
 def test_features_have_four_axes_or_are_refused() -> None:
-    features = small_model('ekgnet_tiny', features_only=True, feature_cls='getter')
+    features = shallow_model('ekgnet_tiny', features_only=True, feature_cls='getter')
     assert [m.dim() for m in features(small_input('ekgnet_tiny'))] == [4, 4, 4]
     for feature_cls in ('fx', 'hook', 'list'):
         with pytest.raises(ValueError, match=f"feature_cls: found '{feature_cls}'"):
-            small_model('ekgnet_tiny', features_only=True, feature_cls=feature_cls)
+            shallow_model('ekgnet_tiny', features_only=True, feature_cls=feature_cls)
 
 
 @pytest.mark.parametrize('name', MODELS)
 def test_intermediates(name: str) -> None:
-    model, x = small_model(name), small_input(name)
+    model, x = shallow_model(name), small_input(name)
     info = FeatureInfo(model.feature_info, len(model.feature_info))
     with torch.no_grad():
         final, maps = model.forward_intermediates(x)
@@ -320,7 +320,7 @@ def test_intermediates(name: str) -> None:
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('name', SIZES)
 def test_hooks_are_heard(name: str, training: bool) -> None:
-    model, x = small_model(name).train(training), small_input(name, 3)
+    model, x = shallow_model(name).train(training), small_input(name, 3)
     forward, backward = Counter[nn.Module](), Counter[nn.Module]()
     modules = {
         path: module
@@ -345,14 +345,14 @@ def test_hooks_are_heard(name: str, training: bool) -> None:
 def test_prune_intermediate_layers(name: str) -> None:
     x = small_input(name)
     with torch.no_grad():
-        maps = small_model(name).forward_intermediates(x, intermediates_only=True)
-        model = small_model(name)
+        maps = shallow_model(name).forward_intermediates(x, intermediates_only=True)
+        model = shallow_model(name)
         assert model.prune_intermediate_layers([-len(maps) + 1]) == [1]
         pruned = model.forward_intermediates(x, [1], intermediates_only=True)
         torch.testing.assert_close(pruned[0], maps[1])
         assert model.num_features == maps[1].shape[1]
         assert model(x).shape == maps[1].shape
-        model = small_model(name)
+        model = shallow_model(name)
         logits = model(x)
         model.prune_intermediate_layers([len(maps) - 1], prune_head=False)
         torch.testing.assert_close(model(x), logits)
@@ -363,7 +363,7 @@ def test_prune_intermediate_layers(name: str) -> None:
 @pytest.mark.parametrize('name', SIZES)
 def test_order_of_the_ends(name: str) -> None:
     # torchgeo's weight loader looks at the first leaf and at the last child.
-    model = small_model(name)
+    model = shallow_model(name)
     names = [n for n, m in model.named_modules() if not list(m.children())]
     first = model.get_submodule(names[0])
     assert isinstance(first, nn.Conv3d)
@@ -374,7 +374,7 @@ def test_order_of_the_ends(name: str) -> None:
 
 @pytest.mark.parametrize('name', SIZES)
 def test_parameter_groups(name: str) -> None:
-    model: Any = small_model(name)
+    model: Any = shallow_model(name)
     parameters = {n for n, _ in model.named_parameters()}
     assert model.no_weight_decay() <= parameters
     for coarse in (True, False):
@@ -402,7 +402,7 @@ def test_parameter_groups(name: str) -> None:
 
 @pytest.mark.parametrize('name', SIZES)
 def test_wrong_input(name: str) -> None:
-    model, x = small_model(name), small_input(name)
+    model, x = shallow_model(name), small_input(name)
     with pytest.raises(ValueError, match=f'{BANDS - 1} bands .*in_chans={BANDS}'):
         model(x[:, 1:])
     with pytest.raises(ValueError, match='5 dimensions, expected 4'):
@@ -410,4 +410,4 @@ def test_wrong_input(name: str) -> None:
     with pytest.raises(TypeError, match='floating point'):
         model(x.long())
     with pytest.raises(ValueError, match='in_chans must be at least 1'):
-        small_model(name, in_chans=0)
+        shallow_model(name, in_chans=0)

@@ -27,19 +27,19 @@ from torchgeo_ekgnet.layers import ContextMapping, DynamicExpertConv3d, expert_c
 
 from ..graphs import CountingBackend
 from ..processes import forked, needs_fork
-from .conftest import BANDS, SIZES, settled, small_input, small_model
+from .conftest import BANDS, SIZES, settled, shallow_model, small_input, small_model
 
 
 @pytest.mark.parametrize('name', SIZES)
 def test_double(name: str) -> None:
     x = small_input(name, 2)
-    model = settled(small_model(name), small_input(name, 4))
+    model = settled(shallow_model(name), small_input(name, 4))
     with torch.no_grad():
         expected = model(x)
         result = model.double()(x.double())
     assert result.dtype == torch.float64
     torch.testing.assert_close(result.float(), expected, rtol=1e-3, atol=1e-4)
-    made = small_model(name, dtype=torch.float64)
+    made = shallow_model(name, dtype=torch.float64)
     assert {p.dtype for p in made.parameters()} == {torch.float64}
     assert made(x.double()).dtype == torch.float64
 
@@ -47,7 +47,7 @@ def test_double(name: str) -> None:
 @pytest.mark.parametrize('name', SIZES)
 def test_channels_last(name: str) -> None:
     x = small_input(name, 2)
-    model = settled(small_model(name), small_input(name, 4))
+    model = settled(shallow_model(name), small_input(name, 4))
     with torch.no_grad():
         expected = model(x)
         model = model.to(memory_format=torch.channels_last_3d)
@@ -58,7 +58,7 @@ def test_channels_last(name: str) -> None:
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('name', SIZES)
 def test_autocast(name: str, dtype: torch.dtype) -> None:
-    model, x = small_model(name).train(), small_input(name, 4)
+    model, x = shallow_model(name).train(), small_input(name, 4)
     for _, conv in expert_convs(model):
         if isinstance(conv.mapping, ContextMapping):
             conv.mapping.set_temperature(0.02)
@@ -73,7 +73,7 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_parameters(dtype: torch.dtype) -> None:
-    model = small_model('ekgnet_tiny').to(dtype).train()
+    model = shallow_model('ekgnet_tiny').to(dtype).train()
     logits = model(small_input('ekgnet_tiny', 4).to(dtype))
     assert logits.dtype == dtype
     logits.sum().backward()
@@ -86,7 +86,7 @@ def test_half_gradients_take_up_no_foreign_memory() -> None:
     try:
         for seed in range(4):
             torch.manual_seed(seed)
-            model = small_model('ekgnet_tiny').to(torch.bfloat16).train()
+            model = shallow_model('ekgnet_tiny').to(torch.bfloat16).train()
             model(small_input('ekgnet_tiny', 4).bfloat16()).sum().backward()
             for key, parameter in model.named_parameters():
                 assert parameter.grad is not None, key
@@ -102,7 +102,7 @@ def test_deterministic(name: str) -> None:
     torch.use_deterministic_algorithms(True)
     try:
         for _ in range(2):
-            model = small_model(name).train()
+            model = shallow_model(name).train()
             torch.manual_seed(1)
             model(x).square().mean().backward()
             runs.append([p.grad for p in model.parameters()])
@@ -191,7 +191,7 @@ def exportable(name: str) -> nn.Module:
     model: nn.Module = (
         SpatialExperts()
         if name == 'spatial_experts'
-        else timm.create_model(name, in_chans=bands, block_config=(1, 1, 1))
+        else timm.create_model(name, in_chans=bands, block_config=(1, 1))
     )
     network: nn.Module = settled(model, torch.randn(8, bands, 7, 7))
     return network
@@ -256,7 +256,7 @@ def distributed_gradients(rank: int, folder: Path, sharded: bool) -> None:
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
-    model: Any = small_model('ekgnet_tiny')
+    model: Any = shallow_model('ekgnet_tiny')
     x, label = global_batch()
     half = slice(3 * rank, 3 * rank + 3)
     if sharded:
@@ -286,7 +286,7 @@ def test_two_processes_equal_one(sharded: bool, tmp_path: Path) -> None:
     for rank in ranks:
         rank.wait()
     result = torch.load(tmp_path / 'gradients.pt')
-    expected = gradients(small_model('ekgnet_tiny'), *global_batch())
+    expected = gradients(shallow_model('ekgnet_tiny'), *global_batch())
     # PyTorch 2.8 does not divide the sum of sharded gradients by the processes.
     scale = round(float(result[-1].norm() / expected[-1].norm()))
     assert scale == 1 or (sharded and scale == 2)

@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import (
 
 from torchgeo_ekgnet.layers.norm import folded_evaluation
 
-from .conftest import MODELS, SIZES, settled, small_input, small_model
+from .conftest import MODELS, SIZES, settled, shallow_model, small_input, small_model
 
 
 def traced(model: nn.Module) -> nn.Module:
@@ -39,7 +39,7 @@ def traced(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize('name', SIZES)
 def test_torchscript(name: str) -> None:
     with timm.layers.set_scriptable(True):
-        model = settled(small_model(name), small_input(name, 4)).double()
+        model = settled(shallow_model(name), small_input(name, 4)).double()
     # Deep untrained networks amplify rounding too much for single precision.
     x = small_input(name, 2).double()
     with torch.inference_mode():
@@ -60,7 +60,7 @@ def test_fx(name: str) -> None:
 
 @pytest.mark.parametrize('name', MODELS)
 def test_fx_backward(name: str) -> None:
-    model = small_model(name).train()
+    model = shallow_model(name).train()
     model.reset_classifier(42)
     graph = traced(model).train()
     (logits,) = graph(small_input(name, 2)).values()
@@ -76,7 +76,7 @@ def test_fx_backward(name: str) -> None:
 @pytest.mark.parametrize('name', SIZES)
 def test_fx_torchscript(name: str) -> None:
     with timm.layers.set_scriptable(True):
-        model = settled(small_model(name), small_input(name, 4)).double()
+        model = settled(shallow_model(name), small_input(name, 4)).double()
     # Deep untrained networks amplify rounding too much for single precision.
     x = small_input(name, 2).double()
     with torch.inference_mode():

@@ -18,7 +18,7 @@ from torch import nn
 
 from torchgeo_ekgnet.tasks.networks import load_weights
 
-from .conftest import BANDS, SIZES, small_input, small_model
+from .conftest import BANDS, SHALLOW, SIZES, shallow_model, small_input
 
 OTHER_BANDS = 17
 
@@ -45,7 +45,7 @@ PORTABLE = [name for name in SIZES if name not in BOUND]
 
 def trained(name: str) -> Any:
     """Create a model whose statistics and weights are not the initial ones."""
-    model = small_model(name).train()
+    model = shallow_model(name).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     model(small_input(name, 4)).square().mean().backward()
     optimizer.step()
@@ -76,7 +76,7 @@ def test_copies(name: str) -> None:
 
 @pytest.mark.parametrize('name', SIZES)
 def test_everything_can_be_drawn_anew(name: str) -> None:
-    model = small_model(name).train()
+    model = shallow_model(name).train()
     start = {
         key: value.clone()
         for key, value in model.state_dict().items()
@@ -101,9 +101,9 @@ def test_temperatures_that_were_scalars(tmp_path: Path) -> None:
         state[key] = state[key].squeeze()
     path = tmp_path / 'older.pth'
     torch.save(state, path)
-    again = small_model('ekgnet_tiny', checkpoint_path=str(path))
+    again = shallow_model('ekgnet_tiny', checkpoint_path=str(path))
     assert again(x).equal(model(x))
-    assert load_weights(other := small_model('ekgnet_tiny'), str(path))[0]
+    assert load_weights(other := shallow_model('ekgnet_tiny'), str(path))[0]
     assert other(x).equal(model(x))
 
 
@@ -114,7 +114,7 @@ def test_save_load_save(name: str, tmp_path: Path) -> None:
     torch.save(model.state_dict(), plain)
     save_file(model.state_dict(), tensors)
     for path in (plain, tensors):
-        again = small_model(name, checkpoint_path=str(path))
+        again = shallow_model(name, checkpoint_path=str(path))
         assert again(x).equal(model(x))
         save_file(again.state_dict(), tmp_path / 'again.safetensors')
         first, second = load_file(tensors), load_file(tmp_path / 'again.safetensors')
@@ -136,12 +136,12 @@ def test_checkpoint_of_the_task(name: str, prefix: str, tmp_path: Path) -> None:
     state = {f'{prefix}{key}': value for key, value in model.state_dict().items()}
     torch.save({'state_dict': state, 'hyper_parameters': {'model': name}}, path)
     x = small_input(name)
-    assert small_model(name, checkpoint_path=str(path))(x).equal(model(x))
+    assert shallow_model(name, checkpoint_path=str(path))(x).equal(model(x))
 
 
 @pytest.mark.parametrize('name', SIZES)
 def test_what_does_not_fit_is_one_sentence(name: str) -> None:
-    model = small_model(name)
+    model = shallow_model(name)
     shapes = {key: torch.zeros(1) for key in model.state_dict()}
     for state in (shapes, {'other.weight': torch.zeros(1)}, {}):
         with pytest.raises(RuntimeError, match='the weights do not fit') as caught:
@@ -154,7 +154,7 @@ def test_overlay_moves_to_another_scene(name: str, tmp_path: Path) -> None:
     source = trained(name)
     path = tmp_path / 'net.pth'
     torch.save(source.state_dict(), path)
-    model = small_model(
+    model = shallow_model(
         name,
         pretrained=True,
         pretrained_cfg_overlay={'file': str(path)},
@@ -163,7 +163,7 @@ def test_overlay_moves_to_another_scene(name: str, tmp_path: Path) -> None:
     )
     assert_same_body(model, source)
     assert model(small_input(name, bands=OTHER_BANDS)).shape == (1, 9)
-    features = small_model(
+    features = shallow_model(
         name,
         pretrained=True,
         pretrained_cfg_overlay={'file': str(path)},
@@ -178,7 +178,8 @@ def test_overlay_moves_to_another_scene(name: str, tmp_path: Path) -> None:
 def test_local_directory(name: str, tmp_path: Path) -> None:
     source, x = trained(name), small_input(name)
     save_for_hf(source, str(tmp_path), safe_serialization=True)
-    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    shape = SHALLOW.get(name, {})
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, **shape).eval()
     assert model.in_chans == BANDS
     assert model.num_classes == 16
     assert model(x).equal(source(x))
@@ -188,6 +189,7 @@ def test_local_directory(name: str, tmp_path: Path) -> None:
             pretrained=True,
             in_chans=OTHER_BANDS,
             num_classes=9,
+            **shape,
         )
         assert_same_body(other, source)
         assert other.eval()(small_input(name, bands=OTHER_BANDS)).shape == (1, 9)
@@ -195,7 +197,7 @@ def test_local_directory(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('name', SIZES)
 def test_moving_average(name: str, tmp_path: Path) -> None:
-    model = small_model(name).train()
+    model = shallow_model(name).train()
     average = ModelEmaV3(model, decay=0.5)
     start = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -208,7 +210,7 @@ def test_moving_average(name: str, tmp_path: Path) -> None:
             torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
     path = tmp_path / 'ema.pth'
     torch.save({'state_dict_ema': average.module.state_dict()}, path)
-    again, x = small_model(name, checkpoint_path=str(path)), small_input(name)
+    again, x = shallow_model(name, checkpoint_path=str(path)), small_input(name)
     assert again(x).equal(average.module.eval()(x))
 
 

@@ -22,7 +22,7 @@ from torchgeo_ekgnet.reproduce import (
     sweeping,
 )
 from torchgeo_ekgnet.reproduce.declarations import Budget, Recipe
-from torchgeo_ekgnet.reproduce.experiments import BUDGETS
+from torchgeo_ekgnet.reproduce.experiments import BUDGETS, EXPERIMENTS
 
 ROWS = ['--rows', 'cnn3d,rbf_svm', '--scene', 'synthetic', '--budget', 'small']
 
@@ -140,7 +140,15 @@ def test_the_bar_is_run_where_the_table_has_no_such_row(
     assert (folder / 'report.md').read_text() == text
 
 
-def test_ablation_of_the_mapping(tmp_path: Path) -> None:
+def test_ablation_of_the_mapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = EXPERIMENTS['mapping']
+    few = [
+        replace(row, options={**row.options, 'block_config': [1, 1]})
+        for row in table.rows
+    ]
+    monkeypatch.setitem(EXPERIMENTS, 'mapping', replace(table, rows=tuple(few)))
     arguments = ['mapping', '--rows', '1,dacnet', '--scene', 'synthetic']
     arguments += ['--budget', 'small', '--seeds', '1', '--out', str(tmp_path)]
     main_reproduce(arguments)

@@ -43,6 +43,7 @@ DATA = {
     },
 }
 TASK = 'torchgeo_ekgnet.tasks.HyperspectralClassificationTask'
+SMALL: dict[str, Any] = {'model': 'ekgnet_tiny', 'model_options': {'block_config': [1]}}
 
 
 def settings(seed: int = 1, model: str = 'ekgnet_tiny') -> dict[str, Any]:
@@ -51,7 +52,7 @@ def settings(seed: int = 1, model: str = 'ekgnet_tiny') -> dict[str, Any]:
         'init_args': {'train': 0.3, 'val': 0.1, 'seed': seed},
     }
     data = {**DATA, 'init_args': {**DATA['init_args'], 'split': split}}  # type: ignore[dict-item]
-    network = {'class_path': TASK, 'init_args': {'model': model}}
+    network = {'class_path': TASK, 'init_args': {**SMALL}}
     return {
         'data': data,
         'model': {'classical': model} if model == 'rbf_svm' else network,
@@ -167,7 +168,7 @@ def test_learnt_temperature_is_read_without_a_warning(tmp_path: Path) -> None:
     }
     use = {'layers': {'a': layer}, 'normalised_entropy': 0.5}
     (tmp_path / 'expert_use.json').write_text(json.dumps(use))
-    task = HyperspectralClassificationTask('ekgnet_tiny', in_channels=12, num_classes=3)
+    task = HyperspectralClassificationTask(**SMALL, in_channels=12, num_classes=3)
     temperatures = [conv.temperature for _, conv in expert_convs(task)]
     assert all(temperature.requires_grad for temperature in temperatures)
     always = torch.is_warn_always_enabled()
@@ -210,9 +211,7 @@ def test_files_that_change_during_a_sweep_are_noticed(
     labels = chance.integers(1, 4, (16, 16), dtype='u1')
     np.save(tmp_path / 'labels.npy', labels)
     RandomSplit(0.3, 0.1, 1)(labels.astype('i8')).save(tmp_path / 'split.npz')
-    network = HyperspectralClassificationTask(
-        'ekgnet_tiny', in_channels=12, num_classes=3
-    )
+    network = HyperspectralClassificationTask(**SMALL, in_channels=12, num_classes=3)
     torch.save(network.model.state_dict(), tmp_path / 'weights.pt')
     wanted = settings(model=model)
     wanted['data'] = {
@@ -299,7 +298,7 @@ def test_finished_runs_are_not_repeated(
     lines: list[str] = []
     (result,) = sweep([settings(1)], store, report=lines.append)
     assert result == uninterrupted[0]
-    assert lines[0].startswith('[1/1] ekgnet_tiny, seed 1: overall accuracy ')
+    assert lines[0].startswith(f'[1/1] {describe_run(settings())}: overall accuracy ')
     assert lines[0].endswith('(done before)')
 
 
@@ -307,6 +306,8 @@ def test_a_run_is_named_with_its_options() -> None:
     twin = settings(4)
     twin['model']['init_args']['model_options'] = {'conv_layer': 'conv3d'}
     assert describe_run(twin) == 'ekgnet_tiny (conv_layer=conv3d), seed 4'
+    ssrn = {'init_args': {'model': 'ssrn'}}
+    assert describe_run({**twin, 'model': ssrn}) == 'ssrn, seed 4'
     assert describe_run(settings(4, 'rbf_svm')) == 'rbf_svm, seed 4'
 
 
@@ -343,7 +344,7 @@ def config(tmp_path: Path) -> Path:
                 {'class_path': 'torchgeo_ekgnet.callbacks.TemperatureAnnealing'},
             ],
         },
-        'model': {'class_path': TASK, 'init_args': {'model': 'ekgnet_tiny'}},
+        'model': {'class_path': TASK, 'init_args': SMALL},
         'data': DATA,
     }
     path.write_text(yaml.safe_dump(content))
@@ -439,7 +440,7 @@ def own_scene(folder: Path) -> Path:
             'batch_size': 64,
         },
     }
-    model = {'class_path': TASK, 'init_args': {'model': 'ekgnet_tiny'}}
+    model = {'class_path': TASK, 'init_args': SMALL}
     path = folder / 'own.yaml'
     content = {'trainer': {'max_epochs': 1}, 'model': model, 'data': data}
     path.write_text(yaml.safe_dump(content))
@@ -477,7 +478,7 @@ def test_repeat_keeps_the_official_masks(tmp_path: Path) -> None:
     config = tmp_path / 'houston.yaml'
     content = {
         'trainer': {'max_epochs': 1},
-        'model': {'class_path': TASK, 'init_args': {'model': 'ekgnet_tiny'}},
+        'model': {'class_path': TASK, 'init_args': SMALL},
         'data': {
             'class_path': 'torchgeo_ekgnet.datamodules.Houston2013DataModule',
             'init_args': {'root': str(tmp_path / 'data'), 'patch_size': 3},

@@ -13,9 +13,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
+from tests.datasets.splits.maps import fields
+from torchgeo_ekgnet.datasets.splits import (
+    BlockSplit,
+    CountSplit,
+    DisjointSplit,
+    MaskSplit,
+    MatchedSplit,
+    RandomSplit,
+)
 from torchgeo_ekgnet.reproduce.runs import (
     RunStore,
     canonical_json,
@@ -38,20 +48,35 @@ def test_key_ignores_order_and_knows_every_value() -> None:
         assert settings_key(SETTINGS) != settings_key(other)
 
 
-def test_key_is_the_same_in_another_process() -> None:
+def test_another_process_finds_the_same(tmp_path: Path) -> None:
+    """Settings have the same key, and splits the same pixels, whatever the hash seed."""
+    train = str(tmp_path / 'train.npy')
+    labels = fields()
+    np.save(train, (labels > 0) & (np.arange(labels.shape[1]) % 3 == 0))
     code = (
+        'import numpy as np\n'
+        'from torchgeo_ekgnet.datasets.splits import *\n'
         'from torchgeo_ekgnet.reproduce.runs import settings_key\n'
-        f'import sys; sys.stdout.write(settings_key({SETTINGS!r}))'
+        f'print(settings_key({SETTINGS!r}))\n'
+        'row, col = np.indices((40, 48))\n'
+        'labels = (row // 12 + 2 * (col // 12)) % 4 + 1\n'
+        'labels = np.where((row % 12 == 0) | (col % 12 == 0), 0, labels)\n'
+        'protocols = RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit()\n'
+        f'masks = MaskSplit({train!r}, val=0.2)\n'
+        'for p in (*protocols, MatchedSplit(), masks):\n'
+        '    print(p(labels, 5).identity())\n'
     )
-    environment = {**os.environ, 'PYTHONHASHSEED': '7'}
     done = subprocess.run(
         [sys.executable, '-c', code],
         capture_output=True,
         text=True,
         check=True,
-        env=environment,
+        env={**os.environ, 'PYTHONHASHSEED': '7'},
     )
-    assert done.stdout == settings_key(SETTINGS)
+    protocols = RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit()
+    masks = MaskSplit(train, val=0.2)
+    splits = [p(labels, 5).identity() for p in (*protocols, MatchedSplit(), masks)]
+    assert done.stdout.split() == [settings_key(SETTINGS), *splits]
 
 
 @pytest.mark.parametrize('value', [float('nan'), Path('x')])

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from lightning.pytorch.cli import LightningCLI
 
 from torchgeo_ekgnet.callbacks import RunFolder
@@ -109,7 +107,6 @@ def compared(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 OVERRIDES = [
-    [],
     ['--trainer.max_epochs', '7', '--trainer.precision', 'bf16-true'],
     ['--trainer.callbacks', 'null'],
     ['--trainer.callbacks', f'{PACKAGE}.callbacks.TemperatureAnnealing'],
@@ -147,17 +144,16 @@ OVERRIDES = [
 ]
 
 
-@pytest.mark.parametrize('name', sorted(shipped_configs()))
-@settings(
-    max_examples=3,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(chosen=st.lists(st.sampled_from(OVERRIDES), max_size=4, unique_by=str))
+CONFIGS = sorted(shipped_configs())
+
+
+@pytest.mark.parametrize('several', [False, True], ids=['as it is', 'overridden'])
+@pytest.mark.parametrize('name', CONFIGS)
 def test_same_configuration(
-    name: str, chosen: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    name: str, several: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Every override with one of the configurations, two or three at a time.
+    chosen = OVERRIDES[CONFIGS.index(name) :: len(CONFIGS)] if several else []
     args = ['--config', name, *(word for words in chosen for word in words)]
     fitted = compared(parsed_by_fit(args, monkeypatch))
     assert compared(parsed_by_repeat(args, monkeypatch)) == fitted
@@ -189,7 +185,13 @@ def write(folder: Path, **changes: Any) -> Path:
                 },
             ],
         },
-        'model': {'class_path': TASK, 'init_args': {'model': 'ekgnet_tiny'}},
+        'model': {
+            'class_path': TASK,
+            'init_args': {
+                'model': 'ekgnet_tiny',
+                'model_options': {'block_config': [1]},
+            },
+        },
         'data': {
             'class_path': f'{PACKAGE}.datamodules.SyntheticSceneDataModule',
             'init_args': {

@@ -57,7 +57,12 @@ CONFIG: dict[str, Any] = {
     },
     'model': {
         'class_path': f'{PACKAGE}.tasks.HyperspectralClassificationTask',
-        'init_args': {'model': 'ekgnet_tiny', 'lr': 2e-3, 'lr_schedule': 'cosine'},
+        'init_args': {
+            'model': 'ekgnet_tiny',
+            'model_options': {'block_config': [1]},
+            'lr': 2e-3,
+            'lr_schedule': 'cosine',
+        },
     },
     'data': {
         'class_path': f'{PACKAGE}.datamodules.SyntheticSceneDataModule',

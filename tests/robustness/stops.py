@@ -174,19 +174,22 @@ class Campaign:
         return 'same' if was else 'finished'
 
 
-def kills(count: int, folder: Path, seed: int = 0) -> dict[str, int]:
+def kills(
+    count: int, folder: Path, seed: int = 0, campaign: Campaign | None = None
+) -> dict[str, int]:
     """Kill fit, predict, repeat and compare at random moments.
 
     Args:
         count: Number of kills.
         folder: Place for runs.
         seed: Seed of the moments.
+        campaign: Has undisturbed runs already; a new one by default.
 
     Returns:
         How often each end was seen, by ``'command: end'``.
     """
     chance = random.Random(seed)
-    campaign = Campaign(folder)
+    campaign = campaign or Campaign(folder)
     seen: dict[str, int] = {}
     commands = itertools.cycle(('fit', 'predict', 'repeat', 'compare'))
     for command in itertools.islice(commands, count):
@@ -261,17 +264,20 @@ def _dying(work: Callable[[], Any], call: int, after: bool) -> bool:
     return os.waitstatus_to_exitcode(status) == 9
 
 
-def deaths(count: int, folder: Path) -> dict[str, int]:
+def deaths(
+    count: int, folder: Path, campaign: Campaign | None = None
+) -> dict[str, int]:
     """Let commands die while they give a finished file its name.
 
     Args:
         count: Number of deaths.
         folder: Place for runs.
+        campaign: Has undisturbed runs already; a new one by default.
 
     Returns:
         How often each end was seen, by ``'command: end'``.
     """
-    campaign = Campaign(folder)
+    campaign = campaign or Campaign(folder)
     seen: dict[str, int] = {}
     steps = [
         (command, call, after)

@@ -14,7 +14,7 @@ from .commands import mutated_configurations
 from .contents import mutated_contents
 from .files import mutated_files
 from .isolation import trials
-from .stops import deaths, kills, resumes
+from .stops import Campaign, deaths, kills, resumes
 
 SHORT = {
     'files': 280,
@@ -35,6 +35,12 @@ def counts(request: pytest.FixtureRequest) -> dict[str, int]:
     """Trials of each campaign."""
     long = request.config.getoption('--robustness') == 'long'
     return LONG if long else SHORT
+
+
+@pytest.fixture(scope='module')
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """Undisturbed runs that all stops are compared with."""
+    return Campaign(tmp_path_factory.mktemp('campaign'))
 
 
 def bad(seen: dict[str, int]) -> dict[str, int]:
@@ -96,14 +102,14 @@ def test_resumes(tmp_path: Path, counts: dict[str, int]) -> None:
 
 
 @pytest.mark.timeout(0)
-def test_kills(tmp_path: Path, counts: dict[str, int]) -> None:
-    seen = kills(counts['kills'], tmp_path)
+def test_kills(campaign: Campaign, counts: dict[str, int]) -> None:
+    seen = kills(counts['kills'], campaign.folder, campaign=campaign)
     assert sum(seen.values()) == counts['kills']
     assert not bad(seen)
 
 
 @pytest.mark.timeout(0)
-def test_deaths_while_publishing(tmp_path: Path, counts: dict[str, int]) -> None:
-    seen = deaths(counts['deaths'], tmp_path)
+def test_deaths_while_publishing(campaign: Campaign, counts: dict[str, int]) -> None:
+    seen = deaths(counts['deaths'], campaign.folder, campaign)
     assert sum(seen.values()) == counts['deaths']
     assert not bad(seen)

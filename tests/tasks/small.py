@@ -18,6 +18,8 @@ from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 BANDS = 12
 CLASSES = 3
 PATCH = 5
+#: Of the smallest network with experts, one layer.
+FEW: dict[str, Any] = {'block_config': [1]}
 
 
 def make_datamodule(**kwargs: Any) -> SyntheticSceneDataModule:
@@ -34,7 +36,9 @@ def make_datamodule(**kwargs: Any) -> SyntheticSceneDataModule:
 
 
 def make_task(**kwargs: Any) -> HyperspectralClassificationTask:
-    return HyperspectralClassificationTask(**{'model': 'ekgnet_tiny', **kwargs})
+    if 'model' not in kwargs:
+        kwargs = {'model': 'ekgnet_tiny', 'model_options': FEW, **kwargs}
+    return HyperspectralClassificationTask(**kwargs)
 
 
 def make_trainer(folder: Path, **kwargs: Any) -> Trainer:

@@ -280,14 +280,14 @@ class TestCheckpoints:
         trainer = make_trainer(tmp_path)
         trainer.fit(plain, make_datamodule())
         trainer.save_checkpoint(tmp_path / 'plain.ckpt')
-        task = make_task(weights=str(tmp_path / 'plain.ckpt'))
+        task = make_task(model_options=None, weights=str(tmp_path / 'plain.ckpt'))
         trainer.test(task, make_datamodule(), verbose=False)
         other = make_datamodule(split=RandomSplit(0.3, 0.2, 4))
         with pytest.raises(ValueError, match='another split'):
             trainer.test(task, other)
         # A file of parameters alone tells nothing of its data.
         torch.save(task.model.state_dict(), tmp_path / 'bare.pth')
-        bare = make_task(weights=str(tmp_path / 'bare.pth'))
+        bare = make_task(model_options=None, weights=str(tmp_path / 'bare.pth'))
         trainer.test(bare, other, verbose=False)
 
     def test_weights_that_nobody_publishes(self) -> None:

@@ -19,6 +19,7 @@ from torchgeo_ekgnet.transforms import PatchAugmentation
 from .small import (
     BANDS,
     CLASSES,
+    FEW,
     PATCH,
     make_batch,
     make_datamodule,
@@ -247,7 +248,7 @@ def test_compile_keeps_the_names_of_the_state_dict(
     assert calls == [{'dynamic': True}] * 2 + [{'mode': 'reduce-overhead'}]
     task.setup('predict')
     assert len(calls) == 4
-    plain = timm.create_model('ekgnet_tiny', in_chans=BANDS, num_classes=CLASSES)
+    plain = timm.create_model('ekgnet_tiny', in_chans=BANDS, num_classes=CLASSES, **FEW)
     assert set(task.model.state_dict()) == set(plain.state_dict())
 
 

@@ -3,10 +3,7 @@
 
 """What holds of every protocol."""
 
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +25,7 @@ from torchgeo_ekgnet.datasets.splits import (
     SplitProtocol,
 )
 
-from .maps import Labels, checked_split, fields, label_maps, quick, with_rare
+from .maps import Labels, checked_split, label_maps, quick, with_rare
 
 
 def drawn(protocol: type[SplitProtocol], **arguments: Any) -> Any:
@@ -123,34 +120,6 @@ class TestEverySplit:
             return
         assert overlap.contains_training_centre == pytest.approx(np.mean(contained))
         assert overlap.shares_training_pixel == pytest.approx(np.mean(shared))
-
-    def test_other_process(self, tmp_path: Path) -> None:
-        """Another process, with another hash seed, draws the same pixels."""
-        labels = fields()
-        train = str(tmp_path / 'train.npy')
-        np.save(train, (labels > 0) & (np.arange(labels.shape[1]) % 3 == 0))
-        code = (
-            'import numpy as np\n'
-            'from torchgeo_ekgnet.datasets.splits import *\n'
-            'row, col = np.indices((40, 48))\n'
-            'labels = (row // 12 + 2 * (col // 12)) % 4 + 1\n'
-            'labels = np.where((row % 12 == 0) | (col % 12 == 0), 0, labels)\n'
-            'protocols = RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit()\n'
-            f'masks = MaskSplit({train!r}, val=0.2)\n'
-            'for p in (*protocols, MatchedSplit(), masks):\n'
-            '    print(p(labels, 5).identity())\n'
-        )
-        result = subprocess.run(
-            [sys.executable, '-c', code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={'PYTHONHASHSEED': '1', 'OMP_NUM_THREADS': '1'},
-        )
-        protocols = RandomSplit(), CountSplit(), BlockSplit(), DisjointSplit()
-        masks = MaskSplit(train, val=0.2)
-        here = [p(labels, 5).identity() for p in (*protocols, MatchedSplit(), masks)]
-        assert result.stdout.split() == here
 
     @pytest.mark.parametrize(
         ('labels', 'error', 'message'),
