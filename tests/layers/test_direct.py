@@ -7,6 +7,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +38,9 @@ def test_they_are_there_where_they_can_be() -> None:
     """They are optional: nothing else tells of a compiler's error."""
     where = platform.system(), platform.machine()
     vectors = torch.backends.cpu.get_cpu_capability().startswith('AVX')
-    if where != ('Linux', 'x86_64') or not vectors or shutil.which('gcc') is None:
+    header = Path(sysconfig.get_path('include'), 'Python.h')
+    compiler = shutil.which('gcc') is not None and header.exists()
+    if where != ('Linux', 'x86_64') or not vectors or not compiler:
         pytest.skip('no processor or compiler for them')
     assert direct.kernels() is not None
 
