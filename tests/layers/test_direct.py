@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -273,6 +273,47 @@ def test_tensors_without_values() -> None:
         assert layer(x).shape == (2, 8, 4, 4, 20)
         with conv_strategy('direct'), torch.no_grad():
             assert layer(x).shape == (2, 8, 4, 4, 20)
+
+
+@kernels
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_other_types_are_refused_as_by_pytorch(dtype: torch.dtype) -> None:
+    """The kernels would read the memory behind them."""
+    x = torch.randn(2, 8, 4, 4, 20)
+    for strategy in (None, 'direct'):
+        layer = GroupedConv3d(8, 4, 3, padding=1, groups=2)
+        layer.weight.data = layer.weight.data.to(dtype)
+        with pytest.raises(RuntimeError, match=r'dtype|type'), conv_strategy(strategy):
+            layer(x)
+        layer = GroupedConv3d(8, 4, 3, padding=1, groups=2)
+        layer.bias = nn.Parameter(torch.randn(4).to(dtype))
+        with pytest.raises(RuntimeError, match=r'dtype|type'), conv_strategy(strategy):
+            layer(x)
+    shares, experts = torch.rand(2, 3), torch.randn(3, 6, 8, 1, 1, 1)
+    for given in ((shares.to(dtype), experts), (shares, experts.to(dtype))):
+        with pytest.raises(RuntimeError, match=r'dtype|type'):
+            expert_conv3d(x, *given)
+
+
+@kernels
+def test_shapes_are_refused_as_by_pytorch() -> None:
+    x, weight = torch.randn(2, 8, 4, 4, 20), torch.randn(4, 4, 3, 3, 3)
+    with pytest.raises(RuntimeError, match='bias'):
+        grouped_conv3d(x, weight, torch.randn(3), 1, 1, 1, 2, strategy='direct')
+    with pytest.raises(RuntimeError, match='group'):
+        grouped_conv3d(x, weight[:3], None, 1, 1, 1, 2, strategy='direct')
+    with pytest.raises(RuntimeError, match=r'size|shape'):
+        grouped_conv3d(
+            x,
+            weight,
+            None,
+            1,
+            1,
+            1,
+            2,
+            strategy='direct',
+            out=torch.empty(2, 3, 4, 4, 20),
+        )
 
 
 @kernels

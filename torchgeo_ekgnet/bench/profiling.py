@@ -20,8 +20,10 @@ __all__ = ('bench_profile',)
 
 #: Kinds of operators in a profile, by parts of their names; the first that fits counts.
 _KINDS = {
-    'convolutions': ('conv',),
-    'matrix products': ('mm', 'matmul', 'linear', 'einsum', 'experts'),
+    # One kind: a kernel of ours computes both for a dense layer.
+    'convolutions and products': (
+        *('conv', 'mm', 'matmul', 'linear', 'einsum', 'experts', 'dense'),
+    ),
     'batch normalization': ('batch_norm',),
     'pooling and means': ('pool', 'mean', 'sum'),
     'concatenation': ('aten::cat',),

@@ -3,35 +3,26 @@
 
 """Kernels of our own for the convolutions of a dense layer on processors with AVX2.
 
-They are C (``_direct.c``, ``_mapping.c``), compiled when the package is installed where there is a
-compiler that knows GCC's vectors and OpenMP (GCC or Clang on Linux), and left out
-elsewhere: everything runs without them, slower. ``TORCHGEO_EKGNET_DIRECT=0`` in the
+They are C (``_direct.c``, ``_mapping.c``), compiled when the package is installed where
+there is a compiler that knows GCC's vectors and OpenMP (GCC or Clang on Linux), and left
+out elsewhere: everything runs without them, slower. ``TORCHGEO_EKGNET_DIRECT=0`` in the
 environment leaves them out as well.
 
 oneDNN has matrix kernels for wide groups only. Unrolled (:mod:`.unrolled`), thin groups
 become wide at the price of zeros: 2.7 times the arithmetic in the first block of EKGNet.
 A direct kernel multiplies no zeros at all, and knows that a map of 2x2 pixels has 4 taps
 inside, not 9.
-
-The kernels are operators of PyTorch (``torch.ops.torchgeo_ekgnet``), so that profilers,
-counters and tensors without values know them. Only this module calls them, with what
-they need: float32 on the CPU, each sample contiguous.
 """
 
-import functools
-import importlib
-import os
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from .derivatives import Gradients, composed_gradients, differentiated_again
 from .geometry import Geometry, sizes_of
+from .operators import kernels, operators
 
 __all__ = [
     'DirectConv',
@@ -44,6 +35,7 @@ __all__ = [
     'direct_products',
     'kernels',
     'seconds',
+    'takes',
 ]
 
 _THREE, _ONE = (3, 3, 3), (1, 1, 1)
@@ -56,217 +48,12 @@ _VECTOR = 8
 _LARGEST = 1 << 20
 
 
-@functools.cache
-def kernels() -> ModuleType | None:
-    """Import the kernels; None where there are none for this processor."""
-    if os.environ.get('TORCHGEO_EKGNET_DIRECT') == '0':
-        return None
-    if not torch.backends.cpu.get_cpu_capability().startswith('AVX'):
-        return None
-    try:
-        importlib.import_module('._mapping', __package__)  # see mapped_cpu.py
-        return importlib.import_module('._direct', __package__)
-    except ImportError:
-        return None
-
-
-def _call(name: str, *arguments: int) -> None:
-    """Call a kernel with addresses and sizes, on PyTorch's threads."""
-    getattr(kernels(), name)(*arguments, torch.get_num_threads())
-
-
-def _taps(shape: Sequence[int]) -> int:
-    """Count the taps of a 3x3x3 kernel that lie inside maps (B, C, D, H, W)."""
-    return (3 * shape[2] - 2) * (3 * shape[3] - 2) * (3 * shape[4] - 2)
-
-
-def _convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, out: Tensor
-) -> None:
-    """Convolve (B, Cin, D, H, W), padded by 1, with (Cout, Cin/groups, 3, 3, 3)."""
-    _call(
-        'conv',
-        x.data_ptr(),
-        x.stride(0),
-        weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        out.data_ptr(),
-        out.stride(0),
-        x.shape[0],
-        groups,
-        weight.shape[1],
-        weight.shape[0] // groups,
-        *x.shape[2:],
+def takes(*tensors: Tensor | None) -> bool:
+    """Whether kernels can read these: values of float32 in the memory of the CPU."""
+    return all(
+        t is None or (t.dtype == torch.float32 and t.device.type == 'cpu')
+        for t in tensors
     )
-
-
-def _convolve_grad(x: Tensor, grad: Tensor, groups: int, out: Tensor) -> None:
-    """Sum the gradient of the kernels, (Cout, Cin/groups, 3, 3, 3)."""
-    _call(
-        'conv_grad',
-        x.data_ptr(),
-        x.stride(0),
-        grad.data_ptr(),
-        grad.stride(0),
-        out.data_ptr(),
-        x.shape[0],
-        groups,
-        out.shape[1],
-        out.shape[0] // groups,
-        *x.shape[2:],
-    )
-
-
-def _experts(
-    x: Tensor,
-    attention: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    relu: bool,
-    out: Tensor,
-) -> None:
-    """Mix experts (K, Cout, Cin) for each sample and apply them to (B, Cin, D, H, W)."""
-    _call(
-        'experts',
-        x.data_ptr(),
-        x.stride(0),
-        attention.data_ptr(),
-        weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        out.data_ptr(),
-        x.shape[0],
-        *weight.shape,
-        x[0, 0].numel(),
-        relu,
-    )
-
-
-def _dense(
-    x: Tensor,
-    attention: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    taps: Tensor,
-    groups: int,
-    out: Tensor,
-) -> None:
-    """Apply experts and ReLU, then convolve with (Cout', Cout/groups, 3, 3, 3)."""
-    _call(
-        'dense',
-        x.data_ptr(),
-        x.stride(0),
-        attention.data_ptr(),
-        weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        taps.data_ptr(),
-        out.data_ptr(),
-        out.stride(0),
-        x.shape[0],
-        *weight.shape,
-        groups,
-        taps.shape[0] // groups,
-        *x.shape[2:],
-    )
-
-
-def _experts_grad(
-    x: Tensor,
-    grad: Tensor,
-    attention: Tensor,
-    weight: Tensor,
-    out_attention: Tensor,
-    out_weight: Tensor,
-) -> None:
-    """Sum the gradients of mixing weights and experts."""
-    _call(
-        'experts_grad',
-        x.data_ptr(),
-        x.stride(0),
-        grad.data_ptr(),
-        grad.stride(0),
-        attention.data_ptr(),
-        weight.data_ptr(),
-        out_attention.data_ptr(),
-        out_weight.data_ptr(),
-        x.shape[0],
-        *weight.shape,
-        x[0, 0].numel(),
-    )
-
-
-_library = torch.library.Library('torchgeo_ekgnet', 'FRAGMENT')
-_SCHEMAS = {
-    _convolve: 'Tensor x, Tensor weight, Tensor? bias, int groups, Tensor(a!) out',
-    _convolve_grad: 'Tensor x, Tensor grad, int groups, Tensor(a!) out',
-    _experts: """Tensor x, Tensor attention, Tensor weight, Tensor? bias, bool relu,
-        Tensor(a!) out""",
-    _dense: """Tensor x, Tensor attention, Tensor weight, Tensor? bias, Tensor taps,
-        int groups, Tensor(a!) out""",
-    _experts_grad: """Tensor x, Tensor grad, Tensor attention, Tensor weight,
-        Tensor(a!) out_attention, Tensor(b!) out_weight""",
-}
-for _kernel, _schema in _SCHEMAS.items():
-    _name = f'direct{_kernel.__name__}'
-    _library.define(f'{_name}({_schema}) -> ()')
-    _library.impl(_name, _kernel, 'CPU')
-    _library.impl(_name, lambda *_: None, 'Meta')
-
-_operators: Any = torch.ops.torchgeo_ekgnet
-
-
-@register_flop_formula(_operators.direct_convolve)
-def _convolve_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-    """Count what the kernel multiplies and adds: taps inside alone."""
-    return 2 * x[0] * weight[0] * weight[1] * _taps(x)
-
-
-@register_flop_formula(_operators.direct_convolve_grad)
-def _convolve_grad_flops(
-    x: Sequence[int], grad: Sequence[int], groups: int, *_: Any, **__: Any
-) -> int:
-    """Count what the kernel multiplies and adds."""
-    return 2 * x[0] * x[1] * (grad[1] // groups) * _taps(x)
-
-
-@register_flop_formula(_operators.direct_experts)
-def _experts_flops(
-    x: Sequence[int],
-    attention: Sequence[int],
-    weight: Sequence[int],
-    *_: Any,
-    **__: Any,
-) -> int:
-    """Count products with mixed kernels, as for PyTorch's, and mixing them."""
-    positions = x[2] * x[3] * x[4]
-    return 2 * x[0] * weight[1] * weight[2] * (positions + weight[0])
-
-
-@register_flop_formula(_operators.direct_dense)
-def _dense_flops(
-    x: Sequence[int],
-    attention: Sequence[int],
-    weight: Sequence[int],
-    bias: Sequence[int] | None,
-    taps: Sequence[int],
-    *_: Any,
-    **__: Any,
-) -> int:
-    """Count both convolutions."""
-    return _experts_flops(x, attention, weight) + _convolve_flops(x, taps)
-
-
-@register_flop_formula(_operators.direct_experts_grad)
-def _experts_grad_flops(
-    x: Sequence[int],
-    grad: Sequence[int],
-    attention: Sequence[int],
-    weight: Sequence[int],
-    *_: Any,
-    **__: Any,
-) -> int:
-    """Count the gradients of kernels, and what becomes of them for each expert."""
-    positions = x[2] * x[3] * x[4]
-    return 2 * x[0] * weight[1] * weight[2] * (positions + 2 * weight[0])
 
 
 def can_convolve(
@@ -282,6 +69,7 @@ def can_convolve(
     return (
         geometry.kernel == _THREE
         and geometry.stride == geometry.padding == geometry.dilation == _ONE
+        and w_shape[0] % geometry.groups == 0
         and w_shape[1] * x_shape[2] * x_shape[3] * x_shape[4] <= _LARGEST
         and 0 not in x_shape
         and kernels() is not None
@@ -306,9 +94,10 @@ def _samples(x: Tensor) -> Tensor:
 
 def _place(x: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
     """Return where a kernel can write its output."""
-    if out is not None and out[:1].is_contiguous():
+    shape = x.shape[0], weight.shape[0], *x.shape[2:]
+    if out is not None and out.shape == shape and out[:1].is_contiguous():
         return out
-    return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+    return x.new_empty(shape)
 
 
 def direct_conv3d(
@@ -332,7 +121,7 @@ def direct_conv3d(
     """
     bias = None if bias is None else bias.contiguous()
     y = _place(x, weight, out)
-    _operators.direct_convolve(_samples(x), weight.contiguous(), bias, groups, y)
+    operators.direct_convolve(_samples(x), weight.contiguous(), bias, groups, y)
     return y if out is None or y is out else out.copy_(y)
 
 
@@ -358,7 +147,7 @@ def direct_gradients(
         gx = direct_conv3d(grad, turned.flatten(0, 1), None, groups)
     if wanted[1]:
         gw = weight.new_empty(weight.shape)
-        _operators.direct_convolve_grad(_samples(x), grad, groups, gw)
+        operators.direct_convolve_grad(_samples(x), grad, groups, gw)
     return gx, gw, grad.sum((0, 2, 3, 4)) if wanted[2] else None
 
 
@@ -402,14 +191,18 @@ class DirectConv(torch.autograd.Function):
         return *gradients, None  # type: ignore[return-value]
 
 
-def can_mix(x: Tensor, groups: int) -> bool:
+def can_mix(x: Tensor, groups: int, *others: Tensor | None) -> bool:
     """Whether there is a kernel for 1x1x1 experts that is faster than MKL's products.
 
     With vectors of 512 bits, which the kernel does not use, MKL's are faster.
+
+    Args:
+        x: Maps, (B, Cin, D, H, W).
+        groups: Groups of the experts.
+        *others: What else the kernel would read.
     """
     return (
-        x.dtype == torch.float32
-        and x.device.type == 'cpu'
+        takes(x, *others)
         and groups == 1
         and x.numel() > 0
         and torch.backends.cpu.get_cpu_capability() == 'AVX2'
@@ -439,7 +232,7 @@ def direct_products(
     """
     bias = None if bias is None else bias.contiguous()
     y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
-    _operators.direct_experts(
+    operators.direct_experts(
         x, attention.contiguous(), stacked.contiguous(), bias, relu, y
     )
     return y
@@ -474,9 +267,7 @@ def direct_dense(
     bias = None if bias is None else bias.contiguous()
     y = _place(x, weight, out)
     experts, kernels = stacked.contiguous(), weight.contiguous()
-    _operators.direct_dense(
-        x, attention.contiguous(), experts, bias, kernels, groups, y
-    )
+    operators.direct_dense(x, attention.contiguous(), experts, bias, kernels, groups, y)
     return y if out is None or y is out else out.copy_(y)
 
 
@@ -501,6 +292,6 @@ def direct_product_gradients(
     if wanted[1] or wanted[2]:
         attention, stacked = attention.contiguous(), stacked.contiguous()
         ga, gs = torch.empty_like(attention), torch.empty_like(stacked)
-        _operators.direct_experts_grad(x, grad, attention, stacked, ga, gs)
+        operators.direct_experts_grad(x, grad, attention, stacked, ga, gs)
     gb = grad.flatten(2).sum(2) if wanted[3] else None
     return gx, ga if wanted[1] else None, gs if wanted[2] else None, gb

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .compiled import compiled_conv3d
-from .direct import DirectConv, can_convolve, direct_conv3d
+from .direct import DirectConv, can_convolve, direct_conv3d, takes
 from .geometry import Geometry, Size, check_input, geometry_of, sizes_of
 from .products import mix, pointwise
 from .rule import (
@@ -212,14 +212,14 @@ def _static_conv(
     if forced == 'unrolled' and x.numel() > 0:
         unrolling = any_unrolling(x.shape, weight.shape, geometry)
     elif forced == 'direct':
-        fits = x.dtype == torch.float32 and x.device.type == 'cpu'
-        fits = fits and can_convolve(x.shape, weight.shape, geometry)
+        fits = takes(x, weight) and can_convolve(x.shape, weight.shape, geometry)
         chosen = 'direct' if fits else 'grouped'
     elif forced is None and not (plain and x.device.type == 'cpu'):
         chosen, unrolling = choose_conv_strategy(x, weight, geometry)
     if chosen == 'dense':
         return dense_conv3d(x, weight, bias, geometry)
-    if chosen == 'direct' and not plain:
+    known = bias is None or (takes(bias) and bias.shape == weight.shape[:1])
+    if chosen == 'direct' and not plain and known:
         if out is not None and out.dtype == x.dtype:
             return direct_conv3d(x, weight, bias, geometry.groups, out)
         return cast(Tensor, DirectConv.apply(x, weight, bias, geometry))

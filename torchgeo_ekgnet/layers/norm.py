@@ -165,7 +165,7 @@ def _one_call(
     padding, zeros = last.padding, last.padding_mode == 'zeros'
     if isinstance(padding, str) or not zeros or last.bias is not None:
         return False
-    if plain_only(x) or not can_mix(x, conv.groups):
+    if plain_only(x) or not can_mix(x, conv.groups, conv.weight, last.weight):
         return False
     geometry = geometry_of(
         last.weight, last.stride, padding, last.dilation, last.groups

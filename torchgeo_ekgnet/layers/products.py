@@ -121,7 +121,7 @@ def _mixed_products(
     """Mix kernels and multiply piece by piece; not for autograd."""
     if trial.has_kernels(x) and groups == 1 and _is_contiguous_inside(x):
         return tuned_products(x, attention, stacked, bias, relu, mix, _products)
-    if can_mix(x, groups):
+    if can_mix(x, groups, attention, stacked, bias):
         return direct_products(x, attention, stacked, bias, relu)
     if x.device.type != 'cpu' or _is_channels_last(x):
         bias = None if bias is None else bias.to(x.dtype)
@@ -146,7 +146,7 @@ def _product_gradients(
     wanted: Sequence[bool],
 ) -> Gradients:
     """Differentiate :func:`_mixed_products`, mixing the kernels anew."""
-    if can_mix(x, groups):
+    if can_mix(x, groups, attention, stacked, grad):
         return direct_product_gradients(grad, x, attention, stacked, wanted)
     gx = x.new_empty(x.shape) if wanted[0] else None
     ga = torch.empty_like(attention) if wanted[1] else None

@@ -369,7 +369,7 @@ def choose_conv_strategy(
         or not torch.backends.mkldnn.is_available()
     ):
         return 'grouped', None
-    exact = x.dtype == torch.float32
+    exact = direct.takes(x, weight)
     return fastest_conv(x.shape, weight.shape, geometry, exact)[:2]
 
 
