@@ -177,9 +177,14 @@ def _convert(mapping: Any) -> None:
     mapping.double()
 
 
+def _lay(mapping: Any) -> None:
+    turned = mapping.project.weight.data.transpose(0, 1).contiguous().transpose(0, 1)
+    mapping.project.weight.data = turned
+
+
 @pytest.mark.parametrize(
     'change',
-    [_hook, _prune, _replace, _freeze, _slow, _convert],
+    [_hook, _prune, _replace, _freeze, _slow, _convert, _lay],
     ids=lambda c: c.__name__,
 )
 def test_others_are_computed_by_their_modules(
@@ -205,9 +210,36 @@ def test_where_modules_are_asked_for(calls: list[bool]) -> None:
     assert calls[3:] == [True]
 
 
+def test_contexts_of_other_channels_are_refused_as_by_pytorch(
+    calls: list[bool],
+) -> None:
+    """The kernels would read the memory behind them."""
+    mapping = make_mapping()
+    for training in (True, False):
+        with torch.no_grad(), pytest.raises(RuntimeError, match='running_mean'):
+            mapping.train(training)(maps(contexts(4, 6)))
+    assert calls == [False, False]
+
+
 def test_what_needs_no_gradient_gets_none(calls: list[bool]) -> None:
     mapping = make_mapping().train()
     mapping.norm.weight.requires_grad_(False)
     mapping(maps(contexts(4)))[:, 0].sum().backward()
     assert calls == [True] and mapping.norm.weight.grad is None
     assert all(p.grad is not None for p in mapping.parameters() if p.requires_grad)
+
+
+def test_what_is_saved_may_move(calls: list[bool]) -> None:
+    """Hooks on saved tensors and new memory of parameters between the passes."""
+    mapping = make_mapping().train()
+    g, seen = contexts(4), torch.randn(4, 3)
+    expected = torch.autograd.grad(
+        mapping(maps(g.requires_grad_())), (g, *mapping.parameters()), seen
+    )
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
+        weights = mapping(maps(g))
+    for parameter in mapping.parameters():
+        parameter.data = parameter.data.clone()
+    found = torch.autograd.grad(weights, (g, *mapping.parameters()), seen)
+    torch.testing.assert_close(found, expected)
+    assert calls == [True, True]

@@ -12,9 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from torchgeo_ekgnet.layers import DynamicExpertConv3d, GroupedConv3d, conv_strategy
+from torchgeo_ekgnet.layers import (
+    DynamicExpertConv3d,
+    GroupedConv3d,
+    conv_strategy,
+    direct,
+)
 from torchgeo_ekgnet.layers.attention import mean_attention, record_attention
-from torchgeo_ekgnet.layers.norm import conv_norm, folded_evaluation, folds, normalize
+from torchgeo_ekgnet.layers.norm import (
+    conv_norm,
+    dense_layer,
+    folded_evaluation,
+    folds,
+    normalize,
+)
 
 CONVS: dict[str, Callable[[], nn.Module]] = {
     'experts': lambda: DynamicExpertConv3d(4, 6, 1, num_experts=3, temperature=0.3),
@@ -209,3 +220,70 @@ def test_forward_mode_sees_batch_norm_itself() -> None:
         tangent = forward_ad.unpack_dual(y).tangent
     # A shift of all values changes nothing.
     assert tangent is not None and tangent.abs().max() < 1e-5
+
+
+one_call = pytest.mark.skipif(
+    direct.kernels() is None or torch.backends.cpu.get_cpu_capability() != 'AVX2',
+    reason='no kernel for a dense layer on this processor',
+)
+
+
+def dense_parts(bias: bool = True) -> tuple[Any, Any, nn.Module, GroupedConv3d]:
+    torch.manual_seed(0)
+    conv = DynamicExpertConv3d(6, 16, 1, num_experts=3, bias=bias).eval()
+    if conv.bias is not None:
+        nn.init.normal_(conv.bias)
+    last = GroupedConv3d(16, 8, 3, padding=1, groups=4, bias=False, rows_first=True)
+    return conv, settled(nn.BatchNorm3d(16)), nn.ReLU(), last
+
+
+@one_call
+@pytest.mark.parametrize('bands_last', [False, True])
+@pytest.mark.parametrize('bias', [False, True])
+def test_a_dense_layer_is_its_parts(bands_last: bool, bias: bool) -> None:
+    conv, norm, act, last = dense_parts(bias)
+    maps = torch.randn(3, 9, 4, 5, 17)
+    x, out = maps[:, 1:7], torch.zeros(3, 10, 4, 5, 17)
+    with torch.no_grad():
+        expected = last(act(norm(conv(x))), bands_last)
+        found = dense_layer(conv, norm, act, last, x, bands_last=bands_last)
+        assert found is not None
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        context = x.mean((2, 3, 4), keepdim=True)
+        place = out[:, 1:9]
+        given = conv, norm, act, last, x, context, place, bands_last
+        assert dense_layer(*given) is not None
+        torch.testing.assert_close(place, expected, rtol=1e-4, atol=1e-4)
+        assert not out[:, 0].any() and not out[:, 9].any()
+        conv.double(), norm.double(), last.double()
+        assert dense_layer(conv, norm, act, last, x.double()) is None
+
+
+@one_call
+def test_when_the_parts_are_computed() -> None:
+    conv, norm, act, last = dense_parts()
+    x = torch.randn(3, 6, 4, 5, 17)
+    assert dense_layer(conv, norm, act, last, x) is None  # with gradients
+    with torch.no_grad():
+        assert dense_layer(conv, norm, act, last, x) is not None
+        others: Any
+        for others in (
+            (conv, norm, nn.GELU(), last),
+            (conv, norm, act, GroupedConv3d(16, 8, 3, padding=1, groups=4)),
+            (conv, norm, act, GroupedConv3d(16, 8, 3, groups=4, bias=False)),
+            (conv, norm, act, GroupedConv3d(8, 8, 3, 1, 1, groups=4, bias=False)),
+            (nn.Conv3d(6, 16, 1), norm, act, last),
+            (DynamicExpertConv3d(6, 16, 1, groups=2), norm, act, last),
+            (DynamicExpertConv3d(6, 16, 1, stride=2), norm, act, last),
+            (DynamicExpertConv3d(7, 16, 1), norm, act, last),
+        ):
+            conv_, norm_, act_, last_ = others
+            assert dense_layer(conv_, norm_, act_, last_, x) is None
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            assert dense_layer(conv, norm, act, last, x) is None
+        with conv_strategy('pointwise'):
+            assert dense_layer(conv, norm, act, last, x) is None
+        with folded_evaluation(False):
+            assert dense_layer(conv, norm, act, last, x) is None
+        conv.mapping = nn.Sequential(conv.mapping, nn.Linear(3, 2))  # too few weights
+        assert dense_layer(conv, norm, act, last, x) is None

@@ -82,7 +82,32 @@ def _pairs(mapping: Any, kinds: Kinds) -> list[tuple[Any, Any]] | None:
     return pairs
 
 
-def _collect(mapping: Any, kinds: Kinds) -> tuple[_Net, list[Tensor]] | None:
+def _readable(tensor: Tensor | None) -> bool:
+    """Whether the kernels can read a tensor."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and direct.takes(tensor)
+        and cast(Tensor, tensor).is_contiguous()
+    )
+
+
+def _fit(
+    channels: int, given: Sequence[Tensor], statistics: Sequence[Sequence[Tensor]]
+) -> bool:
+    """Whether all tensors are as large as the kernels take them to be."""
+    for place, known in enumerate(statistics):
+        weight, bias, kernel, shift = given[4 * place : 4 * place + 4]
+        rows = channels if place + 1 < len(statistics) else len(shift)
+        if any(t.shape != (channels,) for t in (weight, bias, *known)):
+            return False
+        if kernel.shape[:2] != (rows, channels) or shift.shape != (rows,):
+            return False
+    return all(t.numel() == 1 for t in given[4 * len(statistics) :])
+
+
+def _collect(
+    mapping: Any, channels: int, kinds: Kinds
+) -> tuple[_Net, list[Tensor]] | None:
     """List parameters in order, and what the network has beside; None if it is another.
 
     They are scale, shift, kernel and biases of each unit and of the end, the residual
@@ -103,15 +128,9 @@ def _collect(mapping: Any, kinds: Kinds) -> tuple[_Net, list[Tensor]] | None:
     blocks = list(mapping.blocks._modules.values())
     given += [block._parameters.get('residual_weight') for block in blocks]
     given.append(mapping._parameters.get('raw_temperature'))
-    for tensor in (*given, *(t for pair in statistics for t in pair)):
-        if (
-            tensor is None
-            or tensor.dtype != torch.float32
-            or not tensor.is_contiguous()
-        ):
-            return None
-        if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type != 'cpu':
-            return None
+    values = [*given, *(t for pair in statistics for t in pair)]
+    if not all(map(_readable, values)) or not _fit(channels, given, statistics):
+        return None
     if len(options) > 1 or len({len(block.units) for block in blocks}) > 1:
         return None
     share, eps, training = options.pop()
@@ -234,7 +253,7 @@ class _Mapped(torch.autograd.Function):
         kept = call.buffer()
         found = call.forward(g, net, kept, given[4 * len(net.statistics) - 1].shape[0])
         ctx.save_for_backward(g, kept, *given)
-        ctx.call, ctx.net = call, net
+        ctx.net = net
         return found
 
     @staticmethod
@@ -252,9 +271,9 @@ class _Mapped(torch.autograd.Function):
                     wanted,
                 )
             else:
-                gg, others = ctx.call.backward(
-                    grad.contiguous(), g, ctx.net, kept, given
-                )
+                # What is saved may have moved in memory.
+                call = _Call.of(g, ctx.net, given, True)
+                gg, others = call.backward(grad.contiguous(), g, ctx.net, kept, given)
                 gradients = [gg, *others]
         first, *rest = (
             t if w else None for t, w in zip(gradients, wanted, strict=True)
@@ -281,7 +300,7 @@ def map_at_once(mapping: Any, g: Tensor, kinds: Kinds) -> Tensor | None:
         return None
     if type(g) is not Tensor or (torch.is_grad_enabled() and not mapping.training):
         return None
-    collected = _collect(mapping, kinds)
+    collected = _collect(mapping, g.shape[1], kinds)
     if collected is None:
         return None
     (net, given), g = collected, g.contiguous()

@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 
 from . import trial
 from .derivatives import composed_gradients, differentiated_again
-from .direct import can_mix, direct_dense
+from .direct import can_mix, direct_dense, takes
 from .dynamic_expert_conv import DynamicExpertConv3d
 from .geometry import Triple, geometry_of
 from .grouped_conv import GroupedConv3d
@@ -167,6 +167,9 @@ def _one_call(
         return False
     if plain_only(x) or not can_mix(x, conv.groups, conv.weight, last.weight):
         return False
+    # Otherwise the parts say what is wrong.
+    if x.shape[1] != conv.in_channels or last.in_channels != conv.out_channels:
+        return False
     geometry = geometry_of(
         last.weight, last.stride, padding, last.dilation, last.groups
     ).ordered(axes)
@@ -208,8 +211,12 @@ def dense_layer(
     if not _one_call(conv, last, x, axes):
         return None
     attention = conv.mapping(x if context is None else context)
+    if attention.shape != (len(x), conv.num_experts) or not takes(attention):
+        return None
     weight, bias, shift = _fold(conv.weight, conv.bias, cast(nn.BatchNorm3d, norm), 1)
     biases = shift.expand(len(x), -1) if bias is None else attention @ bias + shift
+    if biases.shape != (len(x), conv.out_channels) or not takes(biases):
+        return None
     kernels = last.weight.permute(0, 1, *(2 + axis for axis in axes))
     return direct_dense(
         x, attention, weight.flatten(2), biases, kernels, last.groups, out
