@@ -210,6 +210,16 @@ def test_where_modules_are_asked_for(calls: list[bool]) -> None:
     assert calls[3:] == [True]
 
 
+def test_large_batches_take_all_threads(
+    calls: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapping = make_mapping()
+    for threads, samples in ((1, 256), (1, 257), (2, 128), (4, 129)):
+        monkeypatch.setattr(torch, 'get_num_threads', lambda n=threads: n)
+        mapping(maps(contexts(samples)))
+    assert calls == [True, False, True, False]
+
+
 def test_contexts_of_other_channels_are_refused_as_by_pytorch(
     calls: list[bool],
 ) -> None:

@@ -24,6 +24,10 @@ from .rule import asked_strategy, plain_only, watched
 
 __all__ = ['Kinds', 'map_at_once']
 
+# Samples up to which the kernels, which run on one thread, were faster than PyTorch's
+# operations on one, and on two.
+_MOST, _MOST_OF_THREADS = 256, 128
+
 
 class Kinds(NamedTuple):
     """Classes of the modules that the kernels stand for."""
@@ -296,7 +300,8 @@ def map_at_once(mapping: Any, g: Tensor, kinds: Kinds) -> Tensor | None:
     if plain_only(g) or asked_strategy() is not None or direct.kernels() is None:
         return None
     least = 2 if mapping.training else 1
-    if g.device.type != 'cpu' or g.dtype != torch.float32 or len(g) < least:
+    most = _MOST if torch.get_num_threads() == 1 else _MOST_OF_THREADS
+    if not direct.takes(g) or not least <= len(g) <= most:
         return None
     if type(g) is not Tensor or (torch.is_grad_enabled() and not mapping.training):
         return None
