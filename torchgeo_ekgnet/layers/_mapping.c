@@ -365,12 +365,12 @@ static void backward(const Net *net, const Unit *units, float *const *alphas, fl
 /* -- Python -------------------------------------------------------------------------- */
 
 /* Sizes come as 64-bit integers in bytes: B, C, K, blocks, units, training. */
-static Net net_of(const char *bytes, float share, float eps, float temperature) {
+static Net net_of(const char *bytes, float share, float eps, Size temperature) {
   const long long *sizes = (const long long *)bytes;
   const Net net = {.B = sizes[0], .S = ceil_div(sizes[0], W) * W, .C = sizes[1],
                    .K = sizes[2], .blocks = sizes[3], .units = sizes[4],
-                   .training = (int)sizes[5], .share = share,
-                   .eps = eps, .temperature = temperature};
+                   .training = (int)sizes[5], .share = share, .eps = eps,
+                   .temperature = temperature ? *(const float *)temperature : 1.0f};
   return net;
 }
 
@@ -378,15 +378,15 @@ static PyObject *py_kept_size(PyObject *self, PyObject *args) {
   const char *sizes;
   Py_ssize_t length;
   if (!PyArg_ParseTuple(args, "y#", &sizes, &length)) return NULL;
-  const Net net = net_of(sizes, 0, 0, 1);
+  const Net net = net_of(sizes, 0, 0, 0);
   return PyLong_FromSsize_t(kept_size(&net));
 }
 
 static PyObject *py_forward(PyObject *self, PyObject *args) {
   const char *sizes, *units, *alphas;
-  Py_ssize_t a, b, c, g, buffer, weights;
-  float share, eps, temperature;
-  if (!PyArg_ParseTuple(args, "y#fffy#y#nnn", &sizes, &a, &share, &eps, &temperature, &units,
+  Py_ssize_t a, b, c, temperature, g, buffer, weights;
+  float share, eps;
+  if (!PyArg_ParseTuple(args, "y#ffny#y#nnn", &sizes, &a, &share, &eps, &temperature, &units,
                         &b, &alphas, &c, &g, &buffer, &weights))
     return NULL;
   const Net net = net_of(sizes, share, eps, temperature);
@@ -399,9 +399,9 @@ static PyObject *py_forward(PyObject *self, PyObject *args) {
 
 static PyObject *py_backward(PyObject *self, PyObject *args) {
   const char *sizes, *units, *alphas, *gradients, *grad_alphas;
-  Py_ssize_t a, b, c, d, e, buffer, grad, grad_g, grad_temperature;
-  float eps, temperature;
-  if (!PyArg_ParseTuple(args, "y#ffy#y#y#y#nnnn", &sizes, &a, &eps, &temperature, &units, &b,
+  Py_ssize_t a, b, c, d, e, temperature, buffer, grad, grad_g, grad_temperature;
+  float eps;
+  if (!PyArg_ParseTuple(args, "y#fny#y#y#y#nnnn", &sizes, &a, &eps, &temperature, &units, &b,
                         &alphas, &c, &gradients, &d, &grad_alphas, &e, &buffer, &grad,
                         &grad_g, &grad_temperature))
     return NULL;

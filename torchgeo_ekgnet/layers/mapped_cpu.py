@@ -159,7 +159,7 @@ class _Call(NamedTuple):
     sizes: bytes
     units: bytes
     alphas: bytes
-    temperature: float
+    temperature: Tensor
 
     @staticmethod
     def of(g: Tensor, net: _Net, given: Sequence[Tensor], training: bool) -> '_Call':
@@ -174,7 +174,7 @@ class _Call(NamedTuple):
             alpha if learnt else None
             for alpha, learnt in zip(given[-1 - count : -1], net.learnt, strict=True)
         ]
-        temperature = net.floor + float(F.softplus(given[-1]))
+        temperature = net.floor + F.softplus(given[-1].detach())
         return _Call(
             sizes.tobytes(), _addresses(units), _addresses(alphas), temperature
         )
@@ -190,7 +190,7 @@ class _Call(NamedTuple):
             self.sizes,
             net.share,
             net.eps,
-            self.temperature,
+            self.temperature.data_ptr(),
             self.units,
             self.alphas,
             g.data_ptr(),
@@ -210,7 +210,7 @@ class _Call(NamedTuple):
         _kernels().backward(
             self.sizes,
             net.eps,
-            self.temperature,
+            self.temperature.data_ptr(),
             self.units,
             self.alphas,
             _addresses(units),
