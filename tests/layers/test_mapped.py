@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchgeo_ekgnet.layers import ContextMapping, trial
 from torchgeo_ekgnet.layers.mapped import map_fused
+
+from . import mappings
 
 pytest.importorskip('triton')
 
@@ -29,14 +31,9 @@ def tried(fresh_trials: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_mapping(channels: int, blocks: int = 2, temperature: float = 3.0) -> Any:
-    torch.manual_seed(0)
-    mapping = ContextMapping(channels, 3, blocks, temperature=temperature)
-    for module in mapping.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.normal_(module.bias)
-    for block in mapping.blocks:
-        nn.init.constant_(block.residual_weight, 0.7)  # type: ignore[arg-type]
+    mapping = mappings.make_mapping(
+        channels, num_blocks=blocks, temperature=temperature
+    )
     return mapping.to(DEVICE)
 
 

@@ -11,13 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchgeo_ekgnet.layers import (
-    ContextMapping,
-    context_mapping,
-    conv_strategy,
-    direct,
-    mapped_cpu,
-)
+from torchgeo_ekgnet.layers import context_mapping, conv_strategy, direct, mapped_cpu
+
+from . import mappings
 
 pytestmark = pytest.mark.skipif(
     direct.kernels() is None, reason='no kernels of our own for this processor'
@@ -40,16 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def make_mapping(channels: int = 5, **options: Any) -> Any:
-    torch.manual_seed(0)
-    options = {'num_experts': 3, 'temperature': 2.0, **options}
-    mapping = ContextMapping(channels, **options)
-    for module in mapping.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.normal_(module.bias)
-    for block in mapping.blocks:
-        nn.init.constant_(block.residual_weight, 0.7)  # type: ignore[arg-type]
-    return mapping
+    return mappings.make_mapping(channels, **{'temperature': 2.0, **options})
 
 
 def contexts(samples: int, channels: int = 5) -> Tensor:

@@ -288,6 +288,12 @@ static int conv_grad(const float *x, Size x_batch, const float *grad, Size grad_
 
 /* -- 1x1x1 experts ----------------------------------------------------------------- */
 
+/* Negative values become zero; NaN stays. */
+INLINE vec relu(vec v) {
+  const vec zero = {0};
+  return (vec)((mask)v & ~(v < zero));
+}
+
 /* Some output channels of a panel: x (inputs, vectors * W), kernel (outputs, inputs). */
 INLINE void experts_tile(const float *x, const float *kernel, Size inputs,
                          const float *bias, int positive, float *y, Size y_row, Size left,

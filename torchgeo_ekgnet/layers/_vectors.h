@@ -39,12 +39,6 @@ INLINE void store_some(float *to, vec v, Size left) {
   }
 }
 
-/* Negative values become zero; NaN stays. */
-INLINE vec relu(vec v) {
-  const vec zero = {0};
-  return (vec)((mask)v & ~(v < zero));
-}
-
 INLINE float sum_of(vec v) {
   float sum = 0;
   for (int j = 0; j < W; j++) sum += v[j];

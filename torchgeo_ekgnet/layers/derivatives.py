@@ -16,6 +16,7 @@ __all__ = [
     'composed_gradients',
     'convolution_gradients',
     'differentiated_again',
+    'own_gradients',
 ]
 
 Gradients = tuple[Tensor | None, ...]
@@ -44,6 +45,35 @@ def composed_gradients(
         )
     grads = iter(found)
     return tuple(next(grads) if w else None for w in wanted)
+
+
+def own_gradients(
+    grad: Tensor,
+    inputs: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    composed: Callable[..., Tensor],
+    written: Callable[[], Sequence[Tensor | None]],
+) -> Gradients:
+    """Take the gradients that a function has written out, where one derivative is wanted.
+
+    Without autocast, as the forward pass ran, whatever surrounds this one.
+
+    Args:
+        grad: Gradient of the result.
+        inputs: What the function was given.
+        wanted: For which of these a gradient is asked for.
+        composed: The same function of differentiable operations, for second derivatives
+            and for many gradients at once.
+        written: Computes the gradients of all inputs; what is not asked for may be None.
+
+    Returns:
+        The gradients; None for what is not asked for.
+    """
+    with torch.autocast(grad.device.type, enabled=False):
+        if differentiated_again(grad):
+            return composed_gradients(composed, inputs, grad, wanted)
+        found = written()
+    return tuple(g if w else None for g, w in zip(found, wanted, strict=True))
 
 
 def convolution_gradients(

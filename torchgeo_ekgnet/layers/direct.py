@@ -4,8 +4,7 @@
 """Kernels of our own for the convolutions of a dense layer on processors with AVX2.
 
 They are C (``_direct.c``, ``_mapping.c``), compiled when the package is installed where
-there is a compiler that knows GCC's vectors and OpenMP (GCC or Clang on Linux), and left
-out elsewhere: everything runs without them, slower. ``TORCHGEO_EKGNET_DIRECT=0`` in the
+there is GCC, whose vectors they are written in (on Linux), and left out elsewhere: everything runs without them, slower. ``TORCHGEO_EKGNET_DIRECT=0`` in the
 environment leaves them out as well.
 
 oneDNN has matrix kernels for wide groups only. Unrolled (:mod:`.unrolled`), thin groups
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .derivatives import Gradients, composed_gradients, differentiated_again
+from .derivatives import Gradients, own_gradients
 from .geometry import Geometry, sizes_of
 from .operators import kernels, operators
 
@@ -175,19 +174,13 @@ class DirectConv(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors  # type: ignore[attr-defined]
         geometry: Geometry = ctx.geometry  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
-        # The forward pass ran without autocast, whatever surrounds this one.
-        with torch.autocast(grad.device.type, enabled=False):
-            if differentiated_again(grad):
-                gradients = composed_gradients(
-                    lambda x, weight, bias: F.conv3d(
-                        x, weight, bias, *sizes_of(geometry)
-                    ),
-                    (x, weight, bias),
-                    grad,
-                    wanted,
-                )
-            else:
-                gradients = direct_gradients(grad, x, weight, geometry.groups, wanted)
+        gradients = own_gradients(
+            grad,
+            (x, weight, bias),
+            wanted,
+            lambda x, weight, bias: F.conv3d(x, weight, bias, *sizes_of(geometry)),
+            lambda: direct_gradients(grad, x, weight, geometry.groups, wanted),
+        )
         return *gradients, None  # type: ignore[return-value]
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import direct
-from .derivatives import composed_gradients, differentiated_again
+from .derivatives import own_gradients
 from .rule import asked_strategy, plain_only, watched
 
 __all__ = ['Kinds', 'map_at_once']
@@ -265,24 +265,21 @@ class _Mapped(torch.autograd.Function):
         """Compute the gradients; differentiable when a graph is asked for."""
         g, kept, *given = ctx.saved_tensors
         wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]
-        gradients: Sequence[Tensor | None]
-        with torch.autocast(grad.device.type, enabled=False):
-            if differentiated_again(grad):
-                gradients = composed_gradients(
-                    lambda g, *given: _composed(g, ctx.net, *given),
-                    (g, *given),
-                    grad,
-                    wanted,
-                )
-            else:
-                # What is saved may have moved in memory.
-                call = _Call.of(g, ctx.net, given, True)
-                gg, others = call.backward(grad.contiguous(), g, ctx.net, kept, given)
-                gradients = [gg, *others]
-        first, *rest = (
-            t if w else None for t, w in zip(gradients, wanted, strict=True)
+
+        def written() -> list[Tensor]:
+            # What is saved may have moved in memory.
+            call = _Call.of(g, ctx.net, given, True)
+            first, others = call.backward(grad.contiguous(), g, ctx.net, kept, given)
+            return [first, *others]
+
+        first, *others = own_gradients(
+            grad,
+            (g, *given),
+            wanted,
+            lambda g, *given: _composed(g, ctx.net, *given),
+            written,
         )
-        return first, None, *rest
+        return first, None, *others
 
 
 def map_at_once(mapping: Any, g: Tensor, kinds: Kinds) -> Tensor | None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import trial
-from .derivatives import Gradients, composed_gradients, differentiated_again
+from .derivatives import Gradients, own_gradients
 from .direct import can_mix, direct_product_gradients, direct_products
 from .rule import plain_only
 from .tuned import tuned_products
@@ -205,21 +205,16 @@ class _MixedProducts(torch.autograd.Function):
         x, attention, stacked, bias = ctx.saved_tensors  # type: ignore[attr-defined]
         groups: int = ctx.groups  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad[:4]  # type: ignore[attr-defined]
-        with torch.autocast(grad.device.type, enabled=False):
-            if differentiated_again(grad):
-                gradients = composed_gradients(
-                    lambda x, attention, stacked, bias: _products(
-                        x,
-                        mix(attention, stacked),
-                        None if bias is None else bias.to(x.dtype),
-                        groups,
-                    ),
-                    (x, attention, stacked, bias),
-                    grad,
-                    wanted,
-                )
-            else:
-                gradients = _product_gradients(
-                    grad, x, attention, stacked, groups, wanted
-                )
+        gradients = own_gradients(
+            grad,
+            (x, attention, stacked, bias),
+            wanted,
+            lambda x, attention, stacked, bias: _products(
+                x,
+                mix(attention, stacked),
+                None if bias is None else bias.to(x.dtype),
+                groups,
+            ),
+            lambda: _product_gradients(grad, x, attention, stacked, groups, wanted),
+        )
         return *gradients, None  # type: ignore[return-value]

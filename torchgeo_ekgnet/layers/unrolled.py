@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .derivatives import Gradients, composed_gradients, differentiated_again
+from .derivatives import Gradients, own_gradients
 from .geometry import Geometry, Triple
 
 __all__ = [
@@ -576,15 +576,11 @@ class UnrolledConv(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors  # type: ignore[attr-defined]
         unrolling: Unrolling = ctx.unrolling  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
-        # The forward pass ran without autocast, whatever surrounds this one.
-        with torch.autocast(grad.device.type, enabled=False):
-            if differentiated_again(grad):
-                gradients = composed_gradients(
-                    lambda x, weight, bias: unrolled_conv3d(x, weight, bias, unrolling),
-                    (x, weight, bias),
-                    grad,
-                    wanted,
-                )
-            else:
-                gradients = unrolled_gradients(grad, x, weight, bias, unrolling, wanted)
+        gradients = own_gradients(
+            grad,
+            (x, weight, bias),
+            wanted,
+            lambda x, weight, bias: unrolled_conv3d(x, weight, bias, unrolling),
+            lambda: unrolled_gradients(grad, x, weight, bias, unrolling, wanted),
+        )
         return *gradients, None  # type: ignore[return-value]

@@ -1,0 +1,24 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Mapping networks whose parameters are all of some weight."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchgeo_ekgnet.layers import ContextMapping
+
+
+def make_mapping(channels: int, **options: Any) -> Any:
+    """A mapping network of three experts, unless another number is asked for."""
+    torch.manual_seed(0)
+    mapping = ContextMapping(channels, **{'num_experts': 3, **options})
+    for module in mapping.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    for block in mapping.blocks:
+        nn.init.constant_(block.residual_weight, 0.7)  # type: ignore[arg-type]
+    return mapping
