@@ -16,7 +16,6 @@
 #include "_vectors.h"
 
 #include <limits.h>
-#include <math.h>
 
 /* Of a normalization and the product behind it; `mean` and `variance` are running ones.
  * A gradient is written to the same place of another such list. */
@@ -70,24 +69,6 @@ INLINE vec normal_of(vec z, vec *density) {
 
 INLINE void clear_tail(float *row, Size B, Size S) {
   for (Size s = B; s < S; s++) row[s] = 0;
-}
-
-INLINE float row_sum(const float *row, Size B) {
-  vec sum = {0};
-  Size s = 0;
-  for (; s + W <= B; s += W) sum += load(row + s);
-  float total = sum_of(sum);
-  for (; s < B; s++) total += row[s];
-  return total;
-}
-
-INLINE float row_product(const float *a, const float *b, Size B) {
-  vec sum = {0};
-  Size s = 0;
-  for (; s + W <= B; s += W) sum += load(a + s) * load(b + s);
-  float total = sum_of(sum);
-  for (; s < B; s++) total += a[s] * b[s];
-  return total;
 }
 
 /* -- Products ------------------------------------------------------------------------ */

@@ -4,10 +4,13 @@
  * What the kernels for processors with AVX2 share: vectors of eight floats, and scratch.
  */
 
+#pragma once
+
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +18,10 @@
 #define W 8             /* floats in a vector */
 #define MOST_OUTPUTS 4  /* of a tile: with 3 vectors each, 12 of 16 registers */
 #define MOST_VECTORS 3
+#define PANEL (MOST_VECTORS * W)
 #define LINE 64
+#define CACHE (80 << 10) /* floats in scratch at a time: most of a core's second cache */
+#define NEAR (4 << 10)   /* and half of its first one */
 
 typedef float vec __attribute__((vector_size(4 * W)));
 typedef int mask __attribute__((vector_size(4 * W)));
@@ -37,6 +43,23 @@ INLINE void store_some(float *to, vec v, Size left) {
   } else {
     for (Size j = 0; j < left; j++) to[j] = v[j];
   }
+}
+
+/* Lanes of the first `left` of a vector. */
+INLINE mask first_lanes(Size left) {
+  const mask number = {0, 1, 2, 3, 4, 5, 6, 7};
+  return number < (int)LEAST(left, W);
+}
+
+/* Loads the first `left` of a vector, zeros behind them; nothing behind is touched. */
+INLINE vec load_some(const float *from, Size left) {
+  return left >= W ? load(from)
+                   : __builtin_ia32_maskloadps256((const vec *)from, first_lanes(left));
+}
+
+/* The first `left` of a vector, zeros behind them. */
+INLINE vec keep_some(vec v, Size left) {
+  return left >= W ? v : (vec)((mask)v & first_lanes(left));
 }
 
 INLINE float sum_of(vec v) {
@@ -89,4 +112,22 @@ static void pack_turned(float *to, const float *from, Size inputs, Size width,
   for (Size i = 0; i < inputs; i++)
     for (Size n = i < whole_i ? whole_n : 0; n < positions; n++)
       to[n * width + i] = from[i * channel + n];
+}
+
+INLINE float row_sum(const float *row, Size B) {
+  vec sum = {0};
+  Size s = 0;
+  for (; s + W <= B; s += W) sum += load(row + s);
+  float total = sum_of(sum);
+  for (; s < B; s++) total += row[s];
+  return total;
+}
+
+INLINE float row_product(const float *a, const float *b, Size B) {
+  vec sum = {0};
+  Size s = 0;
+  for (; s + W <= B; s += W) sum += load(a + s) * load(b + s);
+  float total = sum_of(sum);
+  for (; s < B; s++) total += a[s] * b[s];
+  return total;
 }

@@ -30,6 +30,8 @@ __all__ = [
     'direct_conv3d',
     'direct_dense',
     'direct_gradients',
+    'direct_norm',
+    'direct_norm_gradients',
     'direct_product_gradients',
     'direct_products',
     'kernels',
@@ -236,6 +238,7 @@ def direct_dense(
     attention: Tensor,
     stacked: Tensor,
     bias: Tensor | None,
+    shift: Tensor,
     weight: Tensor,
     groups: int,
     out: Tensor | None = None,
@@ -249,7 +252,8 @@ def direct_dense(
         x: Maps of float32 on the CPU, (B, Cin, D, H, W), each sample contiguous.
         attention: Mixing weights (B, K).
         stacked: Experts (K, C, Cin).
-        bias: Biases of the experts (B, C), mixed already.
+        bias: Biases of the experts (K, C).
+        shift: Biases that every sample gets, (C).
         weight: Kernels (Cout, C/groups, 3, 3, 3).
         groups: Groups of the second convolution.
         out: Where to write the output.
@@ -260,7 +264,9 @@ def direct_dense(
     bias = None if bias is None else bias.contiguous()
     y = _place(x, weight, out)
     experts, kernels = stacked.contiguous(), weight.contiguous()
-    operators.direct_dense(x, attention.contiguous(), experts, bias, kernels, groups, y)
+    operators.direct_dense(
+        x, attention.contiguous(), experts, bias, shift.contiguous(), kernels, groups, y
+    )
     return y if out is None or y is out else out.copy_(y)
 
 
@@ -288,3 +294,96 @@ def direct_product_gradients(
         operators.direct_experts_grad(x, grad, attention, stacked, ga, gs)
     gb = grad.flatten(2).sum(2) if wanted[3] else None
     return gx, ga if wanted[1] else None, gs if wanted[2] else None, gb
+
+
+def direct_norm(
+    x: Tensor,
+    attention: Tensor,
+    stacked: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Apply experts, a training batch's normalization and ReLU; not for autograd.
+
+    Args:
+        x: Maps of float32 on the CPU, (B, Cin, D, H, W), each sample contiguous.
+        attention: Mixing weights (B, K).
+        stacked: Experts (K, Cout, Cin).
+        bias: Their biases (K, Cout).
+        scale: Scales of the normalization (Cout).
+        shift: Its shifts (Cout).
+        eps: Added to variances.
+
+    Returns:
+        Maps (B, Cout, D, H, W); these before the normalization; mean and biased variance
+        of their channels, (Cout).
+    """
+    y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
+    z, mean, variance = (
+        y.new_empty(y.shape),
+        x.new_empty(len(scale)),
+        x.new_empty(len(scale)),
+    )
+    operators.direct_experts_norm(
+        x,
+        attention.contiguous(),
+        stacked.contiguous(),
+        None if bias is None else bias.contiguous(),
+        scale.contiguous(),
+        shift.contiguous(),
+        eps,
+        y,
+        z,
+        mean,
+        variance,
+    )
+    return z, y, mean, variance
+
+
+def direct_norm_gradients(
+    grad: Tensor,
+    given: Sequence[Tensor | None],
+    y: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+) -> Gradients:
+    """Differentiate :func:`direct_norm`.
+
+    Args:
+        grad: Gradient of the maps (B, Cout, D, H, W).
+        given: The tensors that it was given.
+        y: Maps before the normalization.
+        mean: Means of their channels.
+        variance: Their biased variances.
+        eps: Added to variances.
+
+    Returns:
+        The gradients of what was given.
+    """
+    x, *others = given
+    known = [None if t is None else t.contiguous() for t in others]
+    attention, stacked, bias, scale, shift = known
+    assert x is not None and stacked is not None
+    turned = stacked.transpose(1, 2).contiguous()
+    gx = x.new_empty(x.shape)
+    found = [None if t is None else torch.empty_like(t) for t in known]
+    operators.direct_experts_norm_grad(
+        _samples(grad),
+        x,
+        y,
+        attention,
+        stacked,
+        turned,
+        bias,
+        scale,
+        shift,
+        mean,
+        variance,
+        eps,
+        gx,
+        *found,
+    )
+    return gx, *found

@@ -12,14 +12,14 @@ rows of a kernel, those of every expert as well:
     \text{shift} = \beta - \frac{\gamma}{\sigma} \mu.
 
 Nothing is stored: the kernels are scaled in every pass, which costs far less than the
-pass over the maps that it saves. In training the statistics of a batch are taken with
-sums and norms, which PyTorch computes with vectors on a CPU, unlike its own.
+pass over the maps that it saves. In training statistics belong to the batch:
+:mod:`.norm_cpu` and the kernels for a GPU have ways of their own.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from .direct import can_mix, direct_dense, takes
 from .dynamic_expert_conv import DynamicExpertConv3d
 from .geometry import Triple, geometry_of
 from .grouped_conv import GroupedConv3d
+from .norm_cpu import experts_norm_act, normalize_on_cpu, trains_plainly
 from .rule import (
     asked_strategy,
     choose_expert_strategy,
@@ -135,6 +136,9 @@ def conv_norm(
     """
     y: Tensor
     if _symbolic(x) or not folds(conv, norm):
+        whole = None if _symbolic(x) else experts_norm_act(conv, norm, act, x, context)
+        if whole is not None:
+            return whole
         return normalize(norm, conv(x) if context is None else conv(x, context), act)
     norm = cast(nn.BatchNorm3d, norm)
     if isinstance(conv, DynamicExpertConv3d):
@@ -214,12 +218,12 @@ def dense_layer(
     if attention.shape != (len(x), conv.num_experts) or not takes(attention):
         return None
     weight, bias, shift = _fold(conv.weight, conv.bias, cast(nn.BatchNorm3d, norm), 1)
-    biases = shift.expand(len(x), -1) if bias is None else attention @ bias + shift
-    if biases.shape != (len(x), conv.out_channels) or not takes(biases):
+    fits = bias is None or bias.shape == weight.shape[:2]
+    if not fits or shift.shape != weight.shape[1:2] or not takes(bias, shift):
         return None
     kernels = last.weight.permute(0, 1, *(2 + axis for axis in axes))
     return direct_dense(
-        x, attention, weight.flatten(2), biases, kernels, last.groups, out
+        x, attention, weight.flatten(2), bias, shift, kernels, last.groups, out
     )
 
 
@@ -233,100 +237,12 @@ def _activated(norm: nn.Module, y: Tensor, act: nn.Module | None) -> Tensor:
     return y.relu_()
 
 
-# Elements of a piece whose deviations from the mean stay in a core's cache.
-_PIECE = 1 << 17
-
-
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel of contiguous maps, in float64."""
-    maps = x.detach().flatten(2)
-    count = maps.shape[0] * maps.shape[2]
-    mean = maps.sum(2).double().sum(0) / count
-    centre = mean.to(x.dtype)[:, None]
-    step = max(1, _PIECE // max(1, maps[0].numel()))
-    scratch = maps.new_empty(min(step, len(maps)), *maps.shape[1:])
-    squares = torch.zeros_like(mean)
-    for piece in maps.split(step):
-        deviation = torch.sub(piece, centre, out=scratch[: len(piece)])
-        norms = torch.linalg.vector_norm(deviation, dim=2)
-        squares += norms.double().square().sum(0)
-    return mean, squares / count
-
-
-class _Normalized(torch.autograd.Function):
-    """Batch normalization with statistics that are known already."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        eps: float,
-    ) -> Tensor:
-        """Normalize by the batch's own mean and biased variance."""
-        ctx.save_for_backward(x, weight, bias, mean, torch.rsqrt(variance + eps))
-        ctx.eps = eps  # type: ignore[attr-defined]
-        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
-        """Compute the gradients; differentiable when a graph is asked for."""
-        x, weight, bias, mean, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
-        eps: float = ctx.eps  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
-        if differentiated_again(grad):
-            gradients = composed_gradients(
-                lambda x, weight, bias: F.batch_norm(
-                    x, None, None, weight, bias, True, 0.0, eps
-                ),
-                (x, weight, bias),
-                grad,
-                wanted,
-            )
-        else:
-            gradients = torch.ops.aten.native_batch_norm_backward(
-                grad, x, weight, None, None, mean, inverse, True, eps, wanted
-            )
-        return *gradients, None, None, None  # type: ignore[return-value]
-
-
-def _trains_plainly(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm3d]:
-    """Whether a batch is to be normalized by its own statistics, and nobody watches."""
-    return (
-        norm.training
-        and type(norm) is nn.BatchNorm3d
-        and norm.affine
-        and norm.track_running_stats
-        and norm.weight.dtype == torch.float32
-        and x.dim() == 5
-        and x.numel() > x.shape[1]
-        and x.is_contiguous()
-        and asked_strategy() is None
-        and not watched(norm)
-    )
-
-
-def _takes_own_statistics(norm: nn.Module, x: Tensor) -> bool:
-    """Whether :func:`normalize` computes the statistics of a batch itself."""
-    return (
-        x.device.type == 'cpu'
-        and x.dtype == torch.float32
-        and _trains_plainly(norm, x)
-        and not plain_only(x)
-    )
-
-
 def _fuses(norm: nn.Module, x: Tensor) -> bool:
     """Whether :func:`normalize` may compute a training batch with kernels of ours."""
     return (
         trial.applies(x)
         and x.dtype in trial.CLOSE
-        and _trains_plainly(norm, x)
+        and trains_plainly(norm, x)
         and norm.momentum is not None
         and not traced()
         and not torch.is_inference_mode_enabled()
@@ -456,7 +372,8 @@ def normalize(norm: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tenso
         fused = _fused(cast(nn.BatchNorm3d, norm), x, relu)
         if fused is not None:
             return fused if relu or act is None else cast(Tensor, act(fused))
-    return _activated(norm, _normalize(norm, x), act)
+    y = norm(x) if _symbolic(x) else normalize_on_cpu(norm, x)
+    return _activated(norm, y, act)
 
 
 def norm_act(norm: nn.Module, x: Tensor, act: nn.Module) -> Tensor:
@@ -473,28 +390,3 @@ def norm_act(norm: nn.Module, x: Tensor, act: nn.Module) -> Tensor:
     if _symbolic(x) or not trial.applies(x):
         return cast(Tensor, act(norm(x)))
     return normalize(norm, x, act)
-
-
-def _normalize(norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply a batch normalization in PyTorch's way, or a CPU's."""
-    if _symbolic(x) or not _takes_own_statistics(norm, x):
-        y: Tensor = norm(x)
-        return y
-    norm = cast(nn.BatchNorm3d, norm)
-    mean, variance = _statistics(x)
-    count = x.numel() // x.shape[1]
-    with torch.no_grad():
-        tracked = cast(Tensor, norm.num_batches_tracked)
-        tracked += 1
-        share = norm.momentum
-        if share is None:
-            share = 1.0 / float(tracked)
-        unbiased = variance * (count / (count - 1))
-        for running, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
-            cast(Tensor, running).lerp_(new.to(x.dtype), share)
-    return cast(
-        Tensor,
-        _Normalized.apply(
-            x, norm.weight, norm.bias, mean.to(x.dtype), variance.to(x.dtype), norm.eps
-        ),
-    )

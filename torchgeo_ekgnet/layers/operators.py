@@ -35,8 +35,8 @@ def kernels() -> ModuleType | None:
         return None
 
 
-def _call(name: str, *arguments: int) -> None:
-    """Call a kernel with addresses and sizes, on PyTorch's threads."""
+def _call(name: str, *arguments: float) -> None:
+    """Call a kernel with addresses, sizes and numbers, on PyTorch's threads."""
     getattr(kernels(), name)(*arguments, torch.get_num_threads())
 
 
@@ -111,6 +111,7 @@ def _dense(
     attention: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    shift: Tensor,
     taps: Tensor,
     groups: int,
     out: Tensor,
@@ -123,6 +124,7 @@ def _dense(
         attention.data_ptr(),
         weight.data_ptr(),
         0 if bias is None else bias.data_ptr(),
+        shift.data_ptr(),
         taps.data_ptr(),
         out.data_ptr(),
         out.stride(0),
@@ -159,16 +161,107 @@ def _experts_grad(
     )
 
 
+def _experts_norm(
+    x: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
+    out: Tensor,
+    out_normed: Tensor,
+    out_mean: Tensor,
+    out_variance: Tensor,
+) -> None:
+    """Apply experts, normalize by the batch's statistics, set negatives to zero."""
+    _call(
+        'experts_norm',
+        x.data_ptr(),
+        x.stride(0),
+        attention.data_ptr(),
+        weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        scale.data_ptr(),
+        shift.data_ptr(),
+        eps,
+        out.data_ptr(),
+        out_normed.data_ptr(),
+        out_mean.data_ptr(),
+        out_variance.data_ptr(),
+        x.shape[0],
+        *weight.shape,
+        x[0, 0].numel(),
+    )
+
+
+def _experts_norm_grad(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    turned: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    out: Tensor,
+    out_attention: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    out_scale: Tensor,
+    out_shift: Tensor,
+) -> None:
+    """Compute the gradients of all that was given to the operator before."""
+    _call(
+        'experts_norm_grad',
+        grad.data_ptr(),
+        grad.stride(0),
+        x.data_ptr(),
+        x.stride(0),
+        y.data_ptr(),
+        attention.data_ptr(),
+        weight.data_ptr(),
+        turned.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        scale.data_ptr(),
+        shift.data_ptr(),
+        mean.data_ptr(),
+        variance.data_ptr(),
+        eps,
+        out.data_ptr(),
+        out_attention.data_ptr(),
+        out_weight.data_ptr(),
+        0 if out_bias is None else out_bias.data_ptr(),
+        out_scale.data_ptr(),
+        out_shift.data_ptr(),
+        x.shape[0],
+        *weight.shape,
+        x[0, 0].numel(),
+    )
+
+
 _library = torch.library.Library('torchgeo_ekgnet', 'FRAGMENT')
 _SCHEMAS = {
     _convolve: 'Tensor x, Tensor weight, Tensor? bias, int groups, Tensor(a!) out',
     _convolve_grad: 'Tensor x, Tensor grad, int groups, Tensor(a!) out',
     _experts: """Tensor x, Tensor attention, Tensor weight, Tensor? bias, bool relu,
         Tensor(a!) out""",
-    _dense: """Tensor x, Tensor attention, Tensor weight, Tensor? bias, Tensor taps,
-        int groups, Tensor(a!) out""",
+    _dense: """Tensor x, Tensor attention, Tensor weight, Tensor? bias, Tensor shift,
+        Tensor taps, int groups, Tensor(a!) out""",
     _experts_grad: """Tensor x, Tensor grad, Tensor attention, Tensor weight,
         Tensor(a!) out_attention, Tensor(b!) out_weight""",
+    _experts_norm: """Tensor x, Tensor attention, Tensor weight, Tensor? bias,
+        Tensor scale, Tensor shift, float eps, Tensor(a!) out, Tensor(b!) out_normed,
+        Tensor(c!) out_mean, Tensor(d!) out_variance""",
+    _experts_norm_grad: """Tensor grad, Tensor x, Tensor y, Tensor attention,
+        Tensor weight, Tensor turned, Tensor? bias, Tensor scale, Tensor shift,
+        Tensor mean, Tensor variance, float eps, Tensor(a!) out,
+        Tensor(b!) out_attention, Tensor(c!) out_weight, Tensor(d!)? out_bias,
+        Tensor(e!) out_scale, Tensor(f!) out_shift""",
 }
 for _kernel, _schema in _SCHEMAS.items():
     _name = f'direct{_kernel.__name__}'
@@ -212,6 +305,7 @@ def _dense_flops(
     attention: Sequence[int],
     weight: Sequence[int],
     bias: Sequence[int] | None,
+    shift: Sequence[int],
     taps: Sequence[int],
     *_: Any,
     **__: Any,
@@ -232,3 +326,21 @@ def _experts_grad_flops(
     """Count the gradients of kernels, and what becomes of them for each expert."""
     positions = x[2] * x[3] * x[4]
     return 2 * x[0] * weight[1] * weight[2] * (positions + 2 * weight[0])
+
+
+register_flop_formula(operators.direct_experts_norm)(_experts_flops)
+
+
+@register_flop_formula(operators.direct_experts_norm_grad)
+def _experts_norm_grad_flops(
+    grad: Sequence[int],
+    x: Sequence[int],
+    y: Sequence[int],
+    attention: Sequence[int],
+    weight: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Count the gradients of maps, as for the product itself, and of experts."""
+    own = _experts_flops(x, attention, weight)
+    return own + _experts_grad_flops(x, grad, attention, weight)
