@@ -3,12 +3,13 @@
  *
  * Kernels for processors with AVX2: the two convolutions of a dense layer in float32.
  *
- *   conv      3x3x3, stride 1, padding 1, thin groups: each output a sum over the taps
- *             that lie inside, nothing unrolled and no zeros multiplied
- *   conv_grad its gradient with respect to the kernels
- *   experts   1x1x1 kernels mixed for each sample, a tile of them at a time, and applied
- *   dense     both, and the ReLU between them, for evaluation
+ *   conv       3x3x3, stride 1, padding 1, thin groups: each output a sum over the taps
+ *              that lie inside, nothing unrolled and no zeros multiplied
+ *   conv_grad  its gradient with respect to the kernels
+ *   experts    1x1x1 kernels mixed for some samples, a tile of them at a time, and applied
+ *   dense      both, and the ReLU between them, for evaluation
  *   experts_grad  gradients of the experts with respect to shares and kernels
+ *   experts_norm, experts_norm_grad  experts, batch normalization and ReLU in training
  *
  * Maps are (B, C, P, Q, L) with the last axis in vectors. A tile of sums, some outputs by
  * some vectors, stays in registers; what it reads is copied into scratch first, rows
