@@ -48,7 +48,7 @@ INLINE float sum_of(vec v) {
 INLINE Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
 
 /* Scratch of `threads` threads, each `floats` large, in lines of its own; NULL if none. */
-static float *scratch_of(Size threads, Size *floats) {
+static inline float *scratch_of(Size threads, Size *floats) {
   *floats = ceil_div(*floats, LINE) * LINE;
   float *scratch = aligned_alloc(LINE, (size_t)threads * *floats * sizeof(float));
   if (scratch) memset(scratch, 0, (size_t)threads * *floats * sizeof(float));
