@@ -4,7 +4,7 @@
 """Mapping networks in one call on CPUs, against their modules in float64."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -197,14 +197,53 @@ def test_where_modules_are_asked_for(calls: list[bool]) -> None:
     assert calls[3:] == [True]
 
 
-def test_large_batches_take_all_threads(
-    calls: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_batches_are_left_to_pytorch(calls: list[bool]) -> None:
     mapping = make_mapping()
-    for threads, samples in ((1, 256), (1, 257), (2, 128), (4, 129)):
-        monkeypatch.setattr(torch, 'get_num_threads', lambda n=threads: n)
+    for samples in (512, 513):
         mapping(maps(contexts(samples)))
-    assert calls == [True, False, True, False]
+    assert calls == [True, False]
+
+
+@pytest.fixture
+def use_threads() -> Iterator[Callable[[int], None]]:
+    """Choose the number of threads, for this test alone."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ('samples', 'channels', 'options'),
+    [
+        (80, 130, {'num_experts': 4, 'num_blocks': 1, 'units_per_block': 2}),
+        (61, 149, {'num_experts': 1, 'num_blocks': 2}),
+        (3, 400, {'num_experts': 9, 'num_blocks': 0}),
+    ],
+    ids=str,
+)
+def test_threads_change_no_bit(
+    samples: int,
+    channels: int,
+    options: dict[str, Any],
+    calls: list[bool],
+    use_threads: Callable[[int], None],
+) -> None:
+    """Networks that are large enough for several, which are exact as well."""
+    g = contexts(samples, channels)
+    results = []
+    for threads in (1, 2, 3, 8):
+        use_threads(threads)
+        mapping = make_mapping(channels, **options)
+        seen = torch.ones(samples, mapping.num_experts).cumsum(1)
+        results.append(step(mapping, g, seen))
+    for found in results[1:]:
+        torch.testing.assert_close(found, results[0], rtol=0, atol=0)
+    assert calls == [True, True] * 4
+    expected = step(make_mapping(channels, **options).double(), g, seen)
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            results[0][name].double(), value.double(), rtol=1e-3, atol=1e-3
+        )
 
 
 def test_contexts_of_other_channels_are_refused_as_by_pytorch(

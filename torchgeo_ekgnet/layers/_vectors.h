@@ -63,15 +63,15 @@ INLINE vec keep_some(vec v, Size left) {
 }
 
 INLINE float sum_of(vec v) {
-  float sum = 0;
-  for (int j = 0; j < W; j++) sum += v[j];
-  return sum;
+  v += __builtin_shuffle(v, (mask){4, 5, 6, 7, 0, 1, 2, 3});
+  v += __builtin_shuffle(v, (mask){2, 3, 0, 1, 6, 7, 4, 5});
+  return v[0] + v[1];
 }
 
 INLINE Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
 
 /* Scratch of `threads` threads, each `floats` large, in lines of its own; NULL if none. */
-static float *scratch_of(Size threads, Size *floats) {
+static inline float *scratch_of(Size threads, Size *floats) {
   *floats = ceil_div(*floats, LINE) * LINE;
   float *scratch = aligned_alloc(LINE, (size_t)threads * *floats * sizeof(float));
   if (scratch) memset(scratch, 0, (size_t)threads * *floats * sizeof(float));
@@ -114,20 +114,15 @@ static void pack_turned(float *to, const float *from, Size inputs, Size width,
       to[n * width + i] = from[i * channel + n];
 }
 
-INLINE float row_sum(const float *row, Size B) {
+static inline float row_sum(const float *row, Size count) {
   vec sum = {0};
-  Size s = 0;
-  for (; s + W <= B; s += W) sum += load(row + s);
-  float total = sum_of(sum);
-  for (; s < B; s++) total += row[s];
-  return total;
+  for (Size n = 0; n < count; n += W) sum += load_some(row + n, count - n);
+  return sum_of(sum);
 }
 
-INLINE float row_product(const float *a, const float *b, Size B) {
+static inline float row_product(const float *a, const float *b, Size count) {
   vec sum = {0};
-  Size s = 0;
-  for (; s + W <= B; s += W) sum += load(a + s) * load(b + s);
-  float total = sum_of(sum);
-  for (; s < B; s++) total += a[s] * b[s];
-  return total;
+  for (Size n = 0; n < count; n += W)
+    sum += load_some(a + n, count - n) * load_some(b + n, count - n);
+  return sum_of(sum);
 }

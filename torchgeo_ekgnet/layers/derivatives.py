@@ -3,6 +3,7 @@
 
 """Derivatives of functions that write their first derivative themselves."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,7 +70,10 @@ def own_gradients(
     Returns:
         The gradients; None for what is not asked for.
     """
-    with torch.autocast(grad.device.type, enabled=False):
+    kind = grad.device.type
+    # Switching autocast off takes longer than many a kernel.
+    casts = torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, enabled=False) if casts else contextlib.nullcontext():
         if differentiated_again(grad):
             return composed_gradients(composed, inputs, grad, wanted)
         found = written()

@@ -24,9 +24,9 @@ from .rule import asked_strategy, plain_only, watched
 
 __all__ = ['Kinds', 'map_at_once']
 
-# Samples up to which the kernels, which run on one thread, were faster than PyTorch's
-# operations on one, and on two.
-_MOST, _MOST_OF_THREADS = 256, 128
+# Samples up to which the kernels were faster than PyTorch's operations, on one thread and
+# on two.
+_MOST = 512
 
 
 class Kinds(NamedTuple):
@@ -43,18 +43,21 @@ class _Net(NamedTuple):
     Attributes:
         learnt: Whether the residual weight of each block is learnt.
         units: Units of a block.
+        experts: Weights that it computes.
         share: Share of a batch in running statistics.
         eps: Epsilon of all normalizations.
         floor: The least temperature.
-        statistics: Running mean and variance of all normalizations.
+        statistics: Running mean and variance and number of batches, one normalization
+            after the other.
     """
 
     learnt: tuple[bool, ...]
     units: int
+    experts: int
     share: float
     eps: float
     floor: float
-    statistics: list[tuple[Tensor, Tensor]]
+    statistics: list[Tensor]
 
 
 @functools.cache
@@ -68,45 +71,35 @@ def _is(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module) is kind and not watched(module)
 
 
-def _pairs(mapping: Any, kinds: Kinds) -> list[tuple[Any, Any]] | None:
+def _pairs(blocks: Sequence[Any], end: Any, kinds: Kinds) -> list[Any] | None:
     """List norms and products of all units and of the end; None if others are there."""
-    pairs: list[tuple[Any, Any]] = []
-    for block in mapping.blocks._modules.values():
-        if not _is(block, kinds.block) or not _is(block.units, nn.Sequential):
+    pairs: list[Any] = []
+    for block in blocks:
+        units = block._modules['units']
+        if not _is(block, kinds.block) or not _is(units, nn.Sequential):
             return None
-        units = iter(block.units._modules.values())
+        units = iter(units._modules.values())
         for norm, act, product in zip(units, units, units, strict=True):
             if not _is(act, nn.GELU) or act.approximate != 'none':
                 return None
             pairs.append((norm, product))
-    pairs.append((mapping.norm, mapping.project))
+    pairs.append(end)
     for norm, product in pairs:
         if not (_is(norm, kinds.norm) and _is(product, kinds.product)):
             return None
     return pairs
 
 
-def _readable(tensor: Tensor | None) -> bool:
-    """Whether the kernels can read a tensor."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and direct.takes(tensor)
-        and cast(Tensor, tensor).is_contiguous()
-    )
-
-
-def _fit(
-    channels: int, given: Sequence[Tensor], statistics: Sequence[Sequence[Tensor]]
-) -> bool:
-    """Whether all tensors are as large as the kernels take them to be."""
-    for place, known in enumerate(statistics):
-        weight, bias, kernel, shift = given[4 * place : 4 * place + 4]
-        rows = channels if place + 1 < len(statistics) else len(shift)
-        if any(t.shape != (channels,) for t in (weight, bias, *known)):
-            return False
-        if kernel.shape[:2] != (rows, channels) or shift.shape != (rows,):
-            return False
-    return all(t.numel() == 1 for t in given[4 * len(statistics) :])
+@functools.cache
+def _layout(channels: int, experts: int, ends: int, blocks: int) -> list[Any]:
+    """Shapes and types of parameters and statistics, as the kernels take them to be."""
+    row, one = ((channels,), torch.float32), ((1,), torch.float32)
+    layout = []
+    for rows in (*[channels] * (ends - 1), experts):
+        kernel = (rows, channels, 1, 1, 1), torch.float32
+        layout += [row, row, kernel, ((rows,), torch.float32)]
+    layout += [one] * (blocks + 1)
+    return layout + [row, row, ((), torch.int64)] * ends
 
 
 def _collect(
@@ -117,112 +110,94 @@ def _collect(
     They are scale, shift, kernel and biases of each unit and of the end, the residual
     weights of the blocks and the raw temperature.
     """
-    pairs = _pairs(mapping, kinds)
+    modules, experts = mapping._modules, mapping.num_experts
+    blocks = list(modules['blocks']._modules.values())
+    pairs = _pairs(blocks, (modules['norm'], modules['project']), kinds)
     if pairs is None:
         return None
     given: list[Any] = []
     statistics: list[Any] = []
     options = set()
     for norm, product in pairs:
-        for values in (norm._parameters, product._parameters):
-            given += [values.get('weight'), values.get('bias')]
-        known = norm._buffers
-        statistics.append((known['running_mean'], known['running_var']))
+        values, others, known = norm._parameters, product._parameters, norm._buffers
+        given += values.get('weight'), values.get('bias')
+        given += others.get('weight'), others.get('bias')
+        statistics += known['running_mean'], known['running_var']
+        statistics.append(known['num_batches_tracked'])
         options.add((norm.momentum, norm.eps, norm.training))
-    blocks = list(mapping.blocks._modules.values())
     given += [block._parameters.get('residual_weight') for block in blocks]
     given.append(mapping._parameters.get('raw_temperature'))
-    values = [*given, *(t for pair in statistics for t in pair)]
-    if not all(map(_readable, values)) or not _fit(channels, given, statistics):
-        return None
-    if len(options) > 1 or len({len(block.units) for block in blocks}) > 1:
-        return None
+    layout = _layout(channels, experts, len(pairs), len(blocks))
+    for tensor, (shape, kind) in zip([*given, *statistics], layout, strict=True):
+        if (
+            type(tensor) not in (nn.Parameter, Tensor)
+            or tensor.shape != shape
+            or tensor.dtype is not kind
+            or not tensor.is_cpu
+            or not tensor.is_contiguous()
+        ):
+            return None
     share, eps, training = options.pop()
-    if training is not mapping.training or share is None:
+    units = {len(block._modules['units']) // 3 for block in blocks} or {1}
+    if options or training is not mapping.training or share is None or len(units) > 1:
         return None
-    if training:
-        for norm, _ in pairs:
-            norm._buffers['num_batches_tracked'].add_(1)
-    units = len(blocks[0].units) // 3 if blocks else 0
     learnt = tuple(block.learnable_residual for block in blocks)
-    return _Net(learnt, units, share, eps, mapping.floor, statistics), given
+    net = _Net(learnt, units.pop(), experts, share, eps, mapping.floor, statistics)
+    return net, given
 
 
-def _addresses(tensors: Sequence[Tensor | None]) -> bytes:
-    """Where tensors lie in memory, as the kernels read it; 0 for none."""
-    return array('q', [0 if t is None else t.data_ptr() for t in tensors]).tobytes()
+def _addresses(tensors: Sequence[Tensor]) -> bytes:
+    """Where tensors lie in memory, as the kernels read it."""
+    return array('q', [t.data_ptr() for t in tensors]).tobytes()
 
 
-class _Call(NamedTuple):
-    """What calls of the kernels for one batch have in common."""
+def _sizes(g: Tensor, net: _Net, training: bool) -> bytes:
+    """What the kernels are told of contexts (B, C) and the network."""
+    blocks = len(net.learnt)
+    sizes = (*g.shape, net.experts, blocks, net.units, training, *net.learnt)
+    return array('q', sizes).tobytes()
 
-    sizes: bytes
-    units: bytes
-    alphas: bytes
-    temperature: Tensor
 
-    @staticmethod
-    def of(g: Tensor, net: _Net, given: Sequence[Tensor], training: bool) -> '_Call':
-        """Prepare the calls for contexts (B, C)."""
-        count = len(net.learnt)
-        experts = given[4 * count * net.units + 2].shape[0]
-        sizes = array('q', [*g.shape, experts, count, net.units, training])
-        units = []
-        for place, statistics in enumerate(net.statistics):
-            units += [*given[4 * place : 4 * place + 4], *statistics]
-        alphas = [
-            alpha if learnt else None
-            for alpha, learnt in zip(given[-1 - count : -1], net.learnt, strict=True)
-        ]
-        temperature = net.floor + F.softplus(given[-1].detach())
-        return _Call(
-            sizes.tobytes(), _addresses(units), _addresses(alphas), temperature
-        )
+def _forward(
+    g: Tensor, net: _Net, given: Sequence[Tensor], training: bool
+) -> tuple[Tensor, Tensor]:
+    """Compute the weights (B, K), and what the backward pass needs."""
+    sizes = _sizes(g, net, training)
+    kept = g.new_empty(_kernels().kept_size(sizes))
+    found = g.new_empty(len(g), net.experts)
+    _kernels().forward(
+        sizes,
+        net.share,
+        net.eps,
+        net.floor,
+        _addresses(given),
+        _addresses(net.statistics),
+        g.data_ptr(),
+        kept.data_ptr(),
+        found.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return found, kept
 
-    def buffer(self) -> Tensor:
-        """Make room for what is kept."""
-        return torch.empty(_kernels().kept_size(self.sizes))
 
-    def forward(self, g: Tensor, net: _Net, kept: Tensor, experts: int) -> Tensor:
-        """Compute the weights (B, K)."""
-        found = g.new_empty(len(g), experts)
-        _kernels().forward(
-            self.sizes,
-            net.share,
-            net.eps,
-            self.temperature.data_ptr(),
-            self.units,
-            self.alphas,
-            g.data_ptr(),
-            kept.data_ptr(),
-            found.data_ptr(),
-        )
-        return found
-
-    def backward(
-        self, grad: Tensor, g: Tensor, net: _Net, kept: Tensor, given: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Compute the gradients of contexts and parameters."""
-        gg, gradients = torch.empty_like(g), [torch.empty_like(t) for t in given]
-        units: list[Tensor | None] = []
-        for place in range(len(net.statistics)):
-            units += [*gradients[4 * place : 4 * place + 4], None, None]
-        _kernels().backward(
-            self.sizes,
-            net.eps,
-            self.temperature.data_ptr(),
-            self.units,
-            self.alphas,
-            _addresses(units),
-            _addresses(gradients[-1 - len(net.learnt) : -1]),
-            kept.data_ptr(),
-            grad.data_ptr(),
-            gg.data_ptr(),
-            gradients[-1].data_ptr(),
-        )
-        # So far that of the temperature itself.
-        gradients[-1] = gradients[-1] * torch.sigmoid(given[-1])
-        return gg, gradients
+def _backward(
+    grad: Tensor, g: Tensor, net: _Net, kept: Tensor, given: Sequence[Tensor]
+) -> list[Tensor]:
+    """Compute the gradients of contexts and parameters."""
+    grad = grad.contiguous()
+    first, *others = found = [torch.empty_like(t) for t in (g, *given)]
+    _kernels().backward(
+        _sizes(g, net, True),
+        net.eps,
+        net.floor,
+        _addresses(given),
+        _addresses(others),
+        kept.data_ptr(),
+        grad.data_ptr(),
+        first.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return found
 
 
 def _composed(g: Tensor, net: _Net, *given: Tensor) -> Tensor:
@@ -253,9 +228,7 @@ class _Mapped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, net: _Net, *given: Tensor) -> Tensor:
         """Map contexts (B, C) to weights (B, K), and update running statistics."""
-        call = _Call.of(g, net, given, True)
-        kept = call.buffer()
-        found = call.forward(g, net, kept, given[4 * len(net.statistics) - 1].shape[0])
+        found, kept = _forward(g, net, given, True)
         ctx.save_for_backward(g, kept, *given)
         ctx.net = net
         return found
@@ -266,18 +239,13 @@ class _Mapped(torch.autograd.Function):
         g, kept, *given = ctx.saved_tensors
         wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]
 
-        def written() -> list[Tensor]:
-            # What is saved may have moved in memory.
-            call = _Call.of(g, ctx.net, given, True)
-            first, others = call.backward(grad.contiguous(), g, ctx.net, kept, given)
-            return [first, *others]
-
         first, *others = own_gradients(
             grad,
             (g, *given),
             wanted,
             lambda g, *given: _composed(g, ctx.net, *given),
-            written,
+            # What is saved may have moved in memory.
+            lambda: _backward(grad, g, ctx.net, kept, given),
         )
         return first, None, *others
 
@@ -297,8 +265,7 @@ def map_at_once(mapping: Any, g: Tensor, kinds: Kinds) -> Tensor | None:
     if plain_only(g) or asked_strategy() is not None or direct.kernels() is None:
         return None
     least = 2 if mapping.training else 1
-    most = _MOST if torch.get_num_threads() == 1 else _MOST_OF_THREADS
-    if not direct.takes(g) or not least <= len(g) <= most:
+    if not direct.takes(g) or not least <= len(g) <= _MOST:
         return None
     if type(g) is not Tensor or (torch.is_grad_enabled() and not mapping.training):
         return None
@@ -308,6 +275,4 @@ def map_at_once(mapping: Any, g: Tensor, kinds: Kinds) -> Tensor | None:
     (net, given), g = collected, g.contiguous()
     if mapping.training:
         return cast(Tensor, _Mapped.apply(g, net, *given))
-    call = _Call.of(g, net, given, False)
-    experts = given[4 * len(net.statistics) - 1].shape[0]
-    return call.forward(g, net, call.buffer(), experts)
+    return _forward(g, net, given, False)[0]
