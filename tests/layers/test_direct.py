@@ -344,3 +344,26 @@ def test_without_them(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = {'TORCHGEO_EKGNET_DIRECT': '0', 'ATEN_CPU_CAPABILITY': 'default'}
     monkeypatch.setenv(variable, value[variable])
     subprocess.run([sys.executable, '-c', CHECK], check=True)
+
+
+FEWER = """
+from torchgeo_ekgnet.layers import DynamicExpertConv3d
+from torchgeo_ekgnet.layers.norm import conv_norm
+import torch
+
+def gradients(threads):
+    torch.get_num_threads = lambda: threads
+    y = conv_norm(conv, norm, x, act=torch.nn.ReLU())
+    return torch.autograd.grad(y.square().sum(), [x, conv.weight, conv.bias])
+
+for channels in (40, 200):  # threads part samples, panels of channels
+    conv, norm = DynamicExpertConv3d(channels, 8, 1), torch.nn.BatchNorm3d(8)
+    x = torch.randn(9, channels, 1, 1, 13, requires_grad=True)
+    torch.testing.assert_close(gradients(4), gradients(1), rtol=1e-4, atol=1e-4)
+"""
+
+
+@kernels
+def test_openmp_may_give_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('OMP_THREAD_LIMIT', '2')
+    subprocess.run([sys.executable, '-c', FEWER], check=True)

@@ -210,7 +210,8 @@ static void share_all(const Shares *s, float *scratch, Size each, float *sums, S
     for (Size panel = 0; panel < panels; panel++)
       share_panel(s, mine, panel * PANEL, 0, B, grad_weight, worth);
   } else {
-    const Size start = B * thread / threads, stop = B * (thread + 1) / threads;
+    const Size team = omp_get_num_threads(); /* fewer than asked for, if OpenMP says so */
+    const Size start = B * thread / team, stop = B * (thread + 1) / team;
     for (Size panel = 0; panel < panels; panel++)
       share_panel(s, mine, panel * PANEL, start, stop, sums + thread * count, worth);
 #pragma omp barrier
