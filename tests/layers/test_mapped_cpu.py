@@ -197,6 +197,13 @@ def test_where_modules_are_asked_for(calls: list[bool]) -> None:
     assert calls[3:] == [True]
 
 
+def test_units_with_something_added_are_computed_as_modules(calls: list[bool]) -> None:
+    mapping = make_mapping()
+    mapping.blocks[0].units.append(nn.Identity())
+    mapping(maps(contexts(4)))
+    assert calls == [False]
+
+
 def test_large_batches_are_left_to_pytorch(calls: list[bool]) -> None:
     mapping = make_mapping()
     for samples in (512, 513):

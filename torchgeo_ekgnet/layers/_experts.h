@@ -164,7 +164,7 @@ static void add_moments(float *to, const float *row, Size count) {
   const float near = row_sum(row, count) / count; /* rounded; the rest comes after it */
   vec sum = {0}, squares = {0};
   for (Size n = 0; n < count; n += W) {
-    const vec deviation = load_some(row + n, count - n) - keep_some((vec){0} + near, count - n);
+    const vec deviation = keep_some(load_some(row + n, count - n) - near, count - n);
     sum += deviation;
     squares += deviation * deviation;
   }

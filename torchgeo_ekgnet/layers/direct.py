@@ -321,11 +321,8 @@ def direct_norm(
         of their channels, (Cout).
     """
     y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
-    z, mean, variance = (
-        y.new_empty(y.shape),
-        x.new_empty(len(scale)),
-        x.new_empty(len(scale)),
-    )
+    z = torch.empty_like(y)
+    mean, variance = (x.new_empty(len(scale)) for _ in range(2))
     operators.direct_experts_norm(
         x,
         attention.contiguous(),

@@ -78,6 +78,8 @@ def _pairs(blocks: Sequence[Any], end: Any, kinds: Kinds) -> list[Any] | None:
         units = block._modules['units']
         if not _is(block, kinds.block) or not _is(units, nn.Sequential):
             return None
+        if len(units) % 3:
+            return None
         units = iter(units._modules.values())
         for norm, act, product in zip(units, units, units, strict=True):
             if not _is(act, nn.GELU) or act.approximate != 'none':

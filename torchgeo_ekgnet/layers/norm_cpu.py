@@ -214,7 +214,7 @@ class _ExpertsNorm(torch.autograd.Function):
 
 
 def _has_kernel(
-    conv: DynamicExpertConv3d, norm: nn.Module, act: nn.Module | None, x: Tensor
+    conv: nn.Module, norm: nn.Module, act: nn.Module | None, x: Tensor
 ) -> TypeGuard[DynamicExpertConv3d]:
     """Whether one kernel computes experts, normalization and activation in training."""
     # First: a compiler must not look further.
@@ -265,7 +265,7 @@ def experts_norm_act(
     Returns:
         Maps, (B, Cout, D, H, W); None where there is no kernel.
     """
-    if not _has_kernel(conv, norm, act, x):  # type: ignore[arg-type]
+    if not _has_kernel(conv, norm, act, x):
         return None
     norm = cast(nn.BatchNorm3d, norm)
     attention = conv.mapping(x if context is None else context)
