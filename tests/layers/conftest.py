@@ -1,7 +1,9 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""What tests of the kernels for a GPU share."""
+"""What tests of the kernels share."""
+
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -20,3 +22,11 @@ def fresh_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     # Also where there is TF32.
     monkeypatch.setattr(trial, 'rounds', lambda: (False, False))
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+
+
+@pytest.fixture
+def use_threads() -> Iterator[Callable[[int], None]]:
+    """Choose the number of threads, for this test alone."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

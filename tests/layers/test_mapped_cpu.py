@@ -4,7 +4,7 @@
 """Mapping networks in one call on CPUs, against their modules in float64."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -209,14 +209,6 @@ def test_large_batches_are_left_to_pytorch(calls: list[bool]) -> None:
     for samples in (512, 513):
         mapping(maps(contexts(samples)))
     assert calls == [True, False]
-
-
-@pytest.fixture
-def use_threads() -> Iterator[Callable[[int], None]]:
-    """Choose the number of threads, for this test alone."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

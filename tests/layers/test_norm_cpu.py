@@ -4,7 +4,7 @@
 """Training batches through experts, batch normalization and ReLU in one call."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -89,26 +89,23 @@ def test_all_gradients_are_exact(
     experts: int,
     bias: bool,
     threads: int,
+    use_threads: Callable[[int], None],
 ) -> None:
     if batch > 9 and size[0] > 4:
         size = (5, 3, 11)
     ours = parts(cin, cout, experts, bias, batch)
     oracle: Any = [copy.deepcopy(module).double() for module in ours]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        x = maps(batch, cin, size, offset=1.0)
-        with torch.no_grad():
-            conv, norm = copy.deepcopy(oracle)
-            seen = conv_norm(conv, norm, x.double(), act=nn.ReLU())
-        # A value next to 0 may be on the other side of it in the other precision.
-        grad = torch.randn(seen.shape) * ((seen == 0) | (seen > 1e-4))
-        conv, norm = copy.deepcopy(ours)
-        assert experts_norm_act(conv, norm, nn.ReLU(), x) is not None
-        found = graded(ours, x, grad)
-        expected = graded(oracle, x.double(), grad.double())
-    finally:
-        torch.set_num_threads(before)
+    use_threads(threads)
+    x = maps(batch, cin, size, offset=1.0)
+    with torch.no_grad():
+        conv, norm = copy.deepcopy(oracle)
+        seen = conv_norm(conv, norm, x.double(), act=nn.ReLU())
+    # A value next to 0 may be on the other side of it in the other precision.
+    grad = torch.randn(seen.shape) * ((seen == 0) | (seen > 1e-4))
+    conv, norm = copy.deepcopy(ours)
+    assert experts_norm_act(conv, norm, nn.ReLU(), x) is not None
+    found = graded(ours, x, grad)
+    expected = graded(oracle, x.double(), grad.double())
     names = ['z', 'x', *dict(ours[0].named_parameters())]
     names += [*dict(ours[1].named_parameters()), 'mean', 'variance']
     scale = max(float(t.abs().max()) for t in expected[1:-2])

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .derivatives import composed_gradients, differentiated_again, own_gradients
+from .derivatives import own_gradients
 from .direct import can_mix, direct_norm, direct_norm_gradients, takes
 from .dynamic_expert_conv import DynamicExpertConv3d
 from .geometry import geometry_of
@@ -68,19 +68,17 @@ class _Normalized(torch.autograd.Function):
         x, weight, bias, mean, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
         eps: float = ctx.eps  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
-        if differentiated_again(grad):
-            gradients = composed_gradients(
-                lambda x, weight, bias: F.batch_norm(
-                    x, None, None, weight, bias, True, 0.0, eps
-                ),
-                (x, weight, bias),
-                grad,
-                wanted,
-            )
-        else:
-            gradients = torch.ops.aten.native_batch_norm_backward(
+        gradients = own_gradients(
+            grad,
+            (x, weight, bias),
+            wanted,
+            lambda x, weight, bias: F.batch_norm(
+                x, None, None, weight, bias, True, 0.0, eps
+            ),
+            lambda: torch.ops.aten.native_batch_norm_backward(
                 grad, x, weight, None, None, mean, inverse, True, eps, wanted
-            )
+            ),
+        )
         return *gradients, None, None, None  # type: ignore[return-value]
 
 
