@@ -28,9 +28,8 @@ from torchgeo_ekgnet.layers import (
 )
 from torchgeo_ekgnet.layers.geometry import geometry_of
 
-kernels = pytest.mark.skipif(
-    direct.kernels() is None, reason='no kernels of our own for this processor'
-)
+from .marks import kernels
+
 ONES = (1, 1, 1)
 
 

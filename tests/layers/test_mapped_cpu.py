@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchgeo_ekgnet.layers import context_mapping, conv_strategy, direct, mapped_cpu
+from torchgeo_ekgnet.layers import context_mapping, conv_strategy, mapped_cpu
 
 from . import mappings
+from .marks import kernels
 
-pytestmark = pytest.mark.skipif(
-    direct.kernels() is None, reason='no kernels of our own for this processor'
-)
+pytestmark = kernels
 
 
 @pytest.fixture

@@ -12,12 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from torchgeo_ekgnet.layers import (
-    DynamicExpertConv3d,
-    GroupedConv3d,
-    conv_strategy,
-    direct,
-)
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, GroupedConv3d, conv_strategy
 from torchgeo_ekgnet.layers.attention import mean_attention, record_attention
 from torchgeo_ekgnet.layers.norm import (
     conv_norm,
@@ -26,6 +21,8 @@ from torchgeo_ekgnet.layers.norm import (
     folds,
     normalize,
 )
+
+from .marks import expert_kernels
 
 CONVS: dict[str, Callable[[], nn.Module]] = {
     'experts': lambda: DynamicExpertConv3d(4, 6, 1, num_experts=3, temperature=0.3),
@@ -222,12 +219,6 @@ def test_forward_mode_sees_batch_norm_itself() -> None:
     assert tangent is not None and tangent.abs().max() < 1e-5
 
 
-one_call = pytest.mark.skipif(
-    direct.kernels() is None or torch.backends.cpu.get_cpu_capability() != 'AVX2',
-    reason='no kernel for a dense layer on this processor',
-)
-
-
 def dense_parts(bias: bool = True) -> tuple[Any, Any, nn.Module, GroupedConv3d]:
     torch.manual_seed(0)
     conv = DynamicExpertConv3d(6, 16, 1, num_experts=3, bias=bias).eval()
@@ -237,7 +228,7 @@ def dense_parts(bias: bool = True) -> tuple[Any, Any, nn.Module, GroupedConv3d]:
     return conv, settled(nn.BatchNorm3d(16)), nn.ReLU(), last
 
 
-@one_call
+@expert_kernels
 @pytest.mark.parametrize('bands_last', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
 def test_a_dense_layer_is_its_parts(bands_last: bool, bias: bool) -> None:
@@ -259,7 +250,7 @@ def test_a_dense_layer_is_its_parts(bands_last: bool, bias: bool) -> None:
         assert dense_layer(conv, norm, act, last, x.double()) is None
 
 
-@one_call
+@expert_kernels
 def test_when_the_parts_are_computed() -> None:
     conv, norm, act, last = dense_parts()
     x = torch.randn(3, 6, 4, 5, 17)

@@ -11,14 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy, direct
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy
 from torchgeo_ekgnet.layers.norm import conv_norm
 from torchgeo_ekgnet.layers.norm_cpu import experts_norm_act
 
-one_call = pytest.mark.skipif(
-    direct.kernels() is None or torch.backends.cpu.get_cpu_capability() != 'AVX2',
-    reason='no kernel for experts and normalization on this processor',
-)
+from .marks import expert_kernels
 
 
 class Known(nn.Module):
@@ -69,7 +66,7 @@ def graded(modules: Any, x: Tensor, grad: Tensor) -> list[Tensor]:
 SIZES = [(1, 1, 13), (2, 2, 26), (4, 4, 50), (3, 1, 1), (1, 2, 3), (8, 8, 100)]
 
 
-@one_call
+@expert_kernels
 @pytest.mark.parametrize('size', SIZES, ids=str)
 @pytest.mark.parametrize(
     ('batch', 'cin', 'cout', 'experts', 'bias', 'threads'),
@@ -117,7 +114,7 @@ def test_all_gradients_are_exact(
     assert ours[1].num_batches_tracked == 1
 
 
-@one_call
+@expert_kernels
 def test_a_large_mean_takes_no_digits() -> None:
     ours = parts(4, 8, batch=6)
     oracle = [copy.deepcopy(module).double() for module in ours]
@@ -129,7 +126,7 @@ def test_a_large_mean_takes_no_digits() -> None:
     )
 
 
-@one_call
+@expert_kernels
 def test_statistics_without_momentum() -> None:
     conv, norm = parts(4, 8)
     norm.momentum = None
@@ -146,7 +143,7 @@ def test_statistics_without_momentum() -> None:
     assert norm.num_batches_tracked == 3
 
 
-@one_call
+@expert_kernels
 def test_second_derivatives() -> None:
     x = torch.randn(4, 5, 2, 3, 9)
 
@@ -166,7 +163,7 @@ def test_second_derivatives() -> None:
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-3 * scale)
 
 
-@one_call
+@expert_kernels
 def test_what_is_not_learnt_gets_no_gradient() -> None:
     conv, norm = parts(5, 8)
     norm.requires_grad_(False)
@@ -177,7 +174,7 @@ def test_what_is_not_learnt_gets_no_gradient() -> None:
     assert conv.bias.grad is not None and x.grad is None
 
 
-@one_call
+@expert_kernels
 def test_what_is_no_number_stays_so() -> None:
     conv, norm = parts(5, 8)
     x = torch.randn(4, 5, 2, 3, 9)
@@ -185,7 +182,7 @@ def test_what_is_no_number_stays_so() -> None:
     assert conv_norm(conv, norm, x, act=nn.ReLU()).isnan().all()
 
 
-@one_call
+@expert_kernels
 def test_pytorch_knows_the_operators() -> None:
     torch.manual_seed(0)
     x, shares, experts = (
@@ -213,7 +210,7 @@ def test_pytorch_knows_the_operators() -> None:
         )
 
 
-@one_call
+@expert_kernels
 def test_when_the_parts_are_computed() -> None:
     x = torch.randn(4, 6, 4, 5, 17)
 
@@ -252,7 +249,7 @@ def test_when_the_parts_are_computed() -> None:
         assert not taken()
 
 
-@one_call
+@expert_kernels
 def test_a_mapping_of_another_shape_is_asked_once() -> None:
     conv, norm = parts(6, 8, experts=2)
 
