@@ -35,16 +35,7 @@ __all__ = [
 
 # Names of arguments for whose values Triton is not to compile a kernel anew.
 _BATCH = ['batch', 'tiles']
-_SIZES = [
-    'total',
-    'channels',
-    'outputs',
-    'per_in',
-    'per_out',
-    'rows',
-    'columns',
-    'depths',
-]
+_SIZES = ['batch', 'groups', 'tiles', 'rows', 'columns']
 _PRODUCTS = ['blocks', 'channels', 'outputs']
 # Triton would compile a faster kernel for channels that 16 divides; those of mapping
 # networks are so small that it gains nothing.
@@ -337,120 +328,152 @@ def norm_backward(
 
 # --------------------------------------------------------------------------------------
 # Convolution with static kernels of 3x3x3 positions, stride 1, one zero around the maps
+#
+# A line of the last axis is read whole, 16 bytes at once where it is so long: its places
+# are inputs of a matrix product, as the channels are. The three elements of a kernel
+# along the line become a band in a matrix, whose rows are outputs and their places; the
+# nine elements across lines are a loop. Most of what is multiplied is zero, which units
+# for products do not feel; reading elements one by one, each three times, they would.
 
 
 @triton.jit
-def _neighbours(place, rows, columns, depths, first, second, third):
-    """Say which positions have a neighbour inside the map, and how far it is."""
-    one = place // (columns * depths)
-    two = (place // depths) % columns
-    three = place % depths
-    inside = (one + first >= 0) & (one + first < rows)
-    inside &= (two + second >= 0) & (two + second < columns)
-    inside &= (three + third >= 0) & (three + third < depths)
-    return inside, (first * columns + second) * depths + third
+def _lay_bands(
+    weight, bands, groups,
+    PER_IN: tl.constexpr, PER_OUT: tl.constexpr, ACROSS: tl.constexpr,
+    ALL_K: tl.constexpr, ALL_M: tl.constexpr, TURNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write the kernels of a group and of one of nine elements across lines as a band."""
+    tap, group = tl.program_id(0) // groups, tl.program_id(0) % groups
+    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row, column = place // ALL_K, place % ALL_K
+    along = column % ACROSS - row % ACROSS + 1
+    if TURNED:
+        out, one, element = column // ACROSS, row // ACROSS, (8 - tap) * 3 + 2 - along
+    else:
+        out, one, element = row // ACROSS, column // ACROSS, tap * 3 + along
+    there = (along >= 0) & (along < 3) & (out < PER_OUT) & (one < PER_IN)
+    values = tl.load(
+        weight + ((group * PER_OUT + out) * PER_IN + one) * 27 + element,
+        mask=there,
+        other=0.0,
+    )
+    start = tl.program_id(0) * ALL_M * ALL_K
+    tl.store(bands + start + place, values, mask=place < ALL_M * ALL_K)
+
+
+@triton.jit
+def _inside(line, tap, rows, columns):
+    """Say which lines have a neighbour inside the map, and how far it is."""
+    first, second = tap // 3 - 1, tap % 3 - 1
+    row, column = line // columns + first, line % columns + second
+    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    return inside & (line < rows * columns), first * columns + second
+
+
+@triton.jit
+def _in_line(
+    lines, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+    ACROSS: tl.constexpr, BLOCK: tl.constexpr, start,
+):  # fmt: skip
+    """Offsets of some channels' places in a line, and which of them exist."""
+    place = tl.arange(0, BLOCK)
+    channel = start + place // ACROSS
+    inside = channel < CHANNELS
+    if WIDTH != ACROSS:
+        inside &= place % ACROSS < WIDTH
+    return channel * lines * WIDTH + place % ACROSS, inside
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def _conv(
-    x, weight, y, total, channels, outputs, per_in, per_out, rows, columns, depths,
-    BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
-    TURNED: tl.constexpr, PRECISION: tl.constexpr,
+    x, bands, y, groups, tiles, rows, columns,
+    CHANNELS: tl.constexpr, OUTPUTS: tl.constexpr, WIDTH: tl.constexpr,
+    ACROSS: tl.constexpr, ALL_K: tl.constexpr, ALL_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_M: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Convolve some positions; between channels of different groups stand zeros."""
-    positions = rows * columns * depths
-    at = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    place = at % positions
-    sample = (at // positions).to(tl.int64)
-    out = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    values = tl.zeros([BLOCK_O, BLOCK_N], tl.float32)
-    for tap in range(27):
-        inside, shift = _neighbours(
-            place, rows, columns, depths, tap // 9 - 1, (tap // 3) % 3 - 1, tap % 3 - 1
+    """Convolve some lines of a sample, for some output channels of a group."""
+    sample, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    group, part = tl.program_id(1), tl.program_id(2)
+    lines = rows * columns
+    line = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    start = (sample.to(tl.int64) * groups + group) * lines * WIDTH
+    out = part * BLOCK_M + tl.arange(0, BLOCK_M)
+    values = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for step in range(9 * (ALL_K // BLOCK_K)):
+        tap, piece = step // (ALL_K // BLOCK_K), step % (ALL_K // BLOCK_K)
+        inside, shift = _inside(line, tap, rows, columns)
+        places, there = _in_line(
+            lines, CHANNELS, WIDTH, ACROSS, BLOCK_K, piece * (BLOCK_K // ACROSS)
         )
-        inside &= at < total
-        for start in range(0, channels, BLOCK_I):
-            channel = start + tl.arange(0, BLOCK_I)
-            there = channel < channels
-            maps = tl.load(
-                x
-                + (sample * channels)[None, :] * positions
-                + channel[:, None] * positions
-                + (place + shift)[None, :],
-                mask=there[:, None] & inside[None, :],
-                other=0.0,
-            )
-            ones, others = channel[None, :], out[:, None]
-            if TURNED:
-                element = (ones * per_out + others % per_out) * 27 + 26 - tap
-            else:
-                element = (others * per_in + ones % per_in) * 27 + tap
-            kernel = tl.load(
-                weight + element,
-                mask=there[None, :]
-                & (out < outputs)[:, None]
-                & (ones // per_in == others // per_out),
-                other=0.0,
-            )
-            values = tl.dot(kernel, maps, values, input_precision=PRECISION)
+        maps = tl.load(
+            x + start * CHANNELS + ((line + shift) * WIDTH)[:, None] + places[None, :],
+            mask=inside[:, None] & there[None, :],
+            other=0.0,
+        )
+        column = piece * BLOCK_K + tl.arange(0, BLOCK_K)
+        band = tl.load(
+            bands
+            + ((tap * groups + group) * ALL_M + out)[:, None] * ALL_K
+            + column[None, :]
+        )
+        values = tl.dot(maps, tl.trans(band), values, input_precision=PRECISION)
+    places, there = _in_line(
+        lines, OUTPUTS, WIDTH, ACROSS, BLOCK_M, part * (BLOCK_M // ACROSS)
+    )
     tl.store(
-        y
-        + (sample * outputs)[None, :] * positions
-        + out[:, None] * positions
-        + place[None, :],
+        y + start * OUTPUTS + (line * WIDTH)[:, None] + places[None, :],
         values.to(y.dtype.element_ty),
-        mask=(out < outputs)[:, None] & (at < total)[None, :],
+        mask=(line < lines)[:, None] & there[None, :],
     )
 
 
 @triton.jit(do_not_specialize=[*_SIZES, 'share'])
 def _conv_weight(
-    grad, x, partial, total, share, channels, outputs, per_in, per_out,
-    rows, columns, depths,
-    BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_O: tl.constexpr,
+    grad, x, partial, batch, share, groups, tiles, rows, columns,
+    CHANNELS: tl.constexpr, OUTPUTS: tl.constexpr, WIDTH: tl.constexpr,
+    ACROSS: tl.constexpr, ALL_K: tl.constexpr, ALL_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of one of 27 kernel elements, summed over a share of the positions."""
-    piece, tap = tl.program_id(0), tl.program_id(1)
-    blocks = tl.cdiv(channels, BLOCK_I)
-    channel = (tl.program_id(2) % blocks) * BLOCK_I + tl.arange(0, BLOCK_I)
-    out = (tl.program_id(2) // blocks) * BLOCK_O + tl.arange(0, BLOCK_O)
-    positions = rows * columns * depths
-    there, wanted = channel < channels, out < outputs
-    values = tl.zeros([BLOCK_O, BLOCK_I], tl.float32)
-    for start in range(0, share, BLOCK_N):
-        at = piece * share + start + tl.arange(0, BLOCK_N)
-        place = at % positions
-        sample = (at // positions).to(tl.int64)
-        inside, shift = _neighbours(
-            place, rows, columns, depths, tap // 9 - 1, (tap // 3) % 3 - 1, tap % 3 - 1
+    """Gradient of one of nine elements across lines, from some lines of some samples."""
+    first, tile = tl.program_id(0) // tiles * share, tl.program_id(0) % tiles
+    tap, group = tl.program_id(1) % 9, tl.program_id(1) // 9
+    one = tl.program_id(2) % (ALL_K // BLOCK_K) * (BLOCK_K // ACROSS)
+    other = tl.program_id(2) // (ALL_K // BLOCK_K) * (BLOCK_M // ACROSS)
+    lines = rows * columns
+    line = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside, shift = _inside(line, tap, rows, columns)
+    places, there = _in_line(lines, CHANNELS, WIDTH, ACROSS, BLOCK_K, one)
+    ours = x + ((line + shift) * WIDTH)[:, None] + places[None, :]
+    seen = inside[:, None] & there[None, :]
+    places, there = _in_line(lines, OUTPUTS, WIDTH, ACROSS, BLOCK_M, other)
+    theirs = grad + (line * WIDTH)[:, None] + places[None, :]
+    wanted = inside[:, None] & there[None, :]
+    values = tl.zeros([BLOCK_K, BLOCK_M], tl.float32)
+    start = (first.to(tl.int64) * groups + group) * lines * WIDTH
+    for _ in range(first, tl.minimum(first + share, batch)):
+        maps = tl.load(ours + start * CHANNELS, mask=seen, other=0.0)
+        gradient = tl.load(theirs + start * OUTPUTS, mask=wanted, other=0.0)
+        values = tl.dot(tl.trans(maps), gradient, values, input_precision=PRECISION)
+        start += groups * lines * WIDTH
+    place, out = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_M)
+    apart = (place % ACROSS)[:, None] - (out % ACROSS)[None, :] + 1
+    one += tl.arange(0, BLOCK_K // ACROSS)
+    other += tl.arange(0, BLOCK_M // ACROSS)
+    element = ((group * OUTPUTS + other)[None, :] * CHANNELS + one[:, None]) * 27
+    whole = groups * OUTPUTS * CHANNELS * 27
+    for along in tl.static_range(3):
+        sums = tl.reshape(
+            tl.where(apart == along, values, 0.0),
+            [BLOCK_K // ACROSS, ACROSS, BLOCK_M // ACROSS, ACROSS],
         )
-        inside &= at < total
-        gradient = tl.load(
-            grad
-            + (sample * outputs)[None, :] * positions
-            + out[:, None] * positions
-            + place[None, :],
-            mask=wanted[:, None] & inside[None, :],
-            other=0.0,
+        tl.store(
+            partial + tl.program_id(0).to(tl.int64) * whole + element + tap * 3 + along,
+            tl.sum(tl.sum(sums, 3), 1),
+            mask=(one < CHANNELS)[:, None] & (other < OUTPUTS)[None, :],
         )
-        maps = tl.load(
-            x
-            + (sample * channels)[None, :] * positions
-            + channel[:, None] * positions
-            + (place + shift)[None, :],
-            mask=there[:, None] & inside[None, :],
-            other=0.0,
-        )
-        # Threads read along positions, which the compiler cannot know of a transpose.
-        values = tl.dot(gradient, tl.trans(maps), values, input_precision=PRECISION)
-    ones, others = channel[None, :], out[:, None]
-    element = (others * per_in + ones % per_in) * 27 + tap
-    tl.store(
-        partial + piece.to(tl.int64) * outputs * per_in * 27 + element,
-        values,
-        mask=wanted[:, None] & there[None, :] & (ones // per_in == others // per_out),
-    )
 
 
 # --------------------------------------------------------------------------------------
@@ -533,13 +556,47 @@ def _precision(x: Tensor, rounded: bool) -> str:
     return 'ieee' if x.dtype == torch.float32 and not rounded else 'tf32'
 
 
+class _Lines(NamedTuple):
+    """How lines of some channels of a group are blocks of a product."""
+
+    across: int
+    all_in: int
+    all_out: int
+    block_in: int
+    block_out: int
+    block_lines: int
+    tiles: int
+
+
+def _lines_of(x: Tensor, channels: int, outputs: int) -> _Lines:
+    """Cut the lines of maps, for channels and outputs of a group."""
+    rows, columns, width = x.shape[2:]
+    across = int(triton.next_power_of_2(width))
+    whole_in, whole_out = (
+        max(int(triton.next_power_of_2(number)) * across, 16)
+        for number in (channels, outputs)
+    )
+    # Values of two bytes that are not read in pairs take as many registers as four.
+    paired = x.itemsize == 2 and width % 2 == 0
+    block_lines = _dot_block(rows * columns, 128 if paired else 64)
+    return _Lines(
+        across,
+        whole_in,
+        whole_out,
+        min(whole_in, 64),
+        min(whole_out, 64),
+        block_lines,
+        int(triton.cdiv(rows * columns, block_lines)),
+    )
+
+
 def conv_forward(
     x: Tensor, weight: Tensor, groups: int, turned: bool = False
 ) -> Tensor:
     """Convolve with 3x3x3 kernels, stride 1, zeros around the maps.
 
     Args:
-        x: Contiguous maps (B, Cin, D, H, W), not empty.
+        x: Contiguous maps (B, Cin, D, H, W), not empty, W at most 64.
         weight: Kernels (Cout, Cin/groups, 3, 3, 3), contiguous.
         groups: Groups of channels.
         turned: Compute the gradient of the maps instead: ``x`` is that of the output,
@@ -548,19 +605,26 @@ def conv_forward(
     Returns:
         Maps (B, Cout, D, H, W), or their gradient (B, Cin, D, H, W).
     """
-    batch, channels, *size = x.shape
-    outputs = weight.shape[1] * groups if turned else weight.shape[0]
-    y = x.new_empty(batch, outputs, *size)
-    total = y.numel() // outputs
-    block_o = _dot_block(outputs, 64)
-    # Float32 takes twice the registers.
-    block_n = 128 if total >= 1 << 17 and x.dtype != torch.float32 else 64
-    _conv[(triton.cdiv(total, block_n), triton.cdiv(outputs, block_o))](
-        x, weight, y, total, channels, outputs, channels // groups, outputs // groups,
-        *size,
-        BLOCK_N=block_n, BLOCK_I=_dot_block(channels, 32), BLOCK_O=block_o,
-        TURNED=turned, PRECISION=_precision(x, trial.rounds()[1]),
-        num_warps=4, num_stages=2,
+    per_out, per_in = weight.shape[0] // groups, weight.shape[1]
+    channels, outputs = (per_out, per_in) if turned else (per_in, per_out)
+    batch, _, rows, columns, width = x.shape
+    cut = _lines_of(x, channels, outputs)
+    sizes: dict[str, int] = {
+        'ACROSS': cut.across,
+        'ALL_K': cut.all_in,
+        'ALL_M': cut.all_out,
+    }
+    bands = weight.new_empty(9, groups, cut.all_out, cut.all_in)
+    _lay_bands[(9 * groups, triton.cdiv(cut.all_out * cut.all_in, 1024))](
+        weight, bands, groups, PER_IN=per_in, PER_OUT=per_out, TURNED=turned,
+        BLOCK=1024, **sizes,
+    )  # fmt: skip
+    y = x.new_empty(batch, outputs * groups, rows, columns, width)
+    _conv[(batch * cut.tiles, groups, cut.all_out // cut.block_out)](
+        x, bands, y, groups, cut.tiles, rows, columns,
+        CHANNELS=channels, OUTPUTS=outputs, WIDTH=width, BLOCK_N=cut.block_lines,
+        BLOCK_K=cut.block_in, BLOCK_M=cut.block_out,
+        PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=3, **sizes,
     )  # fmt: skip
     return y
 
@@ -576,21 +640,24 @@ def conv_weight_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
     Returns:
         Gradient in float32, (Cout, Cin/groups, 3, 3, 3).
     """
-    channels, outputs = x.shape[1], grad.shape[1]
-    total, size = grad.numel() // outputs, grad.shape[2:]
-    block_i, block_o, block_n = _dot_block(channels, 32), _dot_block(outputs, 32), 64
-    blocks = triton.cdiv(channels, block_i) * triton.cdiv(outputs, block_o)
-    # About eight programs a multiprocessor; a share is a whole number of blocks.
-    pieces = max(1, min(1024 // (27 * blocks), triton.cdiv(total, 4 * block_n)))
-    share = triton.cdiv(triton.cdiv(total, pieces), block_n) * block_n
-    pieces = triton.cdiv(total, share)
-    shape = outputs, channels // groups, 3, 3, 3
-    partial = torch.empty(pieces, *shape, dtype=torch.float32, device=x.device)
-    _conv_weight[(pieces, 27, blocks)](
-        grad, x, partial, total, share, channels, outputs,
-        channels // groups, outputs // groups, *size,
-        BLOCK_N=block_n, BLOCK_I=block_i, BLOCK_O=block_o,
-        PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=2,
+    batch, _, rows, columns, width = x.shape
+    channels, outputs = x.shape[1] // groups, grad.shape[1] // groups
+    cut = _lines_of(x, channels, outputs)
+    block_lines = min(cut.block_lines, 64)
+    tiles = triton.cdiv(rows * columns, block_lines)
+    blocks = (cut.all_in // cut.block_in) * (cut.all_out // cut.block_out)
+    # About eight programs a multiprocessor.
+    pieces = max(1, min(1024 // (9 * groups * tiles * blocks), batch))
+    share = triton.cdiv(batch, pieces)
+    pieces = triton.cdiv(batch, share)
+    shape = groups * outputs, channels, 3, 3, 3
+    partial = torch.empty(pieces * tiles, *shape, dtype=torch.float32, device=x.device)
+    _conv_weight[(pieces * tiles, 9 * groups, blocks)](
+        grad, x, partial, batch, share, groups, tiles, rows, columns,
+        CHANNELS=channels, OUTPUTS=outputs, WIDTH=width, ACROSS=cut.across,
+        ALL_K=cut.all_in, ALL_M=cut.all_out, BLOCK_N=block_lines,
+        BLOCK_K=cut.block_in, BLOCK_M=cut.block_out,
+        PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=3,
     )  # fmt: skip
     return partial.sum(0)
 

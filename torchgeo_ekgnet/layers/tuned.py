@@ -12,7 +12,7 @@ gradients choose for themselves (:mod:`.trial`) among
 ``'dense'``
     One kernel without groups, zeros off its diagonal blocks, in the order channels-last.
 ``'triton'``
-    The same without another order of the maps, by kernels of this package.
+    Lines of the maps times bands made of the kernels, by kernels of this package.
 ``'columns'``
     For few inputs (the stem): neighbourhoods as columns, then one matrix product.
 """
@@ -39,8 +39,12 @@ _FEW_VALUES = 32
 #: Groups that one kernel without groups may join; a batch of them would be enormous.
 _MOST_GROUPS = 8
 
-#: Positions of a batch, and values of a sample, that kernels of ours count in 32 bits.
+#: Values of a sample that kernels of ours count in 32 bits.
 _MOST = 1 << 30
+
+#: Places of a line, and elements of bands, up to which kernels of ours convolve: of
+#: longer lines almost all of a band is zero.
+_LONGEST_LINE, _MOST_IN_BANDS = 32, 1 << 24
 
 
 def _has_one_ring(geometry: Geometry) -> bool:
@@ -193,7 +197,7 @@ class _TunedConv(torch.autograd.Function):
         }
         if geometry.groups > 1:
             ways['dense'] = lambda: dense_conv3d(x, weight, None, geometry)
-        if _runs_triton(x, geometry):
+        if _runs_triton(x, weight, geometry):
             ways['triton'] = lambda: cast(
                 Tensor, trial.kernels().conv_forward(x, weight, geometry.groups)
             )
@@ -231,7 +235,7 @@ def _of_maps(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Ten
     }
     if geometry.groups > 1:
         ways['dense'] = lambda: _dense_gradient(grad, x, weight, geometry, False)
-    if _runs_triton(x, geometry):
+    if _runs_triton(x, weight, geometry):
         ways['triton'] = lambda: cast(
             Tensor, trial.kernels().conv_forward(grad, weight, geometry.groups, True)
         )
@@ -247,18 +251,24 @@ def _of_kernels(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> 
     }
     if geometry.groups > 1:
         ways['dense'] = lambda: _dense_gradient(grad, x, weight, geometry, True)
-    if _runs_triton(x, geometry):
+    if _runs_triton(x, weight, geometry):
         ways['triton'] = lambda: _triton_of_kernels(grad, x, weight, geometry)
     if _uses_columns(weight, geometry):
         ways['columns'] = lambda: _columns_of_kernels(grad, x, weight, geometry)
     return _choose('kernels', ways, x, weight, geometry)
 
 
-def _runs_triton(x: Tensor, geometry: Geometry) -> bool:
-    """Whether kernels of ours know the geometry and can count the positions."""
-    positions = x.numel() // x.shape[1]
-    counted = positions < _MOST and x[0].numel() < _MOST
-    return _has_one_ring(geometry) and counted and trial.has_kernels(x)
+def _runs_triton(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether kernels of ours know the geometry and can count the values."""
+    line = x.shape[4]
+    values = max(x.shape[1], weight.shape[0]) * x.shape[2] * x.shape[3] * line
+    return (
+        _has_one_ring(geometry)
+        and values < _MOST
+        and line <= _LONGEST_LINE
+        and weight.numel() * line * line <= _MOST_IN_BANDS
+        and trial.has_kernels(x)
+    )
 
 
 def _choose(
