@@ -7,10 +7,11 @@
 
 Launches of the three blocks of EKGNet-base (batch 80, patch 15, 200 bands), of odd sizes
 and of mapping networks are recorded, and compiled to machine code of compute capability
-9.0. It takes a minute or two. Registers, spilled bytes and shared memory of each are
-printed.
+9.0. It takes two minutes or three. Registers, spilled bytes, shared memory and numbers of
+instructions of each are printed.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,8 @@ def launch_all(dtype: torch.dtype) -> None:
         x = torch.empty(80, width, *size, dtype=dtype)
         vector, matrix = torch.empty(width), torch.empty(80, width, dtype=dtype)
         for relu in (True, False):
-            kernels.norm_forward(x, vector, vector, vector, vector, 0.1, 1e-5, relu)
+            statistics = vector, vector, torch.empty((), dtype=torch.int64)
+            kernels.norm_forward(x, vector, vector, statistics, 0.1, 1e-5, relu)
             kernels.norm_backward(x, x, vector, vector, vector, vector, relu)
             maps = torch.empty(80, channels, *size, dtype=dtype)
             mixed = torch.empty(80, width, channels, dtype=dtype)
@@ -121,17 +123,31 @@ def launch_mapping(channels: int) -> None:
     kernels.shares_gradient(logits, logits, logits, raw, 0.01)
 
 
-def usage(binary: bytes) -> str:
-    """Say what a kernel takes, as the compiler's tool tells it."""
+def _told(binary: bytes, option: str) -> str:
+    """Ask the compiler's tool about a kernel."""
     tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(binary)
         file.flush()
-        told = subprocess.run(
-            [tool, '-res-usage', file.name], capture_output=True, text=True, check=False
-        )
-    lines = [line.strip() for line in told.stdout.splitlines() if 'REG' in line]
-    return ' '.join(lines[0].split()[:3]) if lines else 'unknown'
+        command = [str(tool), option, file.name]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        return told.stdout
+
+
+def usage(binary: bytes) -> str:
+    """Say what a kernel takes: registers, memory, instructions, and those of its loops."""
+    lines = [line for line in _told(binary, '-res-usage').splitlines() if 'REG' in line]
+    places = {}
+    for line in _told(binary, '-sass').splitlines():
+        if found := re.match(r'\s*/\*([0-9a-f]{4,})\*/\s+(\S.*);', line):
+            places[int(found[1], 16)] = found[2]
+    loops = []
+    for place, text in places.items():
+        target = re.search(r'\bBRA\b.* (0x[0-9a-f]+)', text)
+        if target and int(target[1], 16) < place:
+            loops.append(sum(int(target[1], 16) <= at <= place for at in places))
+    taken = ' '.join(lines[0].split()[:3]) if lines else 'unknown'
+    return f'{taken}, {len(places)} instructions, loops of {loops}'
 
 
 def main() -> None:

@@ -49,7 +49,10 @@ def test_norm_is_exact(kernels: Any, shape: tuple[int, ...], relu: bool) -> None
     x, seen = x.to(DEVICE), seen.to(DEVICE)
     state = norm.weight.detach(), norm.bias.detach()
     running = norm.running_mean, norm.running_var
-    found, mean, inverse = kernels.norm_forward(x, *state, *running, 0.1, 1e-5, relu)
+    found, mean, inverse = kernels.norm_forward(
+        x, *state, (*running, norm.num_batches_tracked), 0.1, 1e-5, relu
+    )
+    assert norm.num_batches_tracked == 1
     gradients = kernels.norm_backward(seen, x, *state, mean, inverse, relu)
     for one, other in zip(
         (found, *gradients, *running),

@@ -112,7 +112,8 @@ def _joined_moments(
 
 @triton.jit(do_not_specialize=_BATCH)
 def _normalize(
-    x, y, means, squares, weight, bias, mean, inverse, running_mean, running_var,
+    x, y, means, squares, weight, bias, mean, inverse,
+    running_mean, running_var, tracked,
     batch, channels, positions, tiles, count, eps, share, unbiased,
     BLOCK_B: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr,
     RELU: tl.constexpr,
@@ -131,6 +132,8 @@ def _normalize(
         tl.store(running_mean + channel, old + share * (whole - old))
         old = tl.load(running_var + channel)
         tl.store(running_var + channel, old + share * (variance * unbiased - old))
+        if channel == 0:
+            tl.store(tracked, tl.load(tracked) + 1)
     scale, shift = tl.load(weight + channel) * rest, tl.load(bias + channel)
     places, inside = _tile(batch, channels, positions, tile, channel, BLOCK_B, BLOCK_P)
     values = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
@@ -246,8 +249,7 @@ def norm_forward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    statistics: tuple[Tensor, Tensor, Tensor],
     share: float,
     eps: float,
     relu: bool,
@@ -258,8 +260,8 @@ def norm_forward(
         x: Contiguous maps (B, C, ...), not empty.
         weight: Scales (C).
         bias: Shifts (C).
-        running_mean: Running means (C), changed in place.
-        running_var: Running variances (C), changed in place.
+        statistics: Running means, running variances and number of batches, changed in
+            place.
         share: By how much the batch moves them.
         eps: What is added to the variance.
         relu: Whether a ReLU follows.
@@ -280,7 +282,7 @@ def norm_forward(
     _moments[tiling.grid](x, means, squares, *size, **blocks, num_warps=tiling.warps)
     unbiased = tiling.values / max(tiling.values - 1.0, 1.0)
     _normalize[tiling.grid](
-        x, y, means, squares, weight, bias, mean, inverse, running_mean, running_var,
+        x, y, means, squares, weight, bias, mean, inverse, *statistics,
         *size, tiling.values, eps, share, unbiased,
         **blocks, BLOCK_T=_TILES_AT_ONCE, RELU=relu, num_warps=tiling.warps,
     )  # fmt: skip

@@ -268,14 +268,14 @@ class _FusedNorm(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
-        running: tuple[Tensor, Tensor],
+        statistics: tuple[Tensor, Tensor, Tensor],
         share: float,
         eps: float,
         relu: bool,
     ) -> Tensor:
-        """Normalize, and update running means and variances."""
+        """Normalize, and update running statistics."""
         y, mean, inverse = trial.kernels().norm_forward(
-            x, weight, bias, *running, share, eps, relu
+            x, weight, bias, statistics, share, eps, relu
         )
         ctx.save_for_backward(x, weight, bias, mean, inverse)
         ctx.options = eps, relu  # type: ignore[attr-defined]
@@ -326,9 +326,10 @@ def _fused_is_faster(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> bool:
 
     def fused() -> tuple[Tensor, ...]:
         running = torch.zeros(2, *size, device=x.device)
+        tracked = torch.zeros((), dtype=torch.int64, device=x.device)
         kernels = trial.kernels()
         y, mean, inverse = kernels.norm_forward(
-            values, weight, bias, *running, 0.1, norm.eps, relu
+            values, weight, bias, (*running, tracked), 0.1, norm.eps, relu
         )
         known = values, weight, bias, mean, inverse
         return y, *kernels.norm_backward(values.flip(0, 4), *known, relu)
@@ -342,18 +343,17 @@ def _fused(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> Tensor | None:
     """Normalize a training batch with kernels of ours; None where they fail."""
     if not _fused_is_faster(norm, x, relu):
         return None
-    running = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    y: Tensor | None = trial.attempt(
+    kept = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    return trial.attempt(
         _NAME,
         'triton',
-        lambda: _FusedNorm.apply(
-            x, norm.weight, norm.bias, running, norm.momentum, norm.eps, relu
+        lambda: cast(
+            Tensor,
+            _FusedNorm.apply(
+                x, norm.weight, norm.bias, kept, norm.momentum, norm.eps, relu
+            ),
         ),
     )
-    if y is not None:
-        with torch.no_grad():
-            cast(Tensor, norm.num_batches_tracked).add_(1)
-    return y
 
 
 def normalize(norm: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tensor:

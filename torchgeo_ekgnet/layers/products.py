@@ -148,27 +148,54 @@ def _product_gradients(
     """Differentiate :func:`_mixed_products`, mixing the kernels anew."""
     if can_mix(x, groups, attention, stacked, grad):
         return direct_product_gradients(grad, x, attention, stacked, wanted)
+    pieces = _pieces(x, stacked)
+    if len(pieces) == 1:
+        return _gradients_of_piece(grad, x, attention, stacked, groups, wanted)
     gx = x.new_empty(x.shape) if wanted[0] else None
     ga = torch.empty_like(attention) if wanted[1] else None
     gs = torch.zeros_like(stacked) if wanted[2] else None
     gb = grad.new_empty(grad.shape[:2]) if wanted[3] else None
-    for piece in _pieces(x, stacked):
-        part, shares = grad[piece], attention[piece]
-        if gx is not None:
-            kernels = mix(shares, stacked).unflatten(1, (groups, -1))
-            turned = kernels.transpose(2, 3).flatten(1, 2)
-            _products(part, turned, None, groups, gx[piece])
-        if ga is not None or gs is not None:
-            rows = part.flatten(2).unflatten(1, (groups, -1))
-            columns = x[piece].flatten(2).unflatten(1, (groups, -1))
-            gk = (rows @ columns.transpose(2, 3)).flatten(1)
-            if ga is not None:
-                ga[piece] = gk @ stacked.flatten(1).t()
-            if gs is not None:
-                gs.view(len(gs), -1).addmm_(shares.t(), gk)
+    for piece in pieces:
+        _, shares, kernels, biases = _gradients_of_piece(
+            grad[piece],
+            x[piece],
+            attention[piece],
+            stacked,
+            groups,
+            wanted,
+            None if gx is None else gx[piece],
+        )
+        if ga is not None:
+            ga[piece] = cast(Tensor, shares)
+        if gs is not None:
+            gs += cast(Tensor, kernels)
         if gb is not None:
-            gb[piece] = part.sum((2, 3, 4))
+            gb[piece] = cast(Tensor, biases)
     return gx, ga, gs, gb
+
+
+def _gradients_of_piece(
+    grad: Tensor,
+    x: Tensor,
+    attention: Tensor,
+    stacked: Tensor,
+    groups: int,
+    wanted: Sequence[bool],
+    out: Tensor | None = None,
+) -> Gradients:
+    """Differentiate a piece; the gradient of its maps may have a place already."""
+    gx = ga = gs = None
+    if wanted[0]:
+        kernels = mix(attention, stacked).unflatten(1, (groups, -1))
+        turned = kernels.transpose(2, 3).flatten(1, 2)
+        gx = _products(grad, turned, None, groups, out)
+    if wanted[1] or wanted[2]:
+        rows = grad.flatten(2).unflatten(1, (groups, -1))
+        columns = x.flatten(2).unflatten(1, (groups, -1))
+        gk = (rows @ columns.transpose(2, 3)).flatten(1)
+        ga = gk @ stacked.flatten(1).t() if wanted[1] else None
+        gs = (attention.t() @ gk).view_as(stacked) if wanted[2] else None
+    return gx, ga, gs, grad.sum((2, 3, 4)) if wanted[3] else None
 
 
 def _is_contiguous_inside(x: Tensor) -> bool:

@@ -320,7 +320,9 @@ def tuned_conv3d(
         Maps (B, Cout, D', H', W'), in the type of autocast where there is one.
     """
     dtype = type_of(x)
-    low = x.to(dtype).contiguous(), weight.to(dtype).contiguous()
+    # What casts brings into order as well; what is of the type already stays as it lies.
+    order = torch.contiguous_format
+    low = (t.to(dtype, memory_format=order).contiguous() for t in (x, weight))
     with torch.autocast(x.device.type, enabled=False):
         y = cast(Tensor, _TunedConv.apply(*low, geometry))
     return y if bias is None else y + bias.to(dtype)[:, None, None, None]
