@@ -6,14 +6,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
-
-unrolls_compiled = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split('.')[:2])) < (2, 9),
-    reason='PyTorch 2.8 leaves plain convolutions in compiled graphs: exact, and slower',
-)
 
 
 class CountingBackend:

@@ -23,7 +23,7 @@ from torchgeo_ekgnet.layers import (
 )
 from torchgeo_ekgnet.layers.compiled import compiled_conv3d
 
-from ..graphs import CountingBackend, unrolls_compiled
+from ..graphs import CountingBackend
 
 
 def network() -> nn.Module:
@@ -71,7 +71,6 @@ def test_compile_gives_one_graph_for_all_batches(training: bool) -> None:
     assert backend.graphs == 1
 
 
-@unrolls_compiled
 @pytest.mark.parametrize('own', [False, True])
 def test_compiled_layers_unroll(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice is made when the graph runs: one graph for all sizes."""

@@ -31,7 +31,7 @@ from torchgeo_ekgnet.layers.rule import (
 )
 from torchgeo_ekgnet.layers.tuned import tunes
 
-from ..graphs import CountingBackend, unrolls_compiled
+from ..graphs import CountingBackend
 
 
 def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,6 @@ def test_blocks_nest_and_end_with_an_error() -> None:
     assert asked_strategy() is None
 
 
-@unrolls_compiled
 def test_compiled_graphs_follow_the_strategy() -> None:
     torch.compiler.reset()
     backend = CountingBackend()
@@ -150,7 +149,9 @@ def test_compiled_graphs_follow_the_strategy() -> None:
             assert compiled(x).equal(layer(x))
         graphs = backend.graphs
         assert compiled(x).equal(ruled)
-    assert backend.graphs == graphs == 2
+    # PyTorch 2.8 to 2.11 compile the rule's graph once more.
+    older = tuple(map(int, torch.__version__.split('.')[:2])) < (2, 12)
+    assert graphs == 2 and backend.graphs == 2 + older
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,14 @@ def _batch_as_groups(
     batch = x.shape[0]
     mixed = mix(attention, weight).flatten(0, 1)
     flat_bias = None if mixed_bias is None else mixed_bias.flatten()
-    folded = geometry._replace(groups=geometry.groups * batch)
+    # PyTorch 2.8 does not trace into the methods of a named tuple.
+    folded = Geometry(
+        geometry.kernel,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        geometry.groups * batch,
+    )
     # reshape, not view: channels_last input cannot be viewed.
     x = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3], x.shape[4])
     y = _static_conv(x, mixed, flat_bias, folded, forced)[0]

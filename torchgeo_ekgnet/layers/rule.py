@@ -223,8 +223,6 @@ def chosen_at_run_time(x: Tensor, geometry: Geometry) -> bool:
     return (
         torch.compiler.is_compiling()
         and x.dtype == torch.float32
-        # PyTorch before 2.7 does not tell compilation from export.
-        and hasattr(torch.compiler, 'is_exporting')
         and not exporting()
         and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled('cpu')
@@ -232,14 +230,15 @@ def chosen_at_run_time(x: Tensor, geometry: Geometry) -> bool:
     )
 
 
+@torch.compiler.assume_constant_result
+def _is_exporting() -> bool:
+    """Ask PyTorch; its compiler answers yes for itself up to version 2.11 at least."""
+    return torch.compiler.is_exporting()
+
+
 def exporting() -> bool:
     """Whether the graph that is being made will be given batches of any size."""
-    # torch.compiler.is_exporting came with PyTorch 2.7.
-    return (
-        torch.onnx.is_in_onnx_export()
-        or torch.jit.is_tracing()
-        or (hasattr(torch.compiler, 'is_exporting') and torch.compiler.is_exporting())
-    )
+    return torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or _is_exporting()
 
 
 def reads_slices(x: Tensor) -> bool:
