@@ -129,14 +129,17 @@ def test_a_convolution_adds_all_tiles_and_pieces(kernels: Any) -> None:
     torch.manual_seed(0)
     x, seen = torch.randn(2, 3, 1, 13, 5, 2, device=DEVICE)
     weight = torch.randn(1, 1, 3, 3, 3, device=DEVICE)
+    buffer = torch.zeros(3, 3, 13, 5, 2, device=DEVICE)
+    place = buffer[:, 1:2]
     for found, expected in (
-        (kernels.conv_forward(x, weight, 1), F.conv3d(x, weight, padding=1)),
+        (kernels.conv_forward(x, weight, 1, out=place), F.conv3d(x, weight, padding=1)),
         (
             kernels.conv_weight_gradient(seen, x, 1),
             conv3d_weight(x, weight.shape, seen, padding=1),
         ),
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not buffer[:, ::2].any()
 
 
 @pytest.mark.parametrize('relu', [False, True])

@@ -60,12 +60,17 @@ def composed_backward(
 
 
 def composed_conv(
-    x: Tensor, weight: Tensor, groups: int, turned: bool = False
+    x: Tensor,
+    weight: Tensor,
+    groups: int,
+    turned: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Do what ``conv_forward`` does."""
     if turned:
         return F.conv_transpose3d(x, weight, padding=1, groups=groups)
-    return F.conv3d(x, weight, padding=1, groups=groups)
+    y = F.conv3d(x, weight, padding=1, groups=groups)
+    return y if out is None else out.copy_(y)
 
 
 def composed_conv_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
@@ -202,6 +207,46 @@ def test_ways_of_a_convolution_agree(
     chosen = trial.choices()
     assert [w for key, w in chosen.items() if "'forward'" in key] == [way]
     assert [w for key, w in chosen.items() if "'kernels'" in key] == [way]
+
+
+@pytest.mark.usefixtures('standing_in')
+@pytest.mark.parametrize('way', ['triton', 'dense'])
+def test_outputs_lie_where_they_are_wanted(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    prefer(monkeypatch, way)
+    seen: list[Tensor | None] = []
+    kernels = trial.kernels()
+    convolve = kernels.conv_forward
+
+    def watched(*args: Any, out: Tensor | None = None, **others: Any) -> Tensor:
+        seen.append(out)
+        return cast(Tensor, convolve(*args, out=out, **others))
+
+    monkeypatch.setattr(kernels, 'conv_forward', watched)
+    x, weight = torch.randn(2, 8, 3, 4, 5), torch.randn(4, 2, 3, 3, 3)
+    x, weight, bias = x.to(DEVICE), weight.to(DEVICE), torch.ones(4, device=DEVICE)
+    place = torch.zeros(2, 6, 3, 4, 5, device=DEVICE)[:, 1:5]
+    expected = F.conv3d(x, weight, None, 1, 1, 1, 4)
+    for _ in range(2):  # the first time all ways run
+        with torch.no_grad():
+            found = grouped_conv3d(x, weight, None, 1, 1, 1, 4, out=place)
+        assert found.data_ptr() == place.data_ptr()
+        torch.testing.assert_close(place, expected, rtol=1e-4, atol=1e-4)
+        place.zero_()
+    assert seen and all(out is place for out in seen)
+    seen.clear()
+    with torch.no_grad():  # these are written elsewhere first
+        grouped_conv3d(x, weight, bias, 1, 1, 1, 4, out=place)
+        torch.testing.assert_close(place, expected + 1, rtol=1e-4, atol=1e-4)
+        across = torch.zeros(2, 3, 4, 5, 4, device=DEVICE).movedim(4, 1)
+        grouped_conv3d(x, weight, None, 1, 1, 1, 4, out=across)
+        torch.testing.assert_close(across, expected, rtol=1e-4, atol=1e-4)
+        exact = torch.zeros(2, 4, 3, 4, 5, dtype=torch.float64, device=DEVICE)
+        grouped_conv3d(x, weight, None, 1, 1, 1, 4, out=exact)
+        torch.testing.assert_close(exact.float(), expected, rtol=1e-4, atol=1e-4)
+    assert not any(seen)
 
 
 @pytest.mark.usefixtures('standing_in')

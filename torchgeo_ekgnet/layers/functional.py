@@ -203,7 +203,7 @@ def _static_conv(
         with torch.autocast('cpu', enabled=False):
             return _static_conv(x.bfloat16(), weight.bfloat16(), low, geometry, None)
     if forced is None and tunes(x, weight, bias, geometry):
-        return tuned_conv3d(x, weight, bias, geometry)
+        return tuned_conv3d(x, weight, bias, geometry, out)
     if forced is None and chosen_at_run_time(x, geometry):
         y = cast(Tensor, compiled_conv3d(x, weight, *sizes_of(geometry)))
         return y if bias is None else y + bias[:, None, None, None]

@@ -389,7 +389,7 @@ def _in_line(
 
 @triton.jit(do_not_specialize=_SIZES)
 def _conv(
-    x, bands, y, groups, tiles, rows, columns,
+    x, bands, y, step, groups, tiles, rows, columns,
     CHANNELS: tl.constexpr, OUTPUTS: tl.constexpr, WIDTH: tl.constexpr,
     ACROSS: tl.constexpr, ALL_K: tl.constexpr, ALL_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -400,17 +400,18 @@ def _conv(
     group, part = tl.program_id(1), tl.program_id(2)
     lines = rows * columns
     line = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    start = (sample.to(tl.int64) * groups + group) * lines * WIDTH
+    sample = sample.to(tl.int64)
+    start = (sample * groups + group) * lines * WIDTH * CHANNELS
     out = part * BLOCK_M + tl.arange(0, BLOCK_M)
     values = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for step in range(9 * (ALL_K // BLOCK_K)):
-        tap, piece = step // (ALL_K // BLOCK_K), step % (ALL_K // BLOCK_K)
+    for turn in range(9 * (ALL_K // BLOCK_K)):
+        tap, piece = turn // (ALL_K // BLOCK_K), turn % (ALL_K // BLOCK_K)
         inside, shift = _inside(line, tap, rows, columns)
         places, there = _in_line(
             lines, CHANNELS, WIDTH, ACROSS, BLOCK_K, piece * (BLOCK_K // ACROSS)
         )
         maps = tl.load(
-            x + start * CHANNELS + ((line + shift) * WIDTH)[:, None] + places[None, :],
+            x + start + ((line + shift) * WIDTH)[:, None] + places[None, :],
             mask=inside[:, None] & there[None, :],
             other=0.0,
         )
@@ -424,8 +425,9 @@ def _conv(
     places, there = _in_line(
         lines, OUTPUTS, WIDTH, ACROSS, BLOCK_M, part * (BLOCK_M // ACROSS)
     )
+    start = sample * step + group * OUTPUTS * lines * WIDTH
     tl.store(
-        y + start * OUTPUTS + (line * WIDTH)[:, None] + places[None, :],
+        y + start + (line * WIDTH)[:, None] + places[None, :],
         values.to(y.dtype.element_ty),
         mask=(line < lines)[:, None] & there[None, :],
     )
@@ -593,7 +595,11 @@ def _lines_of(x: Tensor, channels: int, outputs: int) -> _Lines:
 
 
 def conv_forward(
-    x: Tensor, weight: Tensor, groups: int, turned: bool = False
+    x: Tensor,
+    weight: Tensor,
+    groups: int,
+    turned: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Convolve with 3x3x3 kernels, stride 1, zeros around the maps.
 
@@ -603,6 +609,7 @@ def conv_forward(
         groups: Groups of channels.
         turned: Compute the gradient of the maps instead: ``x`` is that of the output,
             (B, Cout, D, H, W).
+        out: Where to write the result: each sample is contiguous.
 
     Returns:
         Maps (B, Cout, D, H, W), or their gradient (B, Cin, D, H, W).
@@ -621,9 +628,10 @@ def conv_forward(
         weight, bands, groups, PER_IN=per_in, PER_OUT=per_out, TURNED=turned,
         BLOCK=1024, **sizes,
     )  # fmt: skip
-    y = x.new_empty(batch, outputs * groups, rows, columns, width)
+    size = batch, outputs * groups, rows, columns, width
+    y = x.new_empty(size) if out is None else out
     _conv[(batch * cut.tiles, groups, cut.all_out // cut.block_out)](
-        x, bands, y, groups, cut.tiles, rows, columns,
+        x, bands, y, y.stride(0), groups, cut.tiles, rows, columns,
         CHANNELS=channels, OUTPUTS=outputs, WIDTH=width, BLOCK_N=cut.block_lines,
         BLOCK_K=cut.block_in, BLOCK_M=cut.block_out,
         PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=3, **sizes,

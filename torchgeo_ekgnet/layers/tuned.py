@@ -179,6 +179,24 @@ def _columns_of_kernels(
     return found.to(weight.dtype).view_as(weight)
 
 
+def _convolved(
+    x: Tensor, weight: Tensor, geometry: Geometry, out: Tensor | None = None
+) -> Tensor:
+    """Convolve; ``out`` is where kernels of ours write."""
+    ways: dict[str, Callable[[], Tensor]] = {
+        'grouped': lambda: _plain(x, weight, geometry).contiguous()
+    }
+    if geometry.groups > 1:
+        ways['dense'] = lambda: dense_conv3d(x, weight, None, geometry)
+    if _runs_triton(x, weight, geometry):
+        ways['triton'] = lambda: cast(
+            Tensor, trial.kernels().conv_forward(x, weight, geometry.groups, out=out)
+        )
+    if _uses_columns(weight, geometry):
+        ways['columns'] = lambda: _columns_forward(x, weight, geometry)
+    return _choose('forward', ways, x, weight, geometry)
+
+
 class _TunedConv(torch.autograd.Function):
     """A static convolution without biases."""
 
@@ -192,18 +210,7 @@ class _TunedConv(torch.autograd.Function):
         """Convolve; maps and kernels are of one type."""
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry  # type: ignore[attr-defined]
-        ways: dict[str, Callable[[], Tensor]] = {
-            'grouped': lambda: _plain(x, weight, geometry).contiguous()
-        }
-        if geometry.groups > 1:
-            ways['dense'] = lambda: dense_conv3d(x, weight, None, geometry)
-        if _runs_triton(x, weight, geometry):
-            ways['triton'] = lambda: cast(
-                Tensor, trial.kernels().conv_forward(x, weight, geometry.groups)
-            )
-        if _uses_columns(weight, geometry):
-            ways['columns'] = lambda: _columns_forward(x, weight, geometry)
-        return _choose('forward', ways, x, weight, geometry)
+        return _convolved(x, weight, geometry)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -305,8 +312,19 @@ def _tupled(way: Callable[[], Tensor]) -> Callable[[], tuple[Tensor]]:
     return lambda: (way(),)
 
 
+def _takes(out: Tensor | None, dtype: torch.dtype, bias: Tensor | None) -> bool:
+    """Whether kernels of ours may write an output to a place of the caller's."""
+    if out is None or bias is not None or torch.is_grad_enabled():
+        return False
+    return out.dtype == dtype and out[:1].is_contiguous()
+
+
 def tuned_conv3d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Convolve with static kernels in the way that is fastest on this device.
 
@@ -315,6 +333,7 @@ def tuned_conv3d(
         weight: Kernels (Cout, Cin/groups, kD, kH, kW).
         bias: Biases (Cout).
         geometry: Strides and so on.
+        out: Where the output may be written; not for autograd.
 
     Returns:
         Maps (B, Cout, D', H', W'), in the type of autocast where there is one.
@@ -322,9 +341,11 @@ def tuned_conv3d(
     dtype = type_of(x)
     # What casts brings into order as well; what is of the type already stays as it lies.
     order = torch.contiguous_format
-    low = (t.to(dtype, memory_format=order).contiguous() for t in (x, weight))
+    maps, kernels = (t.to(dtype, memory_format=order).contiguous() for t in (x, weight))
     with torch.autocast(x.device.type, enabled=False):
-        y = cast(Tensor, _TunedConv.apply(*low, geometry))
+        if _takes(out, dtype, bias):
+            return _convolved(maps, kernels, geometry, out)
+        y = cast(Tensor, _TunedConv.apply(maps, kernels, geometry))
     return y if bias is None else y + bias.to(dtype)[:, None, None, None]
 
 
