@@ -243,3 +243,26 @@ def test_weights_that_are_computed(wrap: str, training: bool) -> None:
     plain = ContextMapping(4, 3).train(training)
     x = torch.randn(5, 4, 2, 3, 3)
     torch.testing.assert_close(mapping(x), plain(x))
+
+
+@pytest.mark.usefixtures('fresh_trials')
+def test_means_under_autocast_on_a_gpu_are_float32() -> None:
+    torch.manual_seed(0)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    x = torch.randn(2, 3, 4, 5, 6, device=device).bfloat16().requires_grad_()
+    weight = torch.randn(2, 3, 1, 1, 1, device=device)
+    with torch.autocast(device, torch.bfloat16):
+        mean = pool_context(x)
+        (gradient,) = torch.autograd.grad(
+            (weight * mean**2).sum(), x, create_graph=True
+        )
+    assert mean.dtype == torch.float32
+    exact = x.detach().double().mean((2, 3, 4), keepdim=True)
+    torch.testing.assert_close(mean.double(), exact)
+    # One value a channel, in the type of the maps, and no map of them.
+    assert gradient.dtype == torch.bfloat16 and gradient.stride()[2:] == (0, 0, 0)
+    expected = (2 * weight.double() * exact / 120).expand(x.shape)
+    torch.testing.assert_close(gradient.double(), expected, rtol=8e-3, atol=0)
+    (second,) = torch.autograd.grad(gradient.float().sum(), x)
+    expected = (2 * weight.double() / 120).expand(x.shape)
+    torch.testing.assert_close(second.double(), expected, rtol=8e-3, atol=0)

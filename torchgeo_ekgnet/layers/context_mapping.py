@@ -41,14 +41,35 @@ def pool_context(x: Tensor) -> Tensor:
         return x
     positions = x.shape[2] * x.shape[3] * x.shape[4]
     if x.dtype == torch.float16 or x.dtype == torch.bfloat16:
-        # The sum of a large map is beyond the range of float16.
-        total = x.sum(dim=(2, 3, 4), keepdim=True, dtype=torch.float32)
-        mean = total * (1.0 / positions)
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript needs the nesting)
             if casts_itself(x):
-                return mean  # mapping networks compute in float32 under autocast
-        return mean.to(x.dtype)
+                # Mapping networks compute in float32 under autocast.
+                return cast(Tensor, _ExactMean.apply(x))
+        # The sum of a large map is beyond the range of float16.
+        total = x.sum(dim=(2, 3, 4), keepdim=True, dtype=torch.float32)
+        return (total * (1.0 / positions)).to(x.dtype)
     return x.sum(dim=(2, 3, 4), keepdim=True) * (1.0 / positions)
+
+
+class _ExactMean(torch.autograd.Function):
+    """Mean of maps of a half type over space, in float32.
+
+    Its gradient is rounded before it is expanded: PyTorch rounds a map of full size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Average (B, C, D, H, W) to (B, C, 1, 1, 1)."""
+        ctx.like = x.shape, x.dtype
+        total = x.sum(dim=(2, 3, 4), keepdim=True, dtype=torch.float32)
+        return total * (1.0 / x.shape[2:].numel())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Spread a gradient evenly."""
+        size, dtype = ctx.like
+        even: Tensor = (grad * (1.0 / size[2:].numel())).to(dtype)
+        return even.expand(size)
 
 
 class ContextNorm(nn.BatchNorm3d):

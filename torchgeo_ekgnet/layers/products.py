@@ -144,17 +144,20 @@ def _product_gradients(
     stacked: Tensor,
     groups: int,
     wanted: Sequence[bool],
+    of_biases: torch.dtype | None,
 ) -> Gradients:
     """Differentiate :func:`_mixed_products`, mixing the kernels anew."""
     if can_mix(x, groups, attention, stacked, grad):
         return direct_product_gradients(grad, x, attention, stacked, wanted)
     pieces = _pieces(x, stacked)
     if len(pieces) == 1:
-        return _gradients_of_piece(grad, x, attention, stacked, groups, wanted)
+        return _gradients_of_piece(
+            grad, x, attention, stacked, groups, wanted, of_biases
+        )
     gx = x.new_empty(x.shape) if wanted[0] else None
     ga = torch.empty_like(attention) if wanted[1] else None
     gs = torch.zeros_like(stacked) if wanted[2] else None
-    gb = grad.new_empty(grad.shape[:2]) if wanted[3] else None
+    gb = grad.new_empty(grad.shape[:2], dtype=of_biases) if wanted[3] else None
     for piece in pieces:
         _, shares, kernels, biases = _gradients_of_piece(
             grad[piece],
@@ -163,6 +166,7 @@ def _product_gradients(
             stacked,
             groups,
             wanted,
+            of_biases,
             None if gx is None else gx[piece],
         )
         if ga is not None:
@@ -181,6 +185,7 @@ def _gradients_of_piece(
     stacked: Tensor,
     groups: int,
     wanted: Sequence[bool],
+    of_biases: torch.dtype | None,
     out: Tensor | None = None,
 ) -> Gradients:
     """Differentiate a piece; the gradient of its maps may have a place already."""
@@ -195,7 +200,8 @@ def _gradients_of_piece(
         gk = (rows @ columns.transpose(2, 3)).flatten(1)
         ga = gk @ stacked.flatten(1).t() if wanted[1] else None
         gs = (attention.t() @ gk).view_as(stacked) if wanted[2] else None
-    return gx, ga, gs, grad.sum((2, 3, 4)) if wanted[3] else None
+    gb = grad.sum((2, 3, 4), dtype=of_biases) if wanted[3] else None
+    return gx, ga, gs, gb
 
 
 def _is_contiguous_inside(x: Tensor) -> bool:
@@ -242,6 +248,14 @@ class _MixedProducts(torch.autograd.Function):
                 None if bias is None else bias.to(x.dtype),
                 groups,
             ),
-            lambda: _product_gradients(grad, x, attention, stacked, groups, wanted),
+            lambda: _product_gradients(
+                grad,
+                x,
+                attention,
+                stacked,
+                groups,
+                wanted,
+                None if bias is None else bias.dtype,
+            ),
         )
         return *gradients, None  # type: ignore[return-value]

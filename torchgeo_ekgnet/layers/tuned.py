@@ -122,6 +122,11 @@ def dense_conv3d(
     return y.contiguous()
 
 
+def _in_order(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Give a contiguous tensor of a type: what casts brings into order as well."""
+    return x.to(dtype, memory_format=torch.contiguous_format).contiguous()
+
+
 def _plain(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Convolve as PyTorch does."""
     return F.conv3d(x, weight, None, *sizes_of(geometry))
@@ -145,14 +150,6 @@ def _dense_gradient(
     if of_weight:
         return _diagonal(cast(Tensor, found[1]), geometry.groups).contiguous()
     return cast(Tensor, found[0]).contiguous()
-
-
-def _triton_of_kernels(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
-) -> Tensor:
-    """Differentiate with respect to kernels, by kernels of ours."""
-    found: Tensor = trial.kernels().conv_weight_gradient(grad, x, geometry.groups)
-    return found.to(weight.dtype)
 
 
 def _columns(x: Tensor, geometry: Geometry) -> Tensor:
@@ -207,29 +204,32 @@ class _TunedConv(torch.autograd.Function):
         weight: Tensor,
         geometry: Geometry,
     ) -> Tensor:
-        """Convolve; maps and kernels are of one type."""
-        ctx.save_for_backward(x, weight)
+        """Convolve in the type of the maps."""
+        low = _in_order(weight, x.dtype)
+        ctx.save_for_backward(x, weight, low)
         ctx.geometry = geometry  # type: ignore[attr-defined]
-        return _convolved(x, weight, geometry)
+        return _convolved(x, low, geometry)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Compute the gradients; differentiable when a graph is asked for."""
-        x, weight = ctx.saved_tensors
+        x, weight, low = ctx.saved_tensors
         geometry: Geometry = ctx.geometry
         wanted = ctx.needs_input_grad[:2]
         with torch.autocast(grad.device.type, enabled=False):
             if differentiated_again(grad):
                 gx, gw = composed_gradients(
-                    lambda x, weight: _plain(x, weight, geometry),
+                    lambda x, weight: _plain(x, weight.to(x.dtype), geometry),
                     (x, weight),
                     grad,
                     wanted,
                 )
                 return gx, gw, None
             grad = grad.contiguous()
-            gx = _of_maps(grad, x, weight, geometry) if wanted[0] else None
-            gw = _of_kernels(grad, x, weight, geometry) if wanted[1] else None
+            gx = _of_maps(grad, x, low, geometry) if wanted[0] else None
+            # Kernels of ours give float32, which is not rounded on the way.
+            gw = _of_kernels(grad, x, low, geometry) if wanted[1] else None
+            gw = None if gw is None else gw.to(weight.dtype)
         return gx, gw, None
 
 
@@ -259,7 +259,9 @@ def _of_kernels(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> 
     if geometry.groups > 1:
         ways['dense'] = lambda: _dense_gradient(grad, x, weight, geometry, True)
     if _runs_triton(x, weight, geometry):
-        ways['triton'] = lambda: _triton_of_kernels(grad, x, weight, geometry)
+        ways['triton'] = lambda: cast(
+            Tensor, trial.kernels().conv_weight_gradient(grad, x, geometry.groups)
+        )
     if _uses_columns(weight, geometry):
         ways['columns'] = lambda: _columns_of_kernels(grad, x, weight, geometry)
     return _choose('kernels', ways, x, weight, geometry)
@@ -339,13 +341,11 @@ def tuned_conv3d(
         Maps (B, Cout, D', H', W'), in the type of autocast where there is one.
     """
     dtype = type_of(x)
-    # What casts brings into order as well; what is of the type already stays as it lies.
-    order = torch.contiguous_format
-    maps, kernels = (t.to(dtype, memory_format=order).contiguous() for t in (x, weight))
     with torch.autocast(x.device.type, enabled=False):
+        maps = _in_order(x, dtype)
         if _takes(out, dtype, bias):
-            return _convolved(maps, kernels, geometry, out)
-        y = cast(Tensor, _TunedConv.apply(maps, kernels, geometry))
+            return _convolved(maps, _in_order(weight, dtype), geometry, out)
+        y = cast(Tensor, _TunedConv.apply(maps, weight, geometry))
     return y if bias is None else y + bias.to(dtype)[:, None, None, None]
 
 
