@@ -14,8 +14,11 @@ from torchgeo_ekgnet._runs import (
     RUN_FILE,
     SCENE_FILE,
     Subject,
+    checkpoint_of,
     claim_outputs,
     claim_scene_folder,
+    create_version,
+    holds_no_more,
     newest_checkpoint,
     read_result,
     run_of_checkpoint,
@@ -34,7 +37,9 @@ def test_versions_are_numbers() -> None:
 @pytest.mark.parametrize(
     'text', ['[' * 100_000, '{"scene":', '[1]', '\xff', '1' * 5000]
 )
-def test_results_that_cannot_be_read_are_left_out(tmp_path: Path, text: str) -> None:
+def test_results_that_cannot_be_read_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
     path = tmp_path / 'test.json'
     path.write_text(text, encoding='latin-1')
     # What is collected where the stack is full cannot be finalized.
@@ -43,6 +48,8 @@ def test_results_that_cannot_be_read_are_left_out(tmp_path: Path, text: str) -> 
         assert read_result(path) == {}
     finally:
         gc.enable()
+    told = 'test.json cannot be read and is left out' in caplog.text
+    assert told == (text != '[1]')
 
 
 def test_newest_run_is_the_highest_version(tmp_path: Path) -> None:
@@ -113,6 +120,7 @@ def test_a_result_file_says_what_it_is_of() -> None:
         ('a b/c', 'a_b_c'),
         ('..', 'scene'),
         ('Žďár', 'Žďár'),
+        ('x' * 100, 'x' * 80),
     ],
 )
 def test_scene_folders_are_plain(tmp_path: Path, name: str, folder: str) -> None:
@@ -139,7 +147,7 @@ def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
 @needs_posix
 def test_files_of_others_are_not_claimed(tmp_path: Path) -> None:
     folder = tmp_path / 'new'
-    claim_outputs(folder, ['report.html'])
+    claim_outputs(str(folder), ['report.html'])
     (folder / 'report.html').write_text('ours')
     claim_outputs(folder, ['report.html', 'map.tif'])
     (folder / 'results.csv').write_text('mine')
@@ -179,3 +187,70 @@ def test_files_of_a_run_are_ours_and_folders_are_not(tmp_path: Path) -> None:
         (folder / 'map.tif').mkdir()
         with pytest.raises(IsADirectoryError, match='expected the name of a file'):
             claim_outputs(folder, ['test.json', 'map.tif'])
+
+
+def test_one_checkpoint_of_another_name_counts(tmp_path: Path) -> None:
+    folder = tmp_path / 'checkpoints'
+    assert checkpoint_of(tmp_path) is None
+    folder.mkdir()
+    for name in ('a.ckpt', '.0123.part.ckpt', 'notes.txt'):
+        (folder / name).touch()
+    assert checkpoint_of(tmp_path) == folder / 'a.ckpt'
+    (folder / 'b.ckpt').touch()
+    assert checkpoint_of(tmp_path) is None
+    (folder / 'last.ckpt').touch()
+    assert checkpoint_of(tmp_path) == folder / 'last.ckpt'
+
+
+def test_new_versions_follow_the_highest(tmp_path: Path) -> None:
+    runs = tmp_path / 'runs' / 'x'
+    assert [create_version(runs).name for _ in range(2)] == ['version_0', 'version_1']
+    (runs / 'version_10').mkdir()
+    (runs / 'version_best').mkdir()
+    assert create_version(runs) == runs / 'version_11'
+    assert create_version(runs, 1) == runs / 'version_2'
+    (runs / 'version_3').touch()
+    assert create_version(runs, 3) == runs / 'version_4'
+    named = tmp_path / 'named'
+    (named / 'version_best').mkdir(parents=True)
+    assert create_version(named).name == 'version_0'
+
+
+def test_folders_without_a_number_are_the_oldest(tmp_path: Path) -> None:
+    for name in ('version_best', 'version_0', 'version_z'):
+        path = tmp_path / name / 'checkpoints' / 'best.ckpt'
+        path.parent.mkdir(parents=True)
+        path.touch()
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None and newest.parents[1].name == 'version_0'
+
+
+@pytest.mark.parametrize(
+    ('one', 'other', 'same'),
+    [('x', 'x', True), ('x', 'y', False), ('x', None, True), (None, None, True)],
+)
+def test_checkpoints_are_known_by_their_bytes(
+    one: str | None, other: str | None, same: bool
+) -> None:
+    mine = Subject(checkpoint='best.ckpt', checkpoint_digest=one)
+    theirs = Subject(checkpoint='last.ckpt', checkpoint_digest=other)
+    assert mine.same_checkpoint(theirs) is same
+    assert theirs.same_checkpoint(mine) is same
+
+
+def test_what_is_not_known_is_not_named() -> None:
+    assert Subject.of({'scene': 7}) == Subject('7')
+    assert str(Subject('a')) == 'scene a'
+    assert str(Subject('a', 'c0ffee' * 4)) == 'scene a (c0ffeec0ffee)'
+    assert str(Subject(split='cafe' * 8)) == 'split cafecafecafe'
+    assert str(Subject()) == 'an unknown scene'
+
+
+def test_a_folder_that_holds_no_more(tmp_path: Path) -> None:
+    for name in ('test.json', SCENE_FILE, CLAIMS_FILE, 'logs/test.json'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert holds_no_more(tmp_path, ['test.json'])
+    assert not holds_no_more(tmp_path, [])
+    (tmp_path / 'logs' / 'thesis.txt').touch()
+    assert not holds_no_more(tmp_path, ['test.json'])

@@ -52,21 +52,42 @@ def test_intervals_hold_the_truth() -> None:
 
 
 def test_classes_that_were_not_tested_are_named() -> None:
-    areas = estimate_areas([[5, 0, 0], [0, 5, 0], [0, 0, 1]], [10, 10, 10], 1.0)
-    assert areas.unknown == (2,)
+    areas = estimate_areas([[5, 0, 0], [0, 5, 0], [0, 0, 1]], [10, 10, 1], 2.0)
+    assert areas.unknown == (2,) and areas.untested == ()
+    assert areas.mapped.tolist() == [20, 20, 2]
     assert np.isnan(areas.estimated).all()
-    areas = estimate_areas([[5, 0, 0], [0, 5, 0], [0, 0, 0]], [10, 10, 0], 1.0)
-    assert areas.unknown == () and areas.estimated[2] == 0
+    # Two test pixels of a mapped class suffice; of one that covers nothing, none is
+    # needed and one is not counted.
+    for few in (0, 1):
+        areas = estimate_areas([[2, 0, few], [0, 5, 0], [0, 0, 0]], [10, 10, 0], 1.0)
+        assert areas.unknown == () and areas.untested == (2,)
+        assert areas.estimated.tolist() == [10, 10, 0]
+        assert areas.half_width.tolist() == [0, 0, 0]
+
+
+def test_rows_tell_only_what_the_test_tells() -> None:
+    confusion = [[8, 2, 1], [2, 8, 1], [0, 0, 0]]
+    areas = estimate_areas(confusion, [1000, 2000, 500], 1.5)
+    assert areas.rows(['Grass', 'Wood', 'Water']) == [
+        ('Grass', '1,500.00', '2,175.00', '± 1,143.92'),
+        ('Wood', '3,000.00', '3,075.00', '± 1,143.92'),
+        ('Water', '750.00', None, None),
+    ]
 
 
 @pytest.mark.parametrize(
-    ('confusion', 'pixels', 'area'),
-    [([[1]], [1, 2], 1.0), ([[1]], [1], 0.0), ([[1]], [0], 1.0), ([[1]], [1], np.nan)],
+    ('confusion', 'pixels', 'area', 'message'),
+    [
+        ([[1]], [1, 2], 1.0, r'confusion: found shape \(1, 1\), expected 2 classes'),
+        ([[1]], [1], 0.0, r'area: found 0.0 and 1 pixels, expected positive numbers'),
+        ([[1]], [0], 1.0, r'area: found 1.0 and 0 pixels, expected positive numbers'),
+        ([[1]], [1], np.nan, r'area: found nan and 1 pixels, expected positive'),
+    ],
 )
 def test_bad_arguments(
-    confusion: list[list[int]], pixels: list[int], area: float
+    confusion: list[list[int]], pixels: list[int], area: float, message: str
 ) -> None:
-    with pytest.raises(ValueError, match='found'):
+    with pytest.raises(ValueError, match=message):
         estimate_areas(confusion, pixels, area)
 
 
@@ -79,6 +100,17 @@ def test_bad_arguments(
         ('EPSG:4326', Affine(0.1, 0, 0, 0, -0.1, 0), None),
         ('EPSG:3857', Affine(20, 0, 1e6, 0, -20, 8.4e6), None),
         ('EPSG:3857', Affine(0.5, 0, 1e6, 0, -0.5, 8.4e6), None),
+        # Ten degrees from the equator it is 3 % too large there, four degrees 1 %.
+        ('EPSG:3857', Affine(20, 0, 0, 0, -20, 1.12e6), None),
+        ('EPSG:3857', Affine(20, 0, 0, 0, -20, 5e5), 400.0),
+        # The middle pixel decides: it lies where the projection distorts least.
+        ('EPSG:3857', Affine(5e5, 0, 0, 0, -5e5, 5.25e6), 2.5e11),
+        ('EPSG:32633', Affine(5e5, 0, -3.75e6, 0, -2e4, 5e5), 1e10),
+        ('EPSG:32633', Affine(0, 5e5, -4.75e6, -2e4, 0, 5e5), 1e10),
+        # Nowhere on the ground: nothing speaks against the area of the map.
+        ('EPSG:32633', Affine(30, 0, 1e12, 0, -30, 5e6), 900.0),
+        ('EPSG:32633', Affine(0, 0, 5e5, 0, 0, 5e6), None),
+        ('EPSG:32633', Affine(1e200, 0, 5e5, 0, -1e200, 5e6), None),
         (None, Affine(30, 0, 5e5, 0, -30, 5e6), None),
         ('EPSG:32633', None, None),
     ],

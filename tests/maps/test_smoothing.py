@@ -49,6 +49,7 @@ def test_mean_over_the_window(window: int) -> None:
 @pytest.mark.parametrize('edges', [None, 0.1, 10.0])
 def test_probabilities_stay_probabilities(edges: float | None) -> None:
     values = _probabilities()
+    values = (values == values.max(axis=0)).astype(np.float32)
     guidance = np.random.default_rng(1).normal(size=(3, 9, 11)).astype(np.float32)
     smooth = Smoothing(5, edges)(values, None if edges is None else guidance)
     assert (smooth >= 0).all()
@@ -70,14 +71,57 @@ def test_edges_are_kept() -> None:
     assert blurred[0, 6, 5] < 0.7
 
 
+def test_edges_beside_pixels_without_data_leave_something() -> None:
+    """A pixel that is unlike all others with data keeps its class."""
+    values = np.full((2, 15, 15), np.nan, dtype=np.float32)
+    values[:, 5:10, 5:10] = np.array([0, 1]).reshape(2, 1, 1)
+    guidance = np.zeros((1, 15, 15), dtype=np.float32)
+    guidance[0, 5:10, 5:10] = 2
+    guidance[0, 7, 7] = -1
+    smooth = Smoothing(5, 0.01)(values, guidance)
+    np.testing.assert_allclose(smooth, values)
+
+
+@pytest.mark.parametrize(
+    ('window', 'edges', 'reach'), [(3, None, 1), (5, None, 2), (3, 1.0, 2), (5, 1.0, 4)]
+)
+def test_reach_is_how_far_a_pixel_looks(
+    window: int, edges: float | None, reach: int
+) -> None:
+    smoothing = Smoothing(window, edges)
+    values = _probabilities(15, 17)
+    other = values.copy()
+    other[:, 7, 8] = np.roll(other[:, 7, 8], 1)
+    random = np.random.default_rng(1).normal(size=(1, 15, 17)).astype(np.float32)
+    guidance = None if edges is None else random
+    changed = smoothing(values, guidance) != smoothing(other, guidance)
+    distance = np.abs(np.argwhere(changed.any(axis=0)) - (7, 8)).max(axis=1)
+    assert distance.max() == smoothing.reach == reach
+
+
+def test_classes_are_the_most_probable_ones() -> None:
+    results = np.zeros((4, 5), dtype=[('label', 'u1'), ('probabilities', 'f4', 3)])
+    results['probabilities'] = (0.3, 0.1, 0.6)
+    results['probabilities'][:, :2] = (0.2, 0.5, 0.3)
+    results['label'] = 1
+    results['label'][3, 4] = 0
+    results['probabilities'][3, 4] = np.nan
+    # Of the second column the neighbours think otherwise: 0.7, 1.1 and 1.2 in sum.
+    expected = np.array([[2, 3, 3, 3, 3]] * 4)
+    expected[3, 4] = 0
+    np.testing.assert_array_equal(Smoothing(3).classes(results, None), expected)
+
+
 @pytest.mark.parametrize(
     ('window', 'edges', 'message'),
     [
         (4, None, 'odd number'),
         (1, None, 'odd number'),
+        (2, None, 'odd number'),
         (-3, None, 'odd number'),
         (5, 0.0, 'positive number'),
         (5, float('nan'), 'positive number'),
+        (5, float('inf'), 'positive number'),
     ],
 )
 def test_bad_settings(window: int, edges: float | None, message: str) -> None:
@@ -93,11 +137,22 @@ def test_edges_need_a_window(scene: HyperspectralScene, network: nn.Module) -> N
 @pytest.mark.parametrize('bands', [2, 6])
 def test_guidance_of_few_bands(bands: int) -> None:
     cube = np.random.default_rng(0).normal(size=(8, 9, bands)).astype(np.float32)
-    read = make_guidance(HyperspectralScene(cube, None))
+    scene = HyperspectralScene(cube, None)
+    read = make_guidance(scene)
     whole = read(0, 8, 0, 9)
     assert whole.shape == (1 if bands < 3 else 3, 8, 9)
     np.testing.assert_allclose(whole.std(axis=(1, 2)), 1, rtol=0.05)
     np.testing.assert_allclose(read(2, 5, 3, 7), whole[:, 2:5, 3:7], atol=1e-5)
+    assert Smoothing(3).guidance(scene)(0, 8, 0, 9) is None
+    guidance = Smoothing(3, 0.1).guidance(scene)(0, 8, 0, 9)
+    assert guidance is not None and np.array_equal(guidance, whole)
+
+
+def test_guidance_of_pixels_without_data_is_the_mean(scene: HyperspectralScene) -> None:
+    planes = make_guidance(scene)(3, 9, 2, 17)
+    invalid = ~scene.valid[3:9, 2:17]
+    assert invalid.sum() == 9
+    assert (planes[:, invalid] == 0).all() and (planes[:, ~invalid] != 0).all()
 
 
 @pytest.mark.parametrize('edges', [None, 0.1])

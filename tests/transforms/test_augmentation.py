@@ -4,6 +4,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,14 @@ def test_orientations_are_the_eight_of_a_square() -> None:
     assert torch.equal(oriented[4], patch.flip(1))
     assert torch.equal(oriented[6], patch.flip(0))
     assert torch.equal(oriented[2], patch.flip(0, 1))
+
+
+@pytest.mark.parametrize('orientation', range(8))
+def test_a_batch_is_oriented_patch_by_patch(orientation: int) -> None:
+    patches = torch.arange(54.0).reshape(2, 3, 3, 3)
+    oriented = orient(patches, orientation)
+    for place in np.ndindex(2, 3):
+        assert torch.equal(oriented[place], orient(patches[place], orientation))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,28 @@ def test_noise_has_the_wanted_spread() -> None:
     assert not batch['image'].any()
 
 
+def test_the_formula() -> None:
+    """All changes of the spectra, with the draws of the same seed, in their order."""
+    image = torch.rand(4, 3, 5, 5, dtype=torch.float64) + 1
+    options = dict(zip(DEVIATIONS, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
+    torch.manual_seed(0)
+    after = make(**options)({'image': image})['image']
+    torch.manual_seed(0)
+    shapes = [(4, 1, 1, 1), (4, 3, 1, 1), (4, 1, 1, 1), (4, 6), image.shape]
+    patch, band, offset, weights, noise = (
+        torch.empty(shape, dtype=torch.float64).normal_() for shape in shapes
+    )
+    # Six cosines of the cosine transform, which is orthonormal, over three bands.
+    places = (torch.arange(3, dtype=torch.float64) + 0.5) * math.pi / 3
+    curve = torch.zeros(4, 3, dtype=torch.float64)
+    for order in range(6):
+        size = math.sqrt((2 if order else 1) / 6)
+        curve += size * weights[:, order, None] * torch.cos(order * places)
+    expected = image * (1 + 0.1 * patch) * (1 + 0.2 * band) + 0.3 * offset
+    expected += 0.4 * curve[:, :, None, None] + 0.5 * noise
+    torch.testing.assert_close(after, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize('name', DEVIATIONS)
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
 def test_values_keep_their_type(name: str, dtype: torch.dtype) -> None:
@@ -136,7 +167,7 @@ def test_a_crop_is_a_part_of_its_patch(size: int) -> None:
     assert len(corners) > (6 - size) ** 2 / 2
 
 
-@pytest.mark.parametrize(('size', 'within'), [(1, 3), (1, 5), (3, 5), (1, 9)])
+@pytest.mark.parametrize(('size', 'within'), [(1, 3), (1, 5), (3, 3), (3, 5), (1, 9)])
 def test_crops_within_the_middle(size: int, within: int) -> None:
     torch.manual_seed(0)
     patches = torch.arange(300.0 * 49).reshape(300, 1, 7, 7)

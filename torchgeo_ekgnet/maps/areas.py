@@ -160,4 +160,5 @@ def _ground_area(scene: HyperspectralScene) -> float | None:
         area = abs(ellipsoid.polygon_area_perimeter(*places)[0])
     except ProjError:
         return None
-    return area if area > 0 and np.isfinite(area) else None
+    # Outside the projection it is NaN.
+    return area if area > 0 else None

@@ -77,14 +77,13 @@ class Smoothing:
             Probabilities, (classes, rows, cols), NaN where they were NaN.
         """
         known = np.isfinite(probabilities[0])
-        filled = np.where(known, probabilities, 0).astype(np.float64)
-        stack = np.concatenate([filled, known[None].astype(np.float64)])
-        averaged = (
-            self._mean(stack) if guidance is None else self._guided(stack, guidance)
-        )
-        weight = np.maximum(averaged[-1], 1e-6)
-        smooth = np.clip(averaged[:-1] / weight, 0, None)
-        smooth /= np.maximum(smooth.sum(axis=0), 1e-12)
+        own = np.where(known, probabilities, 0).astype(np.float64)
+        averaged = self._mean(own) if guidance is None else self._guided(own, guidance)
+        smooth = np.clip(averaged, 0, None)
+        # As much as the share of pixels with probabilities; beside others an edge may
+        # leave nothing, and the pixel keeps what it has.
+        total = smooth.sum(axis=0)
+        smooth = np.where(total > 1e-12, smooth / np.maximum(total, 1e-12), own)
         smooth[:, ~known] = np.nan
         result: NDArray[np.float32] = smooth.astype(np.float32)
         return result
