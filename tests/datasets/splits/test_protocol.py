@@ -150,6 +150,10 @@ class TestEverySplit:
     def test_repr(self) -> None:
         assert repr(RandomSplit(0.5)).startswith('RandomSplit(train=0.5, val=0.1')
 
+    def test_which_keep_patches_apart(self) -> None:
+        assert DisjointSplit.spatial and not RandomSplit.spatial
+        assert not MaskSplit.spatial and not SavedSplit.spatial
+
 
 @pytest.mark.parametrize(
     ('protocol', 'options'),
