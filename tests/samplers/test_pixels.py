@@ -57,6 +57,14 @@ def test_epochs(kind: type[Any]) -> None:
     assert list(make(kind, seed=1)) != first
 
 
+def test_order_of_earlier_releases() -> None:
+    """A run that is repeated sees its pixels in the order that it saw them in."""
+    sampler = PerClassSampler(2, seed=5).bind([0, 0, 0, 0, 1, 1, 1, 1])
+    assert [list(sampler) for _ in range(3)] == GOLDEN
+    large = PerClassSampler(2, seed=2**80 + 5).bind([0, 0, 0, 0, 1, 1, 1, 1])
+    assert list(large) == GOLDEN[0]
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_independent_of_the_global_generator(kind: type[Any]) -> None:
     torch.manual_seed(0)
@@ -113,6 +121,8 @@ def test_errors() -> None:
         ClassBalancedSampler().bind([])
     with pytest.raises(ValueError, match='num_samples is 0'):
         ClassBalancedSampler(0)
+    with pytest.raises(ValueError, match='sampler: seed is -1'):
+        ClassBalancedSampler(seed=-1)
     with pytest.raises(ValueError, match='samples_per_class is 0'):
         PerClassSampler(0)
     with pytest.raises(RuntimeError, match=r'no pixels yet: call bind'):
@@ -128,3 +138,15 @@ def test_bind_leaves_the_sampler_as_it_is(kind: type[Any]) -> None:
     with pytest.raises(RuntimeError, match='call bind'):
         list(sampler)
     assert repr(bound) == repr(sampler) and 'seed=5' in repr(sampler)
+    # A sampler that has gone on is bound anew at its beginning.
+    assert list(bound.bind(LABELS)) == first
+
+
+def test_least_and_default_arguments() -> None:
+    assert repr(ClassBalancedSampler()) == 'ClassBalancedSampler(None, seed=0)'
+    assert repr(PerClassSampler(1)) == 'PerClassSampler(1, seed=0)'
+    assert len(list(ClassBalancedSampler(1).bind(LABELS))) == 1
+    assert sorted(PerClassSampler(1).bind([4, 2])) == [0, 1]
+
+
+GOLDEN = [[1, 6, 3, 4], [6, 1, 0, 7], [5, 3, 6, 1]]

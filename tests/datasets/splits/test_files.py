@@ -5,6 +5,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,6 +262,30 @@ class TestMaskSplit:
         with pytest.raises(ValueError, match='TRLabel'):
             MaskSplit(train, train_variable='TR')(labels)
 
+    def test_order_of_earlier_releases(self, tmp_path: Path) -> None:
+        """The same pixels validate in every release."""
+        np.save(tmp_path / 'train.npy', (np.arange(16) % 4 > 0)[None])
+        labels = np.array([[1] * 8 + [2] * 8])
+        split = MaskSplit(str(tmp_path / 'train.npy'), val=0.4)(labels)
+        assert split.train.tolist() == [3, 5, 6, 7, 9, 10, 11, 15]
+        assert split.val.tolist() == [1, 2, 13, 14]
+        assert split.test.tolist() == [0, 4, 8, 12]
+
+    @pytest.mark.parametrize(
+        ('option', 'words'),
+        [
+            ('unlabelled', "'error', 'drop'"),
+            ('labels', "'scene', 'masks'"),
+            ('unserved', "'error', 'drop', 'merge'"),
+        ],
+    )
+    def test_unknown_words(self, option: str, words: str) -> None:
+        options: Any = {option: 'maybe'}
+        with pytest.raises(
+            ValueError, match=rf"^{option} is 'maybe', expected one of \({words}\)$"
+        ):
+            MaskSplit('mask.npy', **options)
+
     def test_class_without_test_pixels(self, tmp_path: Path) -> None:
         labels, train, _ = write_masks(tmp_path)
         labels = np.where(labels == 2, np.where(np.arange(48) < 20, 2, 0), labels)
@@ -292,6 +317,34 @@ class TestLabelsOfMasks:
             expected = fields().flat[split.indices(name)]
             assert np.array_equal(split.labels(labels, name), expected)
         assert set(split.counts(labels)['unused']) == {0}
+
+    def test_the_other_labels_test(self, tmp_path: Path) -> None:
+        labels, protocol = self.make(tmp_path)
+        split = MaskSplit(protocol.train, val=0, labels='masks')(labels)
+        left = np.arange(labels.shape[1]) < 20
+        assert np.array_equal(split.mask('train'), (fields() > 0) & left)
+        assert np.array_equal(split.mask('test'), (labels > 0) & ~left)
+        for name in ('train', 'test'):
+            expected = fields().flat[split.indices(name)]
+            assert np.array_equal(split.labels(labels, name), expected)
+
+    def test_messages_name_the_file(self, tmp_path: Path) -> None:
+        labels, protocol = self.make(tmp_path)
+        for value, file in ((3, protocol.train), (4, protocol.test)):
+            left = np.arange(labels.shape[1]) < 20
+            lost = (labels == value) & (left == (value == 3))
+            with pytest.raises(
+                ValueError, match=rf'^mask {file}: the scene labels no pixel of value'
+            ):
+                protocol(np.where(lost, 0, labels))
+        scene = MaskSplit(protocol.train, protocol.test)
+        with pytest.raises(ValueError, match=rf'^mask {protocol.train} marks \d+ pix'):
+            scene(labels)
+        labels = np.where(np.arange(labels.shape[1]) < 20, fields(), labels)
+        with pytest.raises(ValueError, match=rf'^mask {protocol.test} marks \d+ pix'):
+            scene(labels)
+        # Labels of the scene are read from it, not kept.
+        assert scene(fields()).own_labels is None
 
     def test_thinned_with_its_labels(self, tmp_path: Path) -> None:
         labels, protocol = self.make(tmp_path)

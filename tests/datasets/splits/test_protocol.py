@@ -3,7 +3,9 @@
 
 """What holds of every protocol."""
 
+import contextlib
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torchgeo_ekgnet.datasets.splits import (
     BlockSplit,
     CountSplit,
     DisjointSplit,
+    DrawnSplit,
     MaskSplit,
     MatchedSplit,
     RandomSplit,
@@ -24,8 +27,16 @@ from torchgeo_ekgnet.datasets.splits import (
     SplitContext,
     SplitProtocol,
 )
+from torchgeo_ekgnet.datasets.splits.protocol import (
+    Unserved,
+    check_ratios,
+    classes_of,
+    joined,
+    pixels_of,
+)
+from torchgeo_ekgnet.datasets.splits.split import Indices
 
-from .maps import Labels, checked_split, label_maps, quick, with_rare
+from .maps import Labels, checked_split, indices_of, label_maps, quick, with_rare
 
 
 def drawn(protocol: type[SplitProtocol], **arguments: Any) -> Any:
@@ -139,6 +150,10 @@ class TestEverySplit:
     def test_repr(self) -> None:
         assert repr(RandomSplit(0.5)).startswith('RandomSplit(train=0.5, val=0.1')
 
+    def test_which_keep_patches_apart(self) -> None:
+        assert DisjointSplit.spatial and not RandomSplit.spatial
+        assert not MaskSplit.spatial and not SavedSplit.spatial
+
 
 @pytest.mark.parametrize(
     ('protocol', 'options'),
@@ -177,3 +192,128 @@ def test_messages_call_classes_by_value_and_name() -> None:
             protocol.bind(context)(labels)
     plain = RandomSplit(unserved='drop')
     assert plain.bind(context)(labels) == plain(labels)
+    assert plain.context == SplitContext({}, None, 'data', False)
+
+
+class Ends(DrawnSplit):
+    """The first pixel of a class trains, the last tests, the second validates."""
+
+    name = 'ends'
+    files = ('path',)
+
+    def __init__(self, path: str = '', unserved: Unserved = 'error') -> None:
+        super().__init__(unserved)
+        self.path = path
+
+    def _reason(self, label: int, label_map: Labels) -> str | None:
+        count = len(pixels_of(label_map, label))
+        return f'{count} pixels' if count < 3 else None
+
+    def _draw(
+        self, label_map: Labels, patch_size: int
+    ) -> tuple[dict[str, Indices], dict[int, str]]:
+        parts: dict[str, list[Indices]] = {'train': [], 'val': [], 'test': []}
+        reasons = {}
+        for label in reversed(classes_of(label_map)):
+            pixels = pixels_of(label_map, label)
+            reason = self._reason(label, label_map)
+            if reason is not None:
+                reasons[label] = reason
+                continue
+            parts['train'].append(pixels[:1])
+            parts['val'].append(pixels[1:2])
+            parts['test'].append(pixels[-1:])
+        return joined(parts), reasons
+
+
+class Follows(Ends):
+    """Serves class 1 only where class 2 is."""
+
+    def _reason(self, label: int, label_map: Labels) -> str | None:
+        if label == 1 and 2 not in label_map:
+            return 'no class 2'
+        return super()._reason(label, label_map)
+
+
+class TestUnserved:
+    LABELS = np.array([[1, 1, 1, 0], [2, 3, 2, 3], [4, 4, 4, 4]])
+
+    def test_error(self) -> None:
+        with pytest.raises(ValueError, match=r'^Ends cannot serve') as caught:
+            Ends().bind(SplitContext({3: '7 (oats)'}))(self.LABELS)
+        assert '(class 2: 2 pixels; class 7 (oats): 2 pixels)' in str(caught.value)
+        with pytest.raises(ValueError, match=r"^unserved is 'keep', expected one of"):
+            Ends(unserved='keep')  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match='patch_size is 4'):
+            Ends()(self.LABELS, 4)
+
+    def test_served(self, caplog: pytest.LogCaptureFixture) -> None:
+        split = Ends('/folder/fields.shp')(self.LABELS[::2])
+        assert indices_of(split) == [[0, 4], [1, 5], [2, 7]]
+        assert (split.protocol, split.shape) == ('ends', (2, 4))
+        assert split.settings == {'path': 'fields.shp', 'unserved': 'error'}
+        assert (split.dropped, split.relabel) == ((), {})
+        assert caplog.text == ''
+        assert Ends('').described['path'] == ''
+        protocol = Ends('/folder/fields.shp')
+        assert protocol.settings['path'] == '/folder/fields.shp'
+        assert repr(protocol) == "Ends(path='/folder/fields.shp', unserved='error')"
+
+    def test_drop(self, caplog: pytest.LogCaptureFixture) -> None:
+        split = Ends(unserved='drop')(self.LABELS)
+        assert indices_of(split) == [[0, 8], [1, 9], [2, 11]]
+        assert (split.dropped, split.relabel) == ((2, 3), {})
+        text = 'drop classes (class 2: 2 pixels; class 3: 2 pixels)'
+        assert text in caplog.text
+        with pytest.raises(ValueError, match=r'^Ends can serve no class \(class 2: 2'):
+            Ends(unserved='drop')(self.LABELS[1:2])
+
+    def test_classes_that_others_take_with_them(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The message names all that are left out, not those of the first look."""
+        split = Follows(unserved='drop')(self.LABELS)
+        assert split.dropped == (1, 2, 3)
+        text = 'class 1: no class 2; class 2: 2 pixels; class 3: 2 pixels'
+        assert f'drop classes ({text})' in caplog.text
+        assert len(caplog.records) == 1
+        with pytest.raises(ValueError, match='can serve no class') as caught:
+            Follows(unserved='drop')(self.LABELS[:2])
+        assert str(caught.value) == f'Follows can serve no class ({text})'
+
+    def test_merge(self, caplog: pytest.LogCaptureFixture) -> None:
+        split = Ends(unserved='merge')(self.LABELS)
+        assert indices_of(split) == [[0, 4, 8], [1, 5, 9], [2, 7, 11]]
+        assert (split.dropped, split.relabel) == ((), {3: 2})
+        assert 'merge classes (class 2: 2 pixels; class 3: 2' in caplog.text
+        labels = np.array([[1, 2, 0, 4, 4, 4]])
+        with pytest.raises(ValueError, match=r'^Ends cannot serve every') as caught:
+            Ends(unserved='merge').bind(SplitContext({2: '5 (rye)'}))(labels)
+        text = "after merging ['1', '5 (rye)'] (class 1: 2 pixels)"
+        assert text in str(caught.value)
+
+
+def test_files_as_named_or_below_the_root(tmp_path: Path) -> None:
+    protocol = Ends().bind(SplitContext(root=str(tmp_path)))
+    assert protocol.path_of('mask.npy') == Path('mask.npy')
+    (tmp_path / 'mask.npy').touch()
+    assert protocol.path_of('mask.npy') == tmp_path / 'mask.npy'
+    with contextlib.chdir(tmp_path):
+        assert protocol.path_of('mask.npy') == Path('mask.npy')
+
+
+@pytest.mark.parametrize(
+    ('train', 'val', 'message'),
+    [
+        (0, 0.1, '^train is 0, expected a share between 0 and 1$'),
+        (1, 0, '^train is 1, expected a share between 0 and 1$'),
+        (0.5, -0.1, '^val is -0.1, expected a share from 0 to below 1$'),
+        (0.5, 1, '^val is 1, expected a share from 0 to below 1$'),
+        (0.5, 0.5, r'^train \+ val is 1, expected less than 1: nothing is left to'),
+    ],
+)
+def test_shares(train: float, val: float, message: str) -> None:
+    check_ratios(0.5, 0.25)
+    check_ratios(0.5, 0)
+    with pytest.raises(ValueError, match=message):
+        check_ratios(train, val)

@@ -192,7 +192,7 @@ class MaskSplit(DrawnSplit):
                 for name, mask in masks.items()
             }
         if 'test' not in members:
-            members['test'] = (labels > 0) & ~members['train']
+            members['test'] = ~members['train']
         both = int((members['train'] & members['test']).sum())
         if both:
             raise ValueError(

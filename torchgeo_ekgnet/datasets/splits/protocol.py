@@ -210,7 +210,7 @@ class DrawnSplit(SplitProtocol):
         subsets, reasons = self._draw(labels, patch_size)
         reasons = dict(sorted(reasons.items()))
         relabel: dict[int, int] = {}
-        dropped: tuple[int, ...] = ()
+        dropped: dict[int, str] = {}
         text = self._listed(reasons)
         if reasons and self.unserved == 'error':
             raise ValueError(
@@ -219,15 +219,16 @@ class DrawnSplit(SplitProtocol):
                 "to leave these classes out, or unserved='merge' to make one "
                 'class of them'
             )
-        if reasons:
-            logger.warning('%s: %s classes (%s)', self, self.unserved, text)
         while reasons and self.unserved == 'drop':
             # Leaving pixels out moves the others: look again until it holds.
-            dropped = tuple(sorted({*dropped, *reasons}))
-            reduced = np.where(np.isin(labels, dropped), 0, labels)
+            dropped = dict(sorted({**dropped, **reasons}.items()))
+            text = self._listed(dropped)
+            reduced = np.where(np.isin(labels, list(dropped)), 0, labels)
             if not reduced.any():
                 raise ValueError(f'{type(self).__name__} can serve no class ({text})')
             subsets, reasons = self._draw(reduced, patch_size)
+        if text:
+            logger.warning('%s: %s classes (%s)', self, self.unserved, text)
         if reasons:
             first, *others = reasons
             relabel = dict.fromkeys(others, first)
@@ -245,7 +246,7 @@ class DrawnSplit(SplitProtocol):
             settings=self.described,
             shape=(labels.shape[0], labels.shape[1]),
             relabel=relabel,
-            dropped=dropped,
+            dropped=tuple(dropped),
             train=subsets['train'],
             val=subsets['val'],
             test=subsets['test'],
