@@ -429,6 +429,8 @@ def test_a_backward_kernel_that_fails(
         ((1024, 512, 32), 4, False),
         ((9, 9, 32), 36, True),
         ((9, 9, 32), 40, False),
+        ((1024, 512, 2), 4, True),
+        ((1024, 512, 2), 8, False),
         ((1024, 128, 16), 512, False),
     ],
 )

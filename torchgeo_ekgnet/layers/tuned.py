@@ -42,9 +42,9 @@ _MOST_GROUPS = 8
 #: Values of a sample that kernels of ours count in 32 bits.
 _MOST = 1 << 30
 
-#: Places of a line, and elements of bands, up to which kernels of ours convolve: of
-#: longer lines almost all of a band is zero.
-_LONGEST_LINE, _MOST_IN_BANDS = 32, 1 << 24
+#: Places of a line up to which kernels of ours convolve, almost all of a longer band is
+#: zero; and elements of bands, or of the parts of a gradient of kernels.
+_LONGEST_LINE, _MOST_ASIDE = 32, 1 << 24
 
 
 def _has_one_ring(geometry: Geometry) -> bool:
@@ -269,13 +269,13 @@ def _of_kernels(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> 
 
 def _runs_triton(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether kernels of ours know the geometry and can count the values."""
-    line = x.shape[4]
-    values = max(x.shape[1], weight.shape[0]) * x.shape[2] * x.shape[3] * line
+    line, lines = x.shape[4], x.shape[2] * x.shape[3]
+    aside = weight.numel() * max(line * line, lines // 64 + 1)
     return (
         _has_one_ring(geometry)
-        and values < _MOST
+        and max(x.shape[1], weight.shape[0]) * lines * line < _MOST
         and line <= _LONGEST_LINE
-        and weight.numel() * line * line <= _MOST_IN_BANDS
+        and aside <= _MOST_ASIDE
         and trial.has_kernels(x)
     )
 
