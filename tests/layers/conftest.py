@@ -10,12 +10,13 @@ import torch
 
 from torchgeo_ekgnet.layers import trial
 
+from .marks import DEVICE
+
 
 @pytest.fixture
 def fresh_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try ways on the CPU as well, in float32 as such, and forget what was chosen."""
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    monkeypatch.setattr(trial, 'DEVICES', (device,))
+    monkeypatch.setattr(trial, 'DEVICES', (DEVICE,))
     monkeypatch.setattr(trial, '_chosen', {})
     monkeypatch.setattr(trial, '_broken', set())
     monkeypatch.setattr(trial, '_doubted', set())

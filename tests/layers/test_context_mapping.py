@@ -15,6 +15,8 @@ from torch.nn.utils import parametrize, prune
 from torchgeo_ekgnet.layers import ContextMapping, pool_context
 from torchgeo_ekgnet.layers.context_mapping import ContextNorm
 
+from .marks import DEVICE
+
 
 def test_parameter_count_of_the_released_layer() -> None:
     # facts.md: 2 c^2 + 6 c + 2 c + (4 c + 4) + 1 and the frozen residual weight
@@ -248,10 +250,9 @@ def test_weights_that_are_computed(wrap: str, training: bool) -> None:
 @pytest.mark.usefixtures('fresh_trials')
 def test_means_under_autocast_on_a_gpu_are_float32() -> None:
     torch.manual_seed(0)
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    x = torch.randn(2, 3, 4, 5, 6, device=device).bfloat16().requires_grad_()
-    weight = torch.randn(2, 3, 1, 1, 1, device=device)
-    with torch.autocast(device, torch.bfloat16):
+    x = torch.randn(2, 3, 4, 5, 6, device=DEVICE).bfloat16().requires_grad_()
+    weight = torch.randn(2, 3, 1, 1, 1, device=DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16):
         mean = pool_context(x)
         (gradient,) = torch.autograd.grad(
             (weight * mean**2).sum(), x, create_graph=True

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.grad import conv3d_weight
 
-DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+from .marks import DEVICE
+
 pytestmark = pytest.mark.usefixtures('fresh_trials')
 
 

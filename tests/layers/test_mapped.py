@@ -14,10 +14,9 @@ from torchgeo_ekgnet.layers import ContextMapping, trial
 from torchgeo_ekgnet.layers.mapped import map_fused
 
 from . import mappings
+from .marks import DEVICE
 
 pytest.importorskip('triton')
-
-DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 @pytest.fixture(autouse=True)

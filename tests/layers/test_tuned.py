@@ -21,8 +21,8 @@ from torchgeo_ekgnet.layers.geometry import geometry_of
 from torchgeo_ekgnet.layers.norm import norm_act, normalize
 from torchgeo_ekgnet.layers.tuned import _runs_triton
 
-DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-cuda = pytest.mark.skipif(DEVICE == 'cpu', reason='no CUDA device')
+from .marks import DEVICE, cuda
+
 pytestmark = pytest.mark.usefixtures('fresh_trials')
 
 

@@ -566,32 +566,41 @@ class _Lines(NamedTuple):
     across: int
     all_in: int
     all_out: int
-    block_in: int
-    block_out: int
     block_lines: int
     tiles: int
 
+    @property
+    def parts(self) -> tuple[int, int]:
+        """Blocks of inputs and of outputs."""
+        return triton.cdiv(self.all_in, 64), triton.cdiv(self.all_out, 64)
 
-def _lines_of(x: Tensor, channels: int, outputs: int) -> _Lines:
-    """Cut the lines of maps, for channels and outputs of a group."""
+    @property
+    def bands(self) -> dict[str, int]:
+        """Sizes that are constants of kernels for bands."""
+        return {'ACROSS': self.across, 'ALL_K': self.all_in, 'ALL_M': self.all_out}
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Sizes that are constants of kernels for products."""
+        return {
+            **self.bands,
+            'BLOCK_N': self.block_lines,
+            'BLOCK_K': min(self.all_in, 64),
+            'BLOCK_M': min(self.all_out, 64),
+        }
+
+
+def _lines_of(x: Tensor, channels: int, outputs: int, most: int) -> _Lines:
+    """Cut the lines of maps, for channels and outputs of a group; most lines at once."""
     rows, columns, width = x.shape[2:]
     across = int(triton.next_power_of_2(width))
     whole_in, whole_out = (
         max(int(triton.next_power_of_2(number)) * across, 16)
         for number in (channels, outputs)
     )
-    # Values of two bytes that are not read in pairs take as many registers as four.
-    paired = x.itemsize == 2 and width % 2 == 0
-    block_lines = _dot_block(rows * columns, 128 if paired else 64)
-    return _Lines(
-        across,
-        whole_in,
-        whole_out,
-        min(whole_in, 64),
-        min(whole_out, 64),
-        block_lines,
-        int(triton.cdiv(rows * columns, block_lines)),
-    )
+    lines = _dot_block(rows * columns, most)
+    tiles = int(triton.cdiv(rows * columns, lines))
+    return _Lines(across, whole_in, whole_out, lines, tiles)
 
 
 def conv_forward(
@@ -617,24 +626,20 @@ def conv_forward(
     per_out, per_in = weight.shape[0] // groups, weight.shape[1]
     channels, outputs = (per_out, per_in) if turned else (per_in, per_out)
     batch, _, rows, columns, width = x.shape
-    cut = _lines_of(x, channels, outputs)
-    sizes: dict[str, int] = {
-        'ACROSS': cut.across,
-        'ALL_K': cut.all_in,
-        'ALL_M': cut.all_out,
-    }
+    # Values of two bytes that are not read in pairs take as many registers as four.
+    paired = x.itemsize == 2 and width % 2 == 0
+    cut = _lines_of(x, channels, outputs, 128 if paired else 64)
     bands = weight.new_empty(9, groups, cut.all_out, cut.all_in)
     _lay_bands[(9 * groups, triton.cdiv(cut.all_out * cut.all_in, 1024))](
         weight, bands, groups, PER_IN=per_in, PER_OUT=per_out, TURNED=turned,
-        BLOCK=1024, **sizes,
+        BLOCK=1024, **cut.bands,
     )  # fmt: skip
     size = batch, outputs * groups, rows, columns, width
     y = x.new_empty(size) if out is None else out
-    _conv[(batch * cut.tiles, groups, cut.all_out // cut.block_out)](
+    _conv[(batch * cut.tiles, groups, cut.parts[1])](
         x, bands, y, y.stride(0), groups, cut.tiles, rows, columns,
-        CHANNELS=channels, OUTPUTS=outputs, WIDTH=width, BLOCK_N=cut.block_lines,
-        BLOCK_K=cut.block_in, BLOCK_M=cut.block_out,
-        PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=3, **sizes,
+        CHANNELS=channels, OUTPUTS=outputs, WIDTH=width, **cut.blocks,
+        PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=3,
     )  # fmt: skip
     return y
 
@@ -652,21 +657,17 @@ def conv_weight_gradient(grad: Tensor, x: Tensor, groups: int) -> Tensor:
     """
     batch, _, rows, columns, width = x.shape
     channels, outputs = x.shape[1] // groups, grad.shape[1] // groups
-    cut = _lines_of(x, channels, outputs)
-    block_lines = min(cut.block_lines, 64)
-    tiles = triton.cdiv(rows * columns, block_lines)
-    blocks = (cut.all_in // cut.block_in) * (cut.all_out // cut.block_out)
+    cut = _lines_of(x, channels, outputs, 64)
+    blocks = cut.parts[0] * cut.parts[1]
     # About eight programs a multiprocessor.
-    pieces = max(1, min(1024 // (9 * groups * tiles * blocks), batch))
+    pieces = max(1, min(1024 // (9 * groups * cut.tiles * blocks), batch))
     share = triton.cdiv(batch, pieces)
-    pieces = triton.cdiv(batch, share)
+    programs = triton.cdiv(batch, share) * cut.tiles
     shape = groups * outputs, channels, 3, 3, 3
-    partial = torch.empty(pieces * tiles, *shape, dtype=torch.float32, device=x.device)
-    _conv_weight[(pieces * tiles, 9 * groups, blocks)](
-        grad, x, partial, batch, share, groups, tiles, rows, columns,
-        CHANNELS=channels, OUTPUTS=outputs, WIDTH=width, ACROSS=cut.across,
-        ALL_K=cut.all_in, ALL_M=cut.all_out, BLOCK_N=block_lines,
-        BLOCK_K=cut.block_in, BLOCK_M=cut.block_out,
+    partial = torch.empty(programs, *shape, dtype=torch.float32, device=x.device)
+    _conv_weight[(programs, 9 * groups, blocks)](
+        grad, x, partial, batch, share, groups, cut.tiles, rows, columns,
+        CHANNELS=channels, OUTPUTS=outputs, WIDTH=width, **cut.blocks,
         PRECISION=_precision(x, trial.rounds()[1]), num_warps=4, num_stages=3,
     )  # fmt: skip
     return partial.sum(0)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import trial
-from .derivatives import composed_gradients, convolution_gradients, differentiated_again
+from .derivatives import convolution_gradients, own_gradients
 from .geometry import Geometry, sizes_of
 from .rule import dense_passes, forward_mode, traced, type_of
 
@@ -216,21 +216,23 @@ class _TunedConv(torch.autograd.Function):
         x, weight, low = ctx.saved_tensors
         geometry: Geometry = ctx.geometry
         wanted = ctx.needs_input_grad[:2]
-        with torch.autocast(grad.device.type, enabled=False):
-            if differentiated_again(grad):
-                gx, gw = composed_gradients(
-                    lambda x, weight: _plain(x, weight.to(x.dtype), geometry),
-                    (x, weight),
-                    grad,
-                    wanted,
-                )
-                return gx, gw, None
-            grad = grad.contiguous()
-            gx = _of_maps(grad, x, low, geometry) if wanted[0] else None
+
+        def written() -> tuple[Tensor | None, Tensor | None]:
+            ordered = grad.contiguous()
+            gx = _of_maps(ordered, x, low, geometry) if wanted[0] else None
+            if not wanted[1]:
+                return gx, None
             # Kernels of ours give float32, which is not rounded on the way.
-            gw = _of_kernels(grad, x, low, geometry) if wanted[1] else None
-            gw = None if gw is None else gw.to(weight.dtype)
-        return gx, gw, None
+            return gx, _of_kernels(ordered, x, low, geometry).to(weight.dtype)
+
+        gradients = own_gradients(
+            grad,
+            (x, weight),
+            wanted,
+            lambda x, weight: _plain(x, weight.to(x.dtype), geometry),
+            written,
+        )
+        return *gradients, None  # type: ignore[return-value]
 
 
 def _of_maps(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
