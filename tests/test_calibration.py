@@ -117,6 +117,13 @@ class TestReliability:
         assert sum(found['bins']['pixels']) == 2000
         json.dumps(found)
 
+    def test_processes_count_together(self) -> None:
+        counts = Reliability()
+        counts.update(torch.tensor([[0.3, 0.7]]), torch.tensor([1]))
+        counts.distributed_available_fn = lambda: True
+        counts.dist_sync_fn = lambda value, group: [value, value]
+        assert counts.compute()['bins']['pixels'][10] == 2
+
     def test_bins_by_hand(self) -> None:
         counts = Reliability()
         probabilities = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.45, 0.55], [1.0, 0.0]])
@@ -138,6 +145,9 @@ def test_around_a_network() -> None:
     assert isinstance(around, Calibrated) and not around.training
     x = torch.randn(5, 3)
     assert torch.equal(around(x), network(x) / 2)
+    elsewhere = calibrated(nn.Linear(3, 2, device='meta'), 2.0)
+    assert elsewhere.training and next(elsewhere.buffers()).is_meta
+    assert calibrated(nn.Flatten(), 2.0)(x).equal(x / 2)
 
 
 def make_data(val: float = 0.3) -> SyntheticSceneDataModule:

@@ -58,6 +58,16 @@ def test_absent_classes() -> None:
     content = accuracies.to_dict()
     assert content['per_class'][2] is None
     json.dumps(content, allow_nan=False)
+    # Found once though it never occurs, or never found though it occurs once.
+    for confusion in (
+        [[8, 2, 0], [0, 9, 1], [0, 0, 0]],
+        [[8, 2, 0], [0, 9, 0], [0, 1, 0]],
+    ):
+        accuracies = Accuracies.from_confusion(confusion)
+        assert accuracies.precision[2] == 0
+        assert accuracies.average_precision == pytest.approx(
+            accuracies.precision[:2].sum() / 3
+        )
 
 
 def test_class_that_is_never_predicted_has_no_precision() -> None:

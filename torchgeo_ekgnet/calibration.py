@@ -96,7 +96,7 @@ class ValidationLogits(Metric):
         """
         # Validation runs in inference mode, whose tensors no gradient passes.
         with torch.inference_mode(False), torch.enable_grad():
-            logits = dim_zero_cat(self.logits).cpu().double().clone()
+            logits = dim_zero_cat(self.logits).cpu().double()
             target = dim_zero_cat(self.target).cpu().clone()
             doubt = 1 / (len(target) + 1)
             exponent = torch.zeros((), dtype=torch.float64, requires_grad=True)

@@ -188,6 +188,7 @@ class TestBands:
             (BandSelection(exclude=[1, 1]), 'exclude lists bands more than once'),
             (BandSelection(wavelengths=[(2000, 2100)]), 'keeps none'),
             (BandSelection(wavelengths=[(700, 400)]), 'expects pairs'),
+            (BandSelection(wavelengths=[400, 700]), 'expects pairs .*, got 400'),  # type: ignore[list-item]
             (BandSelection(indices=[0], wavelengths=[(400, 500)]), 'not both'),
         ],
     )

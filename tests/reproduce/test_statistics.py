@@ -98,6 +98,12 @@ def test_rise_ignores_the_first_three_quarters() -> None:
     assert last_quarter_rise([0, 0.2, 0.4, 0.6, *[0.9] * 12]) == pytest.approx(0)
 
 
+def test_rise_of_short_runs_is_that_of_three_epochs() -> None:
+    assert last_quarter_rise([0.9, 0, 0.1, 0.5]) == pytest.approx(25)
+    assert last_quarter_rise([0, 0.1, 0.5]) == pytest.approx(25)
+    assert last_quarter_rise([0.1, 0.5]) == pytest.approx(40)
+
+
 def test_rise_of_one_epoch_is_unknown() -> None:
     assert last_quarter_rise([0.9]) == math.inf
 

@@ -156,7 +156,7 @@ def _inside(
         )
     inside = np.zeros(len(wavelengths), dtype=bool)
     for pair in ranges:
-        if len(pair) != 2 or not float(pair[0]) <= float(pair[1]):
+        if np.shape(pair) != (2,) or not float(pair[0]) <= float(pair[1]):
             raise ValueError(
                 f'bands: {argument} expects pairs (low, high) in nm, got {pair!r}'
             )

@@ -49,10 +49,11 @@ _LEAST_BARE = 300.0
 
 
 def _names(unit: str) -> list[str]:
-    text = unicodedata.normalize('NFKC', unit).strip().lower()
-    if text in (*_UNNAMED, *_WAVENUMBERS, 'index'):
+    # NFKC makes cm-1 of the typeset one, but for its minus sign.
+    text = unicodedata.normalize('NFKC', unit).replace('\u2212', '-').strip().lower()
+    if text in _UNNAMED:
         return [text]
-    words = re.findall(r'[^\W\d_]+|1/cm|cm\^?-1', text)
+    words = re.findall(r'1/cm|cm\^?-1|[^\W\d_]+', text)
     return [word if word in _FACTORS else word.removesuffix('s') for word in words]
 
 
