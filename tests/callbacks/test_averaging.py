@@ -94,6 +94,17 @@ def test_lightnings_callbacks_find_the_network(tmp_path: Path) -> None:
     assert average.n_averaged is not None and int(average.n_averaged) > 0
 
 
+def test_what_an_update_keeps() -> None:
+    average = MovingAverage()
+    average._steps = 100.0
+    found = [average.kept(step) for step in (0, 1, 3, 4, 5, 99)]
+    assert found == pytest.approx([0, 1 / 2, 3 / 4, 4 / 5, 4 / 5, 4 / 5])
+    average = MovingAverage(start=0.5)
+    average._steps = 61.0
+    found = [average.kept(step) for step in (0, 29, 30, 31, 60)]
+    assert found == pytest.approx([0, 0, 0, 1 / 2, 1 - 1 / 3.05])
+
+
 def test_start(tmp_path: Path) -> None:
     weights, average = Weights(), MovingAverage(start=0.99)
     task = fit(tmp_path, weights, average, max_epochs=1)
@@ -101,11 +112,14 @@ def test_start(tmp_path: Path) -> None:
 
 
 def test_checkpoint_holds_the_average_and_resumes(tmp_path: Path) -> None:
+    weights, average = Weights(), MovingAverage(share=0.4)
+
     def run(name: str, epochs: int, path: Any = None) -> dict[str, Any]:
         saver = ModelCheckpoint(tmp_path / name, 'last', save_on_train_epoch_end=True)
         fit(
             tmp_path,
-            MovingAverage(share=0.4),
+            average,
+            weights,
             saver,
             max_epochs=epochs,
             ckpt_path=path,
@@ -117,9 +131,14 @@ def test_checkpoint_holds_the_average_and_resumes(tmp_path: Path) -> None:
     first = run('first', 2)
     name = 'model.classifier.weight'
     assert not first['state_dict'][name].equal(first['current_model_state'][name])
+    done = len(weights.steps)
     again = run('again', 3, tmp_path / 'first' / 'last.ckpt')
     assert again['epoch'] == 2
-    assert torch.isfinite(again['state_dict'][name]).all()
+    mean = first['state_dict'][name]
+    for step, value in enumerate(weights.steps[done:], start=done):
+        kept = average.kept(step)
+        mean = kept * mean + (1 - kept) * value
+    torch.testing.assert_close(again['state_dict'][name], mean)
 
 
 @pytest.mark.parametrize(

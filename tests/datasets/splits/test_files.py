@@ -105,13 +105,12 @@ class TestMaskSplit:
 
     def test_unlabelled_pixels(self, tmp_path: Path) -> None:
         labels, train, test = write_masks(tmp_path)
-        full = labels.copy()
         labels[1, 1] = 0
         with pytest.raises(ValueError, match='1 pixels that have no label'):
             MaskSplit(train, test)(labels)
         split = MaskSplit(train, test, unlabelled='drop')(labels)
-        assert split.train.size + split.val.size < MaskSplit(train)(full).shape[0] ** 2
-        assert labels.shape[1] + 1 not in split.train
+        used = np.concatenate([split.indices(name) for name in SUBSETS])
+        assert np.array_equal(np.sort(used), np.flatnonzero(labels))
 
     def test_masks_of_another_edition(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -286,8 +285,11 @@ class TestMaskSplit:
         ):
             MaskSplit('mask.npy', **options)
 
-    def test_class_without_test_pixels(self, tmp_path: Path) -> None:
+    def test_class_without_training_or_test_pixels(self, tmp_path: Path) -> None:
         labels, train, _ = write_masks(tmp_path)
+        taught = (labels == 2) & (np.arange(48) < 20)
+        with pytest.raises(ValueError, match=r'class 2: 0 training, \d+ test pixels'):
+            MaskSplit(train, unlabelled='drop')(np.where(taught, 0, labels))
         labels = np.where(labels == 2, np.where(np.arange(48) < 20, 2, 0), labels)
         with pytest.raises(ValueError, match=r'class 2: .* 0 test pixels'):
             MaskSplit(train)(labels)
