@@ -16,6 +16,7 @@ from torchgeo_ekgnet._compat import BaseTask
 from torchgeo_ekgnet.commands import shipped_configs
 from torchgeo_ekgnet.datasets import DisjointSplit, HyperspectralScene, RandomSplit
 from torchgeo_ekgnet.intake import advise
+from torchgeo_ekgnet.intake.advice import advised_patch
 from torchgeo_ekgnet.intake.init import main
 
 from .conftest import VALUES, own_cube, own_labels
@@ -122,6 +123,34 @@ def test_advice_where_only_a_random_split_serves() -> None:
     assert (advice.model, advice.recipe) == ('ekgnet_spatial', 'custom_spatial')
     assert (advice.batch_size, advice.epochs) == (16, 100)
     assert 'surroundings' in advice.reasons['model']
+
+
+@pytest.mark.parametrize(
+    ('side', 'model', 'settings'),
+    [
+        (40, 'ekgnet_spatial', (16, 100, 75)),
+        (70, 'ekgnet_spatial', (32, 60, 45)),
+        (130, 'ekgnet_spatial', (80, 60, 45)),
+        (40, 'ssrn', (16, 100, 25)),
+    ],
+)
+def test_advice_follows_the_training_pixels(
+    side: int, model: str, settings: tuple[int, int, int]
+) -> None:
+    labels = np.repeat([1, 2], side * side // 2).reshape(side, side)
+    scene = HyperspectralScene(np.ones((side, side, 2)), labels)
+    advice = advise(scene, model, split='random')
+    assert (advice.batch_size, advice.epochs, advice.patience) == settings
+
+
+def test_patches_fit_into_small_scenes() -> None:
+    found = [
+        advised_patch(
+            HyperspectralScene(np.ones((side, 9, 2)), np.ones((side, 9), int))
+        )
+        for side in range(1, 9)
+    ]
+    assert found == [1, 1, 3, 3, 5, 5, 7, 7]
 
 
 @pytest.mark.parametrize(

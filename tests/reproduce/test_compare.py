@@ -185,6 +185,7 @@ def test_conclusion_says_what_would_be_shown() -> None:
     needed = 4.302653 * 3**0.5 * (1 / 3 + 200 / 400) ** 0.5
     assert f'so many points on: {needed:.1f} (level, found 2.0).' in text
     assert 'With 0.5 test pixels to a training pixel' in text
+    assert 'significantly' not in text
     assert 'so many points' not in concluded(good=(90, 91, 90), same=(90, 91, 90))
 
 

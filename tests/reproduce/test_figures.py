@@ -19,9 +19,8 @@ def curves(val_loss: list[float | None]) -> dict[str, Any]:
 
 
 def panels(*runs: dict[str, Any]) -> Any:
-    results = [
-        {'confusion': [[3, 1], [0, 4]], 'epochs': 3, 'curves': run} for run in runs
-    ]
+    common = {'confusion': [[3, 1], [0, 4]], 'epochs': 3, 'split': {'sizes': (8, 2, 8)}}
+    results = [{**common, 'curves': run} for run in runs]
     return curve_panels(summarise([('ssrn', 'SSRN', results)])).axes
 
 

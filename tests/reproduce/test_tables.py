@@ -106,6 +106,11 @@ def test_a_row_below_the_svm_or_rising_is_not_converged() -> None:
     assert svm.reason is None
     (rising,) = summarise([('a', 'A', [result(99, 0, RISING)])])
     assert rising.reason == 'rising +20.0 points'
+    # Two points are one of 50 validation pixels, and four of 200.
+    slow = result(99, 0, [0.9 + 0.01 * epoch for epoch in range(8)])
+    assert summarise([('a', 'A', [slow])])[0].reason is None
+    slow['split']['sizes'] = [400, 200, 50]
+    assert summarise([('a', 'A', [slow])])[0].reason == 'rising +2.0 points'
     trained = result(99, 0, RISING)
     trained['curves'] = {'train_OA': trained['curves']['val_OA'], 'val_OA': []}
     (unseen,) = summarise([('a', 'A', [trained])])
@@ -204,7 +209,9 @@ def test_paper_order_is_checked() -> None:
         ('b', 'OA'): Published(98.0),
         ('c', 'OA'): Published(98.5),
     }
-    notes = ' '.join(order_notes(compare(summaries), summaries, numbers))
+    pairs = compare(summaries)
+    assert [pair.difference for pair in pairs] == pytest.approx([19, 10, 9])
+    notes = ' '.join(order_notes(pairs, summaries, numbers))
     assert 'Of 3 pairs' in notes
     assert '2 have the same sign, 2 of them significantly' in notes
     assert 'Against the order of the paper: B over C (shown)' in notes

@@ -213,7 +213,7 @@ def runs_of(summaries: Sequence[Summary]) -> list[Mapping[str, Any]]:
 
 def _validating(result: Mapping[str, Any]) -> float:
     """Validation pixels of a run; infinite where they decide nothing."""
-    return result.get('split', {}).get('sizes', (0, 0, 0))[1] or math.inf
+    return result['split']['sizes'][1] or math.inf
 
 
 def _smoothed_rows(

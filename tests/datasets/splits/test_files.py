@@ -186,6 +186,11 @@ class TestMaskSplit:
         np.save(tmp_path / 'joined.npy', np.where(mask == 2, 1, mask))
         MaskSplit(str(tmp_path / 'joined.npy'))(labels)
         assert 'not one to one' in caplog.text
+        caplog.clear()
+        np.save(tmp_path / 'two.npy', np.array([[2, 0, 1, 0]]))
+        MaskSplit(str(tmp_path / 'two.npy'))(np.array([[1, 1, 2, 2]]))
+        assert "(mask's value: scene's label: 1: 2, 2: 1)" in caplog.text
+        assert 'not one to one' not in caplog.text
 
     @pytest.mark.parametrize('subset', ['train', 'test'])
     def test_argument_that_names_the_array(self, tmp_path: Path, subset: str) -> None:
