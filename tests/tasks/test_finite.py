@@ -60,6 +60,24 @@ def test_steps_are_skipped_when_asked_for(tmp_path: Path) -> None:
     assert math.isfinite(trainer.callback_metrics['val_loss'])
 
 
+@pytest.mark.parametrize('batch', [0, 1])
+def test_validation_amid_the_batches_of_a_step_that_is_skipped(
+    batch: int, tmp_path: Path
+) -> None:
+    task = make_task(on_nonfinite='skip')
+    trainer = make_trainer(
+        tmp_path,
+        callbacks=[Spoil(math.nan, batch)],
+        accumulate_grad_batches=2,
+        val_check_interval=1,
+    )
+    with pytest.warns(UserWarning, match='1 steps of epoch 0 were skipped'):
+        trainer.fit(task, make_datamodule())
+    for name, value in task.model.state_dict().items():
+        assert torch.isfinite(value).all(), name
+    assert math.isfinite(trainer.callback_metrics['val_loss'])
+
+
 def test_a_training_of_skipped_steps_only_ends(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, callbacks=[Spoil(math.nan)], limit_val_batches=0)
     with pytest.raises(ValueError, match='fit: the loss is NaN'):

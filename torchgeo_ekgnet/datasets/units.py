@@ -54,7 +54,7 @@ def _names(unit: str) -> list[str]:
     if text in _UNNAMED:
         return [text]
     words = re.findall(r'1/cm|cm\^?-1|[^\W\d_]+', text)
-    return [word if word in _FACTORS else word.removesuffix('s') for word in words]
+    return [word.removesuffix('s') for word in words]
 
 
 def written_numbers(text: str) -> tuple[list[float], str | None]:

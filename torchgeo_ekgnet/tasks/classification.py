@@ -582,6 +582,8 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         if self.trainer.state.fn == 'validate':
             self._refuse_random_weights('validate')
             self._match_classes('validate')
+        else:
+            self._watch.before_validation(self.model)
 
     def on_test_start(self) -> None:
         """Refuse to test random weights."""

@@ -26,6 +26,7 @@ class FiniteWatch:
         self.skipped = 0
         self.steps = 0
         self._bad: Tensor | None = None
+        self._unfinished = 0
         self._saved: list[Tensor] | None = None
 
     def see(self, values: Tensor) -> None:
@@ -51,6 +52,13 @@ class FiniteWatch:
         if self.skip and self._saved is None:
             self._saved = [buffer.clone() for buffer in network.buffers()]
 
+    def before_validation(self, network: nn.Module) -> None:
+        """Keep a step that is skipped later out of a validation amid its batches."""
+        if self._saved is not None:
+            self._unfinished += self.read()
+            if self._unfinished:
+                self._restore(network, self._saved)
+
     def before_step(self, network: nn.Module, module: Any) -> None:
         """Refuse or skip an optimizer step whose loss or gradient is not finite.
 
@@ -72,16 +80,22 @@ class FiniteWatch:
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         for gradient in gradients:
             self.see(gradient)
-        bad = torch.tensor(self.read(), device=module.device)
+        bad = torch.tensor(self._unfinished + self.read(), device=module.device)
+        self._unfinished = 0
         if bool(module.all_gather(bad).any()):
             self.skipped += 1
             for parameter in network.parameters():
                 parameter.grad = None
             if self._saved is not None:
-                with torch.no_grad():
-                    for now, kept in zip(network.buffers(), self._saved, strict=True):
-                        now.copy_(kept)
+                self._restore(network, self._saved)
         self._saved = None
+
+    @staticmethod
+    def _restore(network: nn.Module, saved: list[Tensor]) -> None:
+        """Give a network the running statistics that were kept."""
+        with torch.no_grad():
+            for now, kept in zip(network.buffers(), saved, strict=True):
+                now.copy_(kept)
 
     def finish_epoch(self) -> int:
         """Check the epoch, and tell how many of its steps were skipped.
