@@ -203,6 +203,8 @@ class TestBands:
             HyperspectralScene(
                 cube(), labels(), bands=BandSelection(wavelengths=[(400, 500)])
             )
+        with pytest.raises(ValueError, match=r'keeps none .* \(wavelengths unknown'):
+            HyperspectralScene(cube(), labels(), bands=[])
 
     @pytest.mark.parametrize(
         ('wavelengths', 'match'),

@@ -39,7 +39,8 @@ def test_only_selected_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    'part', [(5, 21, 9, 33), (8, 16, 0, 8), (39, 40, 49, 50), (0, 40, 0, 50)]
+    'part',
+    [(5, 21, 9, 33), (8, 16, 0, 8), (15, 17, 15, 17), (39, 40, 49, 50), (0, 40, 0, 50)],
 )
 def test_batches_in_a_part_hold_all_its_pixels(part: tuple[int, int, int, int]) -> None:
     selected = np.random.default_rng(1).random((40, 50)) < 0.5

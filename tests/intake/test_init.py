@@ -116,6 +116,7 @@ def test_split_is_the_most_honest_possible() -> None:
     advice = advise(HyperspectralScene(own_cube(), one_place), patch_size=9)
     assert isinstance(advice.protocol, RandomSplit)
     assert 'optimistic' in advice.reasons['split']
+    assert 'patch_size' not in advice.reasons
 
 
 def test_advice_where_only_a_random_split_serves() -> None:
@@ -195,9 +196,11 @@ def shipped_recipe(name: str) -> dict[str, Any]:
 
 def test_few_labels_need_not_validate() -> None:
     labels = np.zeros((20, 20), dtype=np.uint8)
-    labels[2, 2:5], labels[12, 2:5] = 1, 2
+    labels[2, 2:4], labels[12, 2:5], labels[17, 2] = 1, 2, 3
     advice = advise(HyperspectralScene(np.ones((20, 20, 4)), labels), split='random')
-    assert advice.split.val.size == 0 < advice.split.test.size
+    assert advice.split.counts(labels)['train'] == [1, 1, 0]
+    assert advice.split.counts(labels)['test'] == [1, 2, 0]
+    assert advice.split.val.size == 0
     assert 'too few labels to validate' in advice.reasons['split']
     with pytest.raises(ValueError, match='found no split'):
         advise(
