@@ -143,7 +143,7 @@ class TestBands:
             ([2, 0], [2, 0]),
             (BandSelection(exclude=[1]), [0, 2, 3]),
             (BandSelection(exclude=[]), [0, 1, 2, 3]),
-            (BandSelection(wavelengths=[(500, 700)]), [1, 2]),
+            (BandSelection(wavelengths=[(550, 650)]), [1, 2]),
             (BandSelection(exclude_wavelengths=[(1340, 1460)]), [0, 1, 2]),
             (
                 BandSelection(wavelengths=[(400, 600), (1300, 1500)], exclude=[0]),

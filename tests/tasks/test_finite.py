@@ -40,6 +40,7 @@ def test_training_stops_before_the_weights_are_spoilt(
     )
     with pytest.raises(ValueError, match='fit: the loss is NaN or infinite'):
         trainer.fit(task, make_datamodule())
+    assert trainer.global_step == 1
     assert all(torch.isfinite(p).all() for p in task.model.parameters())
     assert not saver.best_model_path and 'train' not in task.accuracies
 
@@ -49,13 +50,26 @@ def test_learning_rate_beyond_reason(tmp_path: Path) -> None:
         make_trainer(tmp_path).fit(make_task(lr=1e30), make_datamodule())
 
 
-def test_steps_are_skipped_when_asked_for(tmp_path: Path) -> None:
+class SpoilGradient(Callback):
+    """Makes the gradient of the second step of each epoch infinite."""
+
+    def on_after_backward(self, trainer: Any, task: Any) -> None:
+        if trainer.fit_loop.epoch_loop.batch_idx == 1:
+            next(task.model.parameters()).grad.fill_(math.inf)
+
+
+@pytest.mark.parametrize('spoil', [Spoil(math.nan, 1), SpoilGradient()])
+def test_steps_are_skipped_when_asked_for(spoil: Callback, tmp_path: Path) -> None:
     task = make_task(on_nonfinite='skip')
-    trainer = make_trainer(tmp_path, callbacks=[Spoil(math.nan, 1)])
-    with pytest.warns(UserWarning, match='1 steps of epoch 0 were skipped'):
+    trainer = make_trainer(tmp_path, callbacks=[spoil], max_epochs=2)
+    with pytest.warns(UserWarning, match='steps of epoch') as told:
         trainer.fit(task, make_datamodule())
+    said = [str(one.message) for one in told if 'skipped' in str(one.message)]
+    assert [text[:18] for text in said] == ['1 steps of epoch 0', '1 steps of epoch 1']
     for name, value in task.model.state_dict().items():
         assert torch.isfinite(value).all(), name
+        if name.endswith('num_batches_tracked'):
+            assert value == trainer.global_step - 2
     assert math.isfinite(trainer.callback_metrics['train_loss'])
     assert math.isfinite(trainer.callback_metrics['val_loss'])
 
