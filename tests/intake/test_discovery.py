@@ -144,6 +144,16 @@ def test_raster_and_label_raster(tmp_path: Path) -> None:
     assert found.scene.class_values == VALUES
 
 
+def test_pattern_is_one_of_the_files(tmp_path: Path) -> None:
+    values = own_cube().transpose(2, 0, 1).astype(np.float32)
+    for number, band in enumerate(values):
+        write_raster(tmp_path / f'band_{number:02}.tif', band[None], **GRID)
+    write_raster(tmp_path / 'classes.tif', own_labels()[None], **GRID)
+    found = find_scene([tmp_path / 'band_*.tif', tmp_path / 'classes.tif'])
+    assert (found.cube, found.labels) == ('band_*.tif', 'classes.tif')
+    np.testing.assert_array_equal(found.scene.cube, own_cube().astype(np.float32))
+
+
 def test_wavelengths_from_a_text_file(mat_files: tuple[Path, Path]) -> None:
     centres = np.linspace(450, 900, BANDS)
     np.savetxt('centres.txt', centres)
@@ -315,7 +325,10 @@ def test_files_of_a_folder_that_are_nothing(tmp_path: Path) -> None:
         'file type = ENVI Spectral Library\n'
     )
     np.zeros((2, 3), '<f4').tofile(tmp_path / 'library.sli')
-    with pytest.raises(ValueError, match=r'Thumbs\.db, .*, which cannot be read'):
+    (tmp_path / 'a folder').mkdir()
+    with pytest.raises(
+        ValueError, match=r'; \S*Thumbs\.db, \S*library\.hdr, which cannot be read'
+    ):
         find_scene([tmp_path])
     write_cube(tmp_path)
     assert find_scene([tmp_path]).labels == 'classes.tif'
