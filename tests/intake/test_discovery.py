@@ -271,6 +271,16 @@ def test_regions_of_interest(tmp_path: Path) -> None:
     found = find_scene([tmp_path])
     assert found.labels == 'areas.txt'
     assert found.scene.class_names == ('oak', 'rye')
+    regions = ''.join(
+        f'<Region name="{name}"><GeometryDef><CoordSysStr>none</CoordSysStr><Point>'
+        f'<Coordinates>{place}</Coordinates></Point></GeometryDef></Region>'
+        for name, place in (('rye', '3.5 4.5'), ('oak', '10.5 11.5'))
+    )
+    xml = tmp_path / 'areas.xml'
+    xml.write_text(f'<RegionsOfInterest>{regions}</RegionsOfInterest>')
+    found = find_scene([tmp_path / 'flight.tif', xml])
+    assert found.labels == 'areas.xml'
+    assert found.scene.class_names == ('oak', 'rye')
 
 
 @pytest.mark.parametrize(
