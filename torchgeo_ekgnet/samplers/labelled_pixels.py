@@ -309,6 +309,11 @@ class LabelledPixelSampler(SpatialSampler):
         values = image[tile.window(rows, cols)].get('image')
         if values is None:
             return np.zeros(len(pixels.row), dtype=bool)
+        if values.ndim != 3:
+            raise ValueError(
+                f'{type(image).__name__} gives images of shape {tuple(values.shape)}, '
+                'expected (bands, rows, columns); open it without time_series=True'
+            )
         absent = missing(values, self.nodata)[0].numpy()
         found: NDArray[np.bool_] = absent[
             pixels.row - rows.start, pixels.col - cols.start
