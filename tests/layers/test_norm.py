@@ -278,3 +278,36 @@ def test_when_the_parts_are_computed() -> None:
             assert dense_layer(conv, norm, act, last, x) is None
         conv.mapping = nn.Sequential(conv.mapping, nn.Linear(3, 2))  # too few weights
         assert dense_layer(conv, norm, act, last, x) is None
+
+
+class _Cubed(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) ** 3
+
+
+class _Image(Tensor):
+    """A subclass that results keep, as those of other libraries."""
+
+
+def test_activations_of_a_class_derived_from_relu() -> None:
+    conv, norm = CONVS['experts']().eval(), settled(nn.BatchNorm3d(6))
+    x, act = torch.randn(2, 4, 3, 3, 3), _Cubed()
+    with torch.no_grad():
+        assert folds(conv, norm)
+        found = conv_norm(conv, norm, x, act=act)
+        torch.testing.assert_close(found, act(norm(conv(x))), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('name', CONVS)
+def test_subclasses_of_tensors(name: str, training: bool) -> None:
+    torch.manual_seed(0)
+    conv = CONVS[name]().train(training)
+    norm, act = settled(nn.BatchNorm3d(6)).train(training), nn.ReLU()
+    x = torch.randn(2, 4, 5, 3, 5)
+    expected = act(norm(conv(x)))
+    image = x.as_subclass(_Image).requires_grad_()
+    found = conv_norm(conv, norm, image, act=act)
+    torch.testing.assert_close(found.as_subclass(Tensor), expected)
+    found.sum().backward()
+    assert image.grad is not None
