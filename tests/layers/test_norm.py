@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.func import functional_call
 
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, GroupedConv3d, conv_strategy
 from torchgeo_ekgnet.layers.attention import mean_attention, record_attention
@@ -311,3 +312,39 @@ def test_subclasses_of_tensors(name: str, training: bool) -> None:
     torch.testing.assert_close(found.as_subclass(Tensor), expected)
     found.sum().backward()
     assert image.grad is not None
+
+
+class _Dense(nn.Sequential):
+    """A dense layer, as networks compute it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        conv, norm, act, last = self
+        assert isinstance(last, GroupedConv3d)
+        whole = dense_layer(conv, norm, act, last, input)
+        if whole is not None:
+            return whole
+        return last(conv_norm(conv, norm, input, act=act))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize(
+    'name', ['0.weight', '0.mapping.raw_temperature', '1.weight', '3.weight']
+)
+def test_forward_mode_of_parameters(name: str, training: bool) -> None:
+    network = _Dense(*dense_parts()).train(training)
+    network[0].mapping.set_temperature(0.5)
+    exact, x = copy.deepcopy(network).double(), torch.randn(3, 6, 4, 5, 17)
+    value = network.get_parameter(name).detach()
+    ends = []
+    with torch.no_grad():
+        for step in (1e-5, -1e-5):
+            moved = {name: value.double() + step}
+            ends.append(functional_call(copy.deepcopy(exact), moved, (x.double(),)))
+        with forward_ad.dual_level():
+            dual = {name: forward_ad.make_dual(value, torch.ones_like(value))}
+            tangent = forward_ad.unpack_dual(
+                functional_call(network, dual, (x,))
+            ).tangent
+    assert tangent is not None
+    expected = (ends[0] - ends[1]) / 2e-5
+    torch.testing.assert_close(tangent.double(), expected, rtol=1e-3, atol=1e-4)

@@ -84,6 +84,7 @@ def _fuses(mapping: Any, g: Tensor) -> bool:
         and 2 <= g.shape[0] <= _MOST_SAMPLES
         and mapping.num_experts <= _MOST_EXPERTS
         and not traced()
+        and not forward_mode()
         and not torch.is_inference_mode_enabled()
         and trial.has_kernels(g)
     )
@@ -234,7 +235,7 @@ def map_fused(mapping: Any, g: Tensor, kinds: Kinds) -> Tensor | None:
     if not _fuses(mapping, g):
         return None
     listed = _parameters(mapping, kinds)
-    if listed is None or forward_mode(g, *listed[0]):
+    if listed is None:
         return None
     (given, norms), g = listed, g.contiguous()
     if not _is_faster(g, norms, mapping.floor, given):
