@@ -331,7 +331,7 @@ class _Dense(nn.Sequential):
     'name', ['0.weight', '0.mapping.raw_temperature', '1.weight', '3.weight']
 )
 def test_forward_mode_of_parameters(name: str, training: bool) -> None:
-    network = _Dense(*dense_parts()).train(training)
+    network: Any = _Dense(*dense_parts()).train(training)
     network[0].mapping.set_temperature(0.5)
     exact, x = copy.deepcopy(network).double(), torch.randn(3, 6, 4, 5, 17)
     value = network.get_parameter(name).detach()
