@@ -116,6 +116,12 @@ class TestConfusionCounts:
         counts.update(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
         assert counts.compute().tolist() == [[1, 1], [0, 1]]
 
+    def test_labels_of_eight_bits(self) -> None:
+        counts = ConfusionCounts(20, validate_args=False)
+        label = torch.arange(20, dtype=torch.uint8)
+        counts.update(label.long(), label)
+        assert (counts.compute() == torch.eye(20)).all()
+
     def test_is_exact_under_autocast(self) -> None:
         counts = ConfusionCounts(2, validate_args=False)
         zeros = torch.zeros(3000, dtype=torch.int64)

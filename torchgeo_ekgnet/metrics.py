@@ -192,7 +192,8 @@ class ConfusionCounts(MulticlassConfusionMatrix):
         """
         if preds.ndim == target.ndim + 1:
             preds = preds.argmax(dim=1)
-        cells = (target * self.num_classes + preds).flatten()
+        # Products of labels of 8 bits would wrap round.
+        cells = (target.long() * self.num_classes + preds).flatten()
         counts = self.confmat.flatten()
         self.confmat = counts.scatter_add(
             0, cells, torch.ones_like(cells, dtype=counts.dtype)

@@ -25,6 +25,7 @@ from torchgeo_ekgnet.datasets import (
     LabelRaster,
     RandomSplit,
     SavedSplit,
+    SyntheticScene,
 )
 from torchgeo_ekgnet.datasets.splits import Split, SplitProtocol
 from torchgeo_ekgnet.samplers import LabelledPixelSampler
@@ -372,3 +373,27 @@ def test_wrong_scenes(tmp_path: Path) -> None:
         make(tmp_path, class_values=[1, 2, 1])
     with pytest.raises(ValueError, match='makes no map'):
         make(tmp_path).setup('predict')
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    module = make(tmp_path)
+    image, labels = module.image, module.labels
+    scene: Any = SyntheticScene(rows=30, cols=30, num_bands=20)
+    for pair, name in (((scene, labels), 'image'), ((image, scene), 'labels')):
+        with pytest.raises(TypeError, match=f'{name}: found SyntheticScene, expected'):
+            LabelledPixelsDataModule(*pair)
+    exchanged = LabelledPixelsDataModule(labels, LabelRaster(str(tmp_path / 'labels')))
+    with pytest.raises(ValueError, match=r'gives .*mask, expected image among them'):
+        exchanged.setup('fit')
+    for number in ('batch_size', 'statistics_pixels'):
+        with pytest.raises(ValueError, match=number):
+            make(tmp_path, **{number: 0})
+
+
+@pytest.mark.skipif(not _compat.HAS_TASKS, reason='torchgeo 0.8 stacks no times')
+def test_series_of_times_is_no_image(tmp_path: Path) -> None:
+    module = make(tmp_path)
+    image: Any = module.image
+    image.time_series = True
+    with pytest.raises(ValueError, match=r'shape \(1, 6, .*without time_series=True'):
+        module.setup('fit')

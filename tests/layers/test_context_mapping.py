@@ -127,6 +127,23 @@ def test_norm_is_batch_norm_otherwise(momentum: float | None) -> None:
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
 
 
+def test_statistics_that_are_not_tracked_stay() -> None:
+    ours, theirs = ContextNorm(4), nn.BatchNorm3d(4)
+    x = torch.randn(5, 4, 1, 1, 1)
+    for norm in (ours, theirs):
+        norm.track_running_stats = False  # how many programs keep what was learnt
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    mapping = ContextMapping(4)
+    for module in mapping.modules():
+        if isinstance(module, ContextNorm):
+            module.track_running_stats = False
+    mapping(x)
+    for name, value in mapping.named_buffers():
+        fresh = ContextMapping(4).get_buffer(name)
+        assert torch.equal(value, fresh), name
+
+
 def test_becomes_a_synchronized_norm() -> None:
     mapping = nn.SyncBatchNorm.convert_sync_batchnorm(ContextMapping(3))
     norms = [m for m in mapping.modules() if isinstance(m, nn.SyncBatchNorm)]

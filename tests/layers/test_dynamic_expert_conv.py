@@ -240,6 +240,10 @@ def test_bad_input() -> None:
             layer(torch.randn(2, 4, 0, 5, 5), context)
     with pytest.raises(ValueError, match='5 channels'):
         layer.attention_weights(torch.randn(5, 4, 4, 4))
+    x = torch.randn(2, 4, 5, 5, 5)
+    for context in (x.mean((2, 3, 4)), torch.randn(3, 4, 1, 1, 1)):
+        with pytest.raises(ValueError, match=r'context .* expected \(2, 4, 1, 1, 1\)'):
+            layer(x, context)
 
 
 @pytest.mark.parametrize(

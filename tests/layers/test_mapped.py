@@ -8,15 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchgeo_ekgnet.layers import ContextMapping, trial
+from torchgeo_ekgnet.layers.context_mapping import (
+    ContextNorm,
+    MappingBlock,
+    PooledConv3d,
+)
 from torchgeo_ekgnet.layers.mapped import map_fused
+from torchgeo_ekgnet.layers.mapped_cpu import Kinds
 
 from . import mappings
 from .marks import DEVICE
 
 pytest.importorskip('triton')
+
+KINDS = Kinds(MappingBlock, ContextNorm, PooledConv3d)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +89,18 @@ def test_second_derivatives() -> None:
 
 
 @pytest.mark.parametrize(
-    'why', ['evaluation', 'one sample', 'frozen alpha', 'hook', 'two units', 'float64']
+    'why',
+    [
+        'evaluation',
+        'one sample',
+        'frozen alpha',
+        'hook',
+        'two units',
+        'float64',
+        'synchronized',
+        'another end',
+        'no statistics',
+    ],
 )
 def test_others_are_pytorchs(why: str) -> None:
     options: dict[str, dict[str, Any]] = {
@@ -94,15 +113,21 @@ def test_others_are_pytorchs(why: str) -> None:
         mapping.eval()
     if why == 'hook':
         mapping.norm.register_forward_hook(lambda *args: None)
+    if why == 'synchronized':
+        mapping = nn.SyncBatchNorm.convert_sync_batchnorm(mapping)
+    if why == 'another end':
+        mapping.norm, mapping.project = nn.Identity(), nn.Linear(4, 4).to(DEVICE)  # type: ignore[assignment]
+    if why == 'no statistics':
+        mapping.norm.track_running_stats = False
     g = torch.randn(1 if why == 'one sample' else 3, 4, device=DEVICE)
-    assert map_fused(mapping, g.to(mapping.raw_temperature.dtype)) is None
+    assert map_fused(mapping, g.to(mapping.raw_temperature.dtype), KINDS) is None
 
 
 def test_kernels_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     mapping = make_mapping(5)
     plain, g = copy.deepcopy(mapping), torch.randn(4, 5, device=DEVICE)
     seen, kernels = torch.randn(4, 3, device=DEVICE), trial.kernels()
-    map_fused(mapping, g)
+    map_fused(mapping, g, KINDS)
 
     def fail(*args: Any) -> Any:
         raise RuntimeError('out of resources')
@@ -113,4 +138,4 @@ def test_kernels_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     for ours, theirs in zip(found, run(plain, g, seen), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
     monkeypatch.setattr(trial, 'DEVICES', (DEVICE,))
-    assert map_fused(mapping, g) is None
+    assert map_fused(mapping, g, KINDS) is None

@@ -159,6 +159,10 @@ def _slow(mapping: Any) -> None:
     mapping.norm.momentum = None
 
 
+def _use_no_statistics(mapping: Any) -> None:
+    mapping.norm.track_running_stats = False
+
+
 def _convert(mapping: Any) -> None:
     mapping.double()
 
@@ -170,7 +174,7 @@ def _lay(mapping: Any) -> None:
 
 @pytest.mark.parametrize(
     'change',
-    [_hook, _prune, _replace, _freeze, _slow, _convert, _lay],
+    [_hook, _prune, _replace, _freeze, _slow, _use_no_statistics, _convert, _lay],
     ids=lambda c: c.__name__,
 )
 def test_others_are_computed_by_their_modules(

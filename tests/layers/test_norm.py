@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.func import functional_call
 
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, GroupedConv3d, conv_strategy
 from torchgeo_ekgnet.layers.attention import mean_attention, record_attention
@@ -278,3 +279,72 @@ def test_when_the_parts_are_computed() -> None:
             assert dense_layer(conv, norm, act, last, x) is None
         conv.mapping = nn.Sequential(conv.mapping, nn.Linear(3, 2))  # too few weights
         assert dense_layer(conv, norm, act, last, x) is None
+
+
+class _Cubed(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) ** 3
+
+
+class _Image(Tensor):
+    """A subclass that results keep, as those of other libraries."""
+
+
+def test_activations_of_a_class_derived_from_relu() -> None:
+    conv, norm = CONVS['experts']().eval(), settled(nn.BatchNorm3d(6))
+    x, act = torch.randn(2, 4, 3, 3, 3), _Cubed()
+    with torch.no_grad():
+        assert folds(conv, norm)
+        found = conv_norm(conv, norm, x, act=act)
+        torch.testing.assert_close(found, act(norm(conv(x))), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('name', CONVS)
+def test_subclasses_of_tensors(name: str, training: bool) -> None:
+    torch.manual_seed(0)
+    conv = CONVS[name]().train(training)
+    norm, act = settled(nn.BatchNorm3d(6)).train(training), nn.ReLU()
+    x = torch.randn(2, 4, 5, 3, 5)
+    expected = act(norm(conv(x)))
+    image = x.as_subclass(_Image).requires_grad_()
+    found = conv_norm(conv, norm, image, act=act)
+    torch.testing.assert_close(found.as_subclass(Tensor), expected)
+    found.sum().backward()
+    assert image.grad is not None
+
+
+class _Dense(nn.Sequential):
+    """A dense layer, as networks compute it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        conv, norm, act, last = self
+        assert isinstance(last, GroupedConv3d)
+        whole = dense_layer(conv, norm, act, last, input)
+        if whole is not None:
+            return whole
+        return last(conv_norm(conv, norm, input, act=act))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize(
+    'name', ['0.weight', '0.mapping.raw_temperature', '1.weight', '3.weight']
+)
+def test_forward_mode_of_parameters(name: str, training: bool) -> None:
+    network: Any = _Dense(*dense_parts()).train(training)
+    network[0].mapping.set_temperature(0.5)
+    exact, x = copy.deepcopy(network).double(), torch.randn(3, 6, 4, 5, 17)
+    value = network.get_parameter(name).detach()
+    ends = []
+    with torch.no_grad():
+        for step in (1e-5, -1e-5):
+            moved = {name: value.double() + step}
+            ends.append(functional_call(copy.deepcopy(exact), moved, (x.double(),)))
+        with forward_ad.dual_level():
+            dual = {name: forward_ad.make_dual(value, torch.ones_like(value))}
+            tangent = forward_ad.unpack_dual(
+                functional_call(network, dual, (x,))
+            ).tangent
+    assert tangent is not None
+    expected = (ends[0] - ends[1]) / 2e-5
+    torch.testing.assert_close(tangent.double(), expected, rtol=1e-3, atol=1e-4)

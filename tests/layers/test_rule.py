@@ -176,7 +176,7 @@ def test_the_rule_on_cuda() -> None:
         weight = torch.empty(8, 8, 3, 3, 3, device='cuda')
         geometry = geometry_of(weight, 1, 1, 1, 4)
         assert choose_conv_strategy(x, weight, geometry) == ('grouped', None)
-        assert not tunes(x, weight, None, geometry)
+        assert not tunes(x, weight, geometry)
 
 
 def test_dense_is_exact() -> None:

@@ -33,6 +33,43 @@ def static(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Conv3d(in_channels, out_channels, 1)
 
 
+class _Wrapped(nn.Module):
+    """A layer with something added, as adapters add it."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.added = nn.Conv3d(layer.in_channels, layer.out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x) + self.added(x)
+        return y
+
+
+class _Largest(nn.Module):
+    """A mapping that needs more than the mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest = x.amax((2, 3, 4))
+        return torch.stack([largest.mean(1), largest.amax(1)], 1).softmax(1)
+
+
+def _replace_bottlenecks(stage: Any) -> None:
+    for layer in stage.layers:
+        conv = layer.bottleneck
+        layer.bottleneck = nn.Conv3d(conv.in_channels, conv.out_channels, 1)
+
+
+def _wrap_bottlenecks(stage: Any) -> None:
+    for layer in stage.layers:
+        layer.bottleneck = _Wrapped(layer.bottleneck)
+
+
+def _replace_mappings(stage: Any) -> None:
+    for layer in stage.layers:
+        layer.bottleneck.mapping = _Largest()
+
+
 def maps(batch: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     options = {'dtype': torch.float64, 'generator': generator}
@@ -53,6 +90,25 @@ def buffers_read(stage: DenseStage, x: Tensor, strategy: str | None = None) -> i
     for hook in hooks:
         hook.remove()
     return len({tensor.untyped_storage().data_ptr() for tensor in read})
+
+
+@pytest.mark.parametrize(
+    'change', [_replace_bottlenecks, _wrap_bottlenecks, _replace_mappings]
+)
+def test_parts_of_layers_may_be_replaced(change: Callable[[Any], None]) -> None:
+    stage: Any = make_stage(experts, True)
+    change(stage)
+    stage.double().eval()
+    pooled = x = stage.pool(maps())
+    for layer in stage.layers:
+        inner = layer.act(layer.norm(layer.bottleneck(x)))
+        new = layer.conv(inner.transpose(2, 3)).transpose(2, 3)
+        x = torch.cat([x, new], 1)
+    assert x.shape[1] > pooled.shape[1]
+    torch.testing.assert_close(stage(maps()), x)
+    with torch.no_grad():
+        torch.testing.assert_close(stage(maps()), x)
+    torch.testing.assert_close(torch.jit.script(stage)(maps()), x)
 
 
 @pytest.mark.parametrize('layer', [experts, static])

@@ -13,7 +13,13 @@ import torch
 from matplotlib.figure import Figure
 from rasterio.transform import from_origin
 from torch.utils.data import DataLoader
-from torchgeo.datasets import EnMAP, IntersectionDataset, RasterDataset, stack_samples
+from torchgeo.datasets import (
+    EnMAP,
+    IntersectionDataset,
+    RasterDataset,
+    roi_split,
+    stack_samples,
+)
 
 from tests.data.enmap import data
 from tests.data.geotiff.data import write
@@ -117,6 +123,26 @@ class TestLabelledPixelSampler:
         assert [len(part) for part in parts] == [81, 121]
         assert set(parts[0].labels.tolist()) == {1}
         assert set(parts[1].labels.tolist()) == {2}
+
+    def test_parts_of_any_shape_share_no_pixel(
+        self, dataset: IntersectionDataset
+    ) -> None:
+        west, south, east, north = dataset.index.total_bounds
+        # The diagonal meets no pixel centre.
+        middle = [(west, south + 7), (east, north + 7)]
+        shapes = [
+            shapely.Polygon([*middle, (east, north + 60), (west, north + 60)]),
+            shapely.Polygon([*middle, (east, south - 60), (west, south - 60)]),
+        ]
+        parts = [
+            LabelledPixelSampler(part, 5, shuffle=False)
+            for part in roi_split(dataset, shapes)
+        ]
+        found = [set(map(pixel_of, part)) for part in parts]
+        assert all(found) and not found[0] & found[1]
+        for part, shape in zip(parts, shapes, strict=True):
+            assert shapely.contains_xy(shape, *part.positions.T).all()
+        assert len(found[0] | found[1]) == (data.labels_of() > 0).sum()
 
     def test_order(self, dataset: IntersectionDataset) -> None:
         def order(sampler: LabelledPixelSampler) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import timm
 import torch
 from lightning.pytorch import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.metrics import Accuracies
@@ -230,6 +231,54 @@ class TestMetrics:
         task = make_task(in_channels=BANDS, num_classes=CLASSES).eval()
         probabilities = task.predict_step(make_batch(), 0)
         torch.testing.assert_close(probabilities.sum(1), torch.ones(8))
+
+
+class TestBatchesOfOthers:
+    """Loaders that are not those of a data module of this package."""
+
+    @staticmethod
+    def loader(image: torch.dtype, label: Any) -> DataLoader[Any]:
+        generator = torch.Generator().manual_seed(0)
+        patches = torch.randn(8, BANDS, PATCH, PATCH, generator=generator).to(image)
+        samples = [
+            {'image': p, 'label': n} for p, n in zip(patches, label, strict=True)
+        ]
+        return DataLoader(samples, batch_size=4)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize('image', [torch.float64, torch.float16])
+    @pytest.mark.parametrize('label', [torch.int32, torch.int16, torch.uint8])
+    def test_types_of_numpy(
+        self, tmp_path: Path, image: torch.dtype, label: torch.dtype
+    ) -> None:
+        numbers = torch.arange(8) % CLASSES
+        loader = self.loader(image, numbers.to(label))
+        task, trainer = (
+            make_task(in_channels=BANDS, num_classes=CLASSES),
+            make_trainer(tmp_path),
+        )
+        trainer.fit(task, loader, loader)
+        trainer.test(task, loader, verbose=False)
+        predicted: Any = trainer.predict(task, loader)
+        assert predicted[0].dtype == torch.float32
+        counts = np.bincount(numbers, minlength=CLASSES)
+        assert (task.accuracies['test'].confusion.sum(axis=1) == counts).all()
+
+    @pytest.mark.parametrize(
+        ('label', 'message'),
+        [
+            (torch.arange(1, 9), f'found label {CLASSES}, expected classes from 0 to'),
+            (torch.arange(8) - 1, 'found label -1, expected classes from 0 to'),
+            (torch.zeros(8, 1).long(), r'shape \(4, 1\), expected whole numbers of'),
+            (torch.zeros(8), 'type torch.float32 and shape'),
+        ],
+    )
+    def test_what_is_no_class(
+        self, tmp_path: Path, label: torch.Tensor, message: str
+    ) -> None:
+        loader = self.loader(torch.float32, label)
+        task = make_task(in_channels=BANDS, num_classes=CLASSES)
+        with pytest.raises(ValueError, match=f'the batch: .*{message}'):
+            make_trainer(tmp_path).fit(task, loader)
 
 
 def test_compile_keeps_the_names_of_the_state_dict(

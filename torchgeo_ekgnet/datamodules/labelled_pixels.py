@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import GeoDataset
 
-from .._options import number_of_workers
+from .._options import number_of_workers, whole_number
 from ..checkpoint import check_same_pixels
 from ..datasets.nodata import jsonable_nodata
 from ..datasets.palette import class_palette
@@ -179,8 +179,17 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
                 with a warning. Its scores then include pixels it was trained on.
 
         Raises:
-            ValueError: If a class is listed twice.
+            TypeError: If images or labels are no georeferenced datasets.
+            ValueError: If a class is listed twice, or a number is too small.
         """
+        for name, dataset in (('image', image), ('labels', labels)):
+            if not isinstance(dataset, GeoDataset):
+                raise TypeError(
+                    f'{name}: found {type(dataset).__name__}, expected a georeferenced '
+                    'dataset of torchgeo; scenes have data modules of their own '
+                    '(CustomSceneDataModule)'
+                )
+        batch_size = whole_number('batch_size', batch_size, 1)
         if class_values is not None and len(set(class_values)) != len(class_values):
             raise ValueError(
                 f'class_values must list each class once, got {class_values}'
@@ -196,7 +205,7 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         self.protocol = split
         self.nodata = nodata
         self.unlabelled = [0] if unlabelled is None else unlabelled
-        self.statistics_pixels = statistics_pixels
+        self.statistics_pixels = whole_number('statistics_pixels', statistics_pixels, 1)
         self.allow_other_split = allow_other_split
         self._nodata: float | None = None
         self._counts: dict[str, list[int]] = {}
@@ -421,9 +430,13 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         chosen = np.linspace(0, len(sampler) - 1, count).round().astype(np.int64)
         pixels = sampler.subset(chosen, shuffle=False)
         pixels.size = 1
-        spectra = torch.stack(
-            [self.image[window]['image'][:, 0, 0] for window in pixels]
-        ).double()
+        samples = [self.image[window] for window in pixels]
+        if 'image' not in samples[0]:
+            raise ValueError(
+                f'image: {type(self.image).__name__} gives {", ".join(samples[0])}, '
+                'expected image among them; are image and labels exchanged?'
+            )
+        spectra = torch.stack([sample['image'][:, 0, 0] for sample in samples]).double()
         std = spectra.std(dim=0, correction=0)
         # No scale is known of a band without spread: it is 0 everywhere.
         std[(spectra == spectra[0]).all(dim=0)] = torch.inf

@@ -99,20 +99,23 @@ class ContextNorm(nn.BatchNorm3d):
                 0.0,
                 self.eps,
             )
-        from_batch = self.running_mean is None
+        mean, variance = self.running_mean, self.running_var
+        from_batch = mean is None
         momentum = 0.0
         if self.training and input.shape[0] > 1:
             from_batch = True
             if self.momentum is not None:
                 momentum = self.momentum
-            if self.num_batches_tracked is not None:
+            if not self.track_running_stats:
+                mean, variance = None, None
+            elif self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
                 if self.momentum is None:
                     momentum = 1.0 / float(self.num_batches_tracked)
         return F.batch_norm(
             input,
-            self.running_mean,
-            self.running_var,
+            mean,
+            variance,
             self.weight,
             self.bias,
             from_batch,
@@ -372,11 +375,10 @@ class ContextMapping(nn.Module):
     def _map(self, g: Tensor) -> Tensor:
         """Map contexts, (B, C), to weights, (B, K)."""
         if not torch.jit.is_scripting():
-            fused = map_fused(self, g) if self.training else None
+            kinds = Kinds(MappingBlock, ContextNorm, PooledConv3d)
+            fused = map_fused(self, g, kinds) if self.training else None
             if fused is None:
-                fused = map_at_once(
-                    self, g, Kinds(MappingBlock, ContextNorm, PooledConv3d)
-                )
+                fused = map_at_once(self, g, kinds)
             if fused is not None:
                 return fused
         tau = self.floor + F.softplus(self.raw_temperature)

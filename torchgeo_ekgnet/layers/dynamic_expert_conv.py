@@ -295,6 +295,15 @@ class DynamicExpertConv3d(nn.Module):
                 'point values; convert it with .float()'
             )
 
+    @torch.jit.unused
+    def _check_context(self, x: Tensor, context: Tensor) -> None:
+        """Refuse what is not the mean of (B, Cin, D, H, W) over space."""
+        if context.dim() != 5 or context.shape[:2] != x.shape[:2]:
+            raise ValueError(
+                f'DynamicExpertConv3d: the context has shape {tuple(context.shape)}, '
+                f'expected ({x.shape[0]}, {x.shape[1]}, 1, 1, 1)'
+            )
+
     def attention_weights(self, x: Tensor) -> Tensor:
         """Compute the weights with which the experts are mixed.
 
@@ -333,6 +342,8 @@ class DynamicExpertConv3d(nn.Module):
         unbatched = x.dim() == 4
         if unbatched:
             x = x.unsqueeze(0)
+        if context is not None and not torch.jit.is_scripting():
+            self._check_context(x, context)
         attention = self.mapping(x if context is None else context)
         if not torch.jit.is_scripting():
             y = self.convolve(x, attention, self.weight, self.bias)

@@ -125,7 +125,7 @@ def expert_conv3d(
             biases = cast(Tensor, _mixed_bias(attention, bias, shift))
             y = y + biases[:, :, None, None, None].to(y.dtype)
         return F.relu(y) if relu else y
-    if chosen == 'pointwise' and casts_itself(x, attention, weight, bias):
+    if chosen == 'pointwise' and casts_itself(x):
         dtype = type_of(x)
         with torch.autocast(x.device.type, enabled=False):
             # Biases stay in float32: casts are kernels of their own.
@@ -202,12 +202,12 @@ def _static_conv(
         low = None if bias is None else bias.bfloat16()
         with torch.autocast('cpu', enabled=False):
             return _static_conv(x.bfloat16(), weight.bfloat16(), low, geometry, None)
-    if forced is None and tunes(x, weight, bias, geometry):
+    if forced is None and tunes(x, weight, geometry):
         return tuned_conv3d(x, weight, bias, geometry, out)
     if forced is None and chosen_at_run_time(x, geometry):
         y = cast(Tensor, compiled_conv3d(x, weight, *sizes_of(geometry)))
         return y if bias is None else y + bias[:, None, None, None]
-    plain, unrolling = plain_only(x, weight, bias), None
+    plain, unrolling = plain_only(x), None
     chosen = forced
     if forced == 'unrolled' and x.numel() > 0:
         unrolling = any_unrolling(x.shape, weight.shape, geometry)

@@ -144,7 +144,7 @@ def _faster_bands_last(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether maps (B, C, H, D, W) in no order of ours are convolved faster bands last."""
     if x.device.type != 'cpu' or x.dtype != torch.float32 or x.is_contiguous():
         return False
-    if plain_only(x, weight) or asked_strategy() is not None:
+    if plain_only(x) or asked_strategy() is not None:
         return False
     size = (x.shape[3], x.shape[2], x.shape[4])
     return faster_order(size, weight.shape, geometry) == 'HWD'

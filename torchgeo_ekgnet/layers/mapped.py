@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from . import trial
 from .derivatives import composed_gradients, differentiated_again
-from .rule import forward_mode, traced, watched
+from .mapped_cpu import Kinds, usual_pairs
+from .rule import forward_mode, traced
 
 __all__ = ['map_fused']
 
@@ -40,23 +41,22 @@ class _Norm(NamedTuple):
     eps: float
 
 
-def _parts(mapping: Any) -> list[tuple[nn.BatchNorm3d, nn.Module, nn.Parameter]] | None:
+def _parts(
+    mapping: Any, kinds: Kinds
+) -> list[tuple[nn.BatchNorm3d, nn.Module, nn.Parameter]] | None:
     """List norm, product and scalar of each block and of the end; None if others."""
-    found = []
-    for block in mapping.blocks:
-        units = list(block.units)
-        if len(units) != 3 or not block.learnable_residual or watched(block):
-            return None
-        found.append((units[0], units[2], block.residual_weight))
-        if type(units[1]) is not nn.GELU or units[1].approximate != 'none':
-            return None
-    found.append((mapping.norm, mapping.project, mapping.raw_temperature))
-    return found
+    pairs, blocks = usual_pairs(mapping, kinds), list(mapping.blocks)
+    if pairs is None or len(pairs) != len(blocks) + 1:
+        return None
+    if not all(block.learnable_residual for block in blocks):
+        return None
+    scalars = [*(block.residual_weight for block in blocks), mapping.raw_temperature]
+    return [(*pair, scalar) for pair, scalar in zip(pairs, scalars, strict=True)]
 
 
-def _parameters(mapping: Any) -> tuple[list[Tensor], list[_Norm]] | None:
+def _parameters(mapping: Any, kinds: Kinds) -> tuple[list[Tensor], list[_Norm]] | None:
     """List parameters in order, and what norms have beside; None if it is no usual one."""
-    parts = _parts(mapping)
+    parts = _parts(mapping, kinds)
     if parts is None:
         return None
     values: list[Tensor] = []
@@ -84,10 +84,8 @@ def _fuses(mapping: Any, g: Tensor) -> bool:
         and 2 <= g.shape[0] <= _MOST_SAMPLES
         and mapping.num_experts <= _MOST_EXPERTS
         and not traced()
+        and not forward_mode()
         and not torch.is_inference_mode_enabled()
-        and not any(
-            watched(module) for module in mapping.modules() if module is not mapping
-        )
         and trial.has_kernels(g)
     )
 
@@ -223,20 +221,21 @@ def _is_faster(
     return trial.fastest(_NAME, key, ways, tolerance, 'triton') == 'triton'
 
 
-def map_fused(mapping: Any, g: Tensor) -> Tensor | None:
+def map_fused(mapping: Any, g: Tensor, kinds: Kinds) -> Tensor | None:
     """Compute a mapping network in training with kernels of ours.
 
     Args:
         mapping: The :class:`ContextMapping`.
         g: Contexts (B, C).
+        kinds: Classes that its modules must be of.
 
     Returns:
         Weights (B, K); None where PyTorch's operations are to compute them.
     """
     if not _fuses(mapping, g):
         return None
-    listed = _parameters(mapping)
-    if listed is None or forward_mode(g, *listed[0]):
+    listed = _parameters(mapping, kinds)
+    if listed is None:
         return None
     (given, norms), g = listed, g.contiguous()
     if not _is_faster(g, norms, mapping.floor, given):

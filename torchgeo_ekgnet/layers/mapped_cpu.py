@@ -22,7 +22,7 @@ from . import direct
 from .derivatives import own_gradients
 from .rule import asked_strategy, plain_only, watched
 
-__all__ = ['Kinds', 'map_at_once']
+__all__ = ['Kinds', 'map_at_once', 'usual_pairs']
 
 # Samples up to which the kernels were faster than PyTorch's operations, on one thread and
 # on two.
@@ -71,12 +71,23 @@ def _is(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module) is kind and not watched(module)
 
 
-def _pairs(blocks: Sequence[Any], end: Any, kinds: Kinds) -> list[Any] | None:
-    """List norms and products of all units and of the end; None if others are there."""
+def usual_pairs(mapping: Any, kinds: Kinds) -> list[Any] | None:
+    """List norms and products of a mapping network; None if other modules are there.
+
+    Args:
+        mapping: The :class:`ContextMapping`.
+        kinds: Classes that its modules must be of.
+
+    Returns:
+        Norm and product of each unit, then of the end.
+    """
+    modules = mapping._modules
     pairs: list[Any] = []
-    for block in blocks:
+    for block in modules['blocks']._modules.values():
+        if not _is(block, kinds.block):
+            return None
         units = block._modules['units']
-        if not _is(block, kinds.block) or not _is(units, nn.Sequential):
+        if not _is(units, nn.Sequential):
             return None
         if len(units) % 3:
             return None
@@ -85,9 +96,11 @@ def _pairs(blocks: Sequence[Any], end: Any, kinds: Kinds) -> list[Any] | None:
             if not _is(act, nn.GELU) or act.approximate != 'none':
                 return None
             pairs.append((norm, product))
-    pairs.append(end)
+    pairs.append((modules['norm'], modules['project']))
     for norm, product in pairs:
         if not (_is(norm, kinds.norm) and _is(product, kinds.product)):
+            return None
+        if not norm.track_running_stats:
             return None
     return pairs
 
@@ -114,7 +127,7 @@ def _collect(
     """
     modules, experts = mapping._modules, mapping.num_experts
     blocks = list(modules['blocks']._modules.values())
-    pairs = _pairs(blocks, (modules['norm'], modules['project']), kinds)
+    pairs = usual_pairs(mapping, kinds)
     if pairs is None:
         return None
     given: list[Any] = []

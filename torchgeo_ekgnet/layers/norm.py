@@ -144,7 +144,7 @@ def conv_norm(
     if isinstance(conv, DynamicExpertConv3d):
         attention = conv.mapping(x if context is None else context)
         weight, bias, shift = _fold(conv.weight, conv.bias, norm, 1)
-        relu = isinstance(act, nn.ReLU) and not watched(act)
+        relu = type(act) is nn.ReLU and not watched(act)
         y = conv.convolve(x, attention, weight, bias, shift, relu)
         return y if relu else _activated(norm, y, act)
     plain = cast(nn.Conv3d, conv)
@@ -231,7 +231,8 @@ def _activated(norm: nn.Module, y: Tensor, act: nn.Module | None) -> Tensor:
     """Activate what a normalization gave: in place, unless somebody may hold it."""
     if act is None:
         return y
-    held = _symbolic(y) or type(norm) not in _NORMS or watched(norm)
+    # What a subclass returns from a function of autograd is a view, or a stand-in.
+    held = type(y) is not Tensor or type(norm) not in _NORMS or watched(norm)
     if held or type(act) is not nn.ReLU or watched(act):
         return cast(Tensor, act(y))
     return y.relu_()
@@ -246,7 +247,7 @@ def _fuses(norm: nn.Module, x: Tensor) -> bool:
         and norm.momentum is not None
         and not traced()
         and not torch.is_inference_mode_enabled()
-        and not forward_mode(x, norm.weight, norm.bias)
+        and not forward_mode()
         and trial.has_kernels(x)
     )
 
@@ -368,7 +369,7 @@ def normalize(norm: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tenso
         ``act(norm(x))``, running statistics updated as the normalization does.
     """
     if not _symbolic(x) and _fuses(norm, x):
-        relu = isinstance(act, nn.ReLU) and not watched(act)
+        relu = type(act) is nn.ReLU and not watched(act)
         fused = _fused(cast(nn.BatchNorm3d, norm), x, relu)
         if fused is not None:
             return fused if relu or act is None else cast(Tensor, act(fused))

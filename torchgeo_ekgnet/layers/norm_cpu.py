@@ -237,7 +237,6 @@ def _has_kernel(
     return (
         fits
         and geometry.is_pointwise()
-        and not plain_only(x, weight, bias, scale, shift)
         and can_mix(x, conv.groups, weight, bias, scale, shift)
         and choose_expert_strategy(x, weight, geometry) == 'pointwise'
     )

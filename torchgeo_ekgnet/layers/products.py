@@ -43,7 +43,7 @@ def pointwise(
 ) -> Tensor:
     """Multiply each sample's (Cin, D*H*W) matrix by its mixed kernel."""
     stacked = weight.flatten(2)
-    if plain_only(x, attention, weight, mixed_bias):
+    if plain_only(x):
         y = _products(x, mix(attention, stacked), mixed_bias, groups)
     elif torch.is_grad_enabled():
         y = cast(

@@ -128,29 +128,27 @@ def knows_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
-def forward_mode(*tensors: Tensor) -> bool:
-    """Whether forward-mode derivatives are asked for."""
-    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+def forward_mode() -> bool:
+    """Whether forward-mode derivatives are asked for, of maps or of any parameter."""
+    return forward_ad._current_level >= 0
 
 
-def plain_only(*tensors: Tensor | None) -> bool:
-    """Whether PyTorch must see and differentiate the operations themselves."""
-    if traced():
+def plain_only(x: Tensor) -> bool:
+    """Whether PyTorch must see and differentiate the operations on maps themselves."""
+    if traced() or forward_mode():
         return True
-    given = [t for t in tensors if t is not None]
-    device = given[0].device.type
+    device = x.device.type
     # Our backward pass switches autocast off, which some devices (meta) do not know.
     if not knows_autocast(device):
         return True
-    return forward_mode(*given) or torch.is_autocast_enabled(device)
+    return torch.is_autocast_enabled(device)
 
 
-def casts_itself(*tensors: Tensor | None) -> bool:
+def casts_itself(x: Tensor) -> bool:
     """Whether maps are on a GPU under autocast, where our functions cast themselves."""
-    given = [t for t in tensors if t is not None]
-    if not trial.applies(given[0]) or traced() or forward_mode(*given):
+    if not trial.applies(x) or traced() or forward_mode():
         return False
-    return torch.is_autocast_enabled(given[0].device.type)
+    return torch.is_autocast_enabled(x.device.type)
 
 
 def type_of(x: Tensor) -> torch.dtype:

@@ -61,13 +61,12 @@ def _uses_columns(weight: Tensor, geometry: Geometry) -> bool:
     return few and geometry.groups == 1 and geometry.dilation == (1, 1, 1)
 
 
-def tunes(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> bool:
+def tunes(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether :func:`tuned_conv3d` computes a convolution.
 
     Args:
         x: Maps (B, Cin, D, H, W).
         weight: Kernels (Cout, Cin/groups, kD, kH, kW).
-        bias: Biases.
         geometry: Strides and so on.
 
     Returns:
@@ -76,8 +75,7 @@ def tunes(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) ->
     """
     if not trial.applies(x) or traced() or x.numel() == 0:
         return False
-    given = [t for t in (x, weight, bias) if t is not None]
-    if forward_mode(*given) or type_of(x) not in trial.CLOSE:
+    if forward_mode() or type_of(x) not in trial.CLOSE:
         return False
     thin = 1 < geometry.groups <= _MOST_GROUPS and _has_one_ring(geometry)
     return thin or _uses_columns(weight, geometry)

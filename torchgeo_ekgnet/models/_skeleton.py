@@ -70,7 +70,8 @@ class DenseLayer(nn.Module):
     """
 
     # A constant for TorchScript, which compiles only the branch that is taken.
-    takes_context: Final[bool]
+    __constants__ = ('takes_context',)
+    __jit_unused_properties__ = ('takes_context',)
 
     def __init__(
         self,
@@ -102,9 +103,13 @@ class DenseLayer(nn.Module):
             rows_first=True,
         )
         self.drop = nn.Dropout(drop_rate)
-        mapping = getattr(self.bottleneck, 'mapping', None)
-        self.takes_context = isinstance(self.bottleneck, DynamicExpertConv3d) and bool(
-            getattr(mapping, 'needs_only_context', False)
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether the bottleneck, which anybody may replace, asks for the mean alone."""
+        conv = self.bottleneck
+        return isinstance(conv, DynamicExpertConv3d) and bool(
+            getattr(conv.mapping, 'needs_only_context', False)
         )
 
     def forward(

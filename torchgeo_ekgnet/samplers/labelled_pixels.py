@@ -249,9 +249,12 @@ class LabelledPixelSampler(SpatialSampler):
         found = [np.empty((0, 6))]
         covered: list[set[int]] = [set(), set()]
         left_out = 0
-        for bounds, interval in zip(
-            dataset.index.geometry.bounds.to_numpy(), dataset.index.index, strict=True
+        for shape, interval in zip(
+            dataset.index.geometry, dataset.index.index, strict=True
         ):
+            bounds = np.array(shape.bounds)
+            # Not only the bounds: parts of roi_split may be any polygons.
+            regions = [shape] if roi is None else [shape, roi]
             tile = self._tile(bounds, interval, tiles)
             for rows, cols in _blocks(bounds, tile):
                 for axis, numbers in enumerate((rows, cols)):
@@ -259,7 +262,7 @@ class LabelledPixelSampler(SpatialSampler):
                     covered[axis].update(
                         range(first + numbers.start, first + numbers.stop)
                     )
-                pixels = _labelled(labels, tile, (rows, cols), roi, unlabelled)
+                pixels = _labelled(labels, tile, (rows, cols), regions, unlabelled)
                 if pixels is None:
                     continue
                 keep = ~self._absent(image, tile, pixels)
@@ -306,6 +309,11 @@ class LabelledPixelSampler(SpatialSampler):
         values = image[tile.window(rows, cols)].get('image')
         if values is None:
             return np.zeros(len(pixels.row), dtype=bool)
+        if values.ndim != 3:
+            raise ValueError(
+                f'{type(image).__name__} gives images of shape {tuple(values.shape)}, '
+                'expected (bands, rows, columns); open it without time_series=True'
+            )
         absent = missing(values, self.nodata)[0].numpy()
         found: NDArray[np.bool_] = absent[
             pixels.row - rows.start, pixels.col - cols.start
@@ -356,17 +364,17 @@ def _labelled(
     labels: GeoDataset,
     tile: _Tile,
     block: tuple[range, range],
-    roi: 'Polygon | None',
+    regions: Sequence[Any],
     unlabelled: Sequence[int],
 ) -> _Pixels | None:
-    """Find the labelled pixels of a block that lie in the region; None if none do."""
+    """Find the labelled pixels of a block that lie in all regions; None if none do."""
     mask = _read_mask(labels, tile.window(*block))
     if mask is None:
         return None
     row, col = np.nonzero(~np.isin(mask, unlabelled))
     found = _Pixels(row + block[0].start, col + block[1].start, mask[row, col])
-    if roi is not None:
-        inside = shapely.contains_xy(roi, *tile.centres(found.row, found.col))
+    for region in regions:
+        inside = shapely.contains_xy(region, *tile.centres(found.row, found.col))
         found = _Pixels(*(part[inside] for part in found))
     return found if len(found.row) else None
 

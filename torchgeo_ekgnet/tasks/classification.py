@@ -38,7 +38,7 @@ from ..models._weights import compare_weights, network_state
 from .arguments import Compile, Precision, check_arguments, plain_arguments
 from .capture import Capture, make_capture
 from .classes import numbers_in_network
-from .entries import entries
+from .entries import class_numbers, entries
 from .finite import FiniteWatch, OnNonfinite
 from .losses import Loss, balanced_weights, make_loss, mix, weigh_classes
 from .networks import (
@@ -359,6 +359,9 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
     def _logits(self, image: Tensor) -> Tensor:
         """Run the network; the logits are valid until its next run."""
         network = self if self._capture is None else self._capture
+        if image.is_floating_point():
+            # NumPy's doubles, unless the weights are doubles as well.
+            image = image.to(next(self.model.parameters()).dtype)
         logits: Tensor = network(image)
         return logits
 
@@ -407,6 +410,9 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
     def _step(self, batch: Mapping[str, Tensor], stage: str) -> Tensor:
         """Give the loss of one batch, and count its predictions."""
         image, label = entries(batch, 'image', 'label')
+        numbers = None if stage == 'train' else self._numbers
+        known = self.hparams['num_classes'] if numbers is None else len(numbers)
+        label = class_numbers(label, known)
         if len(label):
             target = label
             if stage == 'train' and self.hparams['mixup']:
@@ -414,8 +420,8 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
                     image, label, self.hparams['num_classes'], self.hparams['mixup']
                 )
             logits = self._logits(image)
-            if self._numbers is not None and stage != 'train':
-                label = target = self._numbers.to(label.device)[label]
+            if numbers is not None:
+                label = target = numbers.to(label.device)[label]
             if stage == 'test':
                 logits = self._divided(logits)
                 self.test_reliability.update(logits.softmax(dim=1), label)
