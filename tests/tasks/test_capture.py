@@ -203,6 +203,19 @@ class TestCapture:
             assert len(logits.T) == (CLASSES if change == 'thaw' else 2)
             assert network.stem.weight.grad.any()
 
+    def test_parts_that_stop_learning_statistics_are_seen(self) -> None:
+        network = make_network()
+        capture = Capture(network, Graphs(), ('cpu',))
+        for _ in range(3):
+            capture(batch())
+        network.norm.eval()
+        graphs, before = capture._graphs, network.norm.running_mean.clone()
+        for _ in range(2):
+            capture(batch())
+        assert network.norm.running_mean.equal(before)
+        # Each graph repeats the mode in which it was captured.
+        assert len({key.modes for key in graphs}) == len(graphs) == 2
+
     @pytest.mark.parametrize('set_to_none', [True, False])
     def test_gradients_accumulate(self, set_to_none: bool) -> None:
         captured, eager = make_network(), make_network()

@@ -85,7 +85,7 @@ def _fuses(mapping: Any, g: Tensor) -> bool:
         and mapping.num_experts <= _MOST_EXPERTS
         and not traced()
         and not forward_mode()
-        and not torch.is_inference_mode_enabled()
+        and not (g.is_inference() or torch.is_inference_mode_enabled())
         and trial.has_kernels(g)
     )
 
@@ -150,10 +150,15 @@ class _Mapped(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, g: Tensor, norms: list[_Norm], floor: float, *given: Tensor
+        ctx: Any,
+        g: Tensor,
+        computed: tuple[Tensor, list[Tensor]],
+        norms: list[_Norm],
+        floor: float,
+        *given: Tensor,
     ) -> Tensor:
-        """Map contexts (B, C) to weights (B, K), and update running statistics."""
-        found, kept = _forward(g, norms, floor, given)
+        """Take what :func:`_forward` has computed; a failure of autograd is none of it."""
+        found, kept = computed
         ctx.save_for_backward(found, *kept, *given)
         ctx.options = norms, floor
         return found
@@ -164,7 +169,7 @@ class _Mapped(torch.autograd.Function):
         found, *saved = ctx.saved_tensors
         norms, floor = ctx.options
         kept, given = saved[: len(saved) // 2], saved[len(saved) // 2 :]
-        wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]
+        wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
         gradients: Sequence[Tensor | None] | None = None
         with torch.autocast(grad.device.type, enabled=False):
             if not differentiated_again(grad):
@@ -183,7 +188,7 @@ class _Mapped(torch.autograd.Function):
         first, *others = (
             g if w else None for g, w in zip(gradients, wanted, strict=True)
         )
-        return first, None, None, *others
+        return first, None, None, None, *others
 
 
 def _is_faster(
@@ -240,8 +245,10 @@ def map_fused(mapping: Any, g: Tensor, kinds: Kinds) -> Tensor | None:
     (given, norms), g = listed, g.contiguous()
     if not _is_faster(g, norms, mapping.floor, given):
         return None
-    return trial.attempt(
-        _NAME,
-        'triton',
-        lambda: cast(Tensor, _Mapped.apply(g, norms, mapping.floor, *given)),
-    )
+    with torch.no_grad():
+        computed = trial.attempt(
+            _NAME, 'triton', lambda: _forward(g, norms, mapping.floor, given)
+        )
+    if computed is None:
+        return None
+    return cast(Tensor, _Mapped.apply(g, computed, norms, mapping.floor, *given))

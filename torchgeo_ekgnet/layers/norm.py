@@ -246,7 +246,7 @@ def _fuses(norm: nn.Module, x: Tensor) -> bool:
         and trains_plainly(norm, x)
         and norm.momentum is not None
         and not traced()
-        and not torch.is_inference_mode_enabled()
+        and not (x.is_inference() or torch.is_inference_mode_enabled())
         and not forward_mode()
         and trial.has_kernels(x)
     )
@@ -269,18 +269,15 @@ class _FusedNorm(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
-        statistics: tuple[Tensor, Tensor, Tensor],
-        share: float,
+        found: tuple[Tensor, Tensor, Tensor],
         eps: float,
         relu: bool,
     ) -> Tensor:
-        """Normalize, and update running statistics."""
-        y, mean, inverse = trial.kernels().norm_forward(
-            x, weight, bias, statistics, share, eps, relu
-        )
+        """Take what ``norm_forward`` has found: a failure of autograd is none of it."""
+        y, mean, inverse = found
         ctx.save_for_backward(x, weight, bias, mean, inverse)
         ctx.options = eps, relu  # type: ignore[attr-defined]
-        return cast(Tensor, y)
+        return y
 
     @staticmethod
     def backward(
@@ -307,7 +304,7 @@ class _FusedNorm(torch.autograd.Function):
                 wanted,
             )
         kept = [g if w else None for g, w in zip(gradients, wanted, strict=True)]
-        return *kept, None, None, None, None
+        return *kept, None, None, None
 
 
 _NAME = 'batch normalization'
@@ -345,16 +342,17 @@ def _fused(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> Tensor | None:
     if not _fused_is_faster(norm, x, relu):
         return None
     kept = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    return trial.attempt(
+    given = x, norm.weight, norm.bias
+    found = trial.attempt(
         _NAME,
         'triton',
-        lambda: cast(
-            Tensor,
-            _FusedNorm.apply(
-                x, norm.weight, norm.bias, kept, norm.momentum, norm.eps, relu
-            ),
+        lambda: trial.kernels().norm_forward(
+            *given, kept, norm.momentum, norm.eps, relu
         ),
     )
+    if found is None:
+        return None
+    return cast(Tensor, _FusedNorm.apply(*given, found, norm.eps, relu))
 
 
 def normalize(norm: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tensor:

@@ -89,6 +89,7 @@ def _learns(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm3d]:
         and type(norm) is nn.BatchNorm3d
         and norm.affine
         and norm.track_running_stats
+        and all(kept is not None for kept in norm._buffers.values())
         and norm.weight.dtype == torch.float32
         and x.dim() == 5
         and x.numel() > x.shape[1]

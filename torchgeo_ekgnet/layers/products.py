@@ -119,7 +119,8 @@ def _mixed_products(
     relu: bool = False,
 ) -> Tensor:
     """Mix kernels and multiply piece by piece; not for autograd."""
-    if trial.has_kernels(x) and groups == 1 and _is_contiguous_inside(x):
+    ours = groups == 1 and x.dtype in trial.CLOSE and _is_contiguous_inside(x)
+    if ours and trial.has_kernels(x):
         return tuned_products(x, attention, stacked, bias, relu, mix, _products)
     if can_mix(x, groups, attention, stacked, bias):
         return direct_products(x, attention, stacked, bias, relu)

@@ -160,9 +160,18 @@ def fastest(
     found = _chosen.get((name, key))
     if found is not None:
         return found
-    first = next(iter(ways))
     if _captures():
-        return first
+        return next(iter(ways))
+    # What checkpoints and the like do with tensors that are saved is not for a trial.
+    with torch.autograd.graph.saved_tensors_hooks(Tensor.detach, Tensor.detach):
+        return _tried(name, key, ways, tolerance, preferred)
+
+
+def _tried(
+    name: str, key: Hashable, ways: Ways, tolerance: float, preferred: str | None
+) -> str:
+    """Try ways and keep the choice, see :func:`fastest`."""
+    first = next(iter(ways))
     # In their own type: copies in float32 would be most of what a trial needs.
     expected = [value.detach() for value in ways[first]()]
     if not all(bool(value.isfinite().all()) for value in expected):

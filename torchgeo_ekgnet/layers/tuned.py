@@ -294,7 +294,7 @@ def _choose(
         passed,
         tuple(weight.shape),
         tuple(x.shape[2:]),
-        geometry.stride,
+        geometry,
         x.dtype,
         trial.rounds(),
         x.device.index,

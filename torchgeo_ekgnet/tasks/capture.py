@@ -38,6 +38,7 @@ class _Key(NamedTuple):
     """What a graph holds for."""
 
     training: bool
+    modes: tuple[bool, ...]  # of all modules: a part may be frozen apart from the rest
     grad: bool
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -248,6 +249,7 @@ class Capture:
         autocast = torch.is_autocast_enabled(kind)
         return _Key(
             self.network.training,
+            tuple(module.training for module in self._modules),
             torch.is_grad_enabled(),
             tuple(image.shape),
             image.dtype,

@@ -1,0 +1,119 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""Choices among ways of a GPU, where programs use layers in ways of their own."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from torchgeo_ekgnet.layers import (
+    DynamicExpertConv3d,
+    GroupedConv3d,
+    conv_strategy,
+    trial,
+)
+from torchgeo_ekgnet.layers.norm import normalize
+
+from . import mappings
+from .marks import DEVICE
+
+pytest.importorskip('triton')
+pytestmark = pytest.mark.usefixtures('fresh_trials')
+
+
+def prefer(monkeypatch: pytest.MonkeyPatch, taken: str) -> None:
+    """Let a way take the least time."""
+    monkeypatch.setattr(
+        trial, '_times', lambda ways, good: {way: float(way != taken) for way in good}
+    )
+
+
+@pytest.mark.parametrize('other', ['groups', 'padding'])
+def test_choices_hold_for_one_geometry(
+    other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ways that one geometry has are unknown to another with kernels of its shape."""
+    first = GroupedConv3d(1, 8, 3, padding=1).to(DEVICE)
+    second = {
+        'groups': GroupedConv3d(2, 8, 3, padding=1, groups=2),
+        'padding': GroupedConv3d(1, 8, 3),
+    }[other].to(DEVICE)
+    prefer(monkeypatch, 'columns' if other == 'groups' else 'triton')
+    first(torch.randn(2, 1, 4, 3, 5, device=DEVICE))
+    x = torch.randn(2, second.in_channels, 4, 3, 5, device=DEVICE)
+    found = second(x)
+    torch.testing.assert_close(
+        found, second._conv_forward(x, second.weight, second.bias)
+    )
+
+
+def test_experts_in_float64() -> None:
+    conv = DynamicExpertConv3d(3, 5, 1, dtype=torch.float64).to(DEVICE)
+    x = torch.randn(2, 3, 2, 3, 2, dtype=torch.float64, device=DEVICE)
+    with conv_strategy('grouped'):
+        expected = conv.eval()(x)
+    torch.testing.assert_close(conv(x), expected)
+
+
+@pytest.mark.parametrize('known', [False, True])
+def test_checkpoints(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint recomputes saves as many tensors, whatever was tried before.
+
+    It stops behind the last of them by an error, which is no failure of a kernel.
+    """
+    prefer(monkeypatch, 'triton')
+    torch.manual_seed(0)
+    norm = nn.BatchNorm3d(4).to(DEVICE)
+    mapping = mappings.make_mapping(4).to(DEVICE)
+    plain = copy.deepcopy((norm, mapping))
+    x = torch.randn(3, 4, 2, 3, 2, device=DEVICE, requires_grad=True)
+
+    def run(norm: nn.Module, mapping: nn.Module, kept: bool) -> list[Tensor]:
+        def relu(x: Tensor) -> Tensor:
+            return normalize(norm, x, nn.ReLU())
+
+        parts = [
+            checkpoint(part, x, use_reentrant=False) if kept else part(x)
+            for part in (relu, mapping)
+        ]
+        parameters = *norm.parameters(), *mapping.parameters()
+        loss = parts[0].square().mean() + parts[1].square().mean()
+        return [loss, *torch.autograd.grad(loss, (x, *parameters))]
+
+    if known:
+        run(*copy.deepcopy(plain), False)
+    found = run(norm, mapping, True)
+    assert set(trial.choices().values()) == {'triton'} and not trial._broken
+    monkeypatch.setattr(trial, 'DEVICES', ())
+    for ours, theirs in zip(found, run(*plain, False), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_tensors_of_inference_mode_in_training() -> None:
+    with torch.inference_mode():
+        x = torch.randn(3, 4, 2, 3, 2, device=DEVICE)
+    norm = nn.BatchNorm3d(4).to(DEVICE)
+    with torch.no_grad():
+        found = normalize(norm, x)
+    torch.testing.assert_close(found, nn.BatchNorm3d(4).to(DEVICE)(x.clone()))
+
+
+@pytest.mark.parametrize(
+    'buffers', [('running_mean', 'running_var'), ('num_batches_tracked',)]
+)
+@pytest.mark.parametrize('devices', [(), (DEVICE,)])
+def test_statistics_that_were_taken_away(
+    buffers: tuple[str, ...], devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A usual way to normalize by each batch, in evaluation as well."""
+    monkeypatch.setattr(trial, 'DEVICES', devices)
+    norm = nn.BatchNorm3d(4).to(DEVICE)
+    for name in buffers:
+        setattr(norm, name, None)
+    x = torch.randn(3, 4, 2, 3, 2, device=DEVICE)
+    torch.testing.assert_close(normalize(norm, x), copy.deepcopy(norm)(x))
+    assert not trial._broken
