@@ -112,6 +112,26 @@ def test_resume_beside_a_best_checkpoint_of_another_moment(
     assert torch.load(best.best_model_path, weights_only=True)['epoch'] == 2
 
 
+def test_resume_beside_a_damaged_best_checkpoint(tmp_path: Path) -> None:
+    """It is as good as missing: only the checkpoint in use is needed to go on."""
+    trainer = make_trainer(tmp_path)
+    last = ModelCheckpoint(filename='last', enable_version_counter=False)
+    trainer.callbacks.append(last)  # type: ignore[attr-defined]
+    trainer.fit(make_task(), make_datamodule())
+    path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
+    damaged = path.read_bytes()[:5000]
+    path.write_bytes(damaged)
+    trainer = make_trainer(tmp_path, max_epochs=2)
+    with pytest.warns(
+        UserWarning, match=r'best\.ckpt .*the best score so far is forgot'
+    ):
+        trainer.fit(make_task(), make_datamodule(), ckpt_path=last.best_model_path)
+    best = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
+    assert torch.load(best, weights_only=True)['epoch'] == 1
+    assert path.read_bytes() == damaged
+    assert best.parent == tmp_path / 'runs/small/version_1/checkpoints'
+
+
 def test_a_checkpoint_names_no_other_file(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.fit(make_task(), make_datamodule())

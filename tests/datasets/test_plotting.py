@@ -131,3 +131,27 @@ def test_plot_sample(scene: HyperspectralScene) -> None:
     assert components.get_suptitle() == 'two'
     assert components.axes[0].get_title() == ''
     pixels(components)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'image': torch.rand(2, 6, 5, 5)}, r'found an image of shape \(2, 6, 5, 5\)'),
+        ({'prediction': torch.rand(3)}, r'prediction: found the shape \(3,\).*argmax'),
+        ({'label': torch.tensor(-1)}, 'label: found -1, expected .* 0 to 2'),
+        ({'label': 3}, 'label: found 3, expected .* 0 to 2'),
+    ],
+)
+def test_samples_that_are_no_patch_of_one_class(
+    change: dict[str, Any], message: str, scene: HyperspectralScene
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plot_sample(scene, {'image': torch.rand(6, 5, 5), **change})
+
+
+def test_sample_without_an_image(scene: HyperspectralScene) -> None:
+    """As the data loaders ship it."""
+    with pytest.raises(
+        ValueError, match='found a sample of row_col, expected an image'
+    ):
+        plot_sample(scene, {'row_col': torch.tensor([1, 2])})

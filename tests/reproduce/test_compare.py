@@ -209,11 +209,15 @@ def test_default_network_keeps_its_options(tmp_path: Path) -> None:
     """A configuration's network is left out of the settings where it is the default."""
     options = {'num_experts': 2}
     settings = with_seed(read_config([str(write(tmp_path))], []), 1)
-    settings['model']['init_args'] = {'model_options': options, 'weights': 'w.ckpt'}
+    settings['model']['init_args'] = {
+        'model_options': options,
+        'weights': 'w.ckpt',
+        'freeze_backbone': True,
+    }
     own = system_settings(settings, 'ekgnet_base')['model']['init_args']
     assert own == settings['model']['init_args']
     twin = system_settings(settings, 'ekgnet_base:static')['model']['init_args']
-    assert twin['model_options'] == {**options, 'conv_layer': 'conv3d'}
+    assert twin == {'model_options': {**options, 'conv_layer': 'conv3d'}}
     other = system_settings(settings, 'ssrn')['model']['init_args']
     assert other == {'model': 'ssrn'}
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from .._files import replaced
+from .._reading import FileError
 from ..checkpoint import read_checkpoint
 
 __all__ = ('take_along',)
@@ -22,8 +23,8 @@ def take_along(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Copy the checkpoints that a resumed run has kept into its new folder.
 
     Lightning forgets the best score if the folder of the checkpoints is another one,
-    and a worse epoch would become the best of the new run. Where a file is missing, or
-    is not the one that the score is of, the best score is forgotten on purpose.
+    and a worse epoch would become the best of the new run. Where a file is missing or
+    damaged, or not the one that the score is of, the best score is forgotten on purpose.
 
     Args:
         trainer: The trainer, about to go on.
@@ -87,7 +88,10 @@ def _problem(
         known = state['best_k_models'].get(path)
         if known is None or source == in_use:
             continue
-        own = read_checkpoint(source).get('callbacks', {}).get(key, {})
+        try:
+            own = read_checkpoint(source).get('callbacks', {}).get(key, {})
+        except FileError as error:
+            return str(error)
         score = own.get('current_score')
         if score is None or float(score) != float(known):
             found = 'none' if score is None else f'{float(score):.6g}'

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -341,8 +342,21 @@ def plot_sample(
 
     Returns:
         The figure.
+
+    Raises:
+        ValueError: If it is not one patch, or names none of the classes.
     """
-    image = np.asarray(sample['image'].detach().cpu(), dtype=np.float32)
+    if 'image' not in sample:
+        raise ValueError(
+            f'plot: found a sample of {", ".join(sample)}, expected an image; patches '
+            'of a data module are gathered when a batch reaches the device'
+        )
+    image = torch.as_tensor(sample['image']).detach().cpu().float().numpy()
+    if image.ndim != 3:
+        raise ValueError(
+            f'plot: found an image of shape {image.shape}, expected one patch of shape '
+            '(bands, rows, cols); torchgeo.datasets.utils.unbind_samples parts a batch'
+        )
     patch = np.moveaxis(image, 0, -1)
     bands = scene.rgb_bands
     if patch.shape[2] != scene.num_bands:  # principal components, for instance
@@ -363,15 +377,31 @@ def plot_sample(
         right.set_xlabel('Channel')
     right.set_title('Centre pixel', fontsize=9)
     if show_titles:
-        lines = []
-        if 'label' in sample:
-            lines.append(f'Label: {scene.class_names[int(sample["label"])]}')
-        if 'prediction' in sample:
-            lines.append(f'Prediction: {scene.class_names[int(sample["prediction"])]}')
+        lines = [
+            f'{key.capitalize()}: {_class_name(scene, key, sample[key])}'
+            for key in ('label', 'prediction')
+            if key in sample
+        ]
         left.set_title('\n'.join(lines), fontsize=9)
     if suptitle is not None:
         figure.suptitle(suptitle)
     return as_written(figure)
+
+
+def _class_name(scene: HyperspectralScene, key: str, value: Any) -> str:
+    """Name the class of a sample's label or prediction."""
+    numbers = torch.as_tensor(value)
+    if numbers.numel() != 1 or numbers.item() not in range(scene.num_classes):
+        found = (
+            f'{numbers.item():g}'
+            if numbers.numel() == 1
+            else f'the shape {tuple(numbers.shape)}'
+        )
+        raise ValueError(
+            f'plot: {key}: found {found}, expected the number of one class, 0 to '
+            f'{scene.num_classes - 1} (of logits their argmax)'
+        )
+    return scene.class_names[int(numbers)]
 
 
 def _draw_spectrum(

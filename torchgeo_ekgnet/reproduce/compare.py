@@ -164,19 +164,23 @@ def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
         name: A network of timm, its static twin or a classical baseline.
 
     Returns:
-        Settings of another run. Options and weights of the configured network are not
-        handed to others, nor crops of the patches, which they might not be made for: they see
-        whole patches, flipped and turned. A network that prunes itself is told how far
-        the training is.
+        Settings of another run. Weights of the configured network are not handed to
+        others, its twin included, whose kernels they lack. Nor are its options, but to its
+        twin, or crops of the patches, which others might not be made for: they see whole
+        patches, flipped and turned. A network that prunes itself is told how far the
+        training is.
     """
     if name in CLASSICAL_NAMES:
         return classical_settings(settings, name)
     changed = copy.deepcopy(settings)
     arguments = changed['model'].setdefault('init_args', {})
     network_name = name.removesuffix(_TWIN)
-    if _configured(changed) != network_name:
-        for option in ('model_options', 'weights', 'freeze_backbone'):
+    configured_name = _configured(changed)
+    if name != configured_name:
+        for option in ('weights', 'freeze_backbone'):
             arguments.pop(option, None)
+    if network_name != configured_name:
+        arguments.pop('model_options', None)
         arguments['model'] = network_name
         augmentation = changed['data'].get('init_args', {}).get('augmentation') or {}
         if augmentation.get('init_args', {}).get('crop') is not None:
