@@ -117,3 +117,26 @@ def test_statistics_that_were_taken_away(
     x = torch.randn(3, 4, 2, 3, 2, device=DEVICE)
     torch.testing.assert_close(normalize(norm, x), copy.deepcopy(norm)(x))
     assert not trial._broken
+
+
+def test_too_small_a_memory_says_nothing_of_a_way() -> None:
+    x = torch.ones(2, device=DEVICE)
+    full = [True]
+
+    def ours() -> tuple[Tensor]:
+        if full:
+            raise torch.OutOfMemoryError('full')
+        return (x * 2,)
+
+    ways = {'plain': lambda: (x + x,), 'triton': ours}
+    for key in ('large', 'small'):
+        (found,) = trial.run('doubling', key, ways, 0.0, 'triton')
+        assert found.tolist() == [2.0, 2.0]
+        full.clear()
+    assert list(trial.choices()) == ['doubling large', 'doubling small']
+    assert trial.choices()['doubling large'] == 'plain' and not trial._broken
+    # A way that was taken before, and finds no memory once.
+    trial._chosen['doubling', 'small'] = 'triton'
+    full.append(True)
+    assert trial.run('doubling', 'small', ways, 0.0)[0].tolist() == [2.0, 2.0]
+    assert trial.choices()['doubling small'] == 'triton'

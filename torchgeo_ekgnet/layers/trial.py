@@ -126,6 +126,8 @@ def give_up(name: str, way: str, reason: Exception) -> None:
 def attempt(name: str, way: str, compute: Callable[[], T]) -> T | None:
     """Compute in a way; give it up, and return None, if it raises anything.
 
+    Where the memory is too small, None is returned as well, and the way is kept.
+
     Args:
         name: What is computed.
         way: The way.
@@ -136,6 +138,8 @@ def attempt(name: str, way: str, compute: Callable[[], T]) -> T | None:
     """
     try:
         return compute()
+    except torch.OutOfMemoryError:
+        return None
     except Exception as error:  # noqa: BLE001 (whatever compilers and drivers raise)
         give_up(name, way, error)
         return None
@@ -251,7 +255,7 @@ def _times(ways: Ways, good: Sequence[str]) -> dict[str, float]:
     """Time ways; nothing is known where the memory is too small for it."""
     try:
         return {way: _seconds(ways[way]) for way in good}
-    except torch.cuda.OutOfMemoryError:
+    except torch.OutOfMemoryError:
         return dict.fromkeys(good, 0.0)
 
 
