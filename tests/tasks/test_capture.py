@@ -206,15 +206,16 @@ class TestCapture:
     def test_parts_that_stop_learning_statistics_are_seen(self) -> None:
         network = make_network()
         capture = Capture(network, Graphs(), ('cpu',))
-        for _ in range(3):
-            capture(batch())
+        sizes = (4, 4, 3, 3)
+        for size in sizes:
+            capture(batch(size))
         network.norm.eval()
         graphs, before = capture._graphs, network.norm.running_mean.clone()
-        for _ in range(2):
-            capture(batch())
+        for size in sizes:
+            capture(batch(size))
         assert network.norm.running_mean.equal(before)
-        # Each graph repeats the mode in which it was captured.
-        assert len({key.modes for key in graphs}) == len(graphs) == 2
+        # Each graph repeats the modes in which it was captured, for two shapes each.
+        assert len({key.modes for key in graphs}) == 2 and len(graphs) == 4
 
     @pytest.mark.parametrize('set_to_none', [True, False])
     def test_gradients_accumulate(self, set_to_none: bool) -> None:

@@ -37,8 +37,7 @@ _SHAPES = 2
 class _Key(NamedTuple):
     """What a graph holds for."""
 
-    training: bool
-    modes: tuple[bool, ...]  # of all modules: a part may be frozen apart from the rest
+    modes: tuple[bool, ...]  # whether each module, the network first, is in training
     grad: bool
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -248,7 +247,6 @@ class Capture:
         kind = image.device.type
         autocast = torch.is_autocast_enabled(kind)
         return _Key(
-            self.network.training,
             tuple(module.training for module in self._modules),
             torch.is_grad_enabled(),
             tuple(image.shape),
@@ -261,8 +259,8 @@ class Capture:
     def _has_room(self, key: _Key) -> bool:
         if key in self._refused:
             return False
-        same = [other for other in self._graphs if other.training == key.training]
-        return len(same) < (self._shapes if key.training else _SHAPES)
+        same = [other for other in self._graphs if other.modes == key.modes]
+        return len(same) < (self._shapes if key.modes[0] else _SHAPES)
 
     def _look(self) -> None:
         """List where modules keep what graphs rely on.
