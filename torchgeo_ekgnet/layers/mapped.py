@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import trial
 from .derivatives import composed_gradients, differentiated_again
 from .mapped_cpu import Kinds, usual_pairs
-from .rule import forward_mode, traced
+from .rule import trains_by_kernels
 
 __all__ = ['map_fused']
 
@@ -83,10 +83,7 @@ def _fuses(mapping: Any, g: Tensor) -> bool:
         and g.dtype == torch.float32
         and 2 <= g.shape[0] <= _MOST_SAMPLES
         and mapping.num_experts <= _MOST_EXPERTS
-        and not traced()
-        and not forward_mode()
-        and not (g.is_inference() or torch.is_inference_mode_enabled())
-        and trial.has_kernels(g)
+        and trains_by_kernels(g)
     )
 
 

@@ -36,9 +36,9 @@ from .rule import (
     asked_strategy,
     choose_expert_strategy,
     fastest_conv,
-    forward_mode,
     plain_only,
     traced,
+    trains_by_kernels,
     watched,
 )
 
@@ -245,10 +245,7 @@ def _fuses(norm: nn.Module, x: Tensor) -> bool:
         and x.dtype in trial.CLOSE
         and trains_plainly(norm, x)
         and norm.momentum is not None
-        and not traced()
-        and not (x.is_inference() or torch.is_inference_mode_enabled())
-        and not forward_mode()
-        and trial.has_kernels(x)
+        and trains_by_kernels(x)
     )
 
 

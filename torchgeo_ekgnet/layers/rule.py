@@ -43,6 +43,7 @@ __all__ = [
     'plain_only',
     'reads_slices',
     'traced',
+    'trains_by_kernels',
     'type_of',
     'unrolls_under_autocast',
     'watched',
@@ -149,6 +150,16 @@ def casts_itself(x: Tensor) -> bool:
     if not trial.applies(x) or traced() or forward_mode():
         return False
     return torch.is_autocast_enabled(x.device.type)
+
+
+def trains_by_kernels(x: Tensor) -> bool:
+    """Whether kernels for a GPU, with gradients of their own, may train on a batch."""
+    if traced() or forward_mode():
+        return False
+    # Tensors of inference mode cannot be saved for a backward pass.
+    if x.is_inference() or torch.is_inference_mode_enabled():
+        return False
+    return trial.has_kernels(x)
 
 
 def type_of(x: Tensor) -> torch.dtype:
