@@ -27,6 +27,7 @@ something fell back (kernels, capture) stand below the table of their part.
 import argparse
 import gc
 import json
+import math
 import os
 import signal
 import subprocess
@@ -34,12 +35,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchgeo_ekgnet._files import write_json
 from torchgeo_ekgnet.bench.arms import (
@@ -51,6 +53,7 @@ from torchgeo_ekgnet.bench.arms import (
 )
 from torchgeo_ekgnet.bench.cli import build_parser as bench_parser
 from torchgeo_ekgnet.bench.count import create_model
+from torchgeo_ekgnet.bench.exact import compare, compare_captured
 from torchgeo_ekgnet.bench.graphs import graphed_inference, graphed_training, kernels_of
 from torchgeo_ekgnet.bench.measure import machine_description, machine_floor, measure
 from torchgeo_ekgnet.bench.text import markdown
@@ -117,56 +120,19 @@ def _allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def _gap(found: Tensor, expected: Tensor) -> float:
-    """Largest difference, as a share of the largest expected value."""
-    difference = (found.detach().double().cpu() - expected.detach().cpu()).abs().max()
-    return float(difference / expected.detach().abs().max().cpu().clamp_min(1e-30))
-
-
-def _compare(
-    network: nn.Module, x: Tensor, device: torch.device
-) -> tuple[float, float]:
-    """Compare outputs and gradients with float64 on the CPU."""
-    exact = network.double()
-    expected = exact(x.double())
-    seen = torch.randn_like(expected)
-    parameters = [p for p in exact.parameters() if p.requires_grad]
-    reference = torch.autograd.grad(expected, parameters, seen, allow_unused=True)
-    ours = network.float().to(device)
-    y = ours(x.to(device))
-    parameters = [p for p in ours.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(
-        y, parameters, seen.float().to(device), allow_unused=True
-    )
-    scale = max(float(g.abs().max()) for g in reference if g is not None)
-    worst = max(
-        float((g.double().cpu() - r).abs().max()) / scale
-        for g, r in zip(gradients, reference, strict=True)
-        if g is not None and r is not None
-    )
-    return _gap(y, expected), worst
+def _say_gaps(what: str, compute: Callable[[], Row], say: Say) -> None:
+    """Say how far outputs and gradients are from what is expected, or what failed."""
+    runs(what, lambda: say({'what': what, **compute()}), say)
 
 
 def part_correct(options: argparse.Namespace, say: Say) -> None:
     """Hold networks and layers against float64 on the CPU, without TF32."""
     _allow_tf32(False)
     device = torch.device(options.device)
-    for name in ('ekgnet_tiny', 'cnn3d') if options.small else own_models():
-        torch.manual_seed(0)
-        patch = 1 if name.endswith('_pixel') else 11
-        network = create_model(name, patch, 16).eval()
-        outputs, gradients = _compare(network, torch.randn(3, 16, patch, patch), device)
-        say({'what': name, 'outputs': outputs, 'gradients': gradients})
+    _say_networks(options, False, say)
     if device.type == 'cuda':
         ((_, setting),) = _settings(options, '32')
-        x = random_batch(setting, 15, 32, 8)[0]
-        network = create_model(options.model, 15, 32).to(device).eval()
-        with torch.no_grad():
-            expected = network(x).double()
-        captured = graphed_inference(setting, network, x)()
-        say(
-            {'what': 'captured', 'outputs': _gap(captured, expected), 'gradients': None}
-        )
+        _say_gaps('captured', partial(compare_captured, setting, 15, 32, 8), say)
     generator = torch.Generator().manual_seed(0)
     for index in range(4 if options.small else 48):
         torch.manual_seed(index)
@@ -185,8 +151,23 @@ def part_correct(options: argparse.Namespace, say: Say) -> None:
             groups=groups,
         ).eval()
         x = torch.randn(draw(1, 3), layer.in_channels, draw(5, 9), 4, 6)
-        outputs, gradients = _compare(layer, x, device)
-        say({'what': f'layer {index}', 'outputs': outputs, 'gradients': gradients})
+        _say_gaps(f'layer {index}', partial(compare, layer, x, device), say)
+    # Kernels of training alone: they are compiled on the way, and time may run out.
+    _say_networks(options, True, say)
+
+
+def _say_networks(options: argparse.Namespace, training: bool, say: Say) -> None:
+    """Say how far networks are from what is expected."""
+    for name in ('ekgnet_tiny', 'cnn3d') if options.small else own_models():
+        torch.manual_seed(0)
+        patch = 1 if name.endswith('_pixel') else 11
+        network = create_model(name, patch, 16).train(training)
+        for module in network.modules():
+            module.train(training and 'Drop' not in type(module).__name__)
+        compute = partial(
+            compare, network, torch.randn(4, 16, patch, patch), options.device
+        )
+        _say_gaps(f'{name}, training' if training else name, compute, say)
 
 
 def runs(arm: str, call: Callable[[], Any], say: Say) -> bool:
@@ -276,21 +257,29 @@ def part_inference(options: argparse.Namespace, say: Say) -> None:
     """Measure patches a second by batch size."""
     for name, setting in _settings(options, 'bf16', 'tf32', '32'):
         _allow_tf32(name == 'tf32')
-        asked, device = setting.options, setting.device
-        patch, bands = asked.patches[0], asked.bands[0]
         for batch in (2, 4) if options.small else (80, 256, 1024, 4096):
-            samples = random_batch(setting, patch, bands, batch)
-            ours = arms_of(setting, patch, bands, True)['ours']
-            calls: dict[str, Callable[[], Any]] = {
-                'eager': inference_pass(setting, ours, samples)
-            }
-            if device.type == 'cuda':
-                calls['captured'] = graphed_inference(setting, ours.network, samples[0])
-            times = measure(calls, 5, device)
-            for arm, time_of in times.items():
-                rate = batch / time_of['median']
-                say({'precision': name, 'batch': batch, 'arm': arm, 'patches/s': rate})
+            timing = partial(_time_inference, name, setting, batch, say)
+            runs(f'batch {batch}', timing, say)
     _say_choices(say)
+
+
+def _time_inference(name: str, setting: Setting, batch: int, say: Say) -> None:
+    """Time batches of a size, eager and captured."""
+    patch, bands = setting.options.patches[0], setting.options.bands[0]
+    samples = random_batch(setting, patch, bands, batch)
+    ours = arms_of(setting, patch, bands, True)['ours']
+    calls: dict[str, Callable[[], Any]] = {
+        'eager': inference_pass(setting, ours, samples)
+    }
+
+    def capture() -> None:
+        calls['captured'] = graphed_inference(setting, ours.network, samples[0])
+
+    if setting.device.type == 'cuda':
+        runs('captured', capture, say)
+    for arm, time_of in measure(calls, 5, setting.device).items():
+        rate = batch / time_of['median']
+        say({'precision': name, 'batch': batch, 'arm': arm, 'patches/s': rate})
 
 
 def part_compiled(options: argparse.Namespace, say: Say) -> None:
@@ -442,7 +431,12 @@ def run_apart(name: str, args: Sequence[str], limit: float) -> Row:
         if state == 'failed':
             state = f'failed: {lines[-1] if lines else "no message"}'
         said.seek(0)
-        rows = [json.loads(line) for line in said if line.endswith('\n')]
+        # Libraries write there as well. NaN is a text: strict JSON has no such number.
+        rows = [
+            json.loads(line, parse_constant=str)
+            for line in said
+            if line.startswith('{') and line.endswith('}\n')
+        ]
     seconds = time.perf_counter() - start
     told = [line for line in lines if any(text in line for text in TELLING)]
     return {
@@ -460,10 +454,16 @@ def _cell(value: Any) -> str:
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
+def _doubt(row: Row) -> float:
+    """Say how bad a row of correctness is: most of all one that failed, or is NaN."""
+    gaps = row.get('outputs'), row.get('gradients') or 0.0
+    return max(gap if isinstance(gap, float) else math.inf for gap in gaps)
+
+
 def table(rows: list[Row]) -> str:
     """Write the rows of a part; of correctness the worst alone."""
-    if rows and 'outputs' in rows[0]:
-        rows = sorted(rows, key=lambda row: -row['outputs'])[:8]
+    if any('outputs' in row for row in rows):
+        rows = sorted(rows, key=_doubt, reverse=True)[:8]
     header = list(dict.fromkeys(key for row in rows for key in row))
     return markdown(
         header, [[_cell(row.get(key, '')) for key in header] for row in rows]

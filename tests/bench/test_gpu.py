@@ -5,15 +5,20 @@
 
 import importlib.util
 import json
+import math
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from torchgeo_ekgnet.bench import build_parser
 from torchgeo_ekgnet.bench.arms import Setting, arms_of, random_batch, training_step
+from torchgeo_ekgnet.bench.exact import compare
 from torchgeo_ekgnet.bench.graphs import graphed_inference, graphed_training, kernels_of
 from torchgeo_ekgnet.datasets import open_scene
 
@@ -55,6 +60,8 @@ def test_parts_say_rows(
 SPEAKER = """
 import json, subprocess, sys, time
 print(json.dumps({'what': 'first', 'seconds': 1.5}), flush=True)
+print('a library writes here')
+print(json.dumps({'what': 'second', 'outputs': float('nan')}), flush=True)
 print(json.dumps({'chosen': 'convolution: dense'}), flush=True)
 print('experts: triton is not usable here (RuntimeError: no compiler)', file=sys.stderr)
 if 'hang' in sys.argv:
@@ -86,7 +93,13 @@ def test_what_a_part_has_said_is_kept(
     monkeypatch.chdir(tmp_path)
     found = gpu.run_apart('steps', [behaviour], 2 if behaviour == 'hang' else 30)
     assert found['state'].startswith(state)
-    assert found['rows'] == [{'what': 'first', 'seconds': 1.5}]
+    assert found['rows'] == [
+        {'what': 'first', 'seconds': 1.5},
+        {'what': 'second', 'outputs': 'NaN'},  # which strict JSON holds as a text
+    ]
+    assert gpu.table(found['rows']).index('second') < gpu.table(found['rows']).index(
+        'first'
+    )
     assert found['chosen'] == ['convolution: dense']
     assert found['told'] == [
         'experts: triton is not usable here (RuntimeError: no compiler)'
@@ -105,6 +118,38 @@ def test_an_arm_that_fails_is_said(
         {'arm': 'released', 'failed': 'ZeroDivisionError: division by zero'}
     ]
     assert gpu.runs('ours', lambda: None, rows.append) and len(rows) == 1
+
+
+def test_a_network_that_fails_is_said_and_stands_first(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, rows = gpu.compare, []
+
+    def fail(network: nn.Module, *others: Any) -> Any:
+        if type(network).__name__ == 'EKGNet':
+            raise RuntimeError('an illegal memory access')
+        return compare(network, *others)
+
+    monkeypatch.setattr(gpu, 'compare', fail)
+    options = gpu.build_parser().parse_args(['--device', 'cpu', '--small'])
+    gpu.part_correct(options, rows.append)
+    failed = [row for row in rows if 'failed' in row]
+    assert [row['arm'] for row in failed] == ['ekgnet_tiny', 'ekgnet_tiny, training']
+    assert len(rows) == 8 and 'illegal' in gpu.table(rows).splitlines()[2]
+
+
+def test_gradients_that_are_no_numbers_are_the_worst() -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight
+            if x.dtype == torch.float32 and torch.is_grad_enabled():
+                weight = weight * 1
+                weight.register_hook(lambda grad: grad * math.nan)
+            return F.linear(x, weight, self.bias)
+
+    network = nn.Sequential(nn.Linear(2, 3), Broken(3, 2), nn.Linear(2, 2))
+    found = compare(network, torch.randn(4, 2), torch.device('cpu'))
+    assert found['outputs'] < 1e-5 and math.isnan(found['gradients'])
 
 
 def test_a_scene_is_written(gpu: ModuleType, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv3d_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchgeo_ekgnet.layers import grouped_conv3d, trial
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, grouped_conv3d, trial
 from torchgeo_ekgnet.layers.geometry import geometry_of
 from torchgeo_ekgnet.layers.norm import norm_act, normalize
 from torchgeo_ekgnet.layers.tuned import _runs_triton
@@ -250,6 +250,32 @@ def test_outputs_lie_where_they_are_wanted(
         grouped_conv3d(x, weight, None, 1, 1, 1, 4, out=exact)
         torch.testing.assert_close(exact.float(), expected, rtol=1e-4, atol=1e-4)
     assert not any(seen)
+
+
+class HalfMapping(nn.Module):
+    """Mixes two experts, with weights in the type of autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.project(x.mean((2, 3, 4))).sigmoid())
+
+
+@pytest.mark.usefixtures('standing_in')
+@pytest.mark.parametrize('grad', [False, True])
+def test_a_mapping_of_ones_own_under_autocast(grad: bool) -> None:
+    torch.manual_seed(0)
+    layer = DynamicExpertConv3d(3, 4, 1, num_experts=2, mapping=HalfMapping())
+    nn.init.normal_(cast(Tensor, layer.bias))
+    layer, x = layer.to(DEVICE), torch.randn(2, 3, 5, 4, 3, device=DEVICE)
+    with torch.set_grad_enabled(grad):
+        with torch.autocast(DEVICE, torch.bfloat16):
+            found = layer(x)
+        expected = layer(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.usefixtures('standing_in')

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
 
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
@@ -72,6 +73,30 @@ def test_steps_are_skipped_when_asked_for(spoil: Callback, tmp_path: Path) -> No
             assert value == trainer.global_step - 2
     assert math.isfinite(trainer.callback_metrics['train_loss'])
     assert math.isfinite(trainer.callback_metrics['val_loss'])
+
+
+@pytest.mark.parametrize('options', [{}, {'gradient_clip_val': 1.0}])
+def test_the_scaler_of_float16_finds_its_scale_and_skips_as_well(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    """With Adam in one kernel, and with one that leaves gradients to the scaler."""
+    scaler = torch.amp.GradScaler('cpu', init_scale=2.0**30)
+    task = make_task(on_nonfinite='skip')
+    trainer = make_trainer(
+        tmp_path,
+        plugins=MixedPrecision('16-mixed', 'cpu', scaler),
+        callbacks=[Spoil(math.nan, 5)],
+        max_epochs=2,
+        **options,
+    )
+    before = [p.detach().clone() for p in task.model.parameters()]
+    with pytest.warns(UserWarning, match='1 steps of epoch 1 were skipped'):
+        trainer.fit(task, make_datamodule(batch_size=8))
+    assert scaler.get_scale() < 2.0**30  # gradients were infinite
+    assert task.optimizers().defaults.get('fused') is (None if options else True)
+    assert all(value.isfinite().all() for value in task.model.state_dict().values())
+    now = list(task.model.parameters())
+    assert not all(a.equal(b) for a, b in zip(before, now, strict=True))
 
 
 @pytest.mark.parametrize('batch', [0, 1])

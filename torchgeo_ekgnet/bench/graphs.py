@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..tasks.capture import Capture
+from ..tasks.capture import Capture, recovering
 from .arms import Arm, Setting
 from .measure import WARM_UPS
 
@@ -75,7 +75,7 @@ def graphed_inference(
             forward()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with recovering(x.device), torch.cuda.graph(graph):
         logits = forward()
 
     def replay() -> Tensor:

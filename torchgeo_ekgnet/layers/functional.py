@@ -128,8 +128,9 @@ def expert_conv3d(
     if chosen == 'pointwise' and casts_itself(x):
         dtype = type_of(x)
         with torch.autocast(x.device.type, enabled=False):
-            # Biases stay in float32: casts are kernels of their own.
-            exact = _mixed_bias(attention, bias, shift)
+            # Biases stay in float32: casts are kernels of their own. Weights that another
+            # mapping has given may be of the half type.
+            exact = _mixed_bias(attention.to(weight.dtype), bias, shift)
             low = x.to(dtype), attention.to(dtype), weight.to(dtype)
             return pointwise(*low, exact, groups, relu)
     mixed_bias = _mixed_bias(attention, bias, shift)

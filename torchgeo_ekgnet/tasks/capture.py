@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..layers.attention import Keeper
 
-__all__ = ('Capture', 'make_capture', 'reason_against')
+__all__ = ('Capture', 'make_capture', 'reason_against', 'recovering')
 
 #: Runs before a capture; data-parallel training needs so many.
 _WARMUP, _PARALLEL_WARMUP = 3, 11
@@ -319,12 +319,41 @@ class Capture:
         kept = [buffer.clone() for buffer in buffers]
         devices = [device] if device.type == 'cuda' else []
         try:
-            with torch.random.fork_rng(devices), torch.inference_mode(False):
+            with (
+                recovering(device),
+                torch.random.fork_rng(devices),
+                torch.inference_mode(False),
+            ):
                 yield
         finally:
             with torch.no_grad():
                 for buffer, value in zip(buffers, kept, strict=True):
                     buffer.copy_(value)
+
+
+@contextmanager
+def recovering(device: torch.device) -> Iterator[None]:
+    """Undo what a capture that fails leaves: its stream, and generators that wait.
+
+    Args:
+        device: Where it is captured.
+
+    Yields:
+        Nothing.
+    """
+    if device.type != 'cuda':
+        yield
+        return
+    try:
+        with torch.cuda.stream(torch.cuda.current_stream(device)):
+            yield
+    except torch.OutOfMemoryError:
+        raise  # what was captured ended in order, and other graphs use the generator
+    except Exception:
+        # Up to PyTorch 2.11 at least its state draws no number before that capture ends.
+        generator = torch.cuda.default_generators[device.index]
+        generator.graphsafe_set_state(generator.clone_state())
+        raise
 
 
 @contextmanager

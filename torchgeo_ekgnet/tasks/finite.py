@@ -3,7 +3,7 @@
 
 """Losses and logits that are no numbers: seen on the device, told on the host."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,9 @@ class FiniteWatch:
         """Refuse or skip an optimizer step whose loss or gradient is not finite.
 
         A device other than the CPU is asked only if steps are to be skipped; otherwise
-        its loss is looked at when the epoch ends.
+        its loss is looked at when the epoch ends. With the scaler of float16 the loss
+        alone counts: the scaler finds its scale by gradients that are infinite, leaves
+        out such steps itself, and wants to see the gradients of each.
 
         Args:
             network: The network.
@@ -77,14 +79,15 @@ class FiniteWatch:
             if module.device.type == 'cpu':
                 self.check('fit')
             return
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        for gradient in gradients:
-            self.see(gradient)
+        scaled = getattr(module.trainer.precision_plugin, 'scaler', None) is not None
+        own = [] if scaled else [p for p in network.parameters() if p.grad is not None]
+        for parameter in own:
+            self.see(cast(Tensor, parameter.grad))
         bad = torch.tensor(self._unfinished + self.read(), device=module.device)
         self._unfinished = 0
         if bool(module.all_gather(bad).any()):
             self.skipped += 1
-            for parameter in network.parameters():
+            for parameter in own:
                 parameter.grad = None
             if self._saved is not None:
                 self._restore(network, self._saved)
