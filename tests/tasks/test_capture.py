@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torchgeo_ekgnet.callbacks import ExpertUse, MovingAverage, TemperatureAnnea
 from torchgeo_ekgnet.layers import record_attention
 from torchgeo_ekgnet.tasks import capture as capturing
 from torchgeo_ekgnet.tasks.capture import Capture, reason_against, recovering
+from torchgeo_ekgnet.transforms import PatchAugmentation
 
 from .graphs import Graphs
 from .small import BANDS, CLASSES, PATCH, make_datamodule, make_task, make_trainer
@@ -301,6 +303,37 @@ def test_random_numbers_after_a_capture_that_fails(
         with pytest.raises(type(error)), recovering(torch.device('cuda', 1)):
             raise error
         assert generators[0].waits and generators[1].waits is waits
+
+
+class DDPStrategy:
+    root_device = torch.device('cpu')
+
+
+@pytest.mark.parametrize(
+    ('precision', 'crop', 'made'),
+    [
+        ('32-true', None, (16, BANDS, PATCH, PATCH)),
+        ('bf16-mixed', 3, (16, BANDS, 3, 3)),
+        ('bf16-true', None, None),
+    ],
+)
+def test_batches_of_a_data_parallel_training(
+    precision: str, crop: int | None, made: Any, graphs: Graphs, tmp_path: Path
+) -> None:
+    """They are captured before the first one comes."""
+    trainer: Any = SimpleNamespace(
+        world_size=2,
+        strategy=DDPStrategy(),
+        precision=precision,
+        precision_plugin=make_trainer(tmp_path).precision_plugin,
+        datamodule=make_datamodule(
+            batch_size=16, augmentation=PatchAugmentation(crop=crop)
+        ),
+    )
+    settings = {'capture': 'auto', 'compile': False, 'in_channels': BANDS}
+    capture = capturing.make_capture(make_network(), trainer, settings, training=True)
+    assert graphs.made == ([] if made is None else [made])
+    assert (capture is None) == (made is None)
 
 
 def test_reasons() -> None:

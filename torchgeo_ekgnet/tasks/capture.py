@@ -426,10 +426,11 @@ def _capture_before_wrapping(
     size = getattr(datamodule, 'train_batch_size', None) or getattr(
         datamodule, 'batch_size', None
     )
-    patch = getattr(datamodule, 'patch_size', None)
+    crop = getattr(getattr(datamodule, 'augmentation', None), 'crop', None)
+    patch = crop or getattr(datamodule, 'patch_size', None)
     if type(trainer.strategy).__name__ != 'DDPStrategy':
         return f'{type(trainer.strategy).__name__} may change the network'
-    if '-true' in str(trainer.precision):
+    if str(trainer.precision) in ('16-true', 'bf16-true', '64-true'):
         return f'precision {trainer.precision} moves the weights later'
     if not isinstance(size, int) or not isinstance(patch, int):
         return 'the datamodule does not tell the size of its batches'
