@@ -7,7 +7,6 @@ import copy
 import json
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,7 @@ from torch import Tensor, nn
 from torchgeo_ekgnet.callbacks import ExpertUse, MovingAverage, TemperatureAnnealing
 from torchgeo_ekgnet.layers import record_attention
 from torchgeo_ekgnet.tasks import capture as capturing
-from torchgeo_ekgnet.tasks.capture import Capture, reason_against, recovering
-from torchgeo_ekgnet.transforms import PatchAugmentation
+from torchgeo_ekgnet.tasks.capture import Capture, reason_against
 
 from .graphs import Graphs
 from .small import BANDS, CLASSES, PATCH, make_datamodule, make_task, make_trainer
@@ -281,61 +279,6 @@ class TestCapture:
         assert again.network is not capture.network
 
 
-def test_random_numbers_after_a_capture_that_fails(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The state of a generator waits for the end of the capture; a copy does not."""
-
-    class Generator:
-        def __init__(self, waits: bool) -> None:
-            self.waits = waits
-
-        def clone_state(self) -> Any:
-            return Generator(waits=False)
-
-        def graphsafe_set_state(self, other: Any) -> None:
-            self.waits = other.waits
-
-    generators = Generator(True), Generator(True)
-    monkeypatch.setattr(torch.cuda, 'default_generators', generators)
-    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: None)
-    for error, waits in ((torch.OutOfMemoryError('no'), True), (RuntimeError(), False)):
-        with pytest.raises(type(error)), recovering(torch.device('cuda', 1)):
-            raise error
-        assert generators[0].waits and generators[1].waits is waits
-
-
-class DDPStrategy:
-    root_device = torch.device('cpu')
-
-
-@pytest.mark.parametrize(
-    ('precision', 'crop', 'made'),
-    [
-        ('32-true', None, (16, BANDS, PATCH, PATCH)),
-        ('bf16-mixed', 3, (16, BANDS, 3, 3)),
-        ('bf16-true', None, None),
-    ],
-)
-def test_batches_of_a_data_parallel_training(
-    precision: str, crop: int | None, made: Any, graphs: Graphs, tmp_path: Path
-) -> None:
-    """They are captured before the first one comes."""
-    trainer: Any = SimpleNamespace(
-        world_size=2,
-        strategy=DDPStrategy(),
-        precision=precision,
-        precision_plugin=make_trainer(tmp_path).precision_plugin,
-        datamodule=make_datamodule(
-            batch_size=16, augmentation=PatchAugmentation(crop=crop)
-        ),
-    )
-    settings = {'capture': 'auto', 'compile': False, 'in_channels': BANDS}
-    capture = capturing.make_capture(make_network(), trainer, settings, training=True)
-    assert graphs.made == ([] if made is None else [made])
-    assert (capture is None) == (made is None)
-
-
 def test_reasons() -> None:
     network = make_network()
     assert reason_against(network, False) is None
@@ -509,23 +452,6 @@ def test_graphs_agree_with_eager_runs(precision: Any, tmp_path: Path) -> None:
         assert optimizer.defaults['fused']
     tolerance = 1e-3 if precision == '32-true' else 5e-2
     torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
-
-
-@cuda
-def test_work_goes_on_after_a_capture_that_fails() -> None:
-    class Looks(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.scale * x * float(x.sum() > 0)  # the host waits
-
-    capture, stream = Capture(Looks().cuda()), torch.cuda.current_stream()
-    for _ in range(3):
-        capture(torch.rand(3, 2, device='cuda')).sum().backward()
-        assert torch.cuda.current_stream() == stream
-    assert capture._off
 
 
 @cuda
