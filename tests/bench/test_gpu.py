@@ -123,7 +123,8 @@ def test_an_arm_that_fails_is_said(
 def test_a_network_that_fails_is_said_and_stands_first(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare, rows = gpu.compare, []
+    compare = gpu.compare
+    rows: list[dict[str, Any]] = []
 
     def fail(network: nn.Module, *others: Any) -> Any:
         if type(network).__name__ == 'EKGNet':
