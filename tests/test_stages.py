@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
@@ -261,7 +262,14 @@ class TestNames:
         assert line[-len(added) or len(line) :] == added
 
 
-def test_missing_files_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Runs are looked for where the command is typed; the message says where that is.
+    folder = re.escape(str(Path('runs/none').absolute()))
+    with pytest.raises(FileNotFoundError, match=f'no checkpoint of a run in {folder}$'):
+        complete_arguments(['test', '--name', 'none'])
     with pytest.raises(FileNotFoundError, match=r'there is no checkpoint .*no\.ckpt'):
         complete_arguments(['test', '--ckpt_path', str(tmp_path / 'no.ckpt')])
     path = write_text(tmp_path / 'alone.ckpt', '')
@@ -365,6 +373,7 @@ def test_options_of_a_dataset_start_no_program(
 
 REMOTE = '''
 import json
+import re
 from lightning.pytorch.loggers import Logger
 
 

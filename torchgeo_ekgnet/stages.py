@@ -115,7 +115,7 @@ def _newest(name: str, options: Sequence[str]) -> Path:
         others = [item.name for item in runs.glob('*') if newest_checkpoint(item)]
         known = f'; there are {", ".join(sorted(others))}' if others else ''
         raise FileNotFoundError(
-            f'--name: found no checkpoint of a run in {runs / name}{known}'
+            f'--name: found no checkpoint of a run in {os.path.abspath(runs / name)}{known}'
         )
     return found
 

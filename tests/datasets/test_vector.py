@@ -5,6 +5,7 @@
 
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,6 +81,17 @@ class TestVectorLabels:
         pyogrio.write_dataframe(pd.DataFrame({'crop': ['a', 'b']}), path)
         with pytest.raises(ValueError, match=r"no geometries, only .* \['crop'\]"):
             open_scene(cube, path, attribute='crop')
+
+    def test_tables_beside_the_only_layer(self, cube: Path) -> None:
+        path = cube.with_name('f.gpkg')
+        boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6)]
+        self.frame(boxes, crop=['a', 'b']).to_file(path)
+        styles = pd.DataFrame({'style': ['x']})
+        pyogrio.write_dataframe(styles, path, layer='layer_styles')
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', UserWarning)
+            scene = open_scene(cube, path, attribute='crop')
+        assert scene.class_names == ('a', 'b')
 
     @pytest.mark.parametrize('unlabelled', [(), (9,), (255,)])
     def test_numbers_from_zero(

@@ -26,6 +26,15 @@ from .sources.matlab import read_mat
 
 logger = logging.getLogger(__name__)
 
+
+def check_folder(root: str | os.PathLike[str]) -> None:
+    """Refuse a file where the folder that holds it is expected."""
+    if os.path.isfile(root):
+        raise NotADirectoryError(
+            f'root: found the file {root}, expected the folder that holds it'
+        )
+
+
 #: Sample as torchgeo's datasets return it.
 Sample = dict[str, Any]
 
@@ -326,6 +335,7 @@ class MatSceneDataset(SceneDataset):
         return None
 
     def _verify(self) -> dict[str, Path]:
+        check_folder(self.root)
         paths: dict[str, Path] = {}
         missing: list[SceneFile] = []
         for file in self.files:

@@ -77,8 +77,12 @@ def pick(path: Path, shapes: Mapping[str, tuple[int, ...]], request: Request) ->
             inner = [other for other in shapes if other.startswith(f'{name}/')]
             raise VariableError(
                 f'{path} has no variable {request.variable!r}; it holds: '
-                f'{listed or "nothing"}'
-                + (f'; name an array of it, such as {inner[0]!r}' if inner else '')
+                f'{listed or "nothing"}; '
+                + (
+                    f'name an array of it, such as {inner[0]!r}'
+                    if inner
+                    else f'name one of these ({request.named_by}=)'
+                )
             )
         if not _fits(shapes[name], request) and len(_kept(shapes[name], ndim)) != ndim:
             raise VariableError(
@@ -168,7 +172,8 @@ def _flat_hint(shapes: Mapping[str, tuple[int, ...]], request: Request) -> str:
     if request.labels or '(' in (request.axes or '') or not flat:
         return ''
     return (
-        "; bands x pixels open with size=[rows, columns] and axes='b(yx)', or 'b(xy)' "
+        '; a label map has 2 axes: are cube and labels exchanged?'
+        " Bands x pixels open with size=[rows, columns] and axes='b(yx)', or 'b(xy)' "
         'where columns follow each other, as in MATLAB'
     )
 

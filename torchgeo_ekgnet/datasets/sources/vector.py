@@ -139,13 +139,14 @@ def _checked_layer(path: Path, layer: str | None) -> str | None:
     with reading(path, 'vector file', VectorFileError):
         listed = geopandas.list_layers(path)
         names = listed.name[listed.geometry_type.notna()].tolist()
-    if layer is None and len(names) > 1:
+    if layer is None and names and len(listed) > 1:
         layer = names[0]
-        logger.warning(
-            '%s: found the layers %s; the first one is read (layer= names another)',
-            path,
-            names,
-        )
+        if len(names) > 1:
+            logger.warning(
+                '%s: found the layers %s; the first one is read (layer= names another)',
+                path,
+                names,
+            )
     elif layer is not None and layer not in listed.name.tolist():
         raise VectorFileError(
             f'{path}: found no layer {layer!r}, expected one of {listed.name.tolist()}'
