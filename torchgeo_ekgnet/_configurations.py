@@ -22,7 +22,7 @@ from jsonargparse import Namespace
 from ._messages import imported
 from ._reading import FileError
 
-__all__ = ('UsageError', 'check_classes', 'check_yaml', 'only_known')
+__all__ = ('UsageError', 'check_classes', 'check_yaml', 'names_others', 'only_known')
 
 _KNOWN = frozenset(
     ('kornia', 'lightning', 'timm', 'torch', 'torchgeo', 'torchgeo_ekgnet')
@@ -153,6 +153,30 @@ def _is_known(found: Any, name: str) -> bool:
     return any(
         f'{name}.'.startswith(f'{known}.') for name in names for known in _HARMLESS
     )
+
+
+def names_others(path: Path) -> bool:
+    """Tell whether a configuration names classes that it may only if it is typed.
+
+    Args:
+        path: The file, as a training has written it.
+
+    Returns:
+        Whether it does; False for a file that cannot be read.
+    """
+    names: list[Any] = []
+    try:
+        waiting: list[Any] = [yaml.safe_load(path.read_text(encoding='utf-8'))]
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            names.append(value.get('class_path'))
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return not all(_is_known(None, name) for name in names if isinstance(name, str))
 
 
 def check_yaml(path: str) -> None:

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from .._configurations import names_others
 from .._files import as_argument, at_home, check_writable, file_digest, write_json
 from .._runs import (
     RUN_FILE,
@@ -334,6 +335,9 @@ class RunFolder(Callback):
                 + (f', validation: {shown}' if shown else '')
             )
             where = as_argument(_shown(best))
+            config = run_of_checkpoint(best) / 'config.yaml'
+            if config.is_file() and names_others(config):
+                where += f' --config {as_argument(_shown(config))}'
             lines += [
                 f'next   torchgeo-ekgnet test --ckpt_path {where}',
                 f'       torchgeo-ekgnet predict --ckpt_path {where}',
