@@ -246,6 +246,18 @@ class TestVectorLabels:
         assert '1 features have a number that means "no label"' in caplog.text
         assert 'without geometry' not in caplog.text
 
+    def test_nothing_to_label_with(self, cube: Path) -> None:
+        path = cube.with_name('f.geojson')
+        path.write_text('{"type": "FeatureCollection", "features": []}')
+        with pytest.raises(ValueError, match='found no features, expected polygons'):
+            open_scene(cube, path)
+        self.frame([None, shapely.Polygon()], code=[1, 2]).to_file(path)
+        with pytest.raises(ValueError, match='no geometry with a class among its 2'):
+            open_scene(cube, path)
+        self.frame([self.box(0, 0, 3, 3)], code=[0]).to_file(path)
+        with pytest.raises(ValueError, match='no geometry with a class among its 1'):
+            open_scene(cube, path)
+
     @pytest.mark.parametrize('encoding', ['UTF-8', 'ISO-8859-1', 'CP1252'])
     def test_letters_of_a_shapefile_that_names_no_encoding(
         self, cube: Path, encoding: str

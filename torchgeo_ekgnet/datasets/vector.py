@@ -91,6 +91,8 @@ def read_vector_labels(
     frame = frames[0]
     if len(frames) > 1:
         frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True))
+    if not len(frame):
+        raise FileError(f'{name}: found no features, expected polygons, lines or points')
     numbers, names = _classes(name, frame, attribute, class_names, unlabelled)
     shapes = frame.geometry
     finite = np.isfinite(shapes.bounds.to_numpy()).all(axis=1)
@@ -111,6 +113,11 @@ def read_vector_labels(
             list(unlabelled),
         )
     usable &= ~excluded
+    if not usable.any():
+        raise FileError(
+            f'{name}: found no geometry with a class among its {len(frame)} features, '
+            'expected some'
+        )
     try:
         labels = _burnt(name, shapes[usable], numbers[usable], grid, all_touched)
     except OutsideError as error:
