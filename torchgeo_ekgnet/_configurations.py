@@ -21,30 +21,14 @@ from jsonargparse import Namespace
 
 from ._messages import imported
 from ._reading import FileError
+from ._runs import HARMLESS, is_harmless
 
-__all__ = ('UsageError', 'check_classes', 'check_yaml', 'names_others', 'only_known')
+__all__ = ('UsageError', 'check_classes', 'check_yaml', 'only_known')
 
 _KNOWN = frozenset(
     ('kornia', 'lightning', 'timm', 'torch', 'torchgeo', 'torchgeo_ekgnet')
 )
 """Packages that are imported for a configuration that nobody has typed."""
-
-_HARMLESS = (
-    'kornia.augmentation',
-    'lightning.pytorch.accelerators',
-    'lightning.pytorch.callbacks',
-    'lightning.pytorch.loggers',
-    'lightning.pytorch.plugins',
-    'lightning.pytorch.profilers',
-    'lightning.pytorch.strategies',
-    'timm.optim',
-    'timm.scheduler',
-    'torch.nn',
-    'torch.optim',
-    'torchgeo',
-    'torchgeo_ekgnet',
-)
-"""Where classes lie that it may name; PyTorch has others, which start any program."""
 
 _MOST = 200_000
 """Most values of a configuration."""
@@ -107,7 +91,7 @@ def only_known(config: str) -> Iterator[None]:
 def _stranger(config: str, name: str) -> FileError:
     """Make the error of a configuration that names what is not imported for it."""
     return FileError(
-        f'{config}: found {name}, expected classes of {", ".join(_HARMLESS)}: a '
+        f'{config}: found {name}, expected classes of {", ".join(HARMLESS)}: a '
         'configuration that is found beside a checkpoint names no others; if you trust '
         f'it, pass it with --config'
     )
@@ -150,33 +134,7 @@ def _is_known(found: Any, name: str) -> bool:
     names = [name]
     if inspect.isclass(found):
         names = [base.__module__ for base in inspect.getmro(found)]
-    return any(
-        f'{name}.'.startswith(f'{known}.') for name in names for known in _HARMLESS
-    )
-
-
-def names_others(path: Path) -> bool:
-    """Tell whether a configuration names classes that it may only if it is typed.
-
-    Args:
-        path: The file, as a training has written it.
-
-    Returns:
-        Whether it does; False for a file that cannot be read.
-    """
-    names: list[Any] = []
-    try:
-        waiting: list[Any] = [yaml.safe_load(path.read_text(encoding='utf-8'))]
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Mapping):
-            names.append(value.get('class_path'))
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    return not all(_is_known(None, name) for name in names if isinstance(name, str))
+    return any(map(is_harmless, names))
 
 
 def check_yaml(path: str) -> None:

@@ -19,7 +19,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .._configurations import names_others
 from .._files import as_argument, at_home, check_writable, file_digest, write_json
 from .._runs import (
     RUN_FILE,
@@ -29,6 +28,7 @@ from .._runs import (
     claim_scene_folder,
     create_version,
     holds_no_more,
+    names_others,
     newest_checkpoint,
     read_result,
     run_of_checkpoint,

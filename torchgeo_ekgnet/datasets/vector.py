@@ -92,7 +92,9 @@ def read_vector_labels(
     if len(frames) > 1:
         frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True))
     if not len(frame):
-        raise FileError(f'{name}: found no features, expected polygons, lines or points')
+        raise FileError(
+            f'{name}: found no features, expected polygons, lines or points'
+        )
     numbers, names = _classes(name, frame, attribute, class_names, unlabelled)
     shapes = frame.geometry
     finite = np.isfinite(shapes.bounds.to_numpy()).all(axis=1)
