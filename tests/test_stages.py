@@ -74,6 +74,23 @@ def test_from_another_folder(
     assert line[3:] == [f'--ckpt_path={checkpoint}', '--data.root', 'x']
 
 
+def test_files_of_a_split_from_another_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {'train': 'a.npy', 'test': 'below_root.npy', 'unserved': 'drop'}
+    words['path'] = str(tmp_path / 'whole.npz')
+    _configure(run, root='scenes', split={'class_path': 'x', 'init_args': words})
+    for name in ('a.npy', 'drop', 'whole.npz'):
+        write_text(tmp_path / name, '')
+    (tmp_path / 'else').mkdir()
+    monkeypatch.chdir(tmp_path / 'else')
+    checkpoint = f'--ckpt_path={run / "checkpoints" / "best.ckpt"}'
+    found = f'--data.split.init_args.train={tmp_path / "a.npy"}'
+    assert _complete('test', checkpoint)[3:] == [found, checkpoint]
+    given = '--data.split.train=b.npy'
+    assert _complete('test', checkpoint, given)[3:] == [checkpoint, given]
+
+
 @pytest.mark.parametrize(
     'options',
     [

@@ -28,6 +28,7 @@ from .._runs import (
     claim_scene_folder,
     create_version,
     holds_no_more,
+    names_others,
     newest_checkpoint,
     read_result,
     run_of_checkpoint,
@@ -37,6 +38,7 @@ from .._runs import (
 from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
+from .csv_log import CSVLog
 from .resumption import take_along
 
 __all__ = ('RunFolder', 'described_data', 'run_path', 'subject_of', 'writes_results')
@@ -334,6 +336,9 @@ class RunFolder(Callback):
                 + (f', validation: {shown}' if shown else '')
             )
             where = as_argument(_shown(best))
+            config = run_of_checkpoint(best) / 'config.yaml'
+            if config.is_file() and names_others(config):
+                where += f' --config {as_argument(_shown(config))}'
             lines += [
                 f'next   torchgeo-ekgnet test --ckpt_path {where}',
                 f'       torchgeo-ekgnet predict --ckpt_path {where}',
@@ -430,7 +435,7 @@ class RunFolder(Callback):
             'name': path.parent.name,
             'version': version_of(path),
         }
-        csv = _open(CSVLogger(**where))
+        csv = _open(CSVLog(**where))
         if self.tensorboard and tensorboard:
             # A Ctrl-C while a value is queued lets the writer sleep that long at the end.
             return [csv, TensorBoardLogger(**where, flush_secs=2)]
@@ -462,7 +467,7 @@ def _shown(path: Path | None) -> str:
 
 def _stage_logger(folder: Path) -> CSVLogger:
     """Log a stage as CSV; what an earlier call of the stage logged is replaced."""
-    return _open(CSVLogger(str(folder.parent), name='', version=folder.name))
+    return _open(CSVLog(str(folder.parent), name='', version=folder.name))
 
 
 def _open(logger: CSVLogger) -> CSVLogger:

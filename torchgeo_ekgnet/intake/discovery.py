@@ -245,8 +245,9 @@ def _describe_labels(
     columns = _class_columns(frame)
     if not columns:
         raise ValueError(
-            f'{path}: found the attributes {sorted(map(str, frame.columns))}, expected '
-            'one that holds classes; name it with --attribute'
+            f'{path}: found {len(frame)} features with the attributes '
+            f'{sorted(map(str, frame.columns))}, expected one that holds classes; name '
+            'it with --attribute'
         )
     options['attribute'] = columns[0]
     others = f'; others: {", ".join(columns[1:])}' if columns[1:] else ''

@@ -117,6 +117,9 @@ def read_features(path: Path, layer: str | None = None) -> Features:
             frame = geopandas.read_parquet(path)
         else:
             options = {} if layer is None else {'layer': layer}
+            if path.suffix.lower() == '.shp':
+                _check_length(path)
+                options |= unnamed_letters(path)
             frame = geopandas.read_file(str(path), **options)
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise VectorFileError(
@@ -130,6 +133,44 @@ def read_features(path: Path, layer: str | None = None) -> Features:
             if placed_crs(CRS.from_wkt(frame.crs.to_wkt()), str(path)) is None:
                 frame = frame.set_crs(None, allow_override=True)
     return Features(frame, 'unknown' if frame.crs is None else 'crs')
+
+
+def _check_length(path: Path) -> None:
+    """Refuse a shapefile that is cut off: GDAL gives features without geometry."""
+    with path.open('rb') as file:
+        words = int.from_bytes(file.read(28)[24:], 'big')
+    found = path.stat().st_size
+    if found < 2 * words:
+        raise VectorFileError(
+            f'{path}: found {found} of the {2 * words} bytes that it says it has, '
+            'expected a whole shapefile; copy or download it again'
+        )
+
+
+def unnamed_letters(path: Path) -> dict[str, str]:
+    """Tell how geopandas decodes the table of a shapefile: UTF-8, where GDAL says Latin-1.
+
+    GDAL takes Latin-1 where neither the table nor a file ``.cpg`` names an encoding.
+
+    Args:
+        path: The shapefile, or its table.
+
+    Returns:
+        The argument for geopandas; nothing where the file tells, or holds no UTF-8.
+    """
+    tables = [path.with_suffix(end) for end in ('.dbf', '.DBF')]
+    named = any(path.with_suffix(end).exists() for end in ('.cpg', '.CPG', '.cst'))
+    table = next((file for file in tables if file.is_file()), None)
+    if named or table is None:
+        return {}
+    raw = table.read_bytes()
+    if len(raw) < 32 or raw[29]:
+        return {}
+    try:
+        raw[int.from_bytes(raw[8:10], 'little') :].decode('utf-8')
+    except UnicodeDecodeError:
+        return {}
+    return {'encoding': 'UTF-8'}
 
 
 def _checked_layer(path: Path, layer: str | None) -> str | None:
