@@ -37,7 +37,7 @@ from .._runs import (
 from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
-from .resumption import take_along
+from .resumption import Saver, restore, savers_of, take_along
 
 __all__ = ('RunFolder', 'described_data', 'run_path', 'subject_of', 'writes_results')
 
@@ -198,6 +198,8 @@ class RunFolder(Callback):
         self._made: Path | None = None
         self._id: str | None = None
         self._scores: dict[int, dict[str, float]] = {}
+        self._before_stage: list[Saver] = []
+        self._before_run: list[Saver] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Point our loggers to the run folder; those of others stay."""
@@ -206,11 +208,16 @@ class RunFolder(Callback):
             return
         others = [item for item in trainer.loggers if not self._replaces(trainer, item)]
         self._ours = []
+        # What tested another run must not train into its folder, for its best score.
+        restore(self._before_stage)
+        self._before_stage = [] if stage == 'fit' else savers_of(trainer)
         if stage == 'fit':
             # A trainer that has trained before goes on, in its folder and with its log.
             if self.path is None or not self._logs or not trainer.global_step:
                 self.path = self._next_version(trainer)
                 self._began = False
+                restore(self._before_run)
+                self._before_run = savers_of(trainer)
                 self._logs = self._loggers(self.path, tensorboard=not others)
             self._ours = self._logs
             write_whole(trainer)

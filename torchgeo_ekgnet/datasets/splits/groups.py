@@ -3,7 +3,6 @@
 
 """Pixels that stay together: blocks, fields, polygons; shares of them and folds."""
 
-import copy
 from abc import abstractmethod
 from typing import Any, Literal, Self
 
@@ -278,7 +277,7 @@ class FoldSplit(DrawnSplit):
         guard_distance(guard, 1)
         self.folds = whole_number('folds', folds, 2)
         self.fold = whole_number('fold', fold, 0, self.folds - 1)
-        self.of = BlockSplit() if of is None else copy.copy(of)
+        self.of = of or BlockSplit()
         self.val = val
         self.guard = guard
         self.seed = random_seed(seed)
