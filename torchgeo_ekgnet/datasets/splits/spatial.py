@@ -159,7 +159,7 @@ class DisjointSplit(DrawnSplit):
             axis, parts = best
             for i, start, stop in parts:
                 part = [slice(None), slice(None)]
-                part[axis] = slice(min(start, stop), stop)
+                part[axis] = slice(start, stop)
                 where = tuple(part)
                 pieces[i][where] = allowed[i][where]
         return pieces, best_score
