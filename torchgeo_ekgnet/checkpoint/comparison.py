@@ -97,10 +97,10 @@ def match_classes(
     found: list[int | None] = [None] * len(ours)
     for same in (_same_text, _same_name, _same_value):
         for place, one in enumerate(ours):
-            if found[place] is None:
-                matches = (number for number, other in free.items() if same(one, other))
-                found[place] = next(matches, None)
-                free.pop(found[place], None)
+            matches = [number for number, other in free.items() if same(one, other)]
+            if found[place] is None and matches:
+                found[place] = matches[0]
+                del free[matches[0]]
     return tuple(found)
 
 

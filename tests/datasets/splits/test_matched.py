@@ -90,7 +90,8 @@ class TestComparison:
     def test_protocols_are_copied_with_the_seed(self) -> None:
         random, disjoint = RandomSplit(seed=7), DisjointSplit(seed=8)
         matched = MatchedSplit(random, disjoint, seed=3)
-        assert (matched.split.seed, matched.to.seed) == (3, 3)
+        seeds = [matched.settings[name]['seed'] for name in ('split', 'to')]
+        assert seeds == [3, 3]
         assert (random.seed, disjoint.seed) == (7, 8)
         assert not matched.spatial and MatchedSplit(disjoint, random).spatial
         bound = matched.bind(SplitContext(root='here'))
