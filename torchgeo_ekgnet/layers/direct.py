@@ -3,9 +3,10 @@
 
 """Kernels of our own for the convolutions of a dense layer on processors with AVX2.
 
-They are C (``_direct.c``, ``_mapping.c``), compiled when the package is installed where
-there is GCC, whose vectors they are written in (on Linux), and left out elsewhere: everything runs without them, slower. ``TORCHGEO_EKGNET_DIRECT=0`` in the
-environment leaves them out as well.
+They are C (``_direct.c``, ``_mapping.c``), compiled when the package is installed on Linux
+where there is GCC, whose vectors they are written in, and left out elsewhere: everything
+runs without them, slower. ``TORCHGEO_EKGNET_DIRECT=0`` in the environment leaves them out
+as well.
 
 oneDNN has matrix kernels for wide groups only. Unrolled (:mod:`.unrolled`), thin groups
 become wide at the price of zeros: 2.7 times the arithmetic in the first block of EKGNet.
@@ -14,6 +15,7 @@ inside, not 9.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,6 @@ __all__ = [
     'takes',
 ]
 
-_THREE, _ONE = (3, 3, 3), (1, 1, 1)
 # Arithmetic per second on the scale of unrolled.py, whose _FAST stands for 67 GFLOP/s of a
 # Zen 3 core, where this was 55 to 75 of them. With vectors of 512 bits oneDNN reaches 121.
 _SPEED = {'AVX2': 90e9}
@@ -68,8 +69,7 @@ def can_convolve(
         geometry: Strides and so on.
     """
     return (
-        geometry.kernel == _THREE
-        and geometry.stride == geometry.padding == geometry.dilation == _ONE
+        geometry.has_one_ring()
         and w_shape[0] % geometry.groups == 0
         and w_shape[1] * x_shape[2] * x_shape[3] * x_shape[4] <= _LARGEST
         and 0 not in x_shape
@@ -157,25 +157,19 @@ class DirectConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        geometry: Geometry,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
     ) -> Tensor:
         """Convolve."""
-        ctx.save_for_backward(x, weight, bias)  # type: ignore[arg-type]
-        ctx.geometry = geometry  # type: ignore[attr-defined]
+        ctx.save_for_backward(x, weight, bias)
+        ctx.geometry = geometry
         return direct_conv3d(x, weight, bias, geometry.groups)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Compute the gradients; differentiable when a graph is asked for."""
-        x, weight, bias = ctx.saved_tensors  # type: ignore[attr-defined]
-        geometry: Geometry = ctx.geometry  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        x, weight, bias = ctx.saved_tensors
+        geometry: Geometry = ctx.geometry
+        wanted = ctx.needs_input_grad[:3]
         gradients = own_gradients(
             grad,
             (x, weight, bias),
@@ -183,7 +177,7 @@ class DirectConv(torch.autograd.Function):
             lambda x, weight, bias: F.conv3d(x, weight, bias, *sizes_of(geometry)),
             lambda: direct_gradients(grad, x, weight, geometry.groups, wanted),
         )
-        return *gradients, None  # type: ignore[return-value]
+        return *gradients, None
 
 
 def can_mix(x: Tensor, groups: int, *others: Tensor | None) -> bool:
