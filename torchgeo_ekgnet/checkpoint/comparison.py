@@ -108,12 +108,14 @@ def match_classes(
 
 
 def _classes(scene: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    """Give names, spelled alike, and label values of a scene's classes."""
     names = [' '.join(str(name).split()).casefold() for name in scene['class_names']]
     values = scene.get('class_values') or range(1, len(names) + 1)
     return names, [int(value) for value in values]
 
 
 def _is_named(name: str, value: int) -> bool:
+    """Whether a class has a name of its own."""
     return name not in ('', f'class {value}')
 
 
