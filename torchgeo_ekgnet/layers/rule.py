@@ -35,6 +35,7 @@ __all__ = [
     'chosen_at_run_time',
     'conv_strategy',
     'dense_passes',
+    'exporting',
     'faster_order',
     'fastest_conv',
     'forward_mode',

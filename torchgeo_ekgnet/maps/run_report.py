@@ -471,9 +471,8 @@ def _settings(
     """Show the settings of network and data."""
     page.section('Settings')
     scene = described.get('scene') or {}
-    trained = ('model', 'model_options', 'parameters', 'checkpoint')
-    trained += ('checkpoint_digest', 'seed', 'epochs')
-    facts = {key: test[key] for key in trained if test.get(key) is not None}
+    of_run = 'model model_options parameters checkpoint checkpoint_digest seed epochs'
+    facts = {key: test[key] for key in of_run.split() if test.get(key) is not None}
     for key in ('patch_size', 'padding_mode', 'normalization', 'pca', 'num_bands'):
         value = described.get(key, test.get(key))
         if value is not None:

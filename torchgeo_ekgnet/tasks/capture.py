@@ -88,8 +88,8 @@ class Capture:
     """Runs a network, by a graph where one holds for the batch.
 
     A shape is captured when it comes for the second time, two for training and two for
-    evaluation (with several processes one for training); other shapes run eagerly with the same
-    weights and statistics. Graphs read weights where they lie: in-place changes
+    evaluation (with several processes one for training); other shapes run eagerly with
+    the same weights and statistics. Graphs read weights where they lie: in-place changes
     (optimizers, averages, a temperature that is annealed) are seen. A network whose
     weights were moved, frozen or thawed or whose modules were replaced is captured anew,
     the third time no more.
