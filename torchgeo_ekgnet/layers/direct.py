@@ -88,6 +88,11 @@ def seconds(
     return 2.0 * x_shape[0] * w_shape[0] * w_shape[1] * rows * row / speed
 
 
+def _in_order(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Return contiguous tensors."""
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
 def _samples(x: Tensor) -> Tensor:
     """Return maps each sample of which is contiguous; they may be part of larger ones."""
     return x if x[:1].is_contiguous() else x.contiguous()
@@ -120,9 +125,8 @@ def direct_conv3d(
     Returns:
         Maps, (B, Cout, D, H, W).
     """
-    bias = None if bias is None else bias.contiguous()
     y = _place(x, weight, out)
-    operators.direct_convolve(_samples(x), weight.contiguous(), bias, groups, y)
+    operators.direct_convolve(_samples(x), *_in_order(weight, bias), groups, y)
     return y if out is None or y is out else out.copy_(y)
 
 
@@ -219,11 +223,8 @@ def direct_products(
     Returns:
         Maps, (B, Cout, D, H, W).
     """
-    bias = None if bias is None else bias.contiguous()
     y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
-    operators.direct_experts(
-        x, attention.contiguous(), stacked.contiguous(), bias, relu, y
-    )
+    operators.direct_experts(x, *_in_order(attention, stacked, bias), relu, y)
     return y
 
 
@@ -255,12 +256,9 @@ def direct_dense(
     Returns:
         Maps, (B, Cout, D, H, W).
     """
-    bias = None if bias is None else bias.contiguous()
     y = _place(x, weight, out)
-    experts, kernels = stacked.contiguous(), weight.contiguous()
-    operators.direct_dense(
-        x, attention.contiguous(), experts, bias, shift.contiguous(), kernels, groups, y
-    )
+    given = _in_order(attention, stacked, bias, shift, weight)
+    operators.direct_dense(x, *given, groups, y)
     return y if out is None or y is out else out.copy_(y)
 
 
@@ -317,19 +315,8 @@ def direct_norm(
     y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
     z = torch.empty_like(y)
     mean, variance = (x.new_empty(len(scale)) for _ in range(2))
-    operators.direct_experts_norm(
-        x,
-        attention.contiguous(),
-        stacked.contiguous(),
-        None if bias is None else bias.contiguous(),
-        scale.contiguous(),
-        shift.contiguous(),
-        eps,
-        y,
-        z,
-        mean,
-        variance,
-    )
+    known = _in_order(attention, stacked, bias, scale, shift)
+    operators.direct_experts_norm(x, *known, eps, y, z, mean, variance)
     return z, y, mean, variance
 
 
@@ -355,26 +342,11 @@ def direct_norm_gradients(
         The gradients of what was given.
     """
     x, *others = given
-    known = [None if t is None else t.contiguous() for t in others]
-    attention, stacked, bias, scale, shift = known
+    attention, stacked, *rest = known = _in_order(*others)
     assert x is not None and stacked is not None
     turned = stacked.transpose(1, 2).contiguous()
     gx = x.new_empty(x.shape)
     found = [None if t is None else torch.empty_like(t) for t in known]
-    operators.direct_experts_norm_grad(
-        _samples(grad),
-        x,
-        y,
-        attention,
-        stacked,
-        turned,
-        bias,
-        scale,
-        shift,
-        mean,
-        variance,
-        eps,
-        gx,
-        *found,
-    )
+    maps, experts = (_samples(grad), x, y), (attention, stacked, turned, *rest)
+    operators.direct_experts_norm_grad(*maps, *experts, mean, variance, eps, gx, *found)
     return gx, *found
