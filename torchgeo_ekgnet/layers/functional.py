@@ -5,8 +5,8 @@
 
 :func:`expert_conv3d` (arXiv 2504.13045, section 2.2.2) and the static
 :func:`grouped_conv3d` have several exact strategies, of which :mod:`.rule` chooses one.
-Where PyTorch must see the operations (second derivatives, ``torch.func``, compilation,
-export) each of them is a composition of PyTorch's own:
+Where PyTorch must see the operations (second derivatives, ``torch.func``, export) each of
+them is a composition of PyTorch's own:
 
 ``'grouped'``
     The plain formulation. For experts it is the paper's: mix the kernels, fold the
