@@ -151,9 +151,11 @@ class RunFolder(Callback):
     ``test`` and ``predict`` write beside the run of their checkpoint (their logs in
     ``validate/``, ``test/`` and ``predict/``), so results always lie with the weights
     they belong to; on another scene, they write into ``test/SCENE`` and
-    ``predict/SCENE``. A stage that is refused leaves no folder. Resuming ``fit`` from a checkpoint opens a new version, which
-    takes the best checkpoints so far along: nothing is written over, and later epochs
-    have to be better. A run that fails before its first step leaves no folder.
+    ``predict/SCENE``. A stage that is refused leaves no folder.
+
+    Resuming ``fit`` from a checkpoint opens a new version, which takes the best
+    checkpoints so far along: nothing is written over, and later epochs have to be
+    better. A run that fails before its first step leaves no folder.
 
     The loggers of the trainer stay. Where none is given, the run logs for TensorBoard
     as well.
@@ -360,20 +362,25 @@ class RunFolder(Callback):
                 callback.dirpath = str(Path(str(trainer.ckpt_path)).absolute().parent)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``validate`` has weights."""
+        """Log ``validate``, unless it is part of a fit."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._open_stage(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``test`` has weights."""
+        """Log ``test``, which must have weights."""
         self._open_stage(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``predict`` has weights."""
+        """Log ``predict``, which must have weights."""
         self._open_stage(trainer, pl_module)
 
     def _open_stage(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log a stage other than ``fit`` in the folder of its run."""
+        """Log a stage other than ``fit`` in the folder of its run, once.
+
+        Raises:
+            ValueError: If there is no checkpoint, and the weights are random.
+            OSError: If the folder cannot be written to (not in ``predict``).
+        """
         if self._opened or getattr(trainer, 'fast_dev_run', False):
             return
         stage = _stage(trainer)

@@ -115,14 +115,17 @@ def _classes(scene: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _same_text(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Whether both have a name, written alike."""
     return one[0] == other[0] != ''
 
 
 def _same_name(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Whether both have a name, alike but for case."""
     return one[0].casefold() == other[0].casefold() != ''
 
 
 def _same_value(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Whether both have a value, and one of them no name."""
     return one[1] == other[1] and '' in (one[0], other[0])
 
 

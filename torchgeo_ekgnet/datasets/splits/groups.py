@@ -21,7 +21,7 @@ from .protocol import (
     SplitContext,
     Unserved,
     check_ratios,
-    check_share,
+    check_val,
     classes_of,
 )
 from .split import Indices, Labels
@@ -273,7 +273,7 @@ class FoldSplit(DrawnSplit):
             ValueError: If an argument is out of range.
         """
         super().__init__(unserved)
-        check_share('val', val)
+        check_val(val)
         guard_distance(guard, 1)
         self.folds = whole_number('folds', folds, 2)
         self.fold = whole_number('fold', fold, 0, self.folds - 1)
