@@ -390,3 +390,16 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert stop.value.code == 0
     usage = rf'^usage: torchgeo-ekgnet (\[options\] )?{name} '
     assert re.match(usage, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('name', [*COMMANDS])
+def test_errors_of_every_command_are_one_line(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, '--seeds', 'few', '--epochs', 'few'])
+    assert stop.value.code == 2
+    told = (
+        rf'torchgeo-ekgnet {name}: [^\n]*\(torchgeo-ekgnet {name} --help tells more\)\n'
+    )
+    assert re.fullmatch(told, capsys.readouterr().err)

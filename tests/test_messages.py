@@ -84,6 +84,50 @@ def test_stage_without_arguments_tells_what_to_type(
 
 
 @pytest.mark.parametrize(
+    ('arguments', 'found'),
+    [
+        (
+            ['fit', '--data.root', 'd'],
+            '--data: found an option and no class that takes it, ',
+        ),
+        (
+            ['fit', '--model.lr', '1'],
+            '--model: found an option and no class that takes it, ',
+        ),
+        (
+            ['test', '--data', 'SyntheticSceneDataModule'],
+            'test: found no model, expected ',
+        ),
+    ],
+)
+def test_part_of_a_configuration_tells_what_to_type(
+    arguments: list[str], found: str
+) -> None:
+    with pytest.raises(
+        UsageError, match=f'^{found}.*--config FILE_OR_NAME .*salinas_a'
+    ):
+        main(arguments)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'found'),
+    [
+        (['--model', 'ssrn'], r'network is named by --model\.model ssrn\)$'),
+        (['--epochs', '3'], r'mean --trainer\.m.._epochs or --trainer\.m.._epochs\?$'),
+        (['--data-root', 'd'], r'did you mean --data\.root\?$'),
+        (['--patch-size', '3'], r'did you mean --data\.patch_size\?$'),
+        (['salinas_a'], r'did you mean --config salinas_a\?$'),
+        (['own.yaml'], r'did you mean --config own\.yaml\?$'),
+        (['own.tif'], r'unrecognized arguments: own\.tif$'),
+        (['--xyz', '3'], r'unrecognized arguments: --xyz 3$'),
+    ],
+)
+def test_what_novices_type(arguments: list[str], found: str) -> None:
+    with pytest.raises(UsageError, match=found):
+        main(['fit', '--config', 'quickstart', *arguments])
+
+
+@pytest.mark.parametrize(
     'option', ['data.patch_size', 'data.root', 'model.lr', 'trainer.max_epochs']
 )
 def test_option_without_its_part_is_suggested_with_it(option: str) -> None:

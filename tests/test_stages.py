@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
@@ -71,6 +72,23 @@ def test_from_another_folder(
     assert line[3:5] == ['--data.root', str(tmp_path / 'scenes')]
     line = _complete('predict', f'--ckpt_path={checkpoint}', '--data.root', 'x')
     assert line[3:] == [f'--ckpt_path={checkpoint}', '--data.root', 'x']
+
+
+def test_files_of_a_split_from_another_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {'train': 'a.npy', 'test': 'below_root.npy', 'unserved': 'drop'}
+    words['path'] = str(tmp_path / 'whole.npz')
+    _configure(run, root='scenes', split={'class_path': 'x', 'init_args': words})
+    for name in ('a.npy', 'drop', 'whole.npz'):
+        write_text(tmp_path / name, '')
+    (tmp_path / 'else').mkdir()
+    monkeypatch.chdir(tmp_path / 'else')
+    checkpoint = f'--ckpt_path={run / "checkpoints" / "best.ckpt"}'
+    found = f'--data.split.init_args.train={tmp_path / "a.npy"}'
+    assert _complete('test', checkpoint)[3:] == [found, checkpoint]
+    given = '--data.split.train=b.npy'
+    assert _complete('test', checkpoint, given)[3:] == [checkpoint, given]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +279,14 @@ class TestNames:
         assert line[-len(added) or len(line) :] == added
 
 
-def test_missing_files_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Runs are looked for where the command is typed; the message says where that is.
+    folder = re.escape(str(Path('runs/none').absolute()))
+    with pytest.raises(FileNotFoundError, match=f'no checkpoint of a run in {folder}$'):
+        complete_arguments(['test', '--name', 'none'])
     with pytest.raises(FileNotFoundError, match=r'there is no checkpoint .*no\.ckpt'):
         complete_arguments(['test', '--ckpt_path', str(tmp_path / 'no.ckpt')])
     path = write_text(tmp_path / 'alone.ckpt', '')
@@ -365,6 +390,7 @@ def test_options_of_a_dataset_start_no_program(
 
 REMOTE = '''
 import json
+import re
 from lightning.pytorch.loggers import Logger
 
 

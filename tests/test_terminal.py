@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from torchgeo_ekgnet._terminal import quiet
+from torchgeo_ekgnet._terminal import brief, in_one_line, quiet
 
 
 def test_tips_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -34,6 +34,32 @@ def test_other_warnings_are_heard() -> None:
             warnings.warn('`isinstance(x, LeafSpec)` is deprecated', stacklevel=1)
             warnings.warn('the data look odd', stacklevel=1)
     assert [str(item.message) for item in heard] == ['the data look odd']
+
+
+def test_few_batches_are_no_news() -> None:
+    text = 'The number of training batches (3) is smaller than the logging interval ...'
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        with quiet():
+            warnings.warn(text, stacklevel=1)
+    assert heard == []
+
+
+def test_warnings_for_users_do_not_show_the_program() -> None:
+    shown = in_one_line('the data look odd', UserWarning, __file__, 1)
+    assert shown == 'warning: the data look odd\n'
+    other = in_one_line('old', DeprecationWarning, __file__, 1)
+    assert other.startswith(f'{__file__}:1: DeprecationWarning: old')
+
+
+@pytest.mark.parametrize('level', [logging.INFO, logging.WARNING])
+def test_brief_leaves_warnings(level: int, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger('lightning.pytorch.utilities.rank_zero')
+    with caplog.at_level(logging.INFO, logger.name):
+        with brief():
+            logger.log(level, 'said')
+        assert logger.level == logging.INFO
+    assert len(caplog.records) == (level == logging.WARNING)
 
 
 def test_fit_prints_few_lines_when_piped(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from jsonargparse import Namespace
 
 from ._messages import imported
 from ._reading import FileError
+from ._runs import HARMLESS, is_harmless
 
 __all__ = ('UsageError', 'check_classes', 'check_yaml', 'only_known')
 
@@ -28,23 +29,6 @@ _KNOWN = frozenset(
     ('kornia', 'lightning', 'timm', 'torch', 'torchgeo', 'torchgeo_ekgnet')
 )
 """Packages that are imported for a configuration that nobody has typed."""
-
-_HARMLESS = (
-    'kornia.augmentation',
-    'lightning.pytorch.accelerators',
-    'lightning.pytorch.callbacks',
-    'lightning.pytorch.loggers',
-    'lightning.pytorch.plugins',
-    'lightning.pytorch.profilers',
-    'lightning.pytorch.strategies',
-    'timm.optim',
-    'timm.scheduler',
-    'torch.nn',
-    'torch.optim',
-    'torchgeo',
-    'torchgeo_ekgnet',
-)
-"""Where classes lie that it may name; PyTorch has others, which start any program."""
 
 _MOST = 200_000
 """Most values of a configuration."""
@@ -107,7 +91,7 @@ def only_known(config: str) -> Iterator[None]:
 def _stranger(config: str, name: str) -> FileError:
     """Make the error of a configuration that names what is not imported for it."""
     return FileError(
-        f'{config}: found {name}, expected classes of {", ".join(_HARMLESS)}: a '
+        f'{config}: found {name}, expected classes of {", ".join(HARMLESS)}: a '
         'configuration that is found beside a checkpoint names no others; if you trust '
         f'it, pass it with --config'
     )
@@ -150,9 +134,7 @@ def _is_known(found: Any, name: str) -> bool:
     names = [name]
     if inspect.isclass(found):
         names = [base.__module__ for base in inspect.getmro(found)]
-    return any(
-        f'{name}.'.startswith(f'{known}.') for name in names for known in _HARMLESS
-    )
+    return any(map(is_harmless, names))
 
 
 def check_yaml(path: str) -> None:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
 from .commands import did_you_mean, shipped_configs
@@ -78,29 +79,64 @@ def essence(message: str, classes: Sequence[str]) -> str:
     text = text.replace(' is not accepted Expected a str', ' is not accepted')
     text = re.sub(r"Problem with given class_path '([^']*)':", r'\1:', text)
     text = re.sub(
-        r'^the following arguments are required: (\w+)\.data, \1\.model$',
-        lambda no: _no_configuration(no[1]),
+        r'^the following arguments are required: (\w+)\.(\w+)(?:, \1\.(\w+))?$',
+        lambda no: _no_configuration(no[1], no[2], no[3]),
+        text,
+    )
+    # An option of a part whose class nothing names.
+    text = re.sub(
+        r"^--(data|model): (?:torchgeo\.[\w.]+: Option '\w+' is not accepted|Expected an "
+        r'instantiatable class, but torchgeo\.[\w.]+ is abstract)$',
+        lambda no: (
+            f'--{no[1]}: found an option and no class that takes it, expected one, as in '
+            f'{_config()}'
+        ),
+        text,
+    )
+    # The command line's model is the task; a network is one of its arguments.
+    text = re.sub(
+        r'^--model: found (\w+), expected a class$',
+        r'\g<0> (a network is named by --model.model \1)',
         text,
     )
     return text + _closest(text)
 
 
-def _no_configuration(stage: str) -> str:
-    """Say what a stage expects that was told neither data nor model."""
-    run = '' if stage == 'fit' else '--ckpt_path RUN/checkpoints/best.ckpt or '
+def _no_configuration(stage: str, part: str, other: str | None) -> str:
+    """Say what a stage expects that was not told one part or two."""
+    # Who names one part means another scene or network, of which no run knows.
+    run = '--ckpt_path RUN/checkpoints/best.ckpt or ' * (stage != 'fit' and bool(other))
+    found = f'no {part}' if other is None else f'neither {part} nor {other}'
+    return f'{stage}: found {found}, expected {run}{_config()}'
+
+
+def _config() -> str:
+    """Say which configurations there are."""
     return (
-        f'{stage}: found neither data nor model, expected {run}--config FILE_OR_NAME '
-        f'(shipped are {", ".join(shipped_configs())}; torchgeo-ekgnet init writes one '
-        'for your own files)'
+        f'--config FILE_OR_NAME (shipped are {", ".join(shipped_configs())}; '
+        'torchgeo-ekgnet init writes one for your own files)'
     )
 
 
 def _closest(text: str) -> str:
     """Suggest the argument that was meant, where the message names class and typo."""
-    whole = re.match(r'(?:unrecognized arguments|ambiguous option): --(\w+)', text)
-    for part, name in _PARTS.items():
-        if whole is not None and whole[1] in _arguments(name):
-            return f'; did you mean --{part}.{whole[1]}?'
+    whole = re.match(r'(?:unrecognized arguments|ambiguous option): --([\w-]+)', text)
+    if whole is not None:
+        # Of an argument that several parts have, the first part's.
+        parts = {
+            name: part
+            for part, path in reversed(_PARTS.items())
+            for name in _arguments(path)
+        }
+        word = whole[1].replace('-', '_')
+        for part in _PARTS:
+            word = word.removeprefix(f'{part}_')
+        close = [word] if word in parts else get_close_matches(word, parts, n=2)
+        meant = ' or '.join(f'--{parts[name]}.{name}' for name in close)
+        return f'; did you mean {meant}?' if meant else ''
+    bare = re.match(r'unrecognized arguments: ([^\s-]\S*)', text)
+    if bare and (bare[1] in shipped_configs() or bare[1].endswith('.yaml')):
+        return f'; did you mean --config {bare[1]}?'
     typo = re.search(r"'([\w.]+)' is not accepted", text)
     classes = re.findall(r'((?:\w+\.)+\w+):', text)
     if typo is None or not classes:

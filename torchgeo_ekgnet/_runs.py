@@ -36,6 +36,24 @@ SCENE_FILE = 'scene.json'
 #: Which files of a folder that is not ours are: one name a line.
 CLAIMS_FILE = '.torchgeo_ekgnet'
 
+#: Where classes lie that a configuration may name which was found beside a checkpoint;
+#: PyTorch has others, which start any program.
+HARMLESS = (
+    'kornia.augmentation',
+    'lightning.pytorch.accelerators',
+    'lightning.pytorch.callbacks',
+    'lightning.pytorch.loggers',
+    'lightning.pytorch.plugins',
+    'lightning.pytorch.profilers',
+    'lightning.pytorch.strategies',
+    'timm.optim',
+    'timm.scheduler',
+    'torch.nn',
+    'torch.optim',
+    'torchgeo',
+    'torchgeo_ekgnet',
+)
+
 _VERSION = re.compile(r'version_(\d+)$')
 
 
@@ -165,6 +183,37 @@ def run_of_checkpoint(path: StrPath) -> Path:
     """Give the folder above ``checkpoints``; the own one of a checkpoint elsewhere."""
     folder = Path(path).absolute().parent
     return folder.parent if folder.name == 'checkpoints' else folder
+
+
+def names_others(path: Path) -> bool:
+    """Tell whether a configuration names classes that it may only if it is typed.
+
+    Args:
+        path: The file, as a training has written it.
+
+    Returns:
+        Whether it does; False for a file that cannot be read.
+    """
+    import yaml
+
+    names: list[Any] = []
+    try:
+        waiting: list[Any] = [yaml.safe_load(path.read_text(encoding='utf-8'))]
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            names.append(value.get('class_path'))
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return not all(is_harmless(name) for name in names if isinstance(name, str))
+
+
+def is_harmless(name: str) -> bool:
+    """Tell whether a class, or a module, lies where a found configuration may name it."""
+    return any(f'{name}.'.startswith(f'{known}.') for known in HARMLESS)
 
 
 def checkpoint_of(run: Path) -> Path | None:

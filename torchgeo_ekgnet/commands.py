@@ -3,17 +3,19 @@
 
 """Names of commands and configurations, help and version: what needs no torch."""
 
+import argparse
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 __all__ = (
     'COMMANDS',
     'DEBUG',
     'TORCHGEO_COMMANDS',
     'Command',
+    'CommandParser',
     'answer',
     'did_you_mean',
     'help_text',
@@ -37,6 +39,21 @@ class Command(NamedTuple):
     module: str
     function: str
     summary: str
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser of a command whose errors are one line, without its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process.
+
+        Args:
+            message: What is wrong.
+
+        Raises:
+            SystemExit: Always, with the status of :mod:`argparse`.
+        """
+        self.exit(2, f'{self.prog}: {message} ({self.prog} --help tells more)\n')
 
 
 TORCHGEO_COMMANDS = {

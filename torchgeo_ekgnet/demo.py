@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ._files import named_path, replaced, write_json
-from .commands import resolve_config
+from .commands import CommandParser, resolve_config
 from .metrics import SCORES, Accuracies
 
 FIGURE = 'demo.png'
@@ -64,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog='torchgeo-ekgnet demo',
         description='Train EKGNet on the built-in synthetic scene, compare it with an '
         'RBF-SVM on single spectra and draw the classified scene.',

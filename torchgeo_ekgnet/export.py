@@ -3,7 +3,6 @@
 
 """``torchgeo-ekgnet export``: a trained network as one file for other programs."""
 
-import argparse
 import io
 import json
 import logging
@@ -28,6 +27,7 @@ from ._files import (
     write_json,
 )
 from ._runs import read_result, run_of_checkpoint
+from .commands import CommandParser
 from .maps import Classifier, load_classifier
 from .transforms import SpectralNormalizer, SpectralPCA
 
@@ -254,7 +254,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Command-line arguments; None for those of the process.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog='torchgeo-ekgnet export',
         description='Write a trained network with its normalisation as one file, and '
         'a JSON file of its bands, wavelengths and classes beside it.',

@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
@@ -27,7 +28,7 @@ from typing import Self
 from ._files import WINDOWS
 from ._reading import raised_here
 from ._runs import RUN_NAME
-from ._terminal import quiet
+from ._terminal import in_one_line, quiet
 from ._threads import choose_threads, wait_briefly
 from .commands import COMMANDS, DEBUG, answer, resolve_config
 from .stages import complete_arguments, configurations
@@ -72,6 +73,7 @@ def resolve_args(args: Sequence[str]) -> list[str]:
 
 
 def _at_home(arg: str) -> str:
+    """Expand ``~`` behind the equals sign of an option."""
     name, equals, value = arg.partition('=')
     if not name.startswith('-') or not value.startswith('~'):
         return arg
@@ -162,6 +164,7 @@ def main(args: Sequence[str] | None = None) -> None:
     # names of classes would become others.
     with suppress(locale.Error):
         locale.setlocale(locale.LC_CTYPE, 'C.UTF-8')
+    warnings.formatwarning = in_one_line
     status: int | str = 0
     with _Signals() as signals:
         try:

@@ -83,7 +83,7 @@ def complete_arguments(args: Sequence[str]) -> list[list[str]]:
     begin += _root(config, data, options)
     cubes = _take(options, '--data.cube')
     if not cubes:
-        return [[*begin, *options]]
+        return [[*begin, *_split_files(config, data, options), *options]]
     for file in ('--data.labels', '--data.wavelengths'):
         options += [f'{file}={_from_here(value)}' for value in _take(options, file)]
     return [[*begin, *_other_scene(data, cube, options), *options] for cube in cubes]
@@ -115,7 +115,7 @@ def _newest(name: str, options: Sequence[str]) -> Path:
         others = [item.name for item in runs.glob('*') if newest_checkpoint(item)]
         known = f'; there are {", ".join(sorted(others))}' if others else ''
         raise FileNotFoundError(
-            f'--name: found no checkpoint of a run in {runs / name}{known}'
+            f'--name: found no checkpoint of a run in {os.path.abspath(runs / name)}{known}'
         )
     return found
 
@@ -177,13 +177,38 @@ def _without_labels(command: str, options: Sequence[str]) -> list[str]:
 def _root(config: Path, data: _Part, options: Sequence[str]) -> list[str]:
     """Find the folder of the training's files from wherever the command is typed."""
     root = str(data.arguments.get('root') or '')
-    begun = read_result(config.parent / RUN_FILE).get('started_in')
     if not root or os.path.isabs(root) or _value(options, '--data.root'):
         return []
-    if not isinstance(begun, str):
+    then = _begun(config, root)
+    return ['--data.root', str(then)] if then is not None and then.is_dir() else []
+
+
+def _split_files(config: Path, data: _Part, options: Sequence[str]) -> list[str]:
+    """Find the files of the training's split from wherever the command is typed."""
+    split = data.arguments.get('split')
+    arguments = split.get('init_args') if isinstance(split, Mapping) else None
+    if not isinstance(arguments, Mapping):
         return []
-    then = Path(begun) / root
-    return ['--data.root', str(then)] if then.is_dir() else []
+    if any(option.startswith('--data.split') for option in options):
+        return []
+    # Other texts are words, such as 'drop'.
+    places = {
+        name: _begun(config, text)
+        for name, text in arguments.items()
+        if isinstance(text, str) and Path(text).suffix and not os.path.isabs(text)
+    }
+    # A file as it is named goes before one below the root, as for the training.
+    return [
+        f'--data.split.init_args.{name}={place}'
+        for name, place in places.items()
+        if place is not None and place.is_file()
+    ]
+
+
+def _begun(config: Path, path: str) -> Path | None:
+    """Return where a path led when the training began, None if that is unknown."""
+    begun = read_result(config.parent / RUN_FILE).get('started_in')
+    return Path(begun) / path if isinstance(begun, str) else None
 
 
 def _other_scene(data: _Part, cube: str, options: Sequence[str]) -> list[str]:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from tests.tasks.small import make_task
+from torchgeo_ekgnet._files import write_text
 
 from .test_run_folder import _fit, make_datamodule, make_trainer
 
@@ -41,3 +43,27 @@ def test_without_a_score_to_watch_the_last_weights_are_named(
     shown = dict(line.split(maxsplit=1) for line in lines if line)
     assert shown['last'].startswith('epoch 2 of 2, validation: OA ')
     assert shown['next'].endswith(' runs/small/version_0/checkpoints/last.ckpt')
+
+
+@pytest.mark.parametrize('name', ['torchgeo.datamodules.X', 'mine.Task', 'torch.hub.x'])
+def test_what_the_run_is_tested_with_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    """A configuration beside the checkpoint is not taken for classes of others."""
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer(tmp_path, max_epochs=1)
+    config = Path('runs/small/version_0/config.yaml')
+
+    class Saved(Callback):
+        def on_fit_start(self, *_: object) -> None:
+            write_text(config, f'data: {{split: [{{class_path: {name}}}]}}')
+
+    trainer.callbacks.append(Saved())  # type: ignore[attr-defined]
+    trainer.fit(make_task(), make_datamodule())
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith('next'))
+    other = '' if name.startswith('torchgeo.') else f' --config {config}'
+    assert line.endswith(f'best.ckpt{other}')

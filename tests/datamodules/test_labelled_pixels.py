@@ -203,7 +203,11 @@ class TestSplit:
         module.trainer = trainer
         assert module.val_dataloader() == []
         trainer.callbacks.append(SimpleNamespace(monitor='val_loss'))
-        with pytest.raises(ValueError, match='leaves no validation pixel'):
+        with pytest.raises(ValueError, match='leaves no validation pixel, and'):
+            module.val_dataloader()
+        # Lightning's words name an attribute, not what a user can change.
+        state.fn = 'validate'
+        with pytest.raises(ValueError, match='leaves no validation pixel, expected'):
             module.val_dataloader()
 
     @pytest.mark.parametrize('left', [0, 1, 2])

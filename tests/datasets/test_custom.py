@@ -102,6 +102,11 @@ class TestCustomScene:
             CustomScene(tmp_path / 'nowhere', cube='a.tif')
         with pytest.raises(FileNotFoundError, match='there is no file'):
             CustomScene(tmp_path, cube='a.tif')
+        (tmp_path / 'flat.npy').touch()
+        with pytest.raises(
+            NotADirectoryError, match=r'^root: found the file .*flat\.npy'
+        ):
+            CustomScene(tmp_path / 'flat.npy', cube='flat.npy')
         root = arrays.make(tmp_path)
         with pytest.raises(FileNotFoundError, match='labels: there is no file'):
             CustomScene(root, cube='cube.npy', labels='absent.npy')

@@ -57,6 +57,20 @@ class TestPictures:
         number = np.array([0, *(place + 1 for place in order)])
         assert np.array_equal(scene.label_map, number[TRUTH])
 
+    @pytest.mark.parametrize('share', [0.5, 0.99, 1.0])
+    def test_a_png_that_is_cut_off(self, cube: Path, share: float) -> None:
+        path = cube.with_name('labels.png')
+        size = {'width': COLS, 'height': ROWS, 'count': 1, 'dtype': 'uint8'}
+        with rasterio.open(path, 'w', driver='PNG', **size) as file:
+            file.write(TRUTH[None].astype('uint8'))
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(len(whole) * share)])
+        if share == 1:
+            assert np.array_equal(open_scene(cube, path).label_map, TRUTH)
+            return
+        with pytest.raises(FileError, match='of a PNG without its end'):
+            open_scene(cube, path)
+
     @pytest.mark.parametrize('full', [1, 255])
     @pytest.mark.parametrize('kind', ['uint8', 'float32', 'int16'])
     def test_one_band_a_class(self, cube: Path, full: int, kind: str) -> None:

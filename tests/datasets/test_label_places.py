@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import geopandas
+import h5py
 import numpy as np
 import pytest
 import shapely
+from rasterio.transform import from_origin
 
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet._reading import FileError
@@ -415,3 +417,52 @@ class TestPlaces:
         geotiff.write(cube.with_name('c.tif'), TRUTH[None])
         with pytest.raises(ValueError, match='expected files of one kind'):
             open_scene(cube, [cube.with_name('a.gpkg'), cube.with_name('c.tif')])
+
+
+class TestCoordinatesOfNetCDF:
+    """Files of xarray often begin at the southern edge, and name no CRS that is read."""
+
+    @staticmethod
+    def write(path: Path, down: bool, spacing: Any = 1.0, units: str = 'm') -> Path:
+        """Write a cube whose first band is the truth, and the centres of its pixels."""
+        order = slice(None) if down else slice(None, None, -1)
+        ys = (TOP - PIXEL * (np.arange(ROWS) + 0.5) * spacing)[order]
+        axes = {'y': ys, 'x': LEFT + PIXEL * (np.arange(COLS) + 0.5)}
+        axes['band'] = np.arange(2) + 700.0
+        with h5py.File(path, 'w') as file:
+            file['cube'] = np.stack([TRUTH[order], TRUTH[order] + 1], axis=2)
+            for place, (name, values) in enumerate(axes.items()):
+                file[name] = values
+                file[name].attrs['units'] = units
+                file[name].make_scale(name)
+                file['cube'].dims[place].attach_scale(file[name])
+        return path
+
+    @pytest.mark.parametrize('down', [True, False])
+    def test_labels_lie_where_they_are(
+        self, tmp_path: Path, down: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        grid = from_origin(LEFT, TOP, PIXEL, PIXEL)
+        labels = geotiff.write(tmp_path / 'l.tif', TRUTH[None].astype('uint8'), grid)
+        cube = self.write(tmp_path / 'c.nc', down)
+        scene = open_scene(cube, labels, crs=geotiff.CRS)
+        order = slice(None) if down else slice(None, None, -1)
+        assert np.array_equal(scene.label_map, TRUTH[order])
+        caplog.clear()
+        taken = open_scene(cube, labels)
+        assert np.array_equal(taken.label_map, TRUTH)
+        assert ('but another place' in caplog.text) != down
+
+    @pytest.mark.parametrize(
+        ('spacing', 'units'), [(1.0, 'km'), (np.arange(ROWS) ** 0.1, 'm')]
+    )
+    def test_what_is_no_place(self, tmp_path: Path, spacing: Any, units: str) -> None:
+        cube = self.write(tmp_path / 'c.nc', True, spacing, units)
+        assert open_scene(cube).transform is None
+
+    def test_numbers_of_rows_and_columns(self, tmp_path: Path) -> None:
+        cube = self.write(tmp_path / 'c.nc', True)
+        with h5py.File(cube, 'r+') as file:
+            file['x'][:] = np.arange(COLS)
+            file['y'][:] = np.arange(ROWS)
+        assert open_scene(cube).transform is None

@@ -91,6 +91,12 @@ class TestEveryScene:
         with pytest.raises(DatasetNotFoundError, match='Dataset not found') as info:
             found(tmp_path)
         assert found.cube_file.name in str(info.value)
+        file = tmp_path / 'file.mat'
+        file.touch()
+        with pytest.raises(
+            NotADirectoryError, match=r'^root: found the file .*file\.mat'
+        ):
+            found(file, download=True)
         data.make(tmp_path, name)
         (tmp_path / found.labels_file.name).unlink()
         with pytest.raises(FileNotFoundError) as other:

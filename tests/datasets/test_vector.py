@@ -5,6 +5,7 @@
 
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,6 +81,17 @@ class TestVectorLabels:
         pyogrio.write_dataframe(pd.DataFrame({'crop': ['a', 'b']}), path)
         with pytest.raises(ValueError, match=r"no geometries, only .* \['crop'\]"):
             open_scene(cube, path, attribute='crop')
+
+    def test_tables_beside_the_only_layer(self, cube: Path) -> None:
+        path = cube.with_name('f.gpkg')
+        boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6)]
+        self.frame(boxes, crop=['a', 'b']).to_file(path)
+        styles = pd.DataFrame({'style': ['x']})
+        pyogrio.write_dataframe(styles, path, layer='layer_styles')
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', UserWarning)
+            scene = open_scene(cube, path, attribute='crop')
+        assert scene.class_names == ('a', 'b')
 
     @pytest.mark.parametrize('unlabelled', [(), (9,), (255,)])
     def test_numbers_from_zero(
@@ -232,6 +244,52 @@ class TestVectorLabels:
         frame.to_file(cube.with_name('f.gpkg'))
         with pytest.raises(ValueError, match='is empty everywhere'):
             open_scene(cube, cube.with_name('f.gpkg'))
+
+    def test_negative_numbers_that_mean_no_label(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        boxes = [self.box(0, 0, 3, 3), self.box(3, 3, 6, 6), self.box(6, 6, 8, 8)]
+        self.frame(boxes, code=[-1, 2, 0]).to_file(cube.with_name('f.gpkg'))
+        with pytest.raises(ValueError, match='unlabelled= lists values that'):
+            open_scene(cube, cube.with_name('f.gpkg'))
+        scene = open_scene(cube, cube.with_name('f.gpkg'), unlabelled=[-1])
+        assert scene.class_values == (0, 2)
+        assert scene.class_counts == (4, 9)
+        assert '1 features have a number that means "no label"' in caplog.text
+        assert 'without geometry' not in caplog.text
+
+    def test_nothing_to_label_with(self, cube: Path) -> None:
+        path = cube.with_name('f.geojson')
+        path.write_text('{"type": "FeatureCollection", "features": []}')
+        with pytest.raises(ValueError, match='found no features, expected polygons'):
+            open_scene(cube, path)
+        self.frame([None, shapely.Polygon()], code=[1, 2]).to_file(path)
+        with pytest.raises(ValueError, match='no geometry with a class among its 2'):
+            open_scene(cube, path)
+        self.frame([self.box(0, 0, 3, 3)], code=[0]).to_file(path)
+        with pytest.raises(ValueError, match='no geometry with a class among its 1'):
+            open_scene(cube, path)
+
+    @pytest.mark.parametrize('encoding', ['UTF-8', 'ISO-8859-1', 'CP1252'])
+    def test_letters_of_a_shapefile_that_names_no_encoding(
+        self, cube: Path, encoding: str
+    ) -> None:
+        names = ['Bl\u00e9', f'For\u00eat {"x" * 140}']
+        boxes = [self.box(0, 0, 3, 3), self.box(3, 3, 6, 6)]
+        path = cube.with_name('f.shp')
+        self.frame(boxes, crop=names).to_file(path, encoding=encoding)
+        path.with_suffix('.cpg').unlink(missing_ok=True)
+        assert list(open_scene(cube, path).class_names) == names
+
+    def test_a_shapefile_that_is_cut_off(self, cube: Path) -> None:
+        path = cube.with_name('f.shp')
+        boxes = [self.box(0, 0, 3, 3), self.box(3, 3, 6, 6)]
+        self.frame(boxes, code=[1, 2]).to_file(path)
+        raw = path.read_bytes()
+        path.write_bytes(raw[:-40])
+        match = f'found {len(raw) - 40} of the {len(raw)} bytes that it says'
+        with pytest.raises(ValueError, match=match):
+            open_scene(cube, path)
 
     def test_cube_without_crs(self, tmp_path: Path) -> None:
         root = arrays.make(tmp_path)

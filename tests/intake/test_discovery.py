@@ -154,6 +154,27 @@ def test_pattern_is_one_of_the_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.scene.cube, own_cube().astype(np.float32))
 
 
+def test_tiles_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, values in (
+        ('images', own_cube().transpose(2, 0, 1).astype(np.float32)),
+        ('labels', own_labels()[None]),
+    ):
+        Path(folder).mkdir()
+        for number in range(6):
+            rows = slice(number * 5, number * 5 + 5)
+            north = 5800000 - 30 * rows.start
+            place = {**GRID, 'transform': Affine(30, 0, 300000, 0, -30, north)}
+            write_raster(Path(folder, f'{number}.tif'), values[:, rows], **place)
+    with pytest.raises(
+        ValueError, match=r'found 6 label .*4\.tif .*; \.\.\.\), .*folder'
+    ):
+        find_scene(['images', 'labels'])
+    found = find_scene(['.'], {'cube': 'images', 'labels': 'labels'})
+    assert (len(found.cube), found.labels) == (6, 'labels')
+    np.testing.assert_array_equal(found.scene.label_map > 0, own_labels() > 0)
+
+
 def test_wavelengths_from_a_text_file(mat_files: tuple[Path, Path]) -> None:
     centres = np.linspace(450, 900, BANDS)
     np.savetxt('centres.txt', centres)

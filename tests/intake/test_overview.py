@@ -3,6 +3,7 @@
 
 """What is told of a scene before training."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -95,14 +96,22 @@ def test_command_writes_text_and_page(
 
 
 def test_configuration_is_inspected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
     main(['quickstart', '--no_page'])
     printed = capsys.readouterr().out
     assert 'SYNTHETIC' in printed
     assert 'random (configured)' in printed
     assert list(tmp_path.iterdir()) == []
+    # What fit logs of classes and split would be said a second time.
+    assert 'labelled' not in caplog.text and 'random split' not in caplog.text
+    with pytest.raises(FileNotFoundError, match="mean 'quickstart'"):
+        main(['quickstar', '--no_page'])
 
 
 def test_configurations_are_read_as_fit_reads_them(

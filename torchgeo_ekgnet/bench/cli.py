@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .._files import check_output_file, named_path, write_json
+from ..commands import CommandParser
 from ..models import own_models
 from .arms import ARMS, COMPILED, TYPES, Setting
 from .count import count_work, usual_patch
@@ -27,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     Returns:
         The parser.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog='torchgeo-ekgnet bench',
         description='Speed and memory of the layers and models of this package: '
         "this package's strategies, the paper's formulation and the static twin in "

@@ -28,6 +28,7 @@ from .._runs import (
     claim_scene_folder,
     create_version,
     holds_no_more,
+    names_others,
     newest_checkpoint,
     read_result,
     run_of_checkpoint,
@@ -37,7 +38,8 @@ from .._runs import (
 from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
-from .resumption import take_along
+from .csv_log import CSVLog
+from .resumption import Saver, restore, savers_of, take_along
 
 __all__ = ('RunFolder', 'described_data', 'run_path', 'subject_of', 'writes_results')
 
@@ -151,9 +153,11 @@ class RunFolder(Callback):
     ``test`` and ``predict`` write beside the run of their checkpoint (their logs in
     ``validate/``, ``test/`` and ``predict/``), so results always lie with the weights
     they belong to; on another scene, they write into ``test/SCENE`` and
-    ``predict/SCENE``. A stage that is refused leaves no folder. Resuming ``fit`` from a checkpoint opens a new version, which
-    takes the best checkpoints so far along: nothing is written over, and later epochs
-    have to be better. A run that fails before its first step leaves no folder.
+    ``predict/SCENE``. A stage that is refused leaves no folder.
+
+    Resuming ``fit`` from a checkpoint opens a new version, which takes the best
+    checkpoints so far along: nothing is written over, and later epochs have to be
+    better. A run that fails before its first step leaves no folder.
 
     The loggers of the trainer stay. Where none is given, the run logs for TensorBoard
     as well.
@@ -198,6 +202,8 @@ class RunFolder(Callback):
         self._made: Path | None = None
         self._id: str | None = None
         self._scores: dict[int, dict[str, float]] = {}
+        self._before_stage: list[Saver] = []
+        self._before_run: list[Saver] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Point our loggers to the run folder; those of others stay."""
@@ -206,11 +212,16 @@ class RunFolder(Callback):
             return
         others = [item for item in trainer.loggers if not self._replaces(trainer, item)]
         self._ours = []
+        # What tested another run must not train into its folder, for its best score.
+        restore(self._before_stage)
+        self._before_stage = [] if stage == 'fit' else savers_of(trainer)
         if stage == 'fit':
             # A trainer that has trained before goes on, in its folder and with its log.
             if self.path is None or not self._logs or not trainer.global_step:
                 self.path = self._next_version(trainer)
                 self._began = False
+                restore(self._before_run)
+                self._before_run = savers_of(trainer)
                 self._logs = self._loggers(self.path, tensorboard=not others)
             self._ours = self._logs
             write_whole(trainer)
@@ -334,6 +345,9 @@ class RunFolder(Callback):
                 + (f', validation: {shown}' if shown else '')
             )
             where = as_argument(_shown(best))
+            config = run_of_checkpoint(best) / 'config.yaml'
+            if config.is_file() and names_others(config):
+                where += f' --config {as_argument(_shown(config))}'
             lines += [
                 f'next   torchgeo-ekgnet test --ckpt_path {where}',
                 f'       torchgeo-ekgnet predict --ckpt_path {where}',
@@ -353,20 +367,25 @@ class RunFolder(Callback):
                 callback.dirpath = str(Path(str(trainer.ckpt_path)).absolute().parent)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``validate`` has weights."""
+        """Log ``validate``, unless it is part of a fit."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._open_stage(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``test`` has weights."""
+        """Log ``test``, which must have weights."""
         self._open_stage(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``predict`` has weights."""
+        """Log ``predict``, which must have weights."""
         self._open_stage(trainer, pl_module)
 
     def _open_stage(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log a stage other than ``fit`` in the folder of its run."""
+        """Log a stage other than ``fit`` in the folder of its run, once.
+
+        Raises:
+            ValueError: If there is no checkpoint, and the weights are random.
+            OSError: If the folder cannot be written to (not in ``predict``).
+        """
         if self._opened or getattr(trainer, 'fast_dev_run', False):
             return
         stage = _stage(trainer)
@@ -430,7 +449,7 @@ class RunFolder(Callback):
             'name': path.parent.name,
             'version': version_of(path),
         }
-        csv = _open(CSVLogger(**where))
+        csv = _open(CSVLog(**where))
         if self.tensorboard and tensorboard:
             # A Ctrl-C while a value is queued lets the writer sleep that long at the end.
             return [csv, TensorBoardLogger(**where, flush_secs=2)]
@@ -462,7 +481,7 @@ def _shown(path: Path | None) -> str:
 
 def _stage_logger(folder: Path) -> CSVLogger:
     """Log a stage as CSV; what an earlier call of the stage logged is replaced."""
-    return _open(CSVLogger(str(folder.parent), name='', version=folder.name))
+    return _open(CSVLog(str(folder.parent), name='', version=folder.name))
 
 
 def _open(logger: CSVLogger) -> CSVLogger:

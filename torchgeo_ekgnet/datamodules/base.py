@@ -106,9 +106,14 @@ class SplitDataModule(ReadsLocally, BaseDataModule):
         """Make the data loader of validation pixels.
 
         Raises:
-            ValueError: If a fit without validation pixels depends on them.
+            ValueError: If there are none, and anything but a fit that can do without asks.
         """
-        if self._fitting and self.split.val.size == 0:
+        if self.split.val.size == 0:
+            if not self._fitting:
+                raise ValueError(
+                    'the split leaves no validation pixel, expected some to be scored: '
+                    'give the split a share (val), or score the test pixels with test'
+                )
             _check_monitors(self.trainer)
             return []
         return self._dataloader_factory('val')

@@ -23,7 +23,7 @@ from .._files import at_home
 from .._patch import PaddingMode
 from .._reading import FileError, check_memory, decoded, reading, require_file
 from .bands import Bands, BandSelection
-from .base import Sample, SceneDataset
+from .base import Sample, SceneDataset, check_folder
 from .label_files import SceneLabels, open_labels
 from .options import Files, SceneOptions, flat_options
 from .raster import Grid, check_transform, checked_grid, placed_crs, read_crs
@@ -169,7 +169,10 @@ class CustomScene(SceneDataset):
             ValueError: If an argument or a file is not as expected.
         """
         if not cube:
-            raise ValueError("cube is missing: name the file, such as cube='scene.hdr'")
+            raise ValueError(
+                "cube is missing: name the file, such as cube='scene.hdr' or --data.cube "
+                'scene.hdr'
+            )
         self.cube = cube
         self.options = options
         super().__init__(
@@ -179,6 +182,7 @@ class CustomScene(SceneDataset):
     def _load_scene(self) -> HyperspectralScene:
         """Open the scene."""
         root = Path(self.root)
+        check_folder(root)
         if not root.is_dir():
             error = DatasetNotFoundError(self)
             # Its words are of a download, which an own scene does not have.
@@ -214,6 +218,7 @@ def _named(files: Files, what: str) -> list[str]:
 
 
 def _below(root: Path, files: Files, what: str) -> list[str]:
+    """Give patterns of files below a folder."""
     paths = []
     for path in _named(files, what):
         # The name of the folder, and of a file that exists, may hold brackets.
@@ -349,6 +354,7 @@ def _missing(
 
 
 def _number(nodata: float | str | None) -> float | None:
+    """Read a value of missing data."""
     if nodata is None:
         return None
     if not isinstance(nodata, bool):

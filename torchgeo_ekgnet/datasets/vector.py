@@ -91,10 +91,15 @@ def read_vector_labels(
     frame = frames[0]
     if len(frames) > 1:
         frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True))
+    if not len(frame):
+        raise FileError(
+            f'{name}: found no features, expected polygons, lines or points'
+        )
     numbers, names = _classes(name, frame, attribute, class_names, unlabelled)
     shapes = frame.geometry
     finite = np.isfinite(shapes.bounds.to_numpy()).all(axis=1)
-    usable = ~(shapes.is_empty | shapes.isna()).to_numpy() & finite & (numbers >= 0)
+    usable = ~(shapes.is_empty | shapes.isna()).to_numpy() & finite
+    usable &= numbers != NO_LABEL
     skipped = int((~usable).sum())
     if skipped:
         logger.warning(
@@ -110,6 +115,11 @@ def read_vector_labels(
             list(unlabelled),
         )
     usable &= ~excluded
+    if not usable.any():
+        raise FileError(
+            f'{name}: found no geometry with a class among its {len(frame)} features, '
+            'expected some'
+        )
     try:
         labels = _burnt(name, shapes[usable], numbers[usable], grid, all_touched)
     except OutsideError as error:
@@ -281,6 +291,7 @@ def _from_pixels(
 
 
 def _within(frame: geopandas.GeoDataFrame, grid: Grid) -> bool:
+    """Whether geometries lie in a scene when read as its columns and rows."""
     left, top, right, bottom = frame.total_bounds
     rows = max(abs(top), abs(bottom))
     return bool(left >= 0 and right <= grid.cols and rows <= grid.rows)
@@ -346,7 +357,7 @@ def _classes(
     class_names: ClassNames,
     unlabelled: Sequence[int],
 ) -> tuple[NDArray[np.int64], dict[int, str]]:
-    """Return the class number of each feature (-1: none) and the names by number."""
+    """Return the class number of each feature, or ``NO_LABEL``, and names by number."""
     columns = [str(name) for name in frame.columns if name != frame.geometry.name]
     if attribute is None:
         if len(columns) != 1:
@@ -362,7 +373,7 @@ def _classes(
     given = (column.notna() & ~written.isin(['', 'nan'])).to_numpy()
     if not given.any():
         raise FileError(f'{path}: attribute {attribute!r} is empty everywhere')
-    numbers = np.full(len(frame), -1, dtype=np.int64)
+    numbers = np.full(len(frame), NO_LABEL)
     values = _as_numbers(f'{path}: attribute {attribute!r}', column[given])
     if values is None:
         texts = column[given].astype(str).map(one_line)
@@ -370,12 +381,13 @@ def _classes(
         lookup = {text: number for number, text in names.items()}
         numbers[given] = [lookup[text] for text in texts]
         return numbers, names
-    wrong = ~np.isfinite(values) | (values != np.floor(values)) | (values < 0)
-    wrong |= values >= _LARGEST
+    wrong = ~np.isfinite(values) | (values != np.floor(values))
+    wrong |= ((values < 0) & ~np.isin(values, list(unlabelled))) | (values >= _LARGEST)
     if wrong.any():
         raise FileError(
             f'{path}: attribute {attribute!r} holds {values[wrong][:3].tolist()}; '
-            'expected whole class numbers from 0, or names'
+            'expected whole class numbers from 0, or names (unlabelled= lists values '
+            'that mean "no label")'
         )
     numbers[given] = values.astype(np.int64)
     found = [int(v) for v in np.unique(numbers[given]) if v not in unlabelled]
@@ -435,4 +447,5 @@ def _numbered_texts(
 
 
 def _text(bounds: Sequence[float]) -> str:
+    """Write bounds."""
     return '(' + ', '.join(f'{value:g}' for value in bounds) + ')'

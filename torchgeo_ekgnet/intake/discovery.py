@@ -35,6 +35,9 @@ _CLASS_WORDS = (
 #: More values than this are no classes.
 _MANY = 256
 
+#: Files that an error lists, of many.
+_SHOWN = 5
+
 #: Axes orders from the likeliest to the least likely.
 _AXES = ('yxb', 'byx', 'ybx', 'xyb', 'bxy', 'xby')
 
@@ -115,7 +118,13 @@ def _choose_cube(
     """Find the cube, or say what there is, and which files are nothing."""
     cubes = [item for item in items if _is_cube(item)]
     if 'cube' in known:
-        cubes = [item for item in cubes if item.paths[0] == called(str(known['cube']))]
+        name = str(known['cube'])
+        cubes = [
+            item
+            for item in cubes
+            if item.paths[0] == called(name)
+            or Path(name) in Path(item.paths[0]).parents
+        ]
     if 'cube_variable' in known:
         cubes = [item for item in cubes if item.variable == known['cube_variable']]
     rasters = [item for item in cubes if item.kind == 'raster' and not item.several]
@@ -170,10 +179,10 @@ def _choose_labels(
     found = [item for item in [*arrays, *flat, *vectors] if item.whole is not False]
     found = found or [*arrays, *flat]
     if len(found) > 1:
-        there = '; '.join(map(str, found))
+        there = '; '.join(map(str, found[:_SHOWN])) + '; ...' * (len(found) > _SHOWN)
         raise ValueError(
             f'found {len(found)} label files or variables ({there}), expected one; name '
-            'it with --labels and --labels_variable'
+            'it with --labels (the folder, if they are tiles) and --labels_variable'
         )
     if not found and 'labels' in known and not any(i.kind == 'array' for i in items):
         # A picture of several bands, or what else is named: it is read as labels.
@@ -236,8 +245,9 @@ def _describe_labels(
     columns = _class_columns(frame)
     if not columns:
         raise ValueError(
-            f'{path}: found the attributes {sorted(map(str, frame.columns))}, expected '
-            'one that holds classes; name it with --attribute'
+            f'{path}: found {len(frame)} features with the attributes '
+            f'{sorted(map(str, frame.columns))}, expected one that holds classes; name '
+            'it with --attribute'
         )
     options['attribute'] = columns[0]
     others = f'; others: {", ".join(columns[1:])}' if columns[1:] else ''

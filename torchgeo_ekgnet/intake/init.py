@@ -3,13 +3,13 @@
 
 """``torchgeo-ekgnet init``: a configuration for the files of a scene."""
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .._files import as_argument, check_output_file, named_path, write_text
+from ..commands import CommandParser
 from ..tasks.networks import check_model
 from .advice import Advice, advise
 from .configuration import write_configuration
@@ -26,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         FileExistsError: If the configuration exists already.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog='torchgeo-ekgnet init',
         description='Write a complete configuration for your files: cube and labels '
         'are found, network, recipe and split are proposed.',
@@ -81,8 +81,11 @@ def _summary(found: SceneFiles, advice: Advice, path: Path, name: str) -> str:
     """Say what was found and what to type next."""
     weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
     config = as_argument(path)
+    cube = found.cube
+    if not isinstance(cube, str):
+        cube = f'{len(cube)} files, {cube[0]} to {cube[-1]}'
     return (
-        f'cube    {found.cube}\nlabels  {found.labels}\nwrote   {path}\n\n'
+        f'cube    {cube}\nlabels  {found.labels}\nwrote   {path}\n\n'
         'next:\n'
         f'  torchgeo-ekgnet fit --config {config}\n'
         f'  torchgeo-ekgnet test --config {config} --ckpt_path {weights}\n'

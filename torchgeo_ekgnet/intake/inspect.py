@@ -14,8 +14,9 @@ from torchgeo.datamodules import BaseDataModule
 
 from .._configurations import check_yaml
 from .._files import check_output_file, named_path
+from .._terminal import brief
 from ..cli import Parser, usage_errors
-from ..commands import resolve_config, shipped_configs
+from ..commands import CommandParser, did_you_mean, resolve_config, shipped_configs
 from ..datamodules import HyperspectralDataModule
 from ..maps import Page
 from .advice import advised_patch
@@ -31,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Command-line arguments; None for those of the process.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog='torchgeo-ekgnet inspect',
         description='Show what a scene holds: facts, bands, classes, splits, and, on '
         'a page, pictures and spectra.',
@@ -81,11 +82,16 @@ def _overview(options: argparse.Namespace) -> Overview:
         first in shipped_configs() and not Path(first).exists()
     )
     if not is_config:
+        hint = did_you_mean(first, shipped_configs())
+        if hint and first.isidentifier() and not Path(first).exists():
+            raise FileNotFoundError(f'found no file {first}{hint}')
         found = find_scene(options.files, scene_options(options))
         size = options.patch_size or advised_patch(found.scene)
         return Overview(found.scene, size, found.warnings)
     datamodule = _datamodule(resolve_config(first), options.root)
-    datamodule.setup('fit' if _labelled(datamodule) else 'predict')
+    with brief():
+        # The overview tells classes and split itself; doubts about them are warnings.
+        datamodule.setup('fit' if _labelled(datamodule) else 'predict')
     return Overview(
         datamodule.scene,
         options.patch_size or datamodule.patch_size,

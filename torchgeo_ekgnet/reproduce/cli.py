@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .._files import named_path
 from .._runs import claim_outputs
+from ..commands import CommandParser
 from .build import build_data, content_of
 from .declarations import (
     PROTOCOLS,
@@ -45,7 +46,7 @@ def repeat_parser() -> argparse.ArgumentParser:
     Returns:
         The parser.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog='torchgeo-ekgnet repeat',
         allow_abbrev=False,
         description=(
@@ -91,7 +92,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
     listing = '\n'.join(
         f'  {key:<12} {e.title} ({e.scene})' for key, e in EXPERIMENTS.items()
     )
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog='torchgeo-ekgnet reproduce',
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

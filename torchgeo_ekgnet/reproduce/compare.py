@@ -13,7 +13,7 @@ from typing import Any
 import timm
 
 from .._files import named_path
-from ..commands import did_you_mean
+from ..commands import CommandParser, did_you_mean
 from ..models import network_class
 from .build import content_of, import_class
 from .classical import CLASSICAL_NAMES
@@ -46,7 +46,7 @@ def compare_parser() -> argparse.ArgumentParser:
     Returns:
         The parser.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog='torchgeo-ekgnet compare',
         allow_abbrev=False,
         description=(

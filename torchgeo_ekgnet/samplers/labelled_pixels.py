@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 #: of its bands, must fit into memory.
 _BLOCK = 256
 
+#: Part of a pixel, round its centre, for which labels are asked where they may end.
+_SPOT = 1 / 64
 
 #: What becomes of NaN among whole numbers.
 _LEAST = int(np.iinfo(np.int64).min)
@@ -75,6 +77,19 @@ class _Tile(NamedTuple):
             slice(self.top - rows.stop * yres, self.top - rows.start * yres, yres),
             self.interval,
         )
+
+    def label_window(self, rows: range, cols: range) -> Any:
+        """Give the same for labels: a single row or column by its middle only.
+
+        A file that ends inside it would be read by the middle of what it covers.
+        """
+        window = list(self.window(rows, cols))
+        for axis, numbers in enumerate((cols, rows)):
+            if len(numbers) == 1:
+                middle = (window[axis].start + window[axis].stop) / 2
+                step = _SPOT * self.res[axis]
+                window[axis] = slice(middle - step / 2, middle + step / 2, step)
+        return tuple(window)
 
     def centres(
         self, row: NDArray[np.int64], col: NDArray[np.int64]
@@ -166,8 +181,12 @@ class LabelledPixelSampler(SpatialSampler):
         declared = declared_nodata(labels)
         # torchgeo makes whole numbers of masks; NaN becomes the least one.
         ignored = {int(value) for value in unlabelled} | {_LEAST}
-        ignored |= {int(v) for v in declared if _is_whole(v)}
+        told = sorted({int(value) for value in declared if _is_whole(value)})
+        ignored |= set(told)
+        #: Pixels with a value that means "no label", beside others that files declare.
+        self._doubtful = {v: 0 for v in unlabelled if told and v not in told}
         left_out = self._find(dataset, image, labels, roi, sorted(ignored))
+        self._question(told, unlabelled)
         if not len(self):
             raise ValueError(
                 'no labelled pixel: every mask value inside the dataset'
@@ -262,8 +281,13 @@ class LabelledPixelSampler(SpatialSampler):
                     covered[axis].update(
                         range(first + numbers.start, first + numbers.stop)
                     )
-                pixels = _labelled(labels, tile, (rows, cols), regions, unlabelled)
-                if pixels is None:
+                mask = _read_mask(labels, tile.label_window(rows, cols))
+                if mask is None:
+                    continue
+                for value in self._doubtful:
+                    self._doubtful[value] += int((mask == value).sum())
+                pixels = _labelled(mask, tile, (rows, cols), regions, unlabelled)
+                if not len(pixels.row):
                     continue
                 keep = ~self._absent(image, tile, pixels)
                 left_out += int((~keep).sum())
@@ -282,6 +306,22 @@ class LabelledPixelSampler(SpatialSampler):
             np.unique(self.labels).tolist(),
         )
         return left_out
+
+    def _question(self, declared: Sequence[int], unlabelled: Sequence[int]) -> None:
+        """Warn where a value means "no label", and files declare another one for that."""
+        for value, pixels in self._doubtful.items():
+            if pixels:
+                logger.warning(
+                    'LabelledPixelSampler: %d pixels have the label %d, which means '
+                    '"no label" (unlabelled=%s), but the label files declare %s for '
+                    'that; if %d is a class, give unlabelled=%s',
+                    pixels,
+                    value,
+                    list(unlabelled),
+                    ', '.join(map(str, declared)),
+                    value,
+                    [other for other in unlabelled if other != value],
+                )
 
     def _tile(
         self, bounds: NDArray[np.float64], interval: Any, tiles: NDArray[np.float64]
@@ -361,22 +401,19 @@ def _doubt(declared: Sequence[float]) -> str:
 
 
 def _labelled(
-    labels: GeoDataset,
+    mask: NDArray[np.int64],
     tile: _Tile,
     block: tuple[range, range],
     regions: Sequence[Any],
     unlabelled: Sequence[int],
-) -> _Pixels | None:
-    """Find the labelled pixels of a block that lie in all regions; None if none do."""
-    mask = _read_mask(labels, tile.window(*block))
-    if mask is None:
-        return None
+) -> _Pixels:
+    """Find the labelled pixels of a block that lie in all regions."""
     row, col = np.nonzero(~np.isin(mask, unlabelled))
     found = _Pixels(row + block[0].start, col + block[1].start, mask[row, col])
     for region in regions:
         inside = shapely.contains_xy(region, *tile.centres(found.row, found.col))
         found = _Pixels(*(part[inside] for part in found))
-    return found if len(found.row) else None
+    return found
 
 
 def _anchor(
@@ -405,7 +442,8 @@ def _stretches(first: int, last: int) -> list[range]:
     """Cut rows or columns into the first one, the last one and blocks between them.
 
     The file may begin or end inside the outermost pixels. What it is asked for is cut
-    off there, and in one read with others would move them by a pixel.
+    off there, and in one read with others would move them by a pixel; so they are asked
+    for alone, see :meth:`_Tile.label_window`.
     """
     if first >= last:
         return []

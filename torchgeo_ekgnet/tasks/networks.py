@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..checkpoint import KEY, Provenance, check_content, read_tensors
+from ..commands import did_you_mean
 from ..models import own_models
 from ..models._weights import compare_weights, network_state
 
@@ -68,7 +69,7 @@ def check_model(name: str) -> None:
         return
     raise ValueError(
         f'model: timm knows no {name!r}; this package has {", ".join(own_models())}, '
-        'and timm.list_models() lists all'
+        f'and timm.list_models() lists all{did_you_mean(name, own_models())}'
     )
 
 

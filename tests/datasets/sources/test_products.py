@@ -226,7 +226,8 @@ class TestPixelsOnOneAxis:
     def test_suggested(self, tmp_path: Path) -> None:
         scipy.io.savemat(tmp_path / 'a.mat', {'V': CUBE.reshape(-1, 5)})
         with pytest.raises(
-            FileError, match=r'open with size=\[rows, columns\] and axes'
+            FileError,
+            match=r'exchanged\? Bands x pixels open with size=\[rows, columns\] and axes',
         ):
             open_scene(tmp_path / 'a.mat')
 

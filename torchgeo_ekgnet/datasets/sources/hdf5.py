@@ -11,23 +11,27 @@ from typing import Any
 
 import h5py
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from ..._reading import FileError, check_memory, reading
 from ..labels import LabelLegend
 from ..nodata import is_nodata
+from ..raster import Grid
 from ..units import nanometres
 from .axes import axes_of, bands_in, in_order, kept_axes, reorder
 from .base import Request, Source
 from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
-from .hdf5_file import AXES, open_hdf5
+from .hdf5_file import AXES, COORDINATES, open_hdf5
 from .stack import StackSource
-from .variables import band_facts, lower, misfit, pick, series
+from .variables import Variable, band_facts, lower, misfit, pick, series, text_of
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
 
+#: Units of coordinates that a CRS has as well, without the end of "degrees_north".
+_PLACED = ('m', 'meter', 'metre', 'degree')
 #: Rows that are compared with the bounds at once.
 _ROWS_AT_ONCE = 64
 #: Attributes that declare a value for missing data.
@@ -115,6 +119,11 @@ class HDF5Source(Source):
                 for axis in range(len(stored))
             ]
             self._places = places[::-1] if matlab else places
+            self._transform = None
+            if request.size is None:
+                named = zip(self._places, own.get(COORDINATES, ()), strict=False)
+                held = {axis: variables.get(name.strip('/')) for axis, name in named}
+                self._transform = _transform(held.get('x'), held.get('y'))
             self._values = data if isinstance(data, np.ndarray) else None
             # A cell of MATLAB lies elsewhere than it is called, a link to another file
             # is known by its name only.
@@ -149,6 +158,11 @@ class HDF5Source(Source):
             self._facts = band_facts(path, self.variable, variables, attributes, bands)
             self.misfit = misfit(shapes, bands, own)
             super().__init__((path,), size, dtype)
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie, by the file's coordinates; a CRS in it is not read."""
+        return replace(super().grid, transform=self._transform)
 
     @property
     def nodata(self) -> float | None:
@@ -318,6 +332,29 @@ class PrismaSource(StackSource):
         ):
             bad |= np.concatenate([np.ravel(flags) for flags in self._flags]) == 0
         return bad if bad.any() else None
+
+
+def _transform(x: Variable | None, y: Variable | None) -> Affine | None:
+    """Return the transform of evenly spaced centres of pixels, None for any others."""
+    lines = []
+    for held in (x, y):
+        low = {} if held is None else lower(held.attributes)
+        unit = (text_of(low.get('units')) or 'm').lower()
+        if held is None or len(held.data.shape) != 1 or held.data.shape[0] < 2:
+            return None
+        if unit.split('_')[0].rstrip('s') not in _PLACED:
+            return None
+        values = np.asarray(held.data[()], dtype=np.float64)
+        values = values * _number(low, 'scale_factor', 1.0)
+        values += _number(low, 'add_offset', 0.0)
+        first, step = values[0], (values[-1] - values[0]) / (len(values) - 1)
+        even = np.abs(values - first - step * np.arange(len(values))).max()
+        # Numbers of rows and columns are no places.
+        if not even < 0.1 * abs(step) or (step == 1 and first in (0, 0.5, 1)):
+            return None
+        lines.append((step, first - step / 2))
+    (a, c), (e, f) = lines
+    return Affine(a, 0, c, 0, e, f)
 
 
 def _check_parts(path: Path, data: Any) -> None:

@@ -20,6 +20,8 @@ from .variables import Variable, is_fact, text_of, written_fact
 
 #: Attribute, of our own making, with the order of axes that dimension scales tell.
 AXES = ' axes'
+#: The same with the names of the variables that hold the coordinates of each axis.
+COORDINATES = ' coordinates'
 
 Members = list[tuple[str, Any]]
 """Datasets and groups by their names."""
@@ -80,7 +82,9 @@ def open_hdf5(
             text = text_of(item.attrs.get('MATLAB_class')) == 'char'
             if numeric and not text and 'MATLAB_empty' not in item.attrs:
                 told = told_axes([_dimension(axis) for axis in item.dims])
-                variables[name] = Variable(item, {**item.attrs, AXES: told})
+                scales = [str(axis[0].name) if len(axis) else '' for axis in item.dims]
+                own = {**item.attrs, AXES: told, COORDINATES: scales}
+                variables[name] = Variable(item, own)
 
         members = _members(file)
         for place, member in members:
@@ -183,6 +187,7 @@ def _dimension(axis: Any) -> str:
 
 
 def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, Any]]:
+    """Read variables and attributes of NetCDF before version 4."""
     with reading(path, 'NetCDF'), scipy.io.netcdf_file(path, mmap=False) as file:
         # scipy keeps the attributes of a file or variable among its own ones.
         variables: dict[str, Variable] = {}
@@ -190,7 +195,8 @@ def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, 
             kind, own = item.data.dtype, vars(item)
             if kind.kind in 'iuf':
                 values = item.data.astype(kind.newbyteorder('='))
-                told = {**own, AXES: told_axes(item.dimensions)}
+                names = item.dimensions
+                told = {**own, AXES: told_axes(names), COORDINATES: names}
                 variables[name] = Variable(values, told)
             elif is_fact(name) and (fact := written_fact(path, name, item.data, own)):
                 variables[name] = fact

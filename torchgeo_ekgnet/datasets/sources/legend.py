@@ -14,6 +14,7 @@ from rasterio.shutil import copy
 
 from ..._reading import decoded, reading
 from ..labels import LabelLegend
+from .vector import unnamed_letters
 
 #: What GDAL calls the use of a column of an attribute table, by its number there, and
 #: usual names, lower case, of columns that do not tell their use.
@@ -86,6 +87,7 @@ def raster_legend(path: Path, dataset: Any) -> LabelLegend | None:
 
 
 def _categories(band: ElementTree.Element) -> dict[int, str]:
+    """Read the names of a band's categories by value."""
     return {
         value: item.text.strip()
         for value, item in enumerate(band.iterfind('CategoryNames/Category'))
@@ -119,7 +121,7 @@ def _table_beside(path: Path) -> _Table | None:
     if not beside.is_file():
         return None
     with reading(beside, 'an attribute table'):
-        frame = geopandas.read_file(beside)
+        frame = geopandas.read_file(beside, **unnamed_letters(beside))
     texts = frame.select_dtypes(exclude='number').columns
     return _Table(
         [('', _word(name)) for name in frame.columns],
@@ -129,6 +131,7 @@ def _table_beside(path: Path) -> _Table | None:
 
 
 def _word(name: str | None) -> str:
+    """Leave the letters and digits of a name, in lower case."""
     return ''.join(letter for letter in (name or '').lower() if letter.isalnum())
 
 

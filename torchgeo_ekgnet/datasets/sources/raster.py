@@ -6,6 +6,7 @@
 import logging
 import os
 import re
+import struct
 import threading
 import warnings
 from collections.abc import Mapping
@@ -47,6 +48,8 @@ def open_source(path: Path, request: Request) -> Source:
     with open_raster(path) as dataset, reading(path, 'a raster'):
         inner, driver, count = dataset.subdatasets, dataset.driver, dataset.count
         lossy = _loss(driver, dataset.tags(ns='IMAGE_STRUCTURE'))
+    if driver == 'PNG':
+        _check_end_of_png(path)
     if request.labels and lossy:
         raise FileError(
             f'{path}: found labels compressed with loss ({lossy}), which mixes their values '
@@ -88,6 +91,21 @@ def open_source(path: Path, request: Request) -> Source:
     )
 
 
+def _check_end_of_png(path: Path) -> None:
+    """Refuse a PNG that is cut off: GDAL gives whatever lies in memory, and no error."""
+    with reading(path, 'a PNG'), path.open('rb') as file:
+        size, place, kind = path.stat().st_size, 8, b''
+        while kind != b'IEND' and place < size:
+            file.seek(place)
+            length, kind = struct.unpack('>I4s', file.read(8))
+            place += 12 + length
+        if kind != b'IEND' or place > size:
+            raise FileError(
+                f'{path}: found {size} bytes of a PNG without its end, expected a whole '
+                'file; copy or download it again'
+            )
+
+
 def _loss(driver: str, structure: Mapping[str, str]) -> str | None:
     """Return the name of a compression that changes values, None for any other."""
     # Not dataset.compression: rasterio 1.4.3 has no word for JPEG in YCbCr.
@@ -101,6 +119,7 @@ def _loss(driver: str, structure: Mapping[str, str]) -> str | None:
 
 
 def _named(path: Path, inner: list[str], variable: str) -> str:
+    """Choose one of the rasters in a file."""
     found = [
         name
         for number, name in enumerate(inner, start=1)
@@ -355,6 +374,7 @@ class RasterSource(Source):
         return cube
 
     def _handle(self) -> Any:
+        """Give this process a handle of its own."""
         process = os.getpid()
         if process not in self._handles:
             self._handles[process] = open_raster(self.files[0], self._name)

@@ -77,8 +77,12 @@ def pick(path: Path, shapes: Mapping[str, tuple[int, ...]], request: Request) ->
             inner = [other for other in shapes if other.startswith(f'{name}/')]
             raise VariableError(
                 f'{path} has no variable {request.variable!r}; it holds: '
-                f'{listed or "nothing"}'
-                + (f'; name an array of it, such as {inner[0]!r}' if inner else '')
+                f'{listed or "nothing"}; '
+                + (
+                    f'name an array of it, such as {inner[0]!r}'
+                    if inner
+                    else f'name one of these ({request.named_by}=)'
+                )
             )
         if not _fits(shapes[name], request) and len(_kept(shapes[name], ndim)) != ndim:
             raise VariableError(
@@ -152,10 +156,12 @@ def _series_hint(shapes: Mapping[str, tuple[int, ...]], request: Request) -> str
 
 
 def _kept(shape: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Leave out axes of one element that are too many."""
     return tuple(shape[axis] for axis in kept_axes(shape, ndim))
 
 
 def _fits(shape: tuple[int, ...], request: Request) -> bool:
+    """Whether an array may be what is asked for."""
     if request.labels and request.size is not None:
         rows, cols = request.size
         return tuple(shape) == (rows, cols) or squeezed(shape) == rows * cols
@@ -164,11 +170,13 @@ def _fits(shape: tuple[int, ...], request: Request) -> bool:
 
 
 def _flat_hint(shapes: Mapping[str, tuple[int, ...]], request: Request) -> str:
+    """Say how pixels on one axis are opened, if there seem to be any."""
     flat = any(len(shape) == 2 and min(shape) > 1 for shape in shapes.values())
     if request.labels or '(' in (request.axes or '') or not flat:
         return ''
     return (
-        "; bands x pixels open with size=[rows, columns] and axes='b(yx)', or 'b(xy)' "
+        '; a label map has 2 axes: are cube and labels exchanged?'
+        " Bands x pixels open with size=[rows, columns] and axes='b(yx)', or 'b(xy)' "
         'where columns follow each other, as in MATLAB'
     )
 

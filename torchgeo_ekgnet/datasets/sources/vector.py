@@ -117,6 +117,9 @@ def read_features(path: Path, layer: str | None = None) -> Features:
             frame = geopandas.read_parquet(path)
         else:
             options = {} if layer is None else {'layer': layer}
+            if path.suffix.lower() == '.shp':
+                _check_length(path)
+                options |= unnamed_letters(path)
             frame = geopandas.read_file(str(path), **options)
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise VectorFileError(
@@ -132,6 +135,44 @@ def read_features(path: Path, layer: str | None = None) -> Features:
     return Features(frame, 'unknown' if frame.crs is None else 'crs')
 
 
+def _check_length(path: Path) -> None:
+    """Refuse a shapefile that is cut off: GDAL gives features without geometry."""
+    with path.open('rb') as file:
+        words = int.from_bytes(file.read(28)[24:], 'big')
+    found = path.stat().st_size
+    if found < 2 * words:
+        raise VectorFileError(
+            f'{path}: found {found} of the {2 * words} bytes that it says it has, '
+            'expected a whole shapefile; copy or download it again'
+        )
+
+
+def unnamed_letters(path: Path) -> dict[str, str]:
+    """Tell how geopandas decodes the table of a shapefile: UTF-8, where GDAL says Latin-1.
+
+    GDAL takes Latin-1 where neither the table nor a file ``.cpg`` names an encoding.
+
+    Args:
+        path: The shapefile, or its table.
+
+    Returns:
+        The argument for geopandas; nothing where the file tells, or holds no UTF-8.
+    """
+    tables = [path.with_suffix(end) for end in ('.dbf', '.DBF')]
+    named = any(path.with_suffix(end).exists() for end in ('.cpg', '.CPG', '.cst'))
+    table = next((file for file in tables if file.is_file()), None)
+    if named or table is None:
+        return {}
+    raw = table.read_bytes()
+    if len(raw) < 32 or raw[29]:
+        return {}
+    try:
+        raw[int.from_bytes(raw[8:10], 'little') :].decode('utf-8')
+    except UnicodeDecodeError:
+        return {}
+    return {'encoding': 'UTF-8'}
+
+
 def _checked_layer(path: Path, layer: str | None) -> str | None:
     """Return the layer to read; one of several that is not named is said."""
     if path.suffix.lower() not in LAYERED:
@@ -139,13 +180,14 @@ def _checked_layer(path: Path, layer: str | None) -> str | None:
     with reading(path, 'vector file', VectorFileError):
         listed = geopandas.list_layers(path)
         names = listed.name[listed.geometry_type.notna()].tolist()
-    if layer is None and len(names) > 1:
+    if layer is None and names and len(listed) > 1:
         layer = names[0]
-        logger.warning(
-            '%s: found the layers %s; the first one is read (layer= names another)',
-            path,
-            names,
-        )
+        if len(names) > 1:
+            logger.warning(
+                '%s: found the layers %s; the first one is read (layer= names another)',
+                path,
+                names,
+            )
     elif layer is not None and layer not in listed.name.tolist():
         raise VectorFileError(
             f'{path}: found no layer {layer!r}, expected one of {listed.name.tolist()}'
@@ -154,6 +196,7 @@ def _checked_layer(path: Path, layer: str | None) -> str | None:
 
 
 def _read_table(path: Path) -> Features:
+    """Read a table of points, or ENVI's regions of interest as text."""
     with reading(path, 'a table of points', VectorFileError):
         raw = path.read_bytes()
         text = decoded(raw)
@@ -227,6 +270,7 @@ def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
 
 
 def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Features:
+    """Make points of two columns of a table."""
     places = pd.DataFrame({name: _coordinates(path, table[name]) for name in (x, y)})
     with reading(path, 'a table of points', VectorFileError):
         inner = 0.5 if kind == 'pixels' else 0.0  # the centre of a pixel
