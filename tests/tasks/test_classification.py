@@ -197,7 +197,7 @@ class OwnNetwork(HyperspectralClassificationTask):
 
 class TestSubclasses:
     @pytest.mark.parametrize('sizes', [{}, {'in_channels': 12, 'num_classes': 3}])
-    def test_network_of_its_own(self, sizes: dict[str, int], tmp_path: Path) -> None:
+    def test_network_of_its_own(self, sizes: dict[str, Any], tmp_path: Path) -> None:
         task, trainer = OwnNetwork(**sizes), make_trainer(tmp_path)
         with pytest.raises(ValueError, match='test: no checkpoint was given'):
             trainer.test(task, make_datamodule(), verbose=False)
