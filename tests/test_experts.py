@@ -23,22 +23,13 @@ from torchgeo_ekgnet.experts import (
     plot_expert_use,
     worth_of_attention,
 )
-from torchgeo_ekgnet.layers import DynamicExpertConv3d
 from torchgeo_ekgnet.layers.modes import evaluating
 
-
-def network() -> Any:
-    """Two expert convolutions of different K."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        DynamicExpertConv3d(2, 4, 1, num_experts=3, temperature=0.5),
-        nn.ReLU(),
-        DynamicExpertConv3d(4, 5, 3, padding=1, num_experts=2, temperature=0.5),
-    ).eval()
+from .layers.mappings import expert_network
 
 
 def test_modes_of_layers_are_left_as_they_were() -> None:
-    layers = network().train()
+    layers = expert_network().train()
     layers[0].mapping.eval()  # frozen apart
     before = [module.training for module in layers.modules()]
     images = torch.randn(4, 2, 3, 3, 3)
@@ -48,7 +39,7 @@ def test_modes_of_layers_are_left_as_they_were() -> None:
 
 def test_a_map_of_another_thread_does_not_change_modes() -> None:
     """Whoever ends last gives the network back in training mode."""
-    layers = network().train()
+    layers = expert_network().train()
     images = torch.randn(4, 2, 3, 3, 3)
     with ExitStack() as map_of_a_scene:
 
@@ -62,7 +53,7 @@ def test_a_map_of_another_thread_does_not_change_modes() -> None:
 
 
 def test_attention_means_weigh_samples_alike() -> None:
-    model, x = network(), torch.randn(4, 2, 3, 3, 3)
+    model, x = expert_network(), torch.randn(4, 2, 3, 3, 3)
     means = attention_means(model, [{'image': x[:3]}, {'image': x[3:]}])
     with torch.no_grad():
         expected = model[0].attention_weights(x).double().mean(0)
@@ -72,7 +63,7 @@ def test_attention_means_weigh_samples_alike() -> None:
 
 
 def test_report_on_known_attention() -> None:
-    model = network()
+    model = expert_network()
     report = ExpertUseReport(model, 3)
     # Layer 0: class 0 uses expert 0, class 1 expert 1; layer 2: no preference.
     first = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
@@ -114,7 +105,7 @@ def test_experts_of_every_pixel() -> None:
     pixels = x.permute(0, 2, 3, 1).reshape(-1, 8, 1, 1)
     patches = attention_means(model, [{'image': x[:2]}, {'image': x[2:]}])
     torch.testing.assert_close(patches, attention_means(model, [{'image': pixels}]))
-    report = ExpertUseReport(network(), 2)
+    report = ExpertUseReport(expert_network(), 2)
     first = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]])
     even = torch.full((2, 2), 0.5)
     report.update({'0': first, '2': even}, torch.tensor([0, 1]))
@@ -127,7 +118,7 @@ def test_experts_of_every_pixel() -> None:
 def test_report_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match='has no DynamicExpertConv3d'):
         ExpertUseReport(nn.Linear(2, 2), 3)
-    report = ExpertUseReport(network(), 2)
+    report = ExpertUseReport(expert_network(), 2)
     with pytest.raises(ValueError, match="expected 2 samples of layer '0', found none"):
         report.update({}, torch.tensor([0, 1]))
     first = {'0': torch.full((2, 3), 1 / 3), '2': torch.full((2, 2), 0.5)}
@@ -135,7 +126,7 @@ def test_report_refuses_what_does_not_fit() -> None:
         report.update(first, torch.tensor([-1, 1]))
     assert report.samples == 0
     with pytest.raises(ValueError, match='found no sample'):
-        attention_means(network(), [])
+        attention_means(expert_network(), [])
 
 
 def test_worth_of_attention() -> None:

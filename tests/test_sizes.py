@@ -1,8 +1,9 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""What is long is listed in CONTRIBUTING with its reason, and nothing else is."""
+"""What is long is listed in CONTRIBUTING with its reason; every function says what it does."""
 
+import ast
 import re
 
 from .sizes import ROOT, Count, Long, count, long_places, modules
@@ -18,6 +19,19 @@ def test_long_files_and_functions_have_a_reason() -> None:
         for place in long_places(text, path)
     ]
     assert sorted(found) == sorted(listed)
+
+
+def test_every_function_says_what_it_does() -> None:
+    silent = [
+        f'{path}::{item.name}'
+        for path, text in modules('torchgeo_ekgnet')
+        for part in ast.walk(ast.parse(text))
+        if isinstance(part, ast.Module | ast.ClassDef)
+        for item in part.body
+        if isinstance(item, ast.FunctionDef) and not ast.get_docstring(item)
+        if item.name != 'forward' and not item.name.startswith('__')
+    ]
+    assert not silent
 
 
 def test_docstrings_comments_and_blank_lines_are_no_code() -> None:

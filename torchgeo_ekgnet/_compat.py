@@ -1,14 +1,14 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""The differences between torchgeo 0.8.1 and 0.10, in one place.
+"""The differences between torchgeo 0.8.1, 0.9 and 0.10, in one place.
 
-torchgeo 0.8.1 is the last release for Python 3.11, 0.10 needs Python 3.12. What the
+torchgeo 0.8.1 is the last release for Python 3.11, newer ones need Python 3.12. What the
 package uses beyond their common subset is imported from here and nowhere else:
 
-* 0.10 calls the classification task ``torchgeo.tasks.Classification``; 0.8.1 calls it
-  ``torchgeo.trainers.ClassificationTask``.
-* 0.10 splits samplers into spatial and temporal ones and deprecates the 0.8.1 classes.
+* 0.9 and 0.10 call the classification task ``torchgeo.tasks.Classification``; 0.8.1
+  calls it ``torchgeo.trainers.ClassificationTask``.
+* 0.10 splits samplers into spatial and temporal ones and deprecates the older classes.
   A subclass of ``GeoSampler`` yields ``(x, y, t)`` slices, a subclass of
   ``SpatialSampler`` yields ``(x, y)`` slices.
 """

@@ -282,6 +282,7 @@ def check_free_space(folder: StrPath, needed: int, purpose: str) -> None:
 
 
 def _megabytes(count: float) -> str:
+    """Write a number of bytes."""
     return f'{count / 1e6:,.1f} MB'
 
 

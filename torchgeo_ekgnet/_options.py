@@ -129,6 +129,6 @@ def plain_array(name: str, array: object, instead: str) -> None:
         )
 
 
-def random_seed(value: Any, name: str = 'seed') -> int:
+def random_seed(value: Any) -> int:
     """Check a seed of NumPy's frozen generator, from 0 to 2**32 - 1."""
-    return whole_number(name, value, 0, 2**32 - 1)
+    return whole_number('seed', value, 0, 2**32 - 1)

@@ -173,6 +173,7 @@ def check_memory(
 
 
 def _free_memory() -> int | None:
+    """Bytes of memory that are free; None where the system does not say."""
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             for line in file:
@@ -202,6 +203,7 @@ def _recognised(path: str | os.PathLike[str]) -> str:
 
 
 def _sized(path: str | os.PathLike[str]) -> str:
+    """Name a file and its size."""
     try:
         return f'{path} ({os.stat(path).st_size} bytes)'
     except (OSError, ValueError):
@@ -209,6 +211,7 @@ def _sized(path: str | os.PathLike[str]) -> str:
 
 
 def _line(error: BaseException) -> str:
+    """Put an error's message into a line."""
     return shortened(' '.join(str(error).split())) or 'no message'
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .layers.attention import attention_layers, mean_attention, record_attention
 from .layers.modes import evaluating
-from .metrics import Accuracies
+from .metrics import Accuracies, ConfusionCounts
 
 __all__ = (
     'ExpertUseReport',
@@ -84,7 +84,7 @@ def _score(
     model: nn.Module, batches: Iterable[Mapping[str, Tensor]], num_classes: int
 ) -> Accuracies:
     """Classify batches."""
-    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64)
+    counts = ConfusionCounts(num_classes, validate_args=False)
     with evaluating(model), torch.no_grad():
         for batch in batches:
             logits = model(batch['image'])
@@ -93,15 +93,13 @@ def _score(
                     f'num_classes: found {num_classes}, expected {logits.shape[1]}, '
                     'those of the network'
                 )
-            label = _known(batch['label'], num_classes)
-            pairs = label * num_classes + logits.argmax(1).cpu()
-            confusion += torch.bincount(pairs, minlength=len(confusion))
-    if not confusion.any():
+            counts.update(logits.argmax(1).cpu(), _known(batch['label'], num_classes))
+    if not counts.confmat.any():
         raise ValueError(
             'test: found no sample, expected batches that can be read twice, such as a '
             'list or a data loader'
         )
-    return Accuracies.from_confusion(confusion.reshape(num_classes, -1).numpy())
+    return Accuracies.from_confusion(counts.confmat.numpy())
 
 
 def _known(label: Tensor, num_classes: int) -> Tensor:

@@ -72,6 +72,7 @@ def resolve_args(args: Sequence[str]) -> list[str]:
 
 
 def _at_home(arg: str) -> str:
+    """Expand ``~`` behind the equals sign of an option."""
     name, equals, value = arg.partition('=')
     if not name.startswith('-') or not value.startswith('~'):
         return arg

@@ -132,6 +132,33 @@ def test_resume_beside_a_damaged_best_checkpoint(tmp_path: Path) -> None:
     assert best.parent == tmp_path / 'runs/small/version_1/checkpoints'
 
 
+def test_a_trainer_that_has_trained_resumes_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own best weights are not taken for those of the other run's score."""
+    losses = iter([1.0, 3.0, 2.0])
+    monkeypatch.setattr(
+        HyperspectralClassificationTask,
+        'on_validation_epoch_end',
+        lambda self: self.log('known_loss', next(losses)),
+    )
+    last = []
+    for _ in range(2):
+        trainer = make_trainer(tmp_path, monitor='known_loss', num_sanity_val_steps=0)
+        last.append(ModelCheckpoint(filename='last', enable_version_counter=False))
+        trainer.callbacks.append(last[-1])  # type: ignore[attr-defined]
+        trainer.fit(make_task(), make_datamodule())
+    trainer.fit_loop.max_epochs = 2
+    with pytest.warns(
+        UserWarning, match=r'version_1/.*best\.ckpt: found a checkpoint of'
+    ):
+        trainer.fit(make_task(), make_datamodule(), ckpt_path=last[0].best_model_path)
+    best = trainer.checkpoint_callback
+    assert float(best.best_model_score) == 2.0  # type: ignore[union-attr]
+    content = torch.load(best.best_model_path, weights_only=True)  # type: ignore[union-attr]
+    assert content['epoch'] == 1
+
+
 def test_a_checkpoint_names_no_other_file(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.fit(make_task(), make_datamodule())

@@ -166,6 +166,39 @@ def test_no_validation_pixels(tmp_path: Path) -> None:
     assert Path(trainer.checkpoint_callback.best_model_path).is_file()  # type: ignore[union-attr]
 
 
+def test_a_trainer_that_tested_another_run_trains_in_its_own_folder(
+    tmp_path: Path,
+) -> None:
+    task, datamodule = make_task(), make_datamodule()
+    trainer = make_trainer(tmp_path, tensorboard=False)
+    trainer.fit(task, datamodule)
+    (first,) = tmp_path.rglob('*.ckpt')
+    before = first.read_bytes()
+    trainer = make_trainer(tmp_path, tensorboard=False)
+    trainer.test(task, datamodule, ckpt_path=first, verbose=False)
+    trainer.fit(task, datamodule)
+    assert first.read_bytes() == before
+    second = tmp_path / 'runs/small/version_1/checkpoints/best.ckpt'
+    assert set(tmp_path.rglob('*.ckpt')) == {first, second}
+    assert Path(trainer.checkpoint_callback.best_model_path) == second  # type: ignore[union-attr]
+
+
+def test_a_training_after_one_that_failed_keeps_its_checkpoints(tmp_path: Path) -> None:
+    class Failing(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            raise RuntimeError('no memory')
+
+    trainer = make_trainer(tmp_path, tensorboard=False)
+    failing = Failing()
+    trainer.callbacks.insert(0, failing)  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match='no memory'):
+        trainer.fit(make_task(), make_datamodule())
+    trainer.callbacks.remove(failing)  # type: ignore[attr-defined]
+    trainer.fit(make_task(), make_datamodule())
+    (kept,) = tmp_path.rglob('*.ckpt')
+    assert kept == tmp_path / 'runs/small/version_1/checkpoints/best.ckpt'
+
+
 def test_same_process_tests_into_its_run(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, tensorboard=False)
     task, datamodule = make_task(), make_datamodule()

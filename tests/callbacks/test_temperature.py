@@ -92,6 +92,25 @@ class TestSchedule:
         values = [anneal.temperature(epoch) for epoch in range(6)]
         assert values == [16, 8, 4, 2, 1, None]
 
+    def test_decay_that_does_not_divide_ends_at_end(self) -> None:
+        anneal = TemperatureAnnealing(10, 3, step=None, decay=0.5)
+        assert [anneal.temperature(epoch) for epoch in range(4)] == [10, 5, 3, None]
+
+    @pytest.mark.parametrize(
+        ('options', 'epochs'),
+        [
+            ({'start': 1.3, 'step': 0.1}, 3),
+            ({'start': 1 / 0.7**2, 'step': None, 'decay': 0.7}, 2),
+            ({'share': 0.07}, 7),
+            ({'share': 0.065}, 7),
+        ],
+    )
+    def test_rounding_adds_no_epoch(self, options: dict[str, Any], epochs: int) -> None:
+        anneal = TemperatureAnnealing(**options)
+        trainer: Any = SimpleNamespace(max_epochs=100, callbacks=[])
+        anneal.on_fit_start(trainer, torch.nn.Identity())  # type: ignore[arg-type]
+        assert anneal.epochs == epochs
+
     def test_off(self) -> None:
         anneal = TemperatureAnnealing(step=None)
         assert [anneal.temperature(epoch) for epoch in range(3)] == [None] * 3
@@ -104,6 +123,7 @@ class TestSchedule:
         ('options', 'message'),
         [
             ({'start': 0.0}, 'start: found 0.0'),
+            ({'start': float('inf')}, 'start: found inf'),
             ({'end': -1.0}, 'end: found -1.0'),
             ({'end': 0.01}, 'end: found 0.01, expected a number above 0.01'),
             ({'end': 0.005}, 'end: found 0.005'),
@@ -111,7 +131,9 @@ class TestSchedule:
             ({'step': 0.0}, 'step: found 0.0'),
             ({'decay': 0.5}, 'step and decay: found step=3.0 and decay=0.5'),
             ({'step': None, 'decay': 1.5}, 'decay: found 1.5'),
+            ({'step': None, 'decay': 1.0}, 'decay: found 1.0'),
             ({'step': float('nan')}, 'step: found nan'),
+            ({'step': float('inf')}, 'step: found inf'),
             ({'share': 0.0}, 'share: found 0.0'),
             ({'share': float('nan')}, 'share: found nan'),
             ({'share': 0.5, 'decay': 0.5}, 'share and decay: found share=0.5'),

@@ -10,20 +10,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from torchgeo_ekgnet.layers import DynamicExpertConv3d
 from torchgeo_ekgnet.layers.attention import mean_attention, record_attention
 
 from ..graphs import CountingBackend
-
-
-def network() -> Any:
-    """Two expert convolutions of different K."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        DynamicExpertConv3d(2, 4, 1, num_experts=3, temperature=0.5),
-        nn.ReLU(),
-        DynamicExpertConv3d(4, 5, 3, padding=1, num_experts=2, temperature=0.5),
-    ).eval()
+from .mappings import expert_network
 
 
 def own_means(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -34,7 +24,7 @@ def own_means(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def test_record_attention() -> None:
-    model, x = network(), torch.randn(4, 2, 3, 3, 3)
+    model, x = expert_network(), torch.randn(4, 2, 3, 3, 3)
     with torch.no_grad(), record_attention(model) as recorded:
         assert not recorded
         y = model(x)
@@ -48,7 +38,7 @@ def test_record_attention() -> None:
 
 
 def test_mean_attention_makes_static_layers() -> None:
-    model, x = network(), torch.randn(4, 2, 3, 3, 3)
+    model, x = expert_network(), torch.randn(4, 2, 3, 3, 3)
     means = own_means(model, x)
     with torch.no_grad():
         free = model(x)
@@ -78,7 +68,7 @@ def test_mean_attention_makes_static_layers() -> None:
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_compiled_network_gives_the_eager_results(wrapped: bool) -> None:
     torch.compiler.reset()
-    model, x = network(), torch.randn(4, 2, 3, 3, 3)
+    model, x = expert_network(), torch.randn(4, 2, 3, 3, 3)
     means = own_means(model, x)
     with torch.no_grad():
         with mean_attention(model, means):

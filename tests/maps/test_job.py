@@ -47,14 +47,8 @@ def _work(
     job.close()
 
 
-def test_two_processes_write_the_same_bytes(
-    scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
-) -> None:
-    source = patches_of(scene)
-    alone = _job(tmp_path / 'one', scene)
-    _work(alone, alone.prepare(), network, source)
-    expected = alone.finish()
-    jobs = [_job(tmp_path / 'two', scene) for _ in range(2)]
+def _broadcaster() -> Callable[[Any], Any]:
+    """What gives the value of the first process to all."""
     plan: list[Any] = []
 
     def broadcast(value: Any) -> Any:
@@ -62,6 +56,17 @@ def test_two_processes_write_the_same_bytes(
             plan.append(value)
         return plan[0]
 
+    return broadcast
+
+
+def test_two_processes_write_the_same_bytes(
+    scene: HyperspectralScene, network: nn.Module, patches_of: Patches, tmp_path: Path
+) -> None:
+    source = patches_of(scene)
+    alone = _job(tmp_path / 'one', scene)
+    _work(alone, alone.prepare(), network, source)
+    expected = alone.finish()
+    jobs, broadcast = [_job(tmp_path / 'two', scene) for _ in range(2)], _broadcaster()
     parts = [job.prepare(rank, 2, broadcast) for rank, job in enumerate(jobs)]
     assert (parts[0].batches == parts[1].batches).all()
     for rank, job in enumerate(jobs):
@@ -80,14 +85,10 @@ def test_failure_of_the_first_process_reaches_all(
     scene: HyperspectralScene, tmp_path: Path
 ) -> None:
     (tmp_path / 'taken').write_text('')
-    jobs = [_job(tmp_path / 'taken', scene) for _ in range(2)]
-    plan: list[Any] = []
-
-    def broadcast(value: Any) -> Any:
-        if value is not None:
-            plan.append(value)
-        return plan[0]
-
+    jobs, broadcast = (
+        [_job(tmp_path / 'taken', scene) for _ in range(2)],
+        _broadcaster(),
+    )
     for rank, job in enumerate(jobs):
         with pytest.raises(NotADirectoryError):
             job.prepare(rank, 2, broadcast)

@@ -50,8 +50,16 @@ def test_layout(entropy: bool, probabilities: bool) -> None:
 def test_layout_refuses_what_is_no_result() -> None:
     with pytest.raises(ValueError, match=r'shape \(2, 4\), expected \(pixels, 3\)'):
         Layout(3).pack(np.ones((2, 4), np.float32))
-    with pytest.raises(ValueError, match='NaN or infinite'):
-        Layout(1).pack(np.full((2, 1), np.nan, np.float32))
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match='NaN or infinite'):
+            Layout(1).pack(np.full((2, 1), value, np.float32))
+
+
+def test_what_nothing_has_classified_is_no_number() -> None:
+    empty = Layout(3, entropy=True, probabilities=True).empty(2, 4)
+    assert empty.shape == (2, 4) and not empty['label'].any()
+    for name in ('confidence', 'entropy', 'probabilities'):
+        assert np.isnan(empty[name]).all()
 
 
 def test_results_of_several_processes(tmp_path: Path) -> None:
@@ -95,6 +103,14 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures('windows_files')
+def test_a_file_is_written_once(tmp_path: Path) -> None:
+    path = _fill(tmp_path, 0, 0, [0])
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError):
+        Journal(tmp_path, SETTINGS).open_writer(0, 0)
+    assert path.read_bytes() == before
+
+
 def test_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     _fill(tmp_path, 0, 0, [0])
     other = Journal(tmp_path, {'weights': 'xyz'})
@@ -103,6 +119,33 @@ def test_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir())
     other.read(discard_others=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_order_of_settings_makes_no_difference(tmp_path: Path) -> None:
+    one = Journal(tmp_path, {'a': 1, 'b': {'c': 2, 'd': 3}})
+    assert one.identity == Journal(tmp_path, {'b': {'d': 3, 'c': 2}, 'a': 1}).identity
+
+
+def test_zeros_that_a_lost_power_supply_leaves_are_no_batch(tmp_path: Path) -> None:
+    path = _fill(tmp_path, 0, 0, [3])
+    with path.open('ab') as file:
+        file.write(bytes(4096))
+    journal = Journal(tmp_path, SETTINGS)
+    journal.read()
+    assert journal.batches == {3}
+
+
+def test_files_that_come_and_go(tmp_path: Path) -> None:
+    paths = [_fill(tmp_path, attempt, 0, [attempt]) for attempt in (0, 3)]
+    journal = Journal(tmp_path, SETTINGS)
+    assert journal.next_attempt() == 4
+    journal.read()
+    assert journal.batches == {0, 3}
+    paths[0].unlink()
+    journal.read()
+    assert journal.batches == {3}
+    journal.discard()
+    assert journal.batches == set() and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

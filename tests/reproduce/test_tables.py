@@ -11,13 +11,15 @@ import pytest
 
 from torchgeo_ekgnet.reproduce.declarations import Published
 from torchgeo_ekgnet.reproduce.report import build_report, report_markdown
-from torchgeo_ekgnet.reproduce.summary import Summary, compare, summarise
+from torchgeo_ekgnet.reproduce.summary import Summary, compare, conclusion, summarise
 from torchgeo_ekgnet.reproduce.tables import (
     CSV_HEADER,
     Table,
     accuracy_table,
     class_table,
+    comparison_table,
     cost_table,
+    expert_table,
     order_notes,
     percent,
     to_csv,
@@ -178,6 +180,8 @@ def test_pairs_need_the_same_splits() -> None:
     assert len(compare([first, second])) == 1
     fewer = rows(second=(80,))
     assert compare([first, *fewer]) == []
+    others = summarise([('b', 'B', [result(80, 2), result(83, 3)])])
+    assert compare([first, *others]) == []
 
 
 def test_comparison_is_the_corrected_t_test() -> None:
@@ -193,6 +197,69 @@ def test_comparison_is_the_corrected_t_test() -> None:
     # The quantile 0.975 of Student's t with 2 degrees of freedom.
     assert pair.shown_from == pytest.approx(4.302653 * (1 / 3 + 200 / 400) ** 0.5)
     assert not pair.significant
+
+
+def test_claims_are_those_of_the_adjusted_p() -> None:
+    """Of three pairs one has a p below 0.05 that is none after Holm."""
+    summaries = rows(a=(92, 94, 96), b=(90, 90, 90), c=(81, 86, 88))
+    pairs = compare(summaries)
+    wide, middle, narrow = pairs
+    assert [pair.better.key for pair in pairs] == ['a', 'b', 'a']
+    assert wide.p_value < 0.05 < wide.adjusted
+    assert wide.adjusted == pytest.approx(3 * wide.p_value)
+    assert not wide.significant
+    table = comparison_table(pairs)
+    cells = dict(zip(table.header, table.rows[0], strict=True))
+    assert (cells['higher mean'], cells['lower mean']) == ('A', 'C')
+    assert cells['p'] == f'{wide.p_value:.3f}'
+    assert cells['p adjusted'] == f'{wide.adjusted:.3f}'
+    assert cells['claim'] == 'no difference shown'
+    assert middle.difference == pytest.approx(2.5) and narrow.difference < 2.5
+    published = {(key, 'OA'): Published(99.0) for key in 'ab'}
+    published['c', 'OA'] = Published(98.0)
+    notes = ' '.join(order_notes(pairs, summaries, published))
+    assert 'Of 2 pairs' in notes
+    assert '2 have the same sign, 0 of them significantly' in notes
+
+
+def test_equal_differences_scatter_by_a_pixel() -> None:
+    """Of 200 test pixels: half a point."""
+    (pair,) = compare(rows(a=(92, 92, 92), b=(90, 90, 90)))
+    assert pair.shown_from == pytest.approx(4.302653 * 0.5 * (1 / 3 + 0.5) ** 0.5)
+    assert comparison_table([pair]).rows[0][4] == f'{pair.p_value:.3f}'
+    (sure,) = compare(rows(a=(92,) * 9, b=(20,) * 9))
+    assert comparison_table([sure]).rows[0][4:6] == ('< 0.001', '< 0.001')
+
+
+def test_smoothed_scores_have_rows_of_their_own() -> None:
+    over = {'window': 3, 'edges': None, 'reaches_training': 0.5}
+    runs = [result(80, seed) for seed in range(2)]
+    for run in runs:
+        run['smoothed'] = {**over, 'confusion': [[99, 1], [0, 100]]}
+    plain, other, smooth = summaries = summarise(
+        [('a', 'A', runs), ('b', 'B', [result(70, seed) for seed in range(2)])]
+    )
+    assert (smooth.key, smooth.label) == ('a_smoothed', 'A, smoothed 3 x 3')
+    assert smooth.values('OA') == pytest.approx([99.5, 99.5])
+    assert plain.values('OA') == pytest.approx([90, 90])
+    # Smoothing is no other system: it enters no pair with those without.
+    (pair,) = pairs = compare(summaries)
+    assert pair.better is plain and pair.worse is other
+    text = conclusion(summaries, pairs)
+    assert text.startswith('A has the highest mean')
+    assert 'windows of up to 50 % of the test pixels hold' in text
+
+
+def test_rows_of_which_some_runs_have_no_validation_pixels() -> None:
+    runs = [result(90, seed, RISING) for seed in range(2)]
+    runs[1]['curves'] = {'val_OA': [], 'train_OA': RISING}
+    runs[1]['split']['sizes'] = [400, 0, 200]
+    (row,) = summarise([('a', 'A', runs)])
+    assert (row.reason, row.validates) == (None, False)
+    slow = [result(99, seed, [0.9 + 0.01 * n for n in range(8)]) for seed in range(2)]
+    slow[1]['split']['sizes'] = [400, 200, 200]
+    # The fewest validation pixels decide what a rise can be.
+    assert summarise([('a', 'A', slow)])[0].reason is None
 
 
 def test_test_and_training_pixels_are_those_of_all_seeds() -> None:
@@ -227,11 +294,12 @@ def test_percent() -> None:
 def test_accuracy_table_shows_published_beside_reproduced() -> None:
     table = accuracy_table(
         rows(a=(80, 60), b=(70, 70), rbf_svm=(50, 60)),
-        {('a', 'OA'): Published(99.1, 0.2)},
+        {('a', 'OA'): Published(99.1, 0.2), ('a', 'AA'): Published(98.0)},
     )
     cells = dict(zip(table.header, table.rows[0], strict=True))
     assert cells['OA, published'] == '99.10 ± 0.20'
     assert cells['OA'] == '85.00 ± 7.07'
+    assert cells['AA (precision), published'] == '98.00'
     assert cells['epochs'] == '8'
     assert cells['tested epoch'] == '7 to 8'
     assert cells['RBF-SVM, OA'] == '77.50'
@@ -254,6 +322,25 @@ def test_class_table_names_classes() -> None:
 def test_cost_table() -> None:
     (row,) = cost_table(rows(a=(80, 60))).rows
     assert row == ('A', '1,234,567', '10.5 s', '2.0 s', '10.00 ms')
+    run = result(80)
+    run['seconds'] = {'training': 6000.0, 'inference': 100.0}
+    (row,) = cost_table(summarise([('a', 'A', [run])])).rows
+    assert row[2:] == ('1.7 h', '1.7 min', '500.00 ms')
+
+
+def test_expert_table() -> None:
+    use = {
+        'entropy': 0.75,
+        'lowest_entropy': 0.5,
+        'information': 0.25,
+        'accuracy_with_mean_attention': None,
+        'temperature': 4.0,
+    }
+    runs = [{**result(80, 0), 'experts': use}, {**result(80, 1), 'experts': None}]
+    table = expert_table(summarise([('a', 'A', runs)]))
+    assert table is not None
+    assert table.rows == (('A', '75.00', '50.00', '25.00', '-', '4.0'),)
+    assert expert_table(rows(a=(80, 60))) is None
 
 
 def test_markdown_is_a_table() -> None:
@@ -280,6 +367,14 @@ def test_csv_has_one_number_a_line() -> None:
     assert found['OA']['std'] == '7.0711'
     assert found['AA_precision']['published'] == '99.00'
     assert found['AA']['published'] == ''
+    assert (lines[0]['row'], lines[0]['label']) == ('a', 'A')
+    run = result(80)
+    run['confusion'] = [[0, 0], [0, 100]]
+    missing = list(
+        csv.DictReader(io.StringIO(to_csv(summarise([('a', 'A', [run])]), {})))
+    )
+    none = next(line for line in missing if line['metric'] == 'class_1')
+    assert (none['mean'], none['std'], none['seeds']) == ('', '', '0')
 
 
 def test_report_header_names_protocol_overlap_and_scene() -> None:

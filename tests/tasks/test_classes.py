@@ -41,6 +41,9 @@ def scene_of(names: list[str], values: list[int]) -> dict[str, Any]:
         ((['a', 'b'], [1, 4]), (['class 4', 'class 5'], [4, 5]), (1, None)),
         ((['class 1', 'class 3'], [1, 3]), (['class 3'], [3]), (1,)),
         ((['class 1', 'class 2'], [1, 2]), (['wood', 'water'], [2, 1]), (1, 0)),
+        # A name comes before a value, and no class stands for two.
+        ((['class 1', 'b'], [1, 2]), (['b', 'class 2'], [1, 2]), (1, None)),
+        ((['Oak', 'oak'], [1, 2]), (['Oak', 'oak', 'OAK'], [1, 2, 3]), (0, 1, None)),
     ],
 )
 def test_matching(trained: Any, scene: Any, expected: Any) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from torchgeo_ekgnet.tasks.losses import balanced_weights, mix
+from torchgeo_ekgnet.tasks.losses import balanced_weights, mix, weigh_classes
 from torchgeo_ekgnet.tasks.networks import doubt_crops
 from torchgeo_ekgnet.tasks.schedules import wave
 from torchgeo_ekgnet.transforms import PatchAugmentation
@@ -54,6 +54,10 @@ class TestClassWeights:
         )
         assert isinstance(task.criterion.weight, Tensor)
         assert task.criterion.weight.tolist() == [1.0, 2.0, 3.0]
+        for weights in ([1.0], [1.0] * 4):
+            message = f'class_weights: found {len(weights)} values, expected 3'
+            with pytest.raises(ValueError, match=message):
+                weigh_classes(task.criterion, weights, CLASSES)
 
     def test_balanced_needs_a_datamodule(self, tmp_path: Path) -> None:
         task = make_task(
@@ -194,6 +198,9 @@ class TestRecipe:
         mixed, shares = mix(image, label, 4, alpha=1.0)
         assert image.equal(before)
         assert shares.shape == (size, 4)
+        shares_of_one = mix(image.double(), label, 4, alpha=1e-7)[1]
+        assert shares_of_one.dtype == torch.float64
+        assert (shares_of_one.minimum(1 - shares_of_one) < 1e-3).all()
         torch.testing.assert_close(shares.sum(1), torch.ones(size))
         # The share of a sample's own label is that of its own patch.
         hot = torch.nn.functional.one_hot(label, 4).float()

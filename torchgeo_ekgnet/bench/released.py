@@ -53,6 +53,7 @@ class _ExpertConv(nn.Module):
         )
 
     def _attention(self, x: Tensor) -> Tensor:
+        """Weigh the experts by the mean of the maps."""
         pooled = F.adaptive_avg_pool3d(x, 1)
         keys = pooled
         for module in self.keys:

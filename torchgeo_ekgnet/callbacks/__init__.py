@@ -1,7 +1,12 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""torchgeo_ekgnet callbacks."""
+"""Callbacks of a run: its folder, what it reports and maps, and how it is trained.
+
+:class:`RunFolder`, :class:`AccuracyReport`, :class:`ClassificationMap` and
+:class:`ExpertUse` write files; :class:`TemperatureAnnealing`, :class:`MovingAverage` and
+:class:`PruningSchedule` have a part in the training.
+"""
 
 from .accuracy_report import AccuracyReport
 from .averaging import MovingAverage

@@ -171,6 +171,7 @@ def _calibration(task: Any) -> dict[str, Any] | None:
 
 
 def _names(classes: dict[str, Any], number: int) -> list[str]:
+    """Name the classes, by their numbers where no names fit."""
     names = [str(name) for name in classes.get('class_names') or ()]
     return names if len(names) == number else [f'class {k}' for k in range(number)]
 

@@ -3,8 +3,10 @@
 
 """What a training that goes on takes along from the run of its checkpoint."""
 
+import copy
+import filecmp
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,25 @@ from .._files import replaced
 from .._reading import FileError
 from ..checkpoint import read_checkpoint
 
-__all__ = ('take_along',)
+__all__ = ('Saver', 'restore', 'savers_of', 'take_along')
+
+Saver = tuple[ModelCheckpoint, dict[str, Any]]
+"""What saves checkpoints, and its state: where it does, and what it has saved."""
+
+
+def savers_of(trainer: Trainer) -> list[Saver]:
+    """Note the states of the callbacks that save checkpoints."""
+    return [
+        (item, copy.deepcopy(ModelCheckpoint.state_dict(item)))
+        for item in trainer.checkpoint_callbacks
+        if isinstance(item, ModelCheckpoint)
+    ]
+
+
+def restore(savers: Sequence[Saver]) -> None:
+    """Give callbacks that save checkpoints the states that were noted."""
+    for saver, state in savers:
+        vars(saver).update(state)
 
 
 def take_along(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
@@ -46,7 +66,8 @@ def take_along(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         # A run may have been moved, and a checkpoint must not name other files:
         # those of the run lie beside the one in use.
         sources = {path: in_use.parent / Path(path).name for path in kept - {''}}
-        problem = _problem(sources, state, callback.state_key, in_use)
+        folder = Path(str(callback.dirpath))
+        problem = _problem(sources, state, callback.state_key, in_use, folder)
         if problem:
             rank_zero_warn(
                 f'{problem}: the best score so far is forgotten, and the best epoch '
@@ -54,7 +75,6 @@ def take_along(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
             )
             states[callback.state_key] = {**state, 'dirpath': '', 'best_model_path': ''}
             continue
-        folder = Path(str(callback.dirpath))
         moved = {'': ''}
         for path, source in sources.items():
             target = folder / source.name
@@ -75,7 +95,11 @@ def take_along(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def _problem(
-    sources: Mapping[str, Path], state: Mapping[str, Any], key: str, in_use: Path
+    sources: Mapping[str, Path],
+    state: Mapping[str, Any],
+    key: str,
+    in_use: Path,
+    folder: Path,
 ) -> str | None:
     """Say why the kept files of a callback cannot be taken along, None if they can.
 
@@ -85,6 +109,10 @@ def _problem(
     for path, source in sources.items():
         if not _is_own_file(source):
             return f'{in_use.name}: found no file {source}, which it has kept'
+        target = folder / source.name
+        # Of a trainer that has trained before; on another process, the copy may be there.
+        if target.exists() and not filecmp.cmp(source, target, shallow=False):
+            return f'{target}: found a checkpoint of another training, expected none'
         known = state['best_k_models'].get(path)
         if known is None or source == in_use:
             continue

@@ -37,7 +37,7 @@ from .._runs import (
 from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
-from .resumption import take_along
+from .resumption import Saver, restore, savers_of, take_along
 
 __all__ = ('RunFolder', 'described_data', 'run_path', 'subject_of', 'writes_results')
 
@@ -151,9 +151,11 @@ class RunFolder(Callback):
     ``test`` and ``predict`` write beside the run of their checkpoint (their logs in
     ``validate/``, ``test/`` and ``predict/``), so results always lie with the weights
     they belong to; on another scene, they write into ``test/SCENE`` and
-    ``predict/SCENE``. A stage that is refused leaves no folder. Resuming ``fit`` from a checkpoint opens a new version, which
-    takes the best checkpoints so far along: nothing is written over, and later epochs
-    have to be better. A run that fails before its first step leaves no folder.
+    ``predict/SCENE``. A stage that is refused leaves no folder.
+
+    Resuming ``fit`` from a checkpoint opens a new version, which takes the best
+    checkpoints so far along: nothing is written over, and later epochs have to be
+    better. A run that fails before its first step leaves no folder.
 
     The loggers of the trainer stay. Where none is given, the run logs for TensorBoard
     as well.
@@ -198,6 +200,8 @@ class RunFolder(Callback):
         self._made: Path | None = None
         self._id: str | None = None
         self._scores: dict[int, dict[str, float]] = {}
+        self._before_stage: list[Saver] = []
+        self._before_run: list[Saver] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Point our loggers to the run folder; those of others stay."""
@@ -206,11 +210,16 @@ class RunFolder(Callback):
             return
         others = [item for item in trainer.loggers if not self._replaces(trainer, item)]
         self._ours = []
+        # What tested another run must not train into its folder, for its best score.
+        restore(self._before_stage)
+        self._before_stage = [] if stage == 'fit' else savers_of(trainer)
         if stage == 'fit':
             # A trainer that has trained before goes on, in its folder and with its log.
             if self.path is None or not self._logs or not trainer.global_step:
                 self.path = self._next_version(trainer)
                 self._began = False
+                restore(self._before_run)
+                self._before_run = savers_of(trainer)
                 self._logs = self._loggers(self.path, tensorboard=not others)
             self._ours = self._logs
             write_whole(trainer)
@@ -353,20 +362,25 @@ class RunFolder(Callback):
                 callback.dirpath = str(Path(str(trainer.ckpt_path)).absolute().parent)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``validate`` has weights."""
+        """Log ``validate``, unless it is part of a fit."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._open_stage(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``test`` has weights."""
+        """Log ``test``, which must have weights."""
         self._open_stage(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that ``predict`` has weights."""
+        """Log ``predict``, which must have weights."""
         self._open_stage(trainer, pl_module)
 
     def _open_stage(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log a stage other than ``fit`` in the folder of its run."""
+        """Log a stage other than ``fit`` in the folder of its run, once.
+
+        Raises:
+            ValueError: If there is no checkpoint, and the weights are random.
+            OSError: If the folder cannot be written to (not in ``predict``).
+        """
         if self._opened or getattr(trainer, 'fast_dev_run', False):
             return
         stage = _stage(trainer)

@@ -79,8 +79,9 @@ def match_classes(
 ) -> tuple[int | None, ...]:
     """Find the classes of a scene among those that a network was trained on.
 
-    Classes are the same if their names are (case and spaces apart); a class that has no
-    name but the default one, ``class VALUE``, on either side is found by its value.
+    Classes are the same if their names are: as they are written, or else case and spaces
+    apart. A class that has no name but the default one, ``class VALUE``, on either side is
+    found by its value among those that no name has found. No two classes are the same one.
 
     Args:
         trained: 'class_names' and 'class_values' of the scene that the network was
@@ -91,30 +92,41 @@ def match_classes(
         For each class of the scene its number, from 0, in the network; None for a class
         that the network does not know.
     """
-    theirs = list(zip(*_classes(trained), strict=True))
-    found: list[int | None] = []
-    for name, value in zip(*_classes(scene), strict=True):
-        matches = [
-            number
-            for number, (other, its_value) in enumerate(theirs)
-            if (
-                other == name
-                if _is_named(name, value) and _is_named(other, its_value)
-                else its_value == value
-            )
-        ]
-        found.append(matches[0] if matches else None)
+    theirs, ours = _classes(trained), _classes(scene)
+    free = dict(enumerate(theirs))
+    found: list[int | None] = [None] * len(ours)
+    for same in (_same_text, _same_name, _same_value):
+        for place, one in enumerate(ours):
+            matches = [number for number, other in free.items() if same(one, other)]
+            if found[place] is None and matches:
+                found[place] = matches[0]
+                del free[matches[0]]
     return tuple(found)
 
 
-def _classes(scene: Mapping[str, Any]) -> tuple[list[str], list[int]]:
-    names = [' '.join(str(name).split()).casefold() for name in scene['class_names']]
+def _classes(scene: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Give name, in one line, and value of each class; no name for the default one."""
+    names = [' '.join(str(name).split()) for name in scene['class_names']]
     values = scene.get('class_values') or range(1, len(names) + 1)
-    return names, [int(value) for value in values]
+    return [
+        ('' if name.casefold() == f'class {value}' else name, int(value))
+        for name, value in zip(names, values, strict=True)
+    ]
 
 
-def _is_named(name: str, value: int) -> bool:
-    return name not in ('', f'class {value}')
+def _same_text(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Whether both have a name, written alike."""
+    return one[0] == other[0] != ''
+
+
+def _same_name(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Whether both have a name, alike but for case."""
+    return one[0].casefold() == other[0].casefold() != ''
+
+
+def _same_value(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Whether both have a value, and one of them no name."""
+    return one[1] == other[1] and '' in (one[0], other[0])
 
 
 def check_same_classes(

@@ -121,6 +121,7 @@ def local_file(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def _file_of(what: str) -> str:
+    """Say what a file holds."""
     return 'file of weights' if what == 'weights' else what
 
 

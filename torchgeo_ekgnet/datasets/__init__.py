@@ -1,7 +1,15 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""torchgeo_ekgnet datasets."""
+"""Scenes, their labels and their splits.
+
+The way of a file to a scene: ``custom`` (own scenes) and the modules of public scenes
+(over ``base``) say which files there are; ``sources`` opens cubes, ``label_files`` and
+``vector`` read labels, ``raster`` brings these to its grid; ``bands``, ``units``,
+``nodata`` and ``labels`` settle what the values mean; ``scene`` holds the result.
+``splits`` says which of its pixels train. ``windows`` cuts a scene for maps, ``plotting``
+draws it, and ``label_raster`` stands apart: labels for torchgeo's own images.
+"""
 
 from .bands import BandSelection
 from .base import MatSceneDataset, SceneDataset

@@ -125,6 +125,7 @@ def resolve_bands(
 def _checked_bands(
     argument: str, bands: Sequence[int], num_bands: int
 ) -> NDArray[np.int64]:
+    """Refuse what are no numbers of bands, counted from 0."""
     array = np.asarray(bands)
     if array.ndim != 1 or (array.size and array.dtype.kind not in 'iu'):
         raise ValueError(
@@ -149,6 +150,7 @@ def _inside(
     ranges: Sequence[tuple[float, float]],
     wavelengths: NDArray[np.float64] | None,
 ) -> NDArray[np.bool_]:
+    """Say which bands lie in one of some ranges of wavelengths."""
     if wavelengths is None:
         raise ValueError(
             f'bands: {argument} needs wavelengths, but this scene has none; select '

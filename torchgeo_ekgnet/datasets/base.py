@@ -67,6 +67,7 @@ def read_patch(
 
 
 def _mirrored(start: int, size: int, length: int) -> NDArray[np.int64]:
+    """Give indices of an axis that is mirrored at both ends."""
     index = np.abs(np.arange(start, start + size))
     return np.asarray(np.where(index >= length, 2 * (length - 1) - index, index))
 
@@ -295,6 +296,7 @@ class MatSceneDataset(SceneDataset):
         return cube
 
     def _centres_for(self, cube: NDArray[Any]) -> NDArray[np.float64] | None:
+        """Give the band centres, None for a cube of other bands."""
         centres = self.band_centres()
         if cube.shape[2] == len(centres):
             return centres
@@ -307,6 +309,7 @@ class MatSceneDataset(SceneDataset):
         return None
 
     def _describe(self, path: Path, cube: NDArray[Any]) -> str:
+        """Say what the file of the cube is, and whether it is the public one."""
         name = self.cube_file.name
         found = file_digest(path, 'md5')
         if not self.cube_file.checkable:
@@ -320,12 +323,14 @@ class MatSceneDataset(SceneDataset):
         return text
 
     def _find(self, file: SceneFile) -> Path | None:
+        """Find a file of the scene; None if there is none."""
         for folder in (Path(self.root), Path(self.root) / self.directory):
             if (folder / file.name).is_file():
                 return folder / file.name
         return None
 
     def _verify(self) -> dict[str, Path]:
+        """Find the files of the scene by name, after downloading those that lack."""
         paths: dict[str, Path] = {}
         missing: list[SceneFile] = []
         for file in self.files:
@@ -351,6 +356,8 @@ class MatSceneDataset(SceneDataset):
         return paths
 
     def _content_check(self, file: SceneFile) -> Callable[[Path], str | None]:
+        """Make what says why a file is not the public one, None if it is."""
+
         def check(path: Path) -> str | None:
             if file.checkable:
                 return file.mismatch(path)
@@ -366,6 +373,7 @@ class MatSceneDataset(SceneDataset):
         return check
 
     def _require_public(self, file: SceneFile, path: Path) -> None:
+        """Refuse a file that is not the public one."""
         if not file.checkable:
             logger.warning('%s: no checksum of this file is published', file.name)
             return

@@ -214,6 +214,7 @@ def _named(files: Files, what: str) -> list[str]:
 
 
 def _below(root: Path, files: Files, what: str) -> list[str]:
+    """Give patterns of files below a folder."""
     paths = []
     for path in _named(files, what):
         # The name of the folder, and of a file that exists, may hold brackets.
@@ -349,6 +350,7 @@ def _missing(
 
 
 def _number(nodata: float | str | None) -> float | None:
+    """Read a value of missing data."""
     if nodata is None:
         return None
     if not isinstance(nodata, bool):

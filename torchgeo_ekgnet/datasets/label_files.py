@@ -126,6 +126,7 @@ def open_labels(
 
 
 def _is_vector(path: Path, options: SceneOptions) -> bool:
+    """Whether labels are points or polygons, and no raster or array."""
     suffix = path.suffix.lower()
     if suffix in (*VECTOR_SUFFIXES, *TABLES):
         return True
@@ -144,6 +145,7 @@ def _is_vector(path: Path, options: SceneOptions) -> bool:
 def _from_rasters(
     paths: Sequence[Path], grid: Grid, options: SceneOptions, cube: Source
 ) -> SceneLabels:
+    """Read labels of rasters and arrays, and join those of several."""
     merged = np.full((grid.rows, grid.cols), NO_LABEL)
     names: dict[int, str] = {}
     colours: dict[int, tuple[int, int, int]] = {}

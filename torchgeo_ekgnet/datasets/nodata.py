@@ -150,21 +150,7 @@ def valid_pixels(
             if cube.dtype.itemsize > 4 and used.size:
                 size = np.abs(used, where=finite, out=np.zeros_like(used))
                 largest = max(largest, float(size.max()))
-    if bad_values.any():
-        numbers = cube.band_indices[bad_values > 0].tolist()
-        raise ValueError(
-            f'{cube.name}: {int(bad_values.sum())} values are NaN or infinite, in '
-            f'{len(numbers)} of {bands} bands (zero-based: {short(numbers)}); remove '
-            'these bands (bands=BandSelection(exclude=...)) or declare them missing '
-            '(nodata=nan)'
-        )
-    single = np.finfo(np.float32)
-    if largest > float(single.max) or 0 < largest < float(single.tiny):
-        raise ValueError(
-            f'{cube.name}: found values up to {largest:g}, expected values that single '
-            f'precision holds ({single.tiny:g} to {single.max:g}); scale them, or '
-            'declare a fill value (nodata=)'
-        )
+    _check_values(cube, bad_values, largest)
     if not mask.any():
         always = cube.band_indices[missing == missing.max()].tolist()
         raise ValueError(
@@ -183,6 +169,27 @@ def valid_pixels(
             empty,
         )
     return mask
+
+
+def _check_values(
+    cube: CubeReader, bad_values: NDArray[np.int64], largest: float
+) -> None:
+    """Refuse values that are no numbers, by band, or too large for single precision."""
+    if bad_values.any():
+        numbers = cube.band_indices[bad_values > 0].tolist()
+        raise ValueError(
+            f'{cube.name}: {int(bad_values.sum())} values are NaN or infinite, in '
+            f'{len(numbers)} of {len(bad_values)} bands (zero-based: {short(numbers)}); '
+            'remove these bands (bands=BandSelection(exclude=...)) or declare them '
+            'missing (nodata=nan)'
+        )
+    single = np.finfo(np.float32)
+    if largest > float(single.max) or 0 < largest < float(single.tiny):
+        raise ValueError(
+            f'{cube.name}: found values up to {largest:g}, expected values that single '
+            f'precision holds ({single.tiny:g} to {single.max:g}); scale them, or '
+            'declare a fill value (nodata=)'
+        )
 
 
 def warn_of_fill(cube: CubeReader, valid: NDArray[np.bool_]) -> None:

@@ -438,12 +438,14 @@ def _draw_spectrum(
 
 
 def _band_text(scene: HyperspectralScene, bands: Sequence[int]) -> str:
+    """Name bands, by wavelength where it is known."""
     if scene.wavelengths is None:
         return 'bands ' + ', '.join(str(int(scene.band_indices[b])) for b in bands)
     return ', '.join(f'{scene.wavelengths[b]:.0f}' for b in bands) + ' nm'
 
 
 def _title(scene: HyperspectralScene) -> str:
+    """Name a scene; a synthetic one says so."""
     if scene.synthetic and 'synthetic' not in scene.name.lower():
         return f'{scene.name} (synthetic)'
     return scene.name

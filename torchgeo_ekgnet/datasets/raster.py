@@ -91,6 +91,7 @@ class Grid:
         return min(xs), min(ys), max(xs), max(ys)
 
     def _pixel_corners(self) -> list[tuple[int, int]]:
+        """Columns and rows of the four corners."""
         return [(0, 0), (self.cols, 0), (0, self.rows), (self.cols, self.rows)]
 
     def __str__(self) -> str:
@@ -105,6 +106,7 @@ class Grid:
 
 
 def _apply(coefficients: tuple[float, ...], x: float, y: float) -> tuple[float, float]:
+    """Apply the coefficients of an affine transform to a point."""
     a, b, c, d, e, f = coefficients[:6]
     return a * x + b * y + c, d * x + e * y + f
 

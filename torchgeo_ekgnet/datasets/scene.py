@@ -427,6 +427,7 @@ class HyperspectralScene:
         return self.html()
 
     def _reader(self) -> CubeReader:
+        """Describe the cube to those who scan all of it."""
         cols = self.shape[1]
 
         def read(start: int, stop: int) -> NDArray[Any]:
@@ -443,6 +444,7 @@ class HyperspectralScene:
         )
 
     def _name_lost_classes(self) -> None:
+        """Warn of classes whose labelled pixels have no data."""
         counts = self.class_counts
         for name, value, lost, left in zip(
             self.class_names, self.class_values, self.masked_labels, counts, strict=True
@@ -460,6 +462,7 @@ class HyperspectralScene:
                 )
 
     def _choose_rgb(self, wanted: tuple[int, int, int] | None) -> tuple[int, int, int]:
+        """Choose the used bands that are shown as red, green and blue."""
         positions = {int(band): i for i, band in enumerate(self.band_indices)}
         if wanted is not None and all(band in positions for band in wanted):
             red, green, blue = (positions[band] for band in wanted)

@@ -49,6 +49,7 @@ _LEAST_BARE = 300.0
 
 
 def _names(unit: str) -> list[str]:
+    """Take a unit apart into its words."""
     # NFKC makes cm-1 of the typeset one, but for its minus sign.
     text = unicodedata.normalize('NFKC', unit).replace('\u2212', '-').strip().lower()
     if text in _UNNAMED:

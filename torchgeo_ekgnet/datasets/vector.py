@@ -281,6 +281,7 @@ def _from_pixels(
 
 
 def _within(frame: geopandas.GeoDataFrame, grid: Grid) -> bool:
+    """Whether geometries lie in a scene when read as its columns and rows."""
     left, top, right, bottom = frame.total_bounds
     rows = max(abs(top), abs(bottom))
     return bool(left >= 0 and right <= grid.cols and rows <= grid.rows)
@@ -435,4 +436,5 @@ def _numbered_texts(
 
 
 def _text(bounds: Sequence[float]) -> str:
+    """Write bounds."""
     return '(' + ', '.join(f'{value:g}' for value in bounds) + ')'

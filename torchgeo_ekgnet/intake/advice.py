@@ -9,7 +9,7 @@ from ..datasets import CountSplit, DisjointSplit, HyperspectralScene, RandomSpli
 from ..datasets.splits import Split, SplitProtocol
 from ..models import network_class
 
-__all__ = ('Advice', 'advise')
+__all__ = ('Advice', 'advise', 'advised_patch')
 
 #: The network for ground that nobody trained on; training shows it single pixels.
 NEW_GROUND = 'ekgnet_spectral'

@@ -5,6 +5,25 @@
 
 Importing them changes nothing in the process. The commands of this package call
 :func:`keep_freed_memory` before they work; programs that train on a CPU may as well.
+
+Where to find what, in the order in which a call comes through:
+
+* what a network holds: ``dynamic_expert_conv``, ``context_mapping``, ``grouped_conv``,
+  ``pooling``; networks call them through ``norm``, which joins a convolution with the
+  normalization and activation behind it;
+* ``functional``: the two functions that all convolutions go through, and the list of
+  strategies; ``rule`` chooses one of them, ``compiled`` lets a compiled graph choose when
+  it runs;
+* one strategy a module: ``products`` (1x1x1 experts), ``unrolled`` and ``direct`` (static
+  kernels on a CPU), ``tuned`` (static kernels on a GPU);
+* mapping networks in one call: ``mapped`` (GPU), ``mapped_cpu``; normalization of training
+  batches: ``norm`` (GPU), ``norm_cpu``;
+* kernels in Triton: ``kernels``, of which ``trial`` says whether they run here and are
+  faster; kernels in C (``_direct.c``, ``_mapping.c``): ``operators`` and, for mapping
+  networks, ``mapped_cpu`` call them;
+* what several of them need: ``geometry`` (shapes and steps), ``derivatives`` (second
+  derivatives beside gradients that are written out);
+* for whole networks: ``convert``, ``attention``, ``modes``, ``memory``.
 """
 
 from .attention import mean_attention, record_attention

@@ -23,7 +23,7 @@ from .unrolled import unrolled_gradients, unrolled_in_pieces
 __all__ = ['compiled_conv3d']
 
 
-# Written out: PyTorch 2.6 infers no schema from collections.abc.Sequence.
+# Written out: sizes that a graph leaves open, and what ``*sizes`` stands for.
 _SIZES = 'SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups'
 
 
@@ -90,20 +90,16 @@ def _(grad: Tensor, x: Tensor, weight: Tensor, *sizes: Any) -> tuple[Tensor, Ten
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
-def _keep_inputs(
-    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Any, ...], output: Tensor
-) -> None:
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Save what :func:`_compiled_backward` needs."""
     ctx.save_for_backward(*inputs[:2])
-    ctx.sizes = inputs[2:]  # type: ignore[attr-defined]
+    ctx.sizes = inputs[2:]
 
 
-def _compiled_gradients(
-    ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-) -> tuple[Tensor | None, ...]:
+def _compiled_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Differentiate :func:`compiled_conv3d`."""
-    x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-    gx, gw = _compiled_backward(grad, x, weight, *ctx.sizes)  # type: ignore[attr-defined]
+    x, weight = ctx.saved_tensors
+    gx, gw = _compiled_backward(grad, x, weight, *ctx.sizes)
     return gx, gw, None, None, None, None
 
 

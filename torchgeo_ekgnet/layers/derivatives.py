@@ -12,23 +12,17 @@ from torch import Tensor
 
 from .geometry import Geometry
 
-__all__ = [
-    'Gradients',
-    'composed_gradients',
-    'convolution_gradients',
-    'differentiated_again',
-    'own_gradients',
-]
+__all__ = ['Gradients', 'convolution_gradients', 'own_gradients']
 
 Gradients = tuple[Tensor | None, ...]
 
 
-def differentiated_again(grad: Tensor) -> bool:
+def _differentiated_again(grad: Tensor) -> bool:
     """Whether a second derivative, or many gradients at once, are asked for."""
     return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
-def composed_gradients(
+def _composed_gradients(
     function: Callable[..., Tensor],
     inputs: Sequence[Tensor | None],
     grad: Tensor,
@@ -53,7 +47,7 @@ def own_gradients(
     inputs: Sequence[Tensor | None],
     wanted: Sequence[bool],
     composed: Callable[..., Tensor],
-    written: Callable[[], Sequence[Tensor | None]],
+    written: Callable[[], Sequence[Tensor | None] | None],
 ) -> Gradients:
     """Take the gradients that a function has written out, where one derivative is wanted.
 
@@ -66,6 +60,7 @@ def own_gradients(
         composed: The same function of differentiable operations, for second derivatives
             and for many gradients at once.
         written: Computes the gradients of all inputs; what is not asked for may be None.
+            None instead of all of them leaves them to ``composed``.
 
     Returns:
         The gradients; None for what is not asked for.
@@ -74,9 +69,9 @@ def own_gradients(
     # Switching autocast off takes longer than many a kernel.
     casts = torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if casts else contextlib.nullcontext():
-        if differentiated_again(grad):
-            return composed_gradients(composed, inputs, grad, wanted)
-        found = written()
+        found = None if _differentiated_again(grad) else written()
+        if found is None:
+            return _composed_gradients(composed, inputs, grad, wanted)
     return tuple(g if w else None for g, w in zip(found, wanted, strict=True))
 
 

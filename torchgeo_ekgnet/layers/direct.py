@@ -3,9 +3,10 @@
 
 """Kernels of our own for the convolutions of a dense layer on processors with AVX2.
 
-They are C (``_direct.c``, ``_mapping.c``), compiled when the package is installed where
-there is GCC, whose vectors they are written in (on Linux), and left out elsewhere: everything runs without them, slower. ``TORCHGEO_EKGNET_DIRECT=0`` in the
-environment leaves them out as well.
+They are C (``_direct.c``, ``_mapping.c``), compiled when the package is installed on Linux
+where there is GCC, whose vectors they are written in, and left out elsewhere: everything
+runs without them, slower. ``TORCHGEO_EKGNET_DIRECT=0`` in the environment leaves them out
+as well.
 
 oneDNN has matrix kernels for wide groups only. Unrolled (:mod:`.unrolled`), thin groups
 become wide at the price of zeros: 2.7 times the arithmetic in the first block of EKGNet.
@@ -14,6 +15,7 @@ inside, not 9.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,6 @@ __all__ = [
     'takes',
 ]
 
-_THREE, _ONE = (3, 3, 3), (1, 1, 1)
 # Arithmetic per second on the scale of unrolled.py, whose _FAST stands for 67 GFLOP/s of a
 # Zen 3 core, where this was 55 to 75 of them. With vectors of 512 bits oneDNN reaches 121.
 _SPEED = {'AVX2': 90e9}
@@ -68,8 +69,7 @@ def can_convolve(
         geometry: Strides and so on.
     """
     return (
-        geometry.kernel == _THREE
-        and geometry.stride == geometry.padding == geometry.dilation == _ONE
+        geometry.has_one_ring()
         and w_shape[0] % geometry.groups == 0
         and w_shape[1] * x_shape[2] * x_shape[3] * x_shape[4] <= _LARGEST
         and 0 not in x_shape
@@ -86,6 +86,11 @@ def seconds(
     capability = torch.backends.cpu.get_cpu_capability()
     speed = _SPEED.get(capability, _SPEED_BESIDE_AVX512)
     return 2.0 * x_shape[0] * w_shape[0] * w_shape[1] * rows * row / speed
+
+
+def _in_order(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Return contiguous tensors."""
+    return [None if t is None else t.contiguous() for t in tensors]
 
 
 def _samples(x: Tensor) -> Tensor:
@@ -120,9 +125,8 @@ def direct_conv3d(
     Returns:
         Maps, (B, Cout, D, H, W).
     """
-    bias = None if bias is None else bias.contiguous()
     y = _place(x, weight, out)
-    operators.direct_convolve(_samples(x), weight.contiguous(), bias, groups, y)
+    operators.direct_convolve(_samples(x), *_in_order(weight, bias), groups, y)
     return y if out is None or y is out else out.copy_(y)
 
 
@@ -157,25 +161,19 @@ class DirectConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        geometry: Geometry,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
     ) -> Tensor:
         """Convolve."""
-        ctx.save_for_backward(x, weight, bias)  # type: ignore[arg-type]
-        ctx.geometry = geometry  # type: ignore[attr-defined]
+        ctx.save_for_backward(x, weight, bias)
+        ctx.geometry = geometry
         return direct_conv3d(x, weight, bias, geometry.groups)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Compute the gradients; differentiable when a graph is asked for."""
-        x, weight, bias = ctx.saved_tensors  # type: ignore[attr-defined]
-        geometry: Geometry = ctx.geometry  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        x, weight, bias = ctx.saved_tensors
+        geometry: Geometry = ctx.geometry
+        wanted = ctx.needs_input_grad[:3]
         gradients = own_gradients(
             grad,
             (x, weight, bias),
@@ -183,7 +181,7 @@ class DirectConv(torch.autograd.Function):
             lambda x, weight, bias: F.conv3d(x, weight, bias, *sizes_of(geometry)),
             lambda: direct_gradients(grad, x, weight, geometry.groups, wanted),
         )
-        return *gradients, None  # type: ignore[return-value]
+        return *gradients, None
 
 
 def can_mix(x: Tensor, groups: int, *others: Tensor | None) -> bool:
@@ -225,11 +223,8 @@ def direct_products(
     Returns:
         Maps, (B, Cout, D, H, W).
     """
-    bias = None if bias is None else bias.contiguous()
     y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
-    operators.direct_experts(
-        x, attention.contiguous(), stacked.contiguous(), bias, relu, y
-    )
+    operators.direct_experts(x, *_in_order(attention, stacked, bias), relu, y)
     return y
 
 
@@ -261,12 +256,9 @@ def direct_dense(
     Returns:
         Maps, (B, Cout, D, H, W).
     """
-    bias = None if bias is None else bias.contiguous()
     y = _place(x, weight, out)
-    experts, kernels = stacked.contiguous(), weight.contiguous()
-    operators.direct_dense(
-        x, attention.contiguous(), experts, bias, shift.contiguous(), kernels, groups, y
-    )
+    given = _in_order(attention, stacked, bias, shift, weight)
+    operators.direct_dense(x, *given, groups, y)
     return y if out is None or y is out else out.copy_(y)
 
 
@@ -323,19 +315,8 @@ def direct_norm(
     y = x.new_empty(x.shape[0], stacked.shape[1], *x.shape[2:])
     z = torch.empty_like(y)
     mean, variance = (x.new_empty(len(scale)) for _ in range(2))
-    operators.direct_experts_norm(
-        x,
-        attention.contiguous(),
-        stacked.contiguous(),
-        None if bias is None else bias.contiguous(),
-        scale.contiguous(),
-        shift.contiguous(),
-        eps,
-        y,
-        z,
-        mean,
-        variance,
-    )
+    known = _in_order(attention, stacked, bias, scale, shift)
+    operators.direct_experts_norm(x, *known, eps, y, z, mean, variance)
     return z, y, mean, variance
 
 
@@ -361,26 +342,11 @@ def direct_norm_gradients(
         The gradients of what was given.
     """
     x, *others = given
-    known = [None if t is None else t.contiguous() for t in others]
-    attention, stacked, bias, scale, shift = known
+    attention, stacked, *rest = known = _in_order(*others)
     assert x is not None and stacked is not None
     turned = stacked.transpose(1, 2).contiguous()
     gx = x.new_empty(x.shape)
     found = [None if t is None else torch.empty_like(t) for t in known]
-    operators.direct_experts_norm_grad(
-        _samples(grad),
-        x,
-        y,
-        attention,
-        stacked,
-        turned,
-        bias,
-        scale,
-        shift,
-        mean,
-        variance,
-        eps,
-        gx,
-        *found,
-    )
+    maps, experts = (_samples(grad), x, y), (attention, stacked, turned, *rest)
+    operators.direct_experts_norm_grad(*maps, *experts, mean, variance, eps, gx, *found)
     return gx, *found

@@ -1,28 +1,31 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Convolution with kernels mixed per sample, and the one rule that says how.
+"""Convolution with kernels mixed per sample, and with static ones.
 
 :func:`expert_conv3d` (arXiv 2504.13045, section 2.2.2) and the static
-:func:`grouped_conv3d` have several exact strategies. All of them are compositions of
-differentiable PyTorch operations, so first and second derivatives, ``torch.func``,
-compilation and export hold for each of them:
+:func:`grouped_conv3d` have several exact strategies, of which :mod:`.rule` chooses one.
+Where PyTorch must see the operations (second derivatives, ``torch.func``, export) each of
+them is a composition of PyTorch's own:
 
 ``'grouped'``
     The plain formulation. For experts it is the paper's: mix the kernels, fold the
     batch into the channels, one convolution with B times as many groups.
 ``'pointwise'``
-    1x1x1 kernels as one matrix product per sample.
+    1x1x1 kernels as one matrix product per sample (:mod:`.products`).
 ``'experts'``
     A static convolution with the kernels of all experts, then the weighted sum of
     their outputs. K times the work, but the graph is the same for every batch size.
 ``'unrolled'``
     An axis (or two) of the image becomes part of the channels and the kernel a banded
-    matrix over it, so that thin groups become wide enough for fast matrix kernels.
+    matrix over it, so that thin groups become wide enough for fast matrix kernels
+    (:mod:`.unrolled`).
 ``'dense'``
     One kernel without groups, zeros off its diagonal blocks, in the order channels-last.
 ``'direct'``
     A kernel of our own for thin groups on processors with AVX2 (:mod:`.direct`).
+
+On a GPU static convolutions are measured on the spot instead (:mod:`.tuned`).
 """
 
 from typing import cast

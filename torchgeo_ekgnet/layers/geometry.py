@@ -64,6 +64,12 @@ class Geometry(NamedTuple):
             and self.padding == (0, 0, 0)
         )
 
+    def has_one_ring(self) -> bool:
+        """Whether kernels are 3x3x3, stride 1, with one zero around the maps."""
+        ones = (1, 1, 1)
+        same = self.stride == self.padding == self.dilation == ones
+        return self.kernel == (3, 3, 3) and same
+
     def ordered(self, axes: Triple) -> 'Geometry':
         """Take the axes in another order: (1, 0, 2) for (H, D, W)."""
         return Geometry(

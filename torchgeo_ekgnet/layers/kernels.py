@@ -28,6 +28,7 @@ __all__ = [
     'conv_weight_gradient',
     'norm_backward',
     'norm_forward',
+    'products',
     'residual_gradient',
     'shares',
     'shares_gradient',

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Mapping networks that are trained on a GPU, in a third of the kernels.
+"""Mapping networks that are trained on a GPU, in a third of the kernels (Triton).
 
 Their tensors are so small that a step is a matter of how many kernels are launched. One
 function holds a whole network; its gradients are written out.
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import trial
-from .derivatives import composed_gradients, differentiated_again
+from .derivatives import own_gradients
 from .mapped_cpu import Kinds, usual_pairs
 from .rule import trains_by_kernels
 
@@ -167,23 +167,16 @@ class _Mapped(torch.autograd.Function):
         norms, floor = ctx.options
         kept, given = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
-        gradients: Sequence[Tensor | None] | None = None
-        with torch.autocast(grad.device.type, enabled=False):
-            if not differentiated_again(grad):
-                gradients = trial.attempt(
-                    _NAME,
-                    'triton',
-                    lambda: _backward(grad.contiguous(), found, kept, floor, given),
-                )
-            if gradients is None:
-                gradients = composed_gradients(
-                    lambda g, *given: _composed(g, norms, floor, *given),
-                    (kept[0], *given),
-                    grad,
-                    wanted,
-                )
-        first, *others = (
-            g if w else None for g, w in zip(gradients, wanted, strict=True)
+        first, *others = own_gradients(
+            grad,
+            (kept[0], *given),
+            wanted,
+            lambda g, *given: _composed(g, norms, floor, *given),
+            lambda: trial.attempt(
+                _NAME,
+                'triton',
+                lambda: _backward(grad.contiguous(), found, kept, floor, given),
+            ),
         )
         return first, None, None, None, *others
 

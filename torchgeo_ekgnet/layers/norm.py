@@ -17,7 +17,7 @@ pass over the maps that it saves. In training statistics belong to the batch:
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from . import trial
-from .derivatives import composed_gradients, differentiated_again
+from .derivatives import Gradients, own_gradients
 from .direct import can_mix, direct_dense, takes
 from .dynamic_expert_conv import DynamicExpertConv3d
 from .geometry import Triple, geometry_of
@@ -262,7 +262,7 @@ class _FusedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -273,35 +273,28 @@ class _FusedNorm(torch.autograd.Function):
         """Take what ``norm_forward`` has found: a failure of autograd is none of it."""
         y, mean, inverse = found
         ctx.save_for_backward(x, weight, bias, mean, inverse)
-        ctx.options = eps, relu  # type: ignore[attr-defined]
+        ctx.options = eps, relu
         return y
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Compute the gradients; differentiable when a graph is asked for."""
-        x, weight, bias, mean, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
-        eps, relu = ctx.options  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
-        gradients: Sequence[Tensor | None] | None = None
-        if not differentiated_again(grad):
-            gradients = trial.attempt(
+        x, weight, bias, mean, inverse = ctx.saved_tensors
+        eps, relu = ctx.options
+        gradients = own_gradients(
+            grad,
+            (x, weight, bias),
+            ctx.needs_input_grad[:3],
+            lambda x, weight, bias: _composed_norm(x, weight, bias, eps, relu),
+            lambda: trial.attempt(
                 _NAME,
                 'triton',
                 lambda: trial.kernels().norm_backward(
                     grad.contiguous(), x, weight, bias, mean, inverse, relu
                 ),
-            )
-        if gradients is None:
-            gradients = composed_gradients(
-                lambda x, weight, bias: _composed_norm(x, weight, bias, eps, relu),
-                (x, weight, bias),
-                grad,
-                wanted,
-            )
-        kept = [g if w else None for g, w in zip(gradients, wanted, strict=True)]
-        return *kept, None, None, None
+            ),
+        )
+        return *gradients, None, None, None
 
 
 _NAME = 'batch normalization'

@@ -7,13 +7,13 @@ PyTorch takes the statistics of a batch one value after the other; sums and norm
 kernels of our own (``_norm.h``), take them with vectors.
 """
 
-from typing import TypeGuard, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .derivatives import own_gradients
+from .derivatives import Gradients, own_gradients
 from .direct import can_mix, direct_norm, direct_norm_gradients, takes
 from .dynamic_expert_conv import DynamicExpertConv3d
 from .geometry import geometry_of
@@ -47,7 +47,7 @@ class _Normalized(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -57,17 +57,15 @@ class _Normalized(torch.autograd.Function):
     ) -> Tensor:
         """Normalize by the batch's own mean and biased variance."""
         ctx.save_for_backward(x, weight, bias, mean, torch.rsqrt(variance + eps))
-        ctx.eps = eps  # type: ignore[attr-defined]
+        ctx.eps = eps
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Compute the gradients; differentiable when a graph is asked for."""
-        x, weight, bias, mean, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
-        eps: float = ctx.eps  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        x, weight, bias, mean, inverse = ctx.saved_tensors
+        eps: float = ctx.eps
+        wanted = ctx.needs_input_grad[:3]
         gradients = own_gradients(
             grad,
             (x, weight, bias),
@@ -79,7 +77,7 @@ class _Normalized(torch.autograd.Function):
                 grad, x, weight, None, None, mean, inverse, True, eps, wanted
             ),
         )
-        return *gradients, None, None, None  # type: ignore[return-value]
+        return *gradients, None, None, None
 
 
 def _learns(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm3d]:
@@ -161,7 +159,7 @@ class _ExpertsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,
         x: Tensor,
         attention: Tensor,
         stacked: Tensor,
@@ -173,20 +171,18 @@ class _ExpertsNorm(torch.autograd.Function):
         """Compute maps, and mean and biased variance of each channel before."""
         given = x, attention, stacked, bias, scale, shift
         z, y, mean, variance = direct_norm(*given, eps)
-        ctx.save_for_backward(*given, y, mean, variance)  # type: ignore[arg-type]
-        ctx.eps = eps  # type: ignore[attr-defined]
+        ctx.save_for_backward(*given, y, mean, variance)
+        ctx.eps = eps
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(mean, variance)
         return z, mean, variance
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, *_: None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> Gradients:
         """Compute the gradients; differentiable when a graph is asked for."""
-        *given, y, mean, variance = ctx.saved_tensors  # type: ignore[attr-defined]
-        eps: float = ctx.eps  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad[:6]  # type: ignore[attr-defined]
+        *given, y, mean, variance = ctx.saved_tensors
+        eps: float = ctx.eps
+        wanted = ctx.needs_input_grad[:6]
         if grad is None:
             return (None,) * 7
 

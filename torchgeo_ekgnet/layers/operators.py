@@ -35,9 +35,10 @@ def kernels() -> ModuleType | None:
         return None
 
 
-def _call(name: str, *arguments: float) -> None:
-    """Call a kernel with addresses, sizes and numbers, on PyTorch's threads."""
-    getattr(kernels(), name)(*arguments, torch.get_num_threads())
+def _call(name: str, *arguments: Tensor | float | None) -> None:
+    """Call a kernel on PyTorch's threads: it takes addresses, 0 for None, and numbers."""
+    plain = [a.data_ptr() if isinstance(a, Tensor) else a or 0 for a in arguments]
+    getattr(kernels(), name)(*plain, torch.get_num_threads())
 
 
 def _taps(shape: Sequence[int]) -> int:
@@ -49,37 +50,14 @@ def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, out: Tensor
 ) -> None:
     """Convolve (B, Cin, D, H, W), padded by 1, with (Cout, Cin/groups, 3, 3, 3)."""
-    _call(
-        'conv',
-        x.data_ptr(),
-        x.stride(0),
-        weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        out.data_ptr(),
-        out.stride(0),
-        x.shape[0],
-        groups,
-        weight.shape[1],
-        weight.shape[0] // groups,
-        *x.shape[2:],
-    )
+    sizes = x.shape[0], groups, weight.shape[1], weight.shape[0] // groups, *x.shape[2:]
+    _call('conv', x, x.stride(0), weight, bias, out, out.stride(0), *sizes)
 
 
 def _convolve_grad(x: Tensor, grad: Tensor, groups: int, out: Tensor) -> None:
     """Sum the gradient of the kernels, (Cout, Cin/groups, 3, 3, 3)."""
-    _call(
-        'conv_grad',
-        x.data_ptr(),
-        x.stride(0),
-        grad.data_ptr(),
-        grad.stride(0),
-        out.data_ptr(),
-        x.shape[0],
-        groups,
-        out.shape[1],
-        out.shape[0] // groups,
-        *x.shape[2:],
-    )
+    sizes = x.shape[0], groups, out.shape[1], out.shape[0] // groups, *x.shape[2:]
+    _call('conv_grad', x, x.stride(0), grad, grad.stride(0), out, *sizes)
 
 
 def _experts(
@@ -91,19 +69,8 @@ def _experts(
     out: Tensor,
 ) -> None:
     """Mix experts (K, Cout, Cin) for each sample and apply them to (B, Cin, D, H, W)."""
-    _call(
-        'experts',
-        x.data_ptr(),
-        x.stride(0),
-        attention.data_ptr(),
-        weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        out.data_ptr(),
-        x.shape[0],
-        *weight.shape,
-        x[0, 0].numel(),
-        relu,
-    )
+    sizes = x.shape[0], *weight.shape, x[0, 0].numel()
+    _call('experts', x, x.stride(0), attention, weight, bias, out, *sizes, relu)
 
 
 def _dense(
@@ -117,23 +84,9 @@ def _dense(
     out: Tensor,
 ) -> None:
     """Apply experts and ReLU, then convolve with (Cout', Cout/groups, 3, 3, 3)."""
-    _call(
-        'dense',
-        x.data_ptr(),
-        x.stride(0),
-        attention.data_ptr(),
-        weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        shift.data_ptr(),
-        taps.data_ptr(),
-        out.data_ptr(),
-        out.stride(0),
-        x.shape[0],
-        *weight.shape,
-        groups,
-        taps.shape[0] // groups,
-        *x.shape[2:],
-    )
+    given = attention, weight, bias, shift, taps
+    sizes = x.shape[0], *weight.shape, groups, taps.shape[0] // groups, *x.shape[2:]
+    _call('dense', x, x.stride(0), *given, out, out.stride(0), *sizes)
 
 
 def _experts_grad(
@@ -145,20 +98,9 @@ def _experts_grad(
     out_weight: Tensor,
 ) -> None:
     """Sum the gradients of mixing weights and experts."""
-    _call(
-        'experts_grad',
-        x.data_ptr(),
-        x.stride(0),
-        grad.data_ptr(),
-        grad.stride(0),
-        attention.data_ptr(),
-        weight.data_ptr(),
-        out_attention.data_ptr(),
-        out_weight.data_ptr(),
-        x.shape[0],
-        *weight.shape,
-        x[0, 0].numel(),
-    )
+    maps = x, x.stride(0), grad, grad.stride(0)
+    sizes = x.shape[0], *weight.shape, x[0, 0].numel()
+    _call('experts_grad', *maps, attention, weight, out_attention, out_weight, *sizes)
 
 
 def _experts_norm(
@@ -175,24 +117,10 @@ def _experts_norm(
     out_variance: Tensor,
 ) -> None:
     """Apply experts, normalize by the batch's statistics, set negatives to zero."""
-    _call(
-        'experts_norm',
-        x.data_ptr(),
-        x.stride(0),
-        attention.data_ptr(),
-        weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        scale.data_ptr(),
-        shift.data_ptr(),
-        eps,
-        out.data_ptr(),
-        out_normed.data_ptr(),
-        out_mean.data_ptr(),
-        out_variance.data_ptr(),
-        x.shape[0],
-        *weight.shape,
-        x[0, 0].numel(),
-    )
+    given = attention, weight, bias, scale, shift, eps
+    found = out, out_normed, out_mean, out_variance
+    sizes = x.shape[0], *weight.shape, x[0, 0].numel()
+    _call('experts_norm', x, x.stride(0), *given, *found, *sizes)
 
 
 def _experts_norm_grad(
@@ -216,32 +144,11 @@ def _experts_norm_grad(
     out_shift: Tensor,
 ) -> None:
     """Compute the gradients of all that was given to the operator before."""
-    _call(
-        'experts_norm_grad',
-        grad.data_ptr(),
-        grad.stride(0),
-        x.data_ptr(),
-        x.stride(0),
-        y.data_ptr(),
-        attention.data_ptr(),
-        weight.data_ptr(),
-        turned.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        scale.data_ptr(),
-        shift.data_ptr(),
-        mean.data_ptr(),
-        variance.data_ptr(),
-        eps,
-        out.data_ptr(),
-        out_attention.data_ptr(),
-        out_weight.data_ptr(),
-        0 if out_bias is None else out_bias.data_ptr(),
-        out_scale.data_ptr(),
-        out_shift.data_ptr(),
-        x.shape[0],
-        *weight.shape,
-        x[0, 0].numel(),
-    )
+    maps = grad, grad.stride(0), x, x.stride(0), y
+    given = attention, weight, turned, bias, scale, shift, mean, variance, eps
+    found = out, out_attention, out_weight, out_bias, out_scale, out_shift
+    sizes = x.shape[0], *weight.shape, x[0, 0].numel()
+    _call('experts_norm_grad', *maps, *given, *found, *sizes)
 
 
 _library = torch.library.Library('torchgeo_ekgnet', 'FRAGMENT')

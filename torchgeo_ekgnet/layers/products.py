@@ -4,7 +4,7 @@
 """1x1x1 experts: mixed for each sample, and one matrix product a sample."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from . import trial
 from .derivatives import Gradients, own_gradients
 from .direct import can_mix, direct_product_gradients, direct_products
 from .rule import plain_only
-from .tuned import tuned_products
 
 __all__ = ['mix', 'pointwise']
 
@@ -121,7 +120,7 @@ def _mixed_products(
     """Mix kernels and multiply piece by piece; not for autograd."""
     ours = groups == 1 and x.dtype in trial.CLOSE and _is_contiguous_inside(x)
     if ours and trial.has_kernels(x):
-        return tuned_products(x, attention, stacked, bias, relu, mix, _products)
+        return _tried_products(x, attention, stacked, bias, relu)
     if can_mix(x, groups, attention, stacked, bias):
         return direct_products(x, attention, stacked, bias, relu)
     if x.device.type != 'cpu' or _is_channels_last(x):
@@ -135,6 +134,37 @@ def _mixed_products(
         _products(x[piece], kernels, biases, groups, y[piece])
         if relu:
             y[piece].relu_()
+    return y
+
+
+def _tried_products(
+    x: Tensor, attention: Tensor, stacked: Tensor, bias: Tensor | None, relu: bool
+) -> Tensor:
+    """Mix kernels and multiply on a GPU, in the way that is fastest there."""
+
+    def composed() -> tuple[Tensor]:
+        biases = None if bias is None else bias.to(x.dtype)
+        y = _products(x, mix(attention, stacked), biases, 1)
+        return (y.relu_() if relu else y,)
+
+    def triton() -> tuple[Tensor]:
+        kernels = mix(attention, stacked).contiguous()
+        biases = None if bias is None else bias.contiguous()
+        return (trial.kernels().products(x, kernels, biases, relu),)
+
+    key = (
+        *stacked.shape,
+        tuple(x.shape[2:]),
+        x.dtype,
+        bias is not None,
+        relu,
+        trial.rounds(),
+        x.device.index,
+    )
+    ways = {'products': composed}
+    if x[0].numel() < trial.MOST_VALUES:
+        ways['triton'] = triton
+    (y,) = trial.run('experts', key, ways, trial.CLOSE[x.dtype])
     return y
 
 
@@ -219,7 +249,7 @@ class _MixedProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,
         x: Tensor,
         attention: Tensor,
         stacked: Tensor,
@@ -227,18 +257,16 @@ class _MixedProducts(torch.autograd.Function):
         groups: int,
     ) -> Tensor:
         """Convolve with experts (K, Cout, Cin/groups) and mixed biases (B, Cout)."""
-        ctx.save_for_backward(x, attention, stacked, bias)  # type: ignore[arg-type]
-        ctx.groups = groups  # type: ignore[attr-defined]
+        ctx.save_for_backward(x, attention, stacked, bias)
+        ctx.groups = groups
         return _mixed_products(x, attention, stacked, bias, groups)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Compute the gradients; differentiable when a graph is asked for."""
-        x, attention, stacked, bias = ctx.saved_tensors  # type: ignore[attr-defined]
-        groups: int = ctx.groups  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad[:4]  # type: ignore[attr-defined]
+        x, attention, stacked, bias = ctx.saved_tensors
+        groups: int = ctx.groups
+        wanted = ctx.needs_input_grad[:4]
         gradients = own_gradients(
             grad,
             (x, attention, stacked, bias),
@@ -259,4 +287,4 @@ class _MixedProducts(torch.autograd.Function):
                 None if bias is None else bias.dtype,
             ),
         )
-        return *gradients, None  # type: ignore[return-value]
+        return *gradients, None

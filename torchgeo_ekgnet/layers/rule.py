@@ -3,8 +3,8 @@
 
 """The one rule that says how a convolution is computed.
 
-The exact strategies are in :mod:`.functional` and :mod:`.unrolled`; what is asked for
-with :func:`conv_strategy` goes before the rule.
+:mod:`.functional` lists the strategies; what is asked for with :func:`conv_strategy` goes
+before the rule.
 """
 
 import contextlib
@@ -35,6 +35,7 @@ __all__ = [
     'chosen_at_run_time',
     'conv_strategy',
     'dense_passes',
+    'exporting',
     'faster_order',
     'fastest_conv',
     'forward_mode',

@@ -26,7 +26,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ['applies', 'choices', 'fastest', 'give_up', 'has_kernels', 'kernels', 'run']
+__all__ = [
+    'CLOSE',
+    'MOST_VALUES',
+    'applies',
+    'attempt',
+    'choices',
+    'fastest',
+    'has_kernels',
+    'kernels',
+    'rounds',
+    'run',
+]
 
 #: Kinds of devices for which ways are tried.
 DEVICES: tuple[str, ...] = ('cuda',)
@@ -37,6 +48,9 @@ GAIN = 0.1
 #: Types for which ways are tried, and how far they may be from each other, as a share of
 #: the largest value. Float32 may be rounded to TF32, which has the digits of float16.
 CLOSE = {torch.float32: 5e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+
+#: Values of a sample that kernels of ours count in 32 bits.
+MOST_VALUES = 1 << 30
 
 _REPEATS = 5
 

@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import trial
-from .derivatives import convolution_gradients, own_gradients
+from .derivatives import Gradients, convolution_gradients, own_gradients
 from .geometry import Geometry, sizes_of
 from .rule import dense_passes, forward_mode, traced, type_of
 
-__all__ = ['dense_conv3d', 'tuned_conv3d', 'tuned_products', 'tunes']
+__all__ = ['dense_conv3d', 'tuned_conv3d', 'tunes']
 
 _NAME = 'convolution'
 
@@ -39,20 +39,9 @@ _FEW_VALUES = 32
 #: Groups that one kernel without groups may join; a batch of them would be enormous.
 _MOST_GROUPS = 8
 
-#: Values of a sample that kernels of ours count in 32 bits.
-_MOST = 1 << 30
-
 #: Places of a line up to which kernels of ours convolve, almost all of a longer band is
 #: zero; and elements of bands, or of the parts of a gradient of kernels.
 _LONGEST_LINE, _MOST_ASIDE = 32, 1 << 24
-
-
-def _has_one_ring(geometry: Geometry) -> bool:
-    """Whether kernels are 3x3x3, stride 1, with one zero around the maps."""
-    return (
-        geometry.kernel == (3, 3, 3)
-        and geometry.stride == geometry.padding == geometry.dilation == (1, 1, 1)
-    )  # fmt: skip
 
 
 def _uses_columns(weight: Tensor, geometry: Geometry) -> bool:
@@ -77,7 +66,7 @@ def tunes(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
         return False
     if forward_mode() or type_of(x) not in trial.CLOSE:
         return False
-    thin = 1 < geometry.groups <= _MOST_GROUPS and _has_one_ring(geometry)
+    thin = 1 < geometry.groups <= _MOST_GROUPS and geometry.has_one_ring()
     return thin or _uses_columns(weight, geometry)
 
 
@@ -196,20 +185,15 @@ class _TunedConv(torch.autograd.Function):
     """A static convolution without biases."""
 
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        x: Tensor,
-        weight: Tensor,
-        geometry: Geometry,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         """Convolve in the type of the maps."""
         low = _in_order(weight, x.dtype)
         ctx.save_for_backward(x, weight, low)
-        ctx.geometry = geometry  # type: ignore[attr-defined]
+        ctx.geometry = geometry
         return _convolved(x, low, geometry)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Compute the gradients; differentiable when a graph is asked for."""
         x, weight, low = ctx.saved_tensors
         geometry: Geometry = ctx.geometry
@@ -230,7 +214,7 @@ class _TunedConv(torch.autograd.Function):
             lambda x, weight: _plain(x, weight.to(x.dtype), geometry),
             written,
         )
-        return *gradients, None  # type: ignore[return-value]
+        return *gradients, None
 
 
 def _of_maps(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -272,8 +256,8 @@ def _runs_triton(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     line, lines = x.shape[4], x.shape[2] * x.shape[3]
     aside = weight.numel() * max(line * line, lines // 64 + 1)
     return (
-        _has_one_ring(geometry)
-        and max(x.shape[1], weight.shape[0]) * lines * line < _MOST
+        geometry.has_one_ring()
+        and max(x.shape[1], weight.shape[0]) * lines * line < trial.MOST_VALUES
         and line <= _LONGEST_LINE
         and aside <= _MOST_ASIDE
         and trial.has_kernels(x)
@@ -347,53 +331,3 @@ def tuned_conv3d(
             return _convolved(maps, _in_order(weight, dtype), geometry, out)
         y = cast(Tensor, _TunedConv.apply(maps, weight, geometry))
     return y if bias is None else y + bias.to(dtype)[:, None, None, None]
-
-
-def tuned_products(
-    x: Tensor,
-    attention: Tensor,
-    stacked: Tensor,
-    bias: Tensor | None,
-    relu: bool,
-    mix: Callable[[Tensor, Tensor], Tensor],
-    multiply: Callable[[Tensor, Tensor, Tensor | None, int], Tensor],
-) -> Tensor:
-    """Multiply samples by mixed kernels in the way that is fastest; not for autograd.
-
-    Args:
-        x: Maps (B, Cin, D, H, W), not empty; each sample is contiguous.
-        attention: Mixing weights (B, K).
-        stacked: Kernels (K, Cout, Cin).
-        bias: Biases (B, Cout), of any type.
-        relu: Whether a ReLU follows.
-        mix: Mixes kernels.
-        multiply: Multiplies with PyTorch's operations.
-
-    Returns:
-        Maps (B, Cout, D, H, W).
-    """
-
-    def composed() -> tuple[Tensor]:
-        biases = None if bias is None else bias.to(x.dtype)
-        y = multiply(x, mix(attention, stacked), biases, 1)
-        return (y.relu_() if relu else y,)
-
-    def triton() -> tuple[Tensor]:
-        kernels = mix(attention, stacked).contiguous()
-        biases = None if bias is None else bias.contiguous()
-        return (trial.kernels().products(x, kernels, biases, relu),)
-
-    key = (
-        *stacked.shape,
-        tuple(x.shape[2:]),
-        x.dtype,
-        bias is not None,
-        relu,
-        trial.rounds(),
-        x.device.index,
-    )
-    ways = {'products': composed}
-    if x[0].numel() < _MOST:
-        ways['triton'] = triton
-    (y,) = trial.run('experts', key, ways, trial.CLOSE[x.dtype])
-    return y

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -557,25 +557,19 @@ class UnrolledConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        unrolling: Unrolling,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, unrolling: Unrolling
     ) -> Tensor:
         """Convolve."""
-        ctx.save_for_backward(x, weight, bias)  # type: ignore[arg-type]
-        ctx.unrolling = unrolling  # type: ignore[attr-defined]
+        ctx.save_for_backward(x, weight, bias)
+        ctx.unrolling = unrolling
         return unrolled_in_pieces(x, weight, bias, unrolling)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Compute the gradients; differentiable when a graph is asked for."""
-        x, weight, bias = ctx.saved_tensors  # type: ignore[attr-defined]
-        unrolling: Unrolling = ctx.unrolling  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        x, weight, bias = ctx.saved_tensors
+        unrolling: Unrolling = ctx.unrolling
+        wanted = ctx.needs_input_grad[:3]
         gradients = own_gradients(
             grad,
             (x, weight, bias),
@@ -583,4 +577,4 @@ class UnrolledConv(torch.autograd.Function):
             lambda x, weight, bias: unrolled_conv3d(x, weight, bias, unrolling),
             lambda: unrolled_gradients(grad, x, weight, bias, unrolling, wanted),
         )
-        return *gradients, None  # type: ignore[return-value]
+        return *gradients, None

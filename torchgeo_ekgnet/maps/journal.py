@@ -297,6 +297,7 @@ class Journal:
                 path.unlink()
 
     def _is_ours(self, file: BinaryIO) -> bool:
+        """Whether a journal is of this very work."""
         if file.read(len(_MAGIC)) != _MAGIC:
             return False
         size = file.read(4)

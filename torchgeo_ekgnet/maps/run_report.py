@@ -183,6 +183,7 @@ def _percent(value: Any, digits: int = 2) -> str | None:
 
 
 def _subtitle(test: Mapping[str, Any], scene: Mapping[str, Any]) -> str:
+    """Sum up network and scene in a line."""
     parts = []
     if test.get('model'):
         parts.append(f'{test["model"]}')
@@ -203,6 +204,7 @@ def _titled(score: Score) -> str:
 
 
 def _headline(page: Page, test: Mapping[str, Any]) -> None:
+    """Show the scores of the test, and what they are of."""
     overlap = test.get('overlap') or {}
     page.cards({_titled(score): score.shown(test) for score in SCORES})
     text = f'On the test pixels of the {test.get("protocol")} split'
@@ -223,6 +225,7 @@ def _headline(page: Page, test: Mapping[str, Any]) -> None:
 
 
 def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Show the pictures of the map, its pixels by class and its settings."""
     page.section('Map')
     page.figure(folder / 'map.png', 'Map and false colour, labels if there are any.')
     if (folder / 'smoothed.png').is_file() and facts.get('smoothing'):
@@ -266,6 +269,7 @@ def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
+    """Show scores by class, their calibration and the confusion matrix."""
     page.section('Accuracies')
     names = test.get('class_names') or []
     counts, recalls = test.get('counts') or [], test.get('per_class') or []
@@ -379,6 +383,7 @@ def _areas(page: Page, test: Mapping[str, Any], mapping: Mapping[str, Any]) -> N
 def _split(
     page: Page, split: Mapping[str, Any], names: Sequence[str], palette: Any
 ) -> None:
+    """Show how pixels were split, and how many of each class."""
     page.section('Split')
     overlap = split.get('overlap') or {}
     facts = {
@@ -463,20 +468,11 @@ def _top_expert(shares: Sequence[float] | None) -> str | None:
 def _settings(
     page: Page, run: Path, test: Mapping[str, Any], described: Mapping[str, Any]
 ) -> None:
+    """Show the settings of network and data."""
     page.section('Settings')
     scene = described.get('scene') or {}
-    facts: dict[str, object] = {}
-    for key in (
-        'model',
-        'model_options',
-        'parameters',
-        'checkpoint',
-        'checkpoint_digest',
-        'seed',
-        'epochs',
-    ):
-        if test.get(key) is not None:
-            facts[key] = test[key]
+    of_run = 'model model_options parameters checkpoint checkpoint_digest seed epochs'
+    facts = {key: test[key] for key in of_run.split() if test.get(key) is not None}
     for key in ('patch_size', 'padding_mode', 'normalization', 'pca', 'num_bands'):
         value = described.get(key, test.get(key))
         if value is not None:

@@ -101,7 +101,7 @@ class Smoothing:
             Classes 1..C, 0 where nothing was classified, (rows, cols).
         """
         values = self(np.moveaxis(results['probabilities'], -1, 0), guidance)
-        best = np.nan_to_num(values).argmax(axis=0) + 1
+        best = values.argmax(axis=0) + 1
         return np.where(results['label'] > 0, best, 0)
 
     def guidance(

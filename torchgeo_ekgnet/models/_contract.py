@@ -277,7 +277,7 @@ class SpectralSpatialNet(nn.Module):
         """Trade computing time for memory: recompute maps in the backward pass.
 
         A stage is recomputed as its ``recompute`` method says (the dense networks: layer
-        by layer), or as a whole. Batch-norm statistics are updated a second time by the recomputation.
+        by layer), or as a whole. Batch-norm statistics are updated a second time then.
 
         Args:
             enable: Whether to recompute.

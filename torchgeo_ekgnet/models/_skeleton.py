@@ -162,15 +162,10 @@ class _Append(torch.autograd.Function):
     """Concatenation whose first part lies at the front of a buffer already."""
 
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        x: Tensor | None,
-        new: Tensor,
-        buffer: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor | None, new: Tensor, buffer: Tensor) -> Tensor:
         """Write the new channels behind those that are there."""
         start = 0 if x is None else x.shape[1]
-        ctx.start = start  # type: ignore[attr-defined]
+        ctx.start = start
         # The alias has a version of its own: autograd must not take this for a change
         # of the channels in front, which the layers before have kept for backward.
         place = buffer.data.narrow(1, start, new.shape[1])
@@ -179,11 +174,9 @@ class _Append(torch.autograd.Function):
         return buffer.narrow(1, 0, start + new.shape[1])
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
         """Part the gradient."""
-        start: int = ctx.start  # type: ignore[attr-defined]
+        start: int = ctx.start
         rest = grad.narrow(1, start, grad.shape[1] - start)
         return grad.narrow(1, 0, start) if start else None, rest, None
 

@@ -104,9 +104,11 @@ def compare_weights(network: nn.Module, state: Mapping[str, Any]) -> Comparison:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
+    """Give the shape of a tensor; none of anything else."""
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def _some(names: Sequence[str]) -> str:
+    """Name the first ones of many."""
     rest = len(names) - _SHOWN
     return ', '.join(names[:_SHOWN]) + (f' and {rest} more' if rest > 0 else '')

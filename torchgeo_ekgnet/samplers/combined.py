@@ -37,10 +37,12 @@ def leaves(dataset: GeoDataset) -> Iterator[GeoDataset]:
 
 
 def _is_mask(dataset: GeoDataset) -> bool:
+    """Whether a dataset is a raster of labels."""
     return isinstance(dataset, RasterDataset) and not dataset.is_image
 
 
 def _is_image(dataset: GeoDataset) -> bool:
+    """Whether a dataset is neither labels nor geometries."""
     return not (_is_mask(dataset) or isinstance(dataset, VectorDataset))
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""torchgeo_ekgnet tasks."""
+"""The task that trains and scores networks on patches; a module for each of its parts."""
 
 from .classification import HyperspectralClassificationTask
 

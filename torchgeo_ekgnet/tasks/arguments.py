@@ -111,6 +111,7 @@ def plain_arguments(weights: Any, class_weights: Any) -> tuple[Any, Any]:
 
 
 def _check_class_weights(weights: Any) -> None:
+    """Refuse what are no weights of classes."""
     if isinstance(weights, str) and weights != 'balanced':
         raise ValueError(
             f"class_weights: found {weights!r}, expected 'balanced' or a list of "
@@ -129,6 +130,7 @@ def _check_class_weights(weights: Any) -> None:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of the network that the task has arguments for."""
     if not isinstance(options, Mapping):
         raise TypeError(f'model_options: found {options!r}, expected names and values')
     reserved = _RESERVED & set(options)

@@ -88,8 +88,8 @@ class Capture:
     """Runs a network, by a graph where one holds for the batch.
 
     A shape is captured when it comes for the second time, two for training and two for
-    evaluation (with several processes one for training); other shapes run eagerly with the same
-    weights and statistics. Graphs read weights where they lie: in-place changes
+    evaluation (with several processes one for training); other shapes run eagerly with
+    the same weights and statistics. Graphs read weights where they lie: in-place changes
     (optimizers, averages, a temperature that is annealed) are seen. A network whose
     weights were moved, frozen or thawed or whose modules were replaced is captured anew,
     the third time no more.
@@ -219,6 +219,7 @@ class Capture:
         self._pool = None
 
     def _eager(self, image: Tensor) -> Tensor:
+        """Run the network as it is."""
         logits: Tensor = self.network(image)
         return logits
 
@@ -244,6 +245,7 @@ class Capture:
         return graph
 
     def _key(self, image: Tensor, keepers: Sequence[Keeper]) -> _Key:
+        """Say what a graph for this batch would hold for."""
         kind = image.device.type
         autocast = torch.is_autocast_enabled(kind)
         return _Key(
@@ -257,6 +259,7 @@ class Capture:
         )
 
     def _has_room(self, key: _Key) -> bool:
+        """Whether one more graph may be captured."""
         if key in self._refused:
             return False
         same = [other for other in self._graphs if other.modes == key.modes]
@@ -413,4 +416,5 @@ def _capture_before_wrapping(
 
 
 def _say(text: str) -> None:
+    """Tell the user, once for all processes."""
     rank_zero_info(f'capture: {text}')

@@ -47,13 +47,18 @@ class TestGroups:
         labels = fields(60, 60)
         owners = np.kron(np.arange(9).reshape(3, 3), np.ones((20, 20), dtype=int))
         np.save(tmp_path / 'owners.npy', owners)
-        split = GroupSplit('owners.npy').bind(SplitContext(root=str(tmp_path)))(labels)
+        protocol = GroupSplit('owners.npy').bind(SplitContext(root=str(tmp_path)))
+        split = protocol(labels)
         for owner in range(1, 9):
             inside = (owners == owner) & (labels > 0)
             assert len({n for n in SUBSETS if split.mask(n)[inside].any()}) == 1
         # Pixels in no group are in no subset.
         assert not any(split.mask(name)[owners == 0].any() for name in SUBSETS)
         assert 'tmp' not in str(split.settings)
+        folds = FoldSplit(0, 3, GroupSplit('owners.npy')).bind(protocol.context)
+        assert np.array_equal(folds.of.groups_of(labels), protocol.groups_of(labels))
+        folds = FoldSplit(of=GroupSplit(str(tmp_path / 'owners.npy')))
+        assert folds.settings['of']['groups'] == 'owners.npy'
         with pytest.raises(ValueError, match=r'of shape \(60, 60\)'):
             GroupSplit(str(tmp_path / 'owners.npy'))(fields(20, 20))
         with pytest.raises(FileNotFoundError):

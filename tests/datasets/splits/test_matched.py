@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from torchgeo_ekgnet.datasets.splits import (
+    SUBSETS,
     CountSplit,
     DisjointSplit,
     MatchedSplit,
     RandomSplit,
     Split,
+    SplitContext,
     compare_protocols,
     match_counts,
 )
@@ -66,6 +68,34 @@ class TestComparison:
         merging = RandomSplit(0.05, unserved='drop'), DisjointSplit(unserved='merge')
         with pytest.raises(ValueError, match=r"\{\} and \{6: 5\}.*unserved='drop'"):
             compare_protocols(labels, 1, *merging)
+
+    def test_what_a_split_says_of_its_classes_is_kept(self) -> None:
+        labels = np.array([[1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 0]])
+        pixels = np.array([5, 0, 4, 1, 8]), np.array([6]), np.array([9, 3, 7, 2])
+        own = {
+            name: labels[0, part] for name, part in zip(SUBSETS, pixels, strict=True)
+        }
+        split = Split('a', {}, (1, 12), *pixels, relabel={3: 2}, own_labels=own)
+        other = Split(
+            'b', {}, (1, 12), pixels[0][1:3], pixels[1], pixels[2], relabel={3: 2}
+        )
+        matched = match_counts(split, other, labels)
+        assert matched.counts(labels)['train'] == [1, 1, 0, 0]
+        assert (matched.relabel, matched.dropped) == ({3: 2}, (4,))
+        for name in SUBSETS:
+            found = labels.ravel()[matched.indices(name)]
+            assert matched.own_labels is not None
+            assert matched.own_labels[name].tolist() == found.tolist()
+
+    def test_protocols_are_copied_with_the_seed(self) -> None:
+        random, disjoint = RandomSplit(seed=7), DisjointSplit(seed=8)
+        matched = MatchedSplit(random, disjoint, seed=3)
+        seeds = [matched.settings[name]['seed'] for name in ('split', 'to')]
+        assert seeds == [3, 3]
+        assert (random.seed, disjoint.seed) == (7, 8)
+        assert not matched.spatial and MatchedSplit(disjoint, random).spatial
+        bound = matched.bind(SplitContext(root='here'))
+        assert bound.split.context.root == bound.to.context.root == 'here'
 
     def test_nothing_in_common(self) -> None:
         labels = np.array([[1, 1, 1, 2, 2, 2]])

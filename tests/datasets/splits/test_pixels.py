@@ -95,6 +95,7 @@ class TestRandomSplit:
         assert set(part.test) < set(whole.test)
         assert part.test.size == int(0.2 * (fields() > 0).sum())
         assert sum(part.counts(fields())['unused']) > 0
+        assert RandomSplit(0.3, 0.1, test=1e-6)(fields()).test.size == 1
 
     def test_classes_missing_from_test_share(
         self, caplog: pytest.LogCaptureFixture

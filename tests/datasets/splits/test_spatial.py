@@ -98,6 +98,14 @@ class TestDisjointSplit:
         assert split.overlap(patch_size).contains_training_centre == 0
         assert split.val.size > 0
 
+    def test_least_pixels_come_before_shares(self) -> None:
+        line = np.ones((1, 10), dtype=np.int64)
+        split = DisjointSplit(train=0.9, val=0.0)(line)
+        assert (split.train.size, split.test.size) == (5, 5)
+        line = np.ones((1, 60), dtype=np.int64)
+        split = DisjointSplit(train=0.5, val=0.02)(line, 3)
+        assert split.val.size == 5
+
     def test_no_place_for_validation(self) -> None:
         labels = np.ones((4, 40), dtype=np.int64)
         with pytest.raises(ValueError, match='validation pixels'):

@@ -97,6 +97,7 @@ class DescribedArray(ArraySource):
 
 
 def _archived(path: Path, request: Request, axes: str) -> Source:
+    """Open an array of an ``.npz`` file, or several that are a cube."""
     listed = headers(path)
     shapes = {key: shape for key, (shape, _) in listed.items()}
     names = series(path, shapes, request)
@@ -157,6 +158,7 @@ def _refuse_objects(where: str, dtype: 'np.dtype[np.generic]') -> None:
 def _header(
     archive: zipfile.ZipFile, name: str
 ) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
+    """Read shape and type of an array in an archive."""
     with archive.open(name) as file:
         return _read_header(file)
 

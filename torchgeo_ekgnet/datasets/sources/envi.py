@@ -61,6 +61,7 @@ def open_source(path: Path, request: Request) -> Source:
 
 
 def _foreign(data: Path, request: Request) -> Source:
+    """Open what a header describes that is no raw binary."""
     if hdf5.claims(data):
         return hdf5.open_source(data, request)
     return raster.open_source(data, request)

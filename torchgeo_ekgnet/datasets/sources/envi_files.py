@@ -77,6 +77,7 @@ def _headers_of(path: Path) -> list[Path]:
 
 
 def _find_data(header: EnviHeader) -> Path:
+    """Find the file of values that belongs to a header."""
     path = header.path
     stem = path.with_suffix('')
     endings = FOREIGN.get(header.file_type, _USUAL)

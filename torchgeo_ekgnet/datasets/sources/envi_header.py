@@ -77,6 +77,7 @@ class EnviHeader:
             self.entries.setdefault('wavelength', self.entries['wavelengths'])
 
     def _parsed(self, lines: list[str]) -> dict[str, str]:
+        """Take lines apart into keys and values."""
         entries: dict[str, str] = {}
         remaining = iter(lines)
         pending = ''
@@ -243,9 +244,11 @@ class EnviHeader:
 
 
 def _inner(value: str) -> str:
+    """Give what stands within braces."""
     return value.strip().removeprefix('{').split('}')[0].strip()
 
 
 def _start(value: str) -> str:
+    """Quote the beginning of an entry."""
     text = ' '.join(value.split())
     return repr(text if len(text) <= 40 else f'{text[:40]} ...')

@@ -183,6 +183,7 @@ def _dimension(axis: Any) -> str:
 
 
 def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, Any]]:
+    """Read variables and attributes of NetCDF before version 4."""
     with reading(path, 'NetCDF'), scipy.io.netcdf_file(path, mmap=False) as file:
         # scipy keeps the attributes of a file or variable among its own ones.
         variables: dict[str, Variable] = {}

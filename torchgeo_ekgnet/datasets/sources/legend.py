@@ -86,6 +86,7 @@ def raster_legend(path: Path, dataset: Any) -> LabelLegend | None:
 
 
 def _categories(band: ElementTree.Element) -> dict[int, str]:
+    """Read the names of a band's categories by value."""
     return {
         value: item.text.strip()
         for value, item in enumerate(band.iterfind('CategoryNames/Category'))
@@ -129,6 +130,7 @@ def _table_beside(path: Path) -> _Table | None:
 
 
 def _word(name: str | None) -> str:
+    """Leave the letters and digits of a name, in lower case."""
     return ''.join(letter for letter in (name or '').lower() if letter.isalnum())
 
 

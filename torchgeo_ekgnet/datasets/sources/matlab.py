@@ -82,6 +82,7 @@ def open_source(path: Path, request: Request) -> Source:
 
 
 def _open_v5(path: Path, request: Request) -> Source:
+    """Open an array of a MATLAB file before version 7.3."""
     check_elements(path)
     axes = axes_of(request)
     listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}

@@ -80,6 +80,7 @@ class MemmapSource(Source):
         return np.array(window, dtype=self.dtype, order='C')
 
     def _open(self) -> NDArray[Any]:
+        """Map the file."""
         path, layout = self._file
         with reading(path, 'a raw binary array'):
             if not any(layout.major + layout.minor):

@@ -101,6 +101,7 @@ def _loss(driver: str, structure: Mapping[str, str]) -> str | None:
 
 
 def _named(path: Path, inner: list[str], variable: str) -> str:
+    """Choose one of the rasters in a file."""
     found = [
         name
         for number, name in enumerate(inner, start=1)
@@ -355,6 +356,7 @@ class RasterSource(Source):
         return cube
 
     def _handle(self) -> Any:
+        """Give this process a handle of its own."""
         process = os.getpid()
         if process not in self._handles:
             self._handles[process] = open_raster(self.files[0], self._name)

@@ -152,10 +152,12 @@ def _series_hint(shapes: Mapping[str, tuple[int, ...]], request: Request) -> str
 
 
 def _kept(shape: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Leave out axes of one element that are too many."""
     return tuple(shape[axis] for axis in kept_axes(shape, ndim))
 
 
 def _fits(shape: tuple[int, ...], request: Request) -> bool:
+    """Whether an array may be what is asked for."""
     if request.labels and request.size is not None:
         rows, cols = request.size
         return tuple(shape) == (rows, cols) or squeezed(shape) == rows * cols
@@ -164,6 +166,7 @@ def _fits(shape: tuple[int, ...], request: Request) -> bool:
 
 
 def _flat_hint(shapes: Mapping[str, tuple[int, ...]], request: Request) -> str:
+    """Say how pixels on one axis are opened, if there seem to be any."""
     flat = any(len(shape) == 2 and min(shape) > 1 for shape in shapes.values())
     if request.labels or '(' in (request.axes or '') or not flat:
         return ''

@@ -154,6 +154,7 @@ def _checked_layer(path: Path, layer: str | None) -> str | None:
 
 
 def _read_table(path: Path) -> Features:
+    """Read a table of points, or ENVI's regions of interest as text."""
     with reading(path, 'a table of points', VectorFileError):
         raw = path.read_bytes()
         text = decoded(raw)
@@ -227,6 +228,7 @@ def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
 
 
 def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Features:
+    """Make points of two columns of a table."""
     places = pd.DataFrame({name: _coordinates(path, table[name]) for name in (x, y)})
     with reading(path, 'a table of points', VectorFileError):
         inner = 0.5 if kind == 'pixels' else 0.0  # the centre of a pixel

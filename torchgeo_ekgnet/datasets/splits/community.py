@@ -16,7 +16,7 @@ from ..._options import known_word, random_seed
 from ...commands import did_you_mean
 from ..download import SceneFile, download_file
 from .files import MaskSplit
-from .protocol import SplitProtocol, Unserved, check_share
+from .protocol import SplitProtocol, Unserved, check_val
 from .split import Split
 
 _HSI_DATASETS = 'https://raw.githubusercontent.com/mhaut/HSI-datasets'
@@ -115,7 +115,7 @@ class CommunitySplit(SplitProtocol):
             ValueError: If there is no split of this name, or ``val`` is no share.
         """
         known_word('split', masks, tuple(COMMUNITY_SPLITS))
-        check_share('val', val)
+        check_val(val)
         self.masks = masks
         self.val = val
         self.seed = random_seed(seed)

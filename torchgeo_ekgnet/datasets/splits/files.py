@@ -16,14 +16,7 @@ from ..._reading import require_file
 from ..label_files import read_label_map
 from ..labels import NO_LABEL
 from ..raster import Grid
-from .protocol import (
-    DrawnSplit,
-    SplitProtocol,
-    Unserved,
-    check_share,
-    classes_of,
-    joined,
-)
+from .protocol import DrawnSplit, SplitProtocol, Unserved, check_val, classes_of, joined
 from .split import SUBSETS, Indices, Labels, Mask, Split, check_label_map
 
 logger = logging.getLogger(__name__)
@@ -113,7 +106,7 @@ class MaskSplit(DrawnSplit):
             ValueError: If ``val`` is no share or ``unlabelled`` another word.
         """
         super().__init__(unserved)
-        check_share('val', val)
+        check_val(val)
         known_word('unlabelled', unlabelled, ('error', 'drop'))
         self.train = str(train)
         self.test = None if test is None else str(test)

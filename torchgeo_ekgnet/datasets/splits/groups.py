@@ -3,7 +3,6 @@
 
 """Pixels that stay together: blocks, fields, polygons; shares of them and folds."""
 
-import copy
 from abc import abstractmethod
 from typing import Any, Literal, Self
 
@@ -22,7 +21,7 @@ from .protocol import (
     SplitContext,
     Unserved,
     check_ratios,
-    check_share,
+    check_val,
     classes_of,
 )
 from .split import Indices, Labels
@@ -274,11 +273,11 @@ class FoldSplit(DrawnSplit):
             ValueError: If an argument is out of range.
         """
         super().__init__(unserved)
-        check_share('val', val)
+        check_val(val)
         guard_distance(guard, 1)
         self.folds = whole_number('folds', folds, 2)
         self.fold = whole_number('fold', fold, 0, self.folds - 1)
-        self.of = BlockSplit() if of is None else copy.copy(of)
+        self.of = of or BlockSplit()
         self.val = val
         self.guard = guard
         self.seed = random_seed(seed)

@@ -67,7 +67,7 @@ def match_counts(
         name: split.indices(name)[np.isin(split.labels(label_map, name), common)]
         for name in ('val', 'test')
     }
-    chosen = {'train': np.sort(np.concatenate(train)), **kept}
+    chosen = {'train': np.concatenate(train), **kept}
     own = split.own_labels and {
         name: labels[np.searchsorted(split.indices(name), chosen[name])]
         for name, labels in split.own_labels.items()

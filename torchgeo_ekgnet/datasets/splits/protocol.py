@@ -54,7 +54,7 @@ def check_ratios(train: float, val: float) -> None:
     """
     if not 0 < real_number('train', train) < 1:
         raise ValueError(f'train is {train}, expected a share between 0 and 1')
-    check_share('val', val)
+    check_val(val)
     if train + val >= 1:
         raise ValueError(
             f'train + val is {train + val:g}, expected less than 1: nothing is left '
@@ -62,10 +62,10 @@ def check_ratios(train: float, val: float) -> None:
         )
 
 
-def check_share(name: str, share: float) -> None:
-    """Refuse what is no share from 0 to below 1."""
-    if not 0 <= real_number(name, share) < 1:
-        raise ValueError(f'{name} is {share}, expected a share from 0 to below 1')
+def check_val(val: float) -> None:
+    """Refuse what is no share of validation pixels, from 0 to below 1."""
+    if not 0 <= real_number('val', val) < 1:
+        raise ValueError(f'val is {val}, expected a share from 0 to below 1')
 
 
 @dataclass(frozen=True)

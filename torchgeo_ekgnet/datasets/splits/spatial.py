@@ -159,7 +159,7 @@ class DisjointSplit(DrawnSplit):
             axis, parts = best
             for i, start, stop in parts:
                 part = [slice(None), slice(None)]
-                part[axis] = slice(min(start, stop), stop)
+                part[axis] = slice(start, stop)
                 where = tuple(part)
                 pieces[i][where] = allowed[i][where]
         return pieces, best_score
@@ -199,13 +199,16 @@ def _boxes(
     return boxes
 
 
-def _cuts(cumulative: NDArray[np.int64], limit: int = 64) -> NDArray[np.int64]:
+def _cuts(cumulative: NDArray[np.int64]) -> NDArray[np.int64]:
     """Choose the places at which a class may be cut."""
     last = len(cumulative) - 1
-    wanted = np.arange(1, limit) * cumulative[-1] // limit
+    wanted = np.arange(1, _MOST_CUTS) * cumulative[-1] // _MOST_CUTS
     places = np.searchsorted(cumulative, wanted, side='left')
     return np.unique(np.concatenate([[0], places, [last]])).astype(np.int64)
 
+
+#: Places at which a class may be cut are so many quantiles of its pixels.
+_MOST_CUTS = 64
 
 #: Orders in which train (0), val (1) and test (2) may follow each other.
 _ORDERS = ((0, 1, 2), (2, 1, 0), (0, 2, 1), (1, 2, 0), (1, 0, 2), (2, 0, 1))
