@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.metrics import Accuracies
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 from torchgeo_ekgnet.transforms import PatchAugmentation
 
 from .small import (
@@ -182,6 +183,48 @@ class TestArguments:
         task = make_task(in_channels=BANDS, num_classes=CLASSES)
         names = set(inspect.signature(type(task).__init__).parameters)
         assert set(task.hparams) - {'_class_path'} == names - {'self', 'weights'}
+
+
+class OwnNetwork(HyperspectralClassificationTask):
+    """As torchgeo's users write a task: the network is not one of timm's."""
+
+    def configure_models(self) -> None:
+        size = BANDS * PATCH**2
+        self.model = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(size, CLASSES)
+        )
+
+
+class TestSubclasses:
+    @pytest.mark.parametrize('sizes', [{}, {'in_channels': 12, 'num_classes': 3}])
+    def test_network_of_its_own(self, sizes: dict[str, Any], tmp_path: Path) -> None:
+        task, trainer = OwnNetwork(**sizes), make_trainer(tmp_path)
+        with pytest.raises(ValueError, match='test: no checkpoint was given'):
+            trainer.test(task, make_datamodule(), verbose=False)
+        trainer.fit(task, make_datamodule())
+        scores = trainer.test(task, make_datamodule(), verbose=False)
+        path = tmp_path / 'own.ckpt'
+        trainer.save_checkpoint(path)
+        loaded = OwnNetwork.load_from_checkpoint(path)
+        assert trainer.test(loaded, make_datamodule(), verbose=False) == scores
+        make_trainer(tmp_path).fit(loaded, make_datamodule())
+
+    def test_class_that_no_other_program_finds(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A script that trained it is the main program no longer."""
+
+        class Local(HyperspectralClassificationTask):
+            pass
+
+        monkeypatch.setattr(OwnNetwork, '__module__', '__main__')
+        for task_class in (Local, OwnNetwork):
+            task: Any = task_class('ssrn', in_channels=BANDS, num_classes=CLASSES)
+            trainer = make_trainer(tmp_path, fast_dev_run=True)
+            trainer.fit(task, make_datamodule())
+            trainer.save_checkpoint(tmp_path / 'own.ckpt')
+            loaded = task_class.load_from_checkpoint(tmp_path / 'own.ckpt')
+            assert loaded.is_trained
 
 
 class TestMetrics:

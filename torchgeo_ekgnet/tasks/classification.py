@@ -81,13 +81,18 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
 
     #: The training run that made the weights, by which a datamodule refuses to score
     #: pixels that the network has seen; None before fitting or loading.
-    provenance: Provenance | None
+    provenance: Provenance | None = None
 
     #: How true the probabilities of the last test were, see
     #: :meth:`~torchgeo_ekgnet.calibration.Reliability.compute`; None before one.
     reliability: dict[str, Any] | None
 
     _stages: ClassVar[tuple[str, ...]] = ('train', 'val', 'test')
+
+    # Of the class: a subclass may build a network of its own in configure_models.
+    _trained = False
+    _stepped = False
+    _ordered = False
 
     def __init__(
         self,
@@ -178,7 +183,10 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         for name in (theirs - ours) & set(self.hparams):
             del self.hparams[name]
         cls = type(self)
-        self.hparams.setdefault('_class_path', f'{cls.__module__}.{cls.__qualname__}')
+        if cls.__module__ != '__main__' and '<locals>' not in cls.__qualname__:
+            # Of a script or a function, no other program finds it under that name.
+            path = f'{cls.__module__}.{cls.__qualname__}'
+            self.hparams.setdefault('_class_path', path)
         self.accuracies = {}
         self.reliability = None
         self._watch = FiniteWatch(self.hparams['on_nonfinite'] == 'skip')
@@ -211,10 +219,6 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
     def configure_models(self) -> None:
         """Build the network, or wait for the datamodule to tell its sizes."""
         check_arguments(self.hparams)
-        self._trained = False
-        self._stepped = False
-        self._ordered = False
-        self.provenance = None
         name = self.hparams['model']
         check_model(name)
         options = dict(self.hparams['model_options'] or {})
@@ -285,10 +289,12 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
             data['num_classes'] = number or data['num_classes']
         filled = settle_sizes(self.hparams, data, checkpoint_may_tell=stage != 'fit')
         self._classes_of_data |= 'num_classes' in filled
-        if not self.is_built:
+        built = self.is_built
+        if not built:
             self.configure_models()
-            self.configure_metrics()
             repoint(vars(self).get('configure_optimizers'), self.model)
+        if not built or 'num_classes' in filled:
+            self.configure_metrics()
         if stage != 'predict':  # no loss, and no split to count classes in
             self._settle_classes(stage)
 
