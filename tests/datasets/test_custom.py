@@ -86,6 +86,17 @@ class TestCustomScene:
         )
         assert len(there) == len(elsewhere) > 0
 
+    def test_no_root(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whole paths need none, and those of the folder one is in are pointed out."""
+        root, nowhere = arrays.make(tmp_path), tmp_path / 'nowhere'
+        cube, labels = str(root / 'cube.npy'), str(root / 'labels.npy')
+        assert len(CustomScene(nowhere, 5, cube=cube, labels=labels)) > 0
+        monkeypatch.chdir(root)
+        with pytest.raises(
+            DatasetNotFoundError, match=r"holds cube\.npy \(it is in '\.'"
+        ):
+            CustomScene(nowhere, 5, cube='cube.npy')
+
     @needs_posix
     def test_pipe(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / 'pipe.npy')

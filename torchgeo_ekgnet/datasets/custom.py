@@ -183,12 +183,13 @@ class CustomScene(SceneDataset):
         """Open the scene."""
         root = Path(self.root)
         check_folder(root)
-        if not root.is_dir():
+        named = [Path(path) for path in _named(self.cube, 'cube')]
+        if not root.is_dir() and not all(path.is_absolute() for path in named):
             error = DatasetNotFoundError(self)
+            hint = " (it is in '.')" if all(path.exists() for path in named) else ''
             # Its words are of a download, which an own scene does not have.
-            error.args = (
-                f'root: there is no folder {root}, expected the one of {self.cube}',
-            )
+            found = f'root: there is no folder {root}, expected the one that holds '
+            error.args = (f'{found}{self.cube}{hint}',)
             raise error
         options = self.options
         if isinstance(options.wavelengths, str | os.PathLike):
