@@ -348,7 +348,8 @@ def test_loggers_of_others_stay(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize('logger', [False, True, None])
 def test_ours_where_none_is_given(tmp_path: Path, logger: bool | None) -> None:
     trainer = _fit(tmp_path, logger=logger)
-    assert [type(item) for item in trainer.loggers] == [CSVLogger, TensorBoardLogger]
+    table, events = trainer.loggers
+    assert isinstance(table, CSVLogger) and isinstance(events, TensorBoardLogger)
     assert (tmp_path / 'runs/small/version_0/checkpoints/best.ckpt').is_file()
 
 

@@ -189,7 +189,7 @@ def summarise(
         pairs = [
             (accuracy.overall, heights[result['split']['identity']])
             for accuracy, result in zip(accuracies, results, strict=True)
-            if result['split']['identity'] in heights
+            if heights and result['split']['identity'] in heights
         ]
         overall, bar = np.mean(pairs, axis=0).tolist() if pairs else (math.nan, None)
         summaries.append(
