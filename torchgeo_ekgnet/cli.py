@@ -5,6 +5,7 @@
 
 import inspect
 import os
+import sys
 import traceback
 import warnings
 from argparse import ArgumentError
@@ -137,6 +138,8 @@ class CommandLine(LightningCLI):
     def __init__(self, found: str | None = None, **kwargs: Any) -> None:
         """Parse, build and run."""
         self._found = found
+        given = kwargs.get('args')
+        self._given = sys.argv[1:] if given is None else given
         options: dict[str, Any] = {
             'model_class': BaseTask,
             'datamodule_class': BaseDataModule,
@@ -150,6 +153,12 @@ class CommandLine(LightningCLI):
         }
         with _gdal_settings():
             super().__init__(**{**options, **kwargs})
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """List the commands; one that is given first needs no parsers of the others."""
+        known = LightningCLI.subcommands()
+        first = self._given[0] if isinstance(self._given, list) and self._given else ''
+        return {first: known[first]} if first in known else known
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and look at the checkpoint before Lightning opens it."""

@@ -4,6 +4,7 @@
 """What is compared, and its memory."""
 
 from collections.abc import Callable
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import pytest
@@ -93,19 +94,28 @@ def test_training_step_is_whole() -> None:
         assert not torch.equal(old, parameter)
 
 
-def test_peaks_of_new_processes() -> None:
+def test_peaks_of_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     options = build_parser().parse_args([*SMALL, '--threads', '1'])
     setting = bench_arms.Setting(options, CPU, {})
 
     def here() -> None:
         raise AssertionError('called in this process')
 
+    started: list[SpawnProcess] = []
+    start = SpawnProcess.start
+
+    def noted(process: SpawnProcess) -> None:
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(SpawnProcess, 'start', noted)
     # Patches of 9 pixels and 40 bands: 12,960 bytes a patch for the image alone, and
     # less than that of a process for all maps together.
     size = (9, 40, 402)
     found = bench_arms.peaks_apart(setting, size, 'inference', {'ours': here})['ours']
     # None: the system does not tell.
     assert found is None or 402 * 12_960 < found < 40 * 402 * 12_960
+    assert len(started) == 1  # each imports torch, which takes seconds
 
 
 def test_peak_alone_measures_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -338,10 +338,17 @@ for strategy in (None, 'direct'):
 """
 
 
-@pytest.mark.parametrize('variable', ['TORCHGEO_EKGNET_DIRECT', 'ATEN_CPU_CAPABILITY'])
-def test_without_them(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    value = {'TORCHGEO_EKGNET_DIRECT': '0', 'ATEN_CPU_CAPABILITY': 'default'}
-    monkeypatch.setenv(variable, value[variable])
+def test_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TORCHGEO_EKGNET_DIRECT', '0')
+    direct.kernels.cache_clear()
+    try:
+        exec(CHECK, {})  # noqa: S102
+    finally:
+        direct.kernels.cache_clear()
+
+
+def test_on_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('ATEN_CPU_CAPABILITY', 'default')
     subprocess.run([sys.executable, '-c', CHECK], check=True)
 
 

@@ -298,16 +298,15 @@ def peaks_apart(
     """
     if setting.device.type != 'cpu':
         return {arm: peak_memory(call, setting.device) for arm, call in arms.items()}
-    with ProcessPoolExecutor(
-        1,
-        multiprocessing.get_context('spawn'),
-        keep_freed_memory,
-        max_tasks_per_child=1,
-    ) as pool:
-        return {
-            arm: pool.submit(peak_alone, setting.options, size, passes, arm).result()
-            for arm in arms
-        }
+    peaks = {}
+    for arm in arms:
+        # A pool each: one that renews its process starts one more than there are arms.
+        with ProcessPoolExecutor(
+            1, multiprocessing.get_context('spawn'), keep_freed_memory
+        ) as pool:
+            work = pool.submit(peak_alone, setting.options, size, passes, arm)
+            peaks[arm] = work.result()
+    return peaks
 
 
 def training_peak(
