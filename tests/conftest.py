@@ -12,6 +12,8 @@ from pathlib import Path
 # One thread a process, also in the processes that tests start: pytest-xdist keeps the
 # cores busy, and two threads of one process would wait for each other.
 os.environ['OMP_NUM_THREADS'] = '1'
+# The compiler would start processes of its own, each of which imports torch.
+os.environ['TORCHINDUCTOR_COMPILE_THREADS'] = '1'
 
 import matplotlib
 import pytest

@@ -22,7 +22,12 @@ TUTORIALS = Path(__file__).parents[1] / 'docs' / 'tutorials'
 
 #: Trainings of the tutorials, shortened: what is written, and what runs here.
 SHORTER = (
-    ("'rows': 48, 'cols': 48", "'rows': 32, 'cols': 32"),
+    (
+        "'rows': 48, 'cols': 48, 'num_bands': 40",
+        "'rows': 24, 'cols': 24, 'num_bands': 20",
+    ),
+    ('linspace(0, 1, 40)', 'linspace(0, 1, 20)'),
+    ('fields.shape, 40)', 'fields.shape, 20)'),
     ("scores('ssrn'", "scores('ekgnet_tiny'"),
     ("Task('ssrn'", "Task('ekgnet_tiny'"),
     ('max_epochs=12', 'max_epochs=2'),

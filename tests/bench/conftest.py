@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from torchgeo_ekgnet.bench import arms, build_parser, cli, sections
+from torchgeo_ekgnet.bench import arms, build_parser, cli, measure, sections
 from torchgeo_ekgnet.bench import run as run_bench
 
 SMALL = ('--model', 'ekgnet_tiny', '--patches', '5', '--repeats', '1')
@@ -15,7 +15,8 @@ SMALL = ('--model', 'ekgnet_tiny', '--patches', '5', '--repeats', '1')
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the new processes in which the memory of the arms is measured."""
+    """Spare calls that only warm up, and the processes that measure memory."""
+    monkeypatch.setattr(measure, 'WARM_UPS', 1)
     monkeypatch.setattr(
         sections,
         'peaks_apart',

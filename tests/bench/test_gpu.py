@@ -39,8 +39,13 @@ def gpu() -> ModuleType:
 
 @pytest.mark.parametrize('part', ['correct', 'steps', 'inference'])
 def test_parts_say_rows(
-    gpu: ModuleType, part: str, capsys: pytest.CaptureFixture[str]
+    gpu: ModuleType,
+    part: str,
+    memory: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(gpu, 'TOGETHER', 1)  # steps of a measurement
     gpu.main(['--device', 'cpu', '--small', '--part', part])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     if part == 'correct':

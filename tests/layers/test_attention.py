@@ -6,7 +6,6 @@
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -93,9 +92,8 @@ def test_overlapping_records_give_the_compiler_back() -> None:
     """Two callbacks enter one after the other and leave in the same order."""
     torch.compiler.reset()
     backend = CountingBackend()
-    model = timm.create_model('ekgnet_tiny', in_chans=8, num_classes=3).eval()
+    model, x = expert_network(), torch.randn(4, 2, 3, 3, 3)
     compiled: Any = torch.compile(model, backend=backend)
-    x = torch.rand(2, 8, 7, 7)
     first, second = record_attention(model), record_attention(model)
     with torch.no_grad():
         first.__enter__()

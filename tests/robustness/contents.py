@@ -118,20 +118,24 @@ USES: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-def mutated_contents(count: int, folder: Path, seed: int = 0) -> dict[str, int]:
+def mutated_contents(
+    count: int, folder: Path, seed: int = 0, origin: Path | None = None
+) -> dict[str, int]:
     """Use checkpoints that say odd things.
 
     Args:
         count: Number of checkpoints.
         folder: Place for runs.
         seed: Seed of the changes.
+        origin: Folder in which ``fit`` was run with :data:`CONFIG`; it is run by default.
 
     Returns:
         How often each end was seen, by ``'use: end'``.
     """
-    origin = folder / 'origin'
-    write_config(origin)
-    list(trials([lambda: _train(origin)], limit=600))
+    if origin is None:
+        origin = folder / 'origin'
+        write_config(origin)
+        list(trials([lambda: _train(folder / 'origin')], limit=600))
     checkpoint = torch.load(origin / CHECKPOINTS / 'last.ckpt', weights_only=True)
     chance = random.Random(seed)
     changes = [

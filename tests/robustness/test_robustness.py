@@ -88,8 +88,12 @@ def test_mutated_configurations(tmp_path: Path, counts: dict[str, int]) -> None:
 
 
 @pytest.mark.timeout(0)
-def test_mutated_contents(tmp_path: Path, counts: dict[str, int]) -> None:
-    seen = mutated_contents(counts['contents'], tmp_path)
+def test_mutated_contents(
+    tmp_path: Path, campaign: Campaign, counts: dict[str, int]
+) -> None:
+    campaign.reference('fit')
+    origin = campaign.folder / 'fit_whole'
+    seen = mutated_contents(counts['contents'], tmp_path, origin=origin)
     assert sum(seen.values()) == counts['contents']
     assert not bad(seen)
 
