@@ -5,6 +5,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -123,6 +124,35 @@ def test_checkpoint_whose_training_cannot_go_on_is_named(
         command._run_subcommand('fit')
     assert type(raised.value) is error
     assert re.search(message, str(raised.value)) and '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        (['test', '--help'], ['test']),
+        (['--config', 'all.yaml', 'fit'], ['fit', 'validate', 'test', 'predict']),
+        ({'fit': {}}, ['fit', 'validate', 'test', 'predict']),
+        ([], ['fit', 'validate', 'test', 'predict']),
+    ],
+    ids=str,
+)
+def test_only_the_parser_that_is_needed_is_built(
+    given: Any, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[list[str]] = []
+
+    def setup(self: CommandLine, *others: Any) -> None:
+        found.append(list(self.subcommands()))
+        raise InterruptedError
+
+    monkeypatch.setattr(CommandLine, 'setup_parser', setup)
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', *given])
+    for options in (
+        ({'args': given}, {}) if isinstance(given, list) else ({'args': given},)
+    ):
+        with pytest.raises(InterruptedError):
+            CommandLine(**options)
+    assert found == [expected] * len(found) and found
 
 
 def test_gdal_is_left_as_it_was() -> None:

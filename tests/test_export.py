@@ -138,7 +138,7 @@ def test_salinas_a_is_mapped_without_torch(
     if not root.is_dir():
         pytest.skip(f'no SalinasA at {root}')
     datamodule, checkpoint = trained(
-        SalinasADataModule(root=str(root), patch_size=3, bands=range(0, 204, 8)), 60
+        SalinasADataModule(root=str(root), patch_size=3, bands=[*range(0, 204, 8)]), 60
     )
     network, _ = export_classifier(checkpoint, tmp_path / 'salinas_a.onnx')
     save_whole(tmp_path / 'cube.npy', datamodule, 204)

@@ -4,6 +4,7 @@
 """Saving, sharing, and moving to another scene."""
 
 import copy
+import functools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,17 @@ PORTABLE = [name for name in SIZES if name not in BOUND]
 
 def trained(name: str) -> Any:
     """Create a model whose statistics and weights are not the initial ones."""
+    return copy.deepcopy(_trained(name))
+
+
+@functools.cache
+def _trained(name: str) -> Any:
+    """Train a model once."""
     model = shallow_model(name).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     model(small_input(name, 4)).square().mean().backward()
     optimizer.step()
+    optimizer.zero_grad()
     return model.eval()
 
 
