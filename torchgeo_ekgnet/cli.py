@@ -5,6 +5,7 @@
 
 import inspect
 import os
+import sys
 import traceback
 import warnings
 from argparse import ArgumentError
@@ -137,6 +138,7 @@ class CommandLine(LightningCLI):
     def __init__(self, found: str | None = None, **kwargs: Any) -> None:
         """Parse, build and run."""
         self._found = found
+        self._given = kwargs.get('args') or sys.argv[1:]
         options: dict[str, Any] = {
             'model_class': BaseTask,
             'datamodule_class': BaseDataModule,
@@ -150,6 +152,11 @@ class CommandLine(LightningCLI):
         }
         with _gdal_settings():
             super().__init__(**{**options, **kwargs})
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """Give the commands that are called: setting up the others takes as long."""
+        known = super().subcommands()
+        return {name: known[name] for name in known if name in self._given} or known
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and look at the checkpoint before Lightning opens it."""
