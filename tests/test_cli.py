@@ -135,3 +135,17 @@ def test_gdal_is_left_as_it_was() -> None:
             pass
         assert get_gdal_config(name, normalize=False) == 'EMPTY_DIR'
     assert get_gdal_config(name, normalize=False) == before
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        (['test', '--config', 'c.yaml'], ['test']),
+        (['fit', '--name', 'predict'], ['fit', 'predict']),
+        (['--help'], ['fit', 'validate', 'test', 'predict']),
+    ],
+)
+def test_only_called_commands_are_set_up(given: list[str], expected: list[str]) -> None:
+    command = CommandLine.__new__(CommandLine)
+    command._given = given
+    assert list(command.subcommands()) == expected

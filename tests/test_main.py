@@ -282,6 +282,7 @@ def test_shipped_config_from_fit_to_report(
     args = ['--config', 'quickstart', '--trainer.max_epochs', '1']
     args += ['--trainer.accelerator', 'cpu', '--trainer.enable_progress_bar', 'false']
     args += [f'--data.{name}={size}' for name, size in sizes.items()]
+    args += ['--model.model_options.block_config', '[1, 1]']
     run = Path('runs/quickstart/version_0')
     best = ['--ckpt_path', str(run / 'checkpoints' / 'best.ckpt')]
     main(['fit', *args])

@@ -153,8 +153,8 @@ class CommandLine(LightningCLI):
         with _gdal_settings():
             super().__init__(**{**options, **kwargs})
 
-    def subcommands(self) -> dict[str, set[str]]:
-        """Give the commands that are called: setting up the others takes as long."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Give the commands that are called; to set up the others takes time."""
         known = super().subcommands()
         return {name: known[name] for name in known if name in self._given} or known
 
