@@ -120,7 +120,9 @@ def forked(work: Callable[[], Any], errors: Path) -> Fork:
         os._exit(status)
 
 
-def command(*args: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+def command(
+    *args: str, cwd: Path, stdout: Any = subprocess.PIPE, **environment: str
+) -> subprocess.Popen[str]:
     """Start the command line in a process of its own, as its script does."""
     code = 'from torchgeo_ekgnet.main import main; main()'
     arguments = ', '.join(map(repr, ('torchgeo-ekgnet', *args)))
@@ -129,6 +131,6 @@ def command(*args: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
         cwd=cwd,
         env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), **environment},
         text=True,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
     )

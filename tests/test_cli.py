@@ -7,8 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import rasterio
@@ -19,7 +21,7 @@ from rasterio.env import get_gdal_config
 from torchgeo_ekgnet import cli
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.checkpoint import read_checkpoint
-from torchgeo_ekgnet.cli import CommandLine
+from torchgeo_ekgnet.cli import CommandLine, Parser
 
 
 @pytest.mark.parametrize(
@@ -165,3 +167,32 @@ def test_gdal_is_left_as_it_was() -> None:
             pass
         assert get_gdal_config(name, normalize=False) == 'EMPTY_DIR'
     assert get_gdal_config(name, normalize=False) == before
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        (['test', '--config', 'c.yaml'], ['test']),
+        (['fit', '--name', 'predict'], ['fit', 'predict']),
+        (['--help'], ['fit', 'validate', 'test', 'predict']),
+    ],
+)
+def test_only_called_commands_are_set_up(given: list[str], expected: list[str]) -> None:
+    command = CommandLine.__new__(CommandLine)
+    command._given = given
+    assert list(command.subcommands()) == expected
+
+
+def test_configurations_are_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are parsed, not where they are written."""
+    parser = Parser()
+    parser.add_argument('--name', default='x')
+    config = parser.parse_args([])
+    check = Mock()
+    monkeypatch.setattr(Parser, 'validate', check)
+    parser.save(config, tmp_path / 'c.yaml', overwrite=True, multifile=False)
+    text = parser.dump(config, skip_none=False)
+    assert (tmp_path / 'c.yaml').read_text(encoding='utf-8') == text == 'name: x\n'
+    check.assert_not_called()

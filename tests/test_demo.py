@@ -24,7 +24,8 @@ SMALL = [
     '--data.cols=30',
     '--data.num_bands=20',
     '--data.num_classes=3',
-    '--data.patch_size=5',
+    '--data.patch_size=3',
+    '--model.model_options.block_config=[1]',
 ]
 
 

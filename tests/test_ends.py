@@ -20,7 +20,6 @@ from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
 from torchgeo_ekgnet.cli import UsageError
-from torchgeo_ekgnet.commands import resolve_config
 from torchgeo_ekgnet.main import USAGE, main
 
 from .processes import forked, needs_fork
@@ -130,7 +129,7 @@ def test_bad_values(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
-        torchgeo_main(['fit', '--config', EKGNET, *arguments])
+        main(['fit', '--config', EKGNET, *arguments])
 
 
 @pytest.mark.parametrize(
@@ -243,9 +242,7 @@ def test_bad_files(
     monkeypatch.chdir(tmp_path)
     write_salinas_a(tmp_path, damage)
     with pytest.raises(ValueError, match=f'(?s){message}'):
-        torchgeo_main(
-            ['fit', '--config', resolve_config('salinas_a'), '--data.root', '.']
-        )
+        main(['fit', '--config', 'salinas_a', '--data.root', '.'])
 
 
 def test_missing_configuration_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

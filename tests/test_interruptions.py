@@ -6,7 +6,6 @@
 import io
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -104,20 +103,12 @@ def test_closed_output_is_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
 def test_full_output_is_no_traceback(tmp_path: Path) -> None:
-    code = 'from torchgeo_ekgnet.main import main; main()'
     with Path('/dev/full').open('w') as full:
-        process = subprocess.run(
-            [sys.executable, '-c', f'import sys; sys.argv = ["x", "--help"]; {code}'],
-            env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])},
-            cwd=tmp_path,
-            text=True,
-            check=False,
-            stdout=full,
-            stderr=subprocess.PIPE,
-        )
+        process = command('--help', cwd=tmp_path, stdout=full)
+        _, errors = process.communicate()
     assert process.returncode == 1
-    assert 'No space left on device' in process.stderr
-    assert len(process.stderr.splitlines()) == 1
+    assert 'No space left on device' in errors
+    assert len(errors.splitlines()) == 1
 
 
 def test_full_disk_leaves_no_half_configuration(

@@ -434,7 +434,7 @@ trainer:
     - class_path: torchgeo_ekgnet.callbacks.ClassificationMap
 model:
   class_path: torchgeo_ekgnet.tasks.HyperspectralClassificationTask
-  init_args: {model: ekgnet_tiny}
+  init_args: {model: ekgnet_tiny, model_options: {block_config: [1]}}
 data:
   class_path: torchgeo_ekgnet.datamodules.CustomSceneDataModule
   init_args:

@@ -80,6 +80,13 @@ class Parser(LightningArgumentParser):
         """Set it up as torchgeo's."""
         super().__init__(*args, **{'exit_on_error': False, **kwargs})
 
+    def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
+        """Write what was parsed; to check it again would take as long as to parse it."""
+        if not args:
+            kwargs = {'skip_validation': True, **kwargs}
+        text: str = super().dump(cfg, *args, **kwargs)
+        return text
+
     def save(self, cfg: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         """Write a configuration as a whole or not at all."""
         if kwargs.get('multifile', True) or not kwargs.get('overwrite'):
@@ -88,7 +95,7 @@ class Parser(LightningArgumentParser):
         # The parser calls an option old that Lightning gives.
         with replaced(path) as part, warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)
-            super().save(cfg, part, *args, **kwargs)
+            super().save(cfg, part, *args, **{'skip_validation': True, **kwargs})
 
 
 @contextmanager

@@ -119,8 +119,9 @@ def _copy(checkpoint: Path, run: Path) -> Path:
     return path
 
 
-def _predict(path: Path, *others: Callback, **options: Any) -> Any:
-    trainer = _trainer(ClassificationMap(**OPTIONS), *others, **options)
+def _predict(path: Path, *others: Callback, report: bool = True, **options: Any) -> Any:
+    mapper = ClassificationMap(report=report, **OPTIONS)
+    trainer = _trainer(mapper, *others, **options)
     return trainer.predict(_task(), _data(), ckpt_path=path)
 
 
@@ -160,7 +161,7 @@ def test_a_device_is_ahead_of_the_disk_by_one_batch(
 
     monkeypatch.setattr(classification_map, '_begin_copy', begin)
     run = _copy(checkpoint, tmp_path / 'run')
-    _predict(run)
+    _predict(run, report=False)
     assert events[:4] == ['queued 0', 'queued 1', 'waited 0', 'queued 2']
     last = len(events) // 2 - 1
     assert events[-2:] == [f'waited {last - 1}', f'waited {last}']
@@ -199,7 +200,7 @@ def test_map_agrees_with_the_test_stage(mapped: Path) -> None:
 def test_python_gives_the_same_map(tmp_path: Path, pca: int | None) -> None:
     """A checkpoint brings all its preprocessing, as few components or as many."""
     path = tmp_path / 'checkpoints' / 'best.ckpt'
-    trainer = _trainer(ClassificationMap(**OPTIONS), max_epochs=1)
+    trainer = _trainer(ClassificationMap(report=False, **OPTIONS), max_epochs=1)
     preprocessing = {} if pca is None else {'pca': SpectralPCA(pca)}
     trainer.fit(_task(), _data(**preprocessing))
     trainer.save_checkpoint(path)
@@ -245,7 +246,7 @@ def test_killed_run_goes_on(
     for name in ('map.tif', 'confidence.tif'):
         assert (tmp_path / name).read_bytes() == (mapped / name).read_bytes()
     full = Count()
-    _predict(path, full)
+    _predict(path, full, report=False)
     assert count.batches == full.batches - 4
 
 
@@ -270,7 +271,7 @@ def test_terminated_run_goes_on(mapped: Path, checkpoint: Path, tmp_path: Path) 
     assert stop.value.code == 128 + signal.SIGTERM
     assert terminate.batches == 3
     assert {item.name for item in tmp_path.iterdir()} == UNFINISHED
-    _predict(path)
+    _predict(path, report=False)
     assert (tmp_path / 'map.tif').read_bytes() == (mapped / 'map.tif').read_bytes()
 
 
@@ -406,7 +407,7 @@ def test_other_classes_without_the_callback(checkpoint: Path) -> None:
 def test_a_log_that_nobody_watches_has_no_bar(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _predict(_copy(checkpoint, tmp_path), enable_progress_bar=True)
+    _predict(_copy(checkpoint, tmp_path), report=False, enable_progress_bar=True)
     assert 'px/s' not in ''.join(capsys.readouterr())
 
 

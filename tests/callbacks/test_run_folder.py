@@ -240,7 +240,8 @@ def test_run_that_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match=r"file has its name.*version_0/test'"):
         make_trainer(tmp_path).test(task, datamodule, **options)
     trainer = make_trainer(tmp_path)
-    trainer.callbacks.append(ClassificationMap(output=str(tmp_path / 'out')))  # type: ignore[attr-defined]
+    mapper = ClassificationMap(output=str(tmp_path / 'out'), report=False)
+    trainer.callbacks.append(mapper)  # type: ignore[attr-defined]
     with pytest.warns(UserWarning, match='predict keeps no log') as warned:
         trainer.predict(task, datamodule, **options)
     assert sum('keeps no log' in str(item.message) for item in warned) == 1

@@ -42,7 +42,7 @@ def test_configuration_of_the_docs(
     ]
     few = ['--trainer.max_epochs=1', '--trainer.limit_train_batches=2']
     few += ['--trainer.limit_val_batches=1', '--trainer.log_every_n_steps=1']
-    small = [*SMALL, '--data.patch_size=5']
+    small = [*SMALL, '--data.patch_size=3']
 
     def run(*arguments: str) -> None:
         main(list(arguments))
@@ -71,7 +71,7 @@ def test_raster_of_the_area_and_tiles_of_labels(
             *('--data.labels', 'enmap_landcover_unstyled.tif'),
             *('--trainer.accelerator=cpu', '--trainer.max_epochs=1'),
             *('--trainer.limit_train_batches=2', '--trainer.limit_val_batches=1'),
-            *('--trainer.log_every_n_steps=1', '--data.patch_size=5'),
+            *('--trainer.log_every_n_steps=1', '--data.patch_size=3'),
         ]
     )
     main(['predict', '--name', 'area', '--data.labels', 'labels/*.tif'])

@@ -14,6 +14,9 @@ import pytest
 from tests.data.public_scenes import data as public_scenes
 from tests.processes import forked, needs_fork
 from torchgeo_ekgnet.cli import UsageError
+from torchgeo_ekgnet.datasets import SyntheticScene
+from torchgeo_ekgnet.datasets.scene import HyperspectralScene
+from torchgeo_ekgnet.datasets.synthetic import synthetic_scene
 from torchgeo_ekgnet.reproduce import (
     engine,
     fit_classical,
@@ -39,7 +42,11 @@ def one_epoch() -> Budget:
 
 @pytest.fixture(autouse=True)
 def _one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_scene(dataset: SyntheticScene) -> HyperspectralScene:
+        return synthetic_scene(60, 60, 24, bands=dataset.bands)
+
     monkeypatch.setitem(BUDGETS, 'small', one_epoch())
+    monkeypatch.setattr(SyntheticScene, '_load_scene', small_scene)
 
 
 def test_table_on_another_scene(tmp_path: Path) -> None:

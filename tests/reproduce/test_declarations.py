@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import timm
+import torch
 
 import torchgeo_ekgnet  # noqa: F401
+from tests.models.conftest import SHALLOW
+from tests.tasks.small import make_datamodule, make_task, make_trainer
 from torchgeo_ekgnet.callbacks import TemperatureAnnealing
 from torchgeo_ekgnet.reproduce.build import Builder, build_data, placed
 from torchgeo_ekgnet.reproduce.compare import system_settings
@@ -30,6 +33,14 @@ from torchgeo_ekgnet.reproduce.runs import canonical_json, settings_key
 from torchgeo_ekgnet.reproduce.settings import read_config
 
 TABLES = [e for e in EXPERIMENTS.values() if e.number]
+SYSTEMS = sorted(
+    {
+        row.model
+        for table in ('table8', 'table9')
+        for row in EXPERIMENTS[table].rows
+        if not row.classical
+    }
+)
 
 
 def published_lines() -> list[dict[str, str]]:
@@ -51,6 +62,18 @@ def test_nine_tables_four_figures_and_the_ablations() -> None:
         'expert_use',
         'protocols',
     }
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_every_system_trains(name: str, tmp_path: Path) -> None:
+    task = make_task(model=name, model_options=SHALLOW.get(name))
+    options = {f'limit_{stage}_batches': 1 for stage in ('train', 'val')}
+    trainer = make_trainer(tmp_path, callbacks=[TemperatureAnnealing()], **options)
+    trainer.fit(task, make_datamodule(patch_size=7))
+    trainer.save_checkpoint(tmp_path / 'last.ckpt')
+    checkpoint = torch.load(tmp_path / 'last.ckpt', weights_only=True)
+    assert checkpoint['hyper_parameters']['model'] == name
+    assert checkpoint['global_step'] > 0
 
 
 @pytest.mark.parametrize('table', TABLES, ids=lambda table: table.key)

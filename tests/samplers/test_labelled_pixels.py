@@ -28,7 +28,6 @@ from torchgeo_ekgnet.datasets import LabelRaster
 from torchgeo_ekgnet.samplers import CentreLabel, LabelledPixelSampler
 from torchgeo_ekgnet.samplers.combined import missing
 
-#: Bands that are used; the file has more.
 BANDS = EnMAP.all_bands[:24]
 
 
@@ -42,7 +41,7 @@ class Labels(RasterDataset):
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return data.make(tmp_path_factory.mktemp('enmap'))
+    return data.make(tmp_path_factory.mktemp('enmap'), bands=len(BANDS))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 """Weights of other runs."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,18 +23,36 @@ from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 from torchgeo_ekgnet.transforms import SpectralNormalizer
 
 from ..models.test_ekgnet import released_state
-from .small import BANDS, CLASSES, make_batch, make_datamodule, make_task, make_trainer
+from .small import (
+    BANDS,
+    CLASSES,
+    FEW,
+    make_batch,
+    make_datamodule,
+    make_task,
+    make_trainer,
+)
+
+OPTIONS: dict[str, Any] = {'model_options': {**FEW, 'num_experts': 2}}
+
+
+def fit(folder: Path) -> tuple[HyperspectralClassificationTask, Path]:
+    """A task that was trained in this process, and its checkpoint."""
+    task = make_task(**OPTIONS, class_weights='balanced')
+    trainer = make_trainer(folder, enable_checkpointing=True)
+    trainer.fit(task, make_datamodule())
+    path = folder / 'task.ckpt'
+    trainer.save_checkpoint(path)
+    return task, path
 
 
 class TestCheckpoints:
-    @pytest.fixture
-    def fitted(self, tmp_path: Path) -> tuple[HyperspectralClassificationTask, Path]:
-        task = make_task(model_options={'num_experts': 2}, class_weights='balanced')
-        trainer = make_trainer(tmp_path, enable_checkpointing=True)
-        trainer.fit(task, make_datamodule())
-        path = tmp_path / 'task.ckpt'
-        trainer.save_checkpoint(path)
-        return task, path
+    @pytest.fixture(scope='class')
+    def fitted(
+        self, tmp_path_factory: pytest.TempPathFactory
+    ) -> tuple[HyperspectralClassificationTask, Path]:
+        """For tests that neither train it nor change its file."""
+        return fit(tmp_path_factory.mktemp('fitted'))
 
     def test_reload_alone(
         self, fitted: tuple[HyperspectralClassificationTask, Path]
@@ -56,6 +75,7 @@ class TestCheckpoints:
         self,
         fitted: tuple[HyperspectralClassificationTask, Path],
         kind: Any,
+        tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Nor does it run code, or take the name of a folder for an address."""
@@ -65,9 +85,9 @@ class TestCheckpoints:
             with pytest.raises(FileNotFoundError, match=r'found an address \(https?:'):
                 kind.load_from_checkpoint(address)
         folder = Path('http_runs')
-        monkeypatch.chdir(fitted[1].parent)
+        monkeypatch.chdir(tmp_path)
         folder.mkdir()
-        fitted[1].rename(folder / 'task.ckpt')
+        shutil.copy(fitted[1], folder)
         assert type(kind.load_from_checkpoint('http_runs/task.ckpt')) is kind
         content = torch.load(folder / 'task.ckpt', weights_only=True)
         torch.save({**content, 'x': os.system}, folder / 'bad.ckpt')
@@ -82,7 +102,7 @@ class TestCheckpoints:
         task, path = fitted
         trainer = make_trainer(tmp_path)
         (first,) = trainer.test(task, make_datamodule(), verbose=False)
-        again = make_task(model_options={'num_experts': 2})
+        again = make_task(**OPTIONS)
         (second,) = make_trainer(tmp_path).test(
             again, make_datamodule(), ckpt_path=str(path), verbose=False
         )
@@ -104,7 +124,7 @@ class TestCheckpoints:
             for key, value in checkpoint['state_dict'].items()
         }
         torch.save(checkpoint, tmp_path / 'wrapped.ckpt')
-        again = make_task(model_options={'num_experts': 2})
+        again = make_task(**OPTIONS)
         make_trainer(tmp_path).test(
             again,
             make_datamodule(),
@@ -157,7 +177,7 @@ class TestCheckpoints:
         self, fitted: tuple[HyperspectralClassificationTask, Path]
     ) -> None:
         task, path = fitted
-        options = {'model_options': {'num_experts': 2}, 'weights': str(path)}
+        options = {**OPTIONS, 'weights': str(path)}
         same = make_task(in_channels=BANDS, num_classes=CLASSES, **options)
         torch.testing.assert_close(
             dict(same.model.named_parameters()), dict(task.model.named_parameters())
@@ -180,8 +200,7 @@ class TestCheckpoints:
         task, path = fitted
         match request.param:
             case 'weights':
-                options = {'model_options': {'num_experts': 2}}
-                return make_task(weights=str(path), **options)
+                return make_task(weights=str(path), **OPTIONS)
             case 'load_from_checkpoint':
                 return HyperspectralClassificationTask.load_from_checkpoint(
                     path, map_location='cpu', weights_only=True
@@ -218,9 +237,14 @@ class TestCheckpoints:
         getattr(trainer, stage)(trained, datamodule=make_datamodule())
 
     def test_other_split_when_asked_for(
-        self, trained: HyperspectralClassificationTask, tmp_path: Path
+        self,
+        trained: HyperspectralClassificationTask,
+        fitted: tuple[HyperspectralClassificationTask, Path],
+        tmp_path: Path,
     ) -> None:
         """The statistics of the training run are used, whatever the split."""
+        if trained is fitted[0]:
+            trained, _ = fit(tmp_path)
         split = RandomSplit(0.3, 0.2, 4)
         first, other = (
             make_datamodule(normalization=SpectralNormalizer(over='train'), **options)
@@ -246,7 +270,7 @@ class TestCheckpoints:
         self, fitted: tuple[HyperspectralClassificationTask, Path], tmp_path: Path
     ) -> None:
         _, path = fitted
-        options = {'model_options': {'num_experts': 2}, 'weights': str(path)}
+        options = {**OPTIONS, 'weights': str(path)}
         datamodule = make_datamodule(split=RandomSplit(0.3, 0.2, 4))
         task = make_task(**options)
         trainer = make_trainer(tmp_path)
