@@ -60,6 +60,10 @@ def test_older_file_is_kept(mat_files: tuple[Path, Path]) -> None:
     with pytest.raises(FileExistsError, match=r'fields\.yaml exists.*--force'):
         main([])
     assert Path('fields.yaml').read_text(encoding='utf-8') == 'mine'
+    before = mat_files[0].read_bytes()
+    with pytest.raises(ValueError, match=r"ending '\.mat', expected \.yaml or \.yml"):
+        main(['--force', '--output', str(mat_files[0])])
+    assert mat_files[0].read_bytes() == before
     main(['--force', '--model', 'ekgnet_tiny', '--split', 'random'])
     content = yaml.safe_load(Path('fields.yaml').read_text(encoding='utf-8'))
     assert content['model']['init_args']['model'] == 'ekgnet_tiny'

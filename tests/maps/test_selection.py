@@ -24,13 +24,18 @@ Patches = Callable[[HyperspectralScene], PatchSource]
 OPTIONS: dict[str, Any] = {'window_size': 6, 'batch_size': 10}
 
 
-def test_polygon_in_pixels(scene: HyperspectralScene, tmp_path: Path) -> None:
+def test_polygon_in_pixels(
+    scene: HyperspectralScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / 'field.geojson'
     frame = geopandas.GeoDataFrame(geometry=[box(2, 3, 10, 8), box(12, 15, 14, 20)])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         frame.to_file(path)
-    selected = select_pixels(scene, MapOptions('polygon', str(path)))
+    # A configuration may name it below the home folder.
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    selected = select_pixels(scene, MapOptions('polygon', '~/field.geojson'))
     expected = np.zeros((21, 17), dtype=bool)
     expected[3:8, 2:10] = True
     expected[15:20, 12:14] = True

@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> None:
     name = overview.scene.name.replace('/', '_').replace(' ', '_').lower()
     page = options.output or Path(f'{name}.html')
     if not options.no_page:
-        check_output_file(page, [*options.files, *filter(None, [options.labels])])
+        check_output_file(page, ('.html', '.htm'))
         if options.output is None and page.exists() and not Page.wrote(page):
             raise FileExistsError(
                 f'{page}: found a file that this command has not written, expected none; '

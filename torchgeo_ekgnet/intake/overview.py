@@ -308,7 +308,7 @@ class Overview:
             value = scene.class_values[int(np.argmax(counts))]
             said.append(
                 f'{name} has {max(counts) / labelled:.0%} of the labelled pixels: if '
-                f'it means "no label", say so with --data.unlabelled [0,{value}]'
+                f'it means "no label", add {value} to --data.unlabelled'
             )
         return said
 
