@@ -3,6 +3,7 @@
 
 """Splits that files hold: masks and what was saved."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -417,6 +418,8 @@ class TestLabelsOfMasks:
         )  # fmt: skip
         labels = np.array([[9, 9], [9, 9]])
         assert split.labels(labels, 'train').tolist() == [1, 2]
+        # The same pixels under other labels are another split.
+        assert split != replace(split, own_labels={**own, 'test': np.array([3])})
 
 
 def test_saved_split_lies_where_masks_do(tmp_path: Path) -> None:
