@@ -132,6 +132,12 @@ def test_raster_and_polygons(tmp_path: Path) -> None:
     assert (found.cube, found.labels) == ('flight.tif', 'fields.gpkg')
     assert found.options == {'attribute': 'crop'}
     assert found.scene.class_names == ('maize', 'rye')
+    # Classes may lie in files of their own.
+    frame[:1].to_file(tmp_path / 'part_0.gpkg')
+    frame[1:].to_file(tmp_path / 'part_1.gpkg')
+    found = find_scene([tmp_path / 'part_*.gpkg', cube])
+    assert (found.labels, found.options) == ('part_*.gpkg', {'attribute': 'crop'})
+    assert found.scene.class_names == ('maize', 'rye')
 
 
 def test_raster_and_label_raster(tmp_path: Path) -> None:
@@ -152,6 +158,12 @@ def test_pattern_is_one_of_the_files(tmp_path: Path) -> None:
     found = find_scene([tmp_path / 'band_*.tif', tmp_path / 'classes.tif'])
     assert (found.cube, found.labels) == ('band_*.tif', 'classes.tif')
     np.testing.assert_array_equal(found.scene.cube, own_cube().astype(np.float32))
+    for number, bands in enumerate(np.split(own_cube(), 2, axis=2)):
+        np.save(tmp_path / f'part_{number}.npy', bands)
+    np.save(tmp_path / 'classes.npy', own_labels())
+    found = find_scene([tmp_path / 'part_*.npy', tmp_path / 'classes.npy'])
+    assert (found.cube, found.labels) == ('part_*.npy', 'classes.npy')
+    np.testing.assert_array_equal(found.scene.cube, own_cube())
 
 
 def test_tiles_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
