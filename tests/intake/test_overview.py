@@ -85,6 +85,9 @@ def test_scene_without_labels(
 def test_command_writes_text_and_page(
     mat_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for size, expected in ((0, 'positive odd'), (4, 'positive odd'), (31, 'at most 29')):
+        with pytest.raises(ValueError, match=f'patch_size is {size}, .*{expected}'):
+            main([*map(str, mat_files), '--patch_size', str(size)])
     main([*map(str, mat_files), '--patch_size', '3'])
     printed = capsys.readouterr().out
     for text in ('30 x 36 pixels, 8 bands', 'class 9', 'disjoint', 'page: fields.html'):
