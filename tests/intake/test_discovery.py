@@ -132,6 +132,13 @@ def test_raster_and_polygons(tmp_path: Path) -> None:
     assert (found.cube, found.labels) == ('flight.tif', 'fields.gpkg')
     assert found.options == {'attribute': 'crop'}
     assert found.scene.class_names == ('maize', 'rye')
+    # Texts are likelier than numbers, and what differs everywhere is the least likely.
+    plain = frame[['geometry']].assign(a=[7, 8, 8], b=['maize', 'rye', 'rye'])
+    plain = plain.assign(class_of='one', name=['x', 'y', 'z'])
+    plain.to_file(tmp_path / 'plain.gpkg')
+    found = find_scene([tmp_path / 'plain.gpkg', cube])
+    assert found.options == {'attribute': 'b'}
+    assert found.notes['attribute'] == '2 values; others: a, name'
     # Classes may lie in files of their own.
     frame[:1].to_file(tmp_path / 'part_0.gpkg')
     frame[1:].to_file(tmp_path / 'part_1.gpkg')

@@ -28,7 +28,8 @@ def test_polygon_in_pixels(
     scene: HyperspectralScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / 'field.geojson'
-    frame = geopandas.GeoDataFrame(geometry=[box(2, 3, 10, 8), box(12, 15, 14, 20)])
+    areas = [box(2, 3, 10, 8), None, box(12, 15, 14, 20)]
+    frame = geopandas.GeoDataFrame(geometry=areas)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         frame.to_file(path)
@@ -125,3 +126,6 @@ def test_polygons_that_cannot_be_read_or_placed(tmp_path: Path) -> None:
     scene = make_scene(crs=rasterio.crs.CRS.from_epsg(32616))
     with pytest.raises(ValueError, match='no transform, so nothing can be placed'):
         select_pixels(scene, MapOptions('polygon', str(tmp_path / 'y.gpkg')))
+    geopandas.GeoDataFrame(geometry=[box(0, 0, 5, 5)]).to_file(tmp_path / 'z.gpkg')
+    with pytest.raises(ValueError, match='has no coordinate reference system, the sc'):
+        select_pixels(scene, MapOptions('polygon', str(tmp_path / 'z.gpkg')))
