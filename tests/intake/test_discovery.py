@@ -106,10 +106,24 @@ def test_labels_of_another_size_are_not_taken(mat_files: tuple[Path, Path]) -> N
 def test_nan_is_declared_missing(tmp_path: Path) -> None:
     cube = own_cube()
     cube[0, 0] = np.nan
-    np.savez(tmp_path / 'all.npz', cube=cube, truth=own_labels())
+    # An array of fractions is no label map.
+    arrays = {'cube': cube, 'truth': own_labels(), 'height': own_labels() / 2}
+    np.savez(tmp_path / 'all.npz', **arrays)
     found = find_scene([tmp_path / 'all.npz'])
     assert np.isnan(found.options['nodata'])
     assert int((~found.scene.valid).sum()) == 1
+    with pytest.raises(ValueError, match='NaN'):
+        find_scene([tmp_path / 'all.npz'], {'nodata': 0})
+
+
+@pytest.mark.parametrize(('bands', 'other'), [(8, 5), (4, 3)])
+def test_neither_of_two_cubes_is_a_picture(
+    tmp_path: Path, bands: int, other: int
+) -> None:
+    arrays = {str(number): own_cube()[:, :, :number] for number in (bands, other)}
+    np.savez(tmp_path / 'all.npz', **arrays)
+    with pytest.raises(ValueError, match='found 2 cubes'):
+        find_scene([tmp_path / 'all.npz'])
 
 
 def test_raster_and_polygons(tmp_path: Path) -> None:

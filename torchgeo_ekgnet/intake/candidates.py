@@ -194,7 +194,7 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
         yield Candidate(shown, 'vector', several=several)
     elif suffix in TABLES:
         yield Candidate(shown, _kind_of_text(path), several=several)
-    elif suffix == '.xml' and path.suffixes[-2:-1] != ['.aux']:
+    elif suffix == '.xml':
         if _is_features(path):
             yield Candidate(shown, 'vector', several=several)
     elif suffix not in _COMPANIONS:
