@@ -107,7 +107,11 @@ def test_nan_is_declared_missing(tmp_path: Path) -> None:
     cube = own_cube()
     cube[0, 0] = np.nan
     # An array of fractions is no label map.
-    arrays = {'cube': cube, 'truth': own_labels(), 'height': own_labels() / 2}
+    arrays: dict[str, Any] = {
+        'cube': cube,
+        'truth': own_labels(),
+        'height': own_labels() / 2,
+    }
     np.savez(tmp_path / 'all.npz', **arrays)
     found = find_scene([tmp_path / 'all.npz'])
     assert np.isnan(found.options['nodata'])
@@ -120,7 +124,9 @@ def test_nan_is_declared_missing(tmp_path: Path) -> None:
 def test_neither_of_two_cubes_is_a_picture(
     tmp_path: Path, bands: int, other: int
 ) -> None:
-    arrays = {str(number): own_cube()[:, :, :number] for number in (bands, other)}
+    arrays: dict[str, Any] = {
+        str(number): own_cube()[:, :, :number] for number in (bands, other)
+    }
     np.savez(tmp_path / 'all.npz', **arrays)
     with pytest.raises(ValueError, match='found 2 cubes'):
         find_scene([tmp_path / 'all.npz'])

@@ -98,7 +98,7 @@ def test_scene_without_labels(
 def test_command_writes_text_and_page(
     mat_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for size, expected in ((0, 'positive odd'), (4, 'positive odd'), (31, 'at most 29')):
+    for size, expected in ((0, 'a positive'), (4, 'a positive'), (31, 'at most 29')):
         with pytest.raises(ValueError, match=f'patch_size is {size}, .*{expected}'):
             main([*map(str, mat_files), '--patch_size', str(size)])
     main([*map(str, mat_files), '--patch_size', '3'])
