@@ -23,6 +23,8 @@ from torchgeo_ekgnet.experts import (
     plot_expert_use,
     worth_of_attention,
 )
+from torchgeo_ekgnet.layers import DynamicExpertConv3d
+from torchgeo_ekgnet.layers.attention import mean_attention
 from torchgeo_ekgnet.layers.modes import evaluating
 
 from .layers.mappings import expert_network
@@ -96,6 +98,17 @@ def test_report_on_known_attention() -> None:
     plt.close(figure)
 
 
+def test_one_expert_chooses_nothing() -> None:
+    one = nn.Sequential(*expert_network(), DynamicExpertConv3d(5, 2, 1, num_experts=1))
+    report = ExpertUseReport(one, 2)
+    even = {name: torch.full((2, k), 1 / k) for name, k in (('0', 3), ('2', 2))}
+    report.update({**even, '3': torch.ones(2, 1)}, torch.tensor([0, 1]))
+    assert report.normalised_entropy() == pytest.approx(1)
+    figure = plot_expert_use(report)
+    assert 'H/log K 0.00, I 0.000' in figure.axes[2].get_title()
+    plt.close(figure)
+
+
 def test_experts_of_every_pixel() -> None:
     """A patch counts as much as another, with the mean over its pixels."""
     options: dict[str, Any] = {'whole_spectrum': True, 'pixelwise': True}
@@ -108,7 +121,7 @@ def test_experts_of_every_pixel() -> None:
     report = ExpertUseReport(expert_network(), 2)
     first = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]])
     even = torch.full((2, 2), 0.5)
-    report.update({'0': first, '2': even}, torch.tensor([0, 1]))
+    report.update({'0': first, '2': even.repeat(2, 1)}, torch.tensor([0, 1]))
     expected = np.array([[0.5, 0.5, 0], [1, 0, 0]])
     np.testing.assert_allclose(report.per_class('0'), expected)
     assert report.entropy('0') == 0
@@ -124,6 +137,10 @@ def test_report_refuses_what_does_not_fit() -> None:
     first = {'0': torch.full((2, 3), 1 / 3), '2': torch.full((2, 2), 0.5)}
     with pytest.raises(ValueError, match=r'label: found -1 to 1, expected .* 0 to 1'):
         report.update(first, torch.tensor([-1, 1]))
+    with pytest.raises(ValueError, match="expected 2 samples of layer '0', found 3"):
+        report.update({**first, '0': torch.full((3, 3), 1 / 3)}, torch.tensor([0, 1]))
+    # An empty batch is none.
+    report.update({k: v[:0] for k, v in first.items()}, torch.empty(0).long())
     assert report.samples == 0
     with pytest.raises(ValueError, match='found no sample'):
         attention_means(expert_network(), [])
@@ -143,8 +160,14 @@ def test_worth_of_attention() -> None:
     figures = worth_of_attention(model, batches, batches, 3)
     assert figures['dynamic'].overall > 0.9
     assert figures['dynamic'].counts.tolist() == [10, 10, 10]
-    assert 0 <= figures['mean'].overall <= 1
     assert model.training
+    # What a network says with its mean attention is not what it says with its own.
+    other = nn.Sequential(expert_network(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    said = [{'image': torch.randn(100, 2, 3, 3, 3)}]
+    with mean_attention(other, attention_means(other, said)), torch.no_grad():
+        said[0]['label'] = other(said[0]['image']).argmax(1)
+    figures = worth_of_attention(other, said, said, 5)
+    assert figures['mean'].overall == 1 > figures['dynamic'].overall
     with pytest.raises(ValueError, match='num_classes: found 2, expected 3'):
         worth_of_attention(model, batches, batches, 2)
     with pytest.raises(ValueError, match=r'label: found 1 to 3, expected .* 0 to 2'):

@@ -266,14 +266,6 @@ class TestChecks:
         assert '--out: expected a path, found nothing' in capsys.readouterr().err
 
     @needs_posix
-    def test_what_is_read_is_not_replaced(self, tmp_path: Path) -> None:
-        write_text(tmp_path / 'cube.npy', 'x')
-        (tmp_path / 'link').symlink_to('cube.npy')
-        with pytest.raises(ValueError, match='one of the files that are read'):
-            check_output_file(tmp_path / 'link', ['none.npy', tmp_path / 'cube.npy'])
-        check_output_file(tmp_path / 'other', [tmp_path / 'cube.npy'])
-
-    @needs_posix
     def test_a_path_that_is_no_text(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r'no UTF-8.*Gel.udce4nde'):
             check_writable(tmp_path / os.fsdecode(b'Gel\xe4nde'))

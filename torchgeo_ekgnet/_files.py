@@ -286,25 +286,24 @@ def _megabytes(count: float) -> str:
     return f'{count / 1e6:,.1f} MB'
 
 
-def check_output_file(path: StrPath, inputs: Sequence[StrPath] = ()) -> None:
+def check_output_file(path: StrPath, endings: Sequence[str] = ()) -> None:
     """See that a file that the user has named can be written, or replaced.
 
     Args:
         path: The file; its folder is made if there is none.
-        inputs: Files that the result is made of.
+        endings: Those that it may have, so that it is no file of a scene; any if empty.
 
     Raises:
-        ValueError: If it is one of the inputs.
+        ValueError: If it has another ending.
         OSError: If its folder cannot be written to, or it is a device or a pipe.
         IsADirectoryError: If it is a folder.
     """
     path = Path(path)
     check_replaceable(path)
-    for file in inputs:
-        if path.exists() and os.path.exists(file) and path.samefile(file):
-            raise ValueError(
-                f'{path}: found one of the files that are read, expected another name'
-            )
+    if endings and path.suffix.lower() not in endings:
+        raise ValueError(
+            f'{path}: found the ending {path.suffix!r}, expected {" or ".join(endings)}'
+        )
     check_writable(path.parent)
 
 

@@ -282,7 +282,7 @@ class ExpertUseReport:
         seen = self.counts > 0
         share = self.counts[seen] / max(self.samples, 1)
         within = share @ _entropy(self._sums[layer][seen] / self.counts[seen, None])
-        return max(float(_entropy(self.mean(layer)) - within), 0.0)
+        return max(0.0, float(_entropy(self.mean(layer)) - within))
 
     def normalised_entropy(self) -> float:
         """Average entropy / log K over the layers.

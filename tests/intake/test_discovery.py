@@ -106,10 +106,30 @@ def test_labels_of_another_size_are_not_taken(mat_files: tuple[Path, Path]) -> N
 def test_nan_is_declared_missing(tmp_path: Path) -> None:
     cube = own_cube()
     cube[0, 0] = np.nan
-    np.savez(tmp_path / 'all.npz', cube=cube, truth=own_labels())
+    # An array of fractions is no label map.
+    arrays: dict[str, Any] = {
+        'cube': cube,
+        'truth': own_labels(),
+        'height': own_labels() / 2,
+    }
+    np.savez(tmp_path / 'all.npz', **arrays)
     found = find_scene([tmp_path / 'all.npz'])
     assert np.isnan(found.options['nodata'])
     assert int((~found.scene.valid).sum()) == 1
+    with pytest.raises(ValueError, match='NaN'):
+        find_scene([tmp_path / 'all.npz'], {'nodata': 0})
+
+
+@pytest.mark.parametrize(('bands', 'other'), [(8, 5), (4, 3)])
+def test_neither_of_two_cubes_is_a_picture(
+    tmp_path: Path, bands: int, other: int
+) -> None:
+    arrays: dict[str, Any] = {
+        str(number): own_cube()[:, :, :number] for number in (bands, other)
+    }
+    np.savez(tmp_path / 'all.npz', **arrays)
+    with pytest.raises(ValueError, match='found 2 cubes'):
+        find_scene([tmp_path / 'all.npz'])
 
 
 def test_raster_and_polygons(tmp_path: Path) -> None:
@@ -132,6 +152,19 @@ def test_raster_and_polygons(tmp_path: Path) -> None:
     assert (found.cube, found.labels) == ('flight.tif', 'fields.gpkg')
     assert found.options == {'attribute': 'crop'}
     assert found.scene.class_names == ('maize', 'rye')
+    # Texts are likelier than numbers, and what differs everywhere is the least likely.
+    plain = frame[['geometry']].assign(a=[7, 8, 8], b=['maize', 'rye', 'rye'])
+    plain = plain.assign(class_of='one', name=['x', 'y', 'z'])
+    plain.to_file(tmp_path / 'plain.gpkg')
+    found = find_scene([tmp_path / 'plain.gpkg', cube])
+    assert found.options == {'attribute': 'b'}
+    assert found.notes['attribute'] == '2 values; others: a, name'
+    # Classes may lie in files of their own.
+    frame[:1].to_file(tmp_path / 'part_0.gpkg')
+    frame[1:].to_file(tmp_path / 'part_1.gpkg')
+    found = find_scene([tmp_path / 'part_*.gpkg', cube])
+    assert (found.labels, found.options) == ('part_*.gpkg', {'attribute': 'crop'})
+    assert found.scene.class_names == ('maize', 'rye')
 
 
 def test_raster_and_label_raster(tmp_path: Path) -> None:
@@ -152,6 +185,12 @@ def test_pattern_is_one_of_the_files(tmp_path: Path) -> None:
     found = find_scene([tmp_path / 'band_*.tif', tmp_path / 'classes.tif'])
     assert (found.cube, found.labels) == ('band_*.tif', 'classes.tif')
     np.testing.assert_array_equal(found.scene.cube, own_cube().astype(np.float32))
+    for number, bands in enumerate(np.split(own_cube(), 2, axis=2)):
+        np.save(tmp_path / f'part_{number}.npy', bands)
+    np.save(tmp_path / 'classes.npy', own_labels())
+    found = find_scene([tmp_path / 'part_*.npy', tmp_path / 'classes.npy'])
+    assert (found.cube, found.labels) == ('part_*.npy', 'classes.npy')
+    np.testing.assert_array_equal(found.scene.cube, own_cube())
 
 
 def test_tiles_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,10 @@ def test_older_file_is_kept(mat_files: tuple[Path, Path]) -> None:
     with pytest.raises(FileExistsError, match=r'fields\.yaml exists.*--force'):
         main([])
     assert Path('fields.yaml').read_text(encoding='utf-8') == 'mine'
+    before = mat_files[0].read_bytes()
+    with pytest.raises(ValueError, match=r"ending '\.mat', expected \.yaml or \.yml"):
+        main(['--force', '--output', str(mat_files[0])])
+    assert mat_files[0].read_bytes() == before
     main(['--force', '--model', 'ekgnet_tiny', '--split', 'random'])
     content = yaml.safe_load(Path('fields.yaml').read_text(encoding='utf-8'))
     assert content['model']['init_args']['model'] == 'ekgnet_tiny'
@@ -129,8 +133,8 @@ def test_advice_where_only_a_random_split_serves() -> None:
 @pytest.mark.parametrize(
     ('side', 'model', 'settings'),
     [
-        (40, 'ekgnet_spatial', (16, 100, 75)),
-        (70, 'ekgnet_spatial', (32, 60, 45)),
+        (62, 'ekgnet_spatial', (16, 100, 75)),
+        (64, 'ekgnet_spatial', (32, 60, 45)),
         (130, 'ekgnet_spatial', (80, 60, 45)),
         (40, 'ssrn', (16, 100, 25)),
     ],
@@ -196,10 +200,10 @@ def shipped_recipe(name: str) -> dict[str, Any]:
 
 def test_few_labels_need_not_validate() -> None:
     labels = np.zeros((20, 20), dtype=np.uint8)
-    labels[2, 2:4], labels[12, 2:5], labels[17, 2] = 1, 2, 3
+    labels[2, 2:5], labels[12, 2:6], labels[17, 2] = 1, 2, 3
     advice = advise(HyperspectralScene(np.ones((20, 20, 4)), labels), split='random')
     assert advice.split.counts(labels)['train'] == [1, 1, 0]
-    assert advice.split.counts(labels)['test'] == [1, 2, 0]
+    assert advice.split.counts(labels)['test'] == [2, 3, 0]
     assert advice.split.val.size == 0
     assert 'too few labels to validate' in advice.reasons['split']
     with pytest.raises(ValueError, match='found no split'):

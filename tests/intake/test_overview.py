@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from affine import Affine
 
 from torchgeo_ekgnet.cli import UsageError
 from torchgeo_ekgnet.datasets import HyperspectralScene
@@ -40,6 +41,8 @@ def test_class_table_counts_training_pixels(overview: Overview) -> None:
     assert [row[1] for row in rows] == list(VALUES)
     counts = [int((own_labels() == value).sum()) for value in VALUES]
     assert [row[2] for row in rows] == counts
+    shares = [f'{100 * count / sum(counts):.1f}' for count in counts]
+    assert [row[3] for row in rows] == shares
     random = next(item for item in overview.previews if item.name == 'random')
     assert random.split is not None
     column = head.index('training, random')
@@ -56,10 +59,12 @@ def test_split_that_cannot_be_drawn_is_explained() -> None:
     labels = np.zeros((30, 36), dtype=np.uint8)
     labels[3:5, 3:5] = 1
     labels[20, 20] = 2
+    labels[25, 3:12], labels[27, 3:13] = 3, 4
     scene = HyperspectralScene(own_cube(), labels)
     text = Overview(scene).text()
     assert 'disjoint: cannot be drawn' in text
-    assert 'fewer than 10 labelled pixels: class 1 (4), class 2 (1)' in text
+    few = 'fewer than 10 labelled pixels: class 1 (4), class 2 (1), class 3 (9)\n'
+    assert few in text
 
 
 def test_odd_things_are_said() -> None:
@@ -68,9 +73,17 @@ def test_odd_things_are_said() -> None:
     labels = own_labels()
     labels[labels == 0] = 7
     labels[:, 8:] = 7
-    remarks = ' '.join(Overview(HyperspectralScene(cube, labels)).remarks)
+    place = Affine(10, 0, 0, 0, -20, 0)
+    scene = HyperspectralScene(cube, labels, bands=[1, 3, 6], transform=place)
+    overview = Overview(scene)
+    remarks = ' '.join(overview.remarks)
     assert '1 bands hold one value only (counted from 0: 3)' in remarks
-    assert '--data.unlabelled [0,7]' in remarks
+    assert overview.facts()['bands left out'] == '4 (counted from 0: 0, 2, 4, 5)'
+    assert overview.facts()['pixel'].startswith('10 x 20 ')
+    assert 'add 7 to --data.unlabelled' in remarks
+    labels[:, :8] = 3  # 22 % of the scene
+    remarks = ' '.join(Overview(HyperspectralScene(cube, labels)).remarks)
+    assert 'unlabelled' not in remarks
 
 
 def test_scene_without_labels(
@@ -85,6 +98,9 @@ def test_scene_without_labels(
 def test_command_writes_text_and_page(
     mat_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for size, expected in ((0, 'a positive'), (4, 'a positive'), (31, 'at most 29')):
+        with pytest.raises(ValueError, match=f'patch_size is {size}, .*{expected}'):
+            main([*map(str, mat_files), '--patch_size', str(size)])
     main([*map(str, mat_files), '--patch_size', '3'])
     printed = capsys.readouterr().out
     for text in ('30 x 36 pixels, 8 bands', 'class 9', 'disjoint', 'page: fields.html'):
@@ -141,8 +157,11 @@ def test_page_of_others_is_not_replaced(
         main([*map(str, mat_files)])
     assert Path('fields.html').read_text() == 'mine'
     assert not capsys.readouterr().out
-    with pytest.raises(ValueError, match='one of the files that are read'):
-        main([*map(str, mat_files), '--output', str(mat_files[0])])
+    # Files of the scene, in whichever way they are named, have another ending.
+    before = mat_files[0].read_bytes()
+    with pytest.raises(ValueError, match=r"ending '\.mat', expected \.html or \.htm"):
+        main(['.', '--output', str(mat_files[0])])
+    assert mat_files[0].read_bytes() == before
     main([*map(str, mat_files), '--no_page'])
     for _ in range(2):
         main([*map(str, mat_files), '--output', 'fields.html'])

@@ -24,13 +24,19 @@ Patches = Callable[[HyperspectralScene], PatchSource]
 OPTIONS: dict[str, Any] = {'window_size': 6, 'batch_size': 10}
 
 
-def test_polygon_in_pixels(scene: HyperspectralScene, tmp_path: Path) -> None:
+def test_polygon_in_pixels(
+    scene: HyperspectralScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / 'field.geojson'
-    frame = geopandas.GeoDataFrame(geometry=[box(2, 3, 10, 8), box(12, 15, 14, 20)])
+    areas = [box(2, 3, 10, 8), None, box(12, 15, 14, 20)]
+    frame = geopandas.GeoDataFrame(geometry=areas)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         frame.to_file(path)
-    selected = select_pixels(scene, MapOptions('polygon', str(path)))
+    # A configuration may name it below the home folder.
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    selected = select_pixels(scene, MapOptions('polygon', '~/field.geojson'))
     expected = np.zeros((21, 17), dtype=bool)
     expected[3:8, 2:10] = True
     expected[15:20, 12:14] = True
@@ -120,3 +126,6 @@ def test_polygons_that_cannot_be_read_or_placed(tmp_path: Path) -> None:
     scene = make_scene(crs=rasterio.crs.CRS.from_epsg(32616))
     with pytest.raises(ValueError, match='no transform, so nothing can be placed'):
         select_pixels(scene, MapOptions('polygon', str(tmp_path / 'y.gpkg')))
+    geopandas.GeoDataFrame(geometry=[box(0, 0, 5, 5)]).to_file(tmp_path / 'z.gpkg')
+    with pytest.raises(ValueError, match='has no coordinate reference system, the sc'):
+        select_pixels(scene, MapOptions('polygon', str(tmp_path / 'z.gpkg')))

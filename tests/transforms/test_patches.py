@@ -143,6 +143,10 @@ def test_lazy_neighbours_are_one_read() -> None:
     block = torch.cartesian_prod(torch.arange(10, 26), torch.arange(30, 46))
     patch_source.gather(block, 'cpu')
     assert cube.reads == 1
+    # Of large patches those that overlap: the window has no more pixels than they have.
+    corners = torch.cartesian_prod(torch.tensor([10, 18]), torch.tensor([30, 38]))
+    PatchSource(scene, normalizer, 9).gather(corners, 'cpu')
+    assert cube.reads == 2
 
 
 @pytest.mark.parametrize('size', [1, 3, 7])
@@ -166,6 +170,8 @@ def test_a_lazy_map_reads_each_window_once(size: int, share: float) -> None:
 
 
 def test_cube_that_does_not_fit_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (100, 900))
+    assert patches._room(torch.device('cuda')) == 50
     expected = source().gather(ALL, 'cpu')
     block = source().window(2, 5, 3, 11, 'cpu')
     size = 4 * (9 + 4) * (11 + 4) * 6
@@ -190,7 +196,9 @@ def test_cube_is_kept_and_freed() -> None:
     assert cube.shape == (13, 15, 6) and cube.is_contiguous()
     assert patch_source.cube('cpu') is cube
     assert len(pickle.dumps(patch_source)) < len(pickle.dumps(cube)) * 3
-    assert pickle.loads(pickle.dumps(patch_source))._cubes == {}
+    patch_source._last_window = (None, cube)
+    again = pickle.loads(pickle.dumps(patch_source))
+    assert again._cubes == {} and again._last_window is None
     patch_source.clear()
     assert patch_source.cube('cpu') is not cube
 
@@ -210,7 +218,9 @@ def test_pca(lazy: bool) -> None:
 @pytest.mark.parametrize('components', [None, 2])
 def test_from_state(components: int | None) -> None:
     scene = make_scene()
-    normalizer = SpectralNormalizer().fit(scene)
+    # Without statistics of its own the number of bands is that of the components.
+    normalizer = SpectralNormalizer('zscore' if components is None else 'snv')
+    normalizer.fit(scene)
     pca = None
     if components is not None:
         pca = SpectralPCA(components).fit(scene, None, normalizer)
@@ -253,6 +263,11 @@ def test_a_scene_in_other_units_is_questioned(
     PatchSource.from_state(HyperspectralScene(cube, None, name='new'), state)
     assert ('new: its values run from' in caplog.text) is doubted
     assert ('are they in other units?' in caplog.text) is doubted
+    for cols, known in ((9, False), (10, doubted)):  # 27 pixels tell nothing, 30 do
+        caplog.clear()
+        part = HyperspectralScene(cube[:3, :cols], None, name='new')
+        PatchSource.from_state(part, state)
+        assert ('new: its values run from' in caplog.text) is known
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def _from_rasters(
         except OutsideError as error:
             outside.append(error)
             continue
-        if part.shape != merged.shape or len(paths) == 1:
+        if len(paths) == 1:
             merged = part
         else:
             new = ~np.isin(part, [NO_LABEL, *options.unlabelled])

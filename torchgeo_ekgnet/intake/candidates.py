@@ -185,19 +185,18 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
         if shape is not None:
             yield Candidate(shown, 'product', shape)
             return
-        for one in paths:
-            for item in list_variables(Path(one)):
-                if len(item.shape) in (2, 3) and min(item.shape) > 1:
-                    yield Candidate(
-                        shown, 'array', item.shape, item.name, several, item.whole
-                    )
+        for item in list_variables(Path(paths[0])):
+            if len(item.shape) in (2, 3) and min(item.shape) > 1:
+                yield Candidate(
+                    shown, 'array', item.shape, item.name, several, item.whole
+                )
     elif suffix in (*VECTOR_SUFFIXES, '.zip'):
-        yield Candidate(shown, 'vector')
+        yield Candidate(shown, 'vector', several=several)
     elif suffix in TABLES:
-        yield Candidate(shown, _kind_of_text(path))
-    elif suffix == '.xml' and path.suffixes[-2:-1] != ['.aux']:
+        yield Candidate(shown, _kind_of_text(path), several=several)
+    elif suffix == '.xml':
         if _is_features(path):
-            yield Candidate(shown, 'vector')
+            yield Candidate(shown, 'vector', several=several)
     elif suffix not in _COMPANIONS:
         yield _raster(shown, paths[0], several)
 

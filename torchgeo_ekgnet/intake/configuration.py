@@ -3,7 +3,6 @@
 
 """A complete, commented configuration for the files of a scene."""
 
-import math
 import os
 import textwrap
 from collections.abc import Mapping
@@ -73,10 +72,8 @@ def write_configuration(
 
 def _scalar(value: object) -> str:
     """Write a value on one line of YAML."""
-    if isinstance(value, float) and math.isnan(value):
-        return '.nan'
-    text = str(yaml.safe_dump(value, default_flow_style=True, width=10_000)).strip()
-    return str(text).removesuffix('\n...').strip()
+    text = str(yaml.safe_dump(value, default_flow_style=True, width=10_000))
+    return text.strip().removesuffix('\n...').strip()
 
 
 def _line(indent: int, key: str, value: object, comment: str = '') -> list[str]:

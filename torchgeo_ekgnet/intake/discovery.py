@@ -3,6 +3,7 @@
 
 """Find out what the files of a scene are: cube, labels, variables, axes, attribute."""
 
+import glob
 import logging
 import os
 import warnings
@@ -240,8 +241,10 @@ def _describe_labels(
     if labels.kind != 'vector' or 'attribute' in options:
         return
     path = labels.paths[0]
-    _choose_layer(path, options)
-    frame = read_features(Path(path), options.get('layer')).frame
+    files = sorted(glob.glob(path)) if labels.several else [path]
+    _choose_layer(files[0], options)
+    frames = [read_features(Path(file), options.get('layer')).frame for file in files]
+    frame = pd.concat([one.drop(columns=one.geometry.name) for one in frames])
     columns = _class_columns(frame)
     if not columns:
         raise ValueError(
@@ -265,10 +268,10 @@ def _choose_layer(path: str, options: dict[str, Any]) -> None:
         options['layer'] = drawn[0]
 
 
-def _class_columns(frame: geopandas.GeoDataFrame) -> list[str]:
+def _class_columns(frame: pd.DataFrame) -> list[str]:
     """List the columns that may hold classes, the likeliest first."""
     ranked = []
-    for name in frame.columns.drop(frame.geometry.name):
+    for name in frame.columns:
         values = frame[name].dropna()
         if pd.api.types.is_string_dtype(values):  # as tables hold numbers, too
             numeric = pd.to_numeric(values, errors='coerce')

@@ -59,12 +59,12 @@ def main(args: Sequence[str] | None = None) -> None:
     found = find_scene(options.files, scene_options(options), need_labels=True)
     name = _plain(options.name or found.scene.name)
     path = options.output or Path(f'{name}.yaml')
+    check_output_file(path, ('.yaml', '.yml'))
     if path.exists() and not options.force:
         raise FileExistsError(
             f'{path} exists already; name another with --output, or replace it with '
             '--force'
         )
-    check_output_file(path, [*options.files, *filter(None, [options.labels])])
     advice = advise(found.scene, options.model, options.patch_size, options.split)
     write_text(path, write_configuration(found, advice, name, path))
     for text in found.warnings:

@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> None:
     name = overview.scene.name.replace('/', '_').replace(' ', '_').lower()
     page = options.output or Path(f'{name}.html')
     if not options.no_page:
-        check_output_file(page, [*options.files, *filter(None, [options.labels])])
+        check_output_file(page, ('.html', '.htm'))
         if options.output is None and page.exists() and not Page.wrote(page):
             raise FileExistsError(
                 f'{page}: found a file that this command has not written, expected none; '
@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _overview(options: argparse.Namespace) -> Overview:
     """Open what was named: files, or the scene of a configuration."""
-    first = options.files[0]
+    first, given = options.files[0], options.patch_size
     is_config = Path(first).suffix in ('.yaml', '.yml') or (
         first in shipped_configs() and not Path(first).exists()
     )
@@ -86,7 +86,7 @@ def _overview(options: argparse.Namespace) -> Overview:
         if hint and first.isidentifier() and not Path(first).exists():
             raise FileNotFoundError(f'found no file {first}{hint}')
         found = find_scene(options.files, scene_options(options))
-        size = options.patch_size or advised_patch(found.scene)
+        size = advised_patch(found.scene) if given is None else given
         return Overview(found.scene, size, found.warnings)
     datamodule = _datamodule(resolve_config(first), options.root)
     with brief():
@@ -94,7 +94,7 @@ def _overview(options: argparse.Namespace) -> Overview:
         datamodule.setup('fit' if _labelled(datamodule) else 'predict')
     return Overview(
         datamodule.scene,
-        options.patch_size or datamodule.patch_size,
+        datamodule.patch_size if given is None else given,
         split=datamodule.split,
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .._patch import check_patch_size
 from ..datasets import DisjointSplit, HyperspectralScene, RandomSplit
 from ..datasets.splits import Split, SplitProtocol
 
@@ -129,9 +130,12 @@ class Overview:
             patch_size: Rows and columns of a patch, odd.
             remarks: What was said while the scene was opened.
             split: The split of a configuration, shown before the usual ones.
+
+        Raises:
+            ValueError: If the patch size is even, not positive or larger than the scene.
         """
         self.scene = scene
-        self.patch_size = patch_size
+        self.patch_size = check_patch_size(patch_size, *scene.shape[:2])
         self.statistics = band_statistics(scene)
         self.previews: list[SplitPreview] = []
         if split is not None:
@@ -308,7 +312,7 @@ class Overview:
             value = scene.class_values[int(np.argmax(counts))]
             said.append(
                 f'{name} has {max(counts) / labelled:.0%} of the labelled pixels: if '
-                f'it means "no label", say so with --data.unlabelled [0,{value}]'
+                f'it means "no label", add {value} to --data.unlabelled'
             )
         return said
 

@@ -4,13 +4,13 @@
 """Which pixels of a scene are mapped."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
+from .._files import at_home
 from .._reading import reading
 from ..datasets.scene import HyperspectralScene
 from ..datasets.sources.vector import read_features
@@ -141,9 +141,10 @@ def _inside(scene: HyperspectralScene, path: str) -> NDArray[np.bool_]:
     """Draw polygons onto the pixel grid; pixels whose centre is inside count."""
     from rasterio.features import geometry_mask
 
-    if not Path(path).exists():
+    file = at_home(path)
+    if not file.exists():
         raise FileNotFoundError(f'polygon: there is no file {path}')
-    frame = read_features(Path(path)).frame
+    frame = read_features(file).frame
     frame = frame[frame.geometry.notna()]
     kinds = sorted(set(frame.geometry.geom_type))
     if not kinds or not set(kinds) <= {'Polygon', 'MultiPolygon'}:
@@ -159,7 +160,7 @@ def _inside(scene: HyperspectralScene, path: str) -> NDArray[np.bool_]:
                 f'polygon: the scene {scene.name} has a coordinate reference system and '
                 'no transform, so nothing can be placed in it; give transform='
             )
-        with reading(Path(path), 'polygons in the CRS of the scene'):
+        with reading(file, 'polygons in the CRS of the scene'):
             frame = frame.to_crs(scene.crs.to_wkt())
     rows, cols, _ = scene.shape
     mask: NDArray[np.bool_] = geometry_mask(

@@ -22,9 +22,8 @@ Over = Literal['scene', 'train']
 _BLOCK_VALUES = 1 << 22
 
 
-#: Standard deviations from 0 beyond which values are normalised in double precision,
-#: and a spread that single precision cannot divide by.
-_FAR, _SMALLEST = 4096.0, 1e-30
+#: Standard deviations from 0 beyond which values are normalised in double precision.
+_FAR = 4096.0
 
 logger = logging.getLogger(__name__)
 
@@ -262,8 +261,7 @@ class SpectralNormalizer:
         self.offset, self.scale = offset, scale
         # A plain value: exported programs must not depend on what tensors hold.
         if offset is not None and scale is not None:
-            far = (offset.abs() > _FAR * scale) | (scale < _SMALLEST)
-            self._far_from_zero = bool(far.any())
+            self._far_from_zero = bool((offset.abs() > _FAR * scale).any())
 
     def __call__(self, cube: Tensor) -> Tensor:
         """Normalise spectra.

@@ -3,6 +3,7 @@
 
 """Splits that files hold: masks and what was saved."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,11 @@ class TestMaskSplit:
         labels, train, _ = write_masks(tmp_path)
         with pytest.raises(ValueError, match=r'share .* pixels'):
             MaskSplit(train, train)(labels)
+        mask = np.load(tmp_path / 'test.npy')
+        mask[1, 1] = True
+        np.save(tmp_path / 'test.npy', mask)
+        with pytest.raises(ValueError, match='share 1 pixels'):
+            MaskSplit(train, str(tmp_path / 'test.npy'))(labels)
 
     def test_unlabelled_pixels(self, tmp_path: Path) -> None:
         labels, train, test = write_masks(tmp_path)
@@ -175,7 +181,8 @@ class TestMaskSplit:
         MaskSplit(train, test)(labels)
         MaskSplit(train)(np.where(labels > 0, labels * 2, 0))
         assert caplog.text == ''
-        mask = np.where(np.arange(labels.shape[1]) < 20, labels, 0)
+        train_mask = np.where(np.arange(labels.shape[1]) < 20, labels, 0)
+        mask = train_mask.copy()
         mask[1, 1] = labels.max() - labels[1, 1] + 1
         np.save(tmp_path / 'moved.npy', mask)
         split = MaskSplit(str(tmp_path / 'moved.npy'))(labels)
@@ -186,6 +193,11 @@ class TestMaskSplit:
         np.save(tmp_path / 'joined.npy', np.where(mask == 2, 1, mask))
         MaskSplit(str(tmp_path / 'joined.npy'))(labels)
         assert 'not one to one' in caplog.text
+        caplog.clear()
+        halves = np.where(np.arange(labels.shape[1]) % 2, train_mask, 10 * train_mask)
+        np.save(tmp_path / 'halves.npy', halves)
+        MaskSplit(str(tmp_path / 'halves.npy'))(labels)
+        assert 'not one to one: 0 of' in caplog.text
         caplog.clear()
         np.save(tmp_path / 'two.npy', np.array([[2, 0, 1, 0]]))
         MaskSplit(str(tmp_path / 'two.npy'))(np.array([[1, 1, 2, 2]]))
@@ -315,9 +327,14 @@ class TestLabelsOfMasks:
         train, test = (str(folder / name) for name in ('train.npy', 'test.npy'))
         return labels, MaskSplit(train, test, val=0.2, labels='masks')
 
-    def test_pixels_that_only_the_masks_label(self, tmp_path: Path) -> None:
+    def test_pixels_that_only_the_masks_label(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         labels, protocol = self.make(tmp_path)
+        # The class of a value is that of most of its pixels.
+        labels[7, 1] = 5 - fields()[7, 1]
         split = protocol(labels)
+        assert '1 of ' in caplog.text and 'have another label than' in caplog.text
         used = sum(split.indices(name).size for name in SUBSETS)
         assert used == (fields() > 0).sum() > (labels > 0).sum()
         for name in SUBSETS:
@@ -401,6 +418,8 @@ class TestLabelsOfMasks:
         )  # fmt: skip
         labels = np.array([[9, 9], [9, 9]])
         assert split.labels(labels, 'train').tolist() == [1, 2]
+        # The same pixels under other labels are another split.
+        assert split != replace(split, own_labels={**own, 'test': np.array([3])})
 
 
 def test_saved_split_lies_where_masks_do(tmp_path: Path) -> None:

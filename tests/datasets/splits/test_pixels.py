@@ -5,6 +5,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,8 @@ class TestUnserved:
         assert counts['train'][4] == 3 and counts['train'][5] == 0
         assert counts['val'][4] + counts['test'][4] == 3
         assert 6 not in split.labels(labels, 'train')
+        untested = replace(split, test=split.test[:0])
+        assert untested.counts(labels)['unused'] == counts['test']
 
     def test_all_held_out_pixels_validate(self) -> None:
         # Four pixels: one trains, three are held out, and half of those validate.

@@ -216,7 +216,7 @@ class MaskSplit(DrawnSplit):
                 reasons[label] = f'{trained.size} training, {tested.size} test pixels'
                 continue
             generator.shuffle(trained)
-            count = min(int(self.val * trained.size), trained.size - 1)
+            count = int(self.val * trained.size)  # all but one at most
             parts['val'].append(trained[trained.size - count :])
             parts['train'].append(trained[: trained.size - count])
             parts['test'].append(tested)
