@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from ._reading import require_file
+
 __all__ = (
     'COMMANDS',
     'DEBUG',
@@ -113,6 +115,8 @@ def resolve_config(name: str) -> str:
     stem = name.removesuffix('.yaml')
     if stem in shipped:
         return str(shipped[stem])
+    if Path(name).exists():
+        require_file(name, '--config')
     raise FileNotFoundError(
         f'--config: no file {name!r}, and no shipped configuration of that name; '
         f'there are {", ".join(shipped)}{did_you_mean(stem, shipped)}'
