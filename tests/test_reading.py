@@ -75,7 +75,9 @@ def test_a_file_that_may_not_be_read(
     (tmp_path / 'a.tif').write_bytes(b'abc')
     if not isinstance(error, PermissionError):  # libraries raise errors of their own
         monkeypatch.setattr('os.access', lambda path, mode: False)
-    match = r'a\.tif cannot be read as a raster: found that its permissions forbid it \('
+    match = (
+        r'a\.tif cannot be read as a raster: found that its permissions forbid it \('
+    )
     with pytest.raises(FileError, match=match), reading(tmp_path / 'a.tif', 'a raster'):
         raise error
 
