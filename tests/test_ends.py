@@ -252,8 +252,8 @@ def test_bad_files(
     ('name', 'told'),
     [
         ('nothing', "no file 'nothing'"),
-        ('..', r'--config: \.\. is a folder, expected a file'),
-        (os.devnull, f'--config: {os.devnull} is a pipe or a device, expected a file'),
+        ('..', r'--config: \.\. is a folder, a pipe or a device, expected a file'),
+        (os.devnull, f'--config: {os.devnull} is a folder, a pipe or a device'),
     ],
 )
 def test_missing_configuration_is_one_line(

@@ -10,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ._reading import require_file
-
 __all__ = (
     'COMMANDS',
     'DEBUG',
@@ -116,7 +114,9 @@ def resolve_config(name: str) -> str:
     if stem in shipped:
         return str(shipped[stem])
     if Path(name).exists():
-        require_file(name, '--config')
+        raise FileNotFoundError(
+            f'--config: {name} is a folder, a pipe or a device, expected a file'
+        )
     raise FileNotFoundError(
         f'--config: no file {name!r}, and no shipped configuration of that name; '
         f'there are {", ".join(shipped)}{did_you_mean(stem, shipped)}'
