@@ -203,13 +203,13 @@ def _axes_of(
     have another form than its own, such as labels of fixed length.
     """
     scales, labels = [''] * item.ndim, [''] * item.ndim
-    listed = attributes.get('DIMENSION_LIST')
+    listed = attributes.get('DIMENSION_LIST', ())
     if np.shape(listed) == (item.ndim,):
         for axis, references in enumerate(np.asarray(listed, dtype=object)):
             first = np.ravel(references)[:1]
             if first.size and isinstance(first[0], h5py.Reference) and first[0]:
                 scales[axis] = str(item.file[first[0]].name)
-    written = attributes.get('DIMENSION_LABELS')
+    written = attributes.get('DIMENSION_LABELS', ())
     if np.shape(written) == (item.ndim,) and np.asarray(written).dtype.kind in 'OSU':
         labels = [text_of(label) or '' for label in np.asarray(written)]
     names = [label or scale for label, scale in zip(labels, scales, strict=True)]
