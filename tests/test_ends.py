@@ -245,11 +245,21 @@ def test_bad_files(
         main(['fit', '--config', 'salinas_a', '--data.root', '.'])
 
 
-def test_missing_configuration_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ('name', 'told'),
+    [
+        ('nothing', "no file 'nothing'"),
+        ('..', r'--config: \.\. is a folder, a pipe or a device, expected a file'),
+        (os.devnull, f'--config: {os.devnull} is a folder, a pipe or a device'),
+    ],
+)
+def test_missing_configuration_is_one_line(
+    name: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv('TORCHGEO_EKGNET_DEBUG', raising=False)
-    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', 'fit', '--config', 'nothing'])
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-ekgnet', 'fit', '--config', name])
     # Text that Python prints at its end, with status 1.
-    with pytest.raises(SystemExit, match="no file 'nothing'") as stop:
+    with pytest.raises(SystemExit, match=told) as stop:
         main()
     assert isinstance(stop.value.code, str)
     assert '\n' not in stop.value.code

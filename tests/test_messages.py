@@ -39,6 +39,8 @@ def test_types_are_called_by_their_names(
         ('a: 1\nb: 2\na: 3\n', r'broken\.yaml, line 3: found the key a a second time'),
         ('a:\n  b: {c: 1, c: 1}\n', r'line 2: found the key c a second time, expected'),
         ('a: &a [1, *a]\n', r'line 1: found an alias of what it is part of, expected'),
+        ('a: {011: 1}\n', r'line 1: found 011, which YAML reads as 9, expected'),
+        ('a: 07\nb: [1:30]\n', r'line 2: found 1:30, which YAML reads as 90, expected'),
         ('a:\n\tb: 1\n', r"broken\.yaml, line 2: found character '\\t' .*, expected Y"),
         ('a: [1\nb: 2\n', r'broken\.yaml, line 2: found .*, expected YAML'),
         ('- 1\n', r'broken\.yaml: found a list, expected keys'),

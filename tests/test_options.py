@@ -56,7 +56,7 @@ def test_real_numbers_become_pythons(value: Any) -> None:
 
 @pytest.mark.parametrize(
     'value',
-    [math.nan, math.inf, -math.inf, -0.1, 1.1, 'many', None, True, [1], 10**400],
+    [math.nan, math.inf, -math.inf, -0.1, 1.1, 'many', '0.5', None, True, [1], 10**400],
 )
 def test_no_real_number(value: Any) -> None:
     with pytest.raises(

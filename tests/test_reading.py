@@ -68,6 +68,20 @@ def test_what_a_file_seems_to_be(
         raise IndexError('out of range')
 
 
+@pytest.mark.parametrize('error', [PermissionError(13, 'denied'), OSError('GDAL')])
+def test_a_file_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    (tmp_path / 'a.tif').write_bytes(b'abc')
+    if not isinstance(error, PermissionError):  # libraries raise errors of their own
+        monkeypatch.setattr('os.access', lambda path, mode: False)
+    match = (
+        r'a\.tif cannot be read as a raster: found that its permissions forbid it \('
+    )
+    with pytest.raises(FileError, match=match), reading(tmp_path / 'a.tif', 'a raster'):
+        raise error
+
+
 def test_missing_library() -> None:
     with (
         pytest.raises(FileError, match='a library is missing'),

@@ -289,6 +289,8 @@ def test_missing_files_are_named(
         complete_arguments(['test', '--name', 'none'])
     with pytest.raises(FileNotFoundError, match=r'there is no checkpoint .*no\.ckpt'):
         complete_arguments(['test', '--ckpt_path', str(tmp_path / 'no.ckpt')])
+    with pytest.raises(FileNotFoundError, match=r'--ckpt_path: .* is a folder'):
+        complete_arguments(['test', '--ckpt_path', str(tmp_path)])
     path = write_text(tmp_path / 'alone.ckpt', '')
     with pytest.raises(FileNotFoundError, match=r'config\.yaml of its training; pass'):
         complete_arguments(['predict', '--ckpt_path', str(path)])

@@ -9,6 +9,7 @@ these nothing that starts programs.
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ _KNOWN = frozenset(
 
 _MOST = 200_000
 """Most values of a configuration."""
+
+_NUMBERS = ('tag:yaml.org,2002:int', 'tag:yaml.org,2002:float')
+"""What YAML calls numbers."""
 
 
 class UsageError(ValueError):
@@ -167,7 +171,10 @@ def check_yaml(path: str) -> None:
 
 
 def _check_keys(path: str, root: yaml.Node | None) -> None:
-    """Refuse keys that are given twice, of which YAML would take the last, and loops."""
+    """Refuse keys given twice, of which YAML would take the last, loops, and odd numbers.
+
+    Numbers that begin with 0 are octal in YAML, and 1:30 is 90.
+    """
     waiting: list[tuple[yaml.Node | None, tuple[yaml.Node, ...]]] = [(root, ())]
     known: set[int] = set()  # aliases of aliases have more paths than nodes
     while waiting:
@@ -181,12 +188,16 @@ def _check_keys(path: str, root: yaml.Node | None) -> None:
             continue
         known.add(id(node))
         inside: list[yaml.Node] = []
+        if isinstance(node, yaml.ScalarNode):
+            _check_number(path, node)
         if isinstance(node, yaml.SequenceNode):
             inside = node.value
         elif isinstance(node, yaml.MappingNode):
             inside = [value for _, value in node.value]
             seen: set[Any] = set()
             for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    _check_number(path, key)
                 if isinstance(key.value, str) and key.value in seen:
                     raise UsageError(
                         f'{path}, line {key.start_mark.line + 1}: found the key '
@@ -198,6 +209,20 @@ def _check_keys(path: str, root: yaml.Node | None) -> None:
         raise UsageError(
             f'{path}: found {number:,} values, each alias counted with what it stands '
             f'for, expected at most {_MOST:,}'
+        )
+
+
+def _check_number(path: str, node: yaml.ScalarNode) -> None:
+    """Refuse a number that YAML reads in another base than ten."""
+    text = node.value.replace('_', '')
+    if node.tag not in _NUMBERS or not re.fullmatch(r'[-+]?0\d+|.*:.*', text):
+        return
+    read = yaml.safe_load(node.value)
+    if ':' in text or read != int(text):
+        raise UsageError(
+            f'{path}, line {node.start_mark.line + 1}: found {node.value}, which YAML '
+            f'reads as {read}, expected a number without leading 0 or colon, or a text '
+            'in quotes'
         )
 
 

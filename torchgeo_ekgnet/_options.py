@@ -61,7 +61,8 @@ def real_number(
         ValueError: If it is no finite number, or out of range.
     """
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        other = isinstance(value, bool | str | bytes)
+        number = math.nan if other else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and least <= number <= most):

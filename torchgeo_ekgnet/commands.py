@@ -113,6 +113,10 @@ def resolve_config(name: str) -> str:
     stem = name.removesuffix('.yaml')
     if stem in shipped:
         return str(shipped[stem])
+    if Path(name).exists():
+        raise FileNotFoundError(
+            f'--config: {name} is a folder, a pipe or a device, expected a file'
+        )
     raise FileNotFoundError(
         f'--config: no file {name!r}, and no shipped configuration of that name; '
         f'there are {", ".join(shipped)}{did_you_mean(stem, shipped)}'

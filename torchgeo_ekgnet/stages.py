@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._reading import FileError, reading
+from ._reading import FileError, reading, require_file
 from ._runs import RUN_FILE, RUN_NAME, newest_checkpoint, read_result, run_of_checkpoint
 
 __all__ = ('complete_arguments', 'configurations')
@@ -123,7 +123,9 @@ def _newest(name: str, options: Sequence[str]) -> Path:
 def _config_of(checkpoint: str) -> Path:
     """Find the configuration of the training that a checkpoint comes from."""
     config = run_of_checkpoint(checkpoint) / 'config.yaml'
-    if not Path(checkpoint).is_file():
+    if Path(checkpoint).exists():
+        require_file(checkpoint, '--ckpt_path')
+    else:
         raise FileNotFoundError(
             f'--ckpt_path: there is no checkpoint {checkpoint}; fit writes '
             'checkpoints/best.ckpt (or last.ckpt) into its run folder'

@@ -71,10 +71,11 @@ class TestTables:
             ('Rechtswert;Hochwert;Klasse', True),
             ('POINT_X\tPOINT_Y\tclass', False),
             ('utm_e,utm_n,class', False),
+            ('easting|northing|class', False),
         ],
     )
     def test_tables_of_other_programs(self, cube: Path, head: str, comma: bool) -> None:
-        separator = next(c for c in ';\t,' if c in head)
+        separator = next(c for c in ';\t,|' if c in head)
         lines = [head]
         for x, name in ((LEFT + 15.25, 'R\u00f6hricht'), (LEFT + 35.5, 'Wald')):
             place = [f'{x}', f'{TOP - 15.5}']

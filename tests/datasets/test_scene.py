@@ -97,11 +97,17 @@ class TestLabels:
         scene = HyperspectralScene(cube(), labels().astype(np.float64))
         assert scene.class_values == (4, 9)
 
-    @pytest.mark.parametrize('value', [1.5, math.nan, math.inf])
+    @pytest.mark.filterwarnings('error')
+    def test_half_precision_is_compared_without_a_warning(self) -> None:
+        scene = HyperspectralScene(cube(), labels().astype(np.float16))
+        assert scene.class_values == (4, 9)
+
+    @pytest.mark.parametrize('value', [1.5, 2.0000002, math.nan, math.inf])
     def test_other_floats_are_not(self, value: float) -> None:
         wrong = labels().astype(np.float32)
         wrong[3, 3] = value
-        with pytest.raises(ValueError, match='float32 and 1 values are not whole'):
+        match = rf'float32 and 1 values are not whole numbers \({value}\)'
+        with pytest.raises(ValueError, match=match):
             HyperspectralScene(cube(), wrong)
 
     @pytest.mark.parametrize(

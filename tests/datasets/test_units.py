@@ -106,11 +106,21 @@ def test_bands_with_units_of_their_own(
 
 @pytest.mark.parametrize('values', [[0, 500], [np.nan, 500], [np.inf, 500], [-1, 2]])
 def test_bad_bands_may_have_any_centre(values: list[float]) -> None:
-    with pytest.raises(ValueError, match='must be positive and finite'):
+    with pytest.raises(
+        ValueError, match=rf'positive and finite \(nm\), found {values[0]:g}'
+    ):
         checked_nanometres('scene', values, 2)
     bad = np.array([True, False])
     if values[1] == 500:
         assert checked_nanometres('scene', values, 2, bad) is not None
+
+
+@pytest.mark.parametrize('value', [0.0, np.nan])
+def test_centres_that_nobody_knows(
+    value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert nanometres([value] * 3, 'nm', 'a.hdr') is None
+    assert f'a.hdr: its 3 wavelengths are all {value:g}, so' in caplog.text
 
 
 def test_units_that_are_mixed() -> None:

@@ -290,6 +290,12 @@ class TestVectorLabels:
         match = f'found {len(raw) - 40} of the {len(raw)} bytes that it says'
         with pytest.raises(ValueError, match=match):
             open_scene(cube, path)
+        # GDAL reads the first feature only, where the table has one row.
+        path.write_bytes(raw)
+        self.frame(boxes[:1], code=[7]).to_file(cube.with_name('g.shp'))
+        cube.with_name('g.dbf').replace(path.with_suffix('.dbf'))
+        with pytest.raises(ValueError, match=r'f\.dbf: found 1 rows for the 2 geom'):
+            open_scene(cube, path)
 
     def test_cube_without_crs(self, tmp_path: Path) -> None:
         root = arrays.make(tmp_path)

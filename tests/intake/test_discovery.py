@@ -265,6 +265,12 @@ def test_pages_and_pipes_are_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / 'pipe.mat')
     with pytest.raises(FileNotFoundError, match='is a pipe or a device'):
         find_scene([tmp_path / 'pipe.mat'])
+    for ending in ('csv', 'hdr', 'dat'):
+        name = tmp_path / f'none.{ending}'
+        name.symlink_to(os.devnull)
+        for given in (name, tmp_path / f'n*.{ending}'):
+            with pytest.raises(FileNotFoundError, match='is a pipe or a device'):
+                find_scene([given])
 
 
 def test_labels_that_are_called_as_the_header(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
 
 from .._files import at_home, file_digest
-from .._reading import FileError, reading
+from .._reading import FileError, reading, require_file
 from .contents import check_archive, check_content, check_size, check_whole
 
 
@@ -103,11 +103,11 @@ def local_file(path: str | os.PathLike[str], what: str) -> Path:
         file = at_home(text)
         if file.is_file():
             return file
-        folder = file.is_dir()
+        there = file.exists()
     except (OSError, ValueError):
-        folder = False
-    if folder:
-        raise FileNotFoundError(f'{what}: {text} is a folder, expected a file')
+        there = False
+    if there:
+        return require_file(file, what)
     scheme = re.match(r'[A-Za-z][\w+.-]+:', text)
     if scheme:
         raise FileNotFoundError(

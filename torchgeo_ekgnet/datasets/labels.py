@@ -201,16 +201,16 @@ def whole_numbers(name: str, labels: NDArray[Any]) -> NDArray[np.int64]:
     finite = np.isfinite(labels)
     wrong = ~finite | (np.where(finite, labels, 0) % 1 != 0)
     if wrong.any():
-        examples = ', '.join(f'{value:g}' for value in np.unique(labels[wrong])[:5])
+        examples = ', '.join(map(str, np.unique(labels[wrong])[:5]))
         raise ValueError(
             f'{name}: labels have type {labels.dtype} and {int(wrong.sum())} values are '
             f'not whole numbers ({examples}); expected class numbers'
         )
     # Doubles hold every whole number up to 2**53 only.
-    if labels.size and np.abs(labels).max() >= 2**53:
+    largest = float(np.abs(labels).max()) if labels.size else 0.0
+    if largest >= 2**53:
         raise ValueError(
-            f'{name}: found label {np.abs(labels).max():g}, expected class numbers '
-            f'below {2**53}'
+            f'{name}: found label {largest:g}, expected class numbers below {2**53}'
         )
     return labels.astype(np.int64)
 

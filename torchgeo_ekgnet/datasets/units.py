@@ -109,7 +109,9 @@ def nanometres(
             centres[-1],
         )
         return None
-    if centres.size > 1 and (centres == centres.flat[0]).all():
+    # Files write 0 or NaN where they know no wavelengths.
+    same = np.isclose(centres, centres.flat[0], rtol=0, atol=0, equal_nan=True)
+    if centres.size > 1 and same.all():
         logger.warning(
             '%s: its %d wavelengths are all %g, so they are left out',
             where,
@@ -223,8 +225,12 @@ def checked_nanometres(
             'in nm for each band'
         )
     used = centres if bad_bands is None else centres[~bad_bands]
-    if not np.isfinite(used).all() or (used <= 0).any():
-        raise ValueError(f'{name}: wavelengths must be positive and finite (nm)')
+    wrong = used[~(np.isfinite(used) & (used > 0))]
+    if wrong.size:
+        raise ValueError(
+            f'{name}: wavelengths must be positive and finite (nm), found {wrong[0]:g}; '
+            'give wavelengths='
+        )
     if not used.size:
         return centres
     span = f'{name}: wavelengths run from {used.min():g} to {used.max():g}'

@@ -364,6 +364,9 @@ def _classes(
             raise FileError(
                 f'{path} has {len(columns)} attributes ({columns}); name the one with '
                 'the class (attribute=)'
+                if columns
+                else f'{path}: found geometries without attributes, expected one with '
+                'the class'
             )
         attribute = columns[0]
     if attribute not in columns:
@@ -420,7 +423,7 @@ def _as_numbers(where: str, column: 'pd.Series[Any]') -> NDArray[np.float64] | N
         return None
     if pd.api.types.is_numeric_dtype(column):
         return np.asarray(column, dtype=np.float64)
-    texts = column.astype(str).str.strip()
+    texts = column.astype(str).str.strip().str.replace(',', '.')
     if not texts.str.fullmatch(r'[+-]?\d+(\.\d*)?').all():
         return None
     question_numbers(where, texts)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._reading import FileError, decoded
+from .._reading import FileError, decoded, require_file
 from ..datasets.sources import Request, enmap
 from ..datasets.sources.envi_files import find
 from ..datasets.sources.envi_header import first_line
@@ -114,11 +114,16 @@ def _groups(files: Sequence[str]) -> list[_Group]:
             found = tuple(sorted(glob.glob(name)))
             if not found:
                 raise FileNotFoundError(f'found no file that matches {name}')
+            for path in found:
+                if not os.path.isdir(path):
+                    require_file(path)
             groups.append(_Group((name, *found)))
         elif os.path.isdir(name) and not name.lower().endswith('.gdb'):
             for path in _inside(Path(name)):
                 single.setdefault(path, True)
         elif os.path.exists(name):
+            if not os.path.isdir(name):
+                require_file(name)
             single[called(name)] = False
         else:
             raise FileNotFoundError(f'found no file {name}')

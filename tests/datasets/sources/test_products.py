@@ -242,7 +242,9 @@ class TestAxes:
             (('downtrack', 'Band', 'crosstrack'), 'ybx'),
         ],
     )
-    @pytest.mark.parametrize('kind', ['scales.nc', 'labels.h5', 'classic.nc'])
+    @pytest.mark.parametrize(
+        'kind', ['scales.nc', 'labels.h5', 'bytes.h5', 'classic.nc']
+    )
     def test_known_from_dimensions(
         self, tmp_path: Path, names: tuple[str, ...], axes: str, kind: str
     ) -> None:
@@ -256,7 +258,15 @@ class TestAxes:
         else:
             with h5py.File(path, 'w') as file:
                 data = file.create_dataset('cube', data=stored)
+                # Whatever has no value is not there.
+                file['note'] = data.attrs['units'] = h5py.Empty('f4')
+                file.attrs['wavelength'] = h5py.Empty('f4')
+                if kind == 'bytes.h5':  # the functions of HDF5 end the process on these
+                    data.attrs['DIMENSION_LABELS'] = np.array(names, dtype='S')
+                    data.attrs['DIMENSION_LIST'] = np.arange(3)
                 for number, name in enumerate(names):
+                    if kind == 'bytes.h5':
+                        break
                     if kind == 'labels.h5':
                         data.dims[number].label = name
                         continue

@@ -205,7 +205,7 @@ class EnviSource(_Described):
                 continue
             try:
                 number = float(text.strip(' "\''))
-                same = np.isclose(centres[band], number, rtol=1e-6, atol=0)
+                same = np.isclose(centres[band], number, 1e-6, 0, equal_nan=True)
             except ValueError:
                 same = False
             if not same:

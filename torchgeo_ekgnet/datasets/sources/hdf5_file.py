@@ -65,25 +65,27 @@ def open_hdf5(
         variables: dict[str, Variable] = {}
 
         def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-            if 'MATLAB_sparse' in item.attrs and isinstance(item, h5py.Group):
+            own = _attributes(item)
+            if 'MATLAB_sparse' in own and isinstance(item, h5py.Group):
                 variables[name] = Variable(_full(path, item), {})
             if name.rpartition('/')[0] in variables or name.startswith('#'):
                 return
-            if text_of(item.attrs.get('MATLAB_class')) == 'cell':
+            kind = text_of(own.get('MATLAB_class'))
+            if kind == 'cell':
                 for number, cell in _cells(item):
                     variables[f'{name}/{number}'] = Variable(cell, {})
             texts = _texts(item) if is_fact(name) else None
             if texts is not None:
-                fact = written_fact(path, name, texts, item.attrs)
+                fact = written_fact(path, name, texts, own)
                 variables.update({} if fact is None else {name: fact})
                 return
             numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in 'iufb'
-            # MATLAB stores texts as numbers, and the size of what is empty.
-            text = text_of(item.attrs.get('MATLAB_class')) == 'char'
-            if numeric and not text and 'MATLAB_empty' not in item.attrs:
-                told = told_axes([_dimension(axis) for axis in item.dims])
-                scales = [str(axis[0].name) if len(axis) else '' for axis in item.dims]
-                own = {**item.attrs, AXES: told, COORDINATES: scales}
+            # A dataset may have no values at all (no shape). MATLAB stores texts as
+            # numbers, and the size of what is empty.
+            held = numeric and item.shape is not None and 'MATLAB_empty' not in own
+            if held and kind != 'char':
+                told, scales = _axes_of(item, own)
+                own |= {AXES: told, COORDINATES: scales}
                 variables[name] = Variable(item, own)
 
         members = _members(file)
@@ -103,7 +105,7 @@ def open_hdf5(
                 f'{path}: {name!r} should lie at {lost[name]}, and found nothing there, '
                 'expected the file that the link names beside it'
             )
-        yield variables, file.attrs
+        yield variables, _attributes(file)
 
 
 def _follow_links(
@@ -144,9 +146,9 @@ def _external_links(
 
 def _texts(item: Any) -> Any:
     """Read a dataset of texts, MATLAB's characters and cells of them too, else None."""
-    if not isinstance(item, h5py.Dataset):
+    if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
-    kind = text_of(item.attrs.get('MATLAB_class'))
+    kind = text_of(_attributes(item).get('MATLAB_class'))
     if kind == 'char' and item.dtype.kind == 'u':
         # A column of the file is a row of MATLAB.
         rows = np.atleast_2d(item[()]).T.tolist()
@@ -179,11 +181,39 @@ def _full(path: Path, group: h5py.Group) -> NDArray[Any]:
     return np.asarray(scipy.sparse.csc_array(parts, shape=(rows, cols)).toarray().T)
 
 
-def _dimension(axis: Any) -> str:
-    """Return the name of an axis: its label, or that of its scale."""
-    if axis.label:
-        return str(axis.label)
-    return str(axis[0].name) if len(axis) else ''
+def _attributes(item: Any) -> dict[str, Any]:
+    """Return the attributes that have a value, of a type that NumPy has."""
+    found = {}
+    for name in item.attrs:
+        try:
+            value = item.attrs[name]
+        except TypeError:
+            continue
+        if not isinstance(value, h5py.Empty):
+            found[name] = value
+    return found
+
+
+def _axes_of(
+    item: h5py.Dataset, attributes: Mapping[str, Any]
+) -> tuple[str | None, list[str]]:
+    """Return the order of axes that labels or scales tell, and the names of the scales.
+
+    The functions of HDF5 for both (``item.dims``) end the process where these attributes
+    have another form than its own, such as labels of fixed length.
+    """
+    scales, labels = [''] * item.ndim, [''] * item.ndim
+    listed = attributes.get('DIMENSION_LIST', ())
+    if np.shape(listed) == (item.ndim,):
+        for axis, references in enumerate(np.asarray(listed, dtype=object)):
+            first = np.ravel(references)[:1]
+            if first.size and isinstance(first[0], h5py.Reference) and first[0]:
+                scales[axis] = str(item.file[first[0]].name)
+    written = attributes.get('DIMENSION_LABELS', ())
+    if np.shape(written) == (item.ndim,) and np.asarray(written).dtype.kind in 'OSU':
+        labels = [text_of(label) or '' for label in np.asarray(written)]
+    names = [label or scale for label, scale in zip(labels, scales, strict=True)]
+    return told_axes(names), scales
 
 
 def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, Any]]:

@@ -136,7 +136,11 @@ def read_features(path: Path, layer: str | None = None) -> Features:
 
 
 def _check_length(path: Path) -> None:
-    """Refuse a shapefile that is cut off: GDAL gives features without geometry."""
+    """Refuse a shapefile that is cut off, or whose table has other rows.
+
+    GDAL gives features without geometry for the former, and leaves out those without a
+    row of the table.
+    """
     with path.open('rb') as file:
         words = int.from_bytes(file.read(28)[24:], 'big')
     found = path.stat().st_size
@@ -145,6 +149,23 @@ def _check_length(path: Path) -> None:
             f'{path}: found {found} of the {2 * words} bytes that it says it has, '
             'expected a whole shapefile; copy or download it again'
         )
+    index, table = (_beside_shapes(path, ending) for ending in ('.shx', '.dbf'))
+    if index is None or table is None:
+        return
+    with table.open('rb') as file:
+        rows = int.from_bytes(file.read(8)[4:], 'little')
+    shapes = (index.stat().st_size - 100) // 8
+    if rows != shapes:
+        raise VectorFileError(
+            f'{table}: found {rows} rows for the {shapes} geometries of {path.name}, '
+            'expected one each; copy or download all files of the shapefile again'
+        )
+
+
+def _beside_shapes(path: Path, ending: str) -> Path | None:
+    """Return the file of a shapefile with an ending in either case, if there is one."""
+    files = [path.with_suffix(end) for end in (ending, ending.upper())]
+    return next((file for file in files if file.is_file()), None)
 
 
 def unnamed_letters(path: Path) -> dict[str, str]:
@@ -158,9 +179,8 @@ def unnamed_letters(path: Path) -> dict[str, str]:
     Returns:
         The argument for geopandas; nothing where the file tells, or holds no UTF-8.
     """
-    tables = [path.with_suffix(end) for end in ('.dbf', '.DBF')]
     named = any(path.with_suffix(end).exists() for end in ('.cpg', '.CPG', '.cst'))
-    table = next((file for file in tables if file.is_file()), None)
+    table = _beside_shapes(path, '.dbf')
     if named or table is None:
         return {}
     raw = table.read_bytes()
@@ -256,11 +276,15 @@ def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
 
     Numbers would lose how they are written: 01 and 1 may be two classes.
     """
+    text = text.lstrip('\r\n')
+    first = text.splitlines()[0]
+    # pandas would take any character that seems to separate, letters too.
+    separator = max('\t;|,', key=first.count)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', pd.errors.ParserWarning)
         table = pd.read_csv(
-            io.StringIO(text.lstrip('\r\n'), newline=None),
-            sep=None,
+            io.StringIO(text, newline=None),
+            sep=separator if separator in first else ' ',
             engine='python',
             index_col=index,
             dtype=str,
