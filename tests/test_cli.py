@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import rasterio
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
 from rasterio.env import get_gdal_config
 
@@ -123,6 +124,28 @@ def test_checkpoint_whose_training_cannot_go_on_is_named(
         command._run_subcommand('fit')
     assert type(raised.value) is error
     assert re.search(message, str(raised.value)) and '\n' not in str(raised.value)
+
+
+def test_checkpoint_of_a_task_of_a_script_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def parse(self: LightningCLI) -> None:
+        raise SystemExit(2)
+
+    held: dict[str, Any] = {'model': 'ssrn', 'bonus': 1}
+    monkeypatch.setattr(LightningCLI, '_parse_ckpt_path', parse)
+    monkeypatch.setattr(cli, 'read_checkpoint', lambda path: {'hyper_parameters': held})
+    command = CommandLine.__new__(CommandLine)
+    command.config = Namespace(
+        subcommand='test', test=Namespace(ckpt_path='a.ckpt', model=None)
+    )
+    with pytest.raises(
+        FileError, match=r'^a\.ckpt: found the task of a script .* names'
+    ):
+        command._parse_ckpt_path()
+    held['_class_path'] = 'torchgeo_ekgnet.tasks.HyperspectralClassificationTask'
+    with pytest.raises(FileError, match='its hyper_parameters are not accepted'):
+        command._parse_ckpt_path()
 
 
 def test_gdal_is_left_as_it_was() -> None:
