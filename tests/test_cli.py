@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import pytest
 import rasterio
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
 from rasterio.env import get_gdal_config
 
@@ -155,6 +156,28 @@ def test_only_the_parser_that_is_needed_is_built(
         with pytest.raises(InterruptedError):
             CommandLine(**options)
     assert found == [expected] * len(found) and found
+
+
+def test_checkpoint_of_a_task_of_a_script_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def parse(self: LightningCLI) -> None:
+        raise SystemExit(2)
+
+    held: dict[str, Any] = {'model': 'ssrn', 'bonus': 1}
+    monkeypatch.setattr(LightningCLI, '_parse_ckpt_path', parse)
+    monkeypatch.setattr(cli, 'read_checkpoint', lambda path: {'hyper_parameters': held})
+    command = CommandLine.__new__(CommandLine)
+    command.config = Namespace(
+        subcommand='test', test=Namespace(ckpt_path='a.ckpt', model=None)
+    )
+    with pytest.raises(
+        FileError, match=r'^a\.ckpt: found the task of a script .* names'
+    ):
+        command._parse_ckpt_path()
+    held['_class_path'] = 'torchgeo_ekgnet.tasks.HyperspectralClassificationTask'
+    with pytest.raises(FileError, match='its hyper_parameters are not accepted'):
+        command._parse_ckpt_path()
 
 
 def test_gdal_is_left_as_it_was() -> None:

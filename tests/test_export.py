@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
+from torchgeo_ekgnet import export
 from torchgeo_ekgnet.datamodules import (
     HyperspectralDataModule,
     SalinasADataModule,
@@ -241,6 +242,23 @@ def test_files_of_the_run_are_not_replaced(
         export_classifier(tmp_path / 'best.ckpt', tmp_path / name, 'pt2')
     assert (tmp_path / 'best.ckpt').read_text() == 'weights'
     assert (tmp_path / 'run.json').read_text() == '{"scene": "field"}'
+
+
+def test_the_description_of_another_network_is_not_replaced(tmp_path: Path) -> None:
+    checkpoint = tmp_path / 'best.ckpt'
+    checkpoint.write_text('weights')
+    (tmp_path / 'network.onnx').write_text('another')
+    facts = tmp_path / 'network.json'
+
+    def check(name: str, digest: str) -> None:
+        told = {'input': export.INPUT, 'output': export.OUTPUT}
+        facts.write_text(json.dumps({**told, 'checkpoint_digest': digest}))
+        export._check_replaced(tmp_path / name, facts, checkpoint)
+
+    with pytest.raises(ValueError, match=r'network\.json, found that of network\.onnx'):
+        check('network.pt2', 'other')
+    check('network.onnx', 'other')  # replaced as well
+    check('network.pt2', export.file_digest(checkpoint))
 
 
 def test_a_folder_in_the_place_of_the_network_is_named_first(

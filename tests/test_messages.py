@@ -17,6 +17,7 @@ from torchgeo_ekgnet.main import main
         ('unlabelled: 0', r'--unlabelled: Expected a list, found 0'),
         ("padding_mode: ''", r"Expected one of 'zeros', 'reflect', found ''$"),
         ('nodata_in: few', r"--nodata_in: Expected one of 'any', 'all'"),
+        ('patch_size: \'"7"\'', r"expected a number \(int\), found the text '7'$"),
     ],
 )
 def test_types_are_called_by_their_names(

@@ -69,6 +69,12 @@ def essence(message: str, classes: Sequence[str]) -> str:
         r", found (?:Given value: )?NestedArg\(.*val=''\)$", ", found ''", text
     )
     text = re.sub(r', found NestedArg\(.*?\)$', '', text)
+    # A number that is written as a text: with quotes or without, it looks like one.
+    text = re.sub(
+        r'Expected an? (int|float), found ([\d.e+-]+)(?:, found .*)?$',
+        r"expected a number (\1), found the text '\2'",
+        text,
+    )
     # How the parser looked for a class that is none.
     text = re.sub(
         r'Expected a (?:path but .*?Expected a )?dot import path string: ([^\s,]+).*$',

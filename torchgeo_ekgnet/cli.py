@@ -266,6 +266,14 @@ class CommandLine(LightningCLI):
                 _check_names(self.config[command].get('model'))
         except (Exception, SystemExit) as error:
             path = self.config[self.config['subcommand']].get('ckpt_path')
+            if '_class_path' not in (
+                read_checkpoint(path).get('hyper_parameters') or ()
+            ):
+                raise FileError(
+                    f'{path}: found the task of a script or a notebook, which names no '
+                    'class that can be imported; expected one of a module, or '
+                    f'trainer.{command}(task, datamodule, ckpt_path=...) there'
+                ) from error
             raise FileError(
                 f'{path}: its hyper_parameters are not accepted '
                 f'({_briefly(error)}), expected those that fit wrote'

@@ -125,7 +125,13 @@ def resolve_config(name: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the known name closest to an unknown one, '' if none is close."""
-    close = get_close_matches(name, list(known), n=1)
+    names = list(known)
+    # Else the one that begins so: random is a RandomSplit.
+    close = get_close_matches(name, names, n=1) or [
+        item
+        for item in names
+        if len(name) > 2 and item.lower().startswith(name.lower())
+    ]
     return f'; did you mean {close[0]!r}?' if close else ''
 
 

@@ -17,9 +17,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ._fonts import boxed, find_letters
 from .layers.attention import attention_layers, mean_attention, record_attention
 from .layers.modes import evaluating
 from .metrics import Accuracies, ConfusionCounts
@@ -349,7 +351,7 @@ def plot_expert_use(
         information about the class on top. All panels share one colour scale; a layer
         without preference is of one colour.
     """
-    names = list(class_names or (str(i + 1) for i in range(len(report.counts))))
+    names = boxed(class_names or [str(i + 1) for i in range(len(report.counts))])
     columns = min(6, len(report.layers))
     rows = math.ceil(len(report.layers) / columns)
     figure, axes = plt.subplots(
@@ -382,6 +384,7 @@ def plot_expert_use(
         axis.tick_params(labelsize=6, length=0)
     figure.colorbar(image, ax=axes, label='mean attention', shrink=0.6)
     figure.supxlabel('expert', fontsize=8)
+    find_letters(figure.findobj(Text))
     return figure
 
 

@@ -208,6 +208,14 @@ def _check_replaced(
             'else in it, expected an earlier description or nothing; choose another '
             'name'
         )
+    others = [path.with_suffix(ending) for ending in SUFFIXES.values()]
+    beside = [other for other in others if other != path and other.is_file()]
+    told = found.get('checkpoint_digest')
+    if beside and os.path.exists(checkpoint) and told != file_digest(checkpoint):
+        raise ValueError(
+            f'{path}: its description would replace {description}, found that of '
+            f'{beside[0].name} from another checkpoint; choose another name'
+        )
 
 
 def _addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:

@@ -66,7 +66,9 @@ def make_trainer(
     )
 
 
-def test_loggers_share_the_version(tmp_path: Path) -> None:
+def test_loggers_share_the_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     datamodule = make_datamodule()
     for version in range(2):
         trainer = make_trainer(tmp_path)
@@ -81,6 +83,10 @@ def test_loggers_share_the_version(tmp_path: Path) -> None:
         )
         assert run_path(trainer) == folder
         assert Split.load(folder / 'split.npz') == datamodule.split
+        # Without a configuration no command knows the data.
+        last = capsys.readouterr().out.splitlines()[-2:]
+        assert last[0].startswith('next   trainer.test(task, datamodule, ckpt_path=')
+        assert last[1].startswith('       trainer.predict(task, datamodule, ckpt_path=')
     newest = newest_checkpoint(tmp_path / 'runs' / 'small')
     assert newest is not None
     assert newest.parent.parent.name == 'version_1'

@@ -362,3 +362,5 @@ def test_batch_size_of_none() -> None:
     assert module.train_batch_size == expected
     val = next(iter(module.val_dataloader()))['label']
     assert len(val) == min(256, len(module.split.val))
+    module.batch_size = 4  # as Lightning's search for a size sets it
+    assert next(iter(module.train_dataloader()))['label'].shape == (4,)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from rasterio.crs import CRS
 from torch import nn
 
 from torchgeo_ekgnet._files import write_json
@@ -255,10 +256,12 @@ def test_report_shows_the_map(
     tmp_path: Path, scene: HyperspectralScene, network: nn.Module, patches_of: Any
 ) -> None:
     write_map(network, scene, tmp_path, patches=patches_of(scene))
-    data = {'scene': scene.metadata(), 'split': {}}
+    place = CRS.from_epsg(32633)
+    data = {'scene': {**scene.metadata(), 'crs': place.to_wkt()}, 'split': {}}
     path = write_run_report(tmp_path, tmp_path / 'page.html', data)
     text = path.read_text(encoding='utf-8')
     seen = Seen(text)
+    assert 'EPSG:32633' in seen.text and 'PROJCS' not in seen.text
     assert 'synthetic' in seen.text
     assert sum(link.startswith('data:') for link in seen.links) == 2
     assert (

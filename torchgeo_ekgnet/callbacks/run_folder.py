@@ -344,13 +344,9 @@ class RunFolder(Callback):
                 f'{kept}   epoch {epoch + 1} of {last}'
                 + (f', validation: {shown}' if shown else '')
             )
-            where = as_argument(_shown(best))
-            config = run_of_checkpoint(best) / 'config.yaml'
-            if config.is_file() and names_others(config):
-                where += f' --config {as_argument(_shown(config))}'
             lines += [
-                f'next   torchgeo-ekgnet test --ckpt_path {where}',
-                f'       torchgeo-ekgnet predict --ckpt_path {where}',
+                f'{"next" if number == 0 else "":<7}{step}'
+                for number, step in enumerate(_next_steps(best))
             ]
         return '\n' + '\n'.join(lines) + '\n'
 
@@ -477,6 +473,21 @@ def _shown(path: Path | None) -> str:
     path = Path(str(path)).absolute()
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _next_steps(checkpoint: Path) -> list[str]:
+    """Say how a trained network is tested and mapped with."""
+    stages, where = ('test', 'predict'), _shown(checkpoint)
+    config = run_of_checkpoint(checkpoint) / 'config.yaml'
+    if not config.is_file():
+        # Trained in Python: no command knows the data.
+        return [
+            f'trainer.{name}(task, datamodule, ckpt_path={where!r})' for name in stages
+        ]
+    options = as_argument(where)
+    if names_others(config):
+        options += f' --config {as_argument(_shown(config))}'
+    return [f'torchgeo-ekgnet {name} --ckpt_path {options}' for name in stages]
 
 
 def _stage_logger(folder: Path) -> CSVLogger:

@@ -402,6 +402,9 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             windows = self._valid_attribute('predict_dataset')
             return DataLoader(windows, batch_size=None, num_workers=self.num_workers)
         dataset = self._valid_attribute(f'{split}_dataset')
+        if self._batch_follows_pixels and self.batch_size != LARGEST_BATCH:
+            # Set since, as Lightning's Tuner does in its search for a size.
+            self.train_batch_size = None
         batch_size = getattr(self, f'{split}_batch_size', None) or (
             self.batch_size if split == 'train' else self._scored_at_once()
         )

@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
+from .._fonts import find_letters
 from .scene import HyperspectralScene
 
 #: Longest side of a picture in pixels; larger scenes are thinned out.
@@ -167,9 +168,14 @@ def legend_label(name: str) -> str:
 
 
 def as_written(figure: Figure) -> Figure:
-    """Show all text of a figure as it is written: a $ in a name is no mathematics."""
-    for text in figure.findobj(Text):
+    """Show all text of a figure as it is written: a $ in a name is no mathematics.
+
+    Letters that Matplotlib's font lacks are of another font.
+    """
+    texts = figure.findobj(Text)
+    for text in texts:
         text.set_parse_math(False)
+    find_letters(texts)
     return figure
 
 

@@ -278,9 +278,10 @@ class Overview:
                 *_columns(['split', *head[1:4], 'centre, %', 'pixel, %'], rows),
             ]
             lines += [
-                f'  (patches of {self.patch_size} x {self.patch_size}: the share of '
-                + 'test patches that contains a',
-                '  training centre, and that shares any pixel with a training patch)',
+                f'  (patches of {self.patch_size} x {self.patch_size}; init writes a split '
+                + 'with shares of its own;',
+                '  centre: test patches that contain a training centre, pixel: that share',
+                '  any pixel with a training patch)',
                 *(f'  {reason}' for reason in self.reasons()),
             ]
         if self.remarks:

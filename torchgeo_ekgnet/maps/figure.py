@@ -256,7 +256,10 @@ def learning_curves(path: str | os.PathLike[str]) -> Figure | None:
         (name, label)
         for name, label in (
             ('train_OA', 'OA, training'),
-            *((f'val_{score.name}', f'{score.name}, validation') for score in SCORES),
+            *(
+                (f'val_{score.name}', f'{score.name.replace("_", " ")}, validation')
+                for score in SCORES
+            ),
         )
         if name in series
     ]

@@ -4,8 +4,12 @@
 """The report of a run: what lies in its folder and is of one scene, on one page."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from .._files import StrPath
 from .._reading import reading
@@ -480,6 +484,9 @@ def _settings(
     for key in ('source', 'dtype', 'nodata', 'crs'):
         if scene.get(key):
             facts[f'scene: {key}'] = scene[key]
+    if scene.get('crs'):
+        with suppress(CRSError):
+            facts['scene: crs'] = CRS.from_wkt(scene['crs']).to_string()
     versions = test.get('versions') or {}
     if versions:
         facts['versions'] = ', '.join(f'{k} {v}' for k, v in versions.items())

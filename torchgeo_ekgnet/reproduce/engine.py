@@ -28,7 +28,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 from .._environment import code_digest, machine, versions
 from .._files import replaced
+from .._terminal import brief
 from ..datamodules import HyperspectralDataModule
 from .build import build_data, check_content, described
 from .classical import (
@@ -205,14 +206,17 @@ def sweep(
     """
     wanted = list(runs)
     results = []
+    said = False
     for number, settings in enumerate(wanted, 1):
         result = store.load(settings)
         start = time.perf_counter()
         state = 'done before'
         place = keep if keep_seed in (None, settings['seed_everything']) else None
         if result is None:
-            with store.work() as work:
+            # What the first run says of scene and split is much the same in all.
+            with store.work() as work, brief() if said else nullcontext():
                 result = run(settings, root, threads, place, work)
+            said = True
             store.save(settings, result)
             state = f'{time.perf_counter() - start:.0f} s'
         elif _checkpoint_lacks(settings, place):

@@ -584,9 +584,7 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
             )
         if self.hparams['calibrate'] and self.temperature is None:
             rank_zero_info(
-                'calibrate: no pixel was validated, so no temperature was fitted and '
-                'probabilities stay as they are; give the split validation pixels '
-                '(val), and validate within the epochs (check_val_every_n_epoch)'
+                'calibrate: no pixel was validated, so probabilities stay as they are'
             )
 
     def on_validation_start(self) -> None:

@@ -77,6 +77,9 @@ class TestCommunity:
         # What cannot be made, and what is nobody's to name.
         assert not {'SplitProtocol', 'DrawnSplit', '_Hidden'} & set(listed)
         assert "'dase'" in str(caught.value).rpartition('masks')[2]
+        # No letters are close, and yet a name begins so.
+        with pytest.raises(ValueError, match=r"did you mean 'RandomSplit'\?$"):
+            as_protocol('random')
         (tmp_path / 'indianpines_disjoint_dset.mat').mkdir()  # no file
         protocol = CommunitySplit('dase').bind(SplitContext(root=str(tmp_path)))
         with pytest.raises(FileNotFoundError) as missing:
