@@ -15,7 +15,6 @@ from unittest.mock import Mock
 import pytest
 import rasterio
 import torch
-from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
 from rasterio.env import get_gdal_config
 
@@ -168,9 +167,8 @@ def test_checkpoint_of_a_task_of_a_script_is_named(
     monkeypatch.setattr(LightningCLI, '_parse_ckpt_path', parse)
     monkeypatch.setattr(cli, 'read_checkpoint', lambda path: {'hyper_parameters': held})
     command = CommandLine.__new__(CommandLine)
-    command.config = Namespace(
-        subcommand='test', test=Namespace(ckpt_path='a.ckpt', model=None)
-    )
+    options = {'ckpt_path': 'a.ckpt', 'model': None}
+    command.config = {'subcommand': 'test', 'test': options}
     with pytest.raises(
         FileError, match=r'^a\.ckpt: found the task of a script .* names'
     ):

@@ -18,6 +18,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
 from torchgeo_ekgnet import export
+from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet.datamodules import (
     HyperspectralDataModule,
     SalinasADataModule,
@@ -258,7 +259,7 @@ def test_the_description_of_another_network_is_not_replaced(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r'network\.json, found that of network\.onnx'):
         check('network.pt2', 'other')
     check('network.onnx', 'other')  # replaced as well
-    check('network.pt2', export.file_digest(checkpoint))
+    check('network.pt2', file_digest(checkpoint))
 
 
 def test_a_folder_in_the_place_of_the_network_is_named_first(

@@ -49,7 +49,7 @@ def test_letters_of_another_font(
     )
     name = 'wheat ' + min(other - own)
     text = drawn(name, tmp_path / 'a.png')
-    assert text.get_text() == name and 'STIXGeneral' in text.get_family()
+    assert text.get_text() == name and 'STIXGeneral' in text.get_fontfamily()
     assert not caplog.records
 
 

@@ -28,7 +28,7 @@ def find_letters(texts: Iterable[Text]) -> None:
     families, _ = _others(_lacking(written))
     for text, shown in zip(found, boxed(written), strict=True):
         if families and not shown.isascii():
-            text.set_family([*text.get_family(), *families])
+            text.set_fontfamily([*text.get_fontfamily(), *families])
         text.set_text(shown)
 
 

@@ -14,13 +14,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ._files import StrPath, check_replaceable, check_writable, write_json
+from ._files import StrPath, as_argument, check_replaceable, check_writable, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -289,3 +289,23 @@ def claim_scene_folder(folder: Path, subject: Subject) -> None:
     """Note in a folder which scene it is of."""
     if not (folder / SCENE_FILE).is_file():
         write_json(folder / SCENE_FILE, {'scene': subject.scene, 'cube': subject.cube})
+
+
+def next_steps(checkpoint: Path, shown: Callable[[Path], str]) -> list[str]:
+    """Say how a trained network is tested and mapped with.
+
+    Args:
+        checkpoint: Checkpoint of a run.
+        shown: How paths are written.
+    """
+    stages, where = ('test', 'predict'), shown(checkpoint)
+    config = run_of_checkpoint(checkpoint) / 'config.yaml'
+    if not config.is_file():
+        # Trained in Python: no command knows the data.
+        return [
+            f'trainer.{name}(task, datamodule, ckpt_path={where!r})' for name in stages
+        ]
+    options = as_argument(where)
+    if names_others(config):
+        options += f' --config {as_argument(shown(config))}'
+    return [f'torchgeo-ekgnet {name} --ckpt_path {options}' for name in stages]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_info
 
 import torchgeo_ekgnet
 from tests.datasets.splits.maps import fields
@@ -27,6 +28,7 @@ from torchgeo_ekgnet.datasets.splits import (
     MatchedSplit,
     RandomSplit,
 )
+from torchgeo_ekgnet.reproduce import engine
 from torchgeo_ekgnet.reproduce.runs import (
     RunStore,
     canonical_json,
@@ -36,6 +38,22 @@ from torchgeo_ekgnet.reproduce.runs import (
 )
 
 SETTINGS = {'data': {'patch_size': 7, 'split': {'train': 0.1}}, 'seed': 1331}
+
+
+def test_runs_tell_of_their_data_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(*args: Any) -> dict[str, Any]:
+        rank_zero_info('classes of the scene')
+        return {'confusion': [[1]]}
+
+    monkeypatch.setattr(engine, 'run', run)
+    model = {'init_args': {'model': 'ssrn'}}
+    runs = [{**SETTINGS, 'model': model, 'seed_everything': seed} for seed in range(3)]
+    with caplog.at_level(logging.INFO):
+        engine.sweep(runs, RunStore(tmp_path), report=rank_zero_info)
+    assert caplog.text.count('classes of the scene') == 1
+    assert caplog.text.count('overall accuracy 100.00 %') == 3
 
 
 def test_key_ignores_order_and_knows_every_value() -> None:

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .._files import as_argument, at_home, check_writable, file_digest, write_json
+from .._files import at_home, check_writable, file_digest, write_json
 from .._runs import (
     RUN_FILE,
     RUN_NAME,
@@ -28,8 +28,8 @@ from .._runs import (
     claim_scene_folder,
     create_version,
     holds_no_more,
-    names_others,
     newest_checkpoint,
+    next_steps,
     read_result,
     run_of_checkpoint,
     scene_folder,
@@ -346,7 +346,7 @@ class RunFolder(Callback):
             )
             lines += [
                 f'{"next" if number == 0 else "":<7}{step}'
-                for number, step in enumerate(_next_steps(best))
+                for number, step in enumerate(next_steps(best, _shown))
             ]
         return '\n' + '\n'.join(lines) + '\n'
 
@@ -473,21 +473,6 @@ def _shown(path: Path | None) -> str:
     path = Path(str(path)).absolute()
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _next_steps(checkpoint: Path) -> list[str]:
-    """Say how a trained network is tested and mapped with."""
-    stages, where = ('test', 'predict'), _shown(checkpoint)
-    config = run_of_checkpoint(checkpoint) / 'config.yaml'
-    if not config.is_file():
-        # Trained in Python: no command knows the data.
-        return [
-            f'trainer.{name}(task, datamodule, ckpt_path={where!r})' for name in stages
-        ]
-    options = as_argument(where)
-    if names_others(config):
-        options += f' --config {as_argument(_shown(config))}'
-    return [f'torchgeo-ekgnet {name} --ckpt_path {options}' for name in stages]
 
 
 def _stage_logger(folder: Path) -> CSVLogger:
