@@ -375,6 +375,8 @@ class TestTexts:
         assert "'01' and '1', which all count as the number 1" in caplog.text
         path.write_text('col;row;class\n0;0;4,0\n1;0;5,0\n')
         assert open_scene(plain, path).class_values == (4, 5)
+        path.write_text('col;row;class\n0;0;1,000\n1;0;1\n')
+        assert open_scene(plain, path).class_names == ('1', '1,000')  # not one class
         path.write_text('col,row,class\n0,0,True\n1,0,False\n')
         assert open_scene(plain, path).class_names == ('False', 'True')
 
