@@ -214,6 +214,6 @@ def test_configurations_are_checked_once(
     check = Mock()
     monkeypatch.setattr(Parser, 'validate', check)
     parser.save(config, tmp_path / 'c.yaml', overwrite=True, multifile=False)
-    text = parser.dump(config, skip_none=False)
+    text = parser.dump(config)
     assert (tmp_path / 'c.yaml').read_text(encoding='utf-8') == text == 'name: x\n'
     check.assert_not_called()

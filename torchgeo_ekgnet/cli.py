@@ -84,7 +84,10 @@ class Parser(LightningArgumentParser):
         """Write what was parsed; to check it again would take as long as to parse it."""
         if not args:
             kwargs = {'skip_validation': True, **kwargs}
-        text: str = super().dump(cfg, *args, **kwargs)
+        # The parser calls an option old that Lightning gives.
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)
+            text: str = super().dump(cfg, *args, **kwargs)
         return text
 
     def save(self, cfg: Any, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -92,7 +95,6 @@ class Parser(LightningArgumentParser):
         if kwargs.get('multifile', True) or not kwargs.get('overwrite'):
             super().save(cfg, path, *args, **kwargs)
             return
-        # The parser calls an option old that Lightning gives.
         with replaced(path) as part, warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)
             super().save(cfg, part, *args, **{'skip_validation': True, **kwargs})

@@ -46,14 +46,15 @@ def fit(folder: Path) -> tuple[HyperspectralClassificationTask, Path]:
     return task, path
 
 
-class TestCheckpoints:
-    @pytest.fixture(scope='class')
-    def fitted(
-        self, tmp_path_factory: pytest.TempPathFactory
-    ) -> tuple[HyperspectralClassificationTask, Path]:
-        """For tests that neither train it nor change its file."""
-        return fit(tmp_path_factory.mktemp('fitted'))
+@pytest.fixture(scope='module')
+def fitted(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[HyperspectralClassificationTask, Path]:
+    """For tests that neither train it nor change its file."""
+    return fit(tmp_path_factory.mktemp('fitted'))
 
+
+class TestCheckpoints:
     def test_reload_alone(
         self, fitted: tuple[HyperspectralClassificationTask, Path]
     ) -> None:
