@@ -190,20 +190,6 @@ def test_gdal_is_left_as_it_was() -> None:
     assert get_gdal_config(name, normalize=False) == before
 
 
-@pytest.mark.parametrize(
-    ('given', 'expected'),
-    [
-        (['test', '--config', 'c.yaml'], ['test']),
-        (['fit', '--name', 'predict'], ['fit', 'predict']),
-        (['--help'], ['fit', 'validate', 'test', 'predict']),
-    ],
-)
-def test_only_called_commands_are_set_up(given: list[str], expected: list[str]) -> None:
-    command = CommandLine.__new__(CommandLine)
-    command._given = given
-    assert list(command.subcommands()) == expected
-
-
 def test_configurations_are_checked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -424,7 +424,9 @@ def _as_numbers(where: str, column: 'pd.Series[Any]') -> NDArray[np.float64] | N
     if pd.api.types.is_numeric_dtype(column):
         return np.asarray(column, dtype=np.float64)
     # 1,0 is 1 where commas are decimal; 1,000 may be a thousand.
-    texts = column.astype(str).str.strip().str.replace(r',(0?0?|0{4,})$', '', regex=True)
+    texts = (
+        column.astype(str).str.strip().str.replace(r',(0?0?|0{4,})$', '', regex=True)
+    )
     if not texts.str.fullmatch(r'[+-]?\d+(\.\d*)?').all():
         return None
     question_numbers(where, texts)
