@@ -163,7 +163,7 @@ def test_worth_of_attention() -> None:
     assert model.training
     # What a network says with its mean attention is not what it says with its own.
     other = nn.Sequential(expert_network(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
-    said = [{'image': torch.randn(100, 2, 3, 3, 3)}]
+    said = [{'image': 10 * torch.randn(100, 2, 3, 3, 3)}]
     with mean_attention(other, attention_means(other, said)), torch.no_grad():
         said[0]['label'] = other(said[0]['image']).argmax(1)
     figures = worth_of_attention(other, said, said, 5)
