@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from torchgeo_ekgnet.layers import (
+    AveragePool3d,
+    ContextMapping,
     DynamicExpertConv3d,
     GroupedConv3d,
     compiled,
+    conv_strategy,
     direct,
     expert_convs,
     functional,
@@ -56,6 +59,19 @@ def test_traced_for_any_batch() -> None:
     traced: Any = torch.jit.trace(model, (batch(2),))
     for size in (1, 3, 0):
         torch.testing.assert_close(traced(batch(size)), model(batch(size)))
+
+
+def test_symbolic_trace() -> None:
+    """Each layer is one node, as PyTorch's own are, whoever traces."""
+    layers = *network().children(), AveragePool3d(), ContextMapping(4, 3)
+    model = nn.Sequential(*layers).eval()
+    graph = torch.fx.symbolic_trace(model)
+    nodes = [node for node in graph.graph.nodes if node.op == 'call_module']
+    assert [node.target for node in nodes] == list('012345')
+    assert [len(node.args) for node in nodes] == [1] * 6
+    torch.testing.assert_close(graph(batch(3)), model(batch(3)))
+    with pytest.raises(ValueError, match='AveragePool3d is one node'):
+        torch.fx.symbolic_trace(model[4])
 
 
 @pytest.mark.parametrize('training', [False, True])
@@ -177,6 +193,28 @@ def test_double_and_channels_last() -> None:
     torch.testing.assert_close(model(x), expected)
     double = model.double()(batch(3).double())
     torch.testing.assert_close(double.float(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('strategy', [None, 'unrolled', 'pointwise'])
+def test_outputs_may_change_in_place(strategy: str | None, last: bool) -> None:
+    """``nn.ReLU(inplace=True)`` may stand behind each layer, as behind PyTorch's."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5, 5, 5)
+    if last:
+        x = x.to(memory_format=torch.channels_last_3d)
+    for kind in (DynamicExpertConv3d, GroupedConv3d):
+        for kernel, groups in ((1, 1), (1, 2), (3, 2), (5, 2)):
+            layer = kind(4, 4, kernel, padding=kernel // 2, groups=groups)
+            weights = layer.weight
+            with conv_strategy(strategy):
+                (expected,) = torch.autograd.grad(layer(x).relu().sum(), weights)
+                y = layer(x)
+                if kernel > 1 and kind is DynamicExpertConv3d:
+                    # FSDP loses the gradient of a view that is changed.
+                    assert not y._is_view()
+                (found,) = torch.autograd.grad(y.relu_().sum(), weights)
+            torch.testing.assert_close(found, expected)
 
 
 def test_vmap_and_per_sample_gradients() -> None:

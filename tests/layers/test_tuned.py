@@ -207,6 +207,9 @@ def test_ways_of_a_convolution_agree(
             torch.testing.assert_close(one, other, **close)
         if way == 'triton':  # which gives them in float32: nothing rounds them then
             assert not gradients[1].equal(gradients[1].bfloat16().float())
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
+        plain = grouped_conv3d(x, weight, None, stride, 1, 1, groups)
+    assert not plain._is_view()  # of what was made inside: it may change in place
     chosen = trial.choices()
     assert [w for key, w in chosen.items() if "'forward'" in key] == [way]
     assert [w for key, w in chosen.items() if "'kernels'" in key] == [way]

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.tuner.tuning import Tuner
 
 from torchgeo_ekgnet._compat import ClassificationTask
 from torchgeo_ekgnet._reading import FileError
@@ -296,6 +297,15 @@ class TestCheckpoints:
         again.fit(make_task(), make_datamodule(), ckpt_path=path)
         told = [str(item.message) for item in recwarn]
         assert any('after 1 of its batches' in text for text in told) == within
+
+    @pytest.mark.filterwarnings('ignore:.*LeafSpec', 'ignore:.*weights_only')
+    def test_a_tuner_begins_anew(
+        self, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        """What it restores was saved before the first batch."""
+        tuner = Tuner(make_trainer(tmp_path))
+        tuner.lr_find(make_task(), datamodule=make_datamodule(), num_training=2)
+        assert not [item for item in recwarn if 'drawn anew' in str(item.message)]
 
     def test_weights_of_another_task(self, tmp_path: Path) -> None:
         """Of torchgeo's own task, the checkpoint knows the data all the same."""

@@ -276,9 +276,10 @@ def doubt_part_of_epoch(checkpoint: Mapping[str, Any]) -> None:
     """
     loop = (checkpoint.get('loops') or {}).get('fit_loop') or {}
     batches = loop.get('epoch_loop.batch_progress') or {}
-    if batches.get('is_last_batch', True):
-        return
     done = (batches.get('current') or {}).get('ready')
+    # Tuners of Lightning restore what they save before the first batch.
+    if batches.get('is_last_batch', True) or not done:
+        return
     rank_zero_warn(
         f'fit: the checkpoint is one of within an epoch, after {done} of its batches: '
         'the rest of it is drawn anew, some pixels come twice and others not at all, and '

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .mapped import map_fused
 from .mapped_cpu import Kinds, map_at_once
-from .rule import called, casts_itself, knows_autocast, watched
+from .rule import called, casts_itself, knows_autocast, leaf_call, symbolic, watched
 
 __all__ = [
     'TEMPERATURE_FLOOR',
@@ -302,7 +302,10 @@ class ContextMapping(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """The temperature tau, a scalar tensor that carries gradients."""
-        return self.floor + F.softplus(self.raw_temperature).squeeze(0)
+        raw: Any = self.raw_temperature
+        if hasattr(raw, 'full_tensor'):  # between passes FSDP keeps a part of it
+            raw = raw.full_tensor()
+        return self.floor + F.softplus(raw).squeeze(0)
 
     def set_temperature(self, value: float) -> None:
         """Set the temperature.
@@ -363,6 +366,9 @@ class ContextMapping(nn.Module):
             Weights that sum to 1 over the experts, (B, K), in the type of the
             parameters.
         """
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript would read both)
+            if symbolic(x):
+                return leaf_call(self, x)  # type: ignore[no-any-return]
         g = pool_context(x).flatten(1)
         if not torch.jit.is_scripting():
             device = g.device.type  # meta, for one, does not know autocast

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .geometry import Geometry
 
-__all__ = ['Gradients', 'convolution_gradients', 'own_gradients']
+__all__ = ['Gradients', 'changeable', 'convolution_gradients', 'own_gradients']
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -40,6 +40,14 @@ def _composed_gradients(
         )
     grads = iter(found)
     return tuple(next(grads) if w else None for w in wanted)
+
+
+def changeable(y: Tensor) -> Tensor:
+    """Give what a function of autograd returns as a tensor that may change in place.
+
+    PyTorch refuses that where it is a view of what was made inside.
+    """
+    return y.data
 
 
 def own_gradients(

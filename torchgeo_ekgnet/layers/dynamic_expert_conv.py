@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .context_mapping import ContextMapping
 from .functional import expert_conv3d
 from .geometry import triple
+from .rule import leaf_call, symbolic
 
 __all__ = ['DynamicExpertConv3d', 'expert_convs']
 
@@ -338,6 +339,8 @@ class DynamicExpertConv3d(nn.Module):
             TypeError: If the input is not floating point.
         """
         if not torch.jit.is_scripting():
+            if symbolic(x):
+                return leaf_call(self, x, context)  # type: ignore[no-any-return]
             self._check(x)
         unbatched = x.dim() == 4
         if unbatched:

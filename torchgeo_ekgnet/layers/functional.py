@@ -268,9 +268,10 @@ def _batch_as_groups(
     )
     # reshape, not view: channels_last input cannot be viewed.
     x = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3], x.shape[4])
-    y = _static_conv(x, mixed, flat_bias, folded, forced)[0]
-    unfolded: Tensor = y.unflatten(0, (batch, weight.shape[1]))
-    return unfolded
+    y = _static_conv(x, mixed, flat_bias, folded, forced)
+    # No view: changed in place, FSDP would not see its gradient come.
+    size = batch, weight.shape[1], *y.shape[2:]
+    return cast(Tensor, torch.ops.aten._unsafe_view(y, size))
 
 
 def _experts_by_position(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

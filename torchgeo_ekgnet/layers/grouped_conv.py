@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .functional import grouped_conv3d
 from .geometry import Geometry, geometry_of
-from .rule import asked_strategy, faster_order, plain_only
+from .rule import asked_strategy, faster_order, leaf_call, plain_only, symbolic
 
 __all__ = ['GroupedConv3d']
 
@@ -80,6 +80,8 @@ class GroupedConv3d(nn.Conv3d):
             if self.rows_first:
                 y = y.transpose(-3, -2)
             return y
+        if symbolic(input):
+            return leaf_call(self, input, bands_last or None)  # type: ignore[no-any-return]
         return self.convolve(input, self.weight, self.bias, bands_last=bands_last)
 
     @torch.jit.unused

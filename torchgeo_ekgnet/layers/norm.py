@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from . import trial
 from .derivatives import Gradients, own_gradients
@@ -37,6 +37,7 @@ from .rule import (
     choose_expert_strategy,
     fastest_conv,
     plain_only,
+    symbolic,
     traced,
     trains_by_kernels,
     watched,
@@ -72,11 +73,6 @@ def folded_evaluation(enabled: bool) -> Iterator[None]:
         yield
     finally:
         _enabled.reset(token)
-
-
-def _symbolic(x: Any) -> bool:
-    """Whether a trace is being made of modules, which records those that it knows."""
-    return isinstance(x, fx.Proxy)
 
 
 def folds(conv: nn.Module, norm: nn.Module) -> bool:
@@ -135,8 +131,8 @@ def conv_norm(
         ``act(norm(conv(x)))``, (B, Cout, D', H', W').
     """
     y: Tensor
-    if _symbolic(x) or not folds(conv, norm):
-        whole = None if _symbolic(x) else experts_norm_act(conv, norm, act, x, context)
+    if symbolic(x) or not folds(conv, norm):
+        whole = None if symbolic(x) else experts_norm_act(conv, norm, act, x, context)
         if whole is not None:
             return whole
         return normalize(norm, conv(x) if context is None else conv(x, context), act)
@@ -207,7 +203,7 @@ def dense_layer(
     Returns:
         Maps in the same order; None where the parts are to be computed on their own.
     """
-    if _symbolic(x) or not isinstance(conv, DynamicExpertConv3d):
+    if symbolic(x) or not isinstance(conv, DynamicExpertConv3d):
         return None
     if not folds(conv, norm) or type(act) is not nn.ReLU or watched(act):
         return None
@@ -356,12 +352,12 @@ def normalize(norm: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tenso
     Returns:
         ``act(norm(x))``, running statistics updated as the normalization does.
     """
-    if not _symbolic(x) and _fuses(norm, x):
+    if not symbolic(x) and _fuses(norm, x):
         relu = type(act) is nn.ReLU and not watched(act)
         fused = _fused(cast(nn.BatchNorm3d, norm), x, relu)
         if fused is not None:
             return fused if relu or act is None else cast(Tensor, act(fused))
-    y = norm(x) if _symbolic(x) else normalize_on_cpu(norm, x)
+    y = norm(x) if symbolic(x) else normalize_on_cpu(norm, x)
     return _activated(norm, y, act)
 
 
@@ -376,6 +372,6 @@ def norm_act(norm: nn.Module, x: Tensor, act: nn.Module) -> Tensor:
     Returns:
         ``act(norm(x))``.
     """
-    if _symbolic(x) or not trial.applies(x):
+    if symbolic(x) or not trial.applies(x):
         return cast(Tensor, act(norm(x)))
     return normalize(norm, x, act)

@@ -6,6 +6,8 @@
 import torch
 from torch import Tensor, nn
 
+from .rule import leaf_call, symbolic
+
 __all__ = ['AveragePool3d']
 
 
@@ -23,6 +25,9 @@ class AveragePool3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript would read both)
+            if symbolic(x):
+                return leaf_call(self, x)  # type: ignore[no-any-return]
         scale = 1.0
         for axis in (2, 3, 4):
             half = x.shape[axis] // 2

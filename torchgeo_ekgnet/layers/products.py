@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import trial
-from .derivatives import Gradients, own_gradients
+from .derivatives import Gradients, changeable, own_gradients
 from .direct import can_mix, direct_product_gradients, direct_products
 from .rule import plain_only
 
@@ -259,7 +259,7 @@ class _MixedProducts(torch.autograd.Function):
         """Convolve with experts (K, Cout, Cin/groups) and mixed biases (B, Cout)."""
         ctx.save_for_backward(x, attention, stacked, bias)
         ctx.groups = groups
-        return _mixed_products(x, attention, stacked, bias, groups)
+        return changeable(_mixed_products(x, attention, stacked, bias, groups))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:

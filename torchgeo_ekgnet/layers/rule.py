@@ -11,10 +11,10 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 
@@ -40,9 +40,11 @@ __all__ = [
     'fastest_conv',
     'forward_mode',
     'knows_autocast',
+    'leaf_call',
     'multiplies_bfloat16',
     'plain_only',
     'reads_slices',
+    'symbolic',
     'traced',
     'trains_by_kernels',
     'type_of',
@@ -279,6 +281,23 @@ def watched(module: nn.Module) -> bool:
         or modules._global_backward_hooks
         or modules._global_backward_pre_hooks
     )
+
+
+def symbolic(x: Any) -> bool:
+    """Whether a trace is being made of modules, which records those that it knows."""
+    return isinstance(x, fx.Proxy)
+
+
+def leaf_call(module: nn.Module, x: Any, *rest: Any) -> Any:
+    """Record the call of a module in a symbolic trace as one node, as PyTorch's are."""
+    name = x.tracer.path_of_module(module)
+    if not name:
+        raise ValueError(
+            f'{type(module).__name__} is one node of a symbolic trace; trace a network '
+            'that holds it, found the layer alone'
+        )
+    given = tuple(value for value in (x, *rest) if value is not None)
+    return x.tracer.create_proxy('call_module', name, given, {})
 
 
 def called(module: nn.Module, x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import trial
-from .derivatives import Gradients, convolution_gradients, own_gradients
+from .derivatives import Gradients, changeable, convolution_gradients, own_gradients
 from .geometry import Geometry, sizes_of
 from .rule import dense_passes, forward_mode, traced, type_of
 
@@ -190,7 +190,7 @@ class _TunedConv(torch.autograd.Function):
         low = _in_order(weight, x.dtype)
         ctx.save_for_backward(x, weight, low)
         ctx.geometry = geometry
-        return _convolved(x, low, geometry)
+        return changeable(_convolved(x, low, geometry))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .derivatives import Gradients, own_gradients
+from .derivatives import Gradients, changeable, own_gradients
 from .geometry import Geometry, Triple
 
 __all__ = [
@@ -562,7 +562,7 @@ class UnrolledConv(torch.autograd.Function):
         """Convolve."""
         ctx.save_for_backward(x, weight, bias)
         ctx.unrolling = unrolling
-        return unrolled_in_pieces(x, weight, bias, unrolling)
+        return changeable(unrolled_in_pieces(x, weight, bias, unrolling))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:

@@ -31,10 +31,6 @@ __all__ = ['Bottleneck', 'DenseLayer', 'DenseSkeleton', 'DenseStage', 'init_conv
 #: Makes the 1x1x1 layer of a dense layer from its input and output channels.
 Bottleneck = Callable[[int, int], nn.Module]
 
-# Their Python looks at shapes and values, which a symbolic trace cannot follow.
-leaf_module(AveragePool3d)
-leaf_module(DynamicExpertConv3d)
-leaf_module(GroupedConv3d)
 register_notrace_function(pool_context)
 
 
