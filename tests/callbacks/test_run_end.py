@@ -27,8 +27,8 @@ def test_the_end_of_a_run_speaks(
         tmp_path / 'runs/small/version_0/checkpoints/best.ckpt', weights_only=True
     )
     assert shown['best'].startswith(f'epoch {best["epoch"] + 1} of 2, validation: OA ')
-    command = 'torchgeo-ekgnet test --ckpt_path'
-    assert shown['next'] == f'{command} runs/small/version_0/checkpoints/best.ckpt'
+    where = "ckpt_path='runs/small/version_0/checkpoints/best.ckpt'"
+    assert shown['next'] == f'trainer.test(task, datamodule, {where})'
     assert trainer.current_epoch == 2
 
 
@@ -42,7 +42,7 @@ def test_without_a_score_to_watch_the_last_weights_are_named(
     lines = capsys.readouterr().out.splitlines()
     shown = dict(line.split(maxsplit=1) for line in lines if line)
     assert shown['last'].startswith('epoch 2 of 2, validation: OA ')
-    assert shown['next'].endswith(' runs/small/version_0/checkpoints/last.ckpt')
+    assert shown['next'].endswith("='runs/small/version_0/checkpoints/last.ckpt')")
 
 
 @pytest.mark.parametrize('name', ['torchgeo.datamodules.X', 'mine.Task', 'torch.hub.x'])
@@ -66,4 +66,6 @@ def test_what_the_run_is_tested_with_is_named(
     lines = capsys.readouterr().out.splitlines()
     (line,) = (line for line in lines if line.startswith('next'))
     other = '' if name.startswith('torchgeo.') else f' --config {config}'
-    assert line.endswith(f'best.ckpt{other}')
+    checkpoint = config.parent / 'checkpoints' / 'best.ckpt'
+    command = f'torchgeo-ekgnet test --ckpt_path {checkpoint}{other}'
+    assert line == f'next   {command}'

@@ -81,7 +81,8 @@ class GroupedConv3d(nn.Conv3d):
                 y = y.transpose(-3, -2)
             return y
         if symbolic(input):
-            return leaf_call(self, input, bands_last or None)  # type: ignore[no-any-return]
+            asked = None if bands_last is False else bands_last  # may be traced, too
+            return leaf_call(self, input, asked)  # type: ignore[no-any-return]
         return self.convolve(input, self.weight, self.bias, bands_last=bands_last)
 
     @torch.jit.unused
