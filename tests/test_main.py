@@ -255,13 +255,18 @@ def test_plain_torchgeo_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     torchgeo_main(['test', *config, '--ckpt_path', str(checkpoint)])
 
 
-def test_short_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     task, data = 'HyperspectralClassificationTask', 'SyntheticSceneDataModule'
     sizes = [f'--data.{name}=20' for name in ('rows', 'cols', 'num_bands')]
     trainer = ['--trainer.fast_dev_run=true', '--trainer.accelerator=cpu']
     chosen = ['--model.model=ssrn', '--data.patch_size=7']
     main(['fit', f'--model={task}', f'--data={data}', *chosen, *sizes, *trainer])
+    with pytest.raises(SystemExit):  # one of torchgeo's, as its own command takes it
+        main(['fit', '--model=ClassificationTask', '--print_config'])
+    assert 'class_path: torchgeo.trainers.' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name', sorted(shipped_configs()))

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 import rasterio
 import torch
+import torchgeo.trainers  # noqa: F401 (names of its classes may be short, too)
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -272,9 +273,10 @@ class CommandLine(LightningCLI):
                 read_checkpoint(path).get('hyper_parameters') or ()
             ):
                 raise FileError(
-                    f'{path}: found the task of a script or a notebook, which names no '
-                    'class that can be imported; expected one of a module, or '
-                    f'trainer.{command}(task, datamodule, ckpt_path=...) there'
+                    f'{path}: found hyper_parameters without the name of their class, as '
+                    'a training in Python leaves those of other tasks, expected those that '
+                    f'fit wrote, or trainer.{command}(task, datamodule, ckpt_path=...) in '
+                    'the program that trained it'
                 ) from error
             raise FileError(
                 f'{path}: its hyper_parameters are not accepted '
