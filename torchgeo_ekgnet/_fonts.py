@@ -24,9 +24,9 @@ def find_letters(texts: Iterable[Text]) -> None:
         texts: Texts, changed in place.
     """
     found = list(texts)
-    written = [text.get_text() for text in found]
-    families, _ = _others(_lacking(written))
-    for text, shown in zip(found, boxed(written), strict=True):
+    families, lost = _others(_lacking(text.get_text() for text in found))
+    for text in found:
+        shown = _boxed(text.get_text(), lost)
         if families and not shown.isascii():
             text.set_fontfamily([*text.get_fontfamily(), *families])
         text.set_text(shown)
@@ -35,8 +35,12 @@ def find_letters(texts: Iterable[Text]) -> None:
 def boxed(texts: Sequence[str]) -> list[str]:
     """Put boxes in the place of letters that no installed font has."""
     _, lost = _others(_lacking(texts))
-    boxes = dict.fromkeys(map(ord, lost), _BOX)
-    return [text.translate(boxes) for text in texts]
+    return [_boxed(text, lost) for text in texts]
+
+
+def _boxed(text: str, lost: frozenset[str]) -> str:
+    """Put boxes in the place of these letters."""
+    return text.translate(dict.fromkeys(map(ord, lost), _BOX))
 
 
 def _lacking(texts: Iterable[str]) -> frozenset[str]:
