@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.classification import MulticlassCalibrationError
 
+from tests.small import make_datamodule, make_trainer
 from torchgeo_ekgnet.calibration import (
     Calibrated,
     Reliability,
@@ -162,35 +163,16 @@ def test_around_a_network() -> None:
 
 
 def make_data(val: float = 0.3) -> SyntheticSceneDataModule:
-    return SyntheticSceneDataModule(
-        rows=24,
-        cols=24,
-        num_bands=10,
-        num_classes=3,
-        patch_size=3,
-        batch_size=32,
-        split=RandomSplit(0.3, val, 3),
-    )
+    split = RandomSplit(0.3, val, 3)
+    return make_datamodule(rows=24, cols=24, num_bands=10, patch_size=3, split=split)
 
 
 def train(
     folder: Path, calibrate: bool, val: float = 0.3, *callbacks: Any
 ) -> tuple[Trainer, HyperspectralClassificationTask]:
     torch.manual_seed(0)
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator='cpu',
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=[
-            ModelCheckpoint(
-                folder / 'checkpoints', 'last', save_on_train_epoch_end=True
-            ),
-            *callbacks,
-        ],
-    )
+    last = ModelCheckpoint(folder / 'checkpoints', 'last', save_on_train_epoch_end=True)
+    trainer = make_trainer(folder, last, *callbacks, max_epochs=2)
     task = HyperspectralClassificationTask('cnn3d', lr=3e-3, calibrate=calibrate)
     trainer.fit(task, make_data(val))
     return trainer, task
@@ -264,14 +246,6 @@ def test_without_validation_pixels(
 def test_weights_that_change_lose_it(tmp_path: Path) -> None:
     _, task = train(tmp_path / 'one', True)
     assert task.temperature is not None
-    again = Trainer(
-        max_epochs=1,
-        accelerator='cpu',
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        limit_val_batches=0,
-    )
+    again = make_trainer(limit_val_batches=0)
     again.fit(task, make_data())
     assert task.temperature is None

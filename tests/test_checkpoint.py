@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torchgeo.datasets import EnMAP
 
 from tests.data.enmap import data as enmap
+from tests.small import make_datamodule, make_trainer
 from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
@@ -32,21 +32,11 @@ from torchgeo_ekgnet.checkpoint import (
     read_checkpoint,
     trained_bands,
 )
-from torchgeo_ekgnet.datamodules import (
-    LabelledPixelsDataModule,
-    SyntheticSceneDataModule,
-)
+from torchgeo_ekgnet.datamodules import LabelledPixelsDataModule
 from torchgeo_ekgnet.datasets import LabelRaster, RandomSplit, open_scene
 from torchgeo_ekgnet.maps import load_classifier, predict_map
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
-QUIET: dict[str, Any] = {
-    'accelerator': 'cpu',
-    'max_epochs': 1,
-    'logger': False,
-    'enable_progress_bar': False,
-    'enable_model_summary': False,
-}
 STATE: dict[str, Any] = {
     'scene': {
         'name': 'field',
@@ -58,19 +48,6 @@ STATE: dict[str, Any] = {
     'padding_mode': 'zeros',
     'num_bands': 2,
 }
-
-
-def make_datamodule(**options: Any) -> SyntheticSceneDataModule:
-    arguments = {
-        'rows': 20,
-        'cols': 20,
-        'num_bands': 8,
-        'num_classes': 3,
-        'patch_size': 5,
-        'batch_size': 32,
-        'split': RandomSplit(0.3, 0.2, 3),
-    }
-    return SyntheticSceneDataModule(**{**arguments, **options})
 
 
 class TestProvenance:
@@ -270,7 +247,7 @@ class TestRead:
                 'ekgnet_tiny', weights=address, in_channels=8, num_classes=3
             )
         with pytest.raises(FileNotFoundError, match='found an address'):
-            trainer = Trainer(**QUIET)
+            trainer = make_trainer()
             task = HyperspectralClassificationTask('ekgnet_tiny')
             trainer.test(task, make_datamodule(), ckpt_path=address)
 
@@ -392,7 +369,7 @@ def test_weights_alone_are_tested_and_mapped(tmp_path: Path) -> None:
     saver = ModelCheckpoint(
         tmp_path / 'run' / 'checkpoints', 'best', save_weights_only=True
     )
-    Trainer(**QUIET, callbacks=[saver]).fit(task, make_datamodule())
+    make_trainer(None, saver).fit(task, make_datamodule())
     path = saver.best_model_path
     assert 'optimizer_states' not in read_checkpoint(path)
 
@@ -406,8 +383,8 @@ def test_weights_alone_are_tested_and_mapped(tmp_path: Path) -> None:
         predict_map(classifier, other)
 
     for stage in ('test', 'predict'):
-        callbacks = [AccuracyReport(table=False), ClassificationMap(), RunFolder('run')]
-        trainer = Trainer(**QUIET, callbacks=callbacks, default_root_dir=tmp_path)
+        callbacks = (AccuracyReport(table=False), ClassificationMap(), RunFolder('run'))
+        trainer = make_trainer(tmp_path, *callbacks)
         again = HyperspectralClassificationTask('ekgnet_tiny')
         getattr(trainer, stage)(again, datamodule=make_datamodule(), ckpt_path=path)
     names = {file.name for file in (tmp_path / 'run').iterdir()}
@@ -415,7 +392,7 @@ def test_weights_alone_are_tested_and_mapped(tmp_path: Path) -> None:
     assert direct.labels.shape == (20, 20)
 
     with pytest.raises(ValueError, match='another split'):
-        Trainer(**QUIET).test(
+        make_trainer().test(
             HyperspectralClassificationTask('ekgnet_tiny'),
             make_datamodule(split=RandomSplit(0.3, 0.2, 4)),
             ckpt_path=path,
@@ -432,7 +409,7 @@ def test_network_of_labelled_pixels_maps_a_scene(tmp_path: Path) -> None:
         statistics_pixels=40,
     )
     task = HyperspectralClassificationTask('ekgnet_tiny')
-    trainer = Trainer(**QUIET, enable_checkpointing=False)
+    trainer = make_trainer()
     trainer.fit(task, datamodule)
     trainer.save_checkpoint(tmp_path / 'best.ckpt')
 
@@ -462,14 +439,14 @@ def test_network_of_labelled_pixels_maps_a_scene(tmp_path: Path) -> None:
 def test_no_reader_of_lightning_unpickles(tmp_path: Path) -> None:
     """Whatever Lightning's own default is, for every stage."""
     task = HyperspectralClassificationTask('ekgnet_tiny')
-    trainer = Trainer(**QUIET, enable_checkpointing=False)
+    trainer = make_trainer()
     trainer.fit(task, make_datamodule())
     path, trace = tmp_path / 'evil.ckpt', tmp_path / 'ran'
     trainer.save_checkpoint(path)
     content = read_checkpoint(path)
     torch.save({**content, 'more': Evil(str(trace))}, path)
     for stage in ('fit', 'validate', 'test', 'predict'):
-        again = Trainer(**{**QUIET, 'max_epochs': 2}, enable_checkpointing=False)
+        again = make_trainer(max_epochs=2)
         task = HyperspectralClassificationTask('ekgnet_tiny')
         with pytest.raises(FileError, match=r'names .*system'):
             getattr(again, stage)(

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
+from tests.small import make_trainer
 from torchgeo_ekgnet import export
 from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet.datamodules import (
@@ -46,16 +46,7 @@ def trained(tmp_path: Path) -> Callable[..., tuple[HyperspectralDataModule, Path
         task = HyperspectralClassificationTask(
             'ekgnet_tiny', lr=2e-3, model_options={'block_config': [1]}
         )
-        trainer = Trainer(
-            max_epochs=1,
-            limit_train_batches=steps,
-            accelerator='cpu',
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-        )
+        trainer = make_trainer(limit_train_batches=steps, limit_val_batches=0)
         trainer.fit(task, datamodule)
         path = tmp_path / 'run' / 'checkpoints' / 'best.ckpt'
         trainer.save_checkpoint(path)

@@ -10,12 +10,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from tests.tasks.small import make_task
+from tests.small import make_datamodule, make_task, make_trainer
 from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet.callbacks import AccuracyReport
 from torchgeo_ekgnet.callbacks.accuracy_report import accuracy_table
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
-from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.metrics import Accuracies
 
 from . import test_run_folder as runs
@@ -62,31 +61,6 @@ def test_table_without_overlap_or_kappa() -> None:
     table = accuracy_table(make_report(overlap=None, kappa=None))
     assert 'training centre' not in table
     assert table.splitlines()[8].split() == ['kappa', 'x', '100', '-']
-
-
-def make_datamodule(**options: Any) -> SyntheticSceneDataModule:
-    return SyntheticSceneDataModule(
-        rows=20,
-        cols=20,
-        num_bands=12,
-        num_classes=3,
-        patch_size=5,
-        split=RandomSplit(0.3, 0.2, 3),
-        **options,
-    )
-
-
-def make_trainer(folder: Path, callback: AccuracyReport) -> Trainer:
-    return Trainer(
-        max_epochs=1,
-        accelerator='cpu',
-        logger=False,
-        callbacks=[callback],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-    )
 
 
 def test_json_holds_what_is_needed_to_judge_it(tmp_path: Path) -> None:
@@ -205,10 +179,10 @@ def test_results_name_the_checkpoint_that_was_read(tmp_path: Path) -> None:
     run = tmp_path / 'runs' / 'small' / 'version_0'
     best = run / 'checkpoints' / 'best.ckpt'
     read = file_digest(best)
-    trainer = runs.make_trainer(tmp_path)
+    trainer = runs.run_trainer(tmp_path)
     trainer.callbacks = [*trainer.callbacks, _Overwrites()]  # type: ignore[attr-defined]
     task = make_task()
-    trainer.test(task, runs.make_datamodule(), ckpt_path=best, verbose=False)
+    trainer.test(task, make_datamodule(), ckpt_path=best, verbose=False)
     assert file_digest(best) != read
     report = json.loads((run / 'test.json').read_text())
     assert report['checkpoint_digest'] == read

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ModelPruning,
@@ -19,23 +19,9 @@ from lightning.pytorch.callbacks import (
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from tests.tasks.small import make_task
+from tests.small import make_datamodule, make_task, make_trainer
 from torchgeo_ekgnet.callbacks import MovingAverage
-from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
-from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
-
-
-def make_datamodule() -> SyntheticSceneDataModule:
-    return SyntheticSceneDataModule(
-        rows=20,
-        cols=20,
-        num_bands=8,
-        num_classes=3,
-        patch_size=5,
-        batch_size=16,
-        split=RandomSplit(0.4, 0.2, 3),
-    )
 
 
 def fit(
@@ -43,15 +29,7 @@ def fit(
 ) -> HyperspectralClassificationTask:
     torch.manual_seed(0)
     task = make_task(class_weights='balanced', lr_schedule='constant')
-    trainer = Trainer(
-        accelerator='cpu',
-        callbacks=list(callbacks),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **{'max_epochs': 2, 'enable_checkpointing': False, **options},
-    )
+    trainer = make_trainer(folder, *callbacks, **{'max_epochs': 2, **options})
     trainer.fit(task, make_datamodule(), ckpt_path=ckpt_path)
     return task
 
@@ -163,13 +141,7 @@ def test_needs_an_end(tmp_path: Path) -> None:
 def test_other_stages_are_quiet(tmp_path: Path) -> None:
     saver = ModelCheckpoint(tmp_path, 'last', save_on_train_epoch_end=True)
     fit(tmp_path, MovingAverage(), saver, max_epochs=1, enable_checkpointing=True)
-    trainer = Trainer(
-        accelerator='cpu',
-        callbacks=[MovingAverage()],
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-    )
+    trainer = make_trainer(None, MovingAverage())
     with warnings.catch_warnings():
         warnings.filterwarnings('error', '.*WeightAveraging')
         trainer.test(
@@ -190,15 +162,8 @@ def test_stages_after_the_training_have_the_weights_of_the_checkpoint(
         tmp_path, '{epoch}', save_top_k=-1, save_on_train_epoch_end=True
     )
     weights = Weights()
-    trainer = Trainer(
-        accelerator='cpu',
-        max_epochs=2,
-        callbacks=[MovingAverage(share=0.4), saver, weights],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    average = MovingAverage(share=0.4)
+    trainer = make_trainer(tmp_path, average, saver, weights, max_epochs=2)
     trainer.fit(task, make_datamodule())
     name = 'model.classifier.weight'
     for epoch in (0, 1):
@@ -225,15 +190,8 @@ def test_a_test_after_an_interrupted_training(tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = make_task(lr_schedule='constant')
     saver = ModelCheckpoint(tmp_path, 'first', save_on_train_epoch_end=True)
-    trainer = Trainer(
-        accelerator='cpu',
-        max_epochs=2,
-        callbacks=[MovingAverage(share=0.4), saver, Failure()],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    average = MovingAverage(share=0.4)
+    trainer = make_trainer(tmp_path, average, saver, Failure(), max_epochs=2)
     with pytest.raises(RuntimeError, match='in the second epoch'):
         trainer.fit(task, make_datamodule())
     path = saver.best_model_path

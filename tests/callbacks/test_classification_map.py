@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 
-from tests.tasks.small import make_task
+from tests.small import make_task, make_trainer
 from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet._runs import CLAIMS_FILE
 from torchgeo_ekgnet.callbacks import (
@@ -65,19 +65,8 @@ def _data(**options: Any) -> SyntheticSceneDataModule:
     return SyntheticSceneDataModule(**(settings | options))
 
 
-def _task(**options: Any) -> HyperspectralClassificationTask:
-    return make_task(**options)
-
-
 def _trainer(*callbacks: Callback, **options: Any) -> Trainer:
-    settings: dict[str, Any] = {
-        'accelerator': 'cpu',
-        'logger': False,
-        'enable_checkpointing': False,
-        'enable_progress_bar': False,
-        'enable_model_summary': False,
-    }
-    return Trainer(callbacks=list(callbacks), **(settings | options))
+    return make_trainer(None, *callbacks, **options)
 
 
 def _read(path: Path) -> NDArray[Any]:
@@ -104,10 +93,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = run / 'checkpoints' / 'best.ckpt'
     torch.manual_seed(0)
     trainer = _trainer(AccuracyReport(table=False), max_epochs=1)
-    data, task = _data(), _task()
+    data, task = _data(), make_task()
     trainer.fit(task, data)
     trainer.save_checkpoint(path)
-    trainer.test(_task(), _data(), ckpt_path=path, verbose=False)
+    trainer.test(make_task(), _data(), ckpt_path=path, verbose=False)
     return path
 
 
@@ -122,7 +111,7 @@ def _copy(checkpoint: Path, run: Path) -> Path:
 def _predict(path: Path, *others: Callback, report: bool = True, **options: Any) -> Any:
     mapper = ClassificationMap(report=report, **OPTIONS)
     trainer = _trainer(mapper, *others, **options)
-    return trainer.predict(_task(), _data(), ckpt_path=path)
+    return trainer.predict(make_task(), _data(), ckpt_path=path)
 
 
 @pytest.fixture(scope='module')
@@ -202,9 +191,9 @@ def test_python_gives_the_same_map(tmp_path: Path, pca: int | None) -> None:
     path = tmp_path / 'checkpoints' / 'best.ckpt'
     trainer = _trainer(ClassificationMap(report=False, **OPTIONS), max_epochs=1)
     preprocessing = {} if pca is None else {'pca': SpectralPCA(pca)}
-    trainer.fit(_task(), _data(**preprocessing))
+    trainer.fit(make_task(), _data(**preprocessing))
     trainer.save_checkpoint(path)
-    trainer.predict(_task(), _data(**preprocessing), ckpt_path=path)
+    trainer.predict(make_task(), _data(**preprocessing), ckpt_path=path)
     classifier = load_classifier(path)
     data = _data()
     data.setup('predict')
@@ -326,7 +315,7 @@ def test_fast_dev_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_network_of_this_process(tmp_path: Path) -> None:
-    task, data = _task(), _data()
+    task, data = make_task(), _data()
     mapper = ClassificationMap(
         scope='labelled', output=str(tmp_path / 'out'), report=False, **OPTIONS
     )
@@ -339,7 +328,7 @@ def test_network_of_this_process(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint_and_no_folder() -> None:
-    task, data = _task(), _data()
+    task, data = make_task(), _data()
     trainer = _trainer(
         ClassificationMap(**OPTIONS), max_epochs=1, limit_train_batches=1
     )
@@ -382,7 +371,7 @@ def test_checkpoint_of_another_scene(
     path = _copy(checkpoint, tmp_path)
     trainer = _trainer(ClassificationMap(**OPTIONS))
     with pytest.raises(ValueError, match=message):
-        trainer.predict(_task(), _data(**options), ckpt_path=path)
+        trainer.predict(make_task(), _data(**options), ckpt_path=path)
     assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
 
 
@@ -392,7 +381,9 @@ def test_checkpoint_of_as_many_other_classes(checkpoint: Path, tmp_path: Path) -
     data.setup('predict')
     data.scene.class_names = ('Grass', 'Wood', 'Water')
     with pytest.raises(ValueError, match=r"3 classes \[.*the 3 classes \['Grass', 'W"):
-        _trainer(ClassificationMap(**OPTIONS)).predict(_task(), data, ckpt_path=path)
+        _trainer(ClassificationMap(**OPTIONS)).predict(
+            make_task(), data, ckpt_path=path
+        )
     assert [item.name for item in tmp_path.iterdir()] == ['checkpoints']
 
 
@@ -401,7 +392,7 @@ def test_other_classes_without_the_callback(checkpoint: Path) -> None:
     data.setup('predict')
     data.scene.class_names = ('Grass', 'Wood', 'Water')
     with pytest.raises(ValueError, match=r"'Grass', 'Wood'.*--data.labels null"):
-        _trainer().predict(_task(), data, ckpt_path=checkpoint)
+        _trainer().predict(make_task(), data, ckpt_path=checkpoint)
 
 
 def test_a_log_that_nobody_watches_has_no_bar(
@@ -421,7 +412,7 @@ def test_unwritable_folder(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / 'taken').write_text('')
     mapper = ClassificationMap(output=str(tmp_path / 'taken' / 'out'), **OPTIONS)
     with pytest.raises(NotADirectoryError, match='choose another output folder'):
-        _trainer(mapper).predict(_task(), _data(), ckpt_path=checkpoint)
+        _trainer(mapper).predict(make_task(), _data(), ckpt_path=checkpoint)
 
 
 def test_other_datamodule(checkpoint: Path) -> None:

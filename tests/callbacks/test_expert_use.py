@@ -11,12 +11,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tests.tasks.small import make_task
+from tests.small import make_task, make_trainer
 from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.layers import expert_convs
@@ -92,24 +92,10 @@ class Task(LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-3)
 
 
-def trainer(folder: Path, *callbacks: ExpertUse, **kwargs: Any) -> Trainer:
-    """Make a quiet trainer."""
-    return Trainer(
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        logger=kwargs.pop('logger', False),
-        accelerator='cpu',
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        **kwargs,
-    )
-
-
 def test_callback_in_fit_logs_entropy(tmp_path: Path) -> None:
     callback = ExpertUse()
     logger = CSVLogger(tmp_path)
-    runner = trainer(
+    runner = make_trainer(
         tmp_path, callback, logger=logger, max_epochs=1, log_every_n_steps=1
     )
     runner.fit(Task(), datamodule=Data())
@@ -128,7 +114,7 @@ def test_callback_with_a_compiled_network(tmp_path: Path) -> None:
     )
     task.model.compile(backend='eager', dynamic=True)
     callback = ExpertUse(measure_worth=True)
-    runner = trainer(
+    runner = make_trainer(
         tmp_path, callback, max_epochs=1, limit_train_batches=1, num_sanity_val_steps=0
     )
     data = Data(batch_size=3)  # a batch of one would be compiled on its own
@@ -143,7 +129,7 @@ def test_callback_with_a_compiled_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize('worth', [False, True])
 def test_callback_in_test_writes_beside_the_run(tmp_path: Path, worth: bool) -> None:
     task = Task()
-    runner = trainer(tmp_path, ExpertUse(measure_worth=worth))
+    runner = make_trainer(tmp_path, ExpertUse(measure_worth=worth))
     runner.test(task, datamodule=Data(), verbose=False)
     content = json.loads((tmp_path / 'expert_use.json').read_text())
     assert content['samples'] == 9
@@ -161,7 +147,7 @@ def test_callback_in_test_writes_beside_the_run(tmp_path: Path, worth: bool) -> 
 
 
 def test_callback_in_validate(tmp_path: Path) -> None:
-    runner = trainer(tmp_path, ExpertUse('use'))
+    runner = make_trainer(tmp_path, ExpertUse('use'))
     task = Task()
     runner.test(task, datamodule=Data(), verbose=False)
     tested = (tmp_path / 'use.json').read_bytes()
@@ -177,7 +163,7 @@ def test_files_of_others_are_named_before_the_work(tmp_path: Path, stage: str) -
     folder = tmp_path / 'validate' if stage == 'validate' else tmp_path
     folder.mkdir(exist_ok=True)
     (folder / 'expert_use.png').write_text('mine')
-    runner = trainer(tmp_path, ExpertUse())
+    runner = make_trainer(tmp_path, ExpertUse())
     with pytest.raises(FileExistsError, match='not written here'):
         getattr(runner, stage)(Task(), datamodule=Data(), verbose=False)
     assert (folder / 'expert_use.png').read_text() == 'mine'
@@ -185,7 +171,7 @@ def test_files_of_others_are_named_before_the_work(tmp_path: Path, stage: str) -
 
 
 def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
-    runner = trainer(tmp_path, ExpertUse(), fast_dev_run=True)
+    runner = make_trainer(tmp_path, ExpertUse(), fast_dev_run=True)
     runner.test(Task(), datamodule=Data(), verbose=False)
     assert not list(tmp_path.rglob('expert_use.*'))
 
@@ -198,7 +184,7 @@ def test_callback_without_experts(tmp_path: Path) -> None:
                 'ekgnet_tiny', in_chans=BANDS, num_classes=3, conv_layer='conv3d'
             )
 
-    trainer(tmp_path, ExpertUse()).test(Static(), datamodule=Data(), verbose=False)
+    make_trainer(tmp_path, ExpertUse()).test(Static(), datamodule=Data(), verbose=False)
     assert not list(tmp_path.rglob('expert_use.*'))
 
 
@@ -218,15 +204,15 @@ def test_callback_leaves_no_hook_behind_an_error(tmp_path: Path, stage: str) -> 
 
     task = Failing()
     with pytest.raises(RuntimeError, match='out of memory'):
-        getattr(trainer(tmp_path, ExpertUse()), stage)(task, Data())
+        getattr(make_trainer(tmp_path, ExpertUse()), stage)(task, Data())
     assert not hooks(task)
 
 
 def test_worth_needs_a_datamodule(tmp_path: Path) -> None:
-    runner = trainer(tmp_path, ExpertUse(measure_worth=True))
+    runner = make_trainer(tmp_path, ExpertUse(measure_worth=True))
     with pytest.raises(ValueError, match='measure_worth: found no datamodule'):
         runner.test(Task(), Data().test_dataloader(), verbose=False)
-    runner = trainer(tmp_path, ExpertUse())
+    runner = make_trainer(tmp_path, ExpertUse())
     runner.test(Task(), Data().test_dataloader(), verbose=False)
     assert json.loads((tmp_path / 'expert_use.json').read_text())['samples'] == 9
 
@@ -237,11 +223,11 @@ def test_worth_is_of_all_pixels_on_two_processes(tmp_path: Path) -> None:
         rows=20, cols=20, num_bands=BANDS, num_classes=3, patch_size=3, batch_size=32
     )
     task = make_task()
-    runner = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
+    runner = make_trainer(tmp_path, max_epochs=1, limit_train_batches=1)
     runner.fit(task, datamodule=data)
     contents = []
     for devices in (1, 2):
-        runner = trainer(
+        runner = make_trainer(
             tmp_path,
             ExpertUse(measure_worth=True),
             devices=devices,
@@ -262,12 +248,12 @@ def test_number_of_classes_of_a_foreign_task(tmp_path: Path) -> None:
             self.model = Task().model
 
     task = Foreign()
-    trainer(tmp_path, ExpertUse()).test(task, datamodule=Data(), verbose=False)
+    make_trainer(tmp_path, ExpertUse()).test(task, datamodule=Data(), verbose=False)
     content = json.loads((tmp_path / 'expert_use.json').read_text())
     assert content['counts'] == [3, 3, 3]
     del task.model.num_classes
     with pytest.raises(ValueError, match=r'num_classes: found none .* of Foreign'):
-        trainer(tmp_path, ExpertUse()).test(task, datamodule=Data(), verbose=False)
+        make_trainer(tmp_path, ExpertUse()).test(task, datamodule=Data(), verbose=False)
 
 
 def test_classes_are_those_of_the_network(tmp_path: Path) -> None:
@@ -295,7 +281,7 @@ def test_classes_are_those_of_the_network(tmp_path: Path) -> None:
 
     contents = []
     for task, data in ((Matched(), Fewer(False)), (Same(), Fewer(True))):
-        runner = trainer(tmp_path, ExpertUse(measure_worth=True))
+        runner = make_trainer(tmp_path, ExpertUse(measure_worth=True))
         runner.test(task, datamodule=data, verbose=False)
         contents.append(json.loads((tmp_path / 'expert_use.json').read_text()))
     assert contents[0]['counts'] == [2, 0, 7]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.small import make_trainer
 from torchgeo_ekgnet.callbacks import PruningSchedule
 from torchgeo_ekgnet.models.dgcnet import DynamicGroupConv3d, inactive_channels
 
@@ -38,15 +39,7 @@ class Task(LightningModule):
 
 def fit(task: Task, **kwargs: Any) -> None:
     data = DataLoader(TensorDataset(torch.randn(12, 8, 3, 3)), batch_size=2)
-    Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[PruningSchedule()],
-        **kwargs,
-    ).fit(task, data)
+    make_trainer(None, PruningSchedule(), **kwargs).fit(task, data)
 
 
 @pytest.fixture
@@ -67,7 +60,7 @@ def test_progress_follows_the_training(network: nn.Module) -> None:
 
 def test_end_by_steps(network: nn.Module) -> None:
     task = Task(network)
-    fit(task, max_steps=8)
+    fit(task, max_epochs=None, max_steps=8)
     assert task.seen == [inactive_channels(s / 8, 8) for s in range(8)]
 
 
@@ -78,5 +71,5 @@ def test_an_end_is_needed(network: nn.Module) -> None:
 
 def test_other_networks_are_left_alone() -> None:
     task = Task(nn.Sequential(nn.Flatten(), nn.Linear(72, 2)))
-    fit(task, max_epochs=-1, max_time={'seconds': 1})
+    fit(task, max_epochs=-1, max_time={'milliseconds': 1})
     assert task.seen == []

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tests.tasks.small import make_task
+from tests.small import make_datamodule, make_task
 
-from .test_run_folder import make_datamodule, make_trainer
+from .test_run_folder import run_trainer
 
 
 class Refusing(Callback):
@@ -31,13 +31,13 @@ class Refusing(Callback):
 def run(tmp_path: Path) -> Path:
     """The folder of a training."""
     task = make_task()
-    make_trainer(tmp_path).fit(task, make_datamodule())
+    run_trainer(tmp_path).fit(task, make_datamodule())
     return tmp_path / 'runs' / 'small' / 'version_0'
 
 
 def refused(folder: Path, stage: str, **options: Any) -> None:
     """Begin a stage that is refused."""
-    trainer = make_trainer(folder)
+    trainer = run_trainer(folder)
     trainer.callbacks.append(Refusing())  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match='refused'):
         getattr(trainer, stage)(**options)
@@ -64,7 +64,7 @@ def test_earlier_results_stay(run: Path, tmp_path: Path) -> None:
         'datamodule': make_datamodule(),
         'ckpt_path': run / 'checkpoints' / 'best.ckpt',
     }
-    make_trainer(tmp_path).test(**given, verbose=False)
+    run_trainer(tmp_path).test(**given, verbose=False)
     before = sorted(run.glob('*')), (run / 'test.json').read_bytes()
     refused(tmp_path, 'test', **given)
     assert (sorted(run.glob('*')), (run / 'test.json').read_bytes()) == before

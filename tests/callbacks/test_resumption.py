@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tests.callbacks.test_run_folder import make_datamodule, make_trainer
-from tests.tasks.small import make_task
+from tests.callbacks.test_run_folder import run_trainer
+from tests.small import make_datamodule, make_task, make_trainer
 from torchgeo_ekgnet.callbacks import RunFolder
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
@@ -30,14 +29,11 @@ def test_resumed_run_keeps_the_best_epochs(
     def fit(epochs: int, checkpoint: Path | None = None) -> ModelCheckpoint:
         best = ModelCheckpoint(filename='best', monitor='known_loss', save_top_k=2)
         last = ModelCheckpoint(filename='last', enable_version_counter=False)
-        trainer = Trainer(
+        trainer = make_trainer(
+            tmp_path,
+            *(RunFolder('small'), best, last),
             max_epochs=epochs,
-            accelerator='cpu',
-            callbacks=[RunFolder('small'), best, last],
-            enable_progress_bar=False,
-            enable_model_summary=False,
             log_every_n_steps=1,
-            default_root_dir=tmp_path,
             num_sanity_val_steps=0,
         )
         task = make_task()
@@ -67,12 +63,12 @@ def test_resumed_run_keeps_the_best_epochs(
 
 def test_resume_without_the_best_checkpoint(tmp_path: Path) -> None:
     """A checkpoint that came alone goes on alone."""
-    trainer = make_trainer(tmp_path)
+    trainer = run_trainer(tmp_path)
     trainer.fit(make_task(), make_datamodule())
     lone = tmp_path / 'lone.ckpt'
     path = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     Path(path).rename(lone)
-    trainer = make_trainer(tmp_path, max_epochs=2)
+    trainer = run_trainer(tmp_path, max_epochs=2)
     with pytest.warns(UserWarning, match='dirpath has changed'):
         trainer.fit(make_task(), make_datamodule(), ckpt_path=lone)
     assert (tmp_path / 'runs/small/version_1/checkpoints/best.ckpt').is_file()
@@ -90,7 +86,7 @@ def test_resume_beside_a_best_checkpoint_of_another_moment(
     )
 
     def fit(epochs: int, checkpoint: Path | None = None) -> ModelCheckpoint:
-        trainer = make_trainer(
+        trainer = run_trainer(
             tmp_path, monitor='known_loss', max_epochs=epochs, num_sanity_val_steps=0
         )
         last = ModelCheckpoint(filename='last', enable_version_counter=False)
@@ -114,14 +110,14 @@ def test_resume_beside_a_best_checkpoint_of_another_moment(
 
 def test_resume_beside_a_damaged_best_checkpoint(tmp_path: Path) -> None:
     """It is as good as missing: only the checkpoint in use is needed to go on."""
-    trainer = make_trainer(tmp_path)
+    trainer = run_trainer(tmp_path)
     last = ModelCheckpoint(filename='last', enable_version_counter=False)
     trainer.callbacks.append(last)  # type: ignore[attr-defined]
     trainer.fit(make_task(), make_datamodule())
     path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
     damaged = path.read_bytes()[:5000]
     path.write_bytes(damaged)
-    trainer = make_trainer(tmp_path, max_epochs=2)
+    trainer = run_trainer(tmp_path, max_epochs=2)
     with pytest.warns(
         UserWarning, match=r'best\.ckpt .*the best score so far is forgot'
     ):
@@ -144,7 +140,7 @@ def test_a_trainer_that_has_trained_resumes_another_run(
     )
     last = []
     for _ in range(2):
-        trainer = make_trainer(tmp_path, monitor='known_loss', num_sanity_val_steps=0)
+        trainer = run_trainer(tmp_path, monitor='known_loss', num_sanity_val_steps=0)
         last.append(ModelCheckpoint(filename='last', enable_version_counter=False))
         trainer.callbacks.append(last[-1])  # type: ignore[attr-defined]
         trainer.fit(make_task(), make_datamodule())
@@ -160,7 +156,7 @@ def test_a_trainer_that_has_trained_resumes_another_run(
 
 
 def test_a_checkpoint_names_no_other_file(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
+    trainer = run_trainer(tmp_path)
     trainer.fit(make_task(), make_datamodule())
     path = Path(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
     secret = tmp_path / 'secret.txt'
@@ -170,7 +166,7 @@ def test_a_checkpoint_names_no_other_file(tmp_path: Path) -> None:
         if 'best_model_path' in state:
             state.update(best_model_path=str(secret), last_model_path=str(secret))
     torch.save(content, path)
-    trainer = make_trainer(tmp_path, max_epochs=2)
+    trainer = run_trainer(tmp_path, max_epochs=2)
     with pytest.warns(UserWarning, match='dirpath has changed'):
         trainer.fit(make_task(), make_datamodule(), ckpt_path=path)
     assert secret.read_text() == 'secret'

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from tests.tasks.small import make_task
+from tests.small import make_datamodule, make_task
 from torchgeo_ekgnet._files import write_text
 
-from .test_run_folder import _fit, make_datamodule, make_trainer
+from .test_run_folder import _fit, run_trainer
 
 
 def test_the_end_of_a_run_speaks(
@@ -36,7 +36,7 @@ def test_without_a_score_to_watch_the_last_weights_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    trainer = make_trainer(tmp_path, monitor=None, max_epochs=2)
+    trainer = run_trainer(tmp_path, monitor=None, max_epochs=2)
     trainer.checkpoint_callback.filename = 'last'  # type: ignore[union-attr]
     trainer.fit(make_task(), make_datamodule())
     lines = capsys.readouterr().out.splitlines()
@@ -54,7 +54,7 @@ def test_what_the_run_is_tested_with_is_named(
 ) -> None:
     """A configuration beside the checkpoint is not taken for classes of others."""
     monkeypatch.chdir(tmp_path)
-    trainer = make_trainer(tmp_path, max_epochs=1)
+    trainer = run_trainer(tmp_path, max_epochs=1)
     config = Path('runs/small/version_0/config.yaml')
 
     class Saved(Callback):

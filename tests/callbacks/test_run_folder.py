@@ -20,49 +20,27 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from tests.processes import needs_posix
-from tests.tasks.small import make_task
+from tests.small import make_datamodule, make_task, make_trainer
 from torchgeo_ekgnet._runs import create_version, newest_checkpoint
 from torchgeo_ekgnet.callbacks import AccuracyReport, ClassificationMap, RunFolder
 from torchgeo_ekgnet.callbacks.run_folder import run_path
-from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.datasets.splits import Split
 
 
-def make_datamodule(val: float = 0.2, **options: Any) -> SyntheticSceneDataModule:
-    settings: dict[str, Any] = {
-        'rows': 20,
-        'cols': 20,
-        'num_bands': 12,
-        'num_classes': 3,
-        'patch_size': 5,
-        'split': RandomSplit(0.3, val, 3),
-    }
-    return SyntheticSceneDataModule(**(settings | options))
-
-
-def make_trainer(
+def run_trainer(
     folder: Path,
     tensorboard: bool = True,
     monitor: str | None = 'val_loss',
-    max_epochs: int = 1,
-    num_sanity_val_steps: int = 2,
+    **options: Any,
 ) -> Trainer:
-    callbacks = [
+    return make_trainer(
+        folder,
         RunFolder('small', tensorboard=tensorboard),
         ModelCheckpoint(filename='best', monitor=monitor),
         AccuracyReport(table=False),
-    ]
-    return Trainer(
-        max_epochs=max_epochs,
-        num_sanity_val_steps=num_sanity_val_steps,
-        accelerator='cpu',
-        logger=False,
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         log_every_n_steps=1,
-        default_root_dir=folder,
+        **options,
     )
 
 
@@ -71,7 +49,7 @@ def test_loggers_share_the_version(
 ) -> None:
     datamodule = make_datamodule()
     for version in range(2):
-        trainer = make_trainer(tmp_path)
+        trainer = run_trainer(tmp_path)
         trainer.fit(make_task(), datamodule)
         csv, board = trainer.loggers
         assert isinstance(csv, CSVLogger)
@@ -105,10 +83,10 @@ def test_the_folder_of_a_run_that_goes_while_it_trains(
             if trainer.current_epoch == 1:
                 path.rename(tmp_path / 'moved')
                 if replaced:
-                    make_trainer(tmp_path).fit(make_task(), make_datamodule())
+                    run_trainer(tmp_path).fit(make_task(), make_datamodule())
                     shutil.copytree(path, other)
 
-    trainer = make_trainer(tmp_path, max_epochs=3, num_sanity_val_steps=0)
+    trainer = run_trainer(tmp_path, max_epochs=3, num_sanity_val_steps=0)
     trainer.callbacks.insert(0, Moving())  # type: ignore[attr-defined]
     listening = signal.getsignal(signal.SIGTERM)
     with pytest.raises(FileNotFoundError, match='version_0') as caught:
@@ -132,14 +110,14 @@ def test_a_note_that_was_deleted_ends_no_training(tmp_path: Path) -> None:
         def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
             (tmp_path / 'runs/small/version_0/run.json').unlink()
 
-    trainer = make_trainer(tmp_path)
+    trainer = run_trainer(tmp_path)
     trainer.callbacks.append(Deleting())  # type: ignore[attr-defined]
     trainer.fit(make_task(), make_datamodule())
     assert (tmp_path / 'runs/small/version_0/checkpoints').is_dir()
 
 
 def test_runs_that_start_together_have_folders_of_their_own(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
+    trainer = run_trainer(tmp_path)
     paths = [RunFolder('small')._next_version(trainer) for _ in range(2)]
     assert [path.name for path in paths] == ['version_0', 'version_1']
     # Another process created the folder after this one had looked.
@@ -157,17 +135,17 @@ def test_other_processes_are_told_the_folder(tmp_path: Path) -> None:
 
 
 def test_no_validation_pixels(tmp_path: Path) -> None:
-    datamodule = make_datamodule(val=0.0)
+    datamodule = make_datamodule(split=RandomSplit(0.3, 0.0, 3))
     task = make_task()
     for sanity in (0, 2):
-        trainer = make_trainer(tmp_path, num_sanity_val_steps=sanity)
+        trainer = run_trainer(tmp_path, num_sanity_val_steps=sanity)
         with pytest.raises(ValueError, match="ModelCheckpoint monitors 'val_loss'"):
             trainer.fit(task, datamodule)
         assert trainer.global_step == 0
     plateau = make_task(lr_schedule='plateau')
     with pytest.raises(ValueError, match=r'ReduceLROnPlateau .* val > 0'):
-        make_trainer(tmp_path, monitor=None).fit(plateau, datamodule)
-    trainer = make_trainer(tmp_path, monitor='train_loss')
+        run_trainer(tmp_path, monitor=None).fit(plateau, datamodule)
+    trainer = run_trainer(tmp_path, monitor='train_loss')
     trainer.fit(task, datamodule)
     assert Path(trainer.checkpoint_callback.best_model_path).is_file()  # type: ignore[union-attr]
 
@@ -176,11 +154,11 @@ def test_a_trainer_that_tested_another_run_trains_in_its_own_folder(
     tmp_path: Path,
 ) -> None:
     task, datamodule = make_task(), make_datamodule()
-    trainer = make_trainer(tmp_path, tensorboard=False)
+    trainer = run_trainer(tmp_path, tensorboard=False)
     trainer.fit(task, datamodule)
     (first,) = tmp_path.rglob('*.ckpt')
     before = first.read_bytes()
-    trainer = make_trainer(tmp_path, tensorboard=False)
+    trainer = run_trainer(tmp_path, tensorboard=False)
     trainer.test(task, datamodule, ckpt_path=first, verbose=False)
     trainer.fit(task, datamodule)
     assert first.read_bytes() == before
@@ -194,7 +172,7 @@ def test_a_training_after_one_that_failed_keeps_its_checkpoints(tmp_path: Path) 
         def on_train_batch_start(self, *_: Any) -> None:
             raise RuntimeError('no memory')
 
-    trainer = make_trainer(tmp_path, tensorboard=False)
+    trainer = run_trainer(tmp_path, tensorboard=False)
     failing = Failing()
     trainer.callbacks.insert(0, failing)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match='no memory'):
@@ -206,7 +184,7 @@ def test_a_training_after_one_that_failed_keeps_its_checkpoints(tmp_path: Path) 
 
 
 def test_same_process_tests_into_its_run(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, tensorboard=False)
+    trainer = run_trainer(tmp_path, tensorboard=False)
     task, datamodule = make_task(), make_datamodule()
     trainer.fit(task, datamodule)
     folder = tmp_path / 'runs' / 'small' / 'version_0'
@@ -218,7 +196,7 @@ def test_same_process_tests_into_its_run(tmp_path: Path) -> None:
 
 
 def test_best_checkpoint_of_the_same_process(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
+    trainer = run_trainer(tmp_path)
     task, datamodule = make_task(), make_datamodule()
     trainer.fit(task, datamodule)
     trainer.test(task, datamodule, ckpt_path='best', verbose=False)
@@ -228,13 +206,13 @@ def test_best_checkpoint_of_the_same_process(tmp_path: Path) -> None:
 def test_loaded_weights_open_a_run(tmp_path: Path) -> None:
     task = make_task(in_channels=12, num_classes=3)
     task.load_state_dict(task.state_dict())
-    make_trainer(tmp_path).test(task, make_datamodule(), verbose=False)
+    run_trainer(tmp_path).test(task, make_datamodule(), verbose=False)
     assert (tmp_path / 'runs' / 'small' / 'version_0' / 'test.json').is_file()
 
 
 def test_run_that_cannot_be_written_to(tmp_path: Path) -> None:
     """``test`` stops before any work, ``predict`` can write its map elsewhere."""
-    trainer = make_trainer(tmp_path, tensorboard=False)
+    trainer = run_trainer(tmp_path, tensorboard=False)
     datamodule = make_datamodule()
     trainer.fit(make_task(), datamodule)
     run = tmp_path / 'runs' / 'small' / 'version_0'
@@ -244,8 +222,8 @@ def test_run_that_cannot_be_written_to(tmp_path: Path) -> None:
     options: dict[str, Any] = {'ckpt_path': run / 'checkpoints' / 'best.ckpt'}
     task = make_task()
     with pytest.raises(NotADirectoryError, match=r"file has its name.*version_0/test'"):
-        make_trainer(tmp_path).test(task, datamodule, **options)
-    trainer = make_trainer(tmp_path)
+        run_trainer(tmp_path).test(task, datamodule, **options)
+    trainer = run_trainer(tmp_path)
     mapper = ClassificationMap(output=str(tmp_path / 'out'), report=False)
     trainer.callbacks.append(mapper)  # type: ignore[attr-defined]
     with pytest.warns(UserWarning, match='predict keeps no log') as warned:
@@ -262,13 +240,13 @@ def test_bad_name(name: str) -> None:
 
 
 def test_moved_run_takes_its_results_along(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
+    trainer = run_trainer(tmp_path)
     datamodule = make_datamodule()
     trainer.fit(make_task(), datamodule)
     moved = tmp_path / 'elsewhere'
     (tmp_path / 'runs' / 'small' / 'version_0').rename(moved)
     task = make_task()
-    make_trainer(tmp_path).test(
+    run_trainer(tmp_path).test(
         task,
         datamodule,
         ckpt_path=str(moved / 'checkpoints' / 'best.ckpt'),
@@ -310,16 +288,10 @@ class _Remote(Logger):
 
 
 def _fit(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    settings: dict[str, Any] = {
-        'max_epochs': 1,
-        'accelerator': 'cpu',
-        **dict.fromkeys(('enable_progress_bar', 'enable_model_summary'), False),
-        'log_every_n_steps': 1,
-        'default_root_dir': folder,
-    }
     best = ModelCheckpoint(filename='best', monitor='val_loss')
-    own = [RunFolder('small'), best, *callbacks]
-    trainer = Trainer(callbacks=own, **(settings | options))
+    own = (RunFolder('small'), best, *callbacks)
+    options = {'logger': None, 'log_every_n_steps': 1, **options}
+    trainer = make_trainer(folder, *own, **options)
     trainer.fit(make_task(), make_datamodule())
     return trainer
 
@@ -396,7 +368,7 @@ def test_a_run_that_fails_later_is_kept(tmp_path: Path) -> None:
 
 def test_a_second_fit_takes_nothing_from_the_first(tmp_path: Path) -> None:
     task, datamodule = make_task(), make_datamodule()
-    trainer = make_trainer(tmp_path)
+    trainer = run_trainer(tmp_path)
     trainer.fit(task, datamodule)
     folder = tmp_path / 'runs/small/version_0'
     rows = (folder / 'metrics.csv').read_text()
@@ -411,7 +383,7 @@ def test_a_second_fit_takes_nothing_from_the_first(tmp_path: Path) -> None:
 def test_another_trainer_opens_a_run_of_its_own(tmp_path: Path) -> None:
     callback = RunFolder('small')
     for number in range(2):
-        trainer = make_trainer(tmp_path)
+        trainer = run_trainer(tmp_path)
         trainer.callbacks = [callback]  # type: ignore[attr-defined]
         trainer.fit(make_task(), make_datamodule())
         assert callback.path == tmp_path / f'runs/small/version_{number}'
@@ -465,14 +437,14 @@ def test_results_on_another_scene_have_a_folder_of_their_own(tmp_path: Path) -> 
     trainer = _fit(tmp_path)
     run = tmp_path / 'runs' / 'small' / 'version_0'
     best = run / 'checkpoints' / 'best.ckpt'
-    first = make_trainer(tmp_path)
+    first = run_trainer(tmp_path)
     task = make_task()
     first.test(task, make_datamodule(), ckpt_path=best, verbose=False)
     before = (run / 'test.json').read_bytes()
     other = make_datamodule(seed=1, allow_other_split=True)
     task = make_task()
     with pytest.warns(UserWarning, match='allow_other_split'):
-        make_trainer(tmp_path).test(task, other, ckpt_path=best, verbose=False)
+        run_trainer(tmp_path).test(task, other, ckpt_path=best, verbose=False)
     assert (run / 'test.json').read_bytes() == before
     (folder,) = [path for path in (run / 'test').iterdir() if path.is_dir()]
     report = json.loads((folder / 'test.json').read_text())
@@ -492,7 +464,7 @@ def test_scores_of_another_checkpoint_are_replaced_with_a_word(tmp_path: Path) -
         task = make_task()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
-            make_trainer(tmp_path).test(
+            run_trainer(tmp_path).test(
                 task, make_datamodule(), ckpt_path=checkpoint, verbose=False
             )
         said = [item for item in caught if 'are replaced by' in str(item.message)]

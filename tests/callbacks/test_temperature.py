@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
 
+from tests.small import make_trainer
 from torchgeo_ekgnet.callbacks import TemperatureAnnealing
 from torchgeo_ekgnet.layers import expert_convs
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
@@ -61,16 +62,7 @@ def fit(folder: Path, *callbacks: Callback, epochs: int, **kwargs: Any) -> Train
         }
     ]
     loader: DataLoader[Any] = DataLoader(batches, batch_size=None)
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator='cpu',
-        callbacks=list(callbacks),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-    )
+    trainer = make_trainer(folder, *callbacks, max_epochs=epochs)
     trainer.fit(task, loader, loader, **kwargs)
     return trainer
 

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""A data module, a task and a trainer, small enough for a test."""
+"""A data module and a network, small enough for a test."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
@@ -48,18 +47,6 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc(x[:, :, x.shape[2] // 2, x.shape[3] // 2])
         return logits
-
-
-def trainer(folder: Path, **kwargs: Any) -> Trainer:
-    arguments: dict[str, Any] = {
-        'accelerator': 'cpu',
-        'max_epochs': 1,
-        'logger': False,
-        'default_root_dir': folder,
-        'enable_progress_bar': False,
-        'enable_model_summary': False,
-    }
-    return Trainer(**{**arguments, **kwargs})
 
 
 class KeepScores(lightning.Callback):

@@ -16,7 +16,7 @@ from torchgeo.datasets import EnMAP
 
 from tests.data.enmap import data
 from tests.data.geotiff.data import write
-from tests.tasks.small import make_task
+from tests.small import make_task, make_trainer
 from torchgeo_ekgnet import _compat
 from torchgeo_ekgnet.datamodules import LabelledPixelsDataModule
 from torchgeo_ekgnet.datasets import (
@@ -30,7 +30,7 @@ from torchgeo_ekgnet.datasets import (
 from torchgeo_ekgnet.datasets.splits import Split, SplitProtocol
 from torchgeo_ekgnet.samplers import LabelledPixelSampler
 
-from .small import KeepScores, trainer
+from .small import KeepScores
 
 BANDS = 6
 
@@ -330,18 +330,14 @@ def test_two_processes_score_every_patch_once(tmp_path: Path) -> None:
         )
         module = make(tmp_path, split=split, batch_size=6)
         task = make_task()
-        run = trainer(tmp_path, enable_checkpointing=False)
+        run = make_trainer(tmp_path)
         run.fit(task, datamodule=module)
         (alone,) = run.test(task, datamodule=module, verbose=False)
         one = task.accuracies['test'].to_dict()['confusion_matrix']
         kept = KeepScores(tmp_path / f'two of {count}')
-        trainer(
-            tmp_path,
-            enable_checkpointing=False,
-            devices=2,
-            strategy='ddp_fork',
-            callbacks=[kept],
-        ).test(task, datamodule=module, verbose=False)
+        make_trainer(tmp_path, devices=2, strategy='ddp_fork', callbacks=[kept]).test(
+            task, datamodule=module, verbose=False
+        )
         two = json.loads((kept.folder / 'test').read_text())
         assert np.sum(two['confusion_matrix']) == count
         assert two['confusion_matrix'] == one

@@ -12,10 +12,10 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from tests.small import make_trainer
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datamodules.generators import generator_states, restore_generators
 from torchgeo_ekgnet.datasets import RandomSplit
@@ -56,14 +56,9 @@ def fit(
         auto_insert_metric_name=False,
         save_on_train_epoch_end=save,
     )
-    Trainer(
-        accelerator='cpu',
-        max_epochs=EPOCHS,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[checkpoints],
-    ).fit(task, SyntheticSceneDataModule(**(settings | options)), ckpt_path=ckpt_path)
+    data = SyntheticSceneDataModule(**(settings | options))
+    trainer = make_trainer(None, checkpoints, max_epochs=EPOCHS)
+    trainer.fit(task, data, ckpt_path=ckpt_path)
     return task.state_dict()
 
 

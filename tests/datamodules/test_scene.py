@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from torchgeo.trainers import ClassificationTask
 
+from tests.small import make_trainer
 from torchgeo_ekgnet.datamodules import HyperspectralDataModule
 from torchgeo_ekgnet.datamodules.pixels import training_batch_size
 from torchgeo_ekgnet.datasets import (
@@ -34,7 +35,7 @@ from torchgeo_ekgnet.transforms import (
     orient,
 )
 
-from .small import CPU, ready, synthetic, trainer
+from .small import CPU, ready, synthetic
 
 pytestmark = pytest.mark.filterwarnings('ignore:The number of training batches')
 
@@ -139,7 +140,7 @@ class TestBatches:
     ) -> None:
         module = synthetic(augmentation=PatchAugmentation(flips=True))
         if fitted:
-            trainer(tmp_path, enable_checkpointing=False).fit(task, datamodule=module)
+            make_trainer(tmp_path).fit(task, datamodule=module)
         module.setup('fit')
         module.patch_source.cube(CPU)
         again = pickle.loads(pickle.dumps(module))

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.trainers import ClassificationTask
 
+from tests.small import make_trainer
 from torchgeo_ekgnet import datamodules
 from torchgeo_ekgnet.datamodules import (
     CustomSceneDataModule,
@@ -27,7 +28,7 @@ from torchgeo_ekgnet.datamodules import (
 from torchgeo_ekgnet.datasets import BandSelection, CountSplit, MaskSplit
 from torchgeo_ekgnet.transforms import SpectralPCA
 
-from .small import CPU, ready, trainer
+from .small import CPU, ready
 
 
 def test_nested_protocols_on_the_command_line() -> None:
@@ -183,7 +184,7 @@ class TestScenes:
         np.save(tmp_path / 'labels.npy', labels)
         kwargs: dict[str, Any] = {'root': str(tmp_path), 'patch_size': 3}
         first = CustomSceneDataModule(cube='first.npy', labels='labels.npy', **kwargs)
-        run = trainer(tmp_path, enable_checkpointing=False)
+        run = make_trainer(tmp_path)
         run.fit(task, datamodule=first)
         run.save_checkpoint(tmp_path / 'last.ckpt')
         second = CustomSceneDataModule(cube='second.npy', **kwargs)

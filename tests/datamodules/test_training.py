@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchgeo.trainers import ClassificationTask
 
-from tests.tasks.small import make_task
+from tests.small import make_task, make_trainer
 from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datamodules.pixels import PixelBatches, PixelDataset
@@ -27,7 +27,7 @@ from torchgeo_ekgnet.transforms import (
     SpectralPCA,
 )
 
-from .small import KeepScores, ready, synthetic, trainer
+from .small import KeepScores, ready, synthetic
 
 
 class TestTrainer:
@@ -44,7 +44,7 @@ class TestTrainer:
             num_workers=num_workers,
             augmentation=PatchAugmentation(flips=True, turns=True),
         )
-        run = trainer(tmp_path, logger=TensorBoardLogger(tmp_path), max_epochs=2)
+        run = make_trainer(tmp_path, logger=TensorBoardLogger(tmp_path), max_epochs=2)
         run.fit(task, datamodule=module)
         assert run.global_step == 2 * 3
         path = run.checkpoint_callback.best_model_path  # type: ignore[union-attr]
@@ -60,7 +60,7 @@ class TestTrainer:
         self, task: ClassificationTask, tmp_path: Path
     ) -> None:
         module = synthetic(split=RandomSplit(0.2, 0.0))
-        run = trainer(tmp_path, enable_checkpointing=False)
+        run = make_trainer(tmp_path)
         task.configure_optimizers = lambda: torch.optim.SGD(  # type: ignore[method-assign]
             task.parameters(), lr=0.1
         )
@@ -69,12 +69,8 @@ class TestTrainer:
 
     def test_distributed(self, task: ClassificationTask, tmp_path: Path) -> None:
         module = synthetic(sampler=PerClassSampler(5), batch_size=4)
-        run = trainer(
-            tmp_path,
-            devices=2,
-            strategy='ddp_fork',
-            enable_checkpointing=False,
-            callbacks=[CountSamples()],
+        run = make_trainer(
+            tmp_path, devices=2, strategy='ddp_fork', callbacks=[CountSamples()]
         )
         run.fit(task, datamodule=module)
         assert run.state.finished
@@ -85,16 +81,16 @@ class TestTrainer:
         split = Split('hand', {}, (32, 30), pixels[:30], pixels[30:31], pixels[31:52])
         task = make_task()
         module = synthetic(split=split, batch_size=10)
-        options: dict[str, Any] = {'enable_checkpointing': False, 'max_epochs': 1}
+        options: dict[str, Any] = {}
         kept = [KeepScores(tmp_path / 'one'), ExpertUse()]
-        alone = trainer(tmp_path, callbacks=kept, **options)
+        alone = make_trainer(tmp_path, callbacks=kept, **options)
         alone.fit(task, datamodule=module)
         alone.test(task, datamodule=module, verbose=False)
         scores = [KeepScores(tmp_path / 'two'), ExpertUse()]
         options |= {'devices': 2, 'strategy': 'ddp_fork', 'callbacks': scores}
-        trainer(tmp_path, **options).test(task, datamodule=module, verbose=False)
+        make_trainer(tmp_path, **options).test(task, datamodule=module, verbose=False)
         # One validation pixel: one of the two processes has none.
-        trainer(tmp_path, **options).fit(task, datamodule=module)
+        make_trainer(tmp_path, **options).fit(task, datamodule=module)
         for stage, total in (('test', 21), ('val', 1)):
             score = json.loads((tmp_path / 'two' / stage).read_text())
             assert np.sum(score['confusion_matrix']) == total
@@ -138,7 +134,7 @@ class CountSamples(lightning.Callback):
 
 class TestCheckpoint:
     def save(self, task: ClassificationTask, folder: Path, **kwargs: Any) -> Path:
-        run = trainer(folder, enable_checkpointing=False)
+        run = make_trainer(folder)
         module = synthetic(**kwargs)
         run.fit(task, datamodule=module)
         path = folder / 'last.ckpt'
@@ -163,7 +159,7 @@ class TestCheckpoint:
         self, task: ClassificationTask, tmp_path: Path, stage: str
     ) -> None:
         path = self.save(task, tmp_path)
-        run = trainer(tmp_path, max_epochs=2)
+        run = make_trainer(tmp_path, max_epochs=2)
         with pytest.raises(ValueError, match=r'another split.*allow_other_split'):
             getattr(run, stage)(
                 task,
@@ -184,7 +180,7 @@ class TestCheckpoint:
             split=RandomSplit(0.2, 0.1, seed=7),
             normalization=SpectralNormalizer(over='train'),
         )
-        trainer(tmp_path).predict(task, datamodule=other, ckpt_path=path)
+        make_trainer(tmp_path).predict(task, datamodule=other, ckpt_path=path)
         assert not drawn and other.describe()['split'] is None
         offsets = [m.normalizer.state_dict()['offset'] for m in (first, other)]
         assert torch.equal(*offsets)
@@ -195,7 +191,7 @@ class TestCheckpoint:
         path = self.save(task, tmp_path)
         module = synthetic(split=RandomSplit(0.2, 0.1, seed=7), allow_other_split=True)
         with pytest.warns(UserWarning, match='another split'):
-            trainer(tmp_path).test(
+            make_trainer(tmp_path).test(
                 task, datamodule=module, ckpt_path=path, verbose=False
             )
 
@@ -262,9 +258,9 @@ class TestCheckpoint:
     ) -> None:
         path = self.save(task, tmp_path)
         with pytest.raises(ValueError, match='another data module'):
-            trainer(tmp_path).test(task, datamodule=Renamed(), ckpt_path=path)
+            make_trainer(tmp_path).test(task, datamodule=Renamed(), ckpt_path=path)
         with pytest.warns(UserWarning, match='another data module'):
-            trainer(tmp_path).test(
+            make_trainer(tmp_path).test(
                 task,
                 datamodule=Renamed(allow_other_split=True),
                 ckpt_path=path,

@@ -15,7 +15,7 @@ import torch
 
 import torchgeo_ekgnet  # noqa: F401
 from tests.models.conftest import SHALLOW
-from tests.tasks.small import make_datamodule, make_task, make_trainer
+from tests.small import make_datamodule, make_task, make_trainer
 from torchgeo_ekgnet.callbacks import TemperatureAnnealing
 from torchgeo_ekgnet.reproduce.build import Builder, build_data, placed
 from torchgeo_ekgnet.reproduce.compare import system_settings

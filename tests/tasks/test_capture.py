@@ -16,13 +16,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
+from tests.small import BANDS, CLASSES, PATCH, make_datamodule, make_task, make_trainer
 from torchgeo_ekgnet.callbacks import ExpertUse, MovingAverage, TemperatureAnnealing
 from torchgeo_ekgnet.layers import record_attention
 from torchgeo_ekgnet.tasks import capture as capturing
 from torchgeo_ekgnet.tasks.capture import Capture, reason_against
 
 from .graphs import Graphs
-from .small import BANDS, CLASSES, PATCH, make_datamodule, make_task, make_trainer
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 

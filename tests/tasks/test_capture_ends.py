@@ -12,12 +12,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from tests.small import BANDS, CLASSES, PATCH, make_datamodule, make_trainer
 from torchgeo_ekgnet.tasks import capture as capturing
 from torchgeo_ekgnet.tasks.capture import Capture, recovering
 from torchgeo_ekgnet.transforms import PatchAugmentation
 
 from .graphs import Graphs
-from .small import BANDS, CLASSES, PATCH, make_datamodule, make_trainer
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 

@@ -15,6 +15,15 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.tuner.tuning import Tuner
 
+from tests.small import (
+    BANDS,
+    CLASSES,
+    FEW,
+    make_batch,
+    make_datamodule,
+    make_task,
+    make_trainer,
+)
 from torchgeo_ekgnet._compat import ClassificationTask
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.callbacks import RunFolder
@@ -24,15 +33,6 @@ from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 from torchgeo_ekgnet.transforms import SpectralNormalizer
 
 from ..models.test_ekgnet import released_state
-from .small import (
-    BANDS,
-    CLASSES,
-    FEW,
-    make_batch,
-    make_datamodule,
-    make_task,
-    make_trainer,
-)
 
 OPTIONS: dict[str, Any] = {'model_options': {**FEW, 'num_experts': 2}}
 

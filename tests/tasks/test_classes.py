@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
+from tests.small import make_trainer
 from torchgeo_ekgnet.callbacks import AccuracyReport
 from torchgeo_ekgnet.checkpoint import match_classes
 from torchgeo_ekgnet.datamodules import CustomSceneDataModule
@@ -76,18 +76,6 @@ def make_datamodule(folder: Path, name: str, **options: Any) -> CustomSceneDataM
         'allow_other_split': name != 'a',
     }
     return CustomSceneDataModule(**{**arguments, **options})
-
-
-def make_trainer(folder: Path, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-        **options,
-    )
 
 
 def make_task(**options: Any) -> HyperspectralClassificationTask:

@@ -13,12 +13,7 @@ from lightning.pytorch import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
-from torchgeo_ekgnet.metrics import Accuracies
-from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
-from torchgeo_ekgnet.transforms import PatchAugmentation
-
-from .small import (
+from tests.small import (
     BANDS,
     CLASSES,
     FEW,
@@ -29,6 +24,10 @@ from .small import (
     make_task,
     make_trainer,
 )
+from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
+from torchgeo_ekgnet.metrics import Accuracies
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
+from torchgeo_ekgnet.transforms import PatchAugmentation
 
 
 class TestSizes:

@@ -13,9 +13,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 
+from tests.small import make_datamodule, make_task, make_trainer
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
-
-from .small import make_datamodule, make_task, make_trainer
 
 
 class Spoil(Callback):

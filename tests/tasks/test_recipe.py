@@ -16,12 +16,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from tests.small import (
+    BANDS,
+    CLASSES,
+    make_datamodule,
+    make_loader,
+    make_task,
+    make_trainer,
+)
 from torchgeo_ekgnet.tasks.losses import balanced_weights, mix, weigh_classes
 from torchgeo_ekgnet.tasks.networks import doubt_crops
 from torchgeo_ekgnet.tasks.schedules import wave
 from torchgeo_ekgnet.transforms import PatchAugmentation
-
-from .small import BANDS, CLASSES, make_datamodule, make_loader, make_task, make_trainer
 
 
 class Rates(Callback):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -41,14 +42,18 @@ def make_task(**kwargs: Any) -> HyperspectralClassificationTask:
     return HyperspectralClassificationTask(**kwargs)
 
 
-def make_trainer(folder: Path, **kwargs: Any) -> Trainer:
+def make_trainer(
+    folder: Path | None = None, *callbacks: Callback, **kwargs: Any
+) -> Trainer:
+    """Make a trainer that shows nothing, and writes what its callbacks write alone."""
     options: dict[str, Any] = {
         'max_epochs': 1,
         'accelerator': 'cpu',
         'logger': False,
+        'callbacks': list(callbacks),
         'enable_progress_bar': False,
         'enable_model_summary': False,
-        'enable_checkpointing': False,
+        'enable_checkpointing': any(isinstance(c, ModelCheckpoint) for c in callbacks),
         'default_root_dir': folder,
     }
     return Trainer(**{**options, **kwargs})
