@@ -3,7 +3,7 @@
 
 """The report of a run: what lies in its folder and is of one scene, on one page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -12,25 +12,19 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from .._files import StrPath
-from .._reading import reading
-from .._runs import RUN_FILE, Subject, claim_outputs, read_result
+from .._runs import claim_outputs
 from ..metrics import SCORES, Score
 from .areas import estimate_areas
 from .figure import confidence_figure, learning_curves, reliability_figure
 from .page import Page
+from .results import Results
 
 __all__ = ('write_run_report',)
 
 #: What ``map.json`` holds beside the facts that are shown as settings.
 _SHOWN_ELSEWHERE = (
-    'classes',
-    'palette',
-    'scene',
-    'cube',
-    'source',
-    'versions',
-    'pixel_area',
-    'smoothed_pixels',
+    *('classes', 'palette', 'scene', 'cube', 'source', 'versions'),
+    *('pixel_area', 'smoothed_pixels'),
 )
 
 
@@ -73,112 +67,13 @@ def write_run_report(
     if path is None:
         claim_outputs(folder, ['report.html'])
     maps = folder if map_folder is None else Path(map_folder)
-    results = _Results(run, folder, maps, lead)
-    scene: Mapping[str, Any] = (data or {}).get('scene') or {}
-    name = scene.get('name') or results.subject.scene or run.name
-    test, mapping = results.test, results.map
-    page = Page(f'Classification of {name}', _subtitle(test, scene))
-    if scene.get('synthetic') or test.get('synthetic'):
-        page.notice(
-            'This scene is synthetic: a program made it. Scores say nothing about '
-            'real images.'
-        )
-    for sentence in results.left_out:
-        page.notice(sentence)
-    palette = scene.get('palette') or mapping.get('palette')
-    if test:
-        with reading(results.test_file, 'results of a test'):
-            _headline(page, test)
-    if (maps / 'map.png').is_file() and (mapping or not results.map_left_out):
-        _show_map(page, maps, mapping)
-    if test:
-        with reading(results.test_file, 'results of a test'):
-            _accuracies(page, test, test.get('palette') or palette)
-    if test and mapping.get('pixel_area'):
-        _areas(page, test, mapping)
-    split = (data or {}).get('split') or test.get('split') or {}
-    if split.get('counts') or split.get('identity'):
-        names = scene.get('class_names') or test.get('class_names') or []
-        _split(page, split, names, palette)
-    log = run / 'metrics.csv'
-    if results.of_training_scene and log.is_file():
-        with reading(log, 'a log of scores'):
-            curves = learning_curves(log)
-        if curves is not None:
-            page.section('Learning curves')
-            page.figure(curves, 'Loss and accuracy by epoch.')
-    if results.experts:
-        with reading(results.experts_file, 'results of expert use'):
-            _experts(page, results.experts_file.parent, results.experts)
-    _settings(page, run, test, data or {})
+    results = Results(run, folder, maps, data or {}, lead)
+    name = results.scene.get('name') or results.subject.scene or run.name
+    page = Page(f'Classification of {name}', _subtitle(results))
+    for section, file in _SECTIONS:
+        with results.reading(file):
+            section(page, results)
     return page.write(folder / 'report.html' if path is None else path)
-
-
-class _Results:
-    """The results in a folder that are of one scene and one checkpoint."""
-
-    def __init__(self, run: Path, folder: Path, maps: Path, lead: str) -> None:
-        """Read them, and sort out those of another subject."""
-        self.left_out: list[str] = []
-        beside = [folder]
-        if folder != run:
-            beside += [run / stage / folder.name for stage in ('test', 'predict')]
-        self.test_file, self.test = _first(beside, 'test.json')
-        self.map = read_result(maps / 'map.json')
-        if not self.map and lead == 'test':
-            self.map = _first(beside, 'map.json')[1]
-        self.map_left_out = False
-        tested, mapped = Subject.of(self.test), Subject.of(self.map)
-        of_map = self.map and (lead == 'map' or not self.test)
-        self.subject = mapped if of_map else tested
-        if self.test and self.map and not _joined(tested, mapped):
-            self.left_out.append(_why_apart(tested, mapped))
-            if lead == 'map':
-                self.test = {}
-            else:
-                self.map, self.map_left_out = {}, True
-        trained = Subject.of(read_result(run / RUN_FILE))
-        self.of_training_scene = folder == run and self.subject.same_scene(trained)
-        if folder != run:
-            where = f' on {trained.scene}' if trained.scene else ''
-            self.left_out.append(
-                f'The network was trained{where}, not on this scene: what is known of '
-                'its training stands in the report of its run.'
-            )
-        self.experts_file, self.experts = _first(beside, 'expert_use.json')
-        used = Subject.of(self.experts)
-        if self.experts and not _joined(used, self.subject):
-            self.left_out.append(f'expert_use.json is of {used}, and is left out here.')
-            self.experts = {}
-
-
-def _first(folders: Sequence[Path], name: str) -> tuple[Path, dict[str, Any]]:
-    """Find and read the first file of a name that there is."""
-    paths = [folder / name for folder in folders]
-    found = ((path, content) for path in paths if (content := read_result(path)))
-    return next(found, (paths[0], {}))
-
-
-def _joined(one: Subject, other: Subject) -> bool:
-    """Whether two results may stand on one page; a map has no split of its own."""
-    return one.same_scene(other) and one.same_checkpoint(other)
-
-
-def _why_apart(tested: Subject, mapped: Subject) -> str:
-    """Say why accuracies and map are not shown together."""
-    if not tested.same_scene(mapped):
-        return (
-            f'Accuracies and map are of two scenes: {tested} was tested, {mapped} was '
-            'mapped. Only one of them is shown here.'
-        )
-    one, two = (
-        f'{subject.checkpoint} ({str(subject.checkpoint_digest)[:12]})'
-        for subject in (tested, mapped)
-    )
-    return (
-        f'Accuracies and map are of two checkpoints: {one} was tested, {two} made the '
-        'map. Only one of them is shown here; run test and predict with one checkpoint.'
-    )
 
 
 def _percent(value: Any, digits: int = 2) -> str | None:
@@ -186,8 +81,9 @@ def _percent(value: Any, digits: int = 2) -> str | None:
     return None if value is None else f'{100 * float(value):.{digits}f}'
 
 
-def _subtitle(test: Mapping[str, Any], scene: Mapping[str, Any]) -> str:
+def _subtitle(results: Results) -> str:
     """Sum up network and scene in a line."""
+    test, scene = results.test, results.scene
     parts = []
     if test.get('model'):
         parts.append(f'{test["model"]}')
@@ -207,8 +103,22 @@ def _titled(score: Score) -> str:
     return score.title if score.title.endswith(' x 100') else f'{score.title}, %'
 
 
-def _headline(page: Page, test: Mapping[str, Any]) -> None:
+def _notices(page: Page, results: Results) -> None:
+    """Say first what a reader must know of the scene and of what is missing."""
+    if results.scene.get('synthetic') or results.test.get('synthetic'):
+        page.notice(
+            'This scene is synthetic: a program made it. Scores say nothing about '
+            'real images.'
+        )
+    for sentence in results.left_out:
+        page.notice(sentence)
+
+
+def _headline(page: Page, results: Results) -> None:
     """Show the scores of the test, and what they are of."""
+    test = results.test
+    if not test:
+        return
     overlap = test.get('overlap') or {}
     page.cards({_titled(score): score.shown(test) for score in SCORES})
     text = f'On the test pixels of the {test.get("protocol")} split'
@@ -228,8 +138,11 @@ def _headline(page: Page, test: Mapping[str, Any]) -> None:
     page.paragraph(text)
 
 
-def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
+def _map(page: Page, results: Results) -> None:
     """Show the pictures of the map, its pixels by class and its settings."""
+    folder, facts = results.maps, results.map
+    if not (folder / 'map.png').is_file() or (not facts and results.map_left_out):
+        return
     page.section('Map')
     page.figure(folder / 'map.png', 'Map and false colour, labels if there are any.')
     if (folder / 'smoothed.png').is_file() and facts.get('smoothing'):
@@ -272,8 +185,11 @@ def _show_map(page: Page, folder: Path, facts: Mapping[str, Any]) -> None:
         page.settings(rest)
 
 
-def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
+def _accuracies(page: Page, results: Results) -> None:
     """Show scores by class, their calibration and the confusion matrix."""
+    test = results.test
+    if not test:
+        return
     page.section('Accuracies')
     names = test.get('class_names') or []
     counts, recalls = test.get('counts') or [], test.get('per_class') or []
@@ -292,7 +208,7 @@ def _accuracies(page: Page, test: Mapping[str, Any], palette: Any) -> None:
         rows,
         'Average accuracy is the mean of the recalls, precision average that of the '
         f'precisions; {sum(counts):,} test pixels.',
-        swatches=palette,
+        swatches=test.get('palette') or results.palette,
         totals=len(SCORES),
     )
     if test.get('calibration'):
@@ -348,8 +264,11 @@ def _smoothed(page: Page, test: Mapping[str, Any]) -> None:
         )
 
 
-def _areas(page: Page, test: Mapping[str, Any], mapping: Mapping[str, Any]) -> None:
+def _areas(page: Page, results: Results) -> None:
     """Show how much ground each class covers, by the map and corrected for its errors."""
+    test, mapping = results.test, results.map
+    if not test or not mapping.get('pixel_area'):
+        return
     rows = mapping.get('classes') or []
     names = [row['name'] for row in rows]
     confusion = test.get('confusion_matrix')
@@ -384,10 +303,12 @@ def _areas(page: Page, test: Mapping[str, Any], mapping: Mapping[str, Any]) -> N
     )
 
 
-def _split(
-    page: Page, split: Mapping[str, Any], names: Sequence[str], palette: Any
-) -> None:
+def _split(page: Page, results: Results) -> None:
     """Show how pixels were split, and how many of each class."""
+    split = results.data.get('split') or results.test.get('split') or {}
+    if not split.get('counts') and not split.get('identity'):
+        return
+    names = results.scene.get('class_names') or results.test.get('class_names') or []
     page.section('Split')
     overlap = split.get('overlap') or {}
     facts = {
@@ -416,20 +337,34 @@ def _split(
             ('class', *(heads[part] for part in parts)),
             rows,
             'Pixels by class.',
-            swatches=palette,
+            swatches=results.palette,
             totals=1,
         )
 
 
-def _experts(page: Page, run: Path, experts: Mapping[str, Any]) -> None:
+def _learning_curves(page: Page, results: Results) -> None:
+    """Show losses and scores by epoch."""
+    log = results.files['log']
+    curves = None
+    if results.of_training_scene and log.is_file():
+        curves = learning_curves(log)
+    if curves is not None:
+        page.section('Learning curves')
+        page.figure(curves, 'Loss and accuracy by epoch.')
+
+
+def _experts(page: Page, results: Results) -> None:
     """Show how much each class uses each expert."""
+    experts = results.experts
+    if not experts:
+        return
     page.section('Experts')
     page.paragraph(
         'How the network mixes its kernels. An entropy of 1 means that all experts '
         'count the same; information about the class is how much the mixture of a '
         'pixel tells of its class, as a share of the most that is possible.'
     )
-    picture = run / 'expert_use.png'
+    picture = results.files['experts'].with_name('expert_use.png')
     if picture.is_file():
         page.figure(picture, 'Mean attention to each expert by layer and class.')
     rows: list[Sequence[object]] = []
@@ -469,12 +404,10 @@ def _top_expert(shares: Sequence[float] | None) -> str | None:
     return f'{top + 1} ({shares[top]:.2f})'
 
 
-def _settings(
-    page: Page, run: Path, test: Mapping[str, Any], described: Mapping[str, Any]
-) -> None:
+def _settings(page: Page, results: Results) -> None:
     """Show the settings of network and data."""
+    test, scene, described = results.test, results.scene, results.data
     page.section('Settings')
-    scene = described.get('scene') or {}
     of_run = 'model model_options parameters checkpoint checkpoint_digest seed epochs'
     facts = {key: test[key] for key in of_run.split() if test.get(key) is not None}
     for key in ('patch_size', 'padding_mode', 'normalization', 'pca', 'num_bands'):
@@ -492,7 +425,22 @@ def _settings(
         facts['versions'] = ', '.join(f'{k} {v}' for k, v in versions.items())
     if facts:
         page.settings(facts)
-    config = run / 'config.yaml'
+    config = results.run / 'config.yaml'
     if config.is_file():
         page.paragraph('Configuration of the training run (config.yaml):')
         page.code(config.read_text(encoding='utf-8'))
+
+
+#: What the page shows, from its top to its end, and the file that a section is read from.
+#: Each shows nothing where there is nothing.
+_SECTIONS: tuple[tuple[Callable[[Page, Results], None], str | None], ...] = (
+    (_notices, None),
+    (_headline, 'test'),
+    (_map, None),
+    (_accuracies, 'test'),
+    (_areas, None),
+    (_split, None),
+    (_learning_curves, 'log'),
+    (_experts, 'experts'),
+    (_settings, None),
+)
