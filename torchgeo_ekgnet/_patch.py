@@ -5,6 +5,9 @@
 
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ._options import known_word
 
 #: What lies beyond the edge of a scene: zeros, or the mirrored scene.
@@ -53,3 +56,24 @@ def check_padding_mode(padding_mode: str) -> None:
         ValueError: If it is neither.
     """
     known_word('padding_mode', padding_mode, get_args(PaddingMode))
+
+
+def padded_index(
+    start: int, stop: int, size: int, padding_mode: str
+) -> NDArray[np.int64]:
+    """Say which row (or column) of a scene stands in each of a padded window.
+
+    Args:
+        start: First row of the window, counted in the scene; it may lie before it.
+        stop: Row after the last one, which may lie behind the scene.
+        size: Rows of the scene.
+        padding_mode: 'zeros', or 'reflect' without repeating the edge.
+
+    Returns:
+        Rows of the scene, -1 for zeros.
+    """
+    index = np.arange(start, stop, dtype=np.int64)
+    if padding_mode == 'reflect':
+        index = np.abs(index)
+        return np.where(index >= size, 2 * (size - 1) - index, index)
+    return np.where((index < 0) | (index >= size), -1, index)

@@ -116,7 +116,7 @@ def test_window(lazy: bool, mode: Any) -> None:
     whole = patch_source.gather(ALL, 'cpu')
     for bounds in ((0, 9, 0, 11), (0, 1, 0, 1), (3, 8, 2, 11), (8, 9, 10, 11)):
         top, bottom, left, right = bounds
-        block = patch_source.window(*bounds, 'cpu')
+        block = patch_source.read_block(*bounds)
         assert block.shape == (bottom - top + 4, right - left + 4, 6)
         inside = torch.cartesian_prod(
             torch.arange(bottom - top), torch.arange(right - left)
@@ -124,7 +124,6 @@ def test_window(lazy: bool, mode: Any) -> None:
         found = gather_patches(block, inside, 5)
         index = (inside[:, 0] + top) * 11 + inside[:, 1] + left
         torch.testing.assert_close(found, whole[index])
-        torch.testing.assert_close(patch_source.read_block(*bounds), block)
 
 
 def test_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,13 +172,11 @@ def test_cube_that_does_not_fit_on_the_device(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (100, 900))
     assert patches._room(torch.device('cuda')) == 50
     expected = source().gather(ALL, 'cpu')
-    block = source().window(2, 5, 3, 11, 'cpu')
     size = 4 * (9 + 4) * (11 + 4) * 6
     for room, cubes in ((size, 1), (size - 1, 0)):
         monkeypatch.setattr(patches, '_room', lambda device, room=room: room)
         patch_source = source()
         assert torch.equal(patch_source.gather(ALL, 'cpu'), expected)
-        assert torch.equal(patch_source.window(2, 5, 3, 11, 'cpu'), block)
         assert len(patch_source._cubes) == cubes
 
 
@@ -303,12 +300,6 @@ def test_another_declared_scale_is_questioned(
 def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         source(**kwargs)
-
-
-def test_bad_windows() -> None:
-    for bounds in ((0, 0, 0, 1), (-1, 2, 0, 1), (0, 10, 0, 1), (0, 1, 0, 12)):
-        with pytest.raises(ValueError, match='empty or leaves the scene'):
-            source().window(*bounds, 'cpu')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')

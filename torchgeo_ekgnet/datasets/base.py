@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 
 from .._files import file_digest
-from .._patch import PaddingMode, check_padding_mode, check_patch_size
+from .._patch import PaddingMode, check_padding_mode, check_patch_size, padded_index
 from . import plotting
 from .bands import Bands
 from .download import SceneFile, download_file
@@ -54,31 +54,20 @@ def read_patch(
     Returns:
         Stored values, float32 (size, size, bands).
     """
-    rows, cols, _ = scene.shape
     half = size // 2
-    top, left = max(0, row - half), max(0, col - half)
-    bottom, right = min(rows, row + half + 1), min(cols, col + half + 1)
-    missing = (
-        (top - (row - half), row + half + 1 - bottom),
-        (left - (col - half), col + half + 1 - right),
-        (0, 0),
+    rows, cols = (
+        padded_index(centre - half, centre + half + 1, length, padding_mode)
+        for centre, length in zip((row, col), scene.shape, strict=False)
     )
-    if padding_mode == 'zeros' or not any(map(any, missing)):
-        return np.pad(scene.read(top, bottom, left, right), missing)
-    # Mirrored without repeating the edge, wherever the patch ends inside the scene.
-    row_index = _mirrored(row - half, size, rows)
-    col_index = _mirrored(col - half, size, cols)
-    top, left = int(row_index.min()), int(col_index.min())
-    window = scene.read(top, int(row_index.max()) + 1, left, int(col_index.max()) + 1)
-    return np.ascontiguousarray(
-        window[(row_index - top)[:, None], (col_index - left)[None, :]]
-    )
-
-
-def _mirrored(start: int, size: int, length: int) -> NDArray[np.int64]:
-    """Give indices of an axis that is mirrored at both ends."""
-    index = np.abs(np.arange(start, start + size))
-    return np.asarray(np.where(index >= length, 2 * (length - 1) - index, index))
+    inside_rows, inside_cols = rows[rows >= 0], cols[cols >= 0]
+    top, left = int(inside_rows.min()), int(inside_cols.min())
+    bottom, right = int(inside_rows.max()) + 1, int(inside_cols.max()) + 1
+    window = scene.read(top, bottom, left, right)
+    patch = np.zeros((size, size, scene.num_bands), dtype=np.float32)
+    patch[np.ix_(rows >= 0, cols >= 0)] = window[
+        np.ix_(inside_rows - top, inside_cols - left)
+    ]
+    return patch
 
 
 class SceneDataset(NonGeoDataset, abc.ABC):

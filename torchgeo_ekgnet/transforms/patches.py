@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .._patch import PaddingMode, check_padding_mode, check_patch_size
+from .._patch import PaddingMode, check_padding_mode, check_patch_size, padded_index
 from .augmentation import NUM_ORIENTATIONS, orient
 from .normalization import SpectralNormalizer, SpectralScene, read_values
 from .pca import SpectralPCA
@@ -27,6 +26,9 @@ _BLOCK_VALUES = 1 << 22
 #: A lazy scene is read by one window if that takes at most this many pixels a patch, or
 #: no more than the patches have: a read of its own costs more than some pixels.
 _DENSE = 64
+
+#: First row, row after the last, first column, column after the last.
+_Bounds = tuple[int, int, int, int]
 
 
 def _doubt_scaling(scene: SpectralScene, state: Mapping[str, Any]) -> str | None:
@@ -242,19 +244,15 @@ class PatchSource:
         if bounds is None:
             return self._gather_apart(centres, device, orientation)
         if within is None:
-            top, _, left, _ = bounds
-            block = self.window(*bounds, device)
+            block = self.read_block(*bounds).to(device)
         else:
-            shared = within.tolist()
-            top, _, left, _ = shared
-            block = self._window_once(shared, device)
-        corner = torch.tensor([top, left], device=device)
+            bounds = tuple(within.tolist())
+            block = self._window_once(bounds, device)
+        corner = torch.tensor([bounds[0], bounds[2]], device=device)
         local = row_col.to(device) - corner
         return gather_patches(block, local, self.patch_size, orientation)
 
-    def _bounds_of_neighbours(
-        self, centres: list[list[int]]
-    ) -> tuple[int, int, int, int] | None:
+    def _bounds_of_neighbours(self, centres: list[list[int]]) -> _Bounds | None:
         """Give the window of pixels that lie close together, as in a map, else None."""
         if not centres:
             return None
@@ -280,56 +278,13 @@ class PatchSource:
         local = torch.stack([first, torch.zeros_like(first)], dim=1)
         return gather_patches(block, local, size, orientation)
 
-    def _window_once(self, bounds: list[int], device: torch.device) -> Tensor:
+    def _window_once(self, bounds: _Bounds, device: torch.device) -> Tensor:
         """Give the block of a window, read anew only if it is not that of before."""
         key = (bounds, device)
-        top, bottom, left, right = bounds
         if self._last_window is None or self._last_window[0] != key:
             self._last_window = None  # freed before the next one is read
-            block = self.window(top, bottom, left, right, device)
-            self._last_window = (key, block)
+            self._last_window = (key, self.read_block(*bounds).to(device))
         return self._last_window[1]
-
-    def window(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        device: torch.device | str,
-    ) -> Tensor:
-        """Give the padded block that holds every patch of a window of centres.
-
-        Args:
-            row_start: First row of the centres.
-            row_stop: Row after the last one.
-            col_start: First column of the centres.
-            col_stop: Column after the last one.
-            device: Where the block is wanted.
-
-        Returns:
-            Normalised values for :func:`gather_patches`, float32, contiguous, shape
-            (rows + 2 * (P // 2), cols + 2 * (P // 2), bands).
-
-        Raises:
-            ValueError: If the window is empty or leaves the scene.
-        """
-        rows, cols, _ = self.scene.shape
-        if not (
-            0 <= row_start < row_stop <= rows and 0 <= col_start < col_stop <= cols
-        ):
-            raise ValueError(
-                f'window of rows {row_start}:{row_stop} and columns '
-                f'{col_start}:{col_stop} is empty or leaves the scene of {rows} x '
-                f'{cols} pixels'
-            )
-        device = torch.device(device)
-        if not self._keeps_cube(device):
-            return self.read_block(row_start, row_stop, col_start, col_stop).to(device)
-        pad = 2 * self.radius
-        cube = self.cube(device)
-        block = cube[row_start : row_stop + pad, col_start : col_stop + pad]
-        return block.contiguous()
 
     def cube(self, device: torch.device | str) -> Tensor:
         """Give the whole padded cube of a scene in memory.
@@ -362,9 +317,27 @@ class PatchSource:
     def read_block(
         self, row_start: int, row_stop: int, col_start: int, col_stop: int
     ) -> Tensor:
-        """Make the block of :meth:`window` on the host, without a cube."""
-        rows = self._sources(row_start, row_stop, self.scene.shape[0])
-        cols = self._sources(col_start, col_stop, self.scene.shape[1])
+        """Make the padded block that holds every patch of a window of centres.
+
+        Args:
+            row_start: First row of the centres, inside the scene.
+            row_stop: Row after the last one.
+            col_start: First column of the centres.
+            col_stop: Column after the last one.
+
+        Returns:
+            Normalised values for :func:`gather_patches`, float32, contiguous, shape
+            (rows + 2 * (P // 2), cols + 2 * (P // 2), bands), on the host.
+        """
+        rows, cols = (
+            padded_index(
+                start - self.radius, stop + self.radius, size, self.padding_mode
+            )
+            for start, stop, size in (
+                (row_start, row_stop, self.scene.shape[0]),
+                (col_start, col_stop, self.scene.shape[1]),
+            )
+        )
         inside_rows, inside_cols = rows[rows >= 0], cols[cols >= 0]
         top, bottom = int(inside_rows.min()), int(inside_rows.max()) + 1
         left, right = int(inside_cols.min()), int(inside_cols.max()) + 1
@@ -397,11 +370,3 @@ class PatchSource:
             values = values.clone()
             values[torch.from_numpy(~valid)] = 0.0
         return values
-
-    def _sources(self, start: int, stop: int, size: int) -> NDArray[np.int64]:
-        """Index in the scene of each row (or column) of a padded block, -1 for zeros."""
-        index = np.arange(start - self.radius, stop + self.radius, dtype=np.int64)
-        if self.padding_mode == 'reflect':
-            index = np.abs(index)
-            return np.asarray(np.where(index >= size, 2 * (size - 1) - index, index))
-        return np.asarray(np.where((index < 0) | (index >= size), -1, index))
