@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ._wording import shortened
+
 __all__ = (
     'FileError',
     'check_memory',
@@ -16,11 +18,7 @@ __all__ = (
     'raised_here',
     'reading',
     'require_file',
-    'shortened',
 )
-
-#: Longest part of a library's message that is passed on.
-_MESSAGE = 240
 
 #: What files begin with that are taken for data by mistake, lower case.
 _OTHERS = {
@@ -223,15 +221,3 @@ def _sized(path: str | os.PathLike[str]) -> str:
 def _line(error: BaseException) -> str:
     """Put an error's message into a line."""
     return shortened(' '.join(str(error).split())) or 'no message'
-
-
-def shortened(message: str) -> str:
-    """Cut a library's message, which may name every weight of a network.
-
-    Args:
-        message: What the library says.
-
-    Returns:
-        Its beginning.
-    """
-    return message if len(message) <= _MESSAGE else message[:_MESSAGE] + ' ...'

@@ -23,7 +23,6 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_info
 from torchgeo.datamodules import BaseDataModule
 
-# Names of classes may be short: whatever is imported is found.
 from . import callbacks as _callbacks
 from . import datamodules as _datamodules
 from . import datasets as _datasets
@@ -34,7 +33,10 @@ from ._compat import BaseTask
 from ._configurations import UsageError, check_classes, only_known
 from ._files import replaced
 from ._messages import essence, imported
-from ._reading import FileError, raised_here, shortened
+from ._reading import FileError, raised_here
+
+# Names of classes may be short: whatever is imported is found.
+from ._wording import shortened
 from .checkpoint import read_checkpoint
 from .checkpoint.arguments import arguments_of, keep_asked
 from .models import network_class

@@ -30,6 +30,7 @@ from ._reading import raised_here
 from ._runs import RUN_NAME
 from ._terminal import in_one_line, quiet
 from ._threads import choose_threads, wait_briefly
+from ._wording import shortened
 from .commands import COMMANDS, DEBUG, answer, resolve_config
 from .stages import complete_arguments, configurations
 
@@ -290,8 +291,9 @@ def _end(error: BaseException, signalled: int = 0) -> int | str:
     shown = own or error
     text = ' '.join(str(shown).split())
     if own is None:
-        text = text if len(text) <= _LINE else text[: _LINE - 4] + ' ...'
-        text = text or _WORDLESS.get(type(shown).__name__, 'no message')
+        text = shortened(text, _LINE - 4) or _WORDLESS.get(
+            type(shown).__name__, 'no message'
+        )
         if not isinstance(error, OSError):
             # Not ours: its words may need the place where it was raised.
             text += f' ({DEBUG}=1 shows where it was raised)'

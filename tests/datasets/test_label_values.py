@@ -14,7 +14,7 @@ import pytest
 from tests.data.geotiff.data import write
 from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.datasets.label_files import read_label_file
-from torchgeo_ekgnet.datasets.labels import NO_LABEL, short
+from torchgeo_ekgnet.datasets.labels import NO_LABEL
 
 ROWS = COLS = 8
 CUBE = np.random.default_rng(1).integers(1, 900, (ROWS, COLS, 3)).astype('int16')
@@ -90,11 +90,6 @@ def test_a_usual_value_for_no_label(
     caplog.clear()
     open_scene(cube_file(tmp_path), labels, unlabelled=[0, 255])
     assert 'if that means "no label"' not in caplog.text
-
-
-def test_long_lists_are_shortened() -> None:
-    assert short(range(12)) == str(list(range(12)))
-    assert short(range(13)) == '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... 12]'
 
 
 @pytest.mark.parametrize('given', [255, '255', ['0', '255'], [0.5]])

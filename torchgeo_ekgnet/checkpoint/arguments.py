@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .._reading import shortened
+from .._wording import shortened
 
 #: Arguments of the task that say how it runs, not what it computes.
 _HOW_IT_RUNS = ('capture', 'compile', 'matmul_precision', 'on_nonfinite')

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from .._reading import FileError, check_memory
+from .._wording import shortened
 from .provenance import KEY, is_data_state
 
 __all__ = ('check_archive', 'check_content', 'check_size', 'check_whole')
@@ -243,8 +244,7 @@ def _require(path: Any, place: str, value: Any, kind: Any) -> None:
 def _shown(value: Any) -> str:
     """Write a value in few characters; what holds others by its type."""
     if value is None or isinstance(value, str | int | float | bool):
-        text = repr(value)
-        return text if len(text) <= 60 else f'{text[:60]} ...'
+        return shortened(repr(value), 60)
     return f'a {type(value).__name__}'
 
 

@@ -22,6 +22,7 @@ from torchgeo.datasets import DatasetNotFoundError
 from .._files import at_home
 from .._patch import PaddingMode
 from .._reading import FileError, check_memory, decoded, reading, require_file
+from .._wording import listed
 from .bands import Bands, BandSelection
 from .base import Sample, SceneDataset, check_folder
 from .label_files import SceneLabels, open_labels
@@ -118,7 +119,7 @@ def open_scene(
         crs=grid.crs,
         transform=grid.transform,
         scaling=source.scaling,
-        source=_first_of(paths, 3),
+        source=listed([path.name for path in paths], 3),
     )
     if scene.num_masked_labels:
         logger.warning(
@@ -228,12 +229,6 @@ def _below(root: Path, files: Files, what: str) -> list[str]:
     return paths
 
 
-def _first_of(paths: Sequence[Path], most: int) -> str:
-    """Name files, the first ones of many."""
-    more = f' and {len(paths) - most} more' if len(paths) > most else ''
-    return ', '.join(path.name for path in paths[:most]) + more
-
-
 def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
     """Leave out what a pattern or a folder finds beside the files of a cube.
 
@@ -253,14 +248,14 @@ def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
         logger.warning(
             'cube: %s left out, because they are labels, a library of spectra, or the '
             'same file again',
-            _first_of(left_out, 5),
+            listed([path.name for path in left_out]),
         )
     doubtful = [path for path in kept if _NO_BANDS.search(path.stem.lower())]
     if 0 < len(doubtful) < len(kept):
         logger.warning(
             'cube: %s taken as bands, though the name is that of masks or marks of '
             'quality; a pattern or a list that leaves out what is no band names the cube',
-            _first_of(doubtful, 5),
+            listed([path.name for path in doubtful]),
         )
     if not kept:
         raise ValueError(
@@ -315,7 +310,7 @@ def _in_folder(folder: Path, what: str) -> list[Path]:
             return found
     raise FileNotFoundError(
         f'{what}: the folder {folder} holds no file that can be meant, found '
-        f'{sorted(path.name for path in inside)[:5]}, expected '
+        f'{listed(sorted(path.name for path in inside)) or "none"}, expected '
         f'{", ".join(ending for endings in kinds for ending in endings)}'
     )
 

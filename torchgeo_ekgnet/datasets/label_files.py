@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._reading import FileError, check_memory, require_file
+from .._wording import listed
 from . import sources
 from .labels import (
     NO_LABEL,
@@ -23,7 +24,6 @@ from .labels import (
     one_line,
     question_alike,
     question_numbers,
-    short,
     whole_numbers,
 )
 from .nodata import is_nodata
@@ -276,7 +276,7 @@ def _question_values(
             '%s: its labels are %s and %d, which %d pixels have; if that means "no '
             'label", give unlabelled=%s, or unlabelled=[%d] where 0 is a class',
             path,
-            short(others),
+            listed(others),
             last,
             int((labels == last).sum()),
             [*unlabelled, last],
@@ -302,8 +302,8 @@ def _legend_names(
             '%s: it has labels %s without a name, and names for %s; if the names belong '
             'to other values, give class_names=',
             path,
-            short(nameless),
-            short(sorted(names)),
+            listed(nameless),
+            listed(sorted(names)),
         )
     chosen = {
         value: one_line(names.get(value) or '') or f'class {value}' for value in values

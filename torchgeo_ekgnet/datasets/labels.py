@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._options import plain_array
+from .._wording import listed
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +152,8 @@ def given_names(
     numbers = [] if wrong else [int(float(key)) for key in keys]
     if wrong or len(set(numbers)) < len(keys):
         raise ValueError(
-            f'{where}: found class names for the values {(wrong or keys)[:5]}, expected '
-            'them for whole numbers, each once'
+            f'{where}: found class names for the values {listed(wrong or keys)}, '
+            'expected them for whole numbers, each once'
         )
     return dict(zip(numbers, names, strict=True))
 
@@ -201,10 +202,10 @@ def whole_numbers(name: str, labels: NDArray[Any]) -> NDArray[np.int64]:
     finite = np.isfinite(labels)
     wrong = ~finite | (np.where(finite, labels, 0) % 1 != 0)
     if wrong.any():
-        examples = ', '.join(map(str, np.unique(labels[wrong])[:5]))
         raise ValueError(
             f'{name}: labels have type {labels.dtype} and {int(wrong.sum())} values are '
-            f'not whole numbers ({examples}); expected class numbers'
+            f'not whole numbers ({listed(np.unique(labels[wrong]), 5)}); expected '
+            'class numbers'
         )
     # Doubles hold every whole number up to 2**53 only.
     largest = float(np.abs(labels).max()) if labels.size else 0.0
@@ -288,16 +289,16 @@ def _named(
         }
         if len(named) < len(given):
             logger.warning(
-                '%s: class_names names %s, which unlabelled=%s lists: no class',
+                '%s: class_names names [%s], which unlabelled=%s lists: no class',
                 name,
-                short(sorted(set(given) - set(named))),
+                listed(sorted(set(given) - set(named))),
                 list(unlabelled),
             )
         unknown = sorted(set(values.tolist()) - set(named))
         if unknown:
             raise ValueError(
-                f'{name}: the label map has values {short(unknown)} that are neither '
-                f'classes ({short(sorted(named))}) nor unlabelled ({list(unlabelled)})'
+                f'{name}: the label map has values [{listed(unknown)}] that are neither '
+                f'classes ([{listed(sorted(named))}]) nor unlabelled ({list(unlabelled)})'
             )
         classes = sorted(named)
         names = [named[value] for value in classes]
@@ -307,7 +308,7 @@ def _named(
         if len(names) != len(classes):
             raise ValueError(
                 f'{name}: {len(names)} class names for {len(classes)} label values '
-                f'({short(classes)})'
+                f'([{listed(classes)}])'
             )
     if classes and classes[0] < 0:
         raise ValueError(
@@ -315,11 +316,3 @@ def _named(
             'label" under unlabelled'
         )
     return classes, names
-
-
-def short(values: Sequence[int]) -> str:
-    """Write a list of numbers, a long one with a gap."""
-    if len(values) <= 12:
-        return str(list(values))
-    head = ', '.join(map(str, values[:10]))
-    return f'[{head}, ... {values[-1]}]'

@@ -5,15 +5,16 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._options import known_word
-from .labels import short
+from .._wording import listed
+
+if TYPE_CHECKING:
+    from .scene import HyperspectralScene
 
 logger = logging.getLogger(__name__)
 
@@ -69,31 +70,8 @@ def jsonable_nodata(nodata: float | None) -> float | str | None:
     return str(nodata)
 
 
-@dataclass(frozen=True)
-class CubeReader:
-    """How the values of a scene are gone through.
-
-    Args:
-        name: Name of the scene, for messages.
-        shape: Rows, columns and used bands.
-        dtype: Type of the values.
-        band_indices: Numbers of the used bands in the file.
-        in_memory: Whether the cube lies in memory.
-        read: Reads rows, from the first to the one after the last.
-        blocks: Yields row ranges that cover the scene.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    dtype: np.dtype[Any]
-    band_indices: NDArray[np.int64]
-    in_memory: bool
-    read: Callable[[int, int], NDArray[Any]]
-    blocks: Callable[[], Iterator[tuple[int, int]]]
-
-
 def valid_pixels(
-    cube: CubeReader,
+    scene: 'HyperspectralScene',
     nodata: float | None,
     nodata_in: NodataIn,
     valid: NDArray[np.bool_] | None,
@@ -102,7 +80,7 @@ def valid_pixels(
     """Find the pixels that have data.
 
     Args:
-        cube: The cube.
+        scene: The scene.
         nodata: Value of missing data, or None.
         nodata_in: Whether it must stand in any or all used bands.
         valid: Further mask, False where there is no data.
@@ -116,22 +94,22 @@ def valid_pixels(
             infinite or beyond single precision and not declared nodata.
     """
     known_word('nodata_in', nodata_in, get_args(NodataIn))
-    rows, cols, bands = cube.shape
+    rows, cols, bands = scene.shape
     mask = np.ones((rows, cols), dtype=bool)
     if valid is not None:
         if valid.shape != (rows, cols):
             raise ValueError(
-                f'{cube.name}: the valid mask has shape {valid.shape}, the cube has '
+                f'{scene.name}: the valid mask has shape {valid.shape}, the cube has '
                 f'{(rows, cols)} pixels'
             )
         mask &= valid
-    if cube.dtype.kind != 'f' and nodata is None:
+    if scene.dtype.kind != 'f' and nodata is None:
         return mask
     bad_values = np.zeros(bands, dtype=np.int64)
     missing = np.zeros(bands, dtype=np.int64)
     empty, partly, largest = 0, 0, 0.0
-    for start, stop in cube.blocks():
-        block = cube.read(start, stop)
+    for start, stop in scene.iter_blocks():
+        block = scene.read_rows(start, stop)
         inside = mask[start:stop]
         if nodata is not None:
             absent = is_nodata(block, nodata)
@@ -143,26 +121,26 @@ def valid_pixels(
             empty += int((nowhere & inside).sum())
             partly += int((somewhere & ~nowhere & inside).sum())
             inside &= ~(nowhere if nodata_in == 'all' else somewhere)
-        if cube.dtype.kind == 'f':
+        if scene.dtype.kind == 'f':
             used = block[inside]
             finite = np.isfinite(used)
             bad_values += (~finite).sum(axis=0)
-            if cube.dtype.itemsize > 4 and used.size:
+            if scene.dtype.itemsize > 4 and used.size:
                 size = np.abs(used, where=finite, out=np.zeros_like(used))
                 largest = max(largest, float(size.max()))
-    _check_values(cube, bad_values, largest)
+    _check_values(scene, bad_values, largest)
     if not mask.any():
-        always = cube.band_indices[missing == missing.max()].tolist()
+        always = scene.band_indices[missing == missing.max()].tolist()
         raise ValueError(
-            f'{cube.name}: no pixel has data in every band; nodata={nodata} is most '
-            f'frequent in bands (zero-based) {short(always)}: remove them with '
+            f'{scene.name}: no pixel has data in every band; nodata={nodata} is most '
+            f'frequent in bands (zero-based) [{listed(always)}]: remove them with '
             'bands=BandSelection(exclude=...) if they are empty'
         )
     if partly and nodata_in == 'any':
         logger.warning(
             '%s: %d of %d pixels have no data (nodata=%g) in some band and are masked, '
             "%d more in every band; nodata_in='all' masks only these",
-            cube.name,
+            scene.name,
             partly,
             mask.size,
             nodata,
@@ -172,35 +150,34 @@ def valid_pixels(
 
 
 def _check_values(
-    cube: CubeReader, bad_values: NDArray[np.int64], largest: float
+    scene: 'HyperspectralScene', bad_values: NDArray[np.int64], largest: float
 ) -> None:
     """Refuse values that are no numbers, by band, or too large for single precision."""
     if bad_values.any():
-        numbers = cube.band_indices[bad_values > 0].tolist()
+        numbers = scene.band_indices[bad_values > 0].tolist()
         raise ValueError(
-            f'{cube.name}: {int(bad_values.sum())} values are NaN or infinite, in '
-            f'{len(numbers)} of {len(bad_values)} bands (zero-based: {short(numbers)}); '
-            'remove these bands (bands=BandSelection(exclude=...)) or declare them '
+            f'{scene.name}: {int(bad_values.sum())} values are NaN or infinite, in '
+            f'{len(numbers)} of {len(bad_values)} bands (zero-based: '
+            f'[{listed(numbers)}]); remove these bands (bands=BandSelection(exclude=...)) or declare them '
             'missing (nodata=nan)'
         )
     single = np.finfo(np.float32)
     if largest > float(single.max) or 0 < largest < float(single.tiny):
         raise ValueError(
-            f'{cube.name}: found values up to {largest:g}, expected values that single '
+            f'{scene.name}: found values up to {largest:g}, expected values that single '
             f'precision holds ({single.tiny:g} to {single.max:g}); scale them, or '
             'declare a fill value (nodata=)'
         )
 
 
-def warn_of_fill(cube: CubeReader, valid: NDArray[np.bool_]) -> None:
+def warn_of_fill(scene: 'HyperspectralScene') -> None:
     """Warn of a value that looks like a fill value nobody declared.
 
     Args:
-        cube: The cube; evenly spaced rows of a large one are searched.
-        valid: Pixels that count as data.
+        scene: The scene; evenly spaced rows of a large one are searched.
     """
-    rows, cols, bands = cube.shape
-    pixels = max(1, _SAMPLE_VALUES // (1 if cube.in_memory else 16) // bands)
+    rows, cols, bands = scene.shape
+    pixels = max(1, _SAMPLE_VALUES // (1 if scene.in_memory else 16) // bands)
     if rows * cols <= pixels:
         row_step = col_step = 1
     else:
@@ -208,27 +185,27 @@ def warn_of_fill(cube: CubeReader, valid: NDArray[np.bool_]) -> None:
         col_step = max(1, -(-cols * (-(-rows // row_step)) // pixels))
     parts = []
     for row in range(0, rows, row_step):
-        part = cube.read(row, row + 1)[0, ::col_step]
-        parts.append(part[valid[row, ::col_step]])
+        part = scene.read_rows(row, row + 1)[0, ::col_step]
+        parts.append(part[scene.valid[row, ::col_step]])
     spectra = np.concatenate(parts)
     if len(spectra) < 2:
         return
     flat = (spectra == spectra[:1]).all(axis=0)
     if flat.any() and not flat.all():
-        numbers = cube.band_indices[flat].tolist()
+        numbers = scene.band_indices[flat].tolist()
         logger.warning(
-            '%s: bands %s (zero-based) have one value in every pixel, such as %g: a '
+            '%s: bands [%s] (zero-based) have one value in every pixel, such as %g: a '
             'fill value, or bands without data; remove them with '
-            'bands=BandSelection(exclude=%s)',
-            cube.name,
-            short(numbers),
+            'bands=BandSelection(exclude=[%s])',
+            scene.name,
+            listed(numbers),
             spectra[0, flat][0],
-            short(numbers),
+            listed(numbers),
         )
         spectra = spectra[:, ~flat]
     message = _fill_of(spectra)
     if message is not None:
-        logger.warning('%s: %s', cube.name, message)
+        logger.warning('%s: %s', scene.name, message)
 
 
 def _fill_of(spectra: NDArray[Any]) -> str | None:

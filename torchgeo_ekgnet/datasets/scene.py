@@ -16,7 +16,7 @@ from .. import _html
 from .._options import plain_array
 from .bands import Bands, resolve_bands
 from .labels import NO_LABEL, ClassNames, numbered_classes
-from .nodata import CubeReader, NodataIn, jsonable_nodata, valid_pixels, warn_of_fill
+from .nodata import NodataIn, jsonable_nodata, valid_pixels, warn_of_fill
 from .palette import class_palette
 from .sources.base import ArraySource, CubeSource
 from .units import checked_nanometres
@@ -166,7 +166,7 @@ class HyperspectralScene:
             self._source = ArraySource(cube) if isinstance(cube, np.ndarray) else cube
             self._bands = self.band_indices if subset else None
         self.shape = (rows, cols, len(self.band_indices))
-        self.valid = valid_pixels(self._reader(), nodata, nodata_in, valid, fill)
+        self.valid = valid_pixels(self, nodata, nodata_in, valid, fill)
         classes = numbered_classes(
             name, labels, self.valid, class_names, unlabelled, self.iter_blocks
         )
@@ -176,7 +176,7 @@ class HyperspectralScene:
         self.palette = _palette(name, palette, colours, self.class_values)
         self._name_lost_classes()
         if not synthetic:
-            warn_of_fill(self._reader(), self.valid)
+            warn_of_fill(self)
         self.rgb_bands = self._choose_rgb(rgb_bands)
 
     @property
@@ -269,6 +269,18 @@ class HyperspectralScene:
             row_start, row_stop, col_start, col_stop, self._bands
         )
         return np.ascontiguousarray(window, np.float64 if double else np.float32)
+
+    def read_rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows in their stored type.
+
+        Args:
+            start: First row.
+            stop: Row after the last one.
+
+        Returns:
+            Values (rows, cols, bands), which may be the cube's own memory.
+        """
+        return self._source.read(start, stop, 0, self.shape[1], self._bands)
 
     def read_bands(self, bands: Sequence[int], step: int = 1) -> NDArray[np.float32]:
         """Read a few bands of the whole scene, thinned out if asked for.
@@ -425,23 +437,6 @@ class HyperspectralScene:
     def _repr_html_(self) -> str:
         """Show the scene in a notebook."""
         return self.html()
-
-    def _reader(self) -> CubeReader:
-        """Describe the cube to those who scan all of it."""
-        cols = self.shape[1]
-
-        def read(start: int, stop: int) -> NDArray[Any]:
-            return self._source.read(start, stop, 0, cols, self._bands)
-
-        return CubeReader(
-            self.name,
-            self.shape,
-            self.dtype,
-            self.band_indices,
-            self.in_memory,
-            read,
-            self.iter_blocks,
-        )
 
     def _name_lost_classes(self) -> None:
         """Warn of classes whose labelled pixels have no data."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 from .._reading import FileError, reading
+from .._wording import listed, quoted
 from .labels import (
     NO_LABEL,
     ClassNames,
@@ -27,7 +28,6 @@ from .labels import (
     one_line,
     question_alike,
     question_numbers,
-    short,
 )
 from .raster import Grid, OutsideError, placed_crs, read_crs
 from .sources.vector import Features, read_features
@@ -81,7 +81,7 @@ def read_vector_labels(
             holds no classes, or no geometry lies in the scene.
     """
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else list(path)
-    name = str(paths[0]) + (f' and {len(paths) - 1} more' if len(paths) > 1 else '')
+    name = listed(paths, 1)
     features = [read_features(one, layer) for one in paths]
     frames = [
         _placed(one, found, grid, labels_crs)
@@ -136,7 +136,7 @@ def read_vector_labels(
             'claimed by others, or cover no pixel centre (all_touched=True labels every '
             'pixel that they touch)',
             name,
-            ', '.join(repr(names.get(number, number)) for number in lost[:8]),
+            quoted(names.get(number, number) for number in lost),
         )
     colours = {number: named[text] for number, text in names.items() if text in named}
     return labels, LabelLegend(names, colours)
@@ -401,15 +401,15 @@ def _classes(
         unknown = [value for value in found if value not in told]
         if unknown:
             raise FileError(
-                f'{path}: attribute {attribute!r} holds {short(unknown)}, which are '
-                f'neither classes ({short(sorted(told))}) nor unlabelled '
+                f'{path}: attribute {attribute!r} holds [{listed(unknown)}], which are '
+                f'neither classes ([{listed(sorted(told))}]) nor unlabelled '
                 f'({list(unlabelled)})'
             )
         return numbers, told
     if len(told) != len(found):
         raise FileError(
             f'{path}: {len(told)} class names for the {len(found)} values of '
-            f'attribute {attribute!r} ({found[:12]}); expected one name a value'
+            f'attribute {attribute!r} ([{listed(found)}]); expected one name a value'
         )
     return numbers, dict(zip(found, told, strict=True))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .._reading import FileError, decoded, require_file
+from .._wording import listed
 from ..datasets.sources import Request, enmap
 from ..datasets.sources.envi_files import find
 from ..datasets.sources.envi_header import first_line
@@ -55,7 +56,7 @@ class Candidate:
 
     def __str__(self) -> str:
         """Name file, variable and size."""
-        name = self.paths[0] + (f' and {len(self.paths) - 1} more' * self.many)
+        name = listed(self.paths, 1)
         inside = f', variable {self.variable}' if self.variable else ''
         size = ' x '.join(map(str, self.shape))
         return f'{name}{inside}' + (f' ({size})' if size else '')
@@ -130,13 +131,13 @@ def _groups(files: Sequence[str]) -> list[_Group]:
     described = {
         os.path.realpath(_data_of(name)) for name in single if _is_header(name)
     }
-    for name, listed in single.items():
+    for name, from_folder in single.items():
         # An ENVI scene is named by its header; other headers are read with their file.
         if os.path.realpath(name) in described or (
             name.lower().endswith('.hdr') and not _is_header(name)
         ):
             continue
-        groups.append(_Group((name,), listed))
+        groups.append(_Group((name,), from_folder))
     if not groups:
         raise FileNotFoundError(
             f'found no file of a scene in {", ".join(files)}: name its cube and its labels'

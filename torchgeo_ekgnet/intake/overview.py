@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._patch import check_patch_size
+from .._wording import listed
 from ..datasets import DisjointSplit, HyperspectralScene, RandomSplit
 from ..datasets.splits import Split, SplitProtocol
 
@@ -297,7 +298,7 @@ class Overview:
             numbers = scene.band_indices[flat].tolist()
             said.append(
                 f'{len(flat)} bands hold one value only (counted from 0: '
-                f'{_shortened(numbers)}); leave them out with --data.bands.exclude'
+                f'{listed(numbers)}); leave them out with --data.bands.exclude'
             )
         counts = scene.class_counts
         few = [
@@ -323,13 +324,7 @@ def _left_out(indices: NDArray[np.int64]) -> str:
     if not len(indices):
         return ''
     missing = sorted(set(range(int(indices.max()) + 1)) - set(indices.tolist()))
-    return f'{len(missing)} (counted from 0: {_shortened(missing)})' if missing else ''
-
-
-def _shortened(numbers: Sequence[int], most: int = 10) -> str:
-    """Write a list of numbers, shortened."""
-    shown = ', '.join(map(str, numbers[:most]))
-    return shown + (', ...' if len(numbers) > most else '')
+    return f'{len(missing)} (counted from 0: {listed(missing)})' if missing else ''
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from .._wording import listed
 from ..calibration import calibrated
 from ..checkpoint import (
     Provenance,
@@ -175,11 +176,10 @@ def match_bands(
     tolerance = np.maximum(reach(wavelengths), reach(found)[nearest])
     far = np.flatnonzero(gap > tolerance)
     if len(far):
-        wanted = ', '.join(f'{wavelengths[band]:.1f}' for band in far[:8])
+        wanted = listed([f'{wavelengths[band]:.1f} nm' for band in far])
         raise ValueError(
             f'the scene {scene.name} ({found.min():.1f} to {found.max():.1f} nm) has '
             f'no band near {len(far)} of the {num_bands} bands of {source}: {wanted}'
-            f'{" ..." if len(far) > 8 else ""} nm'
         )
     result: NDArray[np.int64] = nearest
     return result

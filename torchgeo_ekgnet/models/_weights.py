@@ -3,11 +3,13 @@
 
 """Weights from files: names of the network alone, and what does not fit in a sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from timm.models import clean_state_dict
 from torch import Tensor, nn
+
+from .._wording import listed
 
 __all__ = ['Comparison', 'compare_weights', 'network_state']
 
@@ -43,11 +45,11 @@ class Comparison(NamedTuple):
                 f'{name} (found {theirs}, expected {ours})'
                 for name, (theirs, ours) in self.shapes.items()
             ]
-            parts.append(f'other shapes: {_some(shown)}')
+            parts.append(f'other shapes: {listed(shown, _SHOWN)}')
         if self.missing:
-            parts.append(f'missing: {_some(self.missing)}')
+            parts.append(f'missing: {listed(self.missing, _SHOWN)}')
         if self.unexpected:
-            parts.append(f'unknown: {_some(self.unexpected)}')
+            parts.append(f'unknown: {listed(self.unexpected, _SHOWN)}')
         return ', '.join(parts)
 
 
@@ -106,9 +108,3 @@ def compare_weights(network: nn.Module, state: Mapping[str, Any]) -> Comparison:
 def _shape(value: Any) -> tuple[int, ...]:
     """Give the shape of a tensor; none of anything else."""
     return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-def _some(names: Sequence[str]) -> str:
-    """Name the first ones of many."""
-    rest = len(names) - _SHOWN
-    return ', '.join(names[:_SHOWN]) + (f' and {rest} more' if rest > 0 else '')

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._options import known_word
+from .._wording import listed
 
 Method = Literal['zscore', 'minmax', 'snv', 'l2', 'none']
 
@@ -379,7 +380,7 @@ def _band_statistics(
     finite = np.isfinite(mean) & np.isfinite(square)
     if not finite.all():
         raise ValueError(
-            f'normalization: bands {np.flatnonzero(~finite)[:10].tolist()} hold NaN or '
+            f'normalization: bands {listed(np.flatnonzero(~finite))} hold NaN or '
             'infinite values in pixels that are not nodata; name the nodata value or '
             'remove the bands'
         )
@@ -391,7 +392,6 @@ def _report_flat(flat: NDArray[np.bool_], mean: NDArray[np.float64]) -> None:
     bands = np.flatnonzero(flat)
     if not bands.size:
         return
-    listed = ', '.join(map(str, bands[:10])) + (', ...' if bands.size > 10 else '')
     if bands.size == flat.size:
         raise ValueError(
             'normalization: every band holds one value in the pixels that are looked '
@@ -402,5 +402,5 @@ def _report_flat(flat: NDArray[np.bool_], mean: NDArray[np.float64]) -> None:
         'with bands={"exclude": [...]}',
         bands.size,
         flat.size,
-        listed,
+        listed(bands),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._reading import FileError, decoded, reading, require_file
+from ..._wording import shortened
 from ..labels import LabelLegend
 
 logger = logging.getLogger(__name__)
@@ -250,5 +251,4 @@ def _inner(value: str) -> str:
 
 def _start(value: str) -> str:
     """Quote the beginning of an entry."""
-    text = ' '.join(value.split())
-    return repr(text if len(text) <= 40 else f'{text[:40]} ...')
+    return repr(shortened(' '.join(value.split()), 40))

@@ -18,6 +18,7 @@ import pandas as pd
 import shapely
 
 from ..._reading import FileError, decoded, reading, require_file
+from ..._wording import quoted
 from ..raster import placed_crs
 
 logger = logging.getLogger(__name__)
@@ -392,7 +393,7 @@ def _read_xml_rois(path: Path) -> Features:
             '%s: the regions of interest %s have no polygons, lines or points and are '
             'left out',
             path,
-            ', '.join(map(repr, empty[:8])),
+            quoted(empty),
         )
     if not shapes or len(systems) != 1:
         raise VectorFileError(

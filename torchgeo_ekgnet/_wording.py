@@ -1,0 +1,24 @@
+# Copyright (c) torchgeo_ekgnet contributors.
+# Licensed under the MIT License.
+
+"""What messages and reports write of much: the first of a list, the start of a text."""
+
+from collections.abc import Collection, Iterable
+from itertools import islice
+
+
+def listed(items: Collection[object], most: int = 10) -> str:
+    """Write items between commas, of many the first ones and how many more there are."""
+    rest = len(items) - most
+    shown = ', '.join(map(str, islice(items, most)))
+    return f'{shown} and {rest} more' if rest > 0 else shown
+
+
+def quoted(items: Iterable[object], most: int = 10) -> str:
+    """Write items as :func:`listed` does, each as Python writes it."""
+    return listed([repr(item) for item in items], most)
+
+
+def shortened(text: str, most: int = 240) -> str:
+    """Cut a text, such as a library's message, which may name every weight of a network."""
+    return text if len(text) <= most else f'{text[:most]} ...'
