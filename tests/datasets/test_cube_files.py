@@ -3,7 +3,6 @@
 
 """Tests of which files a pattern or a folder names: those of the cube, each once."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +38,7 @@ def test_labels_are_no_band(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     for number, band in enumerate(CUBE):
         write(tmp_path / f'B{number}.tif', band[None])
     write(tmp_path / 'gt.tif', LABELS[None])
-    with caplog.at_level(logging.WARNING):
-        scene = open_scene(str(tmp_path / '*.tif'), labels=str(tmp_path / 'gt.tif'))
+    scene = open_scene(str(tmp_path / '*.tif'), labels=str(tmp_path / 'gt.tif'))
     assert scene.shape == (ROWS, COLS, 4)
     assert 'gt.tif left out' in caplog.text
     assert (scene.cube == np.moveaxis(CUBE, 0, 2)).all()
@@ -61,8 +59,7 @@ def test_marks_of_quality_beside_bands(
     for number, band in enumerate(CUBE):
         write(tmp_path / f'B{number}.tif', band[None])
     write(tmp_path / f'{name}.tif', CUBE[:1])
-    with caplog.at_level(logging.WARNING):
-        assert open_scene(tmp_path).num_bands == 5
+    assert open_scene(tmp_path).num_bands == 5
     assert (f'cube: {name}.tif taken as bands, though' in caplog.text) == questioned
 
 
@@ -71,8 +68,7 @@ def test_wavelengths_of_some_files(
 ) -> None:
     write_envi(tmp_path / 'vnir.img', CUBE[:2], 'wavelength = {400, 500}\n')
     write_envi(tmp_path / 'swir.img', CUBE[2:], '')
-    with caplog.at_level(logging.WARNING):
-        scene = open_scene([tmp_path / 'vnir.img', tmp_path / 'swir.img'])
+    scene = open_scene([tmp_path / 'vnir.img', tmp_path / 'swir.img'])
     assert scene.wavelengths is None
     assert 'found wavelengths in 1 of 2 files of the cube' in caplog.text
 

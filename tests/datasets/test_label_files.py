@@ -3,7 +3,6 @@
 
 """Tests of label files: pictures, legends, texts, tables, places without a CRS."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -395,8 +394,7 @@ class TestTexts:
         path.write_text(
             f'x,y,crop\n{LEFT + 15},{TOP - 15},wheat\n{LEFT + 35},{TOP - 15},"{alike}"\n'
         )
-        with caplog.at_level(logging.WARNING):
-            scene = open_scene(cube, path)
+        scene = open_scene(cube, path)
         questioned = 'differ only in case or spaces; are they one class?' in caplog.text
         assert questioned is (alike in ('Wheat', 'WHEAT'))
         assert scene.num_classes == (1 if alike.strip() == 'wheat' else 2)

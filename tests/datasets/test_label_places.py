@@ -3,7 +3,6 @@
 
 """Labels as tables, regions and polygons, and where they lie."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -251,8 +250,7 @@ class TestTables:
         )
         text = text.replace('Point>', 'Threshold>')
         cube.with_name('roi.xml').write_text(text)
-        with caplog.at_level(logging.WARNING):
-            scene = open_scene(cube, cube.with_name('roi.xml'))
+        scene = open_scene(cube, cube.with_name('roi.xml'))
         assert scene.class_names == ('Trees',)
         assert (
             "the regions of interest 'Road' have no polygons, lines or" in caplog.text
@@ -317,8 +315,7 @@ class TestPlaces:
         self, plain: Path, kind: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = self.boxes(plain.with_name(f'l.{kind}'), list(self.PIXELS))
-        with caplog.at_level(logging.WARNING):
-            scene = open_scene(plain, path)
+        scene = open_scene(plain, path)
         assert np.array_equal(scene.label_map, self.expected())
         assert 'are taken as columns and rows of pixels' in caplog.text
 
@@ -373,8 +370,7 @@ class TestPlaces:
         self, plain: Path, local: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = self.boxes(plain.with_name('l.gpkg'), list(self.PIXELS), local)
-        with caplog.at_level(logging.WARNING):
-            scene = open_scene(plain, path)
+        scene = open_scene(plain, path)
         assert np.array_equal(scene.label_map, self.expected())
         assert 'is local or unknown, so it counts as none' in caplog.text
 
@@ -401,8 +397,7 @@ class TestPlaces:
         inside = geopandas.GeoSeries([self.placed()[1]], crs=32632).to_crs(4326)
         shapes = [shapely.Point(9, 95), inside[0]]  # beyond the pole
         self.boxes(cube.with_name('l.geojson'), shapes, 'EPSG:4326')
-        with caplog.at_level(logging.WARNING):
-            scene = open_scene(cube, cube.with_name('l.geojson'))
+        scene = open_scene(cube, cube.with_name('l.geojson'))
         assert scene.class_counts == (0, 12)
         assert '1 features without geometry or class' in caplog.text
 

@@ -3,7 +3,6 @@
 
 """Tests of which values of label files are classes, and which mean "no label"."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,9 @@ def test_a_named_value_that_means_no_label(
 ) -> None:
     np.save(tmp_path / 'gt.npy', LABELS)
     names = {0: 'background', 1: 'a', 2: 'b'}
-    with caplog.at_level(logging.WARNING):
-        scene = open_scene(
-            cube_file(tmp_path), labels=str(tmp_path / 'gt.npy'), class_names=names
-        )
+    scene = open_scene(
+        cube_file(tmp_path), labels=str(tmp_path / 'gt.npy'), class_names=names
+    )
     assert (scene.label_map == LABELS).all()
     assert scene.class_names == ('a', 'b')
     assert 'class_names names [0], which unlabelled=[0] lists' in caplog.text
@@ -53,8 +51,7 @@ def test_zero_beside_another_value_for_no_label(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, declared: int | None
 ) -> None:
     labels = write(tmp_path / 'gt.tif', LABELS[None], nodata=declared)
-    with caplog.at_level(logging.WARNING):
-        open_scene(cube_file(tmp_path), labels)
+    open_scene(cube_file(tmp_path), labels)
     told = 'pixels have the label 0, which means "no label" (unlabelled=[0]), but'
     assert (told in caplog.text) == (declared == 255)
     caplog.clear()
@@ -83,8 +80,7 @@ def test_a_usual_value_for_no_label(
 ) -> None:
     np.save(tmp_path / 'gt.npy', np.array(values, np.uint8)[LABELS])
     labels = str(tmp_path / 'gt.npy')
-    with caplog.at_level(logging.WARNING):
-        open_scene(cube_file(tmp_path), labels)
+    open_scene(cube_file(tmp_path), labels)
     told = 'if that means "no label", give unlabelled=[0, 255], or unlabelled=[255]'
     assert (told in caplog.text) == doubtful
     caplog.clear()

@@ -3,7 +3,6 @@
 
 """Tests of declared and undeclared values of missing data."""
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -70,14 +69,12 @@ class TestUndeclared:
     def test_whole_pixels(self, caplog: pytest.LogCaptureFixture, fill: float) -> None:
         cube = reflectance()
         cube[:, :3] = fill
-        with caplog.at_level(logging.WARNING):
-            HyperspectralScene(cube, None)
+        HyperspectralScene(cube, None)
         text = f'10 % of the pixels have the value {np.float32(fill):g} in every band'
         assert text in caplog.text
         assert f'nodata={np.float32(fill):g}' in caplog.text
         caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            scene = HyperspectralScene(cube, None, nodata=fill)
+        scene = HyperspectralScene(cube, None, nodata=fill)
         assert scene.valid.mean() == 0.9
         assert not caplog.text
 
@@ -94,23 +91,20 @@ class TestUndeclared:
     def test_integers(self, caplog: pytest.LogCaptureFixture, kind: str) -> None:
         cube = (reflectance() * 10000).astype(kind)
         cube[:, :3] = 65535 if kind == 'uint16' else -32768
-        with caplog.at_level(logging.WARNING):
-            HyperspectralScene(cube, None)
+        HyperspectralScene(cube, None)
         assert '10 % of the pixels have the value' in caplog.text
 
     @pytest.mark.parametrize('fill', [-9999, -999, 1e20, 7])
     def test_some_bands(self, caplog: pytest.LogCaptureFixture, fill: float) -> None:
         cube = reflectance()
         cube[:10, :, 4] = fill
-        with caplog.at_level(logging.WARNING):
-            HyperspectralScene(cube, None)
+        HyperspectralScene(cube, None)
         assert f'the value {fill:g} in some band, far from all others' in caplog.text
 
     def test_bands_without_data(self, caplog: pytest.LogCaptureFixture) -> None:
         cube = reflectance()
         cube[:, :, 2] = 0.1
-        with caplog.at_level(logging.WARNING):
-            HyperspectralScene(cube, None)
+        HyperspectralScene(cube, None)
         assert 'bands [2] (zero-based) have one value in every pixel' in caplog.text
         assert 'exclude=[2]' in caplog.text
 
@@ -123,16 +117,14 @@ class TestUndeclared:
 
     def test_data_are_not_suspected(self, caplog: pytest.LogCaptureFixture) -> None:
         saturated = (reflectance() * 400).clip(0, 200).astype('uint8')
-        with caplog.at_level(logging.WARNING):
-            for cube in (reflectance(), saturated, reflectance() - 0.3):
-                HyperspectralScene(cube, None)
+        for cube in (reflectance(), saturated, reflectance() - 0.3):
+            HyperspectralScene(cube, None)
         assert not caplog.text
 
     def test_other_fill_than_declared(self, caplog: pytest.LogCaptureFixture) -> None:
         cube = reflectance()
         cube[:, :3] = -32768
-        with caplog.at_level(logging.WARNING):
-            HyperspectralScene(cube, None, nodata=-9999)
+        HyperspectralScene(cube, None, nodata=-9999)
         assert 'nodata=-32768' in caplog.text
 
 
@@ -154,8 +146,7 @@ class TestAnyOrAll:
     def test_class_that_loses_all_pixels(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.WARNING):
-            scene = self.scene('any')
+        scene = self.scene('any')
         assert scene.class_counts == (100, 100, 0)
         assert scene.masked_labels == (0, 0, 100)
         assert 'all 100 labelled pixels of class water (label 3)' in caplog.text
@@ -165,8 +156,7 @@ class TestAnyOrAll:
     def test_only_pixels_without_any_data(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.WARNING):
-            scene = self.scene('all')
+        scene = self.scene('all')
         assert scene.class_counts == (100, 100, 100)
         assert (~scene.valid).sum() == 100
         assert 'water' not in caplog.text

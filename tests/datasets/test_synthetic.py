@@ -3,7 +3,6 @@
 
 """Tests of the synthetic scene."""
 
-import logging
 import math
 from typing import Any
 
@@ -20,8 +19,7 @@ class TestSyntheticScene:
     def test_it_says_that_it_is_synthetic(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.WARNING):
-            dataset = SyntheticScene(rows=20, cols=20, num_bands=8)
+        dataset = SyntheticScene(rows=20, cols=20, num_bands=8)
         assert 'SYNTHETIC SCENE' in caplog.text
         assert dataset.scene.synthetic
         assert dataset.scene.metadata()['synthetic'] is True

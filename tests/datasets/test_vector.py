@@ -3,7 +3,6 @@
 
 """Polygons and points."""
 
-import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -99,8 +98,7 @@ class TestVectorLabels:
     ) -> None:
         boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6), self.box(12, 0, 20, 4)]
         self.frame(boxes, code=[0, 4, 9]).to_file(cube.with_name('f.gpkg'))
-        with caplog.at_level(logging.WARNING):
-            scene = open_scene(cube, cube.with_name('f.gpkg'), unlabelled=unlabelled)
+        scene = open_scene(cube, cube.with_name('f.gpkg'), unlabelled=unlabelled)
         assert ('1 features have a number that' in caplog.text) is (unlabelled == (9,))
         expected = {0: 36, 4: 12, 9: 32}
         for number in unlabelled:
@@ -113,8 +111,7 @@ class TestVectorLabels:
     ) -> None:
         boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6)]
         self.frame(boxes, code=[0, 4]).to_file(cube.with_name('f.gpkg'))
-        with caplog.at_level(logging.WARNING):
-            scene = open_scene(cube, cube.with_name('f.gpkg'))
+        scene = open_scene(cube, cube.with_name('f.gpkg'))
         assert scene.class_values == (4,)
         assert '1 features have a number that means "no label"' in caplog.text
         assert 'without geometry or class' not in caplog.text
@@ -167,8 +164,7 @@ class TestVectorLabels:
         boxes = [self.box(0, 0, 6, 6), self.box(4, 0, 10, 6), self.box(0, 4, 6, 8)]
         frame = self.frame(boxes, kind=['a', 'b', 'a'])
         frame.to_file(cube.with_name('f.gpkg'))
-        with caplog.at_level(logging.WARNING):
-            scene = open_scene(cube, cube.with_name('f.gpkg'))
+        scene = open_scene(cube, cube.with_name('f.gpkg'))
         assert '12 pixels are claimed by features of different classes' in caplog.text
         assert not scene.label_map[0:6, 4:6].any()
         assert (scene.label_map[0:8, 0:4] == 1).all()
@@ -179,8 +175,7 @@ class TestVectorLabels:
         boxes = [self.box(0, 0, 6, 6), self.box(8, 0, 10, 6), self.box(900, 0, 910, 9)]
         frame = self.frame(boxes, kind=['a', None, 'b'])
         frame.to_file(cube.with_name('f.gpkg'))
-        with caplog.at_level(logging.WARNING):
-            scene = open_scene(cube, cube.with_name('f.gpkg'))
+        scene = open_scene(cube, cube.with_name('f.gpkg'))
         assert '1 features without geometry or class' in caplog.text
         assert '1 features lie outside the scene' in caplog.text
         assert scene.class_counts == (36, 0)

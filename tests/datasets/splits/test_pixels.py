@@ -4,7 +4,6 @@
 """Splits that draw single pixels."""
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,10 +101,9 @@ class TestRandomSplit:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         labels = np.array([[1] * 80 + [2] * 4 + [3] * 4])
-        with caplog.at_level(logging.WARNING):
-            whole = RandomSplit(0.4, 0.0)(labels)
-            assert not caplog.records
-            part = RandomSplit(0.4, 0.0, test=0.02)(labels)
+        whole = RandomSplit(0.4, 0.0)(labels)
+        assert not caplog.records
+        part = RandomSplit(0.4, 0.0, test=0.02)(labels)
         assert part.counts(labels)['test'] == [1, 0, 0]
         assert '0.02, has none of the classes 2, 3;' in caplog.text
         assert np.array_equal(whole.train, part.train)
