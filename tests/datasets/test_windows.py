@@ -62,7 +62,7 @@ def test_batches_in_a_part_hold_all_its_pixels(part: tuple[int, int, int, int]) 
 
 
 def test_loader_gives_whole_batches() -> None:
-    windows = SceneWindows((9, 10), 4, 6)
+    windows = SceneWindows(np.ones((9, 10), bool), 4, 6)
     batches = list(DataLoader(windows, batch_size=None))
     assert [int(item['window']) for item in batches] == list(range(len(windows)))
     assert sum(len(item['row_col']) for item in batches) == 90
@@ -70,7 +70,7 @@ def test_loader_gives_whole_batches() -> None:
 
 
 def test_subset_keeps_numbers_and_boundaries() -> None:
-    windows = SceneWindows((12, 12), 5, 4)
+    windows = SceneWindows(np.ones((12, 12), bool), 5, 4)
     part = windows.subset([7, 2])
     assert len(part) == 2
     assert int(part[0]['window']) == 7
@@ -79,10 +79,10 @@ def test_subset_keeps_numbers_and_boundaries() -> None:
 
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match='batch_size must be at least 1'):
-        SceneWindows((3, 3), batch_size=0)
+        SceneWindows(np.ones((3, 3), bool), batch_size=0)
     with pytest.raises(ValueError, match=r'found the shape \(3,\)'):
         SceneWindows(np.ones(3, dtype=bool))
     with pytest.raises(ValueError, match='batches must lie in'):
-        SceneWindows((3, 3), batches=[1])
+        SceneWindows(np.ones((3, 3), bool), batches=[1])
     with pytest.raises(IndexError, match='not one of 1'):
-        SceneWindows((3, 3)).positions(1)
+        SceneWindows(np.ones((3, 3), bool)).positions(1)

@@ -122,6 +122,22 @@ def resolve_bands(
     return bands.resolve(num_bands, wavelengths, bad_bands)
 
 
+def nearest_bands(
+    centres: NDArray[np.float64], wavelengths: Sequence[float]
+) -> tuple[int, int, int]:
+    """Find the bands that stand for red, green and blue.
+
+    Args:
+        centres: Centre of each band in nm.
+        wavelengths: Those of red, green and blue in nm.
+
+    Returns:
+        Number of the nearest band to each.
+    """
+    red, green, blue = (int(np.abs(centres - nm).argmin()) for nm in wavelengths)
+    return red, green, blue
+
+
 def _checked_bands(
     argument: str, bands: Sequence[int], num_bands: int
 ) -> NDArray[np.int64]:

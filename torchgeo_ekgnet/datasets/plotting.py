@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from .._fonts import find_letters
+from .bands import nearest_bands
 from .scene import HyperspectralScene
 
 #: Longest side of a picture in pixels; larger scenes are thinned out.
@@ -63,29 +64,17 @@ def new_figure(width: float, height: float, managed: bool = False) -> Figure:
     return pyplot.figure(FigureClass=ShownFigure, figsize=size, layout='constrained')
 
 
-def rgb_bands_at(
-    scene: HyperspectralScene, wavelengths: Sequence[float]
+def _shown_bands(
+    scene: HyperspectralScene, wavelengths: Sequence[float] | None
 ) -> tuple[int, int, int]:
-    """Return the bands nearest to three wavelengths.
-
-    Args:
-        scene: Scene with wavelengths.
-        wavelengths: Red, green and blue in nm.
-
-    Returns:
-        Numbers of the scene's bands.
-
-    Raises:
-        ValueError: If the scene has no wavelengths.
-    """
+    """Choose the bands of a false colour image: the scene's own, or by wavelength."""
+    if wavelengths is None:
+        return scene.rgb_bands
     if scene.wavelengths is None:
         raise ValueError(
             f'{scene.name} has no wavelengths; false colour by wavelength needs them'
         )
-    red, green, blue = (
-        int(np.abs(scene.wavelengths - target).argmin()) for target in wavelengths
-    )
-    return red, green, blue
+    return nearest_bands(scene.wavelengths, wavelengths)
 
 
 def stretch(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -129,11 +118,8 @@ def false_colour(
     Returns:
         float32 (rows, cols, 3), 0..1.
     """
-    bands = scene.rgb_bands
-    if rgb_wavelengths is not None:
-        bands = rgb_bands_at(scene, rgb_wavelengths)
     step = thinning(scene.shape, max_side)
-    values = scene.read_bands(bands, step)
+    values = scene.read_bands(_shown_bands(scene, rgb_wavelengths), step)
     return stretch(values, scene.valid[::step, ::step])
 
 
@@ -231,9 +217,7 @@ def plot_scene(
     for axes in (left, right):
         axes.set_axis_off()
     if show_titles:
-        bands = scene.rgb_bands
-        if rgb_wavelengths is not None:
-            bands = rgb_bands_at(scene, rgb_wavelengths)
+        bands = _shown_bands(scene, rgb_wavelengths)
         left.set_title(f'False colour ({_band_text(scene, bands)})', fontsize=9)
         labelled = int((scene.label_map > 0).sum())
         right.set_title(f'Labels ({labelled:,} pixels)', fontsize=9)

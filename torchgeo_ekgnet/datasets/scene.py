@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import _html
 from .._options import plain_array
-from .bands import Bands, resolve_bands
+from .bands import Bands, nearest_bands, resolve_bands
 from .labels import NO_LABEL, ClassNames, numbered_classes
 from .nodata import NodataIn, jsonable_nodata, valid_pixels, warn_of_fill
 from .palette import class_palette
@@ -465,11 +465,7 @@ class HyperspectralScene:
         if self.wavelengths is not None:
             low, high = float(self.wavelengths.min()), float(self.wavelengths.max())
             if low <= RGB_WAVELENGTHS[2] + 40 and high >= RGB_WAVELENGTHS[0] - 40:
-                red, green, blue = (
-                    int(np.abs(self.wavelengths - target).argmin())
-                    for target in RGB_WAVELENGTHS
-                )
-                return red, green, blue
+                return nearest_bands(self.wavelengths, RGB_WAVELENGTHS)
         last = self.num_bands - 1
         return round(last * 0.75), round(last * 0.5), round(last * 0.25)
 

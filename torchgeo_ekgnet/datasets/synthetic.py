@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from .._options import random_seed, real_number, whole_number
 from .._patch import PaddingMode
-from .bands import Bands
+from .bands import Bands, nearest_bands
 from .base import Sample, SceneDataset
 from .scene import HyperspectralScene
 
@@ -159,7 +159,6 @@ def synthetic_scene(
         smooth /= max(float(smooth.std()), 1e-6)
         cube += noise * (0.025 * smooth + 0.02 * rough)
     centres = np.linspace(400, 2500, num_bands) if num_bands > 1 else np.array([550.0])
-    red, green, blue = (int(np.abs(centres - nm).argmin()) for nm in _RGB)
     stored = np.clip(np.round(cube * 10000), 0, 32767).astype(np.int16)
     return HyperspectralScene(
         stored,
@@ -168,7 +167,7 @@ def synthetic_scene(
         class_names={value: f'Material {value}' for value in range(1, num_classes + 1)},
         wavelengths=centres,
         bands=bands,
-        rgb_bands=(red, green, blue),
+        rgb_bands=nearest_bands(centres, _RGB),
         synthetic=True,
         source=(
             f'synthetic: linear mixing model, seed {seed}, mixing {mixing:g}, noise '

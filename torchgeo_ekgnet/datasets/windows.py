@@ -27,7 +27,7 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        selected: NDArray[np.bool_] | tuple[int, int],
+        selected: NDArray[np.bool_],
         window_size: int = 64,
         batch_size: int = 256,
         batches: Sequence[int] | NDArray[np.int64] | None = None,
@@ -35,8 +35,7 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
         """Create a new SceneWindows instance.
 
         Args:
-            selected: Pixels to classify, boolean (rows, cols); or the shape
-                (rows, cols) for every pixel.
+            selected: Pixels to classify, boolean (rows, cols).
             window_size: Side of a window in pixels.
             batch_size: Largest number of pixels in a batch.
             batches: Numbers of the batches that this dataset holds, in the order
@@ -49,8 +48,6 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
         for name, value in (('window_size', window_size), ('batch_size', batch_size)):
             if value < 1:
                 raise ValueError(f'{name} must be at least 1, found {value}')
-        if isinstance(selected, tuple):
-            selected = np.ones(selected, dtype=np.bool_)
         if selected.ndim != 2:
             raise ValueError(
                 f'selected must be (rows, cols), found the shape {selected.shape}'

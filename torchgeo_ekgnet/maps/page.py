@@ -203,17 +203,14 @@ class Page:
         above = f'<p class="caption">{as_text(caption)}</p>' if caption else ''
         self._parts.append(f'{above}<div class="scroll">{table}</div>')
 
-    def settings(
-        self, values: Mapping[str, object], caption: str | None = None
-    ) -> None:
+    def settings(self, values: Mapping[str, object]) -> None:
         """Add names and values, one a line.
 
         Args:
             values: Values by name; nested values are written as JSON.
-            caption: Text above the table.
         """
         rows = [(name, _plain(value)) for name, value in values.items()]
-        self.table(('setting', 'value'), rows, caption)
+        self.table(('setting', 'value'), rows)
 
     def code(self, text: str) -> None:
         """Add text as it stands.

@@ -166,17 +166,16 @@ class RasterSpec:
         return int(self.num_bytes * _DISK_FACTOR)
 
 
-def tiles(shape: tuple[int, int], size: int = TILE_SIZE) -> Iterator[Window]:
+def tiles(shape: tuple[int, int]) -> Iterator[Window]:
     """Cut a raster into tiles, row by row of tiles.
 
     Args:
         shape: Rows and columns.
-        size: Side of a tile.
 
     Yields:
         The tiles, cut at the edges.
     """
-    rows, cols = shape
+    (rows, cols), size = shape, TILE_SIZE
     for row in range(0, rows, size):
         for col in range(0, cols, size):
             yield Window(col, row, min(size, cols - col), min(size, rows - row))
