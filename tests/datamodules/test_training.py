@@ -44,7 +44,12 @@ class TestTrainer:
             num_workers=num_workers,
             augmentation=PatchAugmentation(flips=True, turns=True),
         )
-        run = make_trainer(tmp_path, logger=TensorBoardLogger(tmp_path), max_epochs=2)
+        run = make_trainer(
+            tmp_path,
+            logger=TensorBoardLogger(tmp_path),
+            max_epochs=2,
+            enable_checkpointing=True,
+        )
         run.fit(task, datamodule=module)
         assert run.global_step == 2 * 3
         path = run.checkpoint_callback.best_model_path  # type: ignore[union-attr]
