@@ -18,11 +18,7 @@ _BOX = '\N{WHITE SQUARE}'
 
 
 def find_letters(texts: Iterable[Text]) -> None:
-    """Give the texts of a figure fonts that have their letters, boxes where none has.
-
-    Args:
-        texts: Texts, changed in place.
-    """
+    """Give the texts of a figure fonts that have their letters, boxes where none has."""
     found = list(texts)
     families, lost = _others(_lacking(text.get_text() for text in found))
     for text in found:

@@ -86,11 +86,7 @@ COMMANDS = {
 
 
 def shipped_configs() -> dict[str, Path]:
-    """List the configurations that ship with the package.
-
-    Returns:
-        Paths by name, sorted.
-    """
+    """List the configurations that ship with the package."""
     folder = Path(__file__).with_name('configs')
     return {path.stem: path for path in sorted(folder.glob('*.yaml'))}
 
@@ -136,11 +132,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def help_text() -> str:
-    """Write the help text, which lists every command.
-
-    Returns:
-        Text for the terminal.
-    """
+    """Write the help text, which lists every command."""
     summaries = {**TORCHGEO_COMMANDS}
     summaries.update({name: item.summary for name, item in COMMANDS.items()})
     width = max(len(name) for name in summaries)

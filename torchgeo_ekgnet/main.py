@@ -54,12 +54,6 @@ def resolve_args(args: Sequence[str]) -> list[str]:
     """Replace names of shipped configurations by their paths, and ``=~`` by the home.
 
     Shells leave ``--data.root=~/scenes`` as it is.
-
-    Args:
-        args: Command-line arguments.
-
-    Returns:
-        Arguments for torchgeo.
     """
     resolved: list[str] = []
     args = [_at_home(arg) for arg in args]

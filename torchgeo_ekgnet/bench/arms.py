@@ -67,24 +67,13 @@ class Setting(NamedTuple):
         return TYPES[self.options.precision]
 
     def autocast(self) -> torch.autocast:
-        """Make the autocast that was asked for.
-
-        Returns:
-            A context.
-        """
+        """Make the autocast that was asked for."""
         return torch.autocast(
             self.device.type, self.dtype, enabled=self.options.precision != '32'
         )
 
     def times(self, arms: dict[str, Callable[[], Any]]) -> dict[str, dict[str, float]]:
-        """Time functions in turn, see :func:`measure`.
-
-        Args:
-            arms: Functions by name.
-
-        Returns:
-            Times by name.
-        """
+        """Time functions in turn, see :func:`measure`."""
         options = self.options
         return measure(arms, options.repeats, self.device, options.clock)
 

@@ -23,11 +23,7 @@ __all__ = ('build_parser', 'main', 'run')
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command.
-
-    Returns:
-        The parser.
-    """
+    """Make the parser of the command."""
     parser = CommandParser(
         prog='torchgeo-ekgnet bench',
         description='Speed and memory of the layers and models of this package: '

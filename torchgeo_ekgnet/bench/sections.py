@@ -76,14 +76,7 @@ def growth_sizes(options: argparse.Namespace) -> list[tuple[int, int, int]]:
 
 
 def bench_growth(setting: Setting) -> list[dict[str, Any]]:
-    """Time how the network grows with bands, patch and batch, one at a time.
-
-    Args:
-        setting: Options, device and floor.
-
-    Returns:
-        Rows as those of :func:`bench_models`.
-    """
+    """Time how the network grows with bands, patch and batch, one at a time."""
     rows = []
     for size in growth_sizes(setting.options):
         rows += _model_rows(setting, *size, ours_only=True)

@@ -160,11 +160,7 @@ class SceneDataset(NonGeoDataset, abc.ABC):
         return sample
 
     def __str__(self) -> str:
-        """Return the informal string representation.
-
-        Returns:
-            Name, size and scene.
-        """
+        """Return the informal string representation."""
         return (
             f'{type(self).__name__} Dataset\n    type: NonGeoDataset\n'
             f'    size: {len(self)}\n    scene: {self.scene!r}'
@@ -256,11 +252,7 @@ class MatSceneDataset(SceneDataset):
     @classmethod
     @abc.abstractmethod
     def band_centres(cls) -> NDArray[np.float64]:
-        """Return the wavelength of each band.
-
-        Returns:
-            Centres in nm.
-        """
+        """Return the wavelength of each band in nm."""
 
     @property
     def files(self) -> tuple[SceneFile, ...]:

@@ -87,14 +87,7 @@ class DownloadError(RuntimeError):
 
 
 def git_blob_id(path: str | os.PathLike[str]) -> str:
-    """Return the id that git gives to a file's content.
-
-    Args:
-        path: The file.
-
-    Returns:
-        40 hexadecimal digits.
-    """
+    """Return the id that git gives to a file's content."""
     digest = hashlib.sha1(usedforsecurity=False)
     digest.update(f'blob {os.path.getsize(path)}\0'.encode())
     with open(path, 'rb') as file:

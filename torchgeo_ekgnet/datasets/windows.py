@@ -128,14 +128,7 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
         )
 
     def size(self, batch: int) -> int:
-        """Count the pixels of a batch without listing them.
-
-        Args:
-            batch: Number of the batch.
-
-        Returns:
-            Number of pixels.
-        """
+        """Count the pixels of a batch without listing them."""
         window = int(np.searchsorted(self._ends, batch, side='right'))
         return self._part(batch, window)[1]
 
@@ -150,17 +143,7 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
     def batches_in(
         self, row_start: int, row_stop: int, col_start: int, col_stop: int
     ) -> list[int]:
-        """List the batches of the windows that meet a part of the scene.
-
-        Args:
-            row_start: First row.
-            row_stop: Row after the last one.
-            col_start: First column.
-            col_stop: Column after the last one.
-
-        Returns:
-            Numbers of the batches.
-        """
+        """List the batches of the windows that meet a part of the scene."""
         size = self.window_size
         numbers: list[int] = []
         for row in range(row_start // size, (row_stop - 1) // size + 1):

@@ -21,11 +21,7 @@ _SCENE_OPTIONS = (
 
 
 def add_scene_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options about a scene's files to a command.
-
-    Args:
-        parser: Parser of the command.
-    """
+    """Add the options about a scene's files to a command."""
     group = parser.add_argument_group('where the files leave it open')
     for name, metavar, text in _SCENE_OPTIONS:
         group.add_argument(f'--{name}', metavar=metavar, help=text)

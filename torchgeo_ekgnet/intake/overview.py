@@ -159,11 +159,7 @@ class Overview:
         self.remarks = [*remarks, *self._remarks()]
 
     def facts(self) -> dict[str, str]:
-        """Describe size, values and place, by name.
-
-        Returns:
-            A line of text each.
-        """
+        """Describe size, values and place, by name."""
         scene, seen = self.scene, self.statistics
         rows, cols, bands = scene.shape
         facts = {
@@ -260,11 +256,7 @@ class Overview:
         ]
 
     def text(self) -> str:
-        """Write everything for a terminal.
-
-        Returns:
-            Lines of text.
-        """
+        """Write everything for a terminal."""
         scene = self.scene
         lines = [scene.name + (' (SYNTHETIC)' if scene.synthetic else '')]
         facts = self.facts()

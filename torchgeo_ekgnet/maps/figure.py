@@ -173,14 +173,7 @@ def save_map_figure(
 
 
 def confidence_figure(path: Path) -> Figure:
-    """Draw the top probability as a picture and a histogram.
-
-    Args:
-        path: ``confidence.tif``.
-
-    Returns:
-        The figure.
-    """
+    """Draw the top probability as a picture and a histogram."""
     values = _thinned(path)
     figure = Figure(figsize=(7.2, 3.0), layout='constrained')
     left, right = figure.subplots(1, 2)

@@ -28,14 +28,7 @@ from ._weights import compare_weights, network_state
 
 
 def leaf_module(module: type[nn.Module]) -> type[nn.Module]:
-    """Make a layer with data-dependent Python a leaf of every fx trace.
-
-    Args:
-        module: Class of the layer.
-
-    Returns:
-        The same class.
-    """
+    """Make a layer with data-dependent Python a leaf of every fx trace."""
     register_notrace_module(module)
     return module
 

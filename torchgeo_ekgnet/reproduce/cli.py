@@ -41,11 +41,7 @@ from .sweeping import (
 
 
 def repeat_parser() -> argparse.ArgumentParser:
-    """Parser of ``torchgeo-ekgnet repeat``.
-
-    Returns:
-        The parser.
-    """
+    """Parser of ``torchgeo-ekgnet repeat``."""
     parser = CommandParser(
         prog='torchgeo-ekgnet repeat',
         allow_abbrev=False,
@@ -84,11 +80,7 @@ def repeat_parser() -> argparse.ArgumentParser:
 
 
 def reproduce_parser() -> argparse.ArgumentParser:
-    """Parser of ``torchgeo-ekgnet reproduce``.
-
-    Returns:
-        The parser.
-    """
+    """Parser of ``torchgeo-ekgnet reproduce``."""
     listing = '\n'.join(
         f'  {key:<12} {e.title} ({e.scene})' for key, e in EXPERIMENTS.items()
     )

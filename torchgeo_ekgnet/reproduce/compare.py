@@ -41,11 +41,7 @@ _LABELS = {'rbf_svm': 'RBF-SVM', 'random_forest': 'Random forest'}
 
 
 def compare_parser() -> argparse.ArgumentParser:
-    """Parser of ``torchgeo-ekgnet compare``.
-
-    Returns:
-        The parser.
-    """
+    """Parser of ``torchgeo-ekgnet compare``."""
     parser = CommandParser(
         prog='torchgeo-ekgnet compare',
         allow_abbrev=False,

@@ -220,11 +220,7 @@ class LabelledPixelSampler(SpatialSampler):
         return part
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch.
-
-        Args:
-            epoch: Number of the epoch.
-        """
+        """Choose the order of an epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

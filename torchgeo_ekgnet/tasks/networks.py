@@ -25,11 +25,7 @@ class Unbuilt(nn.Module):
     """
 
     def __init__(self, unknown: Sequence[str]) -> None:
-        """Initialize.
-
-        Args:
-            unknown: What is missing.
-        """
+        """Initialize."""
         super().__init__()
         self.unknown = tuple(unknown)
         self.placeholder = nn.Parameter(torch.zeros(1))
