@@ -25,7 +25,7 @@ def _cover(windows: SceneWindows) -> np.ndarray:
 @pytest.mark.parametrize('shape', [(1, 1), (5, 7), (16, 16), (33, 18)])
 @pytest.mark.parametrize(('window', 'batch'), [(1, 1), (4, 3), (8, 64), (64, 10)])
 def test_every_pixel_once(shape: tuple[int, int], window: int, batch: int) -> None:
-    windows = SceneWindows(shape, window, batch)
+    windows = SceneWindows(np.ones(shape, bool), window, batch)
     assert (_cover(windows) == 1).all()
     assert windows.num_pixels == shape[0] * shape[1]
 

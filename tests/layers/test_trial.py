@@ -123,14 +123,14 @@ def test_too_small_a_memory_says_nothing_of_a_way() -> None:
     x = torch.ones(2, device=DEVICE)
     full = [True]
 
-    def ours() -> tuple[Tensor]:
+    def ours() -> Tensor:
         if full:
             raise torch.OutOfMemoryError('full')
-        return (x * 2,)
+        return x * 2
 
-    ways = {'plain': lambda: (x + x,), 'triton': ours}
+    ways = {'plain': lambda: x + x, 'triton': ours}
     for key in ('large', 'small'):
-        (found,) = trial.run('doubling', key, ways, 0.0, 'triton')
+        found = trial.run('doubling', key, ways, 0.0, 'triton')
         assert found.tolist() == [2.0, 2.0]
         full.clear()
     assert list(trial.choices()) == ['doubling large', 'doubling small']
@@ -138,5 +138,5 @@ def test_too_small_a_memory_says_nothing_of_a_way() -> None:
     # A way that was taken before, and finds no memory once.
     trial._chosen['doubling', 'small'] = 'triton'
     full.append(True)
-    assert trial.run('doubling', 'small', ways, 0.0)[0].tolist() == [2.0, 2.0]
+    assert trial.run('doubling', 'small', ways, 0.0).tolist() == [2.0, 2.0]
     assert trial.choices()['doubling small'] == 'triton'

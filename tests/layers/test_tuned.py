@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures('fresh_trials')
 def prefer(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Let a way take the least time."""
 
-    def times(ways: trial.Ways, good: list[str]) -> dict[str, float]:
+    def times(ways: trial.Ways[Any], good: list[str]) -> dict[str, float]:
         return {name: float(name != way) for name in good}
 
     monkeypatch.setattr(trial, '_times', times)
@@ -335,13 +335,12 @@ def test_a_way_that_fails_is_given_up_and_said_once(
         raise RuntimeError('no\ncompiler')
 
     ways: Any = {
-        'PyTorch': lambda: (torch.ones(2),),
+        'PyTorch': lambda: torch.ones(2),
         'broken': fail,
-        'wrong': lambda: (torch.full((2,), 1.5),),
+        'wrong': lambda: torch.full((2,), 1.5),
     }
     for key in range(3):
-        (found,) = trial.run('sum', key, ways, 1e-3)
-        assert found.equal(torch.ones(2))
+        assert trial.run('sum', key, ways, 1e-3).equal(torch.ones(2))
         assert trial.fastest('sum', key, ways, 1e-3) == 'PyTorch'
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2 and 'RuntimeError: no compiler' in lines[0]
@@ -356,12 +355,12 @@ def test_a_way_that_fails_later_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
         calls.append(1)
         if len(calls) > 1:
             raise RuntimeError
-        return (torch.ones(2),)
+        return torch.ones(2)
 
-    ways: Any = {'PyTorch': lambda: (torch.ones(2),), 'odd': odd}
+    ways: Any = {'PyTorch': lambda: torch.ones(2), 'odd': odd}
     assert trial.fastest('sum', 0, ways, 1e-3) == 'odd'
     for _ in range(2):
-        assert trial.run('sum', 0, ways, 1e-3)[0].equal(torch.ones(2))
+        assert trial.run('sum', 0, ways, 1e-3).equal(torch.ones(2))
     assert len(calls) == 2
 
 
@@ -369,9 +368,7 @@ def test_nothing_is_timed_where_results_must_repeat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prefer(monkeypatch, 'quick')
-    ways: Any = {
-        name: lambda: (torch.ones(2),) for name in ('PyTorch', 'quick', 'usual')
-    }
+    ways: Any = {name: lambda: torch.ones(2) for name in ('PyTorch', 'quick', 'usual')}
     monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
     assert trial.fastest('sum', 0, ways, 1e-3, 'usual') == 'usual'
     assert trial.fastest('sum', 1, ways, 1e-3) == 'PyTorch'
@@ -397,7 +394,7 @@ def test_a_trial_copies_no_maps_of_half_types(monkeypatch: pytest.MonkeyPatch) -
 
     prefer(monkeypatch, 'other')
     y = torch.randn(9, dtype=torch.bfloat16)
-    ways: Any = {'PyTorch': lambda: (y,), 'other': lambda: (y + 0.001,)}
+    ways: Any = {'PyTorch': lambda: y, 'other': lambda: y + 0.001}
     with Watch():  # type: ignore[no-untyped-call]
         assert trial.fastest('sum', 0, ways, 0.05) == 'other'
     assert made and torch.float32 not in made
@@ -405,7 +402,7 @@ def test_a_trial_copies_no_maps_of_half_types(monkeypatch: pytest.MonkeyPatch) -
 
 def test_values_that_are_no_numbers_prove_nothing() -> None:
     bad = torch.full((2,), float('nan'))
-    ways: Any = {'PyTorch': lambda: (bad,), 'other': lambda: (bad,)}
+    ways: Any = {'PyTorch': lambda: bad, 'other': lambda: bad}
     assert trial.fastest('sum', 0, ways, 1e-3) == 'PyTorch'
     assert not trial.choices() and not trial._broken and not trial._doubted
 

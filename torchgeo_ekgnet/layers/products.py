@@ -142,15 +142,16 @@ def _tried_products(
 ) -> Tensor:
     """Mix kernels and multiply on a GPU, in the way that is fastest there."""
 
-    def composed() -> tuple[Tensor]:
+    def composed() -> Tensor:
         biases = None if bias is None else bias.to(x.dtype)
         y = _products(x, mix(attention, stacked), biases, 1)
-        return (y.relu_() if relu else y,)
+        return y.relu_() if relu else y
 
-    def triton() -> tuple[Tensor]:
+    def triton() -> Tensor:
         kernels = mix(attention, stacked).contiguous()
         biases = None if bias is None else bias.contiguous()
-        return (trial.kernels().products(x, kernels, biases, relu),)
+        y: Tensor = trial.kernels().products(x, kernels, biases, relu)
+        return y
 
     key = (
         *stacked.shape,
@@ -164,8 +165,7 @@ def _tried_products(
     ways = {'products': composed}
     if x[0].numel() < trial.MOST_VALUES:
         ways['triton'] = triton
-    (y,) = trial.run('experts', key, ways, trial.CLOSE[x.dtype])
-    return y
+    return trial.run('experts', key, ways, trial.CLOSE[x.dtype])
 
 
 def _product_gradients(

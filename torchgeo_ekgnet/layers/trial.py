@@ -60,7 +60,7 @@ _REPEATS = 5
 _WAIT, _LONGEST_WAIT, _CLOCK = 4_000_000, 100_000_000, 2e9
 
 T = TypeVar('T')
-Values = Sequence[Tensor]
+Values = TypeVar('Values', Tensor, Sequence[Tensor])
 Ways = Mapping[str, Callable[[], Values]]
 
 _log = logging.getLogger(__name__)
@@ -160,7 +160,11 @@ def attempt(name: str, way: str, compute: Callable[[], T]) -> T | None:
 
 
 def fastest(
-    name: str, key: Hashable, ways: Ways, tolerance: float, preferred: str | None = None
+    name: str,
+    key: Hashable,
+    ways: Ways[Values],
+    tolerance: float,
+    preferred: str | None = None,
 ) -> str:
     """Choose a way.
 
@@ -186,12 +190,16 @@ def fastest(
 
 
 def _tried(
-    name: str, key: Hashable, ways: Ways, tolerance: float, preferred: str | None
+    name: str,
+    key: Hashable,
+    ways: Ways[Values],
+    tolerance: float,
+    preferred: str | None,
 ) -> str:
     """Try ways and keep the choice, see :func:`fastest`."""
     first = next(iter(ways))
     # In their own type: copies in float32 would be most of what a trial needs.
-    expected = [value.detach() for value in ways[first]()]
+    expected = [value.detach() for value in _each(ways[first]())]
     if not all(bool(value.isfinite().all()) for value in expected):
         return first
     others = [way for way in list(ways)[1:] if (name, way) not in _broken]
@@ -210,7 +218,11 @@ def _tried(
 
 
 def run(
-    name: str, key: Hashable, ways: Ways, tolerance: float, preferred: str | None = None
+    name: str,
+    key: Hashable,
+    ways: Ways[Values],
+    tolerance: float,
+    preferred: str | None = None,
 ) -> Values:
     """Compute in the fastest way; in PyTorch's own if that fails.
 
@@ -222,7 +234,7 @@ def run(
         preferred: See :func:`fastest`.
 
     Returns:
-        The values.
+        What the ways give, a tensor or several.
     """
     way, first = fastest(name, key, ways, tolerance, preferred), next(iter(ways))
     found = None if way == first else attempt(name, way, ways[way])
@@ -238,11 +250,11 @@ def _agrees(
     name: str,
     way: str,
     compute: Callable[[], Values],
-    expected: Values,
+    expected: Sequence[Tensor],
     tolerance: float,
 ) -> bool:
     """Whether a way runs and gives what is expected."""
-    found = attempt(name, way, lambda: _gap(compute(), expected))
+    found = attempt(name, way, lambda: _gap(_each(compute()), expected))
     agrees = found is not None and found <= tolerance
     if found is not None and not agrees and (name, way) not in _doubted:
         _doubted.add((name, way))
@@ -253,7 +265,12 @@ def _agrees(
     return agrees
 
 
-def _gap(values: Values, expected: Values) -> float:
+def _each(found: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    """List what a way gives."""
+    return (found,) if isinstance(found, Tensor) else found
+
+
+def _gap(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Largest difference, as a share of the largest expected value."""
     gap = 0.0
     for value, right in zip(values, expected, strict=True):
@@ -265,7 +282,7 @@ def _gap(values: Values, expected: Values) -> float:
     return gap
 
 
-def _times(ways: Ways, good: Sequence[str]) -> dict[str, float]:
+def _times(ways: Ways[Values], good: Sequence[str]) -> dict[str, float]:
     """Time ways; nothing is known where the memory is too small for it."""
     try:
         return {way: _seconds(ways[way]) for way in good}
@@ -276,7 +293,7 @@ def _times(ways: Ways, good: Sequence[str]) -> dict[str, float]:
 def _seconds(compute: Callable[[], Values]) -> float:
     """Time some calls."""
     start = time.perf_counter()
-    device = compute()[0].device
+    device = _each(compute())[0].device
     queueing = _REPEATS * (time.perf_counter() - start)
     wait = min(max(_WAIT, int(_CLOCK * queueing)), _LONGEST_WAIT)
     best = float('inf')

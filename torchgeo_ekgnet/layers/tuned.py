@@ -283,19 +283,8 @@ def _choose(
         trial.rounds(),
         x.device.index,
     )
-    (found,) = trial.run(
-        _NAME,
-        key,
-        {name: _tupled(way) for name, way in ways.items()},
-        trial.CLOSE[x.dtype],
-        'dense' if half else None,
-    )
-    return found
-
-
-def _tupled(way: Callable[[], Tensor]) -> Callable[[], tuple[Tensor]]:
-    """Let a way return a tuple."""
-    return lambda: (way(),)
+    preferred = 'dense' if half else None
+    return trial.run(_NAME, key, ways, trial.CLOSE[x.dtype], preferred)
 
 
 def _takes(out: Tensor | None, dtype: torch.dtype, bias: Tensor | None) -> bool:

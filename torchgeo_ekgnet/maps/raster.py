@@ -166,16 +166,17 @@ class RasterSpec:
         return int(self.num_bytes * _DISK_FACTOR)
 
 
-def tiles(shape: tuple[int, int]) -> Iterator[Window]:
+def tiles(shape: tuple[int, int], size: int = TILE_SIZE) -> Iterator[Window]:
     """Cut a raster into tiles, row by row of tiles.
 
     Args:
         shape: Rows and columns.
+        size: Side of a tile.
 
     Yields:
         The tiles, cut at the edges.
     """
-    (rows, cols), size = shape, TILE_SIZE
+    rows, cols = shape
     for row in range(0, rows, size):
         for col in range(0, cols, size):
             yield Window(col, row, min(size, cols - col), min(size, rows - row))
