@@ -7,20 +7,18 @@ import os
 import re
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 
+from tests.maps.test_predict import read_raster
 from tests.small import make_task, make_trainer
 from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet._runs import CLAIMS_FILE
@@ -48,11 +46,6 @@ FILES = {
 UNFINISHED = {'checkpoints', CLAIMS_FILE, STAGING}
 FINISHED = {'checkpoints', CLAIMS_FILE, *FILES}
 
-pytestmark = pytest.mark.filterwarnings(
-    'ignore:The .*dataloader.* does not have many workers',
-    'ignore:.*no logger configured',
-)
-
 
 def _data(**options: Any) -> SyntheticSceneDataModule:
     settings = {
@@ -67,23 +60,6 @@ def _data(**options: Any) -> SyntheticSceneDataModule:
 
 def _trainer(*callbacks: Callback, **options: Any) -> Trainer:
     return make_trainer(None, *callbacks, **options)
-
-
-def _read(path: Path) -> NDArray[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            values: NDArray[Any] = file.read()
-    return values
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in another order would change the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope='module')
@@ -154,7 +130,9 @@ def test_a_device_is_ahead_of_the_disk_by_one_batch(
     assert events[:4] == ['queued 0', 'queued 1', 'waited 0', 'queued 2']
     last = len(events) // 2 - 1
     assert events[-2:] == [f'waited {last - 1}', f'waited {last}']
-    found, expected = (_read(path / 'map.tif') for path in (run.parents[1], mapped))
+    found, expected = (
+        read_raster(path / 'map.tif') for path in (run.parents[1], mapped)
+    )
     assert np.array_equal(found, expected)
 
 
@@ -179,7 +157,7 @@ def test_map_agrees_with_the_test_stage(mapped: Path) -> None:
     data.setup('test')
     positions = data.split.positions('test')
     truth = data.split.labels(data.scene.label_map, 'test')
-    labels = _read(mapped / 'map.tif')[0][positions[:, 0], positions[:, 1]]
+    labels = read_raster(mapped / 'map.tif')[0][positions[:, 0], positions[:, 1]]
     confusion = np.zeros((3, 3), dtype=int)
     np.add.at(confusion, (truth - 1, labels.astype(int) - 1), 1)
     assert confusion.tolist() == test['confusion_matrix']
@@ -200,8 +178,8 @@ def test_python_gives_the_same_map(tmp_path: Path, pca: int | None) -> None:
     assert classifier.patch_size == 3
     assert classifier.class_names == data.scene.class_names
     made = predict_map(classifier, data.scene, **OPTIONS)
-    assert (_read(tmp_path / 'map.tif')[0] == made.labels).all()
-    assert (_read(tmp_path / 'confidence.tif')[0] == made.confidence).all()
+    assert (read_raster(tmp_path / 'map.tif')[0] == made.labels).all()
+    assert (read_raster(tmp_path / 'confidence.tif')[0] == made.confidence).all()
 
 
 def test_killed_run_goes_on(
@@ -322,7 +300,7 @@ def test_network_of_this_process(tmp_path: Path) -> None:
     trainer = _trainer(mapper, max_epochs=1, limit_train_batches=1)
     trainer.fit(task, data)
     trainer.predict(task, data)
-    labels = _read(tmp_path / 'out' / 'map.tif')[0]
+    labels = read_raster(tmp_path / 'out' / 'map.tif')[0]
     assert ((labels > 0) == (data.scene.label_map > 0)).all()
     assert not (tmp_path / 'out' / 'report.html').exists()
 
@@ -439,7 +417,7 @@ def test_new_scene_with_the_same_bands(checkpoint: Path, tmp_path: Path) -> None
     made = predict_map(classifier, scene)
     assert made.labels.min() >= 1
     files = write_map(str(checkpoint), scene, tmp_path)
-    assert (_read(files.classes)[0] == made.labels).all()
+    assert (read_raster(files.classes)[0] == made.labels).all()
     assert (tmp_path / 'map.png').is_file()
 
 

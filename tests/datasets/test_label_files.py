@@ -20,12 +20,6 @@ from torchgeo_ekgnet.maps.raster import Legend, attribute_table
 
 from .label_scene import COLOURS, COLS, LEFT, NAMES, ROWS, TOP, TRUTH
 
-pytestmark = pytest.mark.filterwarnings(
-    # These files have no place on Earth.
-    'ignore::rasterio.errors.NotGeoreferencedWarning',
-    "ignore:'crs' was not provided:UserWarning",
-)
-
 
 class TestPictures:
     @pytest.mark.parametrize('kind', ['png', 'tif', 'bmp', 'alpha.png'])

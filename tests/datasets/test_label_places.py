@@ -19,12 +19,6 @@ from torchgeo_ekgnet.datasets import open_scene
 
 from .label_scene import COLS, LEFT, PIXEL, ROWS, TOP, TRUTH
 
-pytestmark = pytest.mark.filterwarnings(
-    # These files have no place on Earth.
-    'ignore::rasterio.errors.NotGeoreferencedWarning',
-    "ignore:'crs' was not provided:UserWarning",
-)
-
 
 class TestTables:
     @pytest.mark.parametrize(

@@ -17,12 +17,6 @@ from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.datasets.labels import NO_LABEL
 from torchgeo_ekgnet.datasets.raster import Grid, checked_grid, labels_on_grid
 
-pytestmark = pytest.mark.filterwarnings(
-    # These files have no place on Earth.
-    'ignore::rasterio.errors.NotGeoreferencedWarning',
-    "ignore:'crs' was not provided:UserWarning",
-)
-
 
 @pytest.mark.parametrize('crs', [None, 'EPSG:32633'])
 def test_labels_of_a_part_of_the_scene(crs: str | None) -> None:

@@ -21,12 +21,6 @@ from tests.data.envi import data as envi
 from tests.data.geotiff.data import write
 from torchgeo_ekgnet.datasets import open_scene
 
-pytestmark = pytest.mark.filterwarnings(
-    # These files have no place on Earth.
-    'ignore::rasterio.errors.NotGeoreferencedWarning',
-    "ignore:'crs' was not provided:UserWarning",
-)
-
 
 class TestVectorLabels:
     @pytest.fixture

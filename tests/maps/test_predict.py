@@ -2,7 +2,6 @@
 # Licensed under the MIT License.
 
 import functools
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,6 @@ import rasterio
 import timm
 import torch
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
 from torch import nn
 
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
@@ -31,11 +29,9 @@ Patches = Callable[[HyperspectralScene], PatchSource]
 OPTIONS: dict[str, Any] = {'window_size': 6, 'batch_size': 10}
 
 
-def _read(path: Path) -> NDArray[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            values: NDArray[Any] = file.read()
+def read_raster(path: Path) -> NDArray[Any]:
+    with rasterio.open(path) as file:
+        values: NDArray[Any] = file.read()
     return values
 
 
@@ -137,13 +133,13 @@ def test_files_hold_the_same(
         **OPTIONS,
     )
     values = np.array((0, 2, 5, 9))[made.labels]
-    assert (_read(files.classes)[0] == values).all()
-    confidence = _read(files.confidence)
+    assert (read_raster(files.classes)[0] == values).all()
+    confidence = read_raster(files.confidence)
     assert confidence.shape[0] == 2
     assert np.array_equal(confidence[0], made.confidence, equal_nan=True)
     assert files.probabilities is not None and made.probabilities is not None
     assert np.array_equal(
-        _read(files.probabilities), made.probabilities, equal_nan=True
+        read_raster(files.probabilities), made.probabilities, equal_nan=True
     )
     assert files.counts == tuple(np.bincount(made.labels.ravel())[1:])
     names = sorted(path.name for path in (tmp_path / 'out').iterdir())

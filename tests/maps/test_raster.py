@@ -14,7 +14,6 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from torchgeo_ekgnet.maps.raster import (
@@ -95,10 +94,9 @@ def test_measures_without_georeference(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         path = stage_raster(tmp_path, 'confidence.tif', spec, _reader(values))
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            assert np.isnan(file.nodata)
-            assert np.array_equal(file.read(), values, equal_nan=True)
+    with rasterio.open(path) as file:
+        assert np.isnan(file.nodata)
+        assert np.array_equal(file.read(), values, equal_nan=True)
 
 
 def test_same_bytes_every_time(tmp_path: Path) -> None:
@@ -135,11 +133,9 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     spec = RasterSpec((4, 3), 'uint8', (name,), 0, tags={'SCENE': name})
     values = np.ones((1, 4, 3), np.uint8)
     path = stage_raster(tmp_path, 'map.tif', spec, _reader(values))
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            assert file.tags()['SCENE'] == r'Gel\udce4nde'
-            assert file.descriptions == (r'Gel\udce4nde',)
+    with rasterio.open(path) as file:
+        assert file.tags()['SCENE'] == r'Gel\udce4nde'
+        assert file.descriptions == (r'Gel\udce4nde',)
 
 
 def test_gdal_reads_the_tags_from_the_side_file(tmp_path: Path) -> None:

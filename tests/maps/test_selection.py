@@ -72,12 +72,6 @@ def test_polygon_errors(scene: HyperspectralScene, tmp_path: Path) -> None:
         select_pixels(scene, MapOptions('polygon', str(outside)))
 
 
-pytestmark = pytest.mark.filterwarnings(
-    # These files have no place on Earth.
-    'ignore::rasterio.errors.NotGeoreferencedWarning',
-    "ignore:'crs' was not provided:UserWarning",
-)
-
 GRID = Affine(20, 0, 500000, 0, -20, 4400000)
 
 

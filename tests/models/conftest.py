@@ -5,10 +5,8 @@
 
 import copy
 import functools
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import timm
 import torch
 from torch import Tensor, nn
@@ -113,12 +111,3 @@ def settled(model: Any, x: Tensor) -> Any:
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Keep the tiny networks on one thread; more only costs time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -13,7 +13,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pytest
 import rasterio
 import scipy.io
 from hypothesis import HealthCheck, given, settings
@@ -21,12 +20,6 @@ from hypothesis import strategies as st
 
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet.datasets import HyperspectralScene, open_scene
-
-pytestmark = pytest.mark.filterwarnings(
-    # These files have no place on Earth.
-    'ignore::rasterio.errors.NotGeoreferencedWarning',
-    "ignore:'crs' was not provided:UserWarning",
-)
 
 ROWS, COLS, BANDS = 5, 6, 4
 CUBE = np.random.default_rng(5).integers(1, 3000, (ROWS, COLS, BANDS)).astype('int16')
@@ -349,8 +342,3 @@ def test_damaged_bytes_are_no_traceback(
             scene.digest()
 
     in_folder(check)
-
-
-def test_seeds_are_fixed() -> None:
-    assert FUZZ.derandomize and FUZZ.max_examples <= 100
-    assert pytest.importorskip('hypothesis')
