@@ -16,6 +16,7 @@ from tests.data.enmap import data as enmap
 from tests.data.envi import data as envi
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet.main import main
+from torchgeo_ekgnet.reproduce.build import Builder
 
 CONF = Path(__file__).parents[1] / 'conf' / 'ekgnet.yaml'
 CUSTOM = 'torchgeo_ekgnet.datamodules.CustomSceneDataModule'
@@ -68,14 +69,17 @@ def enmap_product(root: Path) -> dict[str, Any]:
     }
 
 
-def write_config(folder: Path, data: dict[str, Any], name: str) -> str:
-    config = yaml.safe_load(CONF.read_text(encoding='utf-8'))
+def configured(data: dict[str, Any], name: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(CONF.read_text(encoding='utf-8'))
     config['data'] = data
     config['trainer'] |= {'max_epochs': 1, 'num_sanity_val_steps': 0}
     config['trainer']['callbacks'][0]['init_args']['name'] = name
-    path = folder / f'{name}.yaml'
-    path.write_text(yaml.safe_dump(config), encoding='utf-8')
-    return str(path)
+    return config
+
+
+def own_scene(root: Path, make: Any) -> dict[str, Any]:
+    arguments = {'root': str(root), 'patch_size': 5, 'batch_size': 64, 'split': SPLIT}
+    return {'class_path': CUSTOM, 'init_args': {**arguments, **make(root)}}
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +87,9 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def fit_and_test(config: str, name: str) -> dict[str, Any]:
-    run = Path('runs') / name / 'version_0'
+def fit_and_test(data: dict[str, Any], name: str) -> dict[str, Any]:
+    config, run = f'{name}.yaml', Path('runs') / name / 'version_0'
+    Path(config).write_text(yaml.safe_dump(configured(data, name)), encoding='utf-8')
     main(['fit', '--config', config])
     best = run / 'checkpoints' / 'best.ckpt'
     main(['test', '--config', config, '--ckpt_path', str(best)])
@@ -92,36 +97,36 @@ def fit_and_test(config: str, name: str) -> dict[str, Any]:
     return report
 
 
+def test_one_config_trains_and_tests(tmp_path: Path) -> None:
+    report = fit_and_test(own_scene(tmp_path / 'data', envi_with_polygons), 'own')
+    assert report['class_names'] == ['maize', 'rape', 'wheat']
+    assert len(report['bands']) == 11
+    assert report['protocol'] == 'random'
+    confusion = np.array(report['confusion_matrix'])
+    assert confusion.shape == (3, 3)
+    assert confusion.sum() > 0
+
+
 @pytest.mark.parametrize(
     ('make', 'classes', 'bands'),
     [
-        (envi_with_polygons, ['maize', 'rape', 'wheat'], 11),
-        (geotiff_with_other_grid, ['water', 'forest', 'field'], 11),
-        (mat_pair, ['class 2', 'class 5'], 6),
-        (enmap_product, ['class 1', 'class 2'], 7),
+        (geotiff_with_other_grid, ('water', 'forest', 'field'), 11),
+        (mat_pair, ('class 2', 'class 5'), 6),
+        (enmap_product, ('class 1', 'class 2'), 7),
     ],
 )
-def test_one_config_trains_and_tests(
-    tmp_path: Path, make: Any, classes: list[str], bands: int
+def test_a_config_of_other_files_gives_patches(
+    tmp_path: Path, make: Any, classes: tuple[str, ...], bands: int
 ) -> None:
-    options = make(tmp_path / 'data')
-    data = {
-        'class_path': CUSTOM,
-        'init_args': {
-            'root': str(tmp_path / 'data'),
-            'patch_size': 5,
-            'batch_size': 64,
-            'split': SPLIT,
-            **options,
-        },
-    }
-    report = fit_and_test(write_config(tmp_path, data, 'own'), 'own')
-    assert report['class_names'] == classes
-    assert len(report['bands']) == bands
-    assert report['protocol'] == 'random'
-    confusion = np.array(report['confusion_matrix'])
-    assert confusion.shape == (len(classes), len(classes))
-    assert confusion.sum() > 0
+    data: Any = Builder(
+        configured(own_scene(tmp_path / 'data', make), 'own')
+    ).datamodule
+    data.setup('fit')
+    assert data.scene.class_names == classes
+    batch = next(iter(data.train_dataloader()))
+    patches = data.gather(batch['row_col'])
+    assert patches.shape == (len(batch['label']), bands, 5, 5)
+    assert patches.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -156,9 +161,7 @@ def test_torchgeo_datasets(
             'statistics_pixels': 10,
         },
     }
-    report = fit_and_test(
-        write_config(tmp_path, data, 'georeferenced'), 'georeferenced'
-    )
+    report = fit_and_test(data, 'georeferenced')
     assert report['class_names'] == ['crop', 'forest']
     assert report['scene'] == f'{dataset} & LabelRaster'
     assert report['protocol'] == 'random'
