@@ -299,7 +299,7 @@ class TestLegends:
         )
         path.with_suffix('.img').write_bytes(TRUTH.tobytes())
         open_scene(cube, path)
-        assert 'labels [3] without a name, and names for [0, 1, 2]' in caplog.text
+        assert 'labels 3 without a name, and names for 0, 1, 2' in caplog.text
 
     def test_no_labelled_pixel(
         self, cube: Path, caplog: pytest.LogCaptureFixture

@@ -118,11 +118,8 @@ class TestLabels:
             ({'class_names': ['one', 'one ']}, "class name 'one' 2 times, expected"),
             ({'class_names': ['one', '']}, "class name '' among .* a name for each"),
             ({'class_names': {4: 'a', 9: None}}, 'class name None among'),
-            (
-                {'class_names': {4.5: 'a', 9: 'b'}},
-                r"values \['4.5'\], expected them for",
-            ),
-            ({'class_names': {'4': 'a', 4: 'b'}}, r"values \['4', '4'\], expected"),
+            ({'class_names': {4.5: 'a', 9: 'b'}}, r"values '4.5', expected them for"),
+            ({'class_names': {'4': 'a', 4: 'b'}}, r"values '4', '4', expected"),
             ({'class_names': {4: 'four'}}, r'values \[9\] that are neither classes'),
             ({'unlabelled': (4,)}, None),
             ({'labels': -labels().astype(int)}, 'negative label value -9'),

@@ -12,12 +12,12 @@ import geopandas
 import h5py
 import numpy as np
 import pytest
-import rasterio
 import scipy.io
 import shapely
 import shapely.affinity
 from affine import Affine
 
+from tests.data.geotiff import data as geotiff
 from tests.data.public_scenes.data import save_mat
 from tests.processes import needs_posix
 from torchgeo_ekgnet.intake import find_scene
@@ -25,23 +25,6 @@ from torchgeo_ekgnet.intake import find_scene
 from .conftest import BANDS, COLS, ROWS, VALUES, own_cube, own_labels
 
 GRID = {'crs': 'EPSG:32633', 'transform': Affine(30, 0, 300000, 0, -30, 5800000)}
-
-
-def write_raster(path: Path, values: np.ndarray, **profile: object) -> Path:
-    """Write bands, rows and columns as GeoTIFF."""
-    bands, rows, cols = values.shape
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        height=rows,
-        width=cols,
-        count=bands,
-        dtype=values.dtype,
-        **profile,
-    ) as file:
-        file.write(values)
-    return path
 
 
 @pytest.mark.parametrize('turned', [False, True])
@@ -133,7 +116,7 @@ def test_neither_of_two_cubes_is_a_picture(
 
 
 def test_raster_and_polygons(tmp_path: Path) -> None:
-    cube = write_raster(
+    cube = geotiff.write(
         tmp_path / 'flight.tif',
         own_cube().transpose(2, 0, 1).astype(np.float32),
         **GRID,
@@ -169,8 +152,8 @@ def test_raster_and_polygons(tmp_path: Path) -> None:
 
 def test_raster_and_label_raster(tmp_path: Path) -> None:
     values = own_cube().transpose(2, 0, 1).astype(np.float32)
-    write_raster(tmp_path / 'flight.tif', values, **GRID)
-    write_raster(tmp_path / 'classes.tif', own_labels()[None], **GRID)
+    geotiff.write(tmp_path / 'flight.tif', values, **GRID)
+    geotiff.write(tmp_path / 'classes.tif', own_labels()[None], **GRID)
     found = find_scene([tmp_path])
     assert (found.cube, found.labels) == ('flight.tif', 'classes.tif')
     assert found.options == {}
@@ -180,8 +163,8 @@ def test_raster_and_label_raster(tmp_path: Path) -> None:
 def test_pattern_is_one_of_the_files(tmp_path: Path) -> None:
     values = own_cube().transpose(2, 0, 1).astype(np.float32)
     for number, band in enumerate(values):
-        write_raster(tmp_path / f'band_{number:02}.tif', band[None], **GRID)
-    write_raster(tmp_path / 'classes.tif', own_labels()[None], **GRID)
+        geotiff.write(tmp_path / f'band_{number:02}.tif', band[None], **GRID)
+    geotiff.write(tmp_path / 'classes.tif', own_labels()[None], **GRID)
     found = find_scene([tmp_path / 'band_*.tif', tmp_path / 'classes.tif'])
     assert (found.cube, found.labels) == ('band_*.tif', 'classes.tif')
     np.testing.assert_array_equal(found.scene.cube, own_cube().astype(np.float32))
@@ -204,7 +187,7 @@ def test_tiles_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             rows = slice(number * 5, number * 5 + 5)
             north = 5800000 - 30 * rows.start
             place = {**GRID, 'transform': Affine(30, 0, 300000, 0, -30, north)}
-            write_raster(Path(folder, f'{number}.tif'), values[:, rows], **place)
+            geotiff.write(Path(folder, f'{number}.tif'), values[:, rows], **place)
     with pytest.raises(
         ValueError, match=r'found 6 label .*4\.tif .*; \.\.\.\), .*folder'
     ):
@@ -279,7 +262,7 @@ def test_labels_that_are_called_as_the_header(tmp_path: Path) -> None:
         f'ENVI\nlines = {ROWS}\nsamples = {COLS}\nbands = {BANDS}\n'
         'data type = 4\ninterleave = bsq\n'
     )
-    write_raster(tmp_path / 'area.tif', own_labels()[None])
+    geotiff.write(tmp_path / 'area.tif', own_labels()[None], None, None)
     names = [tmp_path / f'area.{ending}' for ending in ('hdr', 'dat', 'tif')]
     for files in (names, [tmp_path], names[::2]):
         found = find_scene(files)
@@ -293,7 +276,7 @@ CENTRES = np.linspace(450, 900, BANDS)
 
 def write_cube(folder: Path) -> Path:
     values = own_cube().transpose(2, 0, 1).astype(np.float32)
-    return write_raster(folder / 'flight.tif', values, **GRID)
+    return geotiff.write(folder / 'flight.tif', values, **GRID)
 
 
 def write_fields(path: Path, **options: str) -> Path:
@@ -383,8 +366,8 @@ def test_pictures(tmp_path: Path) -> None:
     colours = np.random.default_rng(0).integers(0, 255, (10, 3)).astype(np.uint8)
     colours[0] = 0
     picture = colours[own_labels()].transpose(2, 0, 1)
-    write_raster(tmp_path / 'colours.png', picture)
-    write_raster(tmp_path / 'grey.png', own_labels()[None])
+    geotiff.write(tmp_path / 'colours.png', picture, None, None)
+    geotiff.write(tmp_path / 'grey.png', own_labels()[None], None, None)
     # In a folder a picture is taken for a preview.
     assert find_scene([tmp_path]).labels is None
     assert find_scene([cube, tmp_path / 'grey.png']).scene.class_values == VALUES
@@ -394,7 +377,7 @@ def test_pictures(tmp_path: Path) -> None:
 
 
 def test_files_of_a_folder_that_are_nothing(tmp_path: Path) -> None:
-    write_raster(tmp_path / 'classes.tif', own_labels()[None], **GRID)
+    geotiff.write(tmp_path / 'classes.tif', own_labels()[None], **GRID)
     (tmp_path / 'Thumbs.db').write_bytes(b'x')
     (tmp_path / 'library.hdr').write_text(
         'ENVI\nlines = 2\nsamples = 3\nbands = 1\ndata type = 4\ninterleave = bsq\n'
@@ -440,13 +423,13 @@ def test_prisma(tmp_path: Path) -> None:
 @pytest.mark.parametrize('name', ['', 'E-METADATA.XML', 'E-SPECTRAL_IMAGE_SWIR.TIF'])
 def test_enmap(tmp_path: Path, name: str) -> None:
     values = own_cube().transpose(2, 0, 1).astype(np.float32)
-    write_raster(tmp_path / 'E-SPECTRAL_IMAGE_VNIR.TIF', values[:3], **GRID)
-    write_raster(tmp_path / 'E-SPECTRAL_IMAGE_SWIR.TIF', values[3:], **GRID)
-    write_raster(tmp_path / 'E-QL_PIXELMASK.TIF', own_labels()[None], **GRID)
+    geotiff.write(tmp_path / 'E-SPECTRAL_IMAGE_VNIR.TIF', values[:3], **GRID)
+    geotiff.write(tmp_path / 'E-SPECTRAL_IMAGE_SWIR.TIF', values[3:], **GRID)
+    geotiff.write(tmp_path / 'E-QL_PIXELMASK.TIF', own_labels()[None], **GRID)
     tag = 'wavelengthCenterOfBand'
     bands = ''.join(f'<{tag}>{centre}</{tag}>' for centre in CENTRES)
     (tmp_path / 'E-METADATA.XML').write_text(f'<bands>{bands}</bands>')
-    labels = write_raster(tmp_path / 'truth.tif', own_labels()[None], **GRID)
+    labels = geotiff.write(tmp_path / 'truth.tif', own_labels()[None], **GRID)
     found = find_scene([tmp_path / name, labels] if name else [tmp_path])
     assert (found.cube, found.labels) == ('E-METADATA.XML', 'truth.tif')
     assert found.scene.num_bands == BANDS

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._options import plain_array
-from .._wording import listed
+from .._wording import listed, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def given_names(
     numbers = [] if wrong else [int(float(key)) for key in keys]
     if wrong or len(set(numbers)) < len(keys):
         raise ValueError(
-            f'{where}: found class names for the values {listed(wrong or keys)}, '
+            f'{where}: found class names for the values {quoted(wrong or keys)}, '
             'expected them for whole numbers, each once'
         )
     return dict(zip(numbers, names, strict=True))

@@ -69,6 +69,24 @@ def netcdf(path: Path, classic: bool = False, **attributes: Any) -> Path:
     return path
 
 
+def write_cube(path: Path, cube: np.ndarray) -> Path:
+    """Write an array in the format that the name of the file ends with.
+
+    MATLAB files whose names begin with ``v73`` are HDF5 inside, axes reversed.
+    """
+    matlab = path.suffix == '.mat'
+    if path.suffix == '.npy':
+        np.save(path, cube)
+    elif path.suffix == '.npz':
+        np.savez(path, cube=cube)
+    elif matlab and not path.name.startswith('v73'):
+        scipy.io.savemat(path, {'cube': cube})
+    else:
+        with h5py.File(path, 'w', userblock_size=512) as file:
+            file['cube'] = cube.T if matlab else cube
+    return path
+
+
 def make(root: Path) -> Path:
     """Write the scene in every array format.
 

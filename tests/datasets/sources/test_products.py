@@ -12,6 +12,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 
+from tests.data.arrays import data as arrays
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.datasets import BandSelection, open_scene
@@ -283,17 +284,7 @@ class TestAxes:
 
     @pytest.mark.parametrize('kind', ['a.npy', 'a.npz', 'a.mat', 'a.h5'])
     def test_suggested_where_sizes_fit(self, tmp_path: Path, kind: str) -> None:
-        stored = CUBE.transpose(2, 0, 1)
-        path = tmp_path / kind
-        if kind == 'a.npy':
-            np.save(path, stored)
-        elif kind == 'a.npz':
-            np.savez(path, cube=stored)
-        elif kind == 'a.mat':
-            scipy.io.savemat(path, {'cube': stored})
-        else:
-            with h5py.File(path, 'w') as file:
-                file['cube'] = stored
+        path = arrays.write_cube(tmp_path / kind, CUBE.transpose(2, 0, 1))
         np.save(tmp_path / 'gt.npy', LABELS)
         with pytest.raises(ValueError, match="fits with axes='byx'"):
             open_scene(path, tmp_path / 'gt.npy')
@@ -375,16 +366,7 @@ class TestAxesOfLengthOne:
     @pytest.mark.parametrize('kind', ['a.npy', 'a.npz', 'a.mat', 'v73.mat', 'a.h5'])
     @pytest.mark.parametrize('place', [0, 3])
     def test_cube(self, tmp_path: Path, kind: str, place: int, lazy: bool) -> None:
-        path, stored = tmp_path / kind, np.expand_dims(CUBE, place)
-        if kind == 'a.npy':
-            np.save(path, stored)
-        elif kind == 'a.npz':
-            np.savez(path, cube=stored)
-        elif kind == 'a.mat':
-            scipy.io.savemat(path, {'cube': stored})
-        else:
-            with h5py.File(path, 'w', userblock_size=512) as file:
-                file['cube'] = stored.T if kind == 'v73.mat' else stored
+        path = arrays.write_cube(tmp_path / kind, np.expand_dims(CUBE, place))
         scene = open_scene(path, lazy=lazy)
         assert np.array_equal(scene.read(0, 12, 0, 14), CUBE)
         assert np.array_equal(scene.read(2, 5, 3, 9), CUBE[2:5, 3:9])
