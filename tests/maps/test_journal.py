@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -23,7 +24,7 @@ def _results(layout: Layout, pixels: int, seed: int) -> Any:
 def _fill(folder: Path, attempt: int, rank: int, batches: list[int]) -> Path:
     layout = Layout(3)
     journal = Journal(folder, SETTINGS)
-    with journal.open_writer(attempt, rank) as writer:
+    with contextlib.closing(journal.open_writer(attempt, rank)) as writer:
         for batch in batches:
             writer.append(batch, layout.pack(_results(layout, 4 + batch, batch)))
     return writer.path

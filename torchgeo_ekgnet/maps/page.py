@@ -222,21 +222,19 @@ class Page:
 
     def figure(
         self,
-        picture: Figure | bytes | str | os.PathLike[str],
+        picture: Figure | str | os.PathLike[str],
         caption: str = '',
         alt: str | None = None,
     ) -> None:
         """Add a picture, which becomes part of the page.
 
         Args:
-            picture: A figure, the content of a PNG file, or the path of one.
+            picture: A figure, or the path of a PNG file.
             caption: Text below.
             alt: Text for readers who do not see it; the caption by default.
         """
         if isinstance(picture, Figure):
             data = _png(picture)
-        elif isinstance(picture, bytes):
-            data = picture
         else:
             data = Path(picture).read_bytes()
         code = base64.b64encode(data).decode('ascii')
