@@ -24,7 +24,10 @@ from torchgeo_ekgnet.intake import find_scene
 
 from .conftest import BANDS, COLS, ROWS, VALUES, own_cube, own_labels
 
-GRID = {'crs': 'EPSG:32633', 'transform': Affine(30, 0, 300000, 0, -30, 5800000)}
+GRID: dict[str, Any] = {
+    'crs': 'EPSG:32633',
+    'transform': Affine(30, 0, 300000, 0, -30, 5800000),
+}
 
 
 @pytest.mark.parametrize('turned', [False, True])
