@@ -63,7 +63,7 @@ def open_source(path, request):
     'models/tinynet.py': '''
 from timm.models import generate_default_cfgs
 
-from ._registration import register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from .ssrn import SSRN
 
 
@@ -77,6 +77,7 @@ default_cfgs = generate_default_cfgs({'tinynet': spectral_cfg()})
 @register_network(TinyNet)
 def tinynet(pretrained=False, **kwargs):
     """A network."""
+    return create_spectral_model(TinyNet, 'tinynet', pretrained, **kwargs)
 ''',
     'datasets/splits/halves.py': '''
 import numpy as np

@@ -3,7 +3,6 @@
 
 """Networks by name: timm's registry, and what it knows of each."""
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -15,6 +14,7 @@ from timm.models import (
     model_entrypoint,
     register_model,
 )
+from torch import nn
 
 from ._contract import SpectralSpatialNet
 
@@ -58,18 +58,14 @@ def spectral_cfg(
     return cfg
 
 
-def register_network(
-    network: type[SpectralSpatialNet], **facts: Any
-) -> Callable[[Entry], Entry]:
-    """Register a name with timm, and remember the class that it builds.
+def register_network(network: type[SpectralSpatialNet]) -> Callable[[Entry], Entry]:
+    """Register an entry function with timm and remember the class that it builds.
 
-    The entry function that is decorated gives name and description and does nothing. A
-    name that another package has registered is left to that package, with a warning; ours
-    is then reached by its module alone.
+    A name that another package has registered is left to that package, with a warning;
+    our entry function is then reached by its module alone.
 
     Args:
         network: Class of the network.
-        **facts: Arguments of the class that make this variant; a user's come first.
 
     Returns:
         A decorator for the entry function.
@@ -77,12 +73,7 @@ def register_network(
 
     def register(entry: Entry) -> Entry:
         name, ours = entry.__name__, entry.__module__
-
-        @functools.wraps(entry)
-        def build(pretrained: bool = False, **kwargs: Any) -> Any:
-            return _build(network, name, pretrained, **{**facts, **kwargs})
-
-        build.network = network  # type: ignore[attr-defined]
+        cast(Any, entry).network = network
         if is_model(name):
             other = model_entrypoint(name).__module__
             if other.partition('.')[0] != ours.partition('.')[0]:
@@ -91,8 +82,8 @@ def register_network(
                     f'of this package is {ours}.{name}',
                     stacklevel=2,
                 )
-                return cast(Entry, build)
-        return cast(Entry, register_model(build))
+                return entry
+        return cast(Entry, register_model(entry))
 
     return register
 
@@ -118,10 +109,29 @@ def own_models() -> list[str]:
     return sorted(name for name in list_models() if network_class(name))
 
 
-def _build(
-    network: type[SpectralSpatialNet], name: str, pretrained: bool, /, **kwargs: Any
+def create_spectral_model(
+    model_class: Callable[..., nn.Module],
+    variant: str,
+    pretrained: bool = False,
+    num_stages: int = 3,
+    **kwargs: Any,
 ) -> Any:
-    """Build a registered model the way timm does, or its feature wrapper of it."""
+    """Build a registered model the way timm does.
+
+    Args:
+        model_class: Class of the network.
+        variant: Registered name.
+        pretrained: Load the weights that the configuration names.
+        num_stages: Number of feature levels, all of which ``features_only`` gives; that
+            of the blocks where there is a ``block_config``.
+        **kwargs: Arguments of the network and of timm's builder.
+
+    Returns:
+        The network, or timm's feature wrapper of it.
+
+    Raises:
+        ValueError: If ``feature_cls`` is another wrapper than timm's getter.
+    """
     feature_cls = kwargs.pop('feature_cls', 'getter')
     if feature_cls != 'getter':
         # The others take maps from inside of the network, with a spectral axis.
@@ -129,13 +139,12 @@ def _build(
             f"feature_cls: found {feature_cls!r}, expected 'getter', whose maps are "
             '(B, C, H, W)'
         )
-    # All feature levels are given: blocks, layers of a transformer, or three stages.
-    blocks, num_stages = kwargs.get('block_config'), kwargs.get('depth', 3)
+    blocks = kwargs.get('block_config')
     if isinstance(blocks, Sequence):  # else the network refuses it
         num_stages = len(blocks)
     return build_model_with_cfg(
-        network,
-        name,
+        model_class,
+        variant,
         pretrained,
         feature_cfg={'out_indices': tuple(range(num_stages)), 'feature_cls': 'getter'},
         **kwargs,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ._blocks import ExpectSize, FullExtentConv3d, MaxPool3d, rows_and_columns
 from ._contract import SpectralSpatialNet, feature_levels
-from ._registration import register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['CNN3d']
 
@@ -124,3 +124,4 @@ default_cfgs = generate_default_cfgs(
 @register_network(CNN3d)
 def cnn3d(pretrained: bool = False, **kwargs: Any) -> Any:
     """3D-CNN with 4 and 16 feature maps and 200 hidden units."""
+    return create_spectral_model(CNN3d, 'cnn3d', pretrained, **kwargs)

@@ -20,7 +20,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ..layers import DynamicExpertConv3d
-from ._registration import register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseSkeleton
 
 __all__ = ['DACNet', 'SqueezeAttention']
@@ -186,6 +186,10 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_network(DACNet, block_config=(4, 6, 8), growth_rate=8)
+@register_network(DACNet)
 def dacnet(pretrained: bool = False, **kwargs: Any) -> Any:
     """DACNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32."""
+    model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
+    return create_spectral_model(
+        DACNet, 'dacnet', pretrained, **{**model_args, **kwargs}
+    )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..layers.rule import exporting
 from ._contract import leaf_module
-from ._registration import register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseLayer, DenseSkeleton
 
 __all__ = ['DGCNet', 'DynamicGroupConv3d', 'inactive_channels']
@@ -288,11 +288,19 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_network(DGCNet, block_config=(4, 6, 8), growth_rate=8)
+@register_network(DGCNet)
 def dgcnet(pretrained: bool = False, **kwargs: Any) -> Any:
     """DGCNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32."""
+    model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
+    return create_spectral_model(
+        DGCNet, 'dgcnet', pretrained, **{**model_args, **kwargs}
+    )
 
 
-@register_network(DGCNet, block_config=(14, 14, 14), growth_rate=8)
+@register_network(DGCNet)
 def dgcnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
     """DGCNet in its authors' size: three blocks of 14 layers, growth 8-16-32."""
+    model_args: dict[str, Any] = {'block_config': (14, 14, 14), 'growth_rate': 8}
+    return create_spectral_model(
+        DGCNet, 'dgcnet_large', pretrained, **{**model_args, **kwargs}
+    )

@@ -25,7 +25,7 @@ from timm.models import generate_default_cfgs
 from torch import nn
 
 from ..layers import ContextMapping, DynamicExpertConv3d
-from ._registration import register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseLayer, DenseSkeleton, init_conv3d
 
 __all__ = ['EKGNet', 'translate_released']
@@ -289,26 +289,35 @@ _REFERENCE: dict[str, Any] = {
 }
 
 
-@register_network(EKGNet, **_BASE)
+@register_network(EKGNet)
 def ekgnet_base(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet-base of the paper's text: blocks of 4, 6 and 8 layers, growth 8-16-32."""
+    return create_spectral_model(
+        EKGNet, 'ekgnet_base', pretrained, **{**_BASE, **kwargs}
+    )
 
 
-@register_network(EKGNet, **_LARGE)
+@register_network(EKGNet)
 def ekgnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet-large of the paper's text: three blocks of 14 layers, growth 8-16-32."""
+    return create_spectral_model(
+        EKGNet, 'ekgnet_large', pretrained, **{**_LARGE, **kwargs}
+    )
 
 
-@register_network(EKGNet, **_TINY)
+@register_network(EKGNet)
 def ekgnet_tiny(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet for a laptop: blocks of 2 layers, a stem of 9 bands that strides 6.
 
     About a twelfth of the parameters of ``ekgnet_base`` and an eighth of its time; the
     mapping networks and the expert convolutions are the same.
     """
+    return create_spectral_model(
+        EKGNet, 'ekgnet_tiny', pretrained, **{**_TINY, **kwargs}
+    )
 
 
-@register_network(EKGNet, **_SPECTRAL)
+@register_network(EKGNet)
 def ekgnet_spectral(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet for new ground and few labels; not a network of the paper.
 
@@ -316,22 +325,36 @@ def ekgnet_spectral(pretrained: bool = False, **kwargs: Any) -> Any:
     convolutions classify each pixel on its own, and the patch is their mean. Train it
     with crops of one pixel (``PatchAugmentation(crop=1)``) and map with whole patches.
     """
+    return create_spectral_model(
+        EKGNet, 'ekgnet_spectral', pretrained, **{**_SPECTRAL, **kwargs}
+    )
 
 
-@register_network(EKGNet, **_SPATIAL)
+@register_network(EKGNet)
 def ekgnet_spatial(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet for the rest of fields that have labels; not a network of the paper.
 
     :func:`ekgnet_spectral` with kernels over neighbours, and experts by the patch. Train
     it with whole patches, flipped and turned; it remembers surroundings.
     """
+    return create_spectral_model(
+        EKGNet, 'ekgnet_spatial', pretrained, **{**_SPATIAL, **kwargs}
+    )
 
 
-@register_network(EKGNet, **_BASE, **_REFERENCE)
+@register_network(EKGNet)
 def ekgnet_base_reference(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet-base as the released program computes it; loads its checkpoints."""
+    model_args = {**_BASE, **_REFERENCE, **kwargs}
+    return create_spectral_model(
+        EKGNet, 'ekgnet_base_reference', pretrained, **model_args
+    )
 
 
-@register_network(EKGNet, **_LARGE, **_REFERENCE)
+@register_network(EKGNet)
 def ekgnet_large_reference(pretrained: bool = False, **kwargs: Any) -> Any:
     """EKGNet-large as the released program computes it; loads its checkpoints."""
+    model_args = {**_LARGE, **_REFERENCE, **kwargs}
+    return create_spectral_model(
+        EKGNet, 'ekgnet_large_reference', pretrained, **model_args
+    )

@@ -15,7 +15,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ._contract import leaf_module
-from ._registration import register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 from ._skeleton import DenseSkeleton, init_conv3d
 
 __all__ = ['LGCNet', 'LearnedGroupConv3d']
@@ -160,11 +160,19 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_network(LGCNet, block_config=(4, 6, 8), growth_rate=8)
+@register_network(LGCNet)
 def lgcnet(pretrained: bool = False, **kwargs: Any) -> Any:
     """LGCNet in EKGNet-base's size: blocks of 4, 6 and 8 layers, growth 8-16-32."""
+    model_args: dict[str, Any] = {'block_config': (4, 6, 8), 'growth_rate': 8}
+    return create_spectral_model(
+        LGCNet, 'lgcnet', pretrained, **{**model_args, **kwargs}
+    )
 
 
-@register_network(LGCNet, block_config=(10, 10, 10), growth_rate=8)
+@register_network(LGCNet)
 def lgcnet_large(pretrained: bool = False, **kwargs: Any) -> Any:
     """LGCNet in its authors' size: three blocks of 10 layers, growth 8-16-32."""
+    model_args: dict[str, Any] = {'block_config': (10, 10, 10), 'growth_rate': 8}
+    return create_spectral_model(
+        LGCNet, 'lgcnet_large', pretrained, **{**model_args, **kwargs}
+    )

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from ._blocks import ExpectSize, rows_and_columns
 from ._contract import SpectralSpatialNet, feature_levels
-from ._registration import register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['SpectralFormer']
 
@@ -288,11 +288,22 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_network(SpectralFormer, depth=5)
+@register_network(SpectralFormer)
 def spectralformer(pretrained: bool = False, **kwargs: Any) -> Any:
     """SpectralFormer on patches: tokens of 3 bands and all pixels."""
+    return create_spectral_model(
+        SpectralFormer, 'spectralformer', pretrained, kwargs.get('depth', 5), **kwargs
+    )
 
 
-@register_network(SpectralFormer, depth=5, centre_pixel=True)
+@register_network(SpectralFormer)
 def spectralformer_pixel(pretrained: bool = False, **kwargs: Any) -> Any:
     """SpectralFormer on the centre pixel's spectrum: tokens of 3 bands."""
+    model_args: dict[str, Any] = {'centre_pixel': True}
+    return create_spectral_model(
+        SpectralFormer,
+        'spectralformer_pixel',
+        pretrained,
+        kwargs.get('depth', 5),
+        **dict(model_args, **kwargs),
+    )

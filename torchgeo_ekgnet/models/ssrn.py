@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ._blocks import SpectralCollapse
 from ._contract import SpectralSpatialNet, feature_levels, leaf_module
-from ._registration import register_network, spectral_cfg
+from ._registration import create_spectral_model, register_network, spectral_cfg
 
 __all__ = ['SSRN']
 
@@ -251,3 +251,4 @@ default_cfgs = generate_default_cfgs(
 @register_network(SSRN)
 def ssrn(pretrained: bool = False, **kwargs: Any) -> Any:
     """SSRN with two residual blocks in each domain."""
+    return create_spectral_model(SSRN, 'ssrn', pretrained, **kwargs)
