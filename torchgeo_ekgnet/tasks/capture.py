@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ..layers.attention import Keeper
+from .handover import handed_over, keep_sums, watched_gradients
 
 __all__ = ('Capture', 'make_capture', 'reason_against', 'recovering')
 
@@ -83,27 +84,6 @@ class _Wrapper(nn.Module):
         if self.logits is not None and not self.logits._is_view():
             self.logits.detach_()
         self.logits = None
-
-
-class _HandOver(torch.autograd.Function):
-    """Lets the parameters have the gradients of a graph at once.
-
-    As outputs of the graph's own node they would go through a node of autograd for each
-    of some hundred parameters, which takes the host longer than the rest of a step.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, logits: list[Tensor], take: Any) -> Tensor:
-        """Stand in front of the logits, which autograd does not follow in a list."""
-        ctx.node, ctx.take = logits[0].grad_fn, take
-        return logits[0].detach()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
-        """Run the backward graph."""
-        ctx.take(ctx.node.apply, grad)
-        return None, None, None
 
 
 class Capture:
@@ -204,30 +184,12 @@ class Capture:
 
     def _with_gradients(self, logits: Tensor) -> Tensor:
         """Let the gradients of a graph come to the parameters."""
-        if self._wrapped or any(
-            p._backward_hooks or p._post_accumulate_grad_hooks for p in self._weights
-        ):
-            logits.register_hook(self._keep_sums)
+        if self._wrapped or watched_gradients(self._weights):
+            logits.register_hook(lambda _: keep_sums(self._weights))
             return logits
         if self._anchor is None or self._anchor.device != logits.device:
             self._anchor = torch.zeros((), device=logits.device, requires_grad=True)
-        handed: Tensor = _HandOver.apply(self._anchor, [logits], self._take)
-        return handed
-
-    def _take(
-        self, run: Callable[[Tensor], Sequence[Tensor | None]], grad: Tensor
-    ) -> None:
-        """Run the backward graph, and add its gradients to those of the parameters."""
-        self._keep_sums(grad)
-        for parameter, gradient in zip(self._weights, run(grad)[1:], strict=True):
-            if gradient is None:
-                continue
-            if parameter.grad is not None:
-                parameter.grad += gradient
-            elif gradient.stride() == parameter.stride():
-                parameter.grad = gradient
-            else:  # fused optimizers want one order, and autograd's nodes see to it
-                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        return handed_over(logits, self._weights, self._anchor)
 
     def capture(self, image: Tensor) -> Callable[[Tensor], Tensor]:
         """Capture the network for batches like this one.
@@ -350,15 +312,6 @@ class Capture:
             list(map(Tensor.data_ptr, tensors)),
             [tensor.requires_grad for tensor in tensors],
         )
-
-    def _keep_sums(self, gradient: Tensor) -> None:
-        """Move accumulated gradients from where the graph is about to write new ones.
-
-        Autograd takes the memory of a first gradient over, and that is the graph's.
-        """
-        for parameter in self._weights:
-            if parameter.grad is not None:
-                parameter.grad = parameter.grad.clone()
 
     def _keepers(self) -> list[Keeper] | None:
         """List hooks that only keep what they see; None if one wants more.
