@@ -51,6 +51,21 @@ def test_choices_hold_for_one_geometry(
     )
 
 
+@pytest.mark.parametrize('part', ['norm', 'mapping'])
+def test_batches_whose_samples_are_alike(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What normalizations leave of them is rounding, which says nothing of a way."""
+    prefer(monkeypatch, 'triton')
+    x = torch.randn(1, 3, 1, 1, 1, device=DEVICE)
+    if part == 'norm':
+        norm = nn.BatchNorm3d(3).to(DEVICE)
+        normalize(norm, x.expand(5, 3, 2, 3, 3).contiguous(), nn.ReLU())
+    else:
+        mappings.make_mapping(3).to(DEVICE)(x.expand(5, -1, -1, -1, -1))
+    assert list(trial.choices().values()) == ['triton'] and not trial._doubted
+
+
 def test_experts_in_float64() -> None:
     conv = DynamicExpertConv3d(3, 5, 1, dtype=torch.float64).to(DEVICE)
     x = torch.randn(2, 3, 2, 3, 2, dtype=torch.float64, device=DEVICE)

@@ -50,7 +50,8 @@ class Graphs:
         places = kept()
         self.made.append(tuple(image.shape))
         training, grad = module.training, torch.is_grad_enabled()
-        parameters = tuple(p for p in module.parameters() if p.requires_grad)
+        every = tuple(module.parameters())
+        parameters = tuple(p for p in every if p.requires_grad)
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
 
         class Graphed(torch.autograd.Function):
@@ -73,13 +74,16 @@ class Graphs:
                 )
                 for place, value in zip(gradients, found, strict=True):
                     place.zero_() if value is None else place.copy_(value)
-                return None, *(place.detach() for place in gradients)
+                places = iter(gradients)
+                return None, *(
+                    next(places).detach() if p.requires_grad else None for p in every
+                )
 
         def replay(new: Tensor) -> Tensor:
             assert new.shape == image.shape and new.dtype == image.dtype
             assert module.training == training and torch.is_grad_enabled() == grad
             self.replays += 1
-            logits: Tensor = Graphed.apply(new, *parameters)
+            logits: Tensor = Graphed.apply(new, *every)
             return logits
 
         return replay

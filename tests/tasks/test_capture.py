@@ -294,8 +294,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     """Let the task capture on the CPU."""
     found = Graphs()
 
-    def make(network: nn.Module, processes: int = 1) -> Capture:
-        return Capture(network, found, ('cpu',), processes)
+    def make(network: nn.Module, **options: Any) -> Capture:
+        return Capture(network, found, ('cpu',), **options)
 
     monkeypatch.setattr(capturing, 'Capture', make)
     return found

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
@@ -258,11 +258,34 @@ class TestMetrics:
         assert logged['test_loss'] == pytest.approx(mean, rel=1e-4)
         assert sum(task.accuracies['test'].counts) == len(datamodule.split.test)
 
-    def test_figures_of_fit_are_available_by_name(self, tmp_path: Path) -> None:
-        trainer = make_trainer(tmp_path)
+    @pytest.mark.parametrize('options', [{'max_epochs': 2}, {'max_steps': 2}])
+    def test_figures_of_fit_are_available_by_name(
+        self, options: dict[str, Any], tmp_path: Path
+    ) -> None:
+        losses: list[tuple[float, int]] = []
+
+        class Watch(Callback):
+            def on_train_epoch_start(self, *_: Any) -> None:
+                losses.clear()
+
+            def on_train_batch_end(
+                self, trainer: Trainer, task: Any, outputs: Any, batch: Any, _: int
+            ) -> None:
+                losses.append((float(outputs['loss']), len(batch['label'])))
+
+            def on_train_epoch_end(self, trainer: Trainer, task: Any) -> None:
+                assert (
+                    'train_loss' in trainer.callback_metrics
+                ) == trainer.is_last_batch
+
+        trainer = make_trainer(tmp_path, callbacks=[Watch()], **options)
         trainer.fit(make_task(), make_datamodule())
         names = {f'{s}_{m}' for s in ('train', 'val') for m in ('OA', 'AA', 'kappa')}
-        assert names | {'train_loss', 'val_loss'} <= set(trainer.callback_metrics)
+        if 'max_steps' in options:  # amid an epoch, before its validation
+            names = {name for name in names if name.startswith('train')}
+        assert names | {'train_loss'} <= set(trainer.callback_metrics)
+        mean = np.average(*np.array(losses).T)
+        assert trainer.callback_metrics['train_loss'] == pytest.approx(mean)
 
     def test_nothing_trained_is_said(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, limit_train_batches=0)

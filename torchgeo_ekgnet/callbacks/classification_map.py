@@ -3,6 +3,7 @@
 
 """``predict`` writes a map of the whole scene into the run's folder."""
 
+import inspect
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -129,7 +130,12 @@ class ClassificationMap(Callback):
         from ..maps.selection import map_windows
 
         datamodule: Any = getattr(trainer, 'datamodule', None)
-        if not hasattr(datamodule, 'scene') or not hasattr(datamodule, 'patch_source'):
+        # Found without being asked for: the checkpoint brings its preprocessing, which a
+        # scene would otherwise be read through for.
+        if any(
+            inspect.getattr_static(datamodule, name, None) is None
+            for name in ('scene', 'patch_source')
+        ):
             raise TypeError(
                 'ClassificationMap needs a datamodule of torchgeo_ekgnet, found '
                 f'{type(datamodule).__name__}'

@@ -185,7 +185,7 @@ def _is_faster(
     g: Tensor, norms: list[_Norm], floor: float, given: Sequence[Tensor]
 ) -> bool:
     """Whether the kernels were seen to run on this device, and to be faster."""
-    values, plain = g.detach(), [t.detach() for t in given]
+    plain, draw = [t.detach() for t in given], functools.cache(lambda: trial.drawn(g))
     # A bias in front of a normalization changes nothing: its gradient is rounding.
     compared = [i for i in range(len(plain)) if i % _PARAMETERS != 3]
 
@@ -199,14 +199,14 @@ def _is_faster(
 
     def composed() -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            inputs = [t.requires_grad_() for t in (values, *plain)]
+            inputs = [t.requires_grad_() for t in (draw().detach(), *plain)]
             y = _composed(inputs[0], norms, floor, *inputs[1:])
             first, *others = torch.autograd.grad(y, inputs, y.detach().flip(0, 1))
         return y, first, *(others[i] for i in compared)
 
     def fused() -> tuple[Tensor, ...]:
         with torch.no_grad():
-            y, kept = _forward(values, scratch(), floor, plain)
+            y, kept = _forward(draw(), scratch(), floor, plain)
             first, *others = _backward(y.flip(0, 1), y, kept, floor, plain)
         return y, first, *(others[i] for i in compared)
 

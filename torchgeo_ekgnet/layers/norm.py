@@ -17,6 +17,7 @@ pass over the maps that it saves. In training statistics belong to the batch:
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, cast
@@ -298,17 +299,19 @@ _NAME = 'batch normalization'
 
 def _fused_is_faster(norm: nn.BatchNorm3d, x: Tensor, relu: bool) -> bool:
     """Whether the kernels were seen to run on this device, and to be faster."""
-    values, weight = x.detach(), norm.weight.detach()
-    bias, size = cast(Tensor, norm.bias).detach(), weight.shape
-    positions = x.shape[2] * x.shape[3] * x.shape[4]
+    weight, bias = norm.weight.detach(), cast(Tensor, norm.bias).detach()
+    size, positions = weight.shape, x.shape[2] * x.shape[3] * x.shape[4]
+    draw = functools.cache(lambda: trial.drawn(x))
 
     def composed() -> tuple[Tensor, ...]:
+        values = draw()
         with torch.enable_grad():
-            inputs = [t.requires_grad_() for t in (values, weight, bias)]
+            inputs = [t.requires_grad_() for t in (values.detach(), weight, bias)]
             y = _composed_norm(inputs[0], inputs[1], inputs[2], norm.eps, relu)
             return y, *torch.autograd.grad(y, inputs, values.flip(0, 4))
 
     def fused() -> tuple[Tensor, ...]:
+        values = draw()
         running = torch.zeros(2, *size, device=x.device)
         tracked = torch.zeros((), dtype=torch.int64, device=x.device)
         kernels = trial.kernels()

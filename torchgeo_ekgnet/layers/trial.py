@@ -32,6 +32,7 @@ __all__ = [
     'applies',
     'attempt',
     'choices',
+    'drawn',
     'fastest',
     'has_kernels',
     'kernels',
@@ -239,6 +240,24 @@ def run(
     way, first = fastest(name, key, ways, tolerance, preferred), next(iter(ways))
     found = None if way == first else attempt(name, way, ways[way])
     return ways[first]() if found is None else found
+
+
+def drawn(like: Tensor) -> Tensor:
+    """Draw values for a trial, the same ones each time.
+
+    Of a batch whose samples are alike, normalizations leave rounding errors alone, which
+    no two ways have in common.
+
+    Args:
+        like: A tensor whose shape, type and device they have.
+
+    Returns:
+        Values of a normal distribution; no other random numbers change.
+    """
+    generator = torch.Generator(like.device).manual_seed(0)
+    return torch.randn(
+        like.shape, dtype=like.dtype, device=like.device, generator=generator
+    )
 
 
 def _captures() -> bool:

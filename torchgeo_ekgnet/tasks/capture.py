@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ..layers.attention import Keeper
+from .handover import handed_over, keep_sums, watched_gradients
 
 __all__ = ('Capture', 'make_capture', 'reason_against', 'recovering')
 
@@ -102,6 +104,8 @@ class Capture:
         make_graphed: What captures: ``torch.cuda.make_graphed_callables``.
         device_types: Devices that it can capture on.
         processes: Number of processes that train the network.
+        wrapped: Whether something around the network watches the nodes of autograd that
+            give gradients to its parameters, as data-parallel training does.
     """
 
     def __init__(
@@ -110,9 +114,12 @@ class Capture:
         make_graphed: Callable[..., Any] | None = None,
         device_types: tuple[str, ...] = ('cuda',),
         processes: int = 1,
+        wrapped: bool = False,
     ) -> None:
         """Initialize."""
         self.network = network
+        self._wrapped = wrapped or processes > 1
+        self._anchor: Tensor | None = None
         self.device_types = device_types
         self._make: Callable[..., Any]
         self._make = make_graphed or torch.cuda.make_graphed_callables
@@ -127,12 +134,12 @@ class Capture:
         # has been wrapped for data-parallel training since it was captured.
         self._changes = 0 if processes == 1 else _CHANGES - 1
         self._off = False
-        self._places: list[tuple[int, bool]] = []
+        self._places: tuple[list[Any], ...] = ()
         self._look()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy it without its graphs, which belong to this network's memory."""
-        return type(self), (self.network, None, self.device_types)
+        return type(self), (self.network, None, self.device_types, 1, self._wrapped)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Run the network.
@@ -172,8 +179,17 @@ class Capture:
             for keeper, value in zip(keepers, self._kept[key], strict=True):
                 keeper.recorded[keeper.name] = value.clone()
             if logits.requires_grad:
-                logits.register_hook(self._keep_sums)
+                return self._with_gradients(logits)
         return logits
+
+    def _with_gradients(self, logits: Tensor) -> Tensor:
+        """Let the gradients of a graph come to the parameters."""
+        if self._wrapped or watched_gradients(self._weights):
+            logits.register_hook(lambda _: keep_sums(self._weights))
+            return logits
+        if self._anchor is None or self._anchor.device != logits.device:
+            self._anchor = torch.zeros((), device=logits.device, requires_grad=True)
+        return handed_over(logits, self._weights, self._anchor)
 
     def capture(self, image: Tensor) -> Callable[[Tensor], Tensor]:
         """Capture the network for batches like this one.
@@ -274,42 +290,39 @@ class Capture:
         tables = (t for m in self._modules for t in (m._parameters, m._buffers))
         self._tables = [table for table in tables if table]
         self._children = [m._modules for m in self._modules if m._modules]
-        self._places = []
-
-    def _present_places(self) -> list[tuple[int, bool]]:
-        """Tell where modules and tensors are now, and which of them are trained."""
-        children = (child for table in self._children for child in table.values())
-        tensors = (tensor for table in self._tables for tensor in table.values())
-        return [(id(child), False) for child in children] + [
-            (tensor.data_ptr(), tensor.requires_grad)
-            for tensor in tensors
-            if tensor is not None
+        self._weights = list(self.network.parameters())
+        self._hooks = [
+            table
+            for m in self._modules
+            for table in (
+                m._forward_pre_hooks,
+                m._backward_hooks,
+                m._backward_pre_hooks,
+            )
         ]
+        self._forward_hooks = [m._forward_hooks for m in self._modules]
+        self._places = ()
 
-    def _keep_sums(self, gradient: Tensor) -> None:
-        """Move accumulated gradients from where the graph is about to write new ones.
-
-        Autograd takes the memory of a first gradient over, and that is the graph's.
-        """
-        for module in self._modules:
-            for parameter in module._parameters.values():
-                if parameter is not None and parameter.grad is not None:
-                    parameter.grad = parameter.grad.clone()
+    def _present_places(self) -> tuple[list[Any], ...]:
+        """Tell where modules and tensors are now, and which of them are trained."""
+        tables = self._tables
+        tensors = [t for table in tables for t in table.values() if t is not None]
+        return (
+            [id(child) for table in self._children for child in table.values()],
+            list(map(Tensor.data_ptr, tensors)),
+            [tensor.requires_grad for tensor in tensors],
+        )
 
     def _keepers(self) -> list[Keeper] | None:
         """List hooks that only keep what they see; None if one wants more.
 
         With gradients whoever watches sees an eager run.
         """
+        if any(self._hooks):
+            return None
         found = []
-        for module in self._modules:
-            if (
-                module._forward_pre_hooks
-                or module._backward_hooks
-                or module._backward_pre_hooks
-            ):
-                return None
-            for hook in module._forward_hooks.values():
+        for table in filter(None, self._forward_hooks):
+            for hook in table.values():
                 if not isinstance(hook, Keeper) or torch.is_grad_enabled():
                     return None
                 found.append(hook)
@@ -406,7 +419,8 @@ def make_capture(
     wanted = settings['capture']
     if wanted is False:
         return None
-    capture = Capture(network, processes=trainer.world_size)
+    alone = isinstance(trainer.strategy, SingleDeviceStrategy)
+    capture = Capture(network, processes=trainer.world_size, wrapped=not alone)
     device = trainer.strategy.root_device
     reason = reason_against(network, bool(settings['compile']))
     if device.type not in capture.device_types:

@@ -40,7 +40,7 @@ from .capture import Capture, make_capture
 from .classes import numbers_in_network
 from .entries import class_numbers, entries
 from .finite import FiniteWatch, OnNonfinite
-from .losses import Loss, balanced_weights, make_loss, mix, weigh_classes
+from .losses import Loss, MeanLoss, balanced_weights, make_loss, mix, weigh_classes
 from .networks import (
     BuildFirst,
     Unbuilt,
@@ -190,6 +190,7 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         self.accuracies = {}
         self.reliability = None
         self._watch = FiniteWatch(self.hparams['on_nonfinite'] == 'skip')
+        self._losses = MeanLoss()
         self._classes_of_data = False
         self._capture: Capture | None = None
         self._matmul = MatmulPrecision()
@@ -444,16 +445,28 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
                 none = image.new_zeros((0, self.hparams['num_classes']))
                 self.val_logits.update(none, label)
         shown = loss.detach()
-        self.log(
-            f'{stage}_loss',
-            shown.nan_to_num() if self._watch.skip else shown,
-            on_step=False,
-            on_epoch=True,
-            # Lightning averages sizes over processes in whole numbers.
-            batch_size=len(label) * self.trainer.world_size,
-            sync_dist=stage != 'train',
-        )
+        shown = shown.nan_to_num() if self._watch.skip else shown
+        if stage == 'train':
+            self._losses.add(shown, len(label))
+            if self.trainer.is_last_batch:
+                self._log_training_loss()
+        else:
+            self.log(
+                f'{stage}_loss',
+                shown,
+                on_step=False,
+                on_epoch=True,
+                # Lightning averages sizes over processes in whole numbers.
+                batch_size=len(label) * self.trainer.world_size,
+                sync_dist=True,
+            )
         return loss
+
+    def _log_training_loss(self) -> None:
+        """Log the mean loss of an epoch; each value would cost the host a millisecond."""
+        mean = self._losses.take()
+        if mean is not None:
+            self.log('train_loss', mean, on_step=False, on_epoch=True, batch_size=1)
 
     def _finish(self, stage: str) -> None:
         """Derive and log the scores of an epoch."""
@@ -543,6 +556,7 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
 
     def on_train_epoch_end(self) -> None:
         """Log the scores of the training batches."""
+        self._log_training_loss()  # of an epoch that was cut off
         self._finish('train')
 
     def on_validation_epoch_end(self) -> None:
@@ -569,6 +583,7 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
 
     def on_train_epoch_start(self) -> None:
         """Note where the weights come from, and what they have seen."""
+        self._losses.take()
         known = hasattr(self._datamodule, 'describe')
         self.provenance = self._current_provenance(
             self._datamodule.state_dict() if known else None

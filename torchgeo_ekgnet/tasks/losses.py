@@ -14,6 +14,27 @@ from torch import Tensor, nn
 Loss = Literal['ce', 'focal', 'jaccard']
 
 
+class MeanLoss:
+    """Mean of losses over samples, added up on their device."""
+
+    def __init__(self) -> None:
+        """Begin without losses."""
+        self._sum: Tensor | None = None
+        self._samples = 0
+
+    def add(self, loss: Tensor, samples: int) -> None:
+        """Add the mean loss of a batch."""
+        total = torch.zeros((), device=loss.device) if self._sum is None else self._sum
+        self._sum = torch.add(total, loss, alpha=samples)
+        self._samples += samples
+
+    def take(self) -> Tensor | None:
+        """Give the mean and begin anew; None without losses."""
+        total, samples = self._sum, self._samples
+        self._sum, self._samples = None, 0
+        return None if total is None else total / samples
+
+
 def make_loss(name: Loss, label_smoothing: float = 0.0) -> nn.Module:
     """Create a loss by its name; smoothing of labels is for the cross entropy."""
     match name:
