@@ -4,7 +4,6 @@
 """Label files: rasters, arrays and vectors on the grid of a scene."""
 
 import logging
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +27,15 @@ from .labels import (
 )
 from .nodata import is_nodata
 from .options import SceneOptions
-from .raster import Grid, OutsideError, labels_on_grid, placed_crs, read_crs
+from .raster import (
+    Grid,
+    OutsideError,
+    checked_grid,
+    labels_on_grid,
+    outside,
+    placed_crs,
+    read_crs,
+)
 from .sources import Request, Source, open_source, raster
 from .sources.axes import axes_hint
 from .sources.vector import SUFFIXES as VECTOR_SUFFIXES
@@ -52,12 +59,14 @@ class LabelFile:
         grid: Their grid.
         legend: Names and colours that the file holds.
         nodata: Value that the file declares for missing data.
+        cut_from: Grid of the whole file where only the part around a scene was read.
     """
 
     labels: NDArray[np.int64]
     grid: Grid
     legend: LabelLegend
     nodata: float | None = None
+    cut_from: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -151,8 +160,7 @@ def _from_rasters(
     colours: dict[int, tuple[int, int, int]] = {}
     declared: set[float] = set()
     disputed = np.zeros(merged.shape, dtype=bool)
-    outside: list[OutsideError] = []
-    crs = options.labels_crs
+    elsewhere: list[OutsideError] = []
     for path in paths:
         found = read_label_file(
             path,
@@ -161,17 +169,20 @@ def _from_rasters(
             options.axes,
             named=options.class_names is not None,
             check=options.check_memory,
+            scene=grid,
+            crs=options.labels_crs,
         )
         own = found.grid
-        if crs is not None:
-            own = replace(own, crs=placed_crs(read_crs(crs, 'labels_crs'), str(path)))
         hint = axes_hint(cube, (own.rows, own.cols))
         try:
             part = labels_on_grid(
                 str(path), found.labels, own, grid, options.unlabelled, hint
             )
+            none = [NO_LABEL, *options.unlabelled]
+            if found.cut_from is not None and np.isin(part, none).all():
+                raise outside(str(path), found.cut_from, grid)
         except OutsideError as error:
-            outside.append(error)
+            elsewhere.append(error)
             continue
         if len(paths) == 1:
             merged = part
@@ -188,10 +199,10 @@ def _from_rasters(
                     f'{names[value]!r}, as another label file calls it; give '
                     'class_names='
                 )
-    if len(outside) == len(paths):
-        raise outside[0]
+    if len(elsewhere) == len(paths):
+        raise elsewhere[0]
     for count, text in (
-        (len(outside), 'label files lie outside the scene'),
+        (len(elsewhere), 'label files lie outside the scene'),
         (int(disputed.sum()), 'pixels have several labels and stay unlabelled'),
     ):
         if count:
@@ -323,6 +334,8 @@ def read_label_file(
     named: bool = False,
     check: bool = True,
     argument: str | None = None,
+    scene: Grid | None = None,
+    crs: str | None = None,
 ) -> LabelFile:
     """Read a label map from an array file or a raster.
 
@@ -335,6 +348,9 @@ def read_label_file(
         named: Names are given, so a legend that cannot be read is no error.
         check: Refuse labels that do not fit into the free memory.
         argument: Argument that gives *variable*, for messages.
+        scene: Grid of the scene; of a file on another one only what lies around it is
+            read.
+        crs: CRS that overrules the file's, see ``labels_crs``.
 
     Returns:
         The labels.
@@ -352,8 +368,16 @@ def read_label_file(
             raise
         logger.warning('%s; names are given, so its legend is left out', error)
         legend = LabelLegend()
+    grid = source.grid
+    if crs is not None:
+        grid = replace(grid, crs=placed_crs(read_crs(crs, 'labels_crs'), str(path)))
+    cut = None if scene is None else _around(path, grid, scene)
+    rows, cols = cut or (slice(0, grid.rows), slice(0, grid.cols))
+    whole, grid = grid, grid if cut is None else grid.part(rows, cols)
+    if scene is not None and 0 in (grid.rows, grid.cols):
+        raise outside(str(path), whole, scene)
     if check:
-        needed = math.prod(source.shape) * source.dtype.itemsize
+        needed = grid.rows * grid.cols * source.shape[2] * source.dtype.itemsize
         check_memory(needed, path, 'labels', 'cut it, or give check_memory=False')
     if source.scaling:
         logger.warning(
@@ -362,7 +386,8 @@ def read_label_file(
             path,
         )
     mask = source.mask()
-    values = source.read_all()
+    mask = None if mask is None else mask[rows, cols]
+    values = source.read(rows.start, rows.stop, cols.start, cols.stop)
     stored = values[:, :, 0]
     if values.shape[2] > 1:
         values = _chosen_bands(values, variable)
@@ -384,10 +409,21 @@ def read_label_file(
         )
         absent |= unknown
     if stored.dtype.kind in 'US':
-        return _from_texts(str(path), stored, source.grid)
+        return _from_texts(str(path), stored, grid)
     labels = whole_numbers(str(path), np.where(absent, np.zeros_like(stored), stored))
     labels[absent] = NO_LABEL
-    return LabelFile(labels, source.grid, legend, nodata)
+    return LabelFile(labels, grid, legend, nodata, None if cut is None else whole)
+
+
+def _around(path: Path, own: Grid, scene: Grid) -> tuple[slice, slice] | None:
+    """Return the part of a file that lies around a scene, None for all of it."""
+    if own.transform is None or scene.transform is None:
+        return None
+    if (own.rows, own.cols) != (scene.rows, scene.cols):
+        own = checked_grid(own, str(path))
+    elif not (own.georeferenced and scene.georeferenced) or own.same_as(scene):
+        return None
+    return own.around(scene)
 
 
 def _from_texts(path: str, stored: NDArray[Any], grid: Grid) -> LabelFile:
@@ -468,7 +504,7 @@ def read_label_map(
     Returns:
         Labels (rows, cols), ``NO_LABEL`` where there is none.
     """
-    found = read_label_file(path, variable, argument=argument)
+    found = read_label_file(path, variable, argument=argument, scene=grid)
     own = found.grid
     same_size = grid is not None and (own.rows, own.cols) == (grid.rows, grid.cols)
     if grid is None or not (same_size or (own.georeferenced and grid.georeferenced)):
