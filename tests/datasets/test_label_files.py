@@ -250,6 +250,45 @@ class TestLegends:
         cube.with_name('l.dbf').rename(cube.with_name('l.tif.vat.dbf'))
         self.check(cube, path)
 
+    @pytest.mark.parametrize('kind', ['paletted', 'exact', 'clr'])
+    def test_styles(self, cube: Path, kind: str) -> None:
+        """QGIS keeps names and colours in a style beside the raster."""
+        path = geotiff.write(cube.with_name('l.tif'), TRUTH[None].astype(np.int16))
+        entries = list(zip((1, 2, 3), COLOURS[1:].tolist(), NAMES, strict=True))
+        if kind == 'clr':
+            rows = [f'{n} {r} {g} {b} 255 {name}' for n, (r, g, b), name in entries]
+            path.with_suffix('.clr').write_text('# QGIS\r\n' + '\r\n'.join(rows))
+        else:
+            tag, shader = {
+                'paletted': ('paletteEntry', 'colorPalette'),
+                'exact': ('item', 'colorrampshader colorRampType="EXACT"'),
+            }[kind]
+            inner = ''.join(
+                f'<{tag} value="{n}" color="#{r:02x}{g:02X}{b:02x}" label="{name}"/>'
+                for n, (r, g, b), name in entries
+            )
+            path.with_suffix('.qml').write_text(
+                "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n<qgis>"
+                f'<{shader}>{inner}<{tag} value="nan" color="#0" label=""/>'
+                f'</{shader.split()[0]}></qgis>'
+            )
+        self.check(cube, path)
+
+    def test_style_without_names(self, cube: Path) -> None:
+        """The file itself comes first; a class without a name is called by its value."""
+        path = geotiff.write(cube.with_name('l.tif'), TRUTH[None])
+        entry = '<paletteEntry value="{0}" color="#00000{0}" label="{0}"/>'
+        style = path.with_suffix('.qml')
+        style.write_text(f'<qgis>{"".join(map(entry.format, (1, 2, 3)))}</qgis>')
+        scene = open_scene(cube, path)
+        assert scene.class_names == ('class 1', 'class 2', 'class 3')
+        assert scene.palette.tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 3]]
+        style.write_text('<qgis>')
+        with pytest.raises(
+            FileError, match=r'l\.qml .* cannot be read as a style of QG'
+        ):
+            open_scene(cube, path)
+
     def test_names_that_occur_only(self, cube: Path) -> None:
         path = geotiff.write(cube.with_name('l.tif'), TRUTH[None] * 2)
         inner = ''.join(f'<Category>c{n // 4}</Category>' for n in range(9))
