@@ -29,8 +29,24 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class TestPictures:
+    def test_a_white_ground_is_questioned(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        colours = np.where(COLOURS == 0, 255, COLOURS)
+        path = cube.with_name('l.tif')
+        geotiff.write(path, colours[TRUTH].transpose(2, 0, 1), photometric='RGB')
+        assert '#ffffff' in open_scene(cube, path).class_names
+        ground = int((TRUTH == 0).sum())
+        told = f'{ground} pixels are white, which is taken as a class, and none is'
+        assert told in caplog.text and 'give unlabelled=[16777215]' in caplog.text
+        caplog.clear()
+        assert open_scene(cube, path, unlabelled=[16777215]).num_classes == 3
+        assert not caplog.text
+
     @pytest.mark.parametrize('kind', ['png', 'tif', 'bmp', 'alpha.png'])
-    def test_colours_are_classes(self, cube: Path, kind: str) -> None:
+    def test_colours_are_classes(
+        self, cube: Path, kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         path = cube.with_name(f'labels.{kind}')
         bands = COLOURS[TRUTH].transpose(2, 0, 1)
         if kind == 'alpha.png':
@@ -49,6 +65,7 @@ class TestPictures:
             file.write(bands)
         scene = open_scene(cube, path)
         assert set(scene.class_names) == {'#e60000', '#00e600', '#0064ff'}
+        assert 'white' not in caplog.text
         order = [
             scene.class_names.index(f'#{r:02x}{g:02x}{b:02x}')
             for r, g, b in COLOURS[1:]

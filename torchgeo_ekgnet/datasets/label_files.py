@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 _MAX_COLOURS = 256
 #: What files without a value for missing data often write where there is no label.
 _USUAL_NO_LABEL = (255, 65535)
+#: White as the number of a colour; pictures have it or black where there is no label.
+_WHITE = 0xFFFFFF
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,12 @@ def _class_names(
     declared: Collection[float],
     options: SceneOptions,
 ) -> ClassNames:
-    """Return the names that are given, or else those that the files hold."""
+    """Return the names that are given, or else those that the files hold.
+
+    Raises:
+        FileError: If a class would have a negative number.
+    """
+    _refuse_negative(path, labels, options.unlabelled)
     if np.isin(labels, [NO_LABEL, *options.unlabelled]).all():
         logger.warning(
             '%s: no pixel is labelled: every value means "no label" (unlabelled=%s), or '
@@ -235,13 +242,28 @@ def _class_names(
     return options.class_names
 
 
+def _refuse_negative(
+    path: str, labels: NDArray[np.int64], unlabelled: Sequence[int]
+) -> None:
+    """Refuse negative numbers, which often mean "no label"."""
+    below = labels[(labels < 0) & ~np.isin(labels, [NO_LABEL, *unlabelled])]
+    if below.size:
+        least = int(below.min())
+        raise FileError(
+            f'{path}: found the negative label value {least}, which '
+            f'{int((below == least).sum())} pixels have, expected numbers of classes; '
+            f'if it means "no label", give unlabelled={[*unlabelled, least]}, or '
+            f'unlabelled={[least]} where 0 is a class'
+        )
+
+
 def _question_unlabelled(
     path: str,
     labels: NDArray[np.int64],
     names: Mapping[int, str],
     unlabelled: Sequence[int],
 ) -> None:
-    """Warn of values that mean "no label", and that the file names as a class."""
+    """Warn of values that mean "no label" but have a name, and of a white ground."""
     for value in unlabelled:
         name = one_line(names.get(value) or '')
         pixels = int((labels == value).sum()) if name else 0
@@ -256,6 +278,15 @@ def _question_unlabelled(
                 list(unlabelled),
                 [other for other in unlabelled if other != value],
             )
+    white = int((labels == _WHITE).sum()) if names.get(_WHITE) == '#ffffff' else 0
+    if white and _WHITE not in unlabelled and not (labels == 0).any():
+        logger.warning(
+            '%s: %d pixels are white, which is taken as a class, and none is black; if '
+            'white means "no label", give unlabelled=[%d]',
+            path,
+            white,
+            _WHITE,
+        )
 
 
 def _question_values(
