@@ -111,6 +111,17 @@ def test_negative_numbers_are_told_with_the_file(
     assert open_scene(cube_file(tmp_path), labels, unlabelled=[-1]).num_classes == 2
 
 
+@pytest.mark.parametrize('classes', [256, 257])
+def test_numbers_of_objects_are_questioned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, classes: int
+) -> None:
+    np.save(tmp_path / 'c.npy', np.ones((20, 20, 1), np.uint8))
+    np.save(tmp_path / 'gt.npy', np.arange(400).reshape(20, 20) % (classes + 1))
+    with caplog.at_level(logging.WARNING):
+        open_scene(tmp_path / 'c.npy', str(tmp_path / 'gt.npy'))
+    assert (f'found {classes} label values from 1 to' in caplog.text) == (classes > 256)
+
+
 def test_long_lists_are_shortened() -> None:
     assert short(range(12)) == str(list(range(12)))
     assert short(range(13)) == '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... 12]'

@@ -44,7 +44,7 @@ from .vector import read_vector_labels
 
 logger = logging.getLogger(__name__)
 
-#: More colours than that in a picture are shades, not classes.
+#: More colours than that in a picture are shades, more values objects or measurements.
 _MAX_COLOURS = 256
 #: What files without a value for missing data often write where there is no label.
 _USUAL_NO_LABEL = (255, 65535)
@@ -312,6 +312,15 @@ def _question_values(
                 [other for other in unlabelled if other != value],
             )
     *others, last = values[~np.isin(values, [NO_LABEL, *unlabelled])].tolist()
+    if len(others) >= _MAX_COLOURS:
+        logger.warning(
+            '%s: found %d label values from %d to %d, expected classes: numbers of '
+            'objects, and measurements such as heights, are none',
+            path,
+            len(others) + 1,
+            others[0],
+            last,
+        )
     counted = others in (list(range(1, len(others) + 1)), list(range(len(others))))
     if last in _USUAL_NO_LABEL and others and counted and last - others[-1] > 1:
         logger.warning(
