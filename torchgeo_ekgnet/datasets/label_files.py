@@ -4,7 +4,7 @@
 """Label files: rasters, arrays and vectors on the grid of a scene."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from .._reading import FileError, check_memory, require_file
 from . import sources
+from .label_names import MAX_CLASSES, class_names_of
 from .labels import (
     NO_LABEL,
     ClassNames,
     LabelLegend,
-    means_no_class,
-    one_line,
     question_alike,
     question_numbers,
-    short,
     whole_numbers,
 )
 from .nodata import is_nodata
@@ -43,13 +41,6 @@ from .sources.vector import TABLES, VectorFileError
 from .vector import read_vector_labels
 
 logger = logging.getLogger(__name__)
-
-#: More colours than that in a picture are shades, more values objects or measurements.
-_MAX_COLOURS = 256
-#: What files without a value for missing data often write where there is no label.
-_USUAL_NO_LABEL = (255, 65535)
-#: White as the number of a colour; pictures have it or black where there is no label.
-_WHITE = 0xFFFFFF
 
 
 @dataclass(frozen=True)
@@ -210,160 +201,8 @@ def _from_rasters(
         if count:
             logger.warning('%s: %d %s', paths[0].parent, count, text)
     merged[disputed] = NO_LABEL
-    class_names = _class_names(str(paths[0]), merged, names, declared, options)
+    class_names = class_names_of(str(paths[0]), merged, names, declared, options)
     return SceneLabels(merged, class_names, colours)
-
-
-def _class_names(
-    path: str,
-    labels: NDArray[np.int64],
-    names: Mapping[int, str],
-    declared: Collection[float],
-    options: SceneOptions,
-) -> ClassNames:
-    """Return the names that are given, or else those that the files hold.
-
-    Raises:
-        FileError: If a class would have a negative number.
-    """
-    _refuse_negative(path, labels, options.unlabelled)
-    if np.isin(labels, [NO_LABEL, *options.unlabelled]).all():
-        logger.warning(
-            '%s: no pixel is labelled: every value means "no label" (unlabelled=%s), or '
-            'is nodata',
-            path,
-            list(options.unlabelled),
-        )
-    elif options.class_names is None and names:
-        _question_unlabelled(path, labels, names, options.unlabelled)
-        return _legend_names(path, labels, names, options.unlabelled)
-    elif options.class_names is None:
-        _question_values(path, labels, declared, options.unlabelled)
-    return options.class_names
-
-
-def _refuse_negative(
-    path: str, labels: NDArray[np.int64], unlabelled: Sequence[int]
-) -> None:
-    """Refuse negative numbers, which often mean "no label"."""
-    below = labels[(labels < 0) & ~np.isin(labels, [NO_LABEL, *unlabelled])]
-    if below.size:
-        least = int(below.min())
-        raise FileError(
-            f'{path}: found the negative label value {least}, which '
-            f'{int((below == least).sum())} pixels have, expected numbers of classes; '
-            f'if it means "no label", give unlabelled={[*unlabelled, least]}, or '
-            f'unlabelled={[least]} where 0 is a class'
-        )
-
-
-def _question_unlabelled(
-    path: str,
-    labels: NDArray[np.int64],
-    names: Mapping[int, str],
-    unlabelled: Sequence[int],
-) -> None:
-    """Warn of values that mean "no label" but have a name, and of a white ground."""
-    for value in unlabelled:
-        name = one_line(names.get(value) or '')
-        pixels = int((labels == value).sum()) if name else 0
-        if pixels and not name.startswith('#') and not means_no_class(name):
-            logger.warning(
-                '%s: it calls value %d %r, and %d pixels have it, but it means "no '
-                'label" (unlabelled=%s); if it is a class, give unlabelled=%s',
-                path,
-                value,
-                name,
-                pixels,
-                list(unlabelled),
-                [other for other in unlabelled if other != value],
-            )
-    white = int((labels == _WHITE).sum()) if names.get(_WHITE) == '#ffffff' else 0
-    if white and _WHITE not in unlabelled and not (labels == 0).any():
-        logger.warning(
-            '%s: %d pixels are white, which is taken as a class, and none is black; if '
-            'white means "no label", give unlabelled=[%d]',
-            path,
-            white,
-            _WHITE,
-        )
-
-
-def _question_values(
-    path: str,
-    labels: NDArray[np.int64],
-    declared: Collection[float],
-    unlabelled: Sequence[int],
-) -> None:
-    """Warn where it is not sure which values without a name mean "no label"."""
-    values = np.unique(labels)
-    for value in np.intersect1d(values, list(unlabelled)).tolist():
-        if declared and value not in declared:
-            logger.warning(
-                '%s: %d pixels have the label %d, which means "no label" '
-                '(unlabelled=%s), but the file declares %s for that; if %d is a class, '
-                'give unlabelled=%s',
-                path,
-                int((labels == value).sum()),
-                value,
-                list(unlabelled),
-                ', '.join(f'{number:g}' for number in sorted(declared)),
-                value,
-                [other for other in unlabelled if other != value],
-            )
-    *others, last = values[~np.isin(values, [NO_LABEL, *unlabelled])].tolist()
-    if len(others) >= _MAX_COLOURS:
-        logger.warning(
-            '%s: found %d label values from %d to %d, expected classes: numbers of '
-            'objects, and measurements such as heights, are none',
-            path,
-            len(others) + 1,
-            others[0],
-            last,
-        )
-    counted = others in (list(range(1, len(others) + 1)), list(range(len(others))))
-    if last in _USUAL_NO_LABEL and others and counted and last - others[-1] > 1:
-        logger.warning(
-            '%s: its labels are %s and %d, which %d pixels have; if that means "no '
-            'label", give unlabelled=%s, or unlabelled=[%d] where 0 is a class',
-            path,
-            short(others),
-            last,
-            int((labels == last).sum()),
-            [*unlabelled, last],
-            last,
-        )
-
-
-def _legend_names(
-    path: str,
-    labels: NDArray[np.int64],
-    names: Mapping[int, str],
-    unlabelled: Sequence[int],
-) -> dict[int, str]:
-    """Return the names of the values that occur."""
-    values = [
-        value
-        for value in np.unique(labels).tolist()
-        if value not in (NO_LABEL, *unlabelled)
-    ]
-    nameless = [value for value in values if not names.get(value)]
-    if nameless:
-        logger.warning(
-            '%s: it has labels %s without a name, and names for %s; if the names belong '
-            'to other values, give class_names=',
-            path,
-            short(nameless),
-            short(sorted(names)),
-        )
-    chosen = {
-        value: one_line(names.get(value) or '') or f'class {value}' for value in values
-    }
-    twice = {name for name in chosen.values() if list(chosen.values()).count(name) > 1}
-    return {
-        value: f'{name} ({value})' if name in twice else name
-        for value, name in chosen.items()
-    }
 
 
 def read_label_file(
@@ -513,7 +352,7 @@ def _from_bands(
         red, green, blue = (stored[:, :, band].astype(np.int64) for band in range(3))
         value = (red << 16) | (green << 8) | blue
         found = [int(number) for number in np.unique(value)]
-        if len(found) <= _MAX_COLOURS:
+        if len(found) <= MAX_CLASSES:
             return value, LabelLegend(
                 {number: f'#{number:06x}' for number in found},
                 {n: (n >> 16, n >> 8 & 255, n & 255) for n in found},
@@ -521,7 +360,7 @@ def _from_bands(
     raise FileError(
         f'{source.where}: found labels in {bands} bands of {stored.dtype} with '
         f'{len(values)} values, expected one band of class numbers, a picture in up to '
-        f'{_MAX_COLOURS} colours, or one band a class (0 and 1, one at a pixel); name a '
+        f'{MAX_CLASSES} colours, or one band a class (0 and 1, one at a pixel); name a '
         f'band with {argument}=1 to {bands}'
     )
 
