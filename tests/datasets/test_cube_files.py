@@ -51,6 +51,7 @@ def test_labels_are_no_band(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     [
         *(('LC08_QA_PIXEL', True), ('scene-QL_SWIR', True), ('cloud_mask', True)),
         *(('cloudmask', True), ('B8A', False), ('aquamarine', False), ('B12', False)),
+        *(('T33UUU_TCI_10m', True), ('T33UUU_AOT_10m', True), ('B08_10m', False)),
     ],
 )
 def test_marks_of_quality_beside_bands(
@@ -61,6 +62,10 @@ def test_marks_of_quality_beside_bands(
     write(tmp_path / f'{name}.tif', CUBE[:1])
     assert open_scene(tmp_path).num_bands == 5
     assert (f'cube: {name}.tif taken as bands, though' in caplog.text) == questioned
+    assert 'both are taken as bands' not in caplog.text
+    write(tmp_path / f'{name}.tif', CUBE[:1].astype(np.uint8))
+    open_scene(tmp_path)
+    assert f'{name}.tif holds uint8' in caplog.text
 
 
 def test_wavelengths_of_some_files(

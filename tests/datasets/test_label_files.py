@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Tests of label files: pictures, legends, texts, tables, places without a CRS."""
+"""Tests of label files: pictures, legends, layers."""
 
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,24 @@ from .label_scene import COLOURS, COLS, LEFT, NAMES, ROWS, TOP, TRUTH
 
 
 class TestPictures:
+    def test_a_white_ground_is_questioned(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        colours = np.where(COLOURS == 0, 255, COLOURS)
+        path = cube.with_name('l.tif')
+        geotiff.write(path, colours[TRUTH].transpose(2, 0, 1), photometric='RGB')
+        assert '#ffffff' in open_scene(cube, path).class_names
+        ground = int((TRUTH == 0).sum())
+        told = f'{ground} pixels are white, which is taken as a class, and none is'
+        assert told in caplog.text and 'give unlabelled=[16777215]' in caplog.text
+        caplog.clear()
+        assert open_scene(cube, path, unlabelled=[16777215]).num_classes == 3
+        assert not caplog.text
+
     @pytest.mark.parametrize('kind', ['png', 'tif', 'bmp', 'alpha.png'])
-    def test_colours_are_classes(self, cube: Path, kind: str) -> None:
+    def test_colours_are_classes(
+        self, cube: Path, kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         path = cube.with_name(f'labels.{kind}')
         bands = COLOURS[TRUTH].transpose(2, 0, 1)
         if kind == 'alpha.png':
@@ -42,6 +58,7 @@ class TestPictures:
             file.write(bands)
         scene = open_scene(cube, path)
         assert set(scene.class_names) == {'#e60000', '#00e600', '#0064ff'}
+        assert 'white' not in caplog.text
         order = [
             scene.class_names.index(f'#{r:02x}{g:02x}{b:02x}')
             for r, g, b in COLOURS[1:]
@@ -243,6 +260,45 @@ class TestLegends:
         cube.with_name('l.dbf').rename(cube.with_name('l.tif.vat.dbf'))
         self.check(cube, path)
 
+    @pytest.mark.parametrize('kind', ['paletted', 'exact', 'clr'])
+    def test_styles(self, cube: Path, kind: str) -> None:
+        """QGIS keeps names and colours in a style beside the raster."""
+        path = geotiff.write(cube.with_name('l.tif'), TRUTH[None].astype(np.int16))
+        entries = list(zip((1, 2, 3), COLOURS[1:].tolist(), NAMES, strict=True))
+        if kind == 'clr':
+            rows = [f'{n} {r} {g} {b} 255 {name}' for n, (r, g, b), name in entries]
+            path.with_suffix('.clr').write_text('# QGIS\r\n' + '\r\n'.join(rows))
+        else:
+            tag, shader = {
+                'paletted': ('paletteEntry', 'colorPalette'),
+                'exact': ('item', 'colorrampshader colorRampType="EXACT"'),
+            }[kind]
+            inner = ''.join(
+                f'<{tag} value="{n}" color="#{r:02x}{g:02X}{b:02x}" label="{name}"/>'
+                for n, (r, g, b), name in entries
+            )
+            path.with_suffix('.qml').write_text(
+                "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n<qgis>"
+                f'<{shader}>{inner}<{tag} value="nan" color="#0" label=""/>'
+                f'</{shader.split()[0]}></qgis>'
+            )
+        self.check(cube, path)
+
+    def test_style_without_names(self, cube: Path) -> None:
+        """The file itself comes first; a class without a name is called by its value."""
+        path = geotiff.write(cube.with_name('l.tif'), TRUTH[None])
+        entry = '<paletteEntry value="{0}" color="#00000{0}" label="{0}"/>'
+        style = path.with_suffix('.qml')
+        style.write_text(f'<qgis>{"".join(map(entry.format, (1, 2, 3)))}</qgis>')
+        scene = open_scene(cube, path)
+        assert scene.class_names == ('class 1', 'class 2', 'class 3')
+        assert scene.palette.tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 3]]
+        style.write_text('<qgis>')
+        with pytest.raises(
+            FileError, match=r'l\.qml .* cannot be read as a style of QG'
+        ):
+            open_scene(cube, path)
+
     def test_names_that_occur_only(self, cube: Path) -> None:
         path = geotiff.write(cube.with_name('l.tif'), TRUTH[None] * 2)
         inner = ''.join(f'<Category>c{n // 4}</Category>' for n in range(9))
@@ -314,132 +370,6 @@ class TestLegends:
         with pytest.raises(FileError, match=r'aux.xml .*cannot be read as an XML file'):
             open_scene(cube, path)
         assert open_scene(cube, path, class_names=NAMES).class_names == NAMES
-
-
-class TestTexts:
-    @pytest.mark.parametrize('values', [['1', '2', '10'], ['1.0', '2.0', ' 10 ']])
-    @pytest.mark.parametrize('kind', ['geojson', 'gpkg', 'csv'])
-    def test_numbers_as_texts(self, cube: Path, values: list[str], kind: str) -> None:
-        path = cube.with_name(f'l.{kind}')
-        xs = [LEFT + 15, LEFT + 35, LEFT + 55]
-        if kind == 'csv':
-            lines = [f'{x},{TOP - 15},"{v}"' for x, v in zip(xs, values, strict=True)]
-            path.write_text('\n'.join(['x,y,class', *lines]))
-        else:
-            points = geopandas.points_from_xy(xs, [TOP - 15] * 3)
-            frame = geopandas.GeoDataFrame(
-                {'class': values}, geometry=points, crs=32632
-            )
-            frame.to_crs('OGC:CRS84').to_file(path)
-        scene = open_scene(cube, path)
-        assert scene.class_values == (1, 2, 10)
-        assert scene.label_map[1, [1, 3, 5]].tolist() == [1, 2, 3]
-        listed = open_scene(cube, path, class_names=['a', 'b', 'c'])
-        assert dict(zip(listed.class_values, listed.class_names, strict=True)) == {
-            1: 'a',
-            2: 'b',
-            10: 'c',
-        }
-
-    def test_texts_in_arrays(self, plain: Path) -> None:
-        path = plain.with_name('gt.npy')
-        np.save(path, np.array(['', *NAMES])[TRUTH])
-        assert open_scene(plain, path).class_names == NAMES
-        np.save(path, TRUTH.astype('U3'))
-        scene = open_scene(plain, path)
-        assert np.array_equal(scene.label_map, TRUTH)
-        np.save(path, np.array(['nan', '2', '10', '1.0'])[TRUTH])
-        assert open_scene(plain, path).class_values == (1, 2, 10)
-
-    def test_numbers_that_are_written_in_two_ways(
-        self, plain: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        path = plain.with_name('gt.npy')
-        np.save(path, np.array(['', '01', '1', '2'])[TRUTH])
-        assert open_scene(plain, path).class_values == (1, 2)
-        assert "'01' and '1', which all count as the number 1" in caplog.text
-
-    def test_numbers_of_tables_keep_how_they_are_written(
-        self, plain: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        path = plain.with_name('l.csv')
-        path.write_text('col,row,class\n0,0,01\n1,0,1\n2,0,2\n3,0,\n')
-        assert open_scene(plain, path).class_values == (1, 2)
-        assert "'01' and '1', which all count as the number 1" in caplog.text
-        path.write_text('col;row;class\n0;0;4,0\n1;0;5,0\n')
-        assert open_scene(plain, path).class_values == (4, 5)
-        path.write_text('col;row;class\n0;0;1,000\n1;0;1\n')
-        assert open_scene(plain, path).class_names == ('1', '1,000')  # not one class
-        path.write_text('col,row,class\n0,0,True\n1,0,False\n')
-        assert open_scene(plain, path).class_names == ('False', 'True')
-
-    def test_nan_as_a_text_is_no_class(self, cube: Path) -> None:
-        points = geopandas.points_from_xy([LEFT + 15, LEFT + 35], [TOP - 15] * 2)
-        for values in (['nan', 'a'], ['NaN', '3']):
-            frame = geopandas.GeoDataFrame({'c': values}, geometry=points, crs=32632)
-            frame.to_file(cube.with_name('l.gpkg'))
-            assert open_scene(cube, cube.with_name('l.gpkg')).num_classes == 1
-
-    @pytest.mark.parametrize('alike', ['Wheat', 'wheat ', 'WHEAT', 'wh eat'])
-    def test_names_that_are_alike(
-        self, cube: Path, alike: str, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        path = cube.with_name('l.csv')
-        path.write_text(
-            f'x,y,crop\n{LEFT + 15},{TOP - 15},wheat\n{LEFT + 35},{TOP - 15},"{alike}"\n'
-        )
-        scene = open_scene(cube, path)
-        questioned = 'differ only in case or spaces; are they one class?' in caplog.text
-        assert questioned is (alike in ('Wheat', 'WHEAT'))
-        assert scene.num_classes == (1 if alike.strip() == 'wheat' else 2)
-
-    def test_names_that_are_alike_in_arrays(
-        self, plain: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        np.save(plain.with_name('gt.npy'), np.array(['', 'oak', 'Oak', 'x'])[TRUTH])
-        assert open_scene(plain, plain.with_name('gt.npy')).num_classes == 3
-        assert "holds 'Oak' and 'oak', which differ only in case" in caplog.text
-
-    def test_empty_text_is_no_class(self, cube: Path) -> None:
-        points = geopandas.points_from_xy([LEFT + 15, LEFT + 35], [TOP - 15] * 2)
-        frame = geopandas.GeoDataFrame({'c': [' ', 'a']}, geometry=points, crs=32632)
-        frame.to_file(cube.with_name('l.gpkg'))
-        scene = open_scene(cube, cube.with_name('l.gpkg'))
-        assert scene.class_names == ('a',)
-
-    def test_number_without_a_given_name(self, cube: Path) -> None:
-        cube.with_name('l.csv').write_text(
-            f'x,y,c\n{LEFT + 15},{TOP - 15},3\n{LEFT + 35},{TOP - 15},7\n'
-        )
-        with pytest.raises(FileError, match=r"'c' holds \[7\], which are neither"):
-            open_scene(cube, cube.with_name('l.csv'), class_names={3: 'a'})
-        scene = open_scene(
-            cube, cube.with_name('l.csv'), class_names={3: 'a'}, unlabelled=[0, 7]
-        )
-        assert scene.class_names == ('a',)
-
-    @pytest.mark.parametrize('values', [[1.5], [-1.0], [1e30], [float('inf')]])
-    def test_no_class_numbers(self, cube: Path, values: list[float]) -> None:
-        points = geopandas.points_from_xy([LEFT + 15], [TOP - 15])
-        frame = geopandas.GeoDataFrame({'c': values}, geometry=points, crs=32632)
-        frame.to_file(cube.with_name('l.gpkg'))
-        with pytest.raises(FileError, match='expected whole class numbers from 0'):
-            open_scene(cube, cube.with_name('l.gpkg'))
-
-    def test_wrong_number_of_names(self, cube: Path) -> None:
-        cube.with_name('l.csv').write_text(f'x,y,c\n{LEFT + 15},{TOP - 15},7\n')
-        with pytest.raises(
-            FileError, match='2 class names for the 1 values of attribute'
-        ):
-            open_scene(cube, cube.with_name('l.csv'), class_names=['a', 'b'])
-
-    @pytest.mark.parametrize('value', [2**60, 2**53, 1e17, -(2.0**60)])
-    def test_numbers_that_doubles_do_not_hold(self, plain: Path, value: float) -> None:
-        labels = np.zeros((ROWS, COLS), 'f8')
-        labels[0, 0] = value
-        np.save(plain.with_name('gt.npy'), labels)
-        with pytest.raises(ValueError, match='expected class numbers below'):
-            open_scene(plain, plain.with_name('gt.npy'))
 
 
 class TestLayers:

@@ -118,8 +118,11 @@ class TestTables:
             'col, row, class\n4, 3, "oak, old"\n13, 0, pine\n',
             'col,row,class\r4,3,"oak, old"\r13,0,pine\r',
             '\n\ncol,row,class\n4,3,"oak, old"\n13,0,pine\n',
+            'sep=;\r\ncol;row;class\r\n4;3;oak, old\r\n13;0;pine\r\n',
+            '# GPS, 2026\n#\ncol,row,class\n4,3,"oak, old"\n13,0,pine\n',
+            '# col,row,class\n4,3,"oak, old"\n13,0,pine\n',
         ],
-        ids=['spaces', 'carriage returns', 'empty lines'],
+        ids=['spaces', 'carriage returns', 'empty lines', 'Excel', 'remarks', 'NumPy'],
     )
     def test_tables_that_are_typed(self, plain: Path, text: str) -> None:
         path = plain.with_name('points.csv')
@@ -155,6 +158,7 @@ class TestTables:
             ('x,y,c\n1,2,3,4\n', 'rows with more values than the first line has names'),
             ('a,b\n1,2\n', r"found columns \['a', 'b'\], expected places in x and y"),
             ('x,y,c\none,2,3\n', "found 'one' in column 'x', expected coordinates"),
+            ('x;y;c\n1,2,3;4;5\n', "found '1,2,3' in column 'x', expected coord"),
             ('', 'found an empty file, expected a table of points'),
             ('0,2,2,1\n0,1,1,2\n', 'numbers in the first line, expected names of col'),
             ('WKT,c\nPOINT(1,2\n', 'cannot be read as'),

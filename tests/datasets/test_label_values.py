@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.data.geotiff.data import write
+from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.datasets.label_files import read_label_file
 from torchgeo_ekgnet.datasets.labels import NO_LABEL
@@ -86,6 +87,34 @@ def test_a_usual_value_for_no_label(
     caplog.clear()
     open_scene(cube_file(tmp_path), labels, unlabelled=[0, 255])
     assert 'if that means "no label"' not in caplog.text
+
+
+@pytest.mark.parametrize('unlabelled', [[0], [5]])
+def test_negative_numbers_are_told_with_the_file(
+    tmp_path: Path, unlabelled: list[int]
+) -> None:
+    np.save(tmp_path / 'gt.npy', LABELS.astype(np.int16) - 1)
+    labels = str(tmp_path / 'gt.npy')
+    given = rf'give unlabelled=\[{unlabelled[0]}, -1\], or unlabelled=\[-1\] where 0 is'
+    found = (
+        rf'gt\.npy: found the negative label value -1, which {(LABELS == 0).sum()} p'
+    )
+    for names in (None, {0: 'a', 1: 'b'}):
+        with pytest.raises(FileError, match=f'{found}.*{given}'):
+            open_scene(
+                cube_file(tmp_path), labels, unlabelled=unlabelled, class_names=names
+            )
+    assert open_scene(cube_file(tmp_path), labels, unlabelled=[-1]).num_classes == 2
+
+
+@pytest.mark.parametrize('classes', [256, 257])
+def test_numbers_of_objects_are_questioned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, classes: int
+) -> None:
+    np.save(tmp_path / 'c.npy', np.ones((20, 20, 1), np.uint8))
+    np.save(tmp_path / 'gt.npy', np.arange(400).reshape(20, 20) % (classes + 1))
+    open_scene(tmp_path / 'c.npy', str(tmp_path / 'gt.npy'))
+    assert (f'found {classes} label values from 1 to' in caplog.text) == (classes > 256)
 
 
 @pytest.mark.parametrize('given', [255, '255', ['0', '255'], [0.5]])

@@ -4,6 +4,7 @@
 """Labels on a grid."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.datasets.labels import NO_LABEL
 from torchgeo_ekgnet.datasets.raster import Grid, checked_grid, labels_on_grid
+from torchgeo_ekgnet.datasets.sources.raster import RasterSource
 
 
 @pytest.mark.parametrize('crs', [None, 'EPSG:32633'])
@@ -83,6 +85,36 @@ class TestRasterLabels:
         expected[geotiff.EMPTY] = 0
         found = np.array((0, 3, 20, 21))[scene.label_map]
         assert (found == expected).mean() > 0.98
+
+    @pytest.mark.parametrize('crs', [geotiff.CRS, 'EPSG:4326', 'EPSG:3035'])
+    def test_only_labels_around_the_scene_are_read(
+        self, cube: Path, crs: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A map of a country does not fit into the memory as 64 bits a pixel."""
+        bounds = (590_000, 5_190_000, 610_000, 5_210_000)
+        place, width, height = rasterio.warp.calculate_default_transform(
+            geotiff.CRS, crs, 2000, 2000, *bounds, dst_width=700, dst_height=600
+        )
+        values = np.random.default_rng(0).integers(0, 4, (height, width), np.uint8)
+        labels = geotiff.write(cube.with_name('l.tif'), values[None], place, crs)
+        sizes = []
+        read = RasterSource.read
+
+        def recorded(source: RasterSource, *window: Any) -> Any:
+            part = read(source, *window)
+            sizes.append(part.size)
+            return part
+
+        monkeypatch.setattr(RasterSource, 'read', recorded)
+        scene = open_scene(cube, labels, bands=[0])
+        assert sizes[0] < 1000 < values.size
+        grid = Grid(geotiff.ROWS, geotiff.COLS, scene.crs, scene.transform)
+        own = Grid(height, width, CRS.from_string(crs), place)
+        expected = labels_on_grid('l.tif', values.astype(np.int64), own, grid)
+        found = np.array((0, *scene.class_values))[scene.label_map]
+        expected[expected < 0] = 0
+        assert np.array_equal(found, np.where(scene.valid, expected, 0))
+        assert scene.class_values == (1, 2, 3)
 
     def test_no_georeference_but_same_size(self, cube: Path) -> None:
         labels = cube.with_name('labels.npy')

@@ -119,6 +119,16 @@ class TestVectorLabels:
             cube, path, attribute='code', class_names={5: 'a', 7: 'b', 9: 'c'}
         )
         assert named.class_names == ('a', 'b', 'c')
+        inner = '<category value="{}" label="{}"/>'
+        entries = [(5, 'rye'), (7, '7'), (9, 'rye'), ('', 'others')]
+        path.with_suffix('.qml').write_text(
+            '<qgis><renderer-v2 attr="code" type="categorizedSymbol"><categories>'
+            + ''.join(inner.format(*entry) for entry in entries)
+            + '</categories></renderer-v2></qgis>'
+        )
+        styled = open_scene(cube, path, attribute='code')
+        assert styled.class_names == ('rye (5)', 'class 7', 'rye (9)')
+        assert open_scene(cube, path, attribute='crop').class_names[0] == 'maize'
 
     def test_order_of_names(self, cube: Path) -> None:
         path = envi.polygons(cube.with_name('f.gpkg'))

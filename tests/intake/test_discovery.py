@@ -4,6 +4,7 @@
 """Cube, labels, variables, axes and attributes are found among files."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,23 @@ def test_two_label_maps_are_a_question(mat_files: tuple[Path, Path]) -> None:
 
 def test_labels_of_another_size_are_not_taken(mat_files: tuple[Path, Path]) -> None:
     save_mat(Path('fields_gt.mat'), '5', truth=own_labels()[:-1])
-    assert find_scene(['.']).labels is None
-    with pytest.raises(ValueError, match=r'found the cube fields\.mat.*no labels'):
+    found = find_scene(['.'])
+    assert found.labels is None
+    rows, cols = own_labels().shape
+    told = rf'fields_gt\.mat, variable truth \({rows - 1} x {cols}\) does not have its rows'
+    assert len(found.warnings) == 1 and re.search(told, found.warnings[0])
+    with pytest.raises(
+        ValueError, match=rf'found the cube fields\.mat.*no labels.*{told}'
+    ):
         find_scene(['.'], need_labels=True)
+
+
+def test_what_is_named_as_labels_is_no_cube(tmp_path: Path) -> None:
+    np.save(tmp_path / 'cube.npy', own_cube())
+    np.save(tmp_path / 'one_hot.npy', np.eye(len(VALUES) + 1)[own_labels() % 2])
+    files = [tmp_path / 'cube.npy', tmp_path / 'one_hot.npy']
+    with pytest.raises(ValueError, match=r'no label map .* in \S+one_hot\.npy'):
+        find_scene(files, {'labels': files[1]})
 
 
 def test_nan_is_declared_missing(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 #: Words in names of files that lie beside bands.
 _NO_BANDS = re.compile(
-    r'(?:^|[^a-z])(?:qa|ql|scl|quality|quicklook|[a-z]*mask)(?![a-z])'
+    r'(?:^|[^a-z])(?:qa|ql|scl|quality|quicklook|[a-z]*mask|tci|aot|wvp|preview|browse|'
+    r'thumb(?:nail)?|angles?|sza|saa|vza|vaa)(?![a-z])'
 )
 #: Cubes above this size are read by window unless ``lazy`` says otherwise.
 LAZY_BYTES = 1 << 30
@@ -253,8 +254,9 @@ def _of_cube(paths: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
     doubtful = [path for path in kept if _NO_BANDS.search(path.stem.lower())]
     if 0 < len(doubtful) < len(kept):
         logger.warning(
-            'cube: %s taken as bands, though the name is that of masks or marks of '
-            'quality; a pattern or a list that leaves out what is no band names the cube',
+            'cube: %s taken as bands, though the name is that of masks, marks of '
+            'quality, angles or pictures; a pattern or a list that leaves out what is no '
+            'band names the cube',
             listed([path.name for path in doubtful]),
         )
     if not kept:

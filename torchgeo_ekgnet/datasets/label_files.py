@@ -4,8 +4,7 @@
 """Label files: rasters, arrays and vectors on the grid of a scene."""
 
 import logging
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._reading import FileError, check_memory, require_file
-from .._wording import listed
 from . import sources
+from .label_names import MAX_CLASSES, class_names_of
 from .labels import (
     NO_LABEL,
     ClassNames,
     LabelLegend,
-    means_no_class,
-    one_line,
     question_alike,
     question_numbers,
     whole_numbers,
 )
 from .nodata import is_nodata
 from .options import SceneOptions
-from .raster import Grid, OutsideError, labels_on_grid, placed_crs, read_crs
+from .raster import (
+    Grid,
+    OutsideError,
+    checked_grid,
+    labels_on_grid,
+    outside,
+    placed_crs,
+    read_crs,
+)
 from .sources import Request, Source, open_source, raster
 from .sources.axes import axes_hint
 from .sources.vector import SUFFIXES as VECTOR_SUFFIXES
@@ -36,11 +41,6 @@ from .sources.vector import TABLES, VectorFileError
 from .vector import read_vector_labels
 
 logger = logging.getLogger(__name__)
-
-#: More colours than that in a picture are shades, not classes.
-_MAX_COLOURS = 256
-#: What files without a value for missing data often write where there is no label.
-_USUAL_NO_LABEL = (255, 65535)
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class LabelFile:
         grid: Their grid.
         legend: Names and colours that the file holds.
         nodata: Value that the file declares for missing data.
+        cut_from: Grid of the whole file where only the part around a scene was read.
     """
 
     labels: NDArray[np.int64]
     grid: Grid
     legend: LabelLegend
     nodata: float | None = None
+    cut_from: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,7 @@ def _from_rasters(
     colours: dict[int, tuple[int, int, int]] = {}
     declared: set[float] = set()
     disputed = np.zeros(merged.shape, dtype=bool)
-    outside: list[OutsideError] = []
-    crs = options.labels_crs
+    elsewhere: list[OutsideError] = []
     for path in paths:
         found = read_label_file(
             path,
@@ -161,17 +162,20 @@ def _from_rasters(
             options.axes,
             named=options.class_names is not None,
             check=options.check_memory,
+            scene=grid,
+            crs=options.labels_crs,
         )
         own = found.grid
-        if crs is not None:
-            own = replace(own, crs=placed_crs(read_crs(crs, 'labels_crs'), str(path)))
         hint = axes_hint(cube, (own.rows, own.cols))
         try:
             part = labels_on_grid(
                 str(path), found.labels, own, grid, options.unlabelled, hint
             )
+            none = [NO_LABEL, *options.unlabelled]
+            if found.cut_from is not None and np.isin(part, none).all():
+                raise outside(str(path), found.cut_from, grid)
         except OutsideError as error:
-            outside.append(error)
+            elsewhere.append(error)
             continue
         if len(paths) == 1:
             merged = part
@@ -188,131 +192,17 @@ def _from_rasters(
                     f'{names[value]!r}, as another label file calls it; give '
                     'class_names='
                 )
-    if len(outside) == len(paths):
-        raise outside[0]
+    if len(elsewhere) == len(paths):
+        raise elsewhere[0]
     for count, text in (
-        (len(outside), 'label files lie outside the scene'),
+        (len(elsewhere), 'label files lie outside the scene'),
         (int(disputed.sum()), 'pixels have several labels and stay unlabelled'),
     ):
         if count:
             logger.warning('%s: %d %s', paths[0].parent, count, text)
     merged[disputed] = NO_LABEL
-    class_names = _class_names(str(paths[0]), merged, names, declared, options)
+    class_names = class_names_of(str(paths[0]), merged, names, declared, options)
     return SceneLabels(merged, class_names, colours)
-
-
-def _class_names(
-    path: str,
-    labels: NDArray[np.int64],
-    names: Mapping[int, str],
-    declared: Collection[float],
-    options: SceneOptions,
-) -> ClassNames:
-    """Return the names that are given, or else those that the files hold."""
-    if np.isin(labels, [NO_LABEL, *options.unlabelled]).all():
-        logger.warning(
-            '%s: no pixel is labelled: every value means "no label" (unlabelled=%s), or '
-            'is nodata',
-            path,
-            list(options.unlabelled),
-        )
-    elif options.class_names is None and names:
-        _question_unlabelled(path, labels, names, options.unlabelled)
-        return _legend_names(path, labels, names, options.unlabelled)
-    elif options.class_names is None:
-        _question_values(path, labels, declared, options.unlabelled)
-    return options.class_names
-
-
-def _question_unlabelled(
-    path: str,
-    labels: NDArray[np.int64],
-    names: Mapping[int, str],
-    unlabelled: Sequence[int],
-) -> None:
-    """Warn of values that mean "no label", and that the file names as a class."""
-    for value in unlabelled:
-        name = one_line(names.get(value) or '')
-        pixels = int((labels == value).sum()) if name else 0
-        if pixels and not name.startswith('#') and not means_no_class(name):
-            logger.warning(
-                '%s: it calls value %d %r, and %d pixels have it, but it means "no '
-                'label" (unlabelled=%s); if it is a class, give unlabelled=%s',
-                path,
-                value,
-                name,
-                pixels,
-                list(unlabelled),
-                [other for other in unlabelled if other != value],
-            )
-
-
-def _question_values(
-    path: str,
-    labels: NDArray[np.int64],
-    declared: Collection[float],
-    unlabelled: Sequence[int],
-) -> None:
-    """Warn where it is not sure which values without a name mean "no label"."""
-    values = np.unique(labels)
-    for value in np.intersect1d(values, list(unlabelled)).tolist():
-        if declared and value not in declared:
-            logger.warning(
-                '%s: %d pixels have the label %d, which means "no label" '
-                '(unlabelled=%s), but the file declares %s for that; if %d is a class, '
-                'give unlabelled=%s',
-                path,
-                int((labels == value).sum()),
-                value,
-                list(unlabelled),
-                ', '.join(f'{number:g}' for number in sorted(declared)),
-                value,
-                [other for other in unlabelled if other != value],
-            )
-    *others, last = values[~np.isin(values, [NO_LABEL, *unlabelled])].tolist()
-    counted = others in (list(range(1, len(others) + 1)), list(range(len(others))))
-    if last in _USUAL_NO_LABEL and others and counted and last - others[-1] > 1:
-        logger.warning(
-            '%s: its labels are %s and %d, which %d pixels have; if that means "no '
-            'label", give unlabelled=%s, or unlabelled=[%d] where 0 is a class',
-            path,
-            listed(others),
-            last,
-            int((labels == last).sum()),
-            [*unlabelled, last],
-            last,
-        )
-
-
-def _legend_names(
-    path: str,
-    labels: NDArray[np.int64],
-    names: Mapping[int, str],
-    unlabelled: Sequence[int],
-) -> dict[int, str]:
-    """Return the names of the values that occur."""
-    values = [
-        value
-        for value in np.unique(labels).tolist()
-        if value not in (NO_LABEL, *unlabelled)
-    ]
-    nameless = [value for value in values if not names.get(value)]
-    if nameless:
-        logger.warning(
-            '%s: it has labels %s without a name, and names for %s; if the names belong '
-            'to other values, give class_names=',
-            path,
-            listed(nameless),
-            listed(sorted(names)),
-        )
-    chosen = {
-        value: one_line(names.get(value) or '') or f'class {value}' for value in values
-    }
-    twice = {name for name in chosen.values() if list(chosen.values()).count(name) > 1}
-    return {
-        value: f'{name} ({value})' if name in twice else name
-        for value, name in chosen.items()
-    }
 
 
 def read_label_file(
@@ -323,6 +213,8 @@ def read_label_file(
     named: bool = False,
     check: bool = True,
     argument: str | None = None,
+    scene: Grid | None = None,
+    crs: str | None = None,
 ) -> LabelFile:
     """Read a label map from an array file or a raster.
 
@@ -335,6 +227,9 @@ def read_label_file(
         named: Names are given, so a legend that cannot be read is no error.
         check: Refuse labels that do not fit into the free memory.
         argument: Argument that gives *variable*, for messages.
+        scene: Grid of the scene; of a file on another one only what lies around it is
+            read.
+        crs: CRS that overrules the file's, see ``labels_crs``.
 
     Returns:
         The labels.
@@ -352,8 +247,16 @@ def read_label_file(
             raise
         logger.warning('%s; names are given, so its legend is left out', error)
         legend = LabelLegend()
+    grid = source.grid
+    if crs is not None:
+        grid = replace(grid, crs=placed_crs(read_crs(crs, 'labels_crs'), str(path)))
+    cut = None if scene is None else _around(path, grid, scene)
+    rows, cols = cut or (slice(0, grid.rows), slice(0, grid.cols))
+    whole, grid = grid, grid if cut is None else grid.part(rows, cols)
+    if scene is not None and 0 in (grid.rows, grid.cols):
+        raise outside(str(path), whole, scene)
     if check:
-        needed = math.prod(source.shape) * source.dtype.itemsize
+        needed = grid.rows * grid.cols * source.shape[2] * source.dtype.itemsize
         check_memory(needed, path, 'labels', 'cut it, or give check_memory=False')
     if source.scaling:
         logger.warning(
@@ -362,7 +265,8 @@ def read_label_file(
             path,
         )
     mask = source.mask()
-    values = source.read_all()
+    mask = None if mask is None else mask[rows, cols]
+    values = source.read(rows.start, rows.stop, cols.start, cols.stop)
     stored = values[:, :, 0]
     if values.shape[2] > 1:
         values = _chosen_bands(values, variable)
@@ -384,10 +288,21 @@ def read_label_file(
         )
         absent |= unknown
     if stored.dtype.kind in 'US':
-        return _from_texts(str(path), stored, source.grid)
+        return _from_texts(str(path), stored, grid)
     labels = whole_numbers(str(path), np.where(absent, np.zeros_like(stored), stored))
     labels[absent] = NO_LABEL
-    return LabelFile(labels, source.grid, legend, nodata)
+    return LabelFile(labels, grid, legend, nodata, None if cut is None else whole)
+
+
+def _around(path: Path, own: Grid, scene: Grid) -> tuple[slice, slice] | None:
+    """Return the part of a file that lies around a scene, None for all of it."""
+    if own.transform is None or scene.transform is None:
+        return None
+    if (own.rows, own.cols) != (scene.rows, scene.cols):
+        own = checked_grid(own, str(path))
+    elif not (own.georeferenced and scene.georeferenced) or own.same_as(scene):
+        return None
+    return own.around(scene)
 
 
 def _from_texts(path: str, stored: NDArray[Any], grid: Grid) -> LabelFile:
@@ -437,7 +352,7 @@ def _from_bands(
         red, green, blue = (stored[:, :, band].astype(np.int64) for band in range(3))
         value = (red << 16) | (green << 8) | blue
         found = [int(number) for number in np.unique(value)]
-        if len(found) <= _MAX_COLOURS:
+        if len(found) <= MAX_CLASSES:
             return value, LabelLegend(
                 {number: f'#{number:06x}' for number in found},
                 {n: (n >> 16, n >> 8 & 255, n & 255) for n in found},
@@ -445,7 +360,7 @@ def _from_bands(
     raise FileError(
         f'{source.where}: found labels in {bands} bands of {stored.dtype} with '
         f'{len(values)} values, expected one band of class numbers, a picture in up to '
-        f'{_MAX_COLOURS} colours, or one band a class (0 and 1, one at a pixel); name a '
+        f'{MAX_CLASSES} colours, or one band a class (0 and 1, one at a pixel); name a '
         f'band with {argument}=1 to {bands}'
     )
 
@@ -468,7 +383,7 @@ def read_label_map(
     Returns:
         Labels (rows, cols), ``NO_LABEL`` where there is none.
     """
-    found = read_label_file(path, variable, argument=argument)
+    found = read_label_file(path, variable, argument=argument, scene=grid)
     own = found.grid
     same_size = grid is not None and (own.rows, own.cols) == (grid.rows, grid.cols)
     if grid is None or not (same_size or (own.georeferenced and grid.georeferenced)):

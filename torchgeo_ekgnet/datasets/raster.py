@@ -23,10 +23,20 @@ logger = logging.getLogger(__name__)
 
 #: Largest difference, in pixels, between two grids that count as the same.
 _SAME_GRID = 0.01
+#: Points an edge that are brought to another CRS, and the least margin in pixels.
+_POINTS, _MARGIN = 41, 3
 
 
 class OutsideError(FileError):
     """No label of a file lies inside the scene."""
+
+
+def outside(path: str, own: 'Grid', grid: 'Grid') -> OutsideError:
+    """Make the error of a label raster that has no label in the scene."""
+    return OutsideError(
+        f'{path}: no labelled pixel of the label raster ({own}) lies inside the scene '
+        f'({grid})'
+    )
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,51 @@ class Grid:
         check_transform(tuple(self.transform), str(self))
         to_pixel = tuple(~self.transform)
         return [_apply(to_pixel, *position) for position in other.corners()]
+
+    def around(self, other: 'Grid') -> tuple[slice, slice]:
+        """Return the rows and columns that another grid reaches, with a margin.
+
+        Args:
+            other: The other grid.
+
+        Returns:
+            Rows and columns, empty where the grids lie apart; all of them where their
+            places cannot be compared.
+        """
+        sizes = (self.rows, self.cols)
+        everything = (slice(0, self.rows), slice(0, self.cols))
+        if (self.crs is None) != (other.crs is None) or other.transform is None:
+            return everything
+        if self.crs is not None and self.crs != other.crs:
+            from rasterio.errors import RasterioError
+            from rasterio.warp import transform_bounds
+
+            try:
+                box = transform_bounds(other.crs, self.crs, *other.bounds, _POINTS)
+            except RasterioError:
+                return everything
+            left, bottom, right, top = box
+            # Across the meridian of 180 the left is greater than the right.
+            if not np.isfinite(box).all() or left >= right:
+                return everything
+            turn = type(other.transform)
+            frame = turn(right - left, 0, left, 0, bottom - top, top)
+            other = Grid(1, 1, self.crs, frame)
+        corners = np.array(self.pixels_of(other))[:, ::-1]
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        margin = _MARGIN + 0.02 * (high - low)
+        starts = np.floor(low - margin).clip(0, sizes).astype(int).tolist()
+        stops = np.ceil(high + margin).clip(0, sizes).astype(int).tolist()
+        return slice(starts[0], stops[0]), slice(starts[1], stops[1])
+
+    def part(self, rows: slice, cols: slice) -> 'Grid':
+        """Return the grid of some rows and columns."""
+        assert self.transform is not None
+        a, b, _, d, e, _ = coefficients = tuple(self.transform)[:6]
+        c, f = _apply(coefficients, cols.start, rows.start)
+        transform = type(self.transform)(a, b, c, d, e, f)
+        size = (rows.stop - rows.start, cols.stop - cols.start)
+        return Grid(*size, self.crs, transform)
 
     def corners(self) -> list[tuple[float, float]]:
         """Return the corners in CRS coordinates.
@@ -274,8 +329,5 @@ def labels_on_grid(
     moved = np.concatenate([[NO_LABEL], values])[matched]
     none = [NO_LABEL, *unlabelled]
     if not np.isin(values, none).all() and np.isin(moved, none).all():
-        raise OutsideError(
-            f'{path}: no labelled pixel of the label raster ({own}) lies inside the '
-            f'scene ({grid})'
-        )
+        raise outside(path, own, grid)
     return moved

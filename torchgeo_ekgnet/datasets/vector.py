@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import geopandas
 import numpy as np
@@ -395,7 +396,13 @@ def _classes(
     numbers[given] = values.astype(np.int64)
     found = [int(v) for v in np.unique(numbers[given]) if v not in unlabelled]
     if class_names is None:
-        return numbers, {value: f'class {value}' for value in found}
+        styled = _styled(path, attribute)
+        chosen = {value: styled.get(value) or f'class {value}' for value in found}
+        listed = list(chosen.values())
+        return numbers, {
+            value: f'{text} ({value})' if listed.count(text) > 1 else text
+            for value, text in chosen.items()
+        }
     told = given_names(path, class_names)
     if isinstance(told, dict):
         unknown = [value for value in found if value not in told]
@@ -412,6 +419,26 @@ def _classes(
             f'attribute {attribute!r} ([{listed(found)}]); expected one name a value'
         )
     return numbers, dict(zip(found, told, strict=True))
+
+
+def _styled(path: str, attribute: str) -> dict[int, str]:
+    """Return what a style of QGIS beside a file calls the numbers of an attribute."""
+    style = Path(path).with_suffix('.qml')
+    if not style.is_file():
+        return {}
+    with reading(style, 'a style of QGIS'):
+        root = ElementTree.parse(style).getroot()
+    named = [
+        (item.get('value', ''), item.get('label', '').strip())
+        for renderer in root.iter('renderer-v2')
+        if renderer.get('attr', '').strip('"') == attribute
+        for item in renderer.iterfind('categories/category')
+    ]
+    return {
+        int(value): one_line(text)
+        for value, text in named
+        if value.isdecimal() and text not in ('', value)
+    }
 
 
 def _as_numbers(where: str, column: 'pd.Series[Any]') -> NDArray[np.float64] | None:

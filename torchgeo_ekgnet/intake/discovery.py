@@ -93,9 +93,10 @@ def find_scene(
     )
     cube = _choose_cube(items, known, other)
     labels = _choose_labels([item for item in items if item != cube], cube, known)
+    unfit = _unfit(items, cube) if labels is None else ''
     if labels is None and need_labels:
         raise ValueError(
-            f'found the cube {cube} and no labels beside it; name a label file '
+            f'found the cube {cube} and no labels beside it{unfit}; name a label file '
             '(--labels, for a picture in colours): a raster, polygons or points, or an '
             'array of the same rows and columns'
         )
@@ -105,7 +106,24 @@ def find_scene(
     if labels is not None:
         _describe_labels(labels, options, notes)
     _find_wavelengths(items, options, notes)
-    return _open(cube, labels, options, notes)
+    found = _open(cube, labels, options, notes)
+    if unfit:
+        found.warnings.append(f'found no labels{unfit}')
+    return found
+
+
+def _unfit(items: Sequence[Candidate], cube: Candidate) -> str:
+    """Name what might be labels, but for its size, for messages."""
+    others = [
+        str(item)
+        for item in items
+        if item.kind in ('array', 'raster') and item.paths[0] not in cube.paths
+    ]
+    more = '; ...' * (len(others) > _SHOWN)
+    listed = f'{"; ".join(others[:_SHOWN])}{more}'
+    return f' ({listed} does not have its rows and columns, or is a picture)' * bool(
+        others
+    )
 
 
 def _is_cube(item: Candidate) -> bool:
@@ -126,6 +144,9 @@ def _choose_cube(
             if item.paths[0] == called(name)
             or Path(name) in Path(item.paths[0]).parents
         ]
+    elif 'labels' in known:
+        others = [item for item in cubes if item.paths[0] != str(known['labels'])]
+        cubes = others or cubes
     if 'cube_variable' in known:
         cubes = [item for item in cubes if item.variable == known['cube_variable']]
     rasters = [item for item in cubes if item.kind == 'raster' and not item.several]

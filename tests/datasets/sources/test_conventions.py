@@ -146,6 +146,68 @@ class TestNames:
         scene = open_scene(path, path, labels_variable='labels')
         assert scene.class_names == ('oak', 'fir', 'elm')
 
+    @pytest.mark.parametrize(
+        'kind', ['v5', 'struct', 'characters', 'v7.3', 'h5', 'npz']
+    )
+    @pytest.mark.parametrize('ground', [[], ['Background']])
+    def test_list_of_texts(
+        self,
+        tmp_path: Path,
+        kind: str,
+        ground: list[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Files of MUUFL Gulfport and others list names beside the labels."""
+        names = [*ground, 'bare soil', 'forest', 'maize']
+        cells = np.array(names, dtype=object)
+        path = tmp_path / {'h5': 'gt.h5', 'npz': 'gt.npz'}.get(kind, 'gt.mat')
+        labels = 'gt'
+        if kind == 'v5':
+            scipy.io.savemat(path, {'gt': LABELS, 'Class_Names': cells})
+        elif kind == 'struct':
+            struct = {'labels': LABELS, 'Materials_Type': cells[:, None]}
+            scipy.io.savemat(path, {'scene': struct})
+            labels = 'scene/labels'
+        elif kind == 'characters':
+            scipy.io.savemat(path, {'gt': LABELS, 'classes': np.array(names)})
+        elif kind == 'npz':
+            np.savez(path, gt=LABELS, class_names=names, names=['a', 'b', 'c'])
+        else:
+            with h5py.File(path, 'w') as file:
+                file['gt'] = LABELS.T if kind == 'v7.3' else LABELS
+                if kind == 'h5':
+                    file['class_names'] = names
+                else:
+                    texts = [np.array([[ord(c)] for c in n], 'u2') for n in names]
+                    held = [
+                        file.create_dataset(f'#refs#/{place}', data=text)
+                        for place, text in enumerate(texts)
+                    ]
+                    for item in held:
+                        item.attrs['MATLAB_class'] = np.bytes_('char')
+                    references = np.array([item.ref for item in held], h5py.ref_dtype)
+                    listed = file.create_dataset('class_names', data=references[None])
+                    listed.attrs['MATLAB_class'] = np.bytes_('cell')
+        np.save(tmp_path / 'cube.npy', CUBE)
+        scene = open_scene(tmp_path / 'cube.npy', path, labels_variable=labels)
+        assert scene.class_names == ('bare soil', 'forest', 'maize')
+        assert not caplog.text
+        assert scene.class_values == (1, 2, 3)
+
+    def test_more_names_than_labels(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The first of them may be that of 0."""
+        names = ['others', 'bare soil', 'forest', 'maize']
+        np.savez(tmp_path / 'gt.npz', gt=LABELS * 1.0, class_names=names)
+        np.save(tmp_path / 'cube.npy', CUBE)
+        scene = open_scene(tmp_path / 'cube.npy', tmp_path / 'gt.npz')
+        assert scene.class_names == ('others', 'bare soil', 'forest')
+        told = (
+            '4 names of classes are taken as those of the labels 1 to 4, but its labels'
+        )
+        assert f'{told} end with 3' in caplog.text
+
 
 def test_parts_that_are_missing(tmp_path: Path) -> None:
     part = write(tmp_path / 'part.h5', CUBE)

@@ -281,6 +281,15 @@ class TestUnserved:
             Follows(unserved='drop')(self.LABELS[:2])
         assert str(caught.value) == f'Follows can serve no class ({text})'
 
+    def test_many_classes(self) -> None:
+        """Labels that are numbers of objects must not fill the screen."""
+        labels = np.arange(1, 901).reshape(30, 30)
+        with pytest.raises(
+            ValueError, match=r'class 12: .*; and 888 more classes\)'
+        ) as c:
+            Ends()(labels)
+        assert 'class 13' not in str(c.value)
+
     def test_merge(self, caplog: pytest.LogCaptureFixture) -> None:
         split = Ends(unserved='merge')(self.LABELS)
         assert indices_of(split) == [[0, 4, 8], [1, 5, 9], [2, 7, 11]]

@@ -227,5 +227,7 @@ class TestSplit:
         path = split.save(tmp_path / 'split.npz')
         assert SavedSplit(str(path))(fields(), 7) == split
         assert SavedSplit(str(path))(fields()).protocol == 'count'
-        with pytest.raises(ValueError, match='another scene'):
+        with pytest.raises(ValueError, match=r'split\.npz: .* to another scene'):
             SavedSplit(str(path))(fields(41))
+        with pytest.raises(ValueError, match=r'split\.npz: .* to another label map'):
+            SavedSplit(str(path))(fields() * 0)

@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._reading import FileError, check_memory, reading
+from ..labels import LabelLegend
 from .axes import axes_of, bands_in, in_order, squeezed
 from .base import ArraySource, Request, Source
 from .memmap import Layout, MemmapSource
 from .variables import (
     BandFacts,
     Variable,
+    are_class_names,
     band_facts,
     checked_numbers,
     is_fact,
     misfit,
+    named_classes,
     pick,
     series,
     written_facts,
@@ -73,6 +76,7 @@ class DescribedArray(ArraySource):
         axes: Order of its axes.
         request: What is wanted.
         facts: What the file says about the bands.
+        legend: What it says about the classes.
     """
 
     def __init__(
@@ -82,10 +86,12 @@ class DescribedArray(ArraySource):
         axes: str,
         request: Request,
         facts: BandFacts | None = None,
+        legend: LabelLegend | None = None,
     ) -> None:
         """Initialize a new DescribedArray instance."""
         super().__init__(in_order(array, axes, request, str(path)), path, axes)
         self._facts = facts or BandFacts()
+        self._legend = legend
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
@@ -94,6 +100,10 @@ class DescribedArray(ArraySource):
     def bad_bands(self) -> NDArray[np.bool_] | None:
         """Return True for the bands that the file marks as bad."""
         return self._facts.bad
+
+    def legend(self) -> LabelLegend | None:
+        """Return the names of classes."""
+        return self._legend
 
 
 def _archived(path: Path, request: Request, axes: str) -> Source:
@@ -123,11 +133,14 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
         texts = {
             key: arrays[key]
             for key, (_, kind) in listed.items()
-            if bands and kind.kind in 'SU' and is_fact(key)
+            if kind.kind in 'SU'
+            and key != name
+            and (is_fact(key) if bands else are_class_names(key))
         }
-        near |= written_facts(path, texts)
+        near |= written_facts(path, texts) if bands else {}
     facts = band_facts(path, name, near, {}, bands)
-    source = DescribedArray(array, path, axes, request, facts)
+    legend = None if bands else named_classes(path, texts, array)
+    source = DescribedArray(array, path, axes, request, facts, legend)
     source.misfit = misfit(shapes, bands)
     return source
 

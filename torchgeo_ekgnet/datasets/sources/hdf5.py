@@ -22,9 +22,18 @@ from ..units import nanometres
 from .axes import axes_of, bands_in, in_order, kept_axes, reorder
 from .base import Request, Source
 from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
-from .hdf5_file import AXES, COORDINATES, open_hdf5
+from .hdf5_file import AXES, COORDINATES, class_names_of, open_hdf5
 from .stack import StackSource
-from .variables import Variable, band_facts, lower, misfit, pick, series, text_of
+from .variables import (
+    Variable,
+    band_facts,
+    lower,
+    misfit,
+    named_classes,
+    pick,
+    series,
+    text_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -176,11 +185,14 @@ class HDF5Source(Source):
         return self._scaling
 
     def legend(self) -> LabelLegend | None:
-        """Return the names of an enumeration, or of the flags of CF conventions."""
+        """Return the names of an enumeration, of CF's flags, or of a list of texts."""
         if self._members is not None:
             names = {int(value): name for name, value in self._members.items()}
         else:
             names = flags(self.files[0], self._named, self._signs)
+        texts = {} if names else class_names_of(self.files[0])
+        if texts:
+            return named_classes(self.files[0], texts, self.read_all())
         return LabelLegend(names) if names else None
 
     def mask(self) -> NDArray[np.bool_] | None:

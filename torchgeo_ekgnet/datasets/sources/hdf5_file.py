@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..._reading import FileError, check_memory, reading
 from .axes import told_axes
-from .variables import Variable, is_fact, text_of, written_fact
+from .variables import Variable, are_class_names, is_fact, text_of, written_fact
 
 #: Attribute, of our own making, with the order of axes that dimension scales tell.
 AXES = ' axes'
@@ -106,6 +106,19 @@ def open_hdf5(
                 'expected the file that the link names beside it'
             )
         yield variables, _attributes(file)
+
+
+def class_names_of(path: Path) -> dict[str, Any]:
+    """Return the lists of the names of classes that a file holds as texts.
+
+    Args:
+        path: The file; NetCDF before version 4 has none.
+    """
+    if not h5py.is_hdf5(path):
+        return {}
+    with reading(path, 'HDF5'), h5py.File(path, 'r') as file:
+        named = {n: _texts(i) for n, i in _members(file) if are_class_names(n)}
+        return {name: text for name, text in named.items() if text is not None}
 
 
 def _follow_links(

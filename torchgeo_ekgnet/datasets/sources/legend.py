@@ -3,6 +3,7 @@
 
 """Names and colours of classes that rasters hold: categories, tables, colour maps."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ class _Table(NamedTuple):
 
 
 def raster_legend(path: Path, dataset: Any) -> LabelLegend | None:
-    """Return the legend of the first band of a raster.
+    """Return the legend of the first band of a raster, or of a style beside it.
 
     Rasterio does not read category names and attribute tables; GDAL tells them, whatever
     file keeps them, in a virtual raster made of the dataset.
@@ -83,6 +84,8 @@ def raster_legend(path: Path, dataset: Any) -> LabelLegend | None:
             named, coloured = _read_table(told)
             names.update(named)
             colours.update(coloured)
+    styled, coloured = _style_beside(path)
+    names, colours = names or styled, coloured | colours
     return LabelLegend(names, colours) if names or colours else None
 
 
@@ -128,6 +131,43 @@ def _table_beside(path: Path) -> _Table | None:
         [place for place, name in enumerate(frame.columns) if name in texts],
         frame.astype(object).where(frame.notna(), '').astype(str).to_numpy().tolist(),
     )
+
+
+def _style_beside(path: Path) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
+    """Return names and colours of a style that QGIS or ESRI keeps beside a raster."""
+    entries: list[tuple[str, str, str]] = []
+    style, table = path.with_suffix('.qml'), path.with_suffix('.clr')
+    if style.is_file():
+        with reading(style, 'a style of QGIS'):
+            root = ElementTree.parse(style).getroot()
+            exact = ".//colorrampshader[@colorRampType='EXACT']/item"
+            found = [*root.iter('paletteEntry'), *root.iterfind(exact)]
+            entries = [
+                (item.get('value', ''), item.get('color', ''), item.get('label', ''))
+                for item in found
+            ]
+    elif table.is_file():
+        with reading(table, 'a colour table'):
+            # 1 255 0 0, then perhaps how opaque it is, and a name
+            line = r'^\s*(-?\d+)((?:[,\s]+\d+){3})(?:[, \t]+\d+)?(?:[, \t]+(.*))?$'
+            text = decoded(table.read_bytes())
+            entries = re.findall(line, text, flags=re.MULTILINE)
+    names: dict[int, str] = {}
+    colours: dict[int, tuple[int, int, int]] = {}
+    for value, colour, name in entries:
+        if not re.fullmatch(r'-?\d+(\.0*)?', value):
+            continue
+        number, name = int(float(value)), name.strip()
+        if name and name != value:  # QGIS names a class that has no name as its value
+            names[number] = name
+        if re.fullmatch('#[0-9a-fA-F]{6}', colour):
+            red, green, blue = bytes.fromhex(colour[1:])
+        elif len(parts := re.findall(r'\d+', colour)) == 3:
+            red, green, blue = (min(255, int(part)) for part in parts)
+        else:
+            continue
+        colours[number] = (red, green, blue)
+    return names, colours
 
 
 def _word(name: str | None) -> str:

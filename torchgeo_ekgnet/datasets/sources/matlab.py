@@ -7,7 +7,7 @@ import inspect
 import mmap
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +24,12 @@ from .axes import axes_of, bands_in, squeezed
 from .base import Request, Source
 from .variables import (
     Variable,
+    are_class_names,
     band_facts,
     checked_numbers,
     is_fact,
     misfit,
+    named_classes,
     pick,
     series,
     written_facts,
@@ -119,12 +121,17 @@ def _open_v5(path: Path, request: Request) -> Source:
         for other, shape in shapes.items()
         if bands and other != name and squeezed(shape) == bands
     }
-    if bands:
-        words = [key for key, (_, kind) in listed.items() if kind == 'char']
-        told = {key: _loaded(path, key) for key in words if is_fact(key)}
-        near |= written_facts(path, _texts(nests | told))
+    tells = is_fact if bands else are_class_names
+    words = [key for key, (_, kind) in listed.items() if kind == 'char']
+    texts = _texts(
+        nests
+        | {key: _loaded(path, key) for key in words if tells(key) and key != name},
+        tells,
+    )
+    near |= written_facts(path, texts) if bands else {}
     facts = band_facts(path, name, near, {}, bands)
-    source = DescribedArray(array, path, axes, request, facts)
+    legend = None if bands else named_classes(path, texts, array)
+    source = DescribedArray(array, path, axes, request, facts, legend)
     source.misfit = misfit(shapes, bands)
     return source
 
@@ -134,8 +141,10 @@ def _loaded(path: Path, name: str) -> Any:
     return scipy.io.loadmat(path, variable_names=[name], **_SPARSE)[name]
 
 
-def _texts(variables: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Find what variables tell of bands as text: characters, or cells of them."""
+def _texts(
+    variables: Mapping[str, Any], wanted: Callable[[str], bool]
+) -> dict[str, NDArray[Any]]:
+    """Find what variables of wanted names tell as text: characters, or cells of them."""
     found: dict[str, NDArray[Any]] = {}
 
     def look(place: str, value: Any) -> None:
@@ -144,7 +153,7 @@ def _texts(variables: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         if value.dtype.names is not None and value.size == 1:
             for field in value.dtype.names:
                 look(f'{place}/{field}', value.reshape(-1)[0][field])
-        elif is_fact(place):
+        elif wanted(place):
             items = value.ravel() if value.dtype.hasobject else [value]
             if all(isinstance(i, np.ndarray) and i.dtype.kind == 'U' for i in items):
                 found[place] = np.concatenate([item.ravel() for item in items])

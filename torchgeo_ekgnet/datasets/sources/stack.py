@@ -291,6 +291,16 @@ def joined(parts: Sequence[Source]) -> Source:
     for part in parts:
         checked_grid(part.grid, part.where)
     if all(first.grid.same_as(part.grid) for part in parts[1:]):
+        other = next((part for part in parts if part.dtype != first.dtype), None)
+        if other is not None:
+            logger.warning(
+                '%s holds %s and %s holds %s; both are taken as bands of one cube: a '
+                'pattern or a list that leaves out what is no band names the cube',
+                first.where,
+                first.dtype,
+                other.where,
+                other.dtype,
+            )
         return StackSource(parts)
     placed = _tiled(parts)
     return StackSource(parts) if placed is None else MosaicSource(parts, *placed)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._reading import FileError, decoded
+from ..labels import LabelLegend, means_no_class, one_line
 from ..units import nanometres, written_numbers
 from .axes import kept_axes, squeezed, trimmed
 from .base import Request
@@ -43,6 +44,19 @@ _GOOD = ('good_wavelengths', 'good_bands', 'bbl')
 _BAD = ('bad_bands', 'badbands', 'bad_band_list')
 #: Names of what may be written as text: it is read as numbers.
 _FACTS = frozenset((*WAVELENGTHS, *_GOOD, *_BAD))
+#: What they call a list of the names of classes.
+_CLASS_NAMES = frozenset(
+    (
+        *('class_names', 'classnames', 'class_name', 'classes', 'target_names'),
+        *(
+            'label_names',
+            'labelnames',
+            'label_name',
+            'material_names',
+            'materials_type',
+        ),
+    )
+)
 
 
 class VariableError(FileError):
@@ -220,6 +234,47 @@ class BandFacts(NamedTuple):
 def is_fact(name: str) -> bool:
     """Tell whether a name, the last part of a path, is that of facts about bands."""
     return name.split('/')[-1].lower() in _FACTS
+
+
+def are_class_names(name: str) -> bool:
+    """Tell whether a name, the last part of a path, is that of names of classes."""
+    return name.split('/')[-1].lower() in _CLASS_NAMES
+
+
+def named_classes(
+    path: Path, texts: Mapping[str, Any], labels: NDArray[Any]
+) -> LabelLegend | None:
+    """Return the names of classes that a file lists in the order of their numbers.
+
+    The first one is that of 1, or of 0 if it means "no class", as "background" does.
+
+    Args:
+        path: The file, for messages.
+        texts: What it holds as text, by name.
+        labels: Its labels.
+    """
+    listed = [
+        list(map(one_line, text.split('\n')))
+        for name, value in texts.items()
+        if are_class_names(name) and (text := _joined(value)) is not None
+    ]
+    if len(listed) != 1 or len(listed[0]) < 2 or labels.dtype.kind not in 'iuf':
+        return None
+    (names,) = listed
+    first, last = (
+        (0 if means_no_class(names[0]) else 1),
+        float(np.fmax.reduce(labels, None)),
+    )
+    if first and last < len(names):
+        logger.warning(
+            '%s: its %d names of classes are taken as those of the labels 1 to %d, but its '
+            'labels end with %g; class_names= gives others',
+            path,
+            len(names),
+            len(names),
+            last,
+        )
+    return LabelLegend(dict(enumerate(names, first)))
 
 
 def written_fact(

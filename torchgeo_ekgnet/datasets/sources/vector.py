@@ -277,10 +277,10 @@ def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
 
     Numbers would lose how they are written: 01 and 1 may be two classes.
     """
-    text = text.lstrip('\r\n')
+    text, separators = _without_remarks(text)
     first = text.splitlines()[0]
     # pandas would take any character that seems to separate, letters too.
-    separator = max('\t;|,', key=first.count)
+    separator = max(separators, key=first.count)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', pd.errors.ParserWarning)
         table = pd.read_csv(
@@ -292,6 +292,28 @@ def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
             skipinitialspace=True,
         )
     return table.rename(columns=lambda name: str(name).strip())
+
+
+def _without_remarks(text: str) -> tuple[str, str]:
+    """Return a table from its names of columns on, and what may separate them.
+
+    Excel names the separator in a line of its own; other programs begin with remarks, of
+    which the last one holds the names if it has as many separators as the line below.
+    """
+    separators = '\t;|,'
+    told = re.match(r'\s*"?sep=([^\r\n])"?[;,\s]*?[\r\n]+', text)
+    if told:
+        text, separators = text[told.end() :], told[1]
+    text = text.lstrip('\r\n')
+    remarks = re.match(r'(?:#[^\r\n]*[\r\n]+)+', text)
+    if remarks:
+        last, text = remarks[0].split('#')[-1], text[remarks.end() :]
+        below = re.match(r'[^\r\n]*', text)
+        assert below is not None
+        plain = (re.sub('"[^"]*"', '', line) for line in (last, below[0]))
+        here, there = (max(map(line.count, separators)) for line in plain)
+        text = last + text if here >= there else text
+    return text, separators
 
 
 def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Features:
@@ -312,8 +334,8 @@ def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Featu
 def _coordinates(path: Path, column: 'pd.Series[Any]') -> 'pd.Series[float]':
     """Return a column of numbers, also of texts with a comma for the point."""
     given = column.notna()
-    texts = column[given].astype(str).str.strip().str.replace(',', '.')
-    numbers = pd.to_numeric(texts, errors='coerce')
+    texts = column[given].astype(str).str.strip()
+    numbers = pd.to_numeric(texts.str.replace(',', '.'), errors='coerce')
     wrong = numbers.isna()
     if wrong.any():
         raise VectorFileError(

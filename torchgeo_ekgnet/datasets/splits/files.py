@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._options import known_word, random_seed
-from ..._reading import require_file
+from ..._reading import FileError, require_file
 from ..label_files import read_label_map
 from ..labels import NO_LABEL
 from ..raster import Grid
@@ -309,7 +309,11 @@ class SavedSplit(SplitProtocol):
             FileNotFoundError: If there is no such file.
             ValueError: If the file is no split, or one of another label map.
         """
-        split = Split.load(self.path_of(self.path))
-        for name in SUBSETS:
-            split.labels(label_map, name)
+        path = self.path_of(self.path)
+        split = Split.load(path)
+        try:
+            for name in SUBSETS:
+                split.labels(label_map, name)
+        except ValueError as error:
+            raise FileError(f'{path}: {error}') from error
         return split

@@ -25,6 +25,9 @@ Unserved = Literal['error', 'drop', 'merge']
 
 logger = logging.getLogger(__name__)
 
+#: Classes that a message lists.
+_MOST_TOLD = 12
+
 
 def pixels_of(label_map: Labels, label: int) -> Indices:
     """Flat row-major indices of a class."""
@@ -185,10 +188,13 @@ class DrawnSplit(SplitProtocol):
         self.unserved = unserved
 
     def _listed(self, reasons: Mapping[int, str]) -> str:
-        """Write why classes cannot be served."""
-        return '; '.join(
-            f'class {self.text_of(label)}: {why}' for label, why in reasons.items()
-        )
+        """Write why classes cannot be served, of many the first ones."""
+        told = [
+            f'class {self.text_of(label)}: {reasons[label]}'
+            for label in [*reasons][:_MOST_TOLD]
+        ]
+        more = len(reasons) - len(told)
+        return '; '.join([*told, *([f'and {more} more classes'] if more else [])])
 
     @abstractmethod
     def _draw(
