@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -171,7 +172,9 @@ def assert_described(datamodule: HyperspectralDataModule, network: Path) -> None
     ]
 
 
-def test_pt2_with_components(trained: Any, tmp_path: Path) -> None:
+def test_pt2_with_components(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     datamodule, checkpoint = trained(
         SyntheticSceneDataModule(
             patch_size=3, pca=SpectralPCA(4), normalization=SpectralNormalizer('snv')
@@ -191,6 +194,15 @@ def test_pt2_with_components(trained: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         own = classifier.model(datamodule.gather(row_col)).softmax(1)
     torch.testing.assert_close(expected[:1], own, rtol=1e-4, atol=1e-5)
+
+    # Killed between its two files, another export leaves no wrong description.
+    monkeypatch.setattr(torch.export, 'export', Mock())
+    monkeypatch.setattr(torch.export, 'save', Mock())
+    monkeypatch.setattr(export, 'write_json', Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        export_classifier(checkpoint, path)
+    assert [item.name for item in tmp_path.glob('network*')] == ['network.pt2']
+    assert path.stat().st_size == 0
 
 
 def test_unknown_format_is_named(tmp_path: Path) -> None:

@@ -190,6 +190,8 @@ def export_classifier(
             part.write_bytes(content.getvalue())
         else:
             _write_onnx(program, part, facts)
+        # Killed before the new one is there, no network has that of another.
+        description.unlink(missing_ok=True)
     return path, write_json(description, facts)
 
 
