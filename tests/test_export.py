@@ -194,6 +194,9 @@ def test_pt2_with_components(
     with torch.no_grad():
         own = classifier.model(datamodule.gather(row_col)).softmax(1)
     torch.testing.assert_close(expected[:1], own, rtol=1e-4, atol=1e-5)
+    patches[1, 1:, :, 0] = 0.0  # one band without data is enough
+    with torch.no_grad():
+        assert torch.equal(RawClassifier(classifier)(patches), expected)
 
     # Killed between its two files, another export leaves no wrong description.
     monkeypatch.setattr(torch.export, 'export', Mock())
@@ -244,17 +247,22 @@ def test_format_follows_the_ending(
 
 @pytest.mark.parametrize(
     ('name', 'found'),
-    [('run.pt2', r'replace .*run\.json'), ('best.ckpt', 'the checkpoint itself')],
+    [
+        ('run.pt2', r'replace .*run\.json'),
+        ('best.ckpt', 'the checkpoint itself'),
+        ('same.ckpt', 'the checkpoint itself'),
+    ],
 )
 def test_files_of_the_run_are_not_replaced(
     tmp_path: Path, name: str, found: str
 ) -> None:
     (tmp_path / 'best.ckpt').write_text('weights')
-    (tmp_path / 'run.json').write_text('{"scene": "field"}')
+    os.link(tmp_path / 'best.ckpt', tmp_path / 'same.ckpt')
+    (tmp_path / 'run.json').write_text('{"input": "patches"}')
     with pytest.raises(ValueError, match=found):
         export_classifier(tmp_path / 'best.ckpt', tmp_path / name, 'pt2')
     assert (tmp_path / 'best.ckpt').read_text() == 'weights'
-    assert (tmp_path / 'run.json').read_text() == '{"scene": "field"}'
+    assert (tmp_path / 'run.json').read_text() == '{"input": "patches"}'
 
 
 def test_the_description_of_another_network_is_not_replaced(tmp_path: Path) -> None:

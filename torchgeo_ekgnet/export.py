@@ -169,7 +169,7 @@ def export_classifier(
                 "'torchgeo_ekgnet[export]', or use --format pt2"
             )
     classifier = load_classifier(checkpoint)
-    model = RawClassifier(classifier).eval()
+    model = RawClassifier(classifier)
     size = classifier.patch_size
     example = torch.zeros(2, classifier.num_bands, size, size)
     batch = torch.export.Dim('batch')
