@@ -83,8 +83,8 @@ def falling(epoch: int, epochs: int, warmup: int = 0) -> float:
     """Factor of a rate that rises in *warmup* epochs and falls as a cosine to 0."""
     if epoch < warmup:
         return rising(epoch, warmup)
-    share = (epoch - warmup) / max(1, epochs - warmup)
-    return 0.5 + 0.5 * math.cos(math.pi * share)
+    part = math.pi * (epoch - warmup) / max(1, epochs - warmup)
+    return 0.5 + 0.5 * math.cos(part)
 
 
 def make_schedule(
@@ -130,6 +130,4 @@ def make_schedule(
         case 'cosine_wave':
             return Scaled(optimizer, wave)
         case 'cosine':
-            return Scaled(
-                optimizer, partial(falling, epochs=epochs or 1, warmup=rise)
-            )
+            return Scaled(optimizer, partial(falling, epochs=epochs or 1, warmup=rise))
