@@ -92,6 +92,8 @@ def test_a_usual_value_for_no_label(
     open_scene(cube_file(tmp_path), labels, unlabelled=[0, 255])
     _question_values('gt', np.arange(256), set(), [0])  # 255 is the next class
     assert 'if that means "no label"' not in caplog.text
+    _question_values('gt', np.array([0, 1, 255]), set(), [])  # 0 is a class, too
+    assert 'if that means "no label"' in caplog.text
 
 
 def test_long_lists_are_shortened() -> None:
@@ -118,7 +120,7 @@ def test_nodata_of_a_picture_is_that_of_its_bands(tmp_path: Path) -> None:
 
 def test_missing_texts_are_no_class(tmp_path: Path) -> None:
     texts = np.full((ROWS, COLS), 'NaN', dtype='U6')
-    texts[:3], texts[5:] = 'wood', 'water'
+    texts[:3], texts[5:] = ' wood', 'water'
     texts[3] = ''
     np.save(tmp_path / 'gt.npy', texts)
     scene = open_scene(cube_file(tmp_path), labels=str(tmp_path / 'gt.npy'))
@@ -126,12 +128,24 @@ def test_missing_texts_are_no_class(tmp_path: Path) -> None:
     assert scene.class_counts == (24, 24)
 
 
-def test_masked_pixels_have_no_label(tmp_path: Path) -> None:
+def test_masked_pixels_have_no_label(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write(tmp_path / 'gt.tif', LABELS[None])
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, 'r+') as file:
         file.write_mask(LABELS != 2)
+        file.scales = (0.5,)
     expected = np.where(LABELS == 2, NO_LABEL, LABELS.astype(int))
-    assert np.array_equal(read_label_file(path).labels, expected)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(read_label_file(path).labels, expected)
+    assert 'declare a factor and an offset, which are left out' in caplog.text
+
+
+def test_a_picture_of_full_colours_is_no_band_a_class(tmp_path: Path) -> None:
+    bands = np.zeros((3, ROWS, COLS), np.uint8)
+    bands[0, :2] = bands[1, 4:] = 255
+    labels = read_label_file(write(tmp_path / 'gt.tif', bands)).labels
+    assert np.unique(labels).tolist() == [0, 0x00FF00, 0xFF0000]
 
 
 @pytest.mark.parametrize('time', [True, False])
