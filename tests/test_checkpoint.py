@@ -292,7 +292,7 @@ class TestRead:
     ) -> None:
         (tmp_path / folder).mkdir()
         # Options that are none are left to whoever builds the network.
-        content = {'state_dict': {'a': torch.ones(1)}}
+        content: dict[str, Any] = {'state_dict': {'a': torch.ones(1)}}
         content['hyper_parameters'] = {'model_options': 3}
         torch.save(content, tmp_path / folder / 'a.ckpt')
         monkeypatch.chdir(tmp_path)

@@ -262,7 +262,7 @@ class CommandLine(LightningCLI):
         What only says how the network runs stays as it was asked for.
         """
         command = self.config.get('subcommand')
-        options = self.config[command] if command else {}
+        options: Any = self.config[command] if command else {}
         path, model = options.get('ckpt_path'), options.get('model')
         asked = arguments_of(model)
         try:
