@@ -4,11 +4,14 @@
 """Tests of what checkpoints say of their run, and of who reads it."""
 
 import copy
+import io
 import os
+import pickle
 import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,6 +32,8 @@ from torchgeo_ekgnet.checkpoint import (
     check_same_network,
     check_sizes,
     data_state,
+    other_bands,
+    reach,
     read_checkpoint,
     trained_bands,
 )
@@ -99,6 +104,10 @@ class TestRead:
         assert reader.digest(path) is None
         assert reader.load_checkpoint(path)['epoch'] == 2
         assert reader.digest(path) == file_digest(path) != old
+        assert reader.digest(tmp_path / 'other.ckpt') is None
+        reader.writer = writer = Mock()
+        reader.remove_checkpoint(path)
+        writer.remove_checkpoint.assert_called_once_with(path)
 
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(
@@ -120,6 +129,9 @@ class TestRead:
         torch.save({'state_dict': {}, 'more': Evil(str(trace))}, path)
         with pytest.raises(ValueError, match=r'evil\.ckpt names .*system, expected'):
             read_checkpoint(path)
+        content = io.BytesIO(path.read_bytes())
+        with pytest.raises(pickle.UnpicklingError):
+            HyperspectralClassificationTask.load_from_checkpoint(content)
         assert not trace.exists()
 
     @pytest.mark.parametrize(
@@ -256,7 +268,10 @@ class TestRead:
         self, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / folder).mkdir()
-        torch.save({'state_dict': {'a': torch.ones(1)}}, tmp_path / folder / 'a.ckpt')
+        # Options that are none are left to whoever builds the network.
+        content: dict[str, Any] = {'state_dict': {'a': torch.ones(1)}}
+        content['hyper_parameters'] = {'model_options': 3}
+        torch.save(content, tmp_path / folder / 'a.ckpt')
         monkeypatch.chdir(tmp_path)
         assert read_checkpoint(f'{folder}/a.ckpt')['state_dict']['a'] == 1
 
@@ -273,6 +288,7 @@ class TestRead:
             ({'_class_path': 'torchgeo_ekgnet.tasks.x'}, "the class 'torchgeo_ekgnet"),
             ({'model': 'hf-hub:owner/name'}, "the model 'hf-hub:owner/name'"),
             ({'model': 'local-dir:/etc'}, "the model 'local-dir:/etc'"),
+            ({'model': r'a\b'}, 'the model '),
             ({'weights': 'http://127.0.0.1/x'}, "weights 'http://127.0.0.1/x'"),
             ({'model_options': {'checkpoint_path': 'x'}}, 'model_options .*checkpoint'),
             (
@@ -361,6 +377,12 @@ def test_trained_bands() -> None:
     number, centres = trained_bands(STATE)
     assert number == 2 and centres is not None and centres.tolist() == [400, 500]
     assert trained_bands({'scene': {'shape': [4, 5, 6]}}) == (6, None)
+    # Half the distance to the nearer neighbour, in whichever order the bands are.
+    assert reach(np.array([430.0, 400, 410])).tolist() == [10, 5, 5]
+    assert reach(np.array([400.0, 400.2])).tolist() == [0.5, 0.5]
+    centres = np.array([400.0, 410])
+    assert other_bands(2, centres, 2, centres + 5) is None
+    assert 'band 1 lies at 400.0' in str(other_bands(2, centres, 2, centres + 5.1))
 
 
 def test_weights_alone_are_tested_and_mapped(tmp_path: Path) -> None:

@@ -19,9 +19,12 @@ from lightning.pytorch.cli import LightningCLI
 from rasterio.env import get_gdal_config
 
 from torchgeo_ekgnet import cli
+from torchgeo_ekgnet._compat import BaseTask
+from torchgeo_ekgnet._messages import imported
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.checkpoint import read_checkpoint
 from torchgeo_ekgnet.cli import CommandLine, Parser
+from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
 
 
 @pytest.mark.parametrize(
@@ -157,23 +160,31 @@ def test_only_the_parser_that_is_needed_is_built(
     assert found == [expected] * len(found) and found
 
 
-def test_checkpoint_of_a_task_of_a_script_is_named(
+def test_hyperparameters_without_a_class_are_of_the_class_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def parse(self: LightningCLI) -> None:
-        raise SystemExit(2)
+    """As a training in Python leaves those of torchgeo's tasks."""
+    stage, command = Parser(), CommandLine.__new__(CommandLine)
+    stage.add_argument('--ckpt_path')
+    stage.add_subclass_arguments(BaseTask, 'model')
+    command.parser = Parser()
+    command.parser.add_subcommands().add_subcommand('test', stage)
+    given = '--model=HyperspectralClassificationTask --model.lr=1 --ckpt_path=a.ckpt'
+    command.config = command.parser.parse_args(['test', *given.split()])
+    command._saved = {'model': 'ssrn', 'lr': 0.5}
+    with pytest.warns(UserWarning, match='replaces .*lr 1.0 by 0.5; '):
+        command._parse_ckpt_path()
+    model = command.config.test.model
+    assert imported(model.class_path) is HyperspectralClassificationTask
+    assert (model.init_args.model, model.init_args.lr) == ('ssrn', 0.5)
 
-    held: dict[str, Any] = {'model': 'ssrn', 'bonus': 1}
-    monkeypatch.setattr(LightningCLI, '_parse_ckpt_path', parse)
-    monkeypatch.setattr(cli, 'read_checkpoint', lambda path: {'hyper_parameters': held})
-    command = CommandLine.__new__(CommandLine)
-    options = {'ckpt_path': 'a.ckpt', 'model': None}
-    command.config = {'subcommand': 'test', 'test': options}
-    match = r'^a\.ckpt: found hyper_parameters without .*, or trainer\.test\('
+    command._saved = {'model': 'ssrn', 'bonus': 1}
+    match = r'^a\.ckpt: .* not accepted \(.* takes no bonus\), .* that --model names$'
     with pytest.raises(FileError, match=match):
         command._parse_ckpt_path()
-    held['_class_path'] = 'torchgeo_ekgnet.tasks.HyperspectralClassificationTask'
-    with pytest.raises(FileError, match=r'not accepted .*fit wrote$'):
+    monkeypatch.setattr(LightningCLI, '_parse_ckpt_path', Mock(side_effect=SystemExit))
+    command._saved['_class_path'] = 'torchgeo_ekgnet.tasks.Own'
+    with pytest.raises(FileError, match=r'^a\.ckpt: .* not accepted '):
         command._parse_ckpt_path()
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -162,7 +163,9 @@ def assert_described(datamodule: HyperspectralDataModule, network: Path) -> None
     ]
 
 
-def test_pt2_with_components(trained: Any, tmp_path: Path) -> None:
+def test_pt2_with_components(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     datamodule, checkpoint = trained(
         SyntheticSceneDataModule(
             patch_size=3, pca=SpectralPCA(4), normalization=SpectralNormalizer('snv')
@@ -182,6 +185,18 @@ def test_pt2_with_components(trained: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         own = classifier.model(datamodule.gather(row_col)).softmax(1)
     torch.testing.assert_close(expected[:1], own, rtol=1e-4, atol=1e-5)
+    patches[1, 1:, :, 0] = 0.0  # one band without data is enough
+    with torch.no_grad():
+        assert torch.equal(RawClassifier(classifier)(patches), expected)
+
+    # Killed between its two files, another export leaves no wrong description.
+    monkeypatch.setattr(torch.export, 'export', Mock())
+    monkeypatch.setattr(torch.export, 'save', Mock())
+    monkeypatch.setattr(export, 'write_json', Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        export_classifier(checkpoint, path)
+    assert [item.name for item in tmp_path.glob('network*')] == ['network.pt2']
+    assert path.stat().st_size == 0
 
 
 def test_unknown_format_is_named(tmp_path: Path) -> None:
@@ -223,17 +238,22 @@ def test_format_follows_the_ending(
 
 @pytest.mark.parametrize(
     ('name', 'found'),
-    [('run.pt2', r'replace .*run\.json'), ('best.ckpt', 'the checkpoint itself')],
+    [
+        ('run.pt2', r'replace .*run\.json'),
+        ('best.ckpt', 'the checkpoint itself'),
+        ('same.ckpt', 'the checkpoint itself'),
+    ],
 )
 def test_files_of_the_run_are_not_replaced(
     tmp_path: Path, name: str, found: str
 ) -> None:
     (tmp_path / 'best.ckpt').write_text('weights')
-    (tmp_path / 'run.json').write_text('{"scene": "field"}')
+    os.link(tmp_path / 'best.ckpt', tmp_path / 'same.ckpt')
+    (tmp_path / 'run.json').write_text('{"input": "patches"}')
     with pytest.raises(ValueError, match=found):
         export_classifier(tmp_path / 'best.ckpt', tmp_path / name, 'pt2')
     assert (tmp_path / 'best.ckpt').read_text() == 'weights'
-    assert (tmp_path / 'run.json').read_text() == '{"scene": "field"}'
+    assert (tmp_path / 'run.json').read_text() == '{"input": "patches"}'
 
 
 def test_the_description_of_another_network_is_not_replaced(tmp_path: Path) -> None:

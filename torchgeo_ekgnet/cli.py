@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -150,6 +150,7 @@ class CommandLine(LightningCLI):
     def __init__(self, found: str | None = None, **kwargs: Any) -> None:
         """Parse, build and run."""
         self._found = found
+        self._saved: Mapping[str, Any] = {}
         given = kwargs.get('args')
         self._given = sys.argv[1:] if given is None else given
         options: dict[str, Any] = {
@@ -184,7 +185,7 @@ class CommandLine(LightningCLI):
         _check_numbers(chosen, trains=command in (None, 'fit'))
         path = chosen.get('ckpt_path') if command else None
         if path is not None and path not in _CHOSEN_BY_LIGHTNING:
-            read_checkpoint(path)
+            self._saved = read_checkpoint(path).get('hyper_parameters') or {}
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run a stage; a checkpoint whose state of the training breaks it is named."""
@@ -263,26 +264,25 @@ class CommandLine(LightningCLI):
         What only says how the network runs stays as it was asked for.
         """
         command = self.config.get('subcommand')
-        asked = arguments_of(self.config[command].get('model') if command else None)
+        options: Any = self.config[command] if command else {}
+        path, model = options.get('ckpt_path'), options.get('model')
+        asked = arguments_of(model)
         try:
-            super()._parse_ckpt_path()
+            if self._saved and '_class_path' not in self._saved:
+                # A training in Python leaves them so: they are of the class asked for.
+                saved = {'class_path': model.class_path, 'dict_kwargs': self._saved}
+                self.config = self.parser.parse_object(
+                    {command: {'model': saved}}, self.config
+                )
+            else:
+                super()._parse_ckpt_path()
             if command is not None:
                 keep_asked(self.config[command], asked)
                 _check_names(self.config[command].get('model'))
         except (Exception, SystemExit) as error:
-            path = self.config[self.config['subcommand']].get('ckpt_path')
-            if '_class_path' not in (
-                read_checkpoint(path).get('hyper_parameters') or ()
-            ):
-                raise FileError(
-                    f'{path}: found hyper_parameters without the name of their class, as '
-                    'a training in Python leaves those of other tasks, expected those that '
-                    f'fit wrote, or trainer.{command}(task, datamodule, ckpt_path=...) in '
-                    'the program that trained it'
-                ) from error
             raise FileError(
                 f'{path}: its hyper_parameters are not accepted '
-                f'({_briefly(error)}), expected those that fit wrote'
+                f'({_briefly(error)}), expected those of the class that --model names'
             ) from error
 
 

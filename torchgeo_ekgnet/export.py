@@ -169,7 +169,7 @@ def export_classifier(
                 "'torchgeo_ekgnet[export]', or use --format pt2"
             )
     classifier = load_classifier(checkpoint)
-    model = RawClassifier(classifier).eval()
+    model = RawClassifier(classifier)
     size = classifier.patch_size
     example = torch.zeros(2, classifier.num_bands, size, size)
     batch = torch.export.Dim('batch')
@@ -190,6 +190,8 @@ def export_classifier(
             part.write_bytes(content.getvalue())
         else:
             _write_onnx(program, part, facts)
+        # Killed before the new one is there, no network has that of another.
+        description.unlink(missing_ok=True)
     return path, write_json(description, facts)
 
 
@@ -218,25 +220,6 @@ def _check_replaced(
         )
 
 
-def _addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Any:
-    """Multiply and add in two steps."""
-    return input + value * tensor1 * tensor2
-
-
-def _baddbmm(
-    input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1
-) -> Any:
-    """Multiply matrices and add in two steps."""
-    return beta * input + alpha * (batch1 @ batch2)
-
-
-_PLAIN = {
-    torch.ops.aten.addcmul.default: _addcmul,
-    torch.ops.aten.baddbmm.default: _baddbmm,
-}
-"""What PyTorch 2.6 cannot write for a batch of any size, in steps that it can."""
-
-
 def _write_onnx(program: Any, path: Path, facts: dict[str, Any]) -> None:
     """Write an exported program as one ONNX file."""
     chatty = logging.getLogger('torch.onnx')
@@ -244,7 +227,7 @@ def _write_onnx(program: Any, path: Path, facts: dict[str, Any]) -> None:
     chatty.setLevel(logging.ERROR)
     try:
         onnx_program: Any = torch.onnx.export(
-            program.run_decompositions(_PLAIN),
+            program.run_decompositions({}),
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamo=True,

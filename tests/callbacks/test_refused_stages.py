@@ -76,3 +76,19 @@ def test_loaded_weights_open_no_run(run: Path, tmp_path: Path) -> None:
         tmp_path, 'test', model=make_task(weights=best), datamodule=make_datamodule()
     )
     assert [path.name for path in run.parent.iterdir()] == ['version_0']
+
+
+def test_results_before_a_failure_stay_in_the_run_that_loaded_weights_open(
+    tmp_path: Path,
+) -> None:
+    class Failing(Callback):
+        def on_test_end(self, *_: Any) -> None:
+            raise ValueError('late')
+
+    task = make_task(in_channels=12, num_classes=3)
+    task.load_state_dict(task.state_dict())
+    trainer = make_trainer(tmp_path)
+    trainer.callbacks.append(Failing())  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match='late'):
+        trainer.test(task, make_datamodule(), verbose=False)
+    assert (tmp_path / 'runs' / 'small' / 'version_0' / 'test.json').is_file()

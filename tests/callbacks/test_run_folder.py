@@ -203,13 +203,6 @@ def test_best_checkpoint_of_the_same_process(tmp_path: Path) -> None:
     assert (tmp_path / 'runs' / 'small' / 'version_0' / 'test.json').is_file()
 
 
-def test_loaded_weights_open_a_run(tmp_path: Path) -> None:
-    task = make_task(in_channels=12, num_classes=3)
-    task.load_state_dict(task.state_dict())
-    run_trainer(tmp_path).test(task, make_datamodule(), verbose=False)
-    assert (tmp_path / 'runs' / 'small' / 'version_0' / 'test.json').is_file()
-
-
 def test_run_that_cannot_be_written_to(tmp_path: Path) -> None:
     """``test`` stops before any work, ``predict`` can write its map elsewhere."""
     trainer = run_trainer(tmp_path, tensorboard=False)
@@ -289,7 +282,7 @@ class _Remote(Logger):
 
 def _fit(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
     best = ModelCheckpoint(filename='best', monitor='val_loss')
-    own = (RunFolder('small'), best, *callbacks)
+    own = (RunFolder('small'), *callbacks, best)
     options = {'logger': None, 'log_every_n_steps': 1, **options}
     trainer = make_trainer(folder, *own, **options)
     trainer.fit(make_task(), make_datamodule())
@@ -388,6 +381,9 @@ def test_another_trainer_opens_a_run_of_its_own(tmp_path: Path) -> None:
         trainer.fit(make_task(), make_datamodule())
         assert callback.path == tmp_path / f'runs/small/version_{number}'
         assert (callback.path / 'metrics.csv').is_file()
+    callback.path.rename(tmp_path / 'moved')  # type: ignore[union-attr]
+    with pytest.raises(FileNotFoundError, match='moved or deleted'):
+        callback.on_validation_end(trainer, make_task())
 
 
 def test_a_folder_that_cannot_be_made_stops_fit_at_once(tmp_path: Path) -> None:

@@ -140,8 +140,8 @@ class TestPictures:
         assert np.array_equal(open_scene(cube, path).label_map, TRUTH)
 
     def test_overlapping_classes(self, cube: Path) -> None:
-        hot = np.ones((4, ROWS, COLS), 'uint8')
-        hot[0, 0] = 0
+        hot = np.zeros((4, ROWS, COLS), 'uint8')
+        hot[0] = hot[1, 0] = 1
         path = geotiff.write(cube.with_name('l.tif'), hot)
         with pytest.raises(
             FileError, match=r'one band a class .0 and 1, one at a pixel'

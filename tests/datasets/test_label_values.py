@@ -9,11 +9,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import rasterio
 
 from tests.data.geotiff.data import write
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.datasets.label_files import read_label_file
+from torchgeo_ekgnet.datasets.label_names import _question_values
 from torchgeo_ekgnet.datasets.labels import NO_LABEL
 
 ROWS = COLS = 8
@@ -86,7 +88,10 @@ def test_a_usual_value_for_no_label(
     assert (told in caplog.text) == doubtful
     caplog.clear()
     open_scene(cube_file(tmp_path), labels, unlabelled=[0, 255])
+    _question_values('gt', np.arange(256), set(), [0])  # 255 is the next class
     assert 'if that means "no label"' not in caplog.text
+    _question_values('gt', np.array([0, 1, 255]), set(), [])  # 0 is a class, too
+    assert 'if that means "no label"' in caplog.text
 
 
 @pytest.mark.parametrize('unlabelled', [[0], [5]])
@@ -135,13 +140,33 @@ def test_nodata_of_a_picture_is_that_of_its_bands(tmp_path: Path) -> None:
 
 
 def test_missing_texts_are_no_class(tmp_path: Path) -> None:
-    texts = np.full((ROWS, COLS), 'nan', dtype='U6')
-    texts[:3], texts[5:] = 'wood', 'water'
+    texts = np.full((ROWS, COLS), 'NaN', dtype='U6')
+    texts[:3], texts[5:] = ' wood', 'water'
     texts[3] = ''
     np.save(tmp_path / 'gt.npy', texts)
     scene = open_scene(cube_file(tmp_path), labels=str(tmp_path / 'gt.npy'))
     assert scene.class_names == ('water', 'wood')
     assert scene.class_counts == (24, 24)
+
+
+def test_masked_pixels_have_no_label(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / 'gt.tif', LABELS[None])
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, 'r+') as file:
+        file.write_mask(LABELS != 2)
+        file.scales = (0.5,)
+    expected = np.where(LABELS == 2, NO_LABEL, LABELS.astype(int))
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(read_label_file(path).labels, expected)
+    assert 'declare a factor and an offset, which are left out' in caplog.text
+
+
+def test_a_picture_of_full_colours_is_no_band_a_class(tmp_path: Path) -> None:
+    bands = np.zeros((3, ROWS, COLS), np.uint8)
+    bands[0, :2] = bands[1, 4:] = 255
+    labels = read_label_file(write(tmp_path / 'gt.tif', bands)).labels
+    assert np.unique(labels).tolist() == [0, 0x00FF00, 0xFF0000]
 
 
 @pytest.mark.parametrize('time', [True, False])

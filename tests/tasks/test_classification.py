@@ -4,6 +4,7 @@
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ class TestSizes:
         assert task.is_built
         assert task(make_batch()['image']).shape == (8, CLASSES)
 
-    def test_unknown_sizes_come_from_the_datamodule(self, tmp_path: Path) -> None:
+    def test_unknown_sizes_come_from_the_datamodule(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         task = make_task()
         with pytest.raises(RuntimeError, match='in_channels, num_classes is unknown'):
             task(torch.zeros(1, BANDS, PATCH, PATCH))
@@ -44,6 +47,13 @@ class TestSizes:
         assert task.is_built
         assert task.hparams['in_channels'] == BANDS
         assert task.hparams['num_classes'] == CLASSES
+
+        # The datamodule of the trainer knows dicts with positions only.
+        image = make_batch(2)['image']
+        monkeypatch.setattr('lightning.pytorch.core.module._ONNX_AVAILABLE', True)
+        monkeypatch.setattr(torch.onnx, 'export', export := Mock())
+        task.to_onnx('a.onnx', image)
+        assert export.call_args.args[1] is image and task.trainer is not None
 
     @pytest.mark.parametrize('stage', ['training_step', 'predict_step'])
     @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+import json
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from torchgeo_ekgnet.tasks.schedules import make_schedule
+from torchgeo_ekgnet.tasks.schedules import LRSchedule, make_schedule
 
 
 def rates(name: str, epochs: int, warmup: float) -> list[float]:
@@ -47,6 +48,26 @@ def test_cosine_falls_to_zero() -> None:
     assert found[6] == pytest.approx(0.5)
     assert found[2:] == sorted(found[2:], reverse=True)
     assert found[-1] == pytest.approx(0.5 + 0.5 * math.cos(math.pi * 7 / 8))
+
+
+@pytest.mark.parametrize(
+    ('name', 'warmup'), [('cosine', 0.0), ('constant', 0.5), ('cosine_wave', 0.0)]
+)
+def test_groups_that_are_added_follow(name: LRSchedule, warmup: float) -> None:
+    """As Lightning's callbacks that unfreeze layers add them, at a rate of the moment."""
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    schedule = make_schedule(name, optimizer, 6, 10, warmup)
+    assert schedule is not None
+    for epoch, rate in enumerate(rates(name, 6, warmup)):
+        first, *added = (group['lr'] for group in optimizer.param_groups)
+        assert first == rate and added == pytest.approx([rate / 10] * len(added))
+        if epoch == 2:
+            group = {'params': nn.Linear(1, 1).parameters(), 'lr': first / 10}
+            optimizer.add_param_group(group)
+        optimizer.step()
+        schedule.step()
+    assert added
+    json.dumps(schedule.state_dict())  # a checkpoint holds plain values
 
 
 @pytest.mark.parametrize('epochs', [None, -1, 0])

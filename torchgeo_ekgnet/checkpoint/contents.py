@@ -147,7 +147,7 @@ def check_size(path: Any, content: Any) -> None:
         count += 1
         if isinstance(value, Mapping):
             waiting.extend(value.values())
-        elif isinstance(value, list | tuple | set):
+        elif isinstance(value, list | tuple):
             waiting.extend(value)
         if count + len(waiting) > _MOST:
             raise FileError(

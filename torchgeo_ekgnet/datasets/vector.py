@@ -398,9 +398,9 @@ def _classes(
     if class_names is None:
         styled = _styled(path, attribute)
         chosen = {value: styled.get(value) or f'class {value}' for value in found}
-        listed = list(chosen.values())
+        texts = list(chosen.values())
         return numbers, {
-            value: f'{text} ({value})' if listed.count(text) > 1 else text
+            value: f'{text} ({value})' if texts.count(text) > 1 else text
             for value, text in chosen.items()
         }
     told = given_names(path, class_names)
@@ -468,8 +468,8 @@ def _numbered_texts(
     question_alike(f'{path}: attribute {attribute!r}', found)
     if class_names is None:
         return dict(enumerate(found, start=1))
-    listed = given_names(path, class_names)
-    names = listed if isinstance(listed, dict) else dict(enumerate(listed, start=1))
+    given = given_names(path, class_names)
+    names = given if isinstance(given, dict) else dict(enumerate(given, start=1))
     unknown = sorted(set(found) - set(names.values()))
     if unknown:
         raise FileError(

@@ -677,6 +677,14 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         self._trained = True
         return result
 
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Any:
+        """Write the network as ONNX: its sample is no batch for a datamodule's hooks."""
+        trainer, self._trainer = self._trainer, None
+        try:
+            return super().to_onnx(*args, **kwargs)
+        finally:
+            self._trainer = trainer
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down the training run in its checkpoint."""
         provenance = self.provenance or self._current_provenance()

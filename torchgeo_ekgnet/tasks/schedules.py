@@ -4,11 +4,13 @@
 """Learning-rate schedules of the task, all stepped once an epoch."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 LRSchedule = Literal['constant', 'cosine', 'cosine_wave', 'plateau']
 
@@ -16,38 +18,43 @@ WAVE_EPOCHS = 15
 """Half period, in epochs, of the learning-rate wave of the released program."""
 
 
-class CosineToZero(LambdaLR):
-    """Linear warm-up, then a cosine from the full rate to 0 at the trainer's end.
+class Scaled(LRScheduler):
+    """Rates that a function of the epoch scales, also of groups that are added later.
 
-    What a checkpoint restores is the epoch only, so that a run which is resumed for
-    more epochs has the rates of one that was meant to be that long.
+    Lightning's callbacks that unfreeze layers add them, at a rate of the moment, and
+    PyTorch's ``LambdaLR`` ends there. What a checkpoint restores is the epoch only, so
+    that a run which is resumed for more epochs has the rates of one that was meant to be
+    that long.
     """
 
-    def __init__(self, optimizer: Optimizer, epochs: int, warmup: int = 0) -> None:
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
         """Initialize.
 
         Args:
             optimizer: The optimizer.
-            epochs: Epoch at which the rate is 0.
-            warmup: Epochs in which it rises.
+            factor: Factor of the rate by the epoch, from 0.
         """
-        super().__init__(
-            optimizer,
-            lambda epoch: (
-                rising(epoch, warmup)
-                if epoch < warmup
-                else 0.5
-                + 0.5 * math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup))
-            ),
-        )
+        self._factor = factor
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        """Give the rate of every group in this epoch."""
+        before = self._factor(max(self.last_epoch - 1, 0))
+        for group in self.optimizer.param_groups:
+            group.setdefault('initial_lr', group['lr'] / (before or 1.0))
+        now = self._factor(self.last_epoch)
+        return [group['initial_lr'] * now for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint keeps, which holds no functions."""
+        state = super().state_dict()
+        del state['_factor']
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the epoch of a checkpoint, of a schedule over any number of epochs."""
         super().load_state_dict(state_dict)
-        factors = [factor(self.last_epoch) for factor in self.lr_lambdas]
-        self._last_lr = [
-            rate * factor for rate, factor in zip(self.base_lrs, factors, strict=True)
-        ]
+        self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group['lr'] = rate
 
@@ -70,6 +77,14 @@ def wave(epoch: int) -> float:
 def rising(epoch: int, warmup: int) -> float:
     """Factor of a learning rate that rises to 1 in epoch *warmup*."""
     return min(1.0, (epoch + 1) / (warmup + 1))
+
+
+def falling(epoch: int, epochs: int, warmup: int = 0) -> float:
+    """Factor of a rate that rises in *warmup* epochs and falls as a cosine to 0."""
+    if epoch < warmup:
+        return rising(epoch, warmup)
+    part = math.pi * (epoch - warmup) / max(1, epochs - warmup)
+    return 0.5 + 0.5 * math.cos(part)
 
 
 def make_schedule(
@@ -109,12 +124,10 @@ def make_schedule(
     rise = math.ceil(warmup * epochs - 1e-9) if epochs else 0
     match name:
         case 'constant':
-            if not rise:
-                return None
-            return LambdaLR(optimizer, lambda epoch: rising(epoch, rise))
+            return Scaled(optimizer, partial(rising, warmup=rise)) if rise else None
         case 'plateau':
             return ReduceLROnPlateau(optimizer, patience=patience)
         case 'cosine_wave':
-            return LambdaLR(optimizer, wave)
+            return Scaled(optimizer, wave)
         case 'cosine':
-            return CosineToZero(optimizer, epochs or 1, rise)
+            return Scaled(optimizer, partial(falling, epochs=epochs or 1, warmup=rise))
