@@ -87,7 +87,7 @@ def test_results_before_a_failure_stay_in_the_run_that_loaded_weights_open(
 
     task = make_task(in_channels=12, num_classes=3)
     task.load_state_dict(task.state_dict())
-    trainer = make_trainer(tmp_path)
+    trainer = run_trainer(tmp_path)
     trainer.callbacks.append(Failing())  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match='late'):
         trainer.test(task, make_datamodule(), verbose=False)
