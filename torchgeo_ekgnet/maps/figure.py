@@ -135,7 +135,7 @@ def map_figure(
     ]
     if (labels == 0).any() or (scene.label_map == 0).any():
         handles.append(Patch(facecolor='black', edgecolor='0.3', lw=0.4, label='none'))
-    figure.legend(
+    legend_box = figure.legend(
         handles=handles,
         loc='outside lower center',
         ncols=columns,
@@ -146,7 +146,14 @@ def map_figure(
         columnspacing=1.2,
         labelspacing=0.35,
     )
-    return as_written(figure)
+    as_written(figure)
+    # Gaps between the panels make them narrower, and so lower, than their share of the
+    # page: what is left over would be a blank strip above the legend.
+    figure.draw_without_rendering()
+    parts = [*grid[:, 0], legend_box]
+    needed = sum(part.get_tightbbox().height / figure.dpi + 0.1 for part in parts)
+    figure.set_figheight(min(height, needed))
+    return figure
 
 
 def save_map_figure(
