@@ -462,8 +462,6 @@ def _doubt(row: Row) -> float:
 
 def table(rows: list[Row]) -> str:
     """Write the rows of a part; of correctness the worst alone."""
-    if not rows:
-        return 'no row was finished'
     if any('outputs' in row for row in rows):
         rows = sorted(rows, key=_doubt, reverse=True)[:8]
     header = list(dict.fromkeys(key for row in rows for key in row))
@@ -493,7 +491,7 @@ def main(args: Sequence[str] | None = None) -> None:
         write_json(options.output, results)
     for name, part in results['parts'].items():
         sys.stdout.write(f'\n{name}: {part["state"]}, {part["seconds"]:.0f} s\n\n')
-        sys.stdout.write(table(part['rows']) + '\n')
+        sys.stdout.write((table(part['rows']) if part['rows'] else 'no row') + '\n')
         for line in (*part.get('chosen', ()), *part.get('told', ())):
             sys.stdout.write(f'{line}\n')
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -147,13 +148,22 @@ def map_figure(
         labelspacing=0.35,
     )
     as_written(figure)
-    # Gaps between the panels make them narrower, and so lower, than their share of the
-    # page: what is left over would be a blank strip above the legend.
-    figure.draw_without_rendering()
-    parts = [*grid[:, 0], legend_box]
-    needed = sum(part.get_tightbbox().height / figure.dpi + 0.1 for part in parts)
-    figure.set_figheight(min(height, needed))
+    _trim(figure, [*grid[:, 0], legend_box])
     return figure
+
+
+def _trim(figure: Figure, parts: Sequence[Artist]) -> None:
+    """Make a figure as high as its parts, one below the other, need.
+
+    Gaps between panels make these narrower, and so lower, than their share of the page:
+    what is left over would be a blank strip above the legend.
+    """
+    figure.draw_without_rendering()
+    needed = 0.0
+    for part in parts:
+        box = part.get_tightbbox()
+        needed += 0.1 + (0.0 if box is None else box.height / figure.dpi)
+    figure.set_figheight(min(figure.get_figheight(), needed))
 
 
 def save_map_figure(
