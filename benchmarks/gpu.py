@@ -491,7 +491,7 @@ def main(args: Sequence[str] | None = None) -> None:
         write_json(options.output, results)
     for name, part in results['parts'].items():
         sys.stdout.write(f'\n{name}: {part["state"]}, {part["seconds"]:.0f} s\n\n')
-        sys.stdout.write(table(part['rows']) + '\n')
+        sys.stdout.write((table(part['rows']) if part['rows'] else 'no row') + '\n')
         for line in (*part.get('chosen', ()), *part.get('told', ())):
             sys.stdout.write(f'{line}\n')
 

@@ -180,6 +180,15 @@ def test_quickstart_writes_what_the_commands_write(
     names: dict[str, Any] = {}
     exec(compile(code, 'quickstart.md', 'exec'), names)  # noqa: S102
     assert np.isfinite(names['task'].accuracies['test'].overall)
+    # What is trained is what the configuration trains, so that scores are alike.
+    text = (ROOT / 'torchgeo_ekgnet/configs/quickstart.yaml').read_text(
+        encoding='utf-8'
+    )
+    shipped = yaml.safe_load(text)['data']['init_args']
+    data = names['datamodule']
+    assert data.protocol.settings.items() >= shipped['split']['init_args'].items()
+    for name, value in shipped['augmentation'].items():
+        assert getattr(data.augmentation, name) is value
     run = tmp_path / 'runs' / 'quickstart' / 'version_0'
     for name in ('checkpoints/best.ckpt', 'metrics.csv', 'split.npz', 'test.json'):
         assert (run / name).is_file(), name

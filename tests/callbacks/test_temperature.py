@@ -164,6 +164,7 @@ class TestShare:
             ),
             ({'share': 1.0}, 3, 'does not end before'),
             ({'share': 0.5}, 3, None),
+            ({'share': 0.5}, 1, None),  # a trial; more epochs are all that would help
             ({'step': None}, 1, None),
             ({}, 14, None),
         ],

@@ -89,6 +89,27 @@ def test_plot_scene(scene: HyperspectralScene) -> None:
     assert plain.axes[0].get_title() == ''
 
 
+@pytest.mark.parametrize('shape', [(30, 40), (6, 200)])
+def test_long_legends_and_names_stay_inside(shape: tuple[int, int]) -> None:
+    labels = np.arange(np.prod(shape)).reshape(shape) % 61
+    names = ['class'] * 59 + [' '.join(['name'] * 20)]
+    names = [f'{name} {number}' for number, name in enumerate(names)]
+    cube = np.repeat(labels.astype(np.uint8)[..., None], 2, 2)
+    scene = HyperspectralScene(cube, labels, class_names=names)
+    figure = plot_scene(scene)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.y0 >= 0 and box.y1 <= figure.bbox.y1
+    assert box.x0 >= figure.axes[1].get_window_extent().x1 and box.x1 <= figure.bbox.x1
+    stacked = figure.axes[0].get_window_extent().y0 > figure.axes[1].bbox.y1
+    assert stacked == (shape[1] > 2.2 * shape[0])
+    two = HyperspectralScene(cube, labels % 2 + 1, class_names=names[-2:])
+    wide = plot_spectra(two)
+    wide.draw_without_rendering()
+    for axes in wide.axes:
+        assert axes.title.get_window_extent().width < 1.1 * axes.bbox.width
+
+
 def test_plot_scene_without_labels_and_wavelengths() -> None:
     cube = np.random.RandomState(0).randint(0, 9, (5, 60, 2)).astype(np.uint8)
     figure = plot_scene(HyperspectralScene(cube, None, bands=[1]))

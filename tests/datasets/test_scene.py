@@ -10,8 +10,10 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import kornia
 import numpy as np
 import pytest
+import torch
 from affine import Affine
 from rasterio.crs import CRS
 
@@ -379,4 +381,7 @@ def test_palette_has_distinct_colours() -> None:
     assert palette.shape == (40, 3)
     assert len({tuple(colour) for colour in palette.tolist()}) == 40
     assert (palette.sum(axis=1) > 0).all()
+    rgb = torch.from_numpy(class_palette(32) / 255.0).T[None, :, :, None]
+    seen = kornia.color.rgb_to_lab(rgb)[0, :, :, 0].T
+    assert torch.pdist(seen).min() > 15  # for the eye
     assert class_palette(0).shape == (0, 3)

@@ -235,6 +235,14 @@ def test_commands_name_the_file_that_is_written(
     assert f'  torchgeo-ekgnet fit --config {typed}\n' in capsys.readouterr().out
 
 
+def test_option_that_is_given_twice(
+    mat_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(['--labels', 'train.tif', '--labels', 'test.tif'])
+    assert 'found train.tif and test.tif, expected one' in capsys.readouterr().err
+
+
 def test_unknown_network(mat_files: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match='ekgnet_bsae'):
         main(['--model', 'ekgnet_bsae'])

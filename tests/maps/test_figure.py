@@ -34,6 +34,10 @@ def test_panels(shape: tuple[int, int], panels: tuple[int, int]) -> None:
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ['Grass', 'Wood', 'Water', 'none']
     assert figure.get_size_inches()[1] < 11
+    figure.draw_without_rendering()
+    legend_box = figure.legends[0].get_window_extent()
+    strip = figure.axes[-1].get_window_extent().y0 - legend_box.y1
+    assert 0 < strip / figure.dpi < 0.2
 
 
 def test_scene_without_labels() -> None:

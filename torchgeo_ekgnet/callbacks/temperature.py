@@ -160,6 +160,8 @@ class TemperatureAnnealing(Callback):
         run = trainer.max_epochs
         if run is None or run < 1 or getattr(trainer, 'fast_dev_run', False):
             return
+        if self.share is not None and self.share <= 0.5:
+            return  # a run of one epoch is a trial
         if self.epochs >= run:
             when = 'does not end before the run does'
         elif self.epochs >= 0.9 * run:

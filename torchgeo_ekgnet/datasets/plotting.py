@@ -6,6 +6,7 @@
 import io
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -209,8 +210,16 @@ def plot_scene(
     rows, cols, _ = scene.shape
     panel = 4.6 * min(1.5, max(0.6, cols / rows))
     height = min(9.0, max(3.2, panel * rows / cols + 0.8))
-    figure = new_figure(2 * panel + 3.2, height, managed)
-    left, right = figure.subplots(1, 2)
+    across, down = (2, 1)
+    if cols > 2.2 * rows:  # wide panels lie one below the other, as in pictures of maps
+        across, down = (1, 2)
+        height = max(3.2, 4 * panel * rows / cols + 1.2)
+    patches = legend_patches(scene)
+    columns = math.ceil(0.2 * len(patches) / (height - 0.4))
+    longest = max((len(str(patch.get_label())) for patch in patches), default=0)
+    width = max(3.2, columns * (0.6 + 0.065 * longest))
+    figure = new_figure(2 * panel + width, height, managed)
+    left, right = figure.subplots(down, across).flat
     picture = false_colour(scene, rgb_wavelengths)
     left.imshow(picture, interpolation='nearest')
     right.imshow(label_picture(scene), interpolation='nearest')
@@ -221,10 +230,11 @@ def plot_scene(
         left.set_title(f'False colour ({_band_text(scene, bands)})', fontsize=9)
         labelled = int((scene.label_map > 0).sum())
         right.set_title(f'Labels ({labelled:,} pixels)', fontsize=9)
-    if scene.num_classes:
+    if patches:
         figure.legend(
-            handles=legend_patches(scene),
+            handles=patches,
             loc='outside right center',
+            ncols=columns,
             fontsize=8,
             frameon=False,
         )
@@ -265,7 +275,8 @@ def plot_spectra(
         number = shown[position]
         colour = tuple(np.minimum(scene.palette[number] / 255, 0.85))
         _draw_spectrum(axes, scene, means[number], spreads[number], colour)
-        axes.set_title(f'{scene.class_names[number]} ({counts[number]:,})', fontsize=8)
+        title = f'{scene.class_names[number]} ({counts[number]:,})'
+        axes.set_title(textwrap.fill(title, 36), fontsize=8)
         axes.set_ylim(low, high)
         axes.tick_params(labelsize=7, labelbottom=position + columns >= len(shown))
     figure.supxlabel('Band' if scene.wavelengths is None else 'Wavelength (nm)')

@@ -143,15 +143,17 @@ def read_vector_labels(
     return labels, LabelLegend(names, colours)
 
 
-def number_features(path: Path, grid: Grid) -> NDArray[np.int64]:
+def number_features(path: Path, grid: Grid, alike: bool = False) -> NDArray[np.int64]:
     """Burn features into the grid of a scene, each with a number of its own from 1.
 
     Args:
         path: The file, see :func:`read_vector_labels`.
         grid: Grid of the scene.
+        alike: Whether all have the number 1.
 
     Returns:
-        Numbers (rows, cols), ``NO_LABEL`` where there is no feature, or several.
+        Numbers (rows, cols), ``NO_LABEL`` where there is no feature, or several of
+        different numbers.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -160,6 +162,8 @@ def number_features(path: Path, grid: Grid) -> NDArray[np.int64]:
     shapes = _placed(path, read_features(path), grid, None).geometry
     usable = ~(shapes.is_empty | shapes.isna()).to_numpy()
     numbers = np.arange(1, len(shapes) + 1)[usable]
+    if alike:
+        numbers = np.ones_like(numbers)
     return _burnt(str(path), shapes[usable], numbers, grid, False)
 
 

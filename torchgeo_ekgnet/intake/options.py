@@ -20,11 +20,32 @@ _SCENE_OPTIONS = (
 )
 
 
+class _Once(argparse.Action):
+    """Refuse an option that is given twice: argparse would forget the first value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the value."""
+        first = getattr(namespace, self.dest)
+        if first is not None:
+            raise argparse.ArgumentError(
+                self,
+                f'found {first} and {values}, expected one; several files are a '
+                'pattern in quotes or a folder',
+            )
+        setattr(namespace, self.dest, values)
+
+
 def add_scene_options(parser: argparse.ArgumentParser) -> None:
     """Add the options about a scene's files to a command."""
     group = parser.add_argument_group('where the files leave it open')
     for name, metavar, text in _SCENE_OPTIONS:
-        group.add_argument(f'--{name}', metavar=metavar, help=text)
+        group.add_argument(f'--{name}', action=_Once, metavar=metavar, help=text)
     group.add_argument(
         '--nodata', help='value that means "no data", nan too; default: the file\'s'
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -135,7 +136,7 @@ def map_figure(
     ]
     if (labels == 0).any() or (scene.label_map == 0).any():
         handles.append(Patch(facecolor='black', edgecolor='0.3', lw=0.4, label='none'))
-    figure.legend(
+    legend_box = figure.legend(
         handles=handles,
         loc='outside lower center',
         ncols=columns,
@@ -146,7 +147,23 @@ def map_figure(
         columnspacing=1.2,
         labelspacing=0.35,
     )
-    return as_written(figure)
+    as_written(figure)
+    _trim(figure, [*grid[:, 0], legend_box])
+    return figure
+
+
+def _trim(figure: Figure, parts: Sequence[Artist]) -> None:
+    """Make a figure as high as its parts, one below the other, need.
+
+    Gaps between panels make these narrower, and so lower, than their share of the page:
+    what is left over would be a blank strip above the legend.
+    """
+    figure.draw_without_rendering()
+    needed = 0.0
+    for part in parts:
+        box = part.get_tightbbox()
+        needed += 0.1 + (0.0 if box is None else box.height / figure.dpi)
+    figure.set_figheight(min(figure.get_figheight(), needed))
 
 
 def save_map_figure(

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import scipy.io
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -224,6 +226,27 @@ class TestMaskSplit:
         mask[0, 2] = 0
         path = geotiff.write(tmp_path / 'mask.tif', mask, nodata=255)
         assert np.array_equal(read_mask(path), np.repeat([3, 3, 0, 0], 5).reshape(4, 5))
+
+    def test_polygons(self, tmp_path: Path) -> None:
+        labels = fields()
+        rows, cols = labels.shape
+        grid = Grid(rows, cols, CRS.from_user_input(geotiff.CRS), geotiff.TRANSFORM)
+        left, top = geotiff.TRANSFORM.c, geotiff.TRANSFORM.f
+        below = top - 10 * rows
+        # Pixels of two polygons train as well: they must not fall to the test.
+        boxes = [shapely.box(left, below, left + x, top) for x in (150, 200)]
+        frame = geopandas.GeoDataFrame(geometry=boxes, crs=geotiff.CRS)
+        frame.to_file(tmp_path / 'train.shp')
+        protocol = MaskSplit(str(tmp_path / 'train.shp'), val=0, unlabelled='drop')
+        bound = protocol.bind(SplitContext(grid=grid))
+        split = bound(labels)
+        expected = (labels > 0) & (np.arange(cols) < 20)
+        assert np.array_equal(split.mask('train'), expected)
+        with pytest.raises(ValueError, match='CRS'):
+            protocol(labels)
+        bound.labels = 'masks'
+        with pytest.raises(ValueError, match='one value on pixels of several classes'):
+            bound(labels)
 
     @pytest.mark.parametrize('way', ['same', 'south up', 'wider', 'half the pixels'])
     def test_place_of_a_raster(self, tmp_path: Path, way: str) -> None:

@@ -16,10 +16,17 @@ from ..._reading import FileError, require_file
 from ..label_files import read_label_map
 from ..labels import NO_LABEL
 from ..raster import Grid
+from ..sources.vector import SUFFIXES
+from ..vector import number_features
 from .protocol import DrawnSplit, SplitProtocol, Unserved, check_val, classes_of, joined
 from .split import SUBSETS, Indices, Labels, Mask, Split, check_label_map
 
 logger = logging.getLogger(__name__)
+
+
+def _holds_features(path: Path) -> bool:
+    """Say whether a mask is a file of polygons."""
+    return path.suffix.lower() in (*SUFFIXES, '.zip')
 
 
 def read_mask(
@@ -32,7 +39,7 @@ def read_mask(
 
     Args:
         path: A ``.mat``, ``.npy``, ``.npz``, HDF5 or NetCDF file, an ENVI header, or
-            any raster of one band that rasterio opens.
+            any raster of one band that rasterio opens; with *grid* also polygons.
         variable: Name of the array in the file, the only two-dimensional one by
             default.
         grid: Pixels of the scene, to which a mask with a place of its own is brought;
@@ -46,8 +53,12 @@ def read_mask(
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read or holds no whole numbers.
     """
+    place = require_file(path, 'mask')
     try:
-        mask = read_label_map(require_file(path, 'mask'), variable, grid, argument)
+        if grid is not None and _holds_features(place):
+            mask = number_features(place, grid, alike=True)
+        else:
+            mask = read_label_map(place, variable, grid, argument)
     except ValueError as error:
         raise ValueError(f'mask cannot be read: {error}') from error
     return np.where(mask == NO_LABEL, 0, mask)
@@ -57,8 +68,8 @@ class MaskSplit(DrawnSplit):
     """Training and test pixels as somebody published them.
 
     Masks are label maps (or plain masks) of the scene's size whose pixels other than
-    0 are members; the labels themselves come from the scene. Rasters with a CRS are
-    brought to the place of the scene, as labels are. Some training pixels may be set
+    0 are members, or polygons; the labels themselves come from the scene. Rasters with
+    a CRS and polygons are brought to the place of the scene, as labels are. Some training pixels may be set
     aside for validation.
 
     Masks of another edition of the label map, such as the 695 training and 9671 test
@@ -124,6 +135,8 @@ class MaskSplit(DrawnSplit):
     ) -> Labels:
         """Read a mask of the label map's size."""
         place, grid = self.path_of(path), self.context.grid
+        if grid is None and _holds_features(place):
+            grid = Grid(*label_map.shape)
         mask = read_mask(place, variable, grid, f'{name}_variable')
         if mask.shape != label_map.shape:
             raise ValueError(
@@ -228,7 +241,13 @@ def _classes_of_mask(path: str, mask: Labels, label_map: Labels) -> Labels:
     classes = np.zeros_like(label_map)
     both = (mask != 0) & (label_map > 0)
     pairs: dict[int, int] = {}
-    for value in np.unique(mask[mask != 0]):
+    values = np.unique(mask[mask != 0])
+    if len(values) == 1 and len(np.unique(label_map[both])) > 1:
+        raise ValueError(
+            f'mask {path}: found one value on pixels of several classes, expected one '
+            "value a class (or labels='scene'); it is a mask without classes"
+        )
+    for value in values:
         found = label_map[both & (mask == value)]
         if not found.size:
             raise ValueError(
