@@ -68,8 +68,9 @@ def test_batches_of_a_data_parallel_training(
     """They are captured before the first one comes."""
     graphs = Graphs()
 
-    def make(network: nn.Module, processes: int) -> Capture:
-        return Capture(network, graphs, ('cpu',), processes)
+    def make(network: nn.Module, **options: Any) -> Capture:
+        assert options == {'processes': 2, 'wrapped': True}
+        return Capture(network, graphs, ('cpu',), **options)
 
     monkeypatch.setattr(capturing, 'Capture', make)
     trainer: Any = SimpleNamespace(

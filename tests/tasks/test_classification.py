@@ -294,7 +294,8 @@ class TestMetrics:
         if 'max_steps' in options:  # amid an epoch, before its validation
             names = {name for name in names if name.startswith('train')}
         assert names | {'train_loss'} <= set(trainer.callback_metrics)
-        mean = np.average(*np.array(losses).T)
+        values, sizes = zip(*losses, strict=True)
+        mean = np.average(values, weights=sizes)
         assert trainer.callback_metrics['train_loss'] == pytest.approx(mean)
 
     def test_nothing_trained_is_said(self, tmp_path: Path) -> None:
