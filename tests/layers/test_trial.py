@@ -51,6 +51,15 @@ def test_choices_hold_for_one_geometry(
     )
 
 
+def test_drawn_values_lie_in_memory_as_the_maps_do() -> None:
+    x = torch.empty(2, 3, 4, 5, 5, dtype=torch.bfloat16, device=DEVICE)
+    x, state = x.to(memory_format=torch.channels_last_3d), torch.get_rng_state()
+    values = trial.drawn(x)
+    assert (values.dtype, values.stride()) == (x.dtype, x.stride())
+    assert values.equal(trial.drawn(x)) and 0.8 < values.float().std() < 1.2
+    assert torch.get_rng_state().equal(state)
+
+
 @pytest.mark.parametrize('part', ['norm', 'mapping'])
 def test_batches_whose_samples_are_alike(
     part: str, monkeypatch: pytest.MonkeyPatch

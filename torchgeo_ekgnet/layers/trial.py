@@ -249,15 +249,13 @@ def drawn(like: Tensor) -> Tensor:
     no two ways have in common.
 
     Args:
-        like: A tensor whose shape, type and device they have.
+        like: A tensor whose shape, order in memory, type and device they have.
 
     Returns:
         Values of a normal distribution; no other random numbers change.
     """
     generator = torch.Generator(like.device).manual_seed(0)
-    return torch.randn(
-        like.shape, dtype=like.dtype, device=like.device, generator=generator
-    )
+    return torch.empty_like(like).normal_(generator=generator)
 
 
 def _captures() -> bool:
