@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ._wording import shortened
+
 
 def whole_number(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """Check a count.
@@ -110,6 +112,24 @@ def known_arguments(
         raise TypeError(
             f'{name}: found {", ".join(extra)}, expected options of '
             f'{getattr(function, "__name__", function)}: {", ".join(known)}'
+        )
+
+
+def instance_of(name: str, value: object, *kinds: type[Any]) -> None:
+    """Check what does a part of the work, such as a normaliser.
+
+    Args:
+        name: Name of the argument.
+        value: What was given; None passes.
+        kinds: Classes that it may be of.
+
+    Raises:
+        TypeError: If it is of none of them, as the arguments of one are.
+    """
+    if value is not None and not isinstance(value, kinds):
+        names = ' or '.join(kind.__name__ for kind in kinds)
+        raise TypeError(
+            f'{name}: found {shortened(repr(value), 60)}, expected an instance of {names}'
         )
 
 

@@ -299,6 +299,16 @@ class TestOptions:
         with pytest.raises(TypeError, match='names no scene'):
             HyperspectralDataModule()
 
+    @pytest.mark.parametrize(
+        'name', ['normalization', 'pca', 'augmentation', 'sampler', 'split']
+    )
+    def test_parts_as_dictionaries(self, name: str) -> None:
+        found = (
+            rf"^{name}: found \{{'flips': 1\}}, expected an instance of [PS][A-Za-z]+"
+        )
+        with pytest.raises(TypeError, match=found):
+            synthetic(**{name: {'flips': 1}})
+
     def test_describe_is_json(self) -> None:
         module = ready(split=DisjointSplit(unserved='drop', min_pixels=1))
         description = json.loads(json.dumps(module.describe()))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import GeoDataset
 
-from .._options import number_of_workers, whole_number
+from .._options import instance_of, number_of_workers, whole_number
 from ..checkpoint import check_same_pixels
 from ..datasets.nodata import jsonable_nodata
 from ..datasets.palette import class_palette
@@ -179,7 +179,8 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
                 with a warning. Its scores then include pixels it was trained on.
 
         Raises:
-            TypeError: If images or labels are no georeferenced datasets.
+            TypeError: If images or labels are no georeferenced datasets, or the split is
+                none.
             ValueError: If a class is listed twice, or a number is too small.
         """
         for name, dataset in (('image', image), ('labels', labels)):
@@ -189,6 +190,7 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
                     'dataset of torchgeo; scenes have data modules of their own '
                     '(CustomSceneDataModule)'
                 )
+        instance_of('split', split, SplitProtocol, Split)
         batch_size = whole_number('batch_size', batch_size, 1)
         if class_values is not None and len(set(class_values)) != len(class_values):
             raise ValueError(

@@ -22,7 +22,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from .._files import at_home
-from .._options import known_arguments, number_of_workers, whole_number
+from .._options import instance_of, known_arguments, number_of_workers, whole_number
 from .._patch import PaddingMode, check_padding_mode
 from ..checkpoint import check_same_pixels
 from ..datasets.bands import BandSelection
@@ -131,7 +131,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             dataset_options: Further arguments of the scene's dataset.
 
         Raises:
-            TypeError: If the class names no scene.
+            TypeError: If the class names no scene, or a part is of another class.
             ValueError: If an argument is not one of the values above.
         """
         if self.scene_dataset is None:
@@ -140,6 +140,10 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
                 'such as IndianPinesDataModule, or set scene_dataset in a subclass'
             )
         check_padding_mode(padding_mode)
+        instance_of('normalization', normalization, SpectralNormalizer)
+        instance_of('pca', pca, SpectralPCA)
+        instance_of('augmentation', augmentation, PatchAugmentation)
+        instance_of('sampler', sampler, PixelSampler)
         if batch_size is not None:
             batch_size = whole_number('batch_size', batch_size, 1)
         super().__init__(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._options import known_word, random_seed
+from ..._options import instance_of, known_word, random_seed
 from ...commands import did_you_mean
 from ..download import SceneFile, download_file
 from .files import MaskSplit
@@ -176,9 +176,11 @@ def as_protocol(
     """Turn the name of a published split into its protocol; others pass.
 
     Raises:
+        TypeError: If it is neither.
         ValueError: If there is no split of this name.
     """
     if not isinstance(split, str):
+        instance_of('split', split, SplitProtocol, Split)
         return split
     if split not in COMMUNITY_SPLITS:
         protocols = sorted(_protocols(SplitProtocol))
