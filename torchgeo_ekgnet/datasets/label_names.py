@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .._reading import FileError
 from .._wording import listed
-from .labels import NO_LABEL, ClassNames, means_no_class, one_line
+from .labels import NO_LABEL, ClassNames, means_no_class, one_line, told_apart
 from .options import SceneOptions
 
 logger = logging.getLogger(__name__)
@@ -166,11 +166,9 @@ def _legend_names(
             listed(nameless),
             listed(sorted(names)),
         )
-    chosen = {
-        value: one_line(names.get(value) or '') or f'class {value}' for value in values
-    }
-    twice = {name for name in chosen.values() if list(chosen.values()).count(name) > 1}
-    return {
-        value: f'{name} ({value})' if name in twice else name
-        for value, name in chosen.items()
-    }
+    return told_apart(
+        {
+            value: one_line(names.get(value) or '') or f'class {value}'
+            for value in values
+        }
+    )

@@ -163,6 +163,15 @@ def one_line(text: str) -> str:
     return re.sub(r'\s*[\r\n\t\v\f\x85\u2028\u2029]\s*', ' ', text).strip()
 
 
+def told_apart(names: Mapping[int, str]) -> dict[int, str]:
+    """Add its value to each class name that several values have."""
+    texts = list(names.values())
+    return {
+        value: f'{text} ({value})' if texts.count(text) > 1 else text
+        for value, text in names.items()
+    }
+
+
 def whole_numbers(name: str, labels: NDArray[Any]) -> NDArray[np.int64]:
     """Return labels as int64 without changing any value.
 

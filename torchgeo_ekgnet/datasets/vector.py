@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import geopandas
 import numpy as np
@@ -29,8 +28,10 @@ from .labels import (
     one_line,
     question_alike,
     question_numbers,
+    told_apart,
 )
 from .raster import Grid, OutsideError, placed_crs, read_crs
+from .sources.legend import qgis_style
 from .sources.vector import Features, read_features
 
 logger = logging.getLogger(__name__)
@@ -401,12 +402,9 @@ def _classes(
     found = [int(v) for v in np.unique(numbers[given]) if v not in unlabelled]
     if class_names is None:
         styled = _styled(path, attribute)
-        chosen = {value: styled.get(value) or f'class {value}' for value in found}
-        texts = list(chosen.values())
-        return numbers, {
-            value: f'{text} ({value})' if texts.count(text) > 1 else text
-            for value, text in chosen.items()
-        }
+        return numbers, told_apart(
+            {value: styled.get(value) or f'class {value}' for value in found}
+        )
     told = given_names(path, class_names)
     if isinstance(told, dict):
         unknown = [value for value in found if value not in told]
@@ -427,14 +425,10 @@ def _classes(
 
 def _styled(path: str, attribute: str) -> dict[int, str]:
     """Return what a style of QGIS beside a file calls the numbers of an attribute."""
-    style = Path(path).with_suffix('.qml')
-    if not style.is_file():
-        return {}
-    with reading(style, 'a style of QGIS'):
-        root = ElementTree.parse(style).getroot()
+    style = qgis_style(Path(path))
     named = [
         (item.get('value', ''), item.get('label', '').strip())
-        for renderer in root.iter('renderer-v2')
+        for renderer in (() if style is None else style.iter('renderer-v2'))
         if renderer.get('attr', '').strip('"') == attribute
         for item in renderer.iterfind('categories/category')
     ]

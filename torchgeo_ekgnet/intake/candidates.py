@@ -17,8 +17,7 @@ from ..datasets.sources import Request, enmap
 from ..datasets.sources.envi_files import find
 from ..datasets.sources.envi_header import first_line
 from ..datasets.sources.raster import open_raster
-from ..datasets.sources.vector import SUFFIXES as VECTOR_SUFFIXES
-from ..datasets.sources.vector import TABLES, read_features
+from ..datasets.sources.vector import TABLES, holds_features, read_features
 from ..datasets.units import written_numbers
 from .arrays import ARRAY_SUFFIXES, list_variables, prisma_shape
 
@@ -196,7 +195,7 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
                 yield Candidate(
                     shown, 'array', item.shape, item.name, several, item.whole
                 )
-    elif suffix in (*VECTOR_SUFFIXES, '.zip'):
+    elif holds_features(path):
         yield Candidate(shown, 'vector', several=several)
     elif suffix in TABLES:
         yield Candidate(shown, _kind_of_text(path), several=several)

@@ -115,15 +115,18 @@ def find_scene(
 def _unfit(items: Sequence[Candidate], cube: Candidate) -> str:
     """Name what might be labels, but for its size, for messages."""
     others = [
-        str(item)
+        item
         for item in items
         if item.kind in ('array', 'raster') and item.paths[0] not in cube.paths
     ]
-    more = '; ...' * (len(others) > _SHOWN)
-    listed = f'{"; ".join(others[:_SHOWN])}{more}'
-    return f' ({listed} does not have its rows and columns, or is a picture)' * bool(
-        others
-    )
+    if not others:
+        return ''
+    return f' ({_first(others)} does not have its rows and columns, or is a picture)'
+
+
+def _first(items: Sequence[Candidate]) -> str:
+    """Name the first ones of many; their names hold commas."""
+    return '; '.join(map(str, items[:_SHOWN])) + '; ...' * (len(items) > _SHOWN)
 
 
 def _is_cube(item: Candidate) -> bool:
@@ -201,10 +204,9 @@ def _choose_labels(
     found = [item for item in [*arrays, *flat, *vectors] if item.whole is not False]
     found = found or [*arrays, *flat]
     if len(found) > 1:
-        there = '; '.join(map(str, found[:_SHOWN])) + '; ...' * (len(found) > _SHOWN)
         raise ValueError(
-            f'found {len(found)} label files or variables ({there}), expected one; name '
-            'it with --labels (the folder, if they are tiles) and --labels_variable'
+            f'found {len(found)} label files or variables ({_first(found)}), expected '
+            'one; name it with --labels (the folder, if they are tiles) and --labels_variable'
         )
     if not found and 'labels' in known and not any(i.kind == 'array' for i in items):
         # A picture of several bands, or what else is named: it is read as labels.

@@ -22,10 +22,16 @@ from .results import Results
 __all__ = ('write_run_report',)
 
 #: What ``map.json`` holds beside the facts that are shown as settings.
-_SHOWN_ELSEWHERE = (
-    *('classes', 'palette', 'scene', 'cube', 'source', 'versions'),
-    *('pixel_area', 'smoothed_pixels'),
-)
+_SHOWN_ELSEWHERE = [
+    'classes',
+    'palette',
+    'scene',
+    'cube',
+    'source',
+    'versions',
+    'pixel_area',
+    'smoothed_pixels',
+]
 
 
 def write_run_report(

@@ -133,19 +133,25 @@ def _table_beside(path: Path) -> _Table | None:
     )
 
 
+def qgis_style(path: Path) -> ElementTree.Element | None:
+    """Read the style that QGIS keeps beside a raster or vector file, if there is one."""
+    style = path.with_suffix('.qml')
+    if not style.is_file():
+        return None
+    with reading(style, 'a style of QGIS'):
+        return ElementTree.parse(style).getroot()
+
+
 def _style_beside(path: Path) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
     """Return names and colours of a style that QGIS or ESRI keeps beside a raster."""
     entries: list[tuple[str, str, str]] = []
-    style, table = path.with_suffix('.qml'), path.with_suffix('.clr')
-    if style.is_file():
-        with reading(style, 'a style of QGIS'):
-            root = ElementTree.parse(style).getroot()
-            exact = ".//colorrampshader[@colorRampType='EXACT']/item"
-            found = [*root.iter('paletteEntry'), *root.iterfind(exact)]
-            entries = [
-                (item.get('value', ''), item.get('color', ''), item.get('label', ''))
-                for item in found
-            ]
+    style, table = qgis_style(path), path.with_suffix('.clr')
+    if style is not None:
+        exact = ".//colorrampshader[@colorRampType='EXACT']/item"
+        entries = [
+            (item.get('value', ''), item.get('color', ''), item.get('label', ''))
+            for item in (*style.iter('paletteEntry'), *style.iterfind(exact))
+        ]
     elif table.is_file():
         with reading(table, 'a colour table'):
             # 1 255 0 0, then perhaps how opaque it is, and a name

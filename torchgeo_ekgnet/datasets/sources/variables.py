@@ -46,16 +46,18 @@ _BAD = ('bad_bands', 'badbands', 'bad_band_list')
 _FACTS = frozenset((*WAVELENGTHS, *_GOOD, *_BAD))
 #: What they call a list of the names of classes.
 _CLASS_NAMES = frozenset(
-    (
-        *('class_names', 'classnames', 'class_name', 'classes', 'target_names'),
-        *(
-            'label_names',
-            'labelnames',
-            'label_name',
-            'material_names',
-            'materials_type',
-        ),
-    )
+    [
+        'class_names',
+        'classnames',
+        'class_name',
+        'classes',
+        'target_names',
+        'label_names',
+        'labelnames',
+        'label_name',
+        'material_names',
+        'materials_type',
+    ]
 )
 
 
@@ -261,10 +263,8 @@ def named_classes(
     if len(listed) != 1 or len(listed[0]) < 2 or labels.dtype.kind not in 'iuf':
         return None
     (names,) = listed
-    first, last = (
-        (0 if means_no_class(names[0]) else 1),
-        float(np.fmax.reduce(labels, None)),
-    )
+    first = 0 if means_no_class(names[0]) else 1
+    last = float(np.fmax.reduce(labels, None))
     if first and last < len(names):
         logger.warning(
             '%s: its %d names of classes are taken as those of the labels 1 to %d, but its '

@@ -72,6 +72,11 @@ _PLACES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
 }
 
 
+def holds_features(path: Path) -> bool:
+    """Tell by its name whether a file is a vector, perhaps in an archive."""
+    return path.suffix.lower() in (*SUFFIXES, '.zip')
+
+
 class VectorFileError(FileError):
     """The file is none in which features are found."""
 

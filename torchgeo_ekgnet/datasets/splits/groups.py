@@ -13,7 +13,7 @@ from scipy import ndimage
 from ..._options import random_seed, whole_number
 from ..label_files import read_label_map
 from ..raster import Grid
-from ..sources.vector import SUFFIXES
+from ..sources.vector import holds_features
 from ..vector import number_features, read_vector_labels
 from .guards import by_subset, guard_distance, guarded, lacking
 from .protocol import (
@@ -205,7 +205,7 @@ class GroupSplit(GroupedSplit):
         if self.attribute is not None:
             least = 0
             numbers = read_vector_labels(path, grid, self.attribute, unlabelled=())[0]
-        elif path.suffix.lower() in (*SUFFIXES, '.zip'):
+        elif holds_features(path):
             numbers = number_features(path, grid)
         else:
             numbers = read_label_map(path, self.variable, grid, 'variable')
