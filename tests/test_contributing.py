@@ -29,7 +29,7 @@ class Lake(MatSceneDataset):
     stored_dtype = 'int16'
     stored_shape = (20, 20, 20)
     cube_file = SceneFile('Lake.mat', 'lake')
-    labels_file = SceneFile('Lake_gt.mat', 'lake_gt', is_labels=True)
+    labels_file = SceneFile('Lake_gt.mat', 'lake_gt')
     class_names = {1: 'reed', 2: 'water'}
 
     @classmethod

@@ -308,7 +308,6 @@ class TestSceneDownload:
                 old.variable,
                 (f'{server}/page/{old.name}', f'{server}/good/{old.name}'),
                 md5=file_digest(path, 'md5'),
-                is_labels=old.is_labels,
             )
             monkeypatch.setattr(SalinasA, attribute, new)
         return tmp_path / 'local'

@@ -352,7 +352,7 @@ class MatSceneDataset(SceneDataset):
         def check(path: Path) -> str | None:
             if file.checkable:
                 return file.mismatch(path)
-            ndim = 2 if file.is_labels else 3
+            ndim = 3 if file is self.cube_file else 2
             try:
                 shape = read_mat(path, file.variable, ndim).shape
             except ValueError as error:

@@ -3,9 +3,6 @@
 
 """Botswana dataset."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,20 +35,19 @@ class Botswana(MatSceneDataset):
     * http://www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes
     """
 
-    scene_name: ClassVar[str] = 'Botswana'
-    directory: ClassVar[str] = 'botswana'
-    stored_dtype: ClassVar[str] = 'uint16'
-    stored_shape: ClassVar[tuple[int, int, int]] = (1476, 256, 145)
-    cube_file: ClassVar[SceneFile] = SceneFile(
+    scene_name = 'Botswana'
+    directory = 'botswana'
+    stored_dtype = 'uint16'
+    stored_shape = (1476, 256, 145)
+    cube_file = SceneFile(
         name='Botswana.mat', variable='Botswana', urls=(f'{_GIC}/7/72/Botswana.mat',)
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
+    labels_file = SceneFile(
         name='Botswana_gt.mat',
         variable='Botswana_gt',
         urls=(f'{_GIC}/5/58/Botswana_gt.mat',),
-        is_labels=True,
     )
-    class_names: ClassVar[Mapping[int, str]] = {
+    class_names = {
         1: 'Water',
         2: 'Hippo grass',
         3: 'Floodplain grasses 1',

@@ -18,6 +18,13 @@ from .._files import acquire, check_free_space, file_digest, move, remove_lock
 
 logger = logging.getLogger(__name__)
 
+#: Folders of public scenes: of their publisher, and of repositories that pass them on.
+GIC = 'http://www.ehu.eus/ccwintco/uploads'
+_GITHUB = 'https://raw.githubusercontent.com'
+DGCNET = f'{_GITHUB}/leeguandong/DGCNet-for-HSI/master/dataset'
+HYBRIDSN = f'{_GITHUB}/gokriznastic/HybridSN/master/data'
+SSTN = f'{_GITHUB}/zilongzhong/SSTN/master/datasets'
+
 _CHUNK = 1 << 16
 _TIMEOUT = (10, 60)  # seconds to connect, seconds between two chunks
 
@@ -43,7 +50,6 @@ class SceneFile:
             MD5 is known.
         sha256: SHA-256 of the file, where that is what is known.
         manual: What to do by hand if no address works.
-        is_labels: The file holds a label map, not a cube.
     """
 
     name: str
@@ -53,7 +59,6 @@ class SceneFile:
     git_blob: str | None = None
     sha256: str | None = None
     manual: str = ''
-    is_labels: bool = False
 
     @property
     def checkable(self) -> bool:

@@ -5,9 +5,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from .._patch import PaddingMode
 from .bands import Bands
 from .base import MatSceneDataset, Sample
-from .download import SceneFile
+from .download import DGCNET, SSTN, SceneFile
 from .wavelengths import aviris, without
 
 logger = logging.getLogger(__name__)
 
 _GIC = 'http://www.ehu.es/ccwintco/uploads'
-_RAW = 'https://raw.githubusercontent.com'
-_DGC = f'{_RAW}/leeguandong/DGCNet-for-HSI/master/dataset'
 
 
 class KSC(MatSceneDataset):
@@ -51,12 +49,12 @@ class KSC(MatSceneDataset):
     * https://doi.org/10.1109/TGRS.2004.842481
     """
 
-    scene_name: ClassVar[str] = 'Kennedy Space Center'
-    directory: ClassVar[str] = 'ksc'
-    stored_dtype: ClassVar[str] = 'uint16'
-    stored_shape: ClassVar[tuple[int, int, int]] = (512, 614, 176)
-    false_colour_bands: ClassVar[tuple[int, int, int] | None] = (27, 14, 5)
-    cube_file: ClassVar[SceneFile] = SceneFile(
+    scene_name = 'Kennedy Space Center'
+    directory = 'ksc'
+    stored_dtype = 'uint16'
+    stored_shape = (512, 614, 176)
+    false_colour_bands = (27, 14, 5)
+    cube_file = SceneFile(
         name='KSC.mat',
         variable='KSC',
         git_blob='6cbb7742851216118ddeff9011482fff5aca3698',
@@ -65,25 +63,20 @@ class KSC(MatSceneDataset):
             'published a checksum; its git object id is '
             '6cbb7742851216118ddeff9011482fff5aca3698, see "git hash-object KSC.mat")'
         ),
-        urls=(
-            f'{_GIC}/2/26/KSC.mat',
-            f'{_RAW}/zilongzhong/SSTN/master/datasets/KSC/KSC.mat',
-            f'{_DGC}/KSC/KSC.mat',
-        ),
+        urls=(f'{_GIC}/2/26/KSC.mat', f'{SSTN}/KSC/KSC.mat', f'{DGCNET}/KSC/KSC.mat'),
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
+    labels_file = SceneFile(
         name='KSC_gt.mat',
         variable='KSC_gt',
         md5='9800bae3b8c1e795df7b7b415d54ad02',
         git_blob='8efeec7529b8789152aecf4d3a8197e94daeb363',
         urls=(
             f'{_GIC}/a/a6/KSC_gt.mat',
-            f'{_RAW}/zilongzhong/SSTN/master/datasets/KSC/KSC_gt.mat',
-            f'{_DGC}/KSC/KSC_gt.mat',
+            f'{SSTN}/KSC/KSC_gt.mat',
+            f'{DGCNET}/KSC/KSC_gt.mat',
         ),
-        is_labels=True,
     )
-    class_names: ClassVar[Mapping[int, str]] = {
+    class_names = {
         1: 'Scrub',
         2: 'Willow swamp',
         3: 'Cabbage palm hammock',
