@@ -7,7 +7,7 @@ import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..._reading import FileError
 from ..labels import LabelLegend
 from ..raster import Grid
+from ..units import nanometres
 
 
 class CubeSource(Protocol):
@@ -100,13 +101,29 @@ class Request:
             )
 
 
+class BandFacts(NamedTuple):
+    """What a file says about the bands of a cube, in its own units.
+
+    Attributes:
+        centres: A wavelength a band.
+        unit: Their unit.
+        bad: True for bands that are marked as bad.
+        misfit: Length of a list of wavelengths that is not one a band.
+    """
+
+    centres: NDArray[np.float64] | None = None
+    unit: str | None = None
+    bad: NDArray[np.bool_] | None = None
+    misfit: int | None = None
+
+
 class Source(abc.ABC):
     """A file: its values, read by window, and its metadata.
 
-    Metadata are parsed when they are asked for, so that an argument which overrules
-    the file is never stopped by an entry that cannot be read. A format states what its
-    files hold and inherits "the file does not say" for the rest. Labels are sources of
-    one band.
+    A format sets what it finds when it opens a file (``_grid``, ``_facts``, ...). What
+    may be impossible to read it gives when that is asked for, so that an argument which
+    overrules the file is never stopped by it. For the rest the file does not say. Labels
+    are sources of one band.
 
     Args:
         files: The files that are read.
@@ -116,8 +133,10 @@ class Source(abc.ABC):
 
     #: Order of the axes of an array that the ``axes`` argument can change, else None.
     axes: str | None = None
-    #: Length of a list of wavelengths in the file that is not one a band, else None.
-    misfit: int | None = None
+    _facts = BandFacts()
+    _grid: Grid | None = None
+    _legend: LabelLegend | None = None
+    _scaling: tuple[tuple[float, float], ...] = ()
 
     def __init__(
         self, files: Sequence[Path], shape: Sequence[int], dtype: np.dtype[Any]
@@ -152,7 +171,7 @@ class Source(abc.ABC):
     @property
     def grid(self) -> Grid:
         """Where the pixels lie."""
-        return Grid(self.shape[0], self.shape[1])
+        return self._grid or Grid(*self.shape[:2])
 
     @property
     def nodata(self) -> float | None:
@@ -165,7 +184,12 @@ class Source(abc.ABC):
 
         Values are read as they are stored; the scales tell whether files agree.
         """
-        return ()
+        return self._scaling
+
+    @property
+    def misfit(self) -> int | None:
+        """Length of a list of wavelengths in the file that is not one a band."""
+        return self._facts.misfit
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm.
@@ -173,11 +197,12 @@ class Source(abc.ABC):
         Args:
             unit: Unit that overrules the file's.
         """
-        return None
+        centres, own = self._facts.centres, self._facts.unit
+        return None if centres is None else nanometres(centres, unit or own, self.where)
 
     def bad_bands(self) -> NDArray[np.bool_] | None:
         """Return True for the bands that the file marks as bad."""
-        return None
+        return self._facts.bad
 
     def mask(self) -> NDArray[np.bool_] | None:
         """Return the file's mask (rows, cols), False where there is no data."""
@@ -185,7 +210,7 @@ class Source(abc.ABC):
 
     def legend(self) -> LabelLegend | None:
         """Return names and colours of label values."""
-        return None
+        return self._legend
 
     def band_names(self) -> tuple[str, ...]:
         """Return a name a band, nothing where the file does not name all."""
@@ -203,14 +228,21 @@ class ArraySource(Source):
         array: Values of shape (rows, cols, bands).
         path: File that it was read from.
         axes: Order of the axes in the file, see :class:`Source`.
+        facts: What the file says about the bands.
+        legend: What it says about the classes.
     """
 
     def __init__(
-        self, array: NDArray[Any], path: Path | None = None, axes: str | None = None
+        self,
+        array: NDArray[Any],
+        path: Path | None = None,
+        axes: str | None = None,
+        facts: BandFacts | None = None,
+        legend: LabelLegend | None = None,
     ) -> None:
         """Initialize a new ArraySource instance."""
-        self.array = array
-        self.axes = axes
+        self.array, self.axes, self._legend = array, axes, legend
+        self._facts = facts or BandFacts()
         name = path or getattr(array, 'filename', None)
         files = () if name is None else (Path(name),)
         super().__init__(files, array.shape, array.dtype)

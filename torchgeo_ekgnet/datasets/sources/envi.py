@@ -179,7 +179,7 @@ class EnviSource(_Described):
                     f"{self.header.path}: 'map info' holds {item!r}, expected two "
                     'numbers each for a pixel, its place and its size; give transform='
                 ) from None
-        return self._grid
+        return super().grid
 
     @property
     def nodata(self) -> float | None:

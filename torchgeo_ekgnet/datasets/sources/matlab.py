@@ -17,23 +17,11 @@ import scipy.io
 import scipy.sparse
 from numpy.typing import NDArray
 
-from ..._reading import FileError, check_memory, reading, require_file
+from ..._reading import FileError, reading, require_file
 from . import hdf5
-from .array import DescribedArray
-from .axes import axes_of, bands_in, squeezed
+from .axes import axes_of
 from .base import Request, Source
-from .variables import (
-    Variable,
-    are_class_names,
-    band_facts,
-    checked_numbers,
-    is_fact,
-    misfit,
-    named_classes,
-    pick,
-    series,
-    written_facts,
-)
+from .variables import Listed, open_array
 
 SUFFIXES = ('.mat',)
 
@@ -87,53 +75,33 @@ def _open_v5(path: Path, request: Request) -> Source:
     """Open an array of a MATLAB file before version 7.3."""
     check_elements(path)
     axes = axes_of(request)
-    listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-    wanted = request.variable
-    structs = [name for name, (_, kind) in listed.items() if kind in NESTS]
-    plain = {
-        name: shape
-        for name, (shape, kind) in listed.items()
-        if kind in (*_NUMBERS, 'sparse') or (wanted == name and name not in structs)
-    }
-    nests = {name: _loaded(path, name) for name in structs}
+    found = scipy.io.whosmat(path)
+    kinds = {name: kind for name, _, kind in found}
+    nests = {name: _loaded(path, name) for name in kinds if kinds[name] in NESTS}
     inner = _arrays_in(nests)
-    shapes = {**plain, **{name: array.shape for name, array in inner.items()}}
-    names = series(path, shapes, request)
-    name = names[0] if names else pick(path, shapes, request)
+    listed = {
+        name: Listed(
+            shape,
+            _NUMBERS.get(kind, 1) * int(np.prod(shape, dtype=object)),
+            kind in (*_NUMBERS, 'sparse'),
+        )
+        for name, shape, kind in found
+        if kind in (*_NUMBERS, 'sparse')
+        or (name == request.variable and kind not in NESTS)
+    }
+    listed |= {name: Listed(array.shape, 0, True) for name, array in inner.items()}
 
     def load(name: str) -> Any:
         if name in inner:
             return inner[name]
-        if request.check_memory:
-            shape, kind = listed[name]
-            check_memory(
-                _NUMBERS.get(kind, 1) * int(np.prod(shape, dtype=object)), path, name
-            )
         value = _loaded(path, name)
         return value.toarray() if scipy.sparse.issparse(value) else value
 
-    array = np.stack(list(map(load, names)), axis=2) if names else load(name)
-    array = checked_numbers(path, name, array, request)
-    axes = 'yxb' if names else axes
-    bands = bands_in(array.shape, axes)
-    near = {
-        other: Variable(load(other), {})
-        for other, shape in shapes.items()
-        if bands and other != name and squeezed(shape) == bands
-    }
-    tells = is_fact if bands else are_class_names
-    words = [key for key, (_, kind) in listed.items() if kind == 'char']
-    texts = _texts(
-        nests
-        | {key: _loaded(path, key) for key in words if tells(key) and key != name},
-        tells,
-    )
-    near |= written_facts(path, texts) if bands else {}
-    facts = band_facts(path, name, near, {}, bands)
-    legend = None if bands else named_classes(path, texts, array)
-    source = DescribedArray(array, path, axes, request, facts, legend)
-    source.misfit = misfit(shapes, bands)
-    return source
+    def texts_of(wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
+        words = [name for name in kinds if kinds[name] == 'char' and wanted(name)]
+        return _texts(nests | {name: _loaded(path, name) for name in words}, wanted)
+
+    return open_array(path, request, axes, listed, load, texts_of)
 
 
 def _loaded(path: Path, name: str) -> Any:

@@ -238,11 +238,6 @@ class RasterSource(Source):
             super().__init__((path,), shape, np.result_type(*types))
 
     @property
-    def grid(self) -> Grid:
-        """Where the pixels lie."""
-        return self._grid
-
-    @property
     def nodata(self) -> float | None:
         """Value that the file declares for missing data."""
         if len(self._nodatas) > 1:
@@ -251,11 +246,6 @@ class RasterSource(Source):
                 f'({sorted(self._nodatas)}); name one with nodata='
             )
         return next(iter(self._nodatas.values()), None)
-
-    @property
-    def scaling(self) -> tuple[tuple[float, float], ...]:
-        """Factors and offsets of the stored values."""
-        return self._scaling
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm where every band's metadata tell them."""

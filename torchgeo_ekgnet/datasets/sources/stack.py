@@ -169,27 +169,17 @@ class MosaicSource(_Joined):
         self, parts: Sequence[Source], grid: Grid, offsets: Sequence[tuple[int, int]]
     ) -> None:
         """Initialize a new MosaicSource instance."""
-        self._grid = grid
+        self._grid, self._scaling = grid, parts[0].scaling
         self._offsets = tuple(offsets)
         self._known: dict[int, NDArray[np.bool_] | None] = {}
         for part in parts[1:]:
-            if part.scaling != parts[0].scaling:
+            if part.scaling != self._scaling:
                 raise FileError(
                     f'{part.where}: found values with {_named(part.scaling)}, expected '
-                    f'{_named(parts[0].scaling)} as in {parts[0].where}: values are '
+                    f'{_named(self._scaling)} as in {parts[0].where}: values are '
                     'used as they are stored; bring the tiles to one scale'
                 )
         super().__init__(parts, (grid.rows, grid.cols, parts[0].shape[2]))
-
-    @property
-    def grid(self) -> Grid:
-        """Where the pixels lie."""
-        return self._grid
-
-    @property
-    def scaling(self) -> tuple[tuple[float, float], ...]:
-        """Factors and offsets of the stored values, which all tiles share."""
-        return self._parts[0].scaling
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm.

@@ -8,18 +8,18 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._reading import FileError, decoded
+from ..._reading import FileError, check_memory, decoded
 from ..labels import LabelLegend, means_no_class, one_line
-from ..units import nanometres, written_numbers
-from .axes import kept_axes, squeezed, trimmed
-from .base import Request
+from ..units import written_numbers
+from .axes import bands_in, in_order, kept_axes, squeezed, trimmed
+from .base import ArraySource, BandFacts, Request
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,68 @@ class Variable(NamedTuple):
 
     data: Any
     attributes: Mapping[str, Any]
+
+
+class Listed(NamedTuple):
+    """An array of a file before it is read.
+
+    Attributes:
+        shape: Its shape.
+        nbytes: What reading it takes.
+        numeric: Whether it holds numbers.
+    """
+
+    shape: tuple[int, ...]
+    nbytes: int
+    numeric: bool
+
+
+def open_array(
+    path: Path,
+    request: Request,
+    axes: str,
+    arrays: Mapping[str, Listed],
+    load: Callable[[str], Any],
+    texts_of: Callable[[Callable[[str], bool]], Mapping[str, Any]],
+) -> ArraySource:
+    """Read the array that is meant, or the maps that are its bands, and what is near it.
+
+    Args:
+        path: The file.
+        request: What is wanted.
+        axes: Order of the array's axes.
+        arrays: All arrays of the file by name.
+        load: Reads an array by its name.
+        texts_of: Reads what the file holds as text under names that pass a test.
+
+    Raises:
+        FileError: If the array is not in the file, not unique or no such array.
+    """
+    shapes = {key: listed.shape for key, listed in arrays.items()}
+    maps = series(path, shapes, request)
+    names = maps or [pick(path, shapes, request)]
+    name = names[0]
+    if request.check_memory:
+        check_memory(sum(arrays[key].nbytes for key in names), path, repr(name))
+    array = np.stack([load(key) for key in maps], axis=2) if maps else load(name)
+    array = checked_numbers(path, name, array, request)
+    axes = 'yxb' if maps else axes
+    bands = bands_in(array.shape, axes)
+    texts = dict(texts_of(is_fact if bands else are_class_names))
+    texts.pop(name, None)
+    near, legend = {}, None
+    if bands:
+        near = {
+            key: Variable(load(key), {})
+            for key, listed in arrays.items()
+            if key != name and listed.numeric and squeezed(listed.shape) == bands
+        }
+        near |= written_facts(path, texts)
+    else:
+        legend = named_classes(path, texts, array)
+    facts = band_facts(path, name, near, {}, bands, shapes)
+    array = in_order(array, axes, request, str(path))
+    return ArraySource(array, path, axes, facts, legend)
 
 
 def pick(path: Path, shapes: Mapping[str, tuple[int, ...]], request: Request) -> str:
@@ -219,20 +281,6 @@ def checked_numbers(
     return found
 
 
-class BandFacts(NamedTuple):
-    """What a file says about the bands of a cube, in its own units."""
-
-    centres: NDArray[np.float64] | None = None
-    unit: str | None = None
-    bad: NDArray[np.bool_] | None = None
-
-    def wavelengths(self, unit: str | None, where: str) -> NDArray[np.float64] | None:
-        """Return the band centres in nm."""
-        if self.centres is None:
-            return None
-        return nanometres(self.centres, unit or self.unit, where)
-
-
 def is_fact(name: str) -> bool:
     """Tell whether a name, the last part of a path, is that of facts about bands."""
     return name.split('/')[-1].lower() in _FACTS
@@ -349,6 +397,7 @@ def band_facts(
     variables: Mapping[str, Variable],
     attributes: Mapping[str, Any],
     bands: int,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> BandFacts:
     """Find band centres and marks of bad bands.
 
@@ -358,9 +407,10 @@ def band_facts(
     Args:
         path: The file.
         cube: Name of the cube.
-        variables: The arrays of the file.
+        variables: The arrays of the file that may tell.
         attributes: Attributes of the file.
         bands: Bands of the cube.
+        shapes: Shape of every array of the file.
     """
     own, of_file = (
         _read_facts(path, lower(told))
@@ -404,7 +454,7 @@ def band_facts(
             good = name.split('/')[-1].lower() in _GOOD
             bad = np.asarray((numbers == 0) == good)
             break
-    return BandFacts(centres, unit, bad)
+    return BandFacts(centres, unit, bad, _misfit(shapes, own, bands))
 
 
 def _read_facts(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -423,10 +473,8 @@ def _read_facts(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def misfit(
-    shapes: Mapping[str, tuple[int, ...]],
-    bands: int,
-    attributes: Mapping[str, Any] | None = None,
+def _misfit(
+    shapes: Mapping[str, tuple[int, ...]], told: Mapping[str, Any], bands: int
 ) -> int | None:
     """Return the length of a list of wavelengths that is not one a band, else None."""
     lengths = [
@@ -434,10 +482,7 @@ def misfit(
         for name, shape in shapes.items()
         if name.split('/')[-1].lower() in WAVELENGTHS
     ]
-    for name, value in lower(attributes or {}).items():
-        if name in WAVELENGTHS:
-            numbers, _ = _numbers_in(value) or (value, None)
-            lengths.append(squeezed(np.shape(numbers)))
+    lengths += [squeezed(np.shape(told[name])) for name in WAVELENGTHS if name in told]
     if bands in lengths:
         return None
     return next(
