@@ -266,7 +266,7 @@ def read_label_file(
         )
     mask = source.mask()
     mask = None if mask is None else mask[rows, cols]
-    values = source.read(rows.start, rows.stop, cols.start, cols.stop)
+    values = source.read(rows, cols)
     stored = values[:, :, 0]
     if values.shape[2] > 1:
         values = _chosen_bands(values, variable)

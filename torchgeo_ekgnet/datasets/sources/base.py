@@ -17,6 +17,9 @@ from ..labels import LabelLegend
 from ..raster import Grid
 from ..units import nanometres
 
+#: Zero-based bands in the wanted order, None for all of them.
+Chosen = NDArray[np.int64] | None
+
 
 class CubeSource(Protocol):
     """What a scene needs from the storage of its cube.
@@ -32,22 +35,13 @@ class CubeSource(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """Type of the stored values."""
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window.
 
         Args:
-            row_start: First row.
-            row_stop: Row after the last one.
-            col_start: First column.
-            col_stop: Column after the last one.
-            bands: Zero-based bands in the wanted order, None for all of them.
+            rows: Its rows; start and stop are named.
+            cols: Its columns.
+            bands: See :data:`Chosen`.
 
         Returns:
             Values of shape (rows, cols, bands) in their stored type.
@@ -148,14 +142,7 @@ class Source(abc.ABC):
         self.dtype = np.dtype(dtype).newbyteorder('=')
 
     @abc.abstractmethod
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`CubeSource`."""
 
     @property
@@ -218,7 +205,8 @@ class Source(abc.ABC):
 
     def read_all(self) -> NDArray[Any]:
         """Read the whole, (rows, cols, bands)."""
-        return self.read(0, self.shape[0], 0, self.shape[1])
+        rows, cols, _ = self.shape
+        return self.read(slice(0, rows), slice(0, cols))
 
 
 class ArraySource(Source):
@@ -247,14 +235,7 @@ class ArraySource(Source):
         files = () if name is None else (Path(name),)
         super().__init__(files, array.shape, array.dtype)
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`CubeSource`."""
-        window: NDArray[Any] = self.array[row_start:row_stop, col_start:col_stop]
+        window: NDArray[Any] = self.array[rows, cols]
         return window if bands is None else window[:, :, bands]

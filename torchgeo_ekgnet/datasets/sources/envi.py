@@ -15,7 +15,7 @@ from ..labels import LabelLegend
 from ..raster import Grid
 from ..units import named_centres, nanometres, told_nanometres
 from . import hdf5, raster
-from .base import CubeSource, Request, Source
+from .base import Chosen, CubeSource, Request, Source
 from .byte_order import doubt_byte_order
 from .envi_files import FOREIGN, find
 from .envi_header import AXES, TYPES, EnviHeader
@@ -85,16 +85,9 @@ class _Described(Source):
         """The values without the header."""
         return self._inner.storage
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
-        return self._inner.read(row_start, row_stop, col_start, col_stop, bands)
+        return self._inner.read(rows, cols, bands)
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
@@ -403,7 +396,7 @@ def _compare_values(path: Path, dataset: Any, values: MemmapSource) -> None:
     """Compare a few pixels: order of bytes and bands, and the offset, show in them."""
     rows, cols, _ = values.shape
     for row, col in {(0, 0), (rows // 2, cols // 3), (rows - 1, cols - 1)}:
-        own = values.read(row, row + 1, col, col + 1)[0, 0]
+        own = values.read(slice(row, row + 1), slice(col, col + 1))[0, 0]
         other = dataset.read(window=((row, row + 1), (col, col + 1)))[:, 0, 0]
         if own.tobytes() != other.tobytes():
             raise FileError(

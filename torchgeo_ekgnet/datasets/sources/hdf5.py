@@ -20,7 +20,7 @@ from ..nodata import is_nodata
 from ..raster import Grid
 from ..units import nanometres
 from .axes import axes_of, bands_in, in_order, kept_axes, reorder
-from .base import Request, Source
+from .base import Chosen, Request, Source
 from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
 from .hdf5_file import AXES, COORDINATES, class_names_of, open_hdf5
 from .stack import StackSource
@@ -193,13 +193,14 @@ class HDF5Source(Source):
         rows, cols, _ = self.shape
         mask = np.ones((rows, cols), dtype=bool)
         for row in range(0, rows, _ROWS_AT_ONCE):
-            values = self.read(row, min(row + _ROWS_AT_ONCE, rows), 0, cols)
+            stop = min(row + _ROWS_AT_ONCE, rows)
+            values = self.read(slice(row, stop), slice(0, cols))
             if values.dtype.kind == 'f':
                 low, high = values.dtype.type(low), values.dtype.type(high)
             outside = (values < low) | (values > high)
             if nodata is not None:
                 outside &= ~is_nodata(values, nodata)
-            mask[row : row + _ROWS_AT_ONCE] = ~outside.any(axis=2)
+            mask[row:stop] = ~outside.any(axis=2)
         if mask.all():
             return None
         told = f'{low:g} to {high:g} (valid_range, valid_min, valid_max)'
@@ -222,20 +223,9 @@ class HDF5Source(Source):
         )
         return mask
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
-        window = {
-            'y': slice(row_start, row_stop),
-            'x': slice(col_start, col_stop),
-            'b': slice(None),
-        }
+        window = {'y': rows, 'x': cols, 'b': slice(None)}
         array = self._stored(
             tuple(window[axis] if axis else 0 for axis in self._places)
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..._reading import reading
 from .axes import reorder
-from .base import Source
+from .base import Chosen, Source
 
 
 class Layout(NamedTuple):
@@ -65,16 +65,9 @@ class MemmapSource(Source):
         self._cube = self._open()
         super().__init__((path,), self._cube.shape, layout.dtype.newbyteorder('='))
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
-        window = self._cube[row_start:row_stop, col_start:col_stop]
+        window = self._cube[rows, cols]
         if bands is not None:
             window = window[:, :, bands]
         return np.array(window, dtype=self.dtype, order='C')

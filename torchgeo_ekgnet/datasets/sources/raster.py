@@ -25,7 +25,7 @@ from ..._reading import FileError, reading, require_file
 from ..labels import LabelLegend
 from ..raster import Grid, placed_crs
 from ..units import named_centres, told_nanometres, written_numbers
-from .base import Request, Source
+from .base import Chosen, Request, Source
 from .legend import raster_legend
 from .stack import StackSource
 from .variables import WAVELENGTHS
@@ -340,20 +340,12 @@ class RasterSource(Source):
                 return np.asarray(dataset.read(self._alpha) > 0)
             return np.asarray(dataset.dataset_mask() > 0)
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
         wanted = np.arange(self.shape[2]) if bands is None else bands
         indexes = [self._indexes[int(band)] for band in wanted]
-        rows, cols = row_stop - row_start, col_stop - col_start
-        window = Window(col_start, row_start, cols, rows)
-        cube = np.empty((rows, cols, len(indexes)), dtype=self.dtype)
+        window = Window.from_slices(rows, cols)
+        cube = np.empty((window.height, window.width, len(indexes)), dtype=self.dtype)
         with self._lock, reading(self.files[0], 'a raster'):
             if self._mixed:  # which rasterio reads one by one only
                 for place, index in enumerate(indexes):

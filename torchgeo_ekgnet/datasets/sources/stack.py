@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..._reading import FileError
 from ..nodata import is_nodata
 from ..raster import Grid, checked_grid
-from .base import Source
+from .base import Chosen, Source
 
 logger = logging.getLogger(__name__)
 
@@ -127,26 +127,17 @@ class StackSource(_Joined):
         masks = [mask for part in self._parts if (mask := part.mask()) is not None]
         return np.logical_and.reduce(masks) if masks else None
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
         wanted = np.arange(self.shape[2]) if bands is None else bands
-        rows, cols = row_stop - row_start, col_stop - col_start
-        cube = np.empty((rows, cols, len(wanted)), dtype=self.dtype)
+        size = (rows.stop - rows.start, cols.stop - cols.start, len(wanted))
+        cube = np.empty(size, dtype=self.dtype)
         first = 0
         for part in self._parts:
             last = first + part.shape[2]
             here = np.flatnonzero((wanted >= first) & (wanted < last))
             if len(here):
-                cube[:, :, here] = part.read(
-                    row_start, row_stop, col_start, col_stop, wanted[here] - first
-                )
+                cube[:, :, here] = part.read(rows, cols, wanted[here] - first)
             first = last
         return cube
 
@@ -215,31 +206,24 @@ class MosaicSource(_Joined):
             here |= True if own is None else own
         return None if mask.all() else mask
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`; 0 beyond all tiles."""
         count = self.shape[2] if bands is None else len(bands)
-        size = (row_stop - row_start, col_stop - col_start, count)
+        size = (rows.stop - rows.start, cols.stop - cols.start, count)
         cube = np.zeros(size, dtype=self.dtype)
         filled = np.zeros(size[:2], dtype=bool)
         for number in reversed(range(len(self._parts))):
             part, (row, col) = self._parts[number], self._offsets[number]
-            top, bottom = max(row, row_start), min(row + part.shape[0], row_stop)
-            left, right = max(col, col_start), min(col + part.shape[1], col_stop)
+            top, bottom = max(row, rows.start), min(row + part.shape[0], rows.stop)
+            left, right = max(col, cols.start), min(col + part.shape[1], cols.stop)
             if top >= bottom or left >= right:
                 continue
             where = np.s_[
-                top - row_start : bottom - row_start,
-                left - col_start : right - col_start,
+                top - rows.start : bottom - rows.start,
+                left - cols.start : right - cols.start,
             ]
             own = np.s_[top - row : bottom - row, left - col : right - col]
-            values = part.read(top - row, bottom - row, left - col, right - col, bands)
+            values = part.read(*own, bands)
             known = self._has_data(number) if filled[where].any() else None
             if known is None:
                 cube[where] = values
@@ -258,7 +242,7 @@ class MosaicSource(_Joined):
                 empty = np.zeros(part.shape[:2], dtype=bool)
                 for row in range(0, part.shape[0], _ROWS_AT_ONCE):
                     rows = slice(row, min(row + _ROWS_AT_ONCE, part.shape[0]))
-                    values = part.read(rows.start, rows.stop, 0, part.shape[1])
+                    values = part.read(rows, slice(0, part.shape[1]))
                     empty[rows] = is_nodata(values, nodata).all(axis=2)
                 known = ~empty if known is None else known & ~empty
             self._known[number] = known
