@@ -220,12 +220,17 @@ def report_markdown(report: Report) -> str:
     Returns:
         The text.
     """
-    parts = [f'# {report.title}', '']
-    parts += [f'- **{name}**: {text}' for name, text in report.facts]
+    parts = [_line(f'# {report.title}'), '']
+    parts += [_line(f'- **{name}**: {text}') for name, text in report.facts]
     parts.append('')
     parts += [to_markdown(table) for table in report.tables]
-    parts += [f'- {note}' for note in report.notes]
+    parts += [_line(f'- {note}') for note in report.notes]
     return '\n'.join(parts) + '\n'
+
+
+def _line(text: str) -> str:
+    """Write what names of files may break into lines as one."""
+    return ' '.join(text.split())
 
 
 def _write_page(
