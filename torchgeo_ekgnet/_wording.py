@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 
 
-def listed(items: Collection[object], most: int = 10) -> str:
+def listed(items: Collection[object], most: int = 10, between: str = ', ') -> str:
     """Write items between commas, of many the first ones and how many more there are."""
     rest = len(items) - most
-    shown = ', '.join(map(str, islice(items, most)))
+    shown = between.join(map(str, islice(items, most)))
     return f'{shown} and {rest} more' if rest > 0 else shown
 
 

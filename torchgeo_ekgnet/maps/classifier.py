@@ -24,6 +24,7 @@ from ..checkpoint import (
     read_checkpoint,
     trained_bands,
 )
+from ..checkpoint.comparison import NEAREST_BANDS
 from ..datasets.scene import HyperspectralScene
 from ..models._weights import compare_weights, network_state
 from ..transforms.patches import PatchSource
@@ -167,8 +168,8 @@ def match_bands(
     if not match_wavelengths:
         raise ValueError(
             f'{source} was trained on other bands than the scene {scene.name} has: '
-            f'{difference}; select the same bands in the same order (bands=), or take '
-            'the nearest ones (in Python, predict_map with match_wavelengths=True)'
+            f'{difference}; select the same bands in the same order (bands=), or '
+            f'{NEAREST_BANDS}'
         )
     distance = np.abs(found[None, :] - wavelengths[:, None])
     nearest = distance.argmin(axis=1).astype(np.int64)
