@@ -22,9 +22,10 @@ from ..units import nanometres
 from .axes import axes_of, bands_in, in_order, kept_axes, reorder
 from .base import Chosen, Request, Source
 from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
+from .facts import Variable, band_facts, lower, named_classes, text_of
 from .hdf5_file import AXES, COORDINATES, class_names_of, open_hdf5
 from .stack import StackSource
-from .variables import Variable, band_facts, lower, named_classes, pick, series, text_of
+from .variables import pick, series
 
 logger = logging.getLogger(__name__)
 

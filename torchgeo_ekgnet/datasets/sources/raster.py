@@ -26,9 +26,9 @@ from ..labels import LabelLegend
 from ..raster import Grid, placed_crs
 from ..units import named_centres, told_nanometres, written_numbers
 from .base import Chosen, Request, Source
+from .facts import WAVELENGTHS
 from .legend import raster_legend
 from .stack import StackSource
-from .variables import WAVELENGTHS
 
 logger = logging.getLogger(__name__)
 
