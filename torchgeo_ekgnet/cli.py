@@ -88,8 +88,7 @@ class Parser(LightningArgumentParser):
         if not args:
             kwargs = {'skip_validation': True, **kwargs}
         # The parser calls an option old that Lightning gives.
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', DeprecationWarning)
+        with warnings.catch_warnings(action='ignore', category=DeprecationWarning):
             text: str = super().dump(cfg, *args, **kwargs)
         return text
 

@@ -324,8 +324,7 @@ def test_missing_checkpoint_leaves_the_result(tmp_path: Path) -> None:
     store = RunStore(tmp_path / 'runs')
     store.save(settings(1), {'confusion': [[1, 0], [0, 1]]})
     keep = tmp_path / 'checkpoints'
-    kept = Sweep(store, keep=keep, keep_seed=1)
-    (result, _) = kept.results([settings(1), settings(2)])
+    (result, _) = Sweep(store, keep=keep, keep_seed=1).results(map(settings, (1, 2)))
     assert result == store.load(settings(1)) == {'confusion': [[1, 0], [0, 1]]}
     assert store.load(settings(2)) is not None
     assert [path.stem for path in keep.iterdir()] == [settings_key(settings(1))]

@@ -4,9 +4,9 @@
 """Classifiers from checkpoints: network, bands, normalisation and classes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import timm
@@ -229,17 +229,12 @@ def load_classifier(
             f'the weights in {path} do not fit {settings["model"]}: {found.sentence()}'
         )
     model.load_state_dict(weights)
-    scene = state['scene']
     num_bands, wavelengths = trained_bands(state)
     provenance = Provenance.of(checkpoint)
     temperature = None if provenance is None else provenance.temperature
     return Classifier(
         model=calibrated(model.to(device).eval(), temperature),
-        legend=Legend.from_classes(
-            cast(Sequence[str], scene['class_names']),
-            cast(Sequence[int], scene['class_values']),
-            scene['palette'],
-        ),
+        legend=Legend.of(state['scene']),
         num_bands=num_bands,
         wavelengths=wavelengths,
         data=state,

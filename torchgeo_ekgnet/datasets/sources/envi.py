@@ -49,7 +49,8 @@ def open_source(path: Path, request: Request) -> Source:
     header, data = EnviHeader(found[0]), found[1]
     kind = header.file_type
     if kind in FOREIGN:
-        return DescribedSource(header, _foreign(data, request))
+        kind_of_data = hdf5 if hdf5.claims(data) else raster
+        return DescribedSource(header, kind_of_data.open_source(data, request))
     if kind not in _RAW:
         raise FileError(
             f'{header.path}: found file type {header.text("file type")!r}, expected an '
@@ -58,13 +59,6 @@ def open_source(path: Path, request: Request) -> Source:
     if not (request.labels and (request.variable or '').isdecimal()):
         request.expect_no_variable(data)
     return EnviSource(header, require_file(data, 'ENVI binary file'))
-
-
-def _foreign(data: Path, request: Request) -> Source:
-    """Open what a header describes that is no raw binary."""
-    if hdf5.claims(data):
-        return hdf5.open_source(data, request)
-    return raster.open_source(data, request)
 
 
 class _Described(Source):
@@ -91,7 +85,7 @@ class _Described(Source):
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
-        centres = self.header.centres()
+        centres = self.header.numbers('wavelength')
         if centres is None:
             named = named_centres(self.band_names())
             return (
@@ -118,7 +112,8 @@ class _Described(Source):
 
     def bad_bands(self) -> NDArray[np.bool_] | None:
         """Return True for the bands that ``bbl`` marks as bad."""
-        return self.header.bad_bands()
+        good = self.header.numbers('bbl')
+        return None if good is None else np.asarray(good == 0)
 
     def band_names(self) -> tuple[str, ...]:
         """Return the names of the bands, if there is one each."""
@@ -190,7 +185,7 @@ class EnviSource(_Described):
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
-        centres = self.header.centres()
+        centres = self.header.numbers('wavelength')
         # GDAL knows commas only; what it makes of other lists says nothing.
         tagged = self._tagged if all(self._tagged) else []
         for band, text in enumerate(tagged):

@@ -3,6 +3,7 @@
 
 """Raw binary cubes, mapped into memory."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +40,7 @@ class Layout(NamedTuple):
     def nbytes(self) -> int:
         """Bytes from the start of the file to the end of the last frame."""
         if self.fortran or len(self.shape) != 3:
-            values = 1
-            for size in self.shape:
-                values *= size
-            return self.offset + values * self.dtype.itemsize
+            return self.offset + math.prod(self.shape) * self.dtype.itemsize
         outer, middle, inner = self.shape
         frame = inner * self.dtype.itemsize + sum(self.minor)
         return self.offset + outer * (middle * frame + sum(self.major))

@@ -152,10 +152,9 @@ def open_raster(path: str | os.PathLike[str], name: str | None = None) -> Any:
     # does not find the header of an ENVI file.
     with (
         reading(path, 'a raster'),
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action='ignore', category=NotGeoreferencedWarning),
         rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=False),
     ):
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
         return rasterio.open(name or path)
 
 

@@ -291,8 +291,7 @@ def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
     first = text.splitlines()[0]
     # pandas would take any character that seems to separate, letters too.
     separator = max(separators, key=first.count)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', pd.errors.ParserWarning)
+    with warnings.catch_warnings(action='ignore', category=pd.errors.ParserWarning):
         table = pd.read_csv(
             io.StringIO(text, newline=None),
             sep=separator if separator in first else ' ',
