@@ -208,7 +208,7 @@ def test_tiles_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             place = {**GRID, 'transform': Affine(30, 0, 300000, 0, -30, north)}
             geotiff.write(Path(folder, f'{number}.tif'), values[:, rows], **place)
     with pytest.raises(
-        ValueError, match=r'found 6 label .*4\.tif .*; \.\.\.\), .*folder'
+        ValueError, match=r'found 6 label .*4\.tif .* and 1 more\), .*folder'
     ):
         find_scene(['images', 'labels'])
     found = find_scene(['.'], {'cube': 'images', 'labels': 'labels'})

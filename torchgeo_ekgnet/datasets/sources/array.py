@@ -3,7 +3,6 @@
 
 """NumPy files."""
 
-import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,7 @@ def open_source(path: Path, request: Request) -> Source:
         if zipfile.is_zipfile(path):
             return _archived(path, request, axes)
         request.expect_no_variable(path)
-        shape, dtype = header_of(path)
+        shape, dtype = _header_of(path)
         _refuse_objects(str(path), dtype)
         if 0 in shape:
             raise FileError(
@@ -58,11 +57,8 @@ def open_source(path: Path, request: Request) -> Source:
 
 def _archived(path: Path, request: Request, axes: str) -> Source:
     """Open an array of an ``.npz`` file, or several that are a cube."""
-    found = headers(path)
-    listed = {
-        key: Listed(shape, dtype.itemsize * math.prod(shape), dtype.kind in 'iufb')
-        for key, (shape, dtype) in found.items()
-    }
+    found = _headers(path)
+    listed = list_arrays(path)
     with np.load(path, allow_pickle=False) as arrays:
 
         def load(key: str) -> NDArray[Any]:
@@ -79,12 +75,19 @@ def _archived(path: Path, request: Request, axes: str) -> Source:
         return open_array(path, request, axes, listed, load, texts_of)
 
 
-def headers(path: Path) -> dict[str, tuple[tuple[int, ...], 'np.dtype[np.generic]']]:
-    """Return shape and type of each array of an ``.npz`` file by name.
+def list_arrays(path: Path) -> dict[str, Listed]:
+    """List the arrays of a file by name; that of an ``.npy`` file has none.
 
     Args:
         path: The file.
     """
+    if not zipfile.is_zipfile(path):
+        return {'': Listed.of(*_header_of(path))}
+    return {name: Listed.of(*header) for name, header in _headers(path).items()}
+
+
+def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], 'np.dtype[np.generic]']]:
+    """Return shape and type of each array of an ``.npz`` file by name."""
     found = {}
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
@@ -103,12 +106,8 @@ def _refuse_objects(where: str, dtype: 'np.dtype[np.generic]') -> None:
         )
 
 
-def header_of(path: Path) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
-    """Return shape and type of the array of an ``.npy`` file.
-
-    Args:
-        path: The file.
-    """
+def _header_of(path: Path) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
+    """Return shape and type of the array of an ``.npy`` file."""
     with path.open('rb') as file:
         return _read_header(file)
 

@@ -25,7 +25,7 @@ from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
 from .facts import Variable, band_facts, lower, named_classes, text_of
 from .hdf5_file import AXES, COORDINATES, class_names_of, open_hdf5
 from .stack import StackSource
-from .variables import pick, series
+from .variables import Listed, pick, series
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,20 @@ def open_arrays(path: Path, request: Request, matlab: bool = False) -> Source:
     source = StackSource(parts)
     source.files = (path,)
     return source
+
+
+def list_arrays(path: Path, matlab: bool = False) -> dict[str, Listed]:
+    """List the arrays of numbers by name.
+
+    Args:
+        path: The file.
+        matlab: Whether it is MATLAB's, whose axes are stored in reverse.
+    """
+    with open_hdf5(path) as (variables, _):
+        return {
+            name: Listed.of(data.shape[::-1] if matlab else data.shape, data.dtype)
+            for name, (data, _) in variables.items()
+        }
 
 
 def _prisma_cubes(path: Path, names: list[str], request: Request) -> tuple[str, ...]:

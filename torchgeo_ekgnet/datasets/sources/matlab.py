@@ -7,7 +7,7 @@ import inspect
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from ..._reading import FileError, reading, require_file
 from . import hdf5
 from .axes import axes_of
 from .base import Request, Source
-from .variables import Listed, open_array
+from .variables import Listed, TextsOf, open_array
 
 SUFFIXES = ('.mat',)
 
@@ -34,7 +34,7 @@ _NUMBERS = {
 }
 
 #: What it calls variables that hold others.
-NESTS = ('struct', 'cell')
+_NESTS = ('struct', 'cell')
 
 #: Sparse matrices as arrays, where SciPy can be asked (1.17 and newer).
 _SPARSE: dict[str, Any] = (
@@ -71,35 +71,65 @@ def open_source(path: Path, request: Request) -> Source:
         return _open_v5(path, request)
 
 
-def _open_v5(path: Path, request: Request) -> Source:
-    """Open an array of a MATLAB file before version 7.3."""
+def list_arrays(path: Path) -> dict[str, Listed]:
+    """List the arrays of numbers by name, those of structs and cell arrays by their path.
+
+    Args:
+        path: The file.
+    """
+    if h5py.is_hdf5(path):
+        return hdf5.list_arrays(path, matlab=True)
+    return _look_into(path)[0]
+
+
+def _look_into(
+    path: Path,
+) -> tuple[dict[str, Listed], dict[str, NDArray[Any]], TextsOf]:
+    """List the arrays of a v5 file, and give those that are nested, and its texts."""
     check_elements(path)
-    axes = axes_of(request)
     found = scipy.io.whosmat(path)
     kinds = {name: kind for name, _, kind in found}
-    nests = {name: _loaded(path, name) for name in kinds if kinds[name] in NESTS}
-    inner = _arrays_in(nests)
+    nests = {name: _loaded(path, name) for name in kinds if kinds[name] in _NESTS}
+    inner = {
+        place: array
+        for name, value in nests.items()
+        for place, array in _fields(name, value)
+    }
     listed = {
         name: Listed(
             shape,
             _NUMBERS.get(kind, 1) * int(np.prod(shape, dtype=object)),
             kind in (*_NUMBERS, 'sparse'),
+            # Programs keep whole numbers as doubles, too.
+            None if kind in ('double', 'single', 'sparse') else True,
         )
         for name, shape, kind in found
-        if kind in (*_NUMBERS, 'sparse')
-        or (name == request.variable and kind not in NESTS)
+        if kind not in _NESTS
     }
-    listed |= {name: Listed(array.shape, 0, True) for name, array in inner.items()}
+    listed |= {
+        name: Listed(array.shape, 0, whole=None if array.dtype.kind == 'f' else True)
+        for name, array in inner.items()
+    }
+
+    def texts_of(wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
+        words = [name for name in kinds if kinds[name] == 'char' and wanted(name)]
+        return _texts(nests | {name: _loaded(path, name) for name in words}, wanted)
+
+    return listed, inner, texts_of
+
+
+def _open_v5(path: Path, request: Request) -> Source:
+    """Open an array of a MATLAB file before version 7.3."""
+    axes = axes_of(request)
+    every, inner, texts_of = _look_into(path)
+    # What is named is looked at, whatever it holds.
+    listed = {n: a for n, a in every.items() if a.numeric or n == request.variable}
 
     def load(name: str) -> Any:
         if name in inner:
             return inner[name]
         value = _loaded(path, name)
         return value.toarray() if scipy.sparse.issparse(value) else value
-
-    def texts_of(wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
-        words = [name for name in kinds if kinds[name] == 'char' and wanted(name)]
-        return _texts(nests | {name: _loaded(path, name) for name in words}, wanted)
 
     return open_array(path, request, axes, listed, load, texts_of)
 
@@ -129,28 +159,6 @@ def _texts(
     for name, value in variables.items():
         look(name, value)
     return found
-
-
-def nested(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Read the arrays of structs and cell arrays of a v5 file.
-
-    Args:
-        path: The file.
-        names: Names of the structs and cell arrays.
-
-    Returns:
-        The arrays by their path.
-    """
-    return _arrays_in({name: _loaded(path, name) for name in names})
-
-
-def _arrays_in(nests: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Find the arrays of structs and cell arrays by their path."""
-    return {
-        place: array
-        for name, value in nests.items()
-        for place, array in _fields(name, value)
-    }
 
 
 def check_elements(path: Path) -> None:

@@ -5,6 +5,7 @@
 
 import fnmatch
 import glob
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,11 +38,23 @@ class Listed(NamedTuple):
         shape: Its shape.
         nbytes: What reading it takes.
         numeric: Whether it holds numbers.
+        whole: Whether its type holds whole numbers only; None if that is unknown.
     """
 
     shape: tuple[int, ...]
     nbytes: int
-    numeric: bool
+    numeric: bool = True
+    whole: bool | None = None
+
+    @classmethod
+    def of(cls, shape: Sequence[int], dtype: 'np.dtype[Any]') -> 'Listed':
+        """List an array of a type of NumPy's."""
+        size = dtype.itemsize * math.prod(shape)
+        return cls(tuple(shape), size, dtype.kind in 'iufb', dtype.kind in 'iub')
+
+
+#: Reads what a file holds as text under names that pass a test.
+TextsOf = Callable[[Callable[[str], bool]], Mapping[str, Any]]
 
 
 def open_array(
@@ -50,7 +63,7 @@ def open_array(
     axes: str,
     arrays: Mapping[str, Listed],
     load: Callable[[str], Any],
-    texts_of: Callable[[Callable[[str], bool]], Mapping[str, Any]],
+    texts_of: TextsOf,
 ) -> ArraySource:
     """Read the array that is meant, or the maps that are its bands, and what is near it.
 
