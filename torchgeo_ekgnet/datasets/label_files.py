@@ -104,16 +104,7 @@ def open_labels(
             f'as {vectors[0]}; expected files of one kind'
         )
     try:
-        labels, legend = read_vector_labels(
-            paths,
-            grid,
-            options.attribute,
-            options.class_names,
-            options.layer,
-            options.all_touched,
-            options.unlabelled,
-            options.labels_crs,
-        )
+        labels, legend = read_vector_labels(paths, grid, options)
     except VectorFileError as error:
         known = (*VECTOR_SUFFIXES, *TABLES)
         if any(path.suffix.lower() in known for path in paths):
