@@ -26,7 +26,7 @@ from .declarations import (
 )
 from .engine import Sweep, checkpoint_path
 from .experiments import BUDGETS, EXPERIMENTS
-from .figures import classical_map, draw_curves, map_panels, save
+from .figures import classical_map, map_panels, save
 from .report import build_report
 from .runs import RunStore
 from .sweeping import (
@@ -171,13 +171,10 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     numbers = published(experiment) if own else {}
     title = f'{experiment.title}, {summaries[0].results[0]["scene"]["name"]}'
     report = build_report(title, summaries, done, numbers, budget.note)
-    figures = draw_curves(summaries, folder)
+    maps = []
     if sweep.keep is not None:
-        figures = [
-            _maps(rows, wanted, sweep.keep, seeds[0], folder, options.root),
-            *figures,
-        ]
-    finish(folder, report, summaries, numbers, figures)
+        maps = [_maps(rows, wanted, sweep.keep, seeds[0], folder, options.root)]
+    finish(folder, report, maps)
 
 
 def _scene_figure(

@@ -20,7 +20,6 @@ from .build import content_of, import_class
 from .classical import CLASSICAL_NAMES
 from .declarations import whole_patches
 from .engine import Sweep, classical_settings
-from .figures import draw_curves
 from .report import build_report
 from .runs import RunStore
 from .settings import with_seed
@@ -156,8 +155,7 @@ def _report_on(
     sweep = Sweep(store, options.root, options.threads, report=rank_zero_info)
     wanted = smoothed_too(runs, options)
     summaries, done = summaries_of(systems, wanted, sweep, folder, options.report_only)
-    report = build_report(title, summaries, done)
-    finish(folder, report, summaries, {}, draw_curves(summaries, folder))
+    finish(folder, build_report(title, summaries, done))
 
 
 def _configured(settings: Mapping[str, Any]) -> str:

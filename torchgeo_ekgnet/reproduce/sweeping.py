@@ -13,8 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .._files import check_writable
 from .._runs import claim_outputs
-from .declarations import FIRST_SEED, Published
+from .declarations import FIRST_SEED
 from .engine import Sweep, classical_settings
+from .figures import draw_curves
 from .report import REPORT_FILES, Report, write_report
 from .settings import places, read_config
 from .summary import Summary, summarise
@@ -255,15 +256,11 @@ def _bars_of(
     return [bar for bar in bars.values() if bar is not None]
 
 
-def finish(
-    folder: Path,
-    report: Report,
-    summaries: Sequence[Summary],
-    numbers: Mapping[tuple[str, str], Published],
-    figures: Sequence[tuple[Path, str]],
-) -> None:
-    """Write the report and show its first table."""
-    files = write_report(folder, report, summaries, numbers, figures)
+def finish(folder: Path, report: Report, maps: Sequence[tuple[Path, str]] = ()) -> None:
+    """Write the report, with curves below its maps, and show its first table."""
+    files = write_report(
+        folder, report, [*maps, *draw_curves(report.summaries, folder)]
+    )
     rank_zero_info(to_markdown(report.tables[0]))
     for note in report.notes:
         rank_zero_info(note)
