@@ -61,16 +61,26 @@ def open_source(path: Path, request: Request) -> Source:
     return EnviSource(header, require_file(data, 'ENVI binary file'))
 
 
-class _Described(Source):
-    """A source whose metadata stand in an ENVI header.
+class DescribedSource(Source):
+    """A file and the ENVI header beside it, which says more, or else than the file.
 
     Args:
         header: The header.
-        inner: The values.
+        inner: The file.
     """
 
     def __init__(self, header: EnviHeader, inner: Source) -> None:
-        """Initialize a new instance."""
+        """Initialize a new DescribedSource instance.
+
+        Raises:
+            FileError: If header and file differ in size.
+        """
+        told = tuple(header.integer(key) for key in ('lines', 'samples', 'bands'))
+        if told != inner.shape:
+            raise FileError(
+                f'{header.path} says {told} lines, samples and bands, but {inner.where} '
+                f'has {inner.shape}, expected the same'
+            )
         self.header, self._inner = header, inner
         super().__init__(inner.files, inner.shape, inner.dtype)
 
@@ -83,16 +93,27 @@ class _Described(Source):
         """Read one window, see :class:`~.base.CubeSource`."""
         return self._inner.read(rows, cols, bands)
 
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+        return self._inner.grid
+
+    @property
+    def nodata(self) -> float | None:
+        """The data ignore value, or what the file declares."""
+        own = self.header.number('data ignore value')
+        return self._inner.nodata if own is None else own
+
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
+        path, own = str(self.header.path), None
         centres = self.header.numbers('wavelength')
-        if centres is None:
-            named = named_centres(self.band_names())
-            return (
-                told_nanometres(named, unit, str(self.header.path)) if named else None
-            )
-        unit = unit or self.header.text('wavelength units')
-        return nanometres(centres, unit, str(self.header.path))
+        if centres is not None:
+            told = unit or self.header.text('wavelength units')
+            own = nanometres(centres, told, path)
+        elif named := named_centres(self.band_names()):
+            own = told_nanometres(named, unit, path)
+        return self._inner.wavelengths(unit) if own is None else own
 
     @property
     def scaling(self) -> tuple[tuple[float, float], ...]:
@@ -104,16 +125,20 @@ class _Described(Source):
             divisor = self.header.number('reflectance scale factor')
         except FileError as error:
             logger.warning('%s; it is left out: values are read as stored', error)
-            return ()
+            return self._inner.scaling
         gains = np.full(bands, 1 / (divisor or 1)) if gains is None else gains
         offsets = np.zeros(bands) if offsets is None else offsets
         pairs = tuple(zip(gains.tolist(), offsets.tolist(), strict=True))
-        return () if set(pairs) == {(1.0, 0.0)} else pairs
+        return self._inner.scaling if set(pairs) == {(1.0, 0.0)} else pairs
 
     def bad_bands(self) -> NDArray[np.bool_] | None:
-        """Return True for the bands that ``bbl`` marks as bad."""
+        """Return True for the bands that header or file mark as bad."""
         good = self.header.numbers('bbl')
-        return None if good is None else np.asarray(good == 0)
+        return self._inner.bad_bands() if good is None else np.asarray(good == 0)
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Return the file's mask."""
+        return self._inner.mask()
 
     def band_names(self) -> tuple[str, ...]:
         """Return the names of the bands, if there is one each."""
@@ -121,11 +146,11 @@ class _Described(Source):
         return tuple(names) if len(names) == self.shape[2] else ()
 
     def legend(self) -> LabelLegend | None:
-        """Return names and colours of an ENVI classification."""
-        return self.header.legend()
+        """Return names and colours of an ENVI classification, or of the file."""
+        return self.header.legend() or self._inner.legend()
 
 
-class EnviSource(_Described):
+class EnviSource(DescribedSource):
     """A raw binary cube with an ENVI header.
 
     Args:
@@ -153,7 +178,7 @@ class EnviSource(_Described):
         values = MemmapSource(data, layout)
         super().__init__(header, values)
         doubt_byte_order(header.path, header.integer('byte order', 0), values)
-        self._grid, self._declared, self._tagged = _compared(header, values, layout)
+        self._place, self._declared, self._tagged = _compared(header, values, layout)
 
     @property
     def grid(self) -> Grid:
@@ -167,7 +192,7 @@ class EnviSource(_Described):
                     f"{self.header.path}: 'map info' holds {item!r}, expected two "
                     'numbers each for a pixel, its place and its size; give transform='
                 ) from None
-        return super().grid
+        return self._place
 
     @property
     def nodata(self) -> float | None:
@@ -203,63 +228,6 @@ class EnviSource(_Described):
                     'header), expected one value; give wavelengths='
                 )
         return super().wavelengths(unit)
-
-
-class DescribedSource(_Described):
-    """A file of another format whose wavelengths stand in an ENVI header beside it.
-
-    Args:
-        header: The header.
-        inner: The file.
-    """
-
-    def __init__(self, header: EnviHeader, inner: Source) -> None:
-        """Initialize a new DescribedSource instance.
-
-        Raises:
-            FileError: If header and file differ in size or type.
-        """
-        super().__init__(header, inner)
-        told = tuple(header.integer(key) for key in ('lines', 'samples', 'bands'))
-        if told != inner.shape:
-            raise FileError(
-                f'{header.path} says {told} lines, samples and bands, but {inner.where} '
-                f'has {inner.shape}, expected the same'
-            )
-
-    @property
-    def grid(self) -> Grid:
-        """Where the pixels lie."""
-        return self._inner.grid
-
-    @property
-    def nodata(self) -> float | None:
-        """The data ignore value, or what the file declares."""
-        own = self.header.number('data ignore value')
-        return self._inner.nodata if own is None else own
-
-    @property
-    def scaling(self) -> tuple[tuple[float, float], ...]:
-        """Factors and offsets of the stored values: the header's, or the file's."""
-        return super().scaling or self._inner.scaling
-
-    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
-        """Return the band centres in nm."""
-        own = super().wavelengths(unit)
-        return self._inner.wavelengths(unit) if own is None else own
-
-    def bad_bands(self) -> NDArray[np.bool_] | None:
-        """Return True for the bands that header or file mark as bad."""
-        own = super().bad_bands()
-        return self._inner.bad_bands() if own is None else own
-
-    def mask(self) -> NDArray[np.bool_] | None:
-        """Return the file's mask."""
-        return self._inner.mask()
-
-    def legend(self) -> LabelLegend | None:
-        """Return names and colours of label values."""
-        return super().legend() or self._inner.legend()
 
 
 def _layout(header: EnviHeader) -> Layout:
