@@ -16,7 +16,7 @@ from ..options import SceneOptions
 from ..raster import Grid
 from ..sources.vector import holds_features
 from ..vector import number_features, read_vector_labels
-from .guards import by_subset, guard_distance, guarded, lacking
+from .guards import drawn, guard_distance, guarded
 from .protocol import (
     DrawnSplit,
     SplitContext,
@@ -70,7 +70,7 @@ class GroupedSplit(DrawnSplit):
         shares = (self.train, self.val, 1 - self.train - self.val)
         subset_of = _dealt(self.groups_of(label_map), label_map, shares, generator)
         masks = guarded(subset_of, guard_distance(self.guard, patch_size))
-        return by_subset(masks), lacking(label_map, masks, 1)
+        return drawn(label_map, masks)
 
 
 def _dealt(
@@ -314,4 +314,4 @@ class FoldSplit(DrawnSplit):
             dealt = _dealt(rest, others, (1 - self.val, self.val), generator)
             subset_of = np.where(dealt >= 0, dealt, subset_of)
         masks = guarded(subset_of, guard_distance(self.guard, patch_size))
-        return by_subset(masks), lacking(label_map, masks, 1)
+        return drawn(label_map, masks)
