@@ -281,8 +281,8 @@ def _from_pixels(
         )
     if grid.transform is None:
         return frame
-    a, b, c, d, e, f = tuple(grid.transform)[:6]
-    return frame.set_geometry(frame.geometry.affine_transform([a, b, d, e, c, f]))
+    placed = frame.geometry.affine_transform(grid.transform.to_shapely())
+    return frame.set_geometry(placed)
 
 
 def _within(frame: geopandas.GeoDataFrame, grid: Grid) -> bool:

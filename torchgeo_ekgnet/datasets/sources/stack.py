@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 
 from ..._reading import FileError
@@ -310,14 +309,8 @@ def _tiled(parts: Sequence[Source]) -> tuple[Grid, list[tuple[int, int]]] | None
     if _overlap(rows, cols) > _MOST_OVERLAP:
         return None
     top, left = min(rows)[0], min(cols)[0]
-    assert first.transform is not None
-    a, b, c, d, e, f = tuple(first.transform)[:6]
-    whole = Grid(
-        max(stop for _, stop in rows) - top,
-        max(stop for _, stop in cols) - left,
-        first.crs,
-        Affine(a, b, c + a * left + b * top, d, e, f + d * left + e * top),
-    )
+    bottom, right = max(stop for _, stop in rows), max(stop for _, stop in cols)
+    whole = first.part(slice(top, bottom), slice(left, right))
     return whole, [(row - top, col - left) for row, col in offsets]
 
 
