@@ -31,10 +31,7 @@ class Lake(MatSceneDataset):
     cube_file = SceneFile('Lake.mat', 'lake')
     labels_file = SceneFile('Lake_gt.mat', 'lake_gt')
     class_names = {1: 'reed', 2: 'water'}
-
-    @classmethod
-    def band_centres(cls):
-        return np.linspace(400, 2400, 20)
+    centres = np.linspace(400, 2400, 20)
 ''',
     'datamodules/lake.py': '''
 from ..datasets import Lake

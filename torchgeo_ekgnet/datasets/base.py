@@ -246,13 +246,15 @@ class MatSceneDataset(SceneDataset):
     #: Type and shape of the public cube.
     stored_dtype: ClassVar[str]
     stored_shape: ClassVar[tuple[int, int, int]]
+    #: Wavelength of each band in nm.
+    centres: ClassVar[NDArray[np.float64]]
     #: Zero-based bands of the false colour image, None: by wavelength.
     false_colour_bands: ClassVar[tuple[int, int, int] | None] = None
 
     @classmethod
-    @abc.abstractmethod
     def band_centres(cls) -> NDArray[np.float64]:
         """Return the wavelength of each band in nm."""
+        return cls.centres.copy()
 
     @property
     def files(self) -> tuple[SceneFile, ...]:

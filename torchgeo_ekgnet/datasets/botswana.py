@@ -3,9 +3,6 @@
 
 """Botswana dataset."""
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
 from .download import SceneFile
 from .wavelengths import hyperion, without
@@ -39,6 +36,9 @@ class Botswana(MatSceneDataset):
     directory = 'botswana'
     stored_dtype = 'uint16'
     stored_shape = (1476, 256, 145)
+    centres = without(
+        hyperion(), [(1, 9), (56, 81), (98, 101), (120, 133), (165, 186), (221, 242)]
+    )
     cube_file = SceneFile(
         name='Botswana.mat', variable='Botswana', urls=(f'{_GIC}/7/72/Botswana.mat',)
     )
@@ -63,9 +63,3 @@ class Botswana(MatSceneDataset):
         13: 'Mixed mopane',
         14: 'Exposed soils',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the centres of the 145 kept bands in nm."""
-        removed = [(1, 9), (56, 81), (98, 101), (120, 133), (165, 186), (221, 242)]
-        return without(hyperion(), removed)

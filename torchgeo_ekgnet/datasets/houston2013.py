@@ -50,6 +50,7 @@ class Houston2013(MatSceneDataset):
     directory = 'houston2013'
     stored_dtype = 'uint16'
     stored_shape = (349, 1905, 144)
+    centres = casi_houston()
     cube_file = SceneFile(
         name='HSI.mat',
         variable='HSI',
@@ -90,11 +91,6 @@ class Houston2013(MatSceneDataset):
     def files(self) -> tuple[SceneFile, ...]:
         """All files of the scene."""
         return (self.cube_file, self.labels_file, self.test_labels_file)
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the centres of the 144 bands in nm."""
-        return casi_houston()
 
     def official_masks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the contest's training and test pixels.

@@ -3,9 +3,6 @@
 
 """Indian Pines dataset."""
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
 from .download import DGCNET, GIC, HYBRIDSN, SSTN, SceneFile
 from .wavelengths import aviris_indian_pines, without
@@ -38,6 +35,7 @@ class IndianPines(MatSceneDataset):
     stored_dtype = 'uint16'
     stored_shape = (145, 145, 200)
     false_colour_bands = (28, 15, 9)
+    centres = without(aviris_indian_pines(), [(104, 108), (150, 163), (220, 220)])
     cube_file = SceneFile(
         name='Indian_pines_corrected.mat',
         variable='indian_pines_corrected',
@@ -80,8 +78,3 @@ class IndianPines(MatSceneDataset):
         15: 'Buildings-Grass-Trees-Drives',
         16: 'Stone-Steel-Towers',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the centres of the 200 kept bands in nm."""
-        return without(aviris_indian_pines(), [(104, 108), (150, 163), (220, 220)])

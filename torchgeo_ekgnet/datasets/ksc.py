@@ -54,6 +54,7 @@ class KSC(MatSceneDataset):
     stored_dtype = 'uint16'
     stored_shape = (512, 614, 176)
     false_colour_bands = (27, 14, 5)
+    centres = without(aviris(), [(1, 4), (102, 116), (151, 172), (218, 224)])
     cube_file = SceneFile(
         name='KSC.mat',
         variable='KSC',
@@ -123,11 +124,6 @@ class KSC(MatSceneDataset):
         super().__init__(
             root, patch_size, bands, padding_mode, transforms, download, checksum
         )
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the nominal centres of the 176 kept bands in nm."""
-        return without(aviris(), [(1, 4), (102, 116), (151, 172), (218, 224)])
 
     def _repair(self, cube: NDArray[Any]) -> NDArray[Any]:
         """Undo the wrap of negative values."""

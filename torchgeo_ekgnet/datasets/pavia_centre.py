@@ -3,9 +3,6 @@
 
 """Pavia Centre dataset."""
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
 from .download import GIC, SceneFile
 from .wavelengths import rosis
@@ -38,6 +35,7 @@ class PaviaCentre(MatSceneDataset):
     stored_dtype = 'uint16'
     stored_shape = (1096, 715, 102)
     false_colour_bands = (52, 29, 12)
+    centres = rosis(102)
     cube_file = SceneFile(
         name='Pavia.mat', variable='pavia', urls=(f'{GIC}/e/e3/Pavia.mat',)
     )
@@ -55,8 +53,3 @@ class PaviaCentre(MatSceneDataset):
         8: 'Meadows',
         9: 'Bare soil',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the nominal centres of the 102 kept bands in nm."""
-        return rosis(102)

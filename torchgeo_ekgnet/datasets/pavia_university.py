@@ -3,9 +3,6 @@
 
 """Pavia University dataset."""
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
 from .download import DGCNET, GIC, HYBRIDSN, SSTN, SceneFile
 from .wavelengths import rosis
@@ -37,6 +34,7 @@ class PaviaUniversity(MatSceneDataset):
     stored_dtype = 'uint16'
     stored_shape = (610, 340, 103)
     false_colour_bands = (52, 29, 12)
+    centres = rosis(103)
     cube_file = SceneFile(
         name='PaviaU.mat',
         variable='paviaU',
@@ -72,8 +70,3 @@ class PaviaUniversity(MatSceneDataset):
         8: 'Self-blocking bricks',
         9: 'Shadows',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the nominal centres of the 103 kept bands in nm."""
-        return rosis(103)

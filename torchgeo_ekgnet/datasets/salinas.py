@@ -3,9 +3,6 @@
 
 """Salinas and SalinasA datasets."""
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
 from .download import GIC, HYBRIDSN, SceneFile
 from .wavelengths import aviris, without
@@ -38,6 +35,7 @@ class Salinas(MatSceneDataset):
     directory = 'salinas'
     stored_dtype = 'int16'
     stored_shape = (512, 217, 204)
+    centres = without(aviris(), [(108, 112), (154, 167), (224, 224)])
     cube_file = SceneFile(
         name='Salinas_corrected.mat',
         variable='salinas_corrected',
@@ -66,11 +64,6 @@ class Salinas(MatSceneDataset):
         15: 'Vineyard untrained',
         16: 'Vineyard vertical trellis',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the nominal centres of the 204 kept bands in nm."""
-        return without(aviris(), [(108, 112), (154, 167), (224, 224)])
 
 
 class SalinasA(Salinas):
