@@ -40,12 +40,10 @@ class Botswana(MatSceneDataset):
         hyperion(), [(1, 9), (56, 81), (98, 101), (120, 133), (165, 186), (221, 242)]
     )
     cube_file = SceneFile(
-        name='Botswana.mat', variable='Botswana', urls=(f'{_GIC}/7/72/Botswana.mat',)
+        name='Botswana.mat', variable='Botswana', urls=(f'{_GIC}/7/72/',)
     )
     labels_file = SceneFile(
-        name='Botswana_gt.mat',
-        variable='Botswana_gt',
-        urls=(f'{_GIC}/5/58/Botswana_gt.mat',),
+        name='Botswana_gt.mat', variable='Botswana_gt', urls=(f'{_GIC}/5/58/',)
     )
     class_names = {
         1: 'Water',

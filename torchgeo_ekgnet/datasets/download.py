@@ -44,7 +44,8 @@ class SceneFile:
     Args:
         name: File name.
         variable: Variable in the file.
-        urls: Addresses in the order in which they are tried.
+        urls: Addresses in the order in which they are tried; behind one that ends in a
+            slash the name follows.
         md5: Published or computed MD5 of the file, None if nobody has published one.
         git_blob: SHA-1 under which git stores the file, an independent check where no
             MD5 is known.
@@ -59,6 +60,11 @@ class SceneFile:
     git_blob: str | None = None
     sha256: str | None = None
     manual: str = ''
+
+    def __post_init__(self) -> None:
+        """Write the addresses in full."""
+        urls = (url + self.name if url.endswith('/') else url for url in self.urls)
+        object.__setattr__(self, 'urls', tuple(urls))
 
     @property
     def checkable(self) -> bool:

@@ -41,24 +41,14 @@ class IndianPines(MatSceneDataset):
         variable='indian_pines_corrected',
         md5='66dbc9f4a9b7c9b1445f60a87b505101',
         git_blob='75b6d6e7df046fce91eda23e7559e274c92da711',
-        urls=(
-            f'{GIC}/6/67/Indian_pines_corrected.mat',
-            f'{HYBRIDSN}/Indian_pines_corrected.mat',
-            f'{SSTN}/IN/Indian_pines_corrected.mat',
-            f'{DGCNET}/IN/Indian_pines_corrected.mat',
-        ),
+        urls=(f'{GIC}/6/67/', f'{HYBRIDSN}/', f'{SSTN}/IN/', f'{DGCNET}/IN/'),
     )
     labels_file = SceneFile(
         name='Indian_pines_gt.mat',
         variable='indian_pines_gt',
         md5='9414943dac1d80faaa9165c8b460510c',
         git_blob='8e308e6d2ad7cbb81dc1cd7849a2b7b768f4be6d',
-        urls=(
-            f'{GIC}/c/c4/Indian_pines_gt.mat',
-            f'{HYBRIDSN}/Indian_pines_gt.mat',
-            f'{SSTN}/IN/Indian_pines_gt.mat',
-            f'{DGCNET}/IN/Indian_pines_gt.mat',
-        ),
+        urls=(f'{GIC}/c/c4/', f'{HYBRIDSN}/', f'{SSTN}/IN/', f'{DGCNET}/IN/'),
     )
     class_names = {
         1: 'Alfalfa',

@@ -64,18 +64,14 @@ class KSC(MatSceneDataset):
             'published a checksum; its git object id is '
             '6cbb7742851216118ddeff9011482fff5aca3698, see "git hash-object KSC.mat")'
         ),
-        urls=(f'{_GIC}/2/26/KSC.mat', f'{SSTN}/KSC/KSC.mat', f'{DGCNET}/KSC/KSC.mat'),
+        urls=(f'{_GIC}/2/26/', f'{SSTN}/KSC/', f'{DGCNET}/KSC/'),
     )
     labels_file = SceneFile(
         name='KSC_gt.mat',
         variable='KSC_gt',
         md5='9800bae3b8c1e795df7b7b415d54ad02',
         git_blob='8efeec7529b8789152aecf4d3a8197e94daeb363',
-        urls=(
-            f'{_GIC}/a/a6/KSC_gt.mat',
-            f'{SSTN}/KSC/KSC_gt.mat',
-            f'{DGCNET}/KSC/KSC_gt.mat',
-        ),
+        urls=(f'{_GIC}/a/a6/', f'{SSTN}/KSC/', f'{DGCNET}/KSC/'),
     )
     class_names = {
         1: 'Scrub',

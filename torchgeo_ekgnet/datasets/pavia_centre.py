@@ -36,11 +36,9 @@ class PaviaCentre(MatSceneDataset):
     stored_shape = (1096, 715, 102)
     false_colour_bands = (52, 29, 12)
     centres = rosis(102)
-    cube_file = SceneFile(
-        name='Pavia.mat', variable='pavia', urls=(f'{GIC}/e/e3/Pavia.mat',)
-    )
+    cube_file = SceneFile(name='Pavia.mat', variable='pavia', urls=(f'{GIC}/e/e3/',))
     labels_file = SceneFile(
-        name='Pavia_gt.mat', variable='pavia_gt', urls=(f'{GIC}/5/53/Pavia_gt.mat',)
+        name='Pavia_gt.mat', variable='pavia_gt', urls=(f'{GIC}/5/53/',)
     )
     class_names = {
         1: 'Water',

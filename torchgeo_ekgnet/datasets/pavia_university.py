@@ -40,24 +40,14 @@ class PaviaUniversity(MatSceneDataset):
         variable='paviaU',
         md5='165a3c7488995f54a19add47c7eed4cd',
         git_blob='6eecc933bedec1130bb046483dd12e25cf091b24',
-        urls=(
-            f'{GIC}/e/ee/PaviaU.mat',
-            f'{HYBRIDSN}/PaviaU.mat',
-            f'{SSTN}/UP/PaviaU.mat',
-            f'{DGCNET}/UP/PaviaU.mat',
-        ),
+        urls=(f'{GIC}/e/ee/', f'{HYBRIDSN}/', f'{SSTN}/UP/', f'{DGCNET}/UP/'),
     )
     labels_file = SceneFile(
         name='PaviaU_gt.mat',
         variable='paviaU_gt',
         md5='b8c3ba44b077c26e24220463aa855bd3',
         git_blob='85d57a7f2fec6fc2b05a810b31808b88f9357dc6',
-        urls=(
-            f'{GIC}/5/50/PaviaU_gt.mat',
-            f'{HYBRIDSN}/PaviaU_gt.mat',
-            f'{SSTN}/UP/PaviaU_gt.mat',
-            f'{DGCNET}/UP/PaviaU_gt.mat',
-        ),
+        urls=(f'{GIC}/5/50/', f'{HYBRIDSN}/', f'{SSTN}/UP/', f'{DGCNET}/UP/'),
     )
     class_names = {
         1: 'Asphalt',

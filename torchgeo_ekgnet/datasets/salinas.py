@@ -39,12 +39,12 @@ class Salinas(MatSceneDataset):
     cube_file = SceneFile(
         name='Salinas_corrected.mat',
         variable='salinas_corrected',
-        urls=(f'{GIC}/a/a3/Salinas_corrected.mat', f'{HYBRIDSN}/Salinas_corrected.mat'),
+        urls=(f'{GIC}/a/a3/', f'{HYBRIDSN}/'),
     )
     labels_file = SceneFile(
         name='Salinas_gt.mat',
         variable='salinas_gt',
-        urls=(f'{GIC}/f/fa/Salinas_gt.mat', f'{HYBRIDSN}/Salinas_gt.mat'),
+        urls=(f'{GIC}/f/fa/', f'{HYBRIDSN}/'),
     )
     class_names = {
         1: 'Broccoli green weeds 1',
@@ -95,13 +95,13 @@ class SalinasA(Salinas):
         name='SalinasA_corrected.mat',
         variable='salinasA_corrected',
         md5='4852da09661d629f5033ca1d23b908ae',
-        urls=(f'{GIC}/1/1a/SalinasA_corrected.mat',),
+        urls=(f'{GIC}/1/1a/',),
     )
     labels_file = SceneFile(
         name='SalinasA_gt.mat',
         variable='salinasA_gt',
         md5='d5c82204f36f9e10c9081e4e68ece1c3',
-        urls=(f'{GIC}/a/aa/SalinasA_gt.mat',),
+        urls=(f'{GIC}/a/aa/',),
     )
     class_names = {
         value: Salinas.class_names[value] for value in (1, 10, 11, 12, 13, 14)
