@@ -58,7 +58,7 @@ def open_source(path: Path, request: Request) -> Source:
 def _archived(path: Path, request: Request, axes: str) -> Source:
     """Open an array of an ``.npz`` file, or several that are a cube."""
     found = _headers(path)
-    listed = list_arrays(path)
+    listed = {name: Listed.of(*header) for name, header in found.items()}
     with np.load(path, allow_pickle=False) as arrays:
 
         def load(key: str) -> NDArray[Any]:
