@@ -29,12 +29,9 @@ class Lake(MatSceneDataset):
     stored_dtype = 'int16'
     stored_shape = (20, 20, 20)
     cube_file = SceneFile('Lake.mat', 'lake')
-    labels_file = SceneFile('Lake_gt.mat', 'lake_gt', is_labels=True)
+    labels_file = SceneFile('Lake_gt.mat', 'lake_gt')
     class_names = {1: 'reed', 2: 'water'}
-
-    @classmethod
-    def band_centres(cls):
-        return np.linspace(400, 2400, 20)
+    centres = np.linspace(400, 2400, 20)
 ''',
     'datamodules/lake.py': '''
 from ..datasets import Lake

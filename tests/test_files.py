@@ -28,7 +28,7 @@ from torchgeo_ekgnet._files import (
     write_text,
 )
 from torchgeo_ekgnet.callbacks import ClassificationMap
-from torchgeo_ekgnet.reproduce.cli import repeat_parser
+from torchgeo_ekgnet.reproduce.compare import repeat_parser
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""What messages and reports write of much: the first of a list, the start of a text."""
+"""How messages and reports write much: the first of a list, a text's start, columns."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 
-def listed(items: Collection[object], most: int = 10) -> str:
+def listed(items: Collection[object], most: int = 10, between: str = ', ') -> str:
     """Write items between commas, of many the first ones and how many more there are."""
     rest = len(items) - most
-    shown = ', '.join(map(str, islice(items, most)))
+    shown = between.join(map(str, islice(items, most)))
     return f'{shown} and {rest} more' if rest > 0 else shown
 
 
@@ -22,3 +22,15 @@ def quoted(items: Iterable[object], most: int = 10) -> str:
 def shortened(text: str, most: int = 240) -> str:
     """Cut a text, such as a library's message, which may name every weight of a network."""
     return text if len(text) <= most else f'{text[:most]} ...'
+
+
+def columns(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
+    """Lay cells out as lines: one column begins at the left, the others end at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        '  '.join(
+            cell.ljust(width) if place == left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -41,7 +41,7 @@ from .checkpoint import read_checkpoint
 from .checkpoint.arguments import arguments_of, keep_asked
 from .models import network_class
 
-__all__ = ('CommandLine', 'Parser', 'UsageError', 'usage_errors')
+__all__ = ('CommandLine', 'Parser', 'UsageError', 'built_data', 'usage_errors')
 
 _GDAL = {
     'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR',
@@ -88,8 +88,7 @@ class Parser(LightningArgumentParser):
         if not args:
             kwargs = {'skip_validation': True, **kwargs}
         # The parser calls an option old that Lightning gives.
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', DeprecationWarning)
+        with warnings.catch_warnings(action='ignore', category=DeprecationWarning):
             text: str = super().dump(cfg, *args, **kwargs)
         return text
 
@@ -110,6 +109,30 @@ def usage_errors() -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise UsageError(essence(str(error), _CLASSES)) from error
+
+
+def built_data(
+    settings: object, base: type[BaseDataModule], root: str | None = None
+) -> Any:
+    """Build the data module that a configuration names under ``data``.
+
+    Args:
+        settings: What the configuration holds there.
+        base: Class that it must be of.
+        root: Folder of the scene's files; None: as the configuration says.
+
+    Raises:
+        UsageError: If an argument is not accepted.
+    """
+    parser = Parser()
+    parser.add_lightning_class_args(base, 'data', subclass_mode=True)
+    with usage_errors():
+        config = parser.parse_object({'data': settings})
+    if root is not None:
+        config.data.init_args.root = root
+    # Its name before jsonargparse 4.49.
+    instantiate = getattr(parser, 'instantiate', None) or parser.instantiate_classes
+    return instantiate(config).data
 
 
 def _briefly(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from torchgeo.trainers import ClassificationTask
 
 from tests.small import make_trainer
 from torchgeo_ekgnet.datamodules import HyperspectralDataModule
-from torchgeo_ekgnet.datamodules.pixels import training_batch_size
+from torchgeo_ekgnet.datamodules.batches import training_batch_size
 from torchgeo_ekgnet.datasets import (
     BandSelection,
     CountSplit,

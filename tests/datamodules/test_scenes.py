@@ -213,8 +213,8 @@ class TestScenes:
             (),
             {
                 '_find': lambda self, file: tmp_path / file.name,
-                'labels_file': module.scene_dataset.labels_file,  # type: ignore[union-attr]
-                'test_labels_file': module.scene_dataset.test_labels_file,  # type: ignore[union-attr]
+                'labels_file': module.scene_dataset.labels_file,
+                'test_labels_file': module.scene_dataset.test_labels_file,
             },
         )()
         protocol = module._default_protocol(dataset)

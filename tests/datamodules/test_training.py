@@ -17,7 +17,7 @@ from torchgeo.trainers import ClassificationTask
 from tests.small import make_task, make_trainer
 from torchgeo_ekgnet.callbacks import ExpertUse
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
-from torchgeo_ekgnet.datamodules.pixels import PixelBatches, PixelDataset
+from torchgeo_ekgnet.datamodules.batches import PixelBatches, PixelDataset
 from torchgeo_ekgnet.datasets import RandomSplit, Split
 from torchgeo_ekgnet.samplers import PerClassSampler
 from torchgeo_ekgnet.transforms import (

@@ -290,6 +290,9 @@ def test_git_blob_is_a_checksum(tmp_path: Path) -> None:
     file = SceneFile('hello', '', git_blob='0' * 40)
     assert 'git blob id is 3b18e512' in str(file.mismatch(path))
     assert not SceneFile('hello', '').checkable
+    urls = ('http://here/folder/', 'http://here/other')
+    full = ('http://here/folder/hello', 'http://here/other')
+    assert SceneFile('hello', '', urls).urls == full
     assert SceneFile('hello', '').mismatch(path) is None
 
 
@@ -308,7 +311,6 @@ class TestSceneDownload:
                 old.variable,
                 (f'{server}/page/{old.name}', f'{server}/good/{old.name}'),
                 md5=file_digest(path, 'md5'),
-                is_labels=old.is_labels,
             )
             monkeypatch.setattr(SalinasA, attribute, new)
         return tmp_path / 'local'

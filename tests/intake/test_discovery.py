@@ -6,6 +6,7 @@
 import os
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ def test_tiles_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             place = {**GRID, 'transform': Affine(30, 0, 300000, 0, -30, north)}
             geotiff.write(Path(folder, f'{number}.tif'), values[:, rows], **place)
     with pytest.raises(
-        ValueError, match=r'found 6 label .*4\.tif .*; \.\.\.\), .*folder'
+        ValueError, match=r'found 6 label .*4\.tif .* and 1 more\), .*folder'
     ):
         find_scene(['images', 'labels'])
     found = find_scene(['.'], {'cube': 'images', 'labels': 'labels'})
@@ -411,6 +412,12 @@ def test_files_of_a_folder_that_are_nothing(tmp_path: Path) -> None:
     assert find_scene([tmp_path]).labels == 'classes.tif'
     with pytest.raises(ValueError, match=r'Thumbs\.db: found no raster'):
         find_scene([tmp_path / 'flight.tif', tmp_path / 'Thumbs.db'])
+    with zipfile.ZipFile(tmp_path / 'all.zip', 'w') as archive:
+        archive.write(tmp_path / 'flight.tif', 'flight.tif')
+    with pytest.raises(
+        ValueError, match=r'all\.zip: found an archive.*unpack it first'
+    ):
+        find_scene([tmp_path / 'all.zip'])
 
 
 def test_struct(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from torchgeo_ekgnet.layers.rule import (
     choose_expert_strategy,
     dense_passes,
 )
-from torchgeo_ekgnet.layers.tuned import tunes
+from torchgeo_ekgnet.layers.static_gpu import tunes
 
 from ..graphs import CountingBackend
 

@@ -153,7 +153,7 @@ def test_output_is_tried_before_the_training(
     def refuse(*args: Any) -> None:
         raise AssertionError('trained first')
 
-    monkeypatch.setattr('torchgeo_ekgnet.reproduce.sweeping.sweep', refuse)
+    monkeypatch.setattr('torchgeo_ekgnet.reproduce.engine.Sweep.results', refuse)
     with pytest.raises(NotADirectoryError, match='file'):
         main_compare(['--config', str(write(tmp_path)), '--out', str(out)])
 

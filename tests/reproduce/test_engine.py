@@ -25,7 +25,7 @@ from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.layers import expert_convs
 from torchgeo_ekgnet.reproduce import main_repeat
 from torchgeo_ekgnet.reproduce.build import content_of, placed
-from torchgeo_ekgnet.reproduce.engine import describe_run, run, sweep
+from torchgeo_ekgnet.reproduce.engine import Sweep, describe_run, run
 from torchgeo_ekgnet.reproduce.runs import RunStore, settings_key
 from torchgeo_ekgnet.reproduce.settings import read_config, with_seed
 from torchgeo_ekgnet.reproduce.training import CurveLogger, _experts
@@ -243,7 +243,7 @@ def test_files_that_change_during_a_sweep_are_noticed(
         changed
     ]
     with pytest.raises(ValueError, match=f'found another {name} than at the beginning'):
-        sweep([wanted], store, tmp_path, threads=1)
+        Sweep(store, tmp_path, threads=1).results([wanted])
     assert list(store.folder.iterdir()) == []
 
 
@@ -280,11 +280,11 @@ def test_interrupted_sweep_ends_as_the_uninterrupted(
 
         monkeypatch.setattr(CurveLogger, 'log_metrics', log)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            sweep(map(settings, (1, 2, 3)), store, threads=1)
+            Sweep(store, threads=1).results(map(settings, (1, 2, 3)))
         finished.append(len(list(tmp_path.glob('runs/*'))))
     monkeypatch.setattr(CurveLogger, 'log_metrics', logged)
     assert finished == [0, 1, 1]
-    results = sweep(map(settings, (1, 2, 3)), store, threads=1)
+    results = Sweep(store, threads=1).results(map(settings, (1, 2, 3)))
     assert list(map(outcome, results)) == list(map(outcome, uninterrupted))
     assert len(list(tmp_path.glob('runs/*'))) == 3
 
@@ -296,7 +296,7 @@ def test_finished_runs_are_not_repeated(
     store.save(settings(1), uninterrupted[0])
     monkeypatch.delattr('torchgeo_ekgnet.reproduce.engine.run')
     lines: list[str] = []
-    (result,) = sweep([settings(1)], store, report=lines.append)
+    (result,) = Sweep(store, report=lines.append).results([settings(1)])
     assert result == uninterrupted[0]
     assert lines[0].startswith(f'[1/1] {describe_run(settings())}: overall accuracy ')
     assert lines[0].endswith('(done before)')
@@ -315,7 +315,7 @@ def test_kept_checkpoint_can_be_loaded(tmp_path: Path) -> None:
     from torchgeo_ekgnet.maps import load_classifier
 
     store = RunStore(tmp_path / 'runs')
-    sweep([settings(1)], store, keep=tmp_path / 'checkpoints')
+    Sweep(store, keep=tmp_path / 'checkpoints').results([settings(1)])
     path = tmp_path / 'checkpoints' / f'{settings_key(settings(1))}.ckpt'
     assert load_classifier(path).patch_size == 5
 
@@ -324,7 +324,7 @@ def test_missing_checkpoint_leaves_the_result(tmp_path: Path) -> None:
     store = RunStore(tmp_path / 'runs')
     store.save(settings(1), {'confusion': [[1, 0], [0, 1]]})
     keep = tmp_path / 'checkpoints'
-    (result, _) = sweep([settings(1), settings(2)], store, keep=keep, keep_seed=1)
+    (result, _) = Sweep(store, keep=keep, keep_seed=1).results(map(settings, (1, 2)))
     assert result == store.load(settings(1)) == {'confusion': [[1, 0], [0, 1]]}
     assert store.load(settings(2)) is not None
     assert [path.stem for path in keep.iterdir()] == [settings_key(settings(1))]

@@ -51,7 +51,7 @@ def test_runs_tell_of_their_data_once(
     model = {'init_args': {'model': 'ssrn'}}
     runs = [{**SETTINGS, 'model': model, 'seed_everything': seed} for seed in range(3)]
     with caplog.at_level(logging.INFO):
-        engine.sweep(runs, RunStore(tmp_path), report=rank_zero_info)
+        engine.Sweep(RunStore(tmp_path), report=rank_zero_info).results(runs)
     assert caplog.text.count('classes of the scene') == 1
     assert caplog.text.count('overall accuracy 100.00 %') == 3
 

@@ -379,8 +379,8 @@ def test_csv_has_one_number_a_line() -> None:
 
 def test_report_header_names_protocol_overlap_and_scene() -> None:
     summaries = rows(a=(80, 60), b=(70, 71))
-    text = report_markdown(build_report('Title', summaries, [0, 1], note='Effort.'))
-    assert text.startswith('# Title\n')
+    text = report_markdown(build_report('Ti\ntle', summaries, [0, 1], note='Effort.'))
+    assert text.startswith('# Ti tle\n\n- **scene**')
     for part in (
         'Two, 10 x 20 x 5; made up by this package; a test',
         'random (train 0.5); pixels to train / validate / test: 400 / 50 / 200',

@@ -54,9 +54,9 @@ class TestCapture:
                 capture(batch(size))
         assert [shape[0] for shape in graphs.made] == [4, 2, 8, 3]
 
-    def test_several_processes_capture_one_shape_to_train(self) -> None:
+    def test_a_wrapped_network_captures_one_shape_to_train(self) -> None:
         graphs = Graphs()
-        capture = Capture(make_network(), graphs, ('cpu',), processes=2)
+        capture = Capture(make_network(), graphs, ('cpu',), wrapped=True)
         for size in (4, 4, 2, 2):
             capture(batch(size))
         assert [shape[0] for shape in graphs.made] == [4]

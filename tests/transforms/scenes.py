@@ -28,15 +28,10 @@ class ArrayWindows:
         return self.array.dtype
 
     def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
+        self, rows: slice, cols: slice, bands: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
         self.reads += 1
-        window = self.array[row_start:row_stop, col_start:col_stop]
+        window = self.array[rows, cols]
         return window if bands is None else window[:, :, bands]
 
 

@@ -273,10 +273,10 @@ def accuracy_table(report: dict[str, Any]) -> str:
 
 def _smoothed_lines(smoothed: dict[str, Any]) -> list[str]:
     """Give the row of smoothed probabilities, and how far it may be believed."""
-    window, edges = smoothed['window'], smoothed['edges']
+    from ..maps.smoothing import Smoothing
+
     scores = ', '.join(f'{score.name} {score.shown(smoothed)}' for score in SCORES[:3])
-    kept = '' if edges is None else f', edges kept ({edges:g})'
-    lines = [f'smoothed {window} x {window}{kept}: {scores}']
+    lines = [f'smoothed {Smoothing.name(smoothed)}: {scores}']
     if smoothed['reaches_training']:
         lines.append(
             f'  of the windows, {_percent(smoothed["reaches_training"])} % hold a '

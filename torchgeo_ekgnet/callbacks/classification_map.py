@@ -386,10 +386,7 @@ def _legend(checkpoint: Mapping[str, Any], scene: Any) -> 'Legend':
             f'the scene {scene.name} has no labels, and the checkpoint does not name '
             'classes; give class_names={1: NAME, 2: NAME, ...}'
         )
-    trained = state['scene']
-    return Legend.from_classes(
-        trained['class_names'], trained['class_values'], trained['palette']
-    )
+    return Legend.of(state['scene'])
 
 
 def _in_notebook() -> bool:

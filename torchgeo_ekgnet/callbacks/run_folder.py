@@ -482,8 +482,7 @@ def _stage_logger(folder: Path) -> CSVLogger:
 
 def _open(logger: CSVLogger) -> CSVLogger:
     """Create the folder of a logger, without Lightning's warning that it exists."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(action='ignore'):
         _ = logger.experiment
     return logger
 

@@ -21,6 +21,11 @@ _CHOOSE = {
 }
 """Arguments of data that change what their sizes count."""
 
+NEAREST_BANDS = (
+    'map it with the nearest ones (in Python, predict_map with match_wavelengths=True)'
+)
+"""What else can be done where the wavelengths of network and scene are known."""
+
 _PREPROCESSING = ('num_bands', 'patch_size', 'padding_mode', 'normalization', 'pca')
 
 
@@ -173,12 +178,14 @@ def check_same_pixels(
     """
     for message in _other_preprocessing(state, mine):
         raise ValueError(message)
-    difference = other_bands(*trained_bands(state), *trained_bands(mine))
+    theirs, ours = trained_bands(state), trained_bands(mine)
+    difference = other_bands(*theirs, *ours)
     if difference is not None:
+        known = theirs[1] is not None and ours[1] is not None
         raise ValueError(
             f'the checkpoint was trained on other bands than the scene '
             f'{mine["scene"]["name"]} has: {difference}; select the same bands in the '
-            'same order (--data.bands)'
+            f'same order (--data.bands){f", or {NEAREST_BANDS}" if known else ""}'
         )
     for message in _other_pixels(state, mine) if scored else ():
         if not allow_other_split:

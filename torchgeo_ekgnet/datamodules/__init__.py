@@ -3,6 +3,7 @@
 
 """Data modules: one for every scene, over one that does the work."""
 
+from .batches import PixelDataset, collate_pixels
 from .botswana import BotswanaDataModule
 from .custom import CustomSceneDataModule
 from .houston2013 import Houston2013DataModule
@@ -11,7 +12,6 @@ from .ksc import KSCDataModule
 from .labelled_pixels import LabelledPixelsDataModule
 from .pavia_centre import PaviaCentreDataModule
 from .pavia_university import PaviaUniversityDataModule
-from .pixels import PixelDataset, collate_pixels
 from .salinas import SalinasADataModule, SalinasDataModule
 from .scene import HyperspectralDataModule
 from .synthetic import SyntheticSceneDataModule

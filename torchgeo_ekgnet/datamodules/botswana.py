@@ -3,10 +3,6 @@
 
 """Botswana data module."""
 
-from typing import ClassVar
-
-from torchgeo.datasets import NonGeoDataset
-
 from ..datasets import Botswana
 from .scene import HyperspectralDataModule
 
@@ -17,5 +13,5 @@ class BotswanaDataModule(HyperspectralDataModule):
     Uses a random split by default: 5:1:4 for training, validation and test.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = Botswana
-    default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
+    scene_dataset = Botswana
+    default_split = (0.5, 0.1)

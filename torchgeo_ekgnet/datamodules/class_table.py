@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._wording import columns
 from ..datasets.labels import means_no_class
 from ..datasets.scene import HyperspectralScene
 from ..datasets.splits import SUBSETS
@@ -44,22 +45,15 @@ class ClassCounts(NamedTuple):
     def table(self) -> str:
         """Write the pixels of every class, one line a class."""
         head = ('value', 'name', 'labelled', 'train', 'validation', 'test')
-        columns = (self.counts[key] for key in (*SUBSETS, 'unused'))
+        numbers = [self.counts[key] for key in (*SUBSETS, 'unused')]
         rows = [
-            (value, name, sum(numbers), *numbers[:3])
-            for value, name, *numbers in zip(
-                self.values, self.names, *columns, strict=True
+            (value, name, sum(counts), *counts[:3])
+            for value, name, *counts in zip(
+                self.values, self.names, *numbers, strict=True
             )
         ]
         cells = [head, *(tuple(map(str, row)) for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return '\n'.join(
-            '  '.join(
-                cell.ljust(width) if place == 1 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in cells
-        )
+        return '\n'.join(columns(cells, left=1))
 
     def check(self) -> None:
         """Refuse to train a classifier of a single class.

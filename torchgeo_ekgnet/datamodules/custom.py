@@ -3,9 +3,7 @@
 
 """Data module of one's own scene."""
 
-from typing import Any, ClassVar
-
-from torchgeo.datasets import NonGeoDataset
+from typing import Any
 
 from ..datasets import CustomScene, SceneOptions
 from ..datasets.options import flat_options
@@ -20,7 +18,7 @@ class CustomSceneDataModule(HyperspectralDataModule):
     and test.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = CustomScene
+    scene_dataset = CustomScene
 
     @flat_options
     def __init__(

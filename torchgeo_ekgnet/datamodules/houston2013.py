@@ -3,9 +3,7 @@
 
 """Houston 2013 data module."""
 
-from typing import Any, ClassVar
-
-from torchgeo.datasets import NonGeoDataset
+from typing import Any
 
 from ..datasets import Houston2013
 from ..datasets.splits import MaskSplit, SplitProtocol
@@ -19,7 +17,7 @@ class Houston2013DataModule(HyperspectralDataModule):
     every class validates.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = Houston2013
+    scene_dataset = Houston2013
 
     def _default_protocol(self, dataset: Any) -> SplitProtocol:
         """Choose the official masks."""

@@ -3,10 +3,6 @@
 
 """Indian Pines data module."""
 
-from typing import ClassVar
-
-from torchgeo.datasets import NonGeoDataset
-
 from ..datasets import IndianPines
 from .scene import HyperspectralDataModule
 
@@ -18,5 +14,5 @@ class IndianPinesDataModule(HyperspectralDataModule):
     test.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = IndianPines
-    default_split: ClassVar[tuple[float, float]] = (0.6, 0.1)
+    scene_dataset = IndianPines
+    default_split = (0.6, 0.1)

@@ -3,9 +3,7 @@
 
 """Kennedy Space Center data module."""
 
-from typing import Any, ClassVar
-
-from torchgeo.datasets import NonGeoDataset
+from typing import Any
 
 from ..datasets import KSC
 from .scene import HyperspectralDataModule
@@ -18,8 +16,8 @@ class KSCDataModule(HyperspectralDataModule):
     test.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = KSC
-    default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
+    scene_dataset = KSC
+    default_split = (0.5, 0.1)
 
     def __init__(
         self,

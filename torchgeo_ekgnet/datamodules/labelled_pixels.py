@@ -24,8 +24,8 @@ from ..datasets.splits import SUBSETS, Split, SplitContext, SplitProtocol
 from ..samplers.combined import leaves, missing
 from ..samplers.labelled_pixels import LabelledPixelSampler
 from .base import SplitDataModule
+from .batches import dealt_loader
 from .class_table import ClassCounts, class_texts
-from .pixels import dealt_loader
 
 logger = logging.getLogger(__name__)
 

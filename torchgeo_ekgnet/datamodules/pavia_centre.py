@@ -3,10 +3,6 @@
 
 """Pavia Centre data module."""
 
-from typing import ClassVar
-
-from torchgeo.datasets import NonGeoDataset
-
 from ..datasets import PaviaCentre
 from .scene import HyperspectralDataModule
 
@@ -17,5 +13,5 @@ class PaviaCentreDataModule(HyperspectralDataModule):
     Uses a random split by default: 5:1:4 for training, validation and test.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = PaviaCentre
-    default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
+    scene_dataset = PaviaCentre
+    default_split = (0.5, 0.1)

@@ -3,10 +3,6 @@
 
 """Pavia University data module."""
 
-from typing import ClassVar
-
-from torchgeo.datasets import NonGeoDataset
-
 from ..datasets import PaviaUniversity
 from .scene import HyperspectralDataModule
 
@@ -18,5 +14,5 @@ class PaviaUniversityDataModule(HyperspectralDataModule):
     test.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = PaviaUniversity
-    default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
+    scene_dataset = PaviaUniversity
+    default_split = (0.5, 0.1)

@@ -3,10 +3,6 @@
 
 """Salinas and SalinasA data modules."""
 
-from typing import ClassVar
-
-from torchgeo.datasets import NonGeoDataset
-
 from ..datasets import Salinas, SalinasA
 from .scene import HyperspectralDataModule
 
@@ -17,8 +13,8 @@ class SalinasDataModule(HyperspectralDataModule):
     Uses a random split by default: 5:1:4 for training, validation and test.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = Salinas
-    default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
+    scene_dataset = Salinas
+    default_split = (0.5, 0.1)
 
 
 class SalinasADataModule(HyperspectralDataModule):
@@ -27,5 +23,5 @@ class SalinasADataModule(HyperspectralDataModule):
     Uses a random split by default: 5:1:4 for training, validation and test.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = SalinasA
-    default_split: ClassVar[tuple[float, float]] = (0.5, 0.1)
+    scene_dataset = SalinasA
+    default_split = (0.5, 0.1)

@@ -31,21 +31,21 @@ from ..datasets.raster import Grid
 from ..datasets.scene import HyperspectralScene
 from ..datasets.splits import Split, SplitContext, SplitProtocol, as_protocol
 from ..datasets.windows import SceneWindows
-from ..samplers.pixels import PixelSampler
+from ..samplers.class_balance import PixelSampler
 from ..transforms.augmentation import PatchAugmentation
 from ..transforms.normalization import SpectralNormalizer
 from ..transforms.patches import PatchSource
 from ..transforms.pca import SpectralPCA
 from .base import SplitDataModule, after_setup
-from .class_table import ClassCounts, class_texts, doubts_of_scene
-from .description import describe, html
-from .pixels import (
+from .batches import (
     LARGEST_BATCH,
     PixelDataset,
     collate_pixels,
     dealt_loader,
     training_batch_size,
 )
+from .class_table import ClassCounts, class_texts, doubts_of_scene
+from .description import describe, html
 
 # Patches of a batch that a GPU scores or maps; smaller ones leave it waiting for launches.
 _GPU_BATCH = 512

@@ -3,9 +3,7 @@
 
 """Data module of the built-in synthetic scene."""
 
-from typing import Any, ClassVar
-
-from torchgeo.datasets import NonGeoDataset
+from typing import Any
 
 from ..datasets import SyntheticScene
 from .scene import HyperspectralDataModule
@@ -18,8 +16,8 @@ class SyntheticSceneDataModule(HyperspectralDataModule):
     by default.
     """
 
-    scene_dataset: ClassVar[type[NonGeoDataset] | None] = SyntheticScene
-    default_split: ClassVar[tuple[float, float]] = (0.05, 0.05)
+    scene_dataset = SyntheticScene
+    default_split = (0.05, 0.05)
 
     def __init__(
         self,

@@ -246,13 +246,15 @@ class MatSceneDataset(SceneDataset):
     #: Type and shape of the public cube.
     stored_dtype: ClassVar[str]
     stored_shape: ClassVar[tuple[int, int, int]]
+    #: Wavelength of each band in nm.
+    centres: ClassVar[NDArray[np.float64]]
     #: Zero-based bands of the false colour image, None: by wavelength.
     false_colour_bands: ClassVar[tuple[int, int, int] | None] = None
 
     @classmethod
-    @abc.abstractmethod
     def band_centres(cls) -> NDArray[np.float64]:
         """Return the wavelength of each band in nm."""
+        return cls.centres.copy()
 
     @property
     def files(self) -> tuple[SceneFile, ...]:
@@ -352,7 +354,7 @@ class MatSceneDataset(SceneDataset):
         def check(path: Path) -> str | None:
             if file.checkable:
                 return file.mismatch(path)
-            ndim = 2 if file.is_labels else 3
+            ndim = 3 if file is self.cube_file else 2
             try:
                 shape = read_mat(path, file.variable, ndim).shape
             except ValueError as error:

@@ -3,12 +3,6 @@
 
 """Botswana dataset."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
 from .download import SceneFile
 from .wavelengths import hyperion, without
@@ -38,20 +32,20 @@ class Botswana(MatSceneDataset):
     * http://www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes
     """
 
-    scene_name: ClassVar[str] = 'Botswana'
-    directory: ClassVar[str] = 'botswana'
-    stored_dtype: ClassVar[str] = 'uint16'
-    stored_shape: ClassVar[tuple[int, int, int]] = (1476, 256, 145)
-    cube_file: ClassVar[SceneFile] = SceneFile(
-        name='Botswana.mat', variable='Botswana', urls=(f'{_GIC}/7/72/Botswana.mat',)
+    scene_name = 'Botswana'
+    directory = 'botswana'
+    stored_dtype = 'uint16'
+    stored_shape = (1476, 256, 145)
+    centres = without(
+        hyperion(), [(1, 9), (56, 81), (98, 101), (120, 133), (165, 186), (221, 242)]
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
-        name='Botswana_gt.mat',
-        variable='Botswana_gt',
-        urls=(f'{_GIC}/5/58/Botswana_gt.mat',),
-        is_labels=True,
+    cube_file = SceneFile(
+        name='Botswana.mat', variable='Botswana', urls=(f'{_GIC}/7/72/',)
     )
-    class_names: ClassVar[Mapping[int, str]] = {
+    labels_file = SceneFile(
+        name='Botswana_gt.mat', variable='Botswana_gt', urls=(f'{_GIC}/5/58/',)
+    )
+    class_names = {
         1: 'Water',
         2: 'Hippo grass',
         3: 'Floodplain grasses 1',
@@ -67,9 +61,3 @@ class Botswana(MatSceneDataset):
         13: 'Mixed mopane',
         14: 'Exposed soils',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the centres of the 145 kept bands in nm."""
-        removed = [(1, 9), (56, 81), (98, 101), (120, 133), (165, 186), (221, 242)]
-        return without(hyperion(), removed)

@@ -18,6 +18,13 @@ from .._files import acquire, check_free_space, file_digest, move, remove_lock
 
 logger = logging.getLogger(__name__)
 
+#: Folders of public scenes: of their publisher, and of repositories that pass them on.
+GIC = 'http://www.ehu.eus/ccwintco/uploads'
+_GITHUB = 'https://raw.githubusercontent.com'
+DGCNET = f'{_GITHUB}/leeguandong/DGCNet-for-HSI/master/dataset'
+HYBRIDSN = f'{_GITHUB}/gokriznastic/HybridSN/master/data'
+SSTN = f'{_GITHUB}/zilongzhong/SSTN/master/datasets'
+
 _CHUNK = 1 << 16
 _TIMEOUT = (10, 60)  # seconds to connect, seconds between two chunks
 
@@ -37,13 +44,13 @@ class SceneFile:
     Args:
         name: File name.
         variable: Variable in the file.
-        urls: Addresses in the order in which they are tried.
+        urls: Addresses in the order in which they are tried; behind one that ends in a
+            slash the name follows.
         md5: Published or computed MD5 of the file, None if nobody has published one.
         git_blob: SHA-1 under which git stores the file, an independent check where no
             MD5 is known.
         sha256: SHA-256 of the file, where that is what is known.
         manual: What to do by hand if no address works.
-        is_labels: The file holds a label map, not a cube.
     """
 
     name: str
@@ -53,7 +60,11 @@ class SceneFile:
     git_blob: str | None = None
     sha256: str | None = None
     manual: str = ''
-    is_labels: bool = False
+
+    def __post_init__(self) -> None:
+        """Write the addresses in full."""
+        urls = (url + self.name if url.endswith('/') else url for url in self.urls)
+        object.__setattr__(self, 'urls', tuple(urls))
 
     @property
     def checkable(self) -> bool:

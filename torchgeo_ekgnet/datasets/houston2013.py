@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,31 +46,30 @@ class Houston2013(MatSceneDataset):
     * https://doi.org/10.1109/JSTARS.2014.2305441
     """
 
-    scene_name: ClassVar[str] = 'Houston 2013'
-    directory: ClassVar[str] = 'houston2013'
-    stored_dtype: ClassVar[str] = 'uint16'
-    stored_shape: ClassVar[tuple[int, int, int]] = (349, 1905, 144)
-    cube_file: ClassVar[SceneFile] = SceneFile(
+    scene_name = 'Houston 2013'
+    directory = 'houston2013'
+    stored_dtype = 'uint16'
+    stored_shape = (349, 1905, 144)
+    centres = casi_houston()
+    cube_file = SceneFile(
         name='HSI.mat',
         variable='HSI',
         sha256='6a0edba3c224df411623ed5774fc34e91929ab341709859b2f56cc38dbb3c6fd',
         manual=_MANUAL,
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
+    labels_file = SceneFile(
         name='TRLabel.mat',
         variable='TRLabel',
         sha256='96ce863eaf4dc548c3140a480dee33c812d46194ae5ed345fed6e71a3d72b527',
         manual=_MANUAL,
-        is_labels=True,
     )
-    test_labels_file: ClassVar[SceneFile] = SceneFile(
+    test_labels_file = SceneFile(
         name='TSLabel.mat',
         variable='TSLabel',
         sha256='46bd849d556c80ed67b33f23dd288eafa7ac9f97a847390be373b702b0bf5a45',
         manual=_MANUAL,
-        is_labels=True,
     )
-    class_names: ClassVar[Mapping[int, str]] = {
+    class_names = {
         1: 'Healthy grass',
         2: 'Stressed grass',
         3: 'Synthetic grass',
@@ -92,11 +91,6 @@ class Houston2013(MatSceneDataset):
     def files(self) -> tuple[SceneFile, ...]:
         """All files of the scene."""
         return (self.cube_file, self.labels_file, self.test_labels_file)
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the centres of the 144 bands in nm."""
-        return casi_houston()
 
     def official_masks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the contest's training and test pixels.

@@ -3,19 +3,9 @@
 
 """Indian Pines dataset."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
-from .download import SceneFile
+from .download import DGCNET, GIC, HYBRIDSN, SSTN, SceneFile
 from .wavelengths import aviris_indian_pines, without
-
-_GIC = 'http://www.ehu.eus/ccwintco/uploads'
-_RAW = 'https://raw.githubusercontent.com'
-_DGC = f'{_RAW}/leeguandong/DGCNet-for-HSI/master/dataset'
 
 
 class IndianPines(MatSceneDataset):
@@ -40,37 +30,27 @@ class IndianPines(MatSceneDataset):
     * https://doi.org/10.4231/R7RX991C
     """
 
-    scene_name: ClassVar[str] = 'Indian Pines'
-    directory: ClassVar[str] = 'indian_pines'
-    stored_dtype: ClassVar[str] = 'uint16'
-    stored_shape: ClassVar[tuple[int, int, int]] = (145, 145, 200)
-    false_colour_bands: ClassVar[tuple[int, int, int] | None] = (28, 15, 9)
-    cube_file: ClassVar[SceneFile] = SceneFile(
+    scene_name = 'Indian Pines'
+    directory = 'indian_pines'
+    stored_dtype = 'uint16'
+    stored_shape = (145, 145, 200)
+    false_colour_bands = (28, 15, 9)
+    centres = without(aviris_indian_pines(), [(104, 108), (150, 163), (220, 220)])
+    cube_file = SceneFile(
         name='Indian_pines_corrected.mat',
         variable='indian_pines_corrected',
         md5='66dbc9f4a9b7c9b1445f60a87b505101',
         git_blob='75b6d6e7df046fce91eda23e7559e274c92da711',
-        urls=(
-            f'{_GIC}/6/67/Indian_pines_corrected.mat',
-            f'{_RAW}/gokriznastic/HybridSN/master/data/Indian_pines_corrected.mat',
-            f'{_RAW}/zilongzhong/SSTN/master/datasets/IN/Indian_pines_corrected.mat',
-            f'{_DGC}/IN/Indian_pines_corrected.mat',
-        ),
+        urls=(f'{GIC}/6/67/', f'{HYBRIDSN}/', f'{SSTN}/IN/', f'{DGCNET}/IN/'),
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
+    labels_file = SceneFile(
         name='Indian_pines_gt.mat',
         variable='indian_pines_gt',
         md5='9414943dac1d80faaa9165c8b460510c',
         git_blob='8e308e6d2ad7cbb81dc1cd7849a2b7b768f4be6d',
-        urls=(
-            f'{_GIC}/c/c4/Indian_pines_gt.mat',
-            f'{_RAW}/gokriznastic/HybridSN/master/data/Indian_pines_gt.mat',
-            f'{_RAW}/zilongzhong/SSTN/master/datasets/IN/Indian_pines_gt.mat',
-            f'{_DGC}/IN/Indian_pines_gt.mat',
-        ),
-        is_labels=True,
+        urls=(f'{GIC}/c/c4/', f'{HYBRIDSN}/', f'{SSTN}/IN/', f'{DGCNET}/IN/'),
     )
-    class_names: ClassVar[Mapping[int, str]] = {
+    class_names = {
         1: 'Alfalfa',
         2: 'Corn-notill',
         3: 'Corn-mintill',
@@ -88,8 +68,3 @@ class IndianPines(MatSceneDataset):
         15: 'Buildings-Grass-Trees-Drives',
         16: 'Stone-Steel-Towers',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the centres of the 200 kept bands in nm."""
-        return without(aviris_indian_pines(), [(104, 108), (150, 163), (220, 220)])

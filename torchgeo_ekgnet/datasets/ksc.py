@@ -5,9 +5,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from .._patch import PaddingMode
 from .bands import Bands
 from .base import MatSceneDataset, Sample
-from .download import SceneFile
+from .download import DGCNET, SSTN, SceneFile
 from .wavelengths import aviris, without
 
 logger = logging.getLogger(__name__)
 
 _GIC = 'http://www.ehu.es/ccwintco/uploads'
-_RAW = 'https://raw.githubusercontent.com'
-_DGC = f'{_RAW}/leeguandong/DGCNet-for-HSI/master/dataset'
 
 
 class KSC(MatSceneDataset):
@@ -51,12 +49,13 @@ class KSC(MatSceneDataset):
     * https://doi.org/10.1109/TGRS.2004.842481
     """
 
-    scene_name: ClassVar[str] = 'Kennedy Space Center'
-    directory: ClassVar[str] = 'ksc'
-    stored_dtype: ClassVar[str] = 'uint16'
-    stored_shape: ClassVar[tuple[int, int, int]] = (512, 614, 176)
-    false_colour_bands: ClassVar[tuple[int, int, int] | None] = (27, 14, 5)
-    cube_file: ClassVar[SceneFile] = SceneFile(
+    scene_name = 'Kennedy Space Center'
+    directory = 'ksc'
+    stored_dtype = 'uint16'
+    stored_shape = (512, 614, 176)
+    false_colour_bands = (27, 14, 5)
+    centres = without(aviris(), [(1, 4), (102, 116), (151, 172), (218, 224)])
+    cube_file = SceneFile(
         name='KSC.mat',
         variable='KSC',
         git_blob='6cbb7742851216118ddeff9011482fff5aca3698',
@@ -65,25 +64,16 @@ class KSC(MatSceneDataset):
             'published a checksum; its git object id is '
             '6cbb7742851216118ddeff9011482fff5aca3698, see "git hash-object KSC.mat")'
         ),
-        urls=(
-            f'{_GIC}/2/26/KSC.mat',
-            f'{_RAW}/zilongzhong/SSTN/master/datasets/KSC/KSC.mat',
-            f'{_DGC}/KSC/KSC.mat',
-        ),
+        urls=(f'{_GIC}/2/26/', f'{SSTN}/KSC/', f'{DGCNET}/KSC/'),
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
+    labels_file = SceneFile(
         name='KSC_gt.mat',
         variable='KSC_gt',
         md5='9800bae3b8c1e795df7b7b415d54ad02',
         git_blob='8efeec7529b8789152aecf4d3a8197e94daeb363',
-        urls=(
-            f'{_GIC}/a/a6/KSC_gt.mat',
-            f'{_RAW}/zilongzhong/SSTN/master/datasets/KSC/KSC_gt.mat',
-            f'{_DGC}/KSC/KSC_gt.mat',
-        ),
-        is_labels=True,
+        urls=(f'{_GIC}/a/a6/', f'{SSTN}/KSC/', f'{DGCNET}/KSC/'),
     )
-    class_names: ClassVar[Mapping[int, str]] = {
+    class_names = {
         1: 'Scrub',
         2: 'Willow swamp',
         3: 'Cabbage palm hammock',
@@ -130,11 +120,6 @@ class KSC(MatSceneDataset):
         super().__init__(
             root, patch_size, bands, padding_mode, transforms, download, checksum
         )
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the nominal centres of the 176 kept bands in nm."""
-        return without(aviris(), [(1, 4), (102, 116), (151, 172), (218, 224)])
 
     def _repair(self, cube: NDArray[Any]) -> NDArray[Any]:
         """Undo the wrap of negative values."""

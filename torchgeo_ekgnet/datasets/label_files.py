@@ -104,16 +104,7 @@ def open_labels(
             f'as {vectors[0]}; expected files of one kind'
         )
     try:
-        labels, legend = read_vector_labels(
-            paths,
-            grid,
-            options.attribute,
-            options.class_names,
-            options.layer,
-            options.all_touched,
-            options.unlabelled,
-            options.labels_crs,
-        )
+        labels, legend = read_vector_labels(paths, grid, options)
     except VectorFileError as error:
         known = (*VECTOR_SUFFIXES, *TABLES)
         if any(path.suffix.lower() in known for path in paths):
@@ -155,16 +146,7 @@ def _from_rasters(
     disputed = np.zeros(merged.shape, dtype=bool)
     elsewhere: list[OutsideError] = []
     for path in paths:
-        found = read_label_file(
-            path,
-            options.labels_variable,
-            options.shape,
-            options.axes,
-            named=options.class_names is not None,
-            check=options.check_memory,
-            scene=grid,
-            crs=options.labels_crs,
-        )
+        found = read_label_file(path, options, grid)
         own = found.grid
         hint = axes_hint(cube, (own.rows, own.cols))
         try:
@@ -207,29 +189,19 @@ def _from_rasters(
 
 def read_label_file(
     path: Path,
-    variable: str | None = None,
-    size: tuple[int, int] | None = None,
-    axes: str | None = None,
-    named: bool = False,
-    check: bool = True,
-    argument: str | None = None,
+    options: SceneOptions,
     scene: Grid | None = None,
-    crs: str | None = None,
+    argument: str | None = None,
 ) -> LabelFile:
     """Read a label map from an array file or a raster.
 
     Args:
         path: Any file that holds a cube too.
-        variable: Name of the array in the file, None for the only one with two axes; a
-            band of a raster by its number from 1.
-        size: Rows and columns of labels that lie on one axis.
-        axes: Order of the cube's axes, which tells in which order pixels lie on one.
-        named: Names are given, so a legend that cannot be read is no error.
-        check: Refuse labels that do not fit into the free memory.
-        argument: Argument that gives *variable*, for messages.
+        options: Those of the scene; the variable of a raster is a band by its number
+            from 1.
         scene: Grid of the scene; of a file on another one only what lies around it is
             read.
-        crs: CRS that overrules the file's, see ``labels_crs``.
+        argument: Argument that gives the variable, for messages.
 
     Returns:
         The labels.
@@ -238,12 +210,16 @@ def read_label_file(
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, or labels are no whole numbers.
     """
-    request = Request(variable, axes, size, labels=True, argument=argument)
+    variable, crs = options.labels_variable, options.labels_crs
+    request = Request(
+        variable, options.axes, options.shape, labels=True, argument=argument
+    )
     source = open_source(path, request, 'labels')
     try:
         legend = source.legend() or LabelLegend()
     except FileError as error:
-        if not named:
+        # Where names are given a legend that cannot be read is no error.
+        if options.class_names is None:
             raise
         logger.warning('%s; names are given, so its legend is left out', error)
         legend = LabelLegend()
@@ -255,7 +231,7 @@ def read_label_file(
     whole, grid = grid, grid if cut is None else grid.part(rows, cols)
     if scene is not None and 0 in (grid.rows, grid.cols):
         raise outside(str(path), whole, scene)
-    if check:
+    if options.check_memory:
         needed = grid.rows * grid.cols * source.shape[2] * source.dtype.itemsize
         check_memory(needed, path, 'labels', 'cut it, or give check_memory=False')
     if source.scaling:
@@ -266,7 +242,7 @@ def read_label_file(
         )
     mask = source.mask()
     mask = None if mask is None else mask[rows, cols]
-    values = source.read(rows.start, rows.stop, cols.start, cols.stop)
+    values = source.read(rows, cols)
     stored = values[:, :, 0]
     if values.shape[2] > 1:
         values = _chosen_bands(values, variable)
@@ -383,7 +359,9 @@ def read_label_map(
     Returns:
         Labels (rows, cols), ``NO_LABEL`` where there is none.
     """
-    found = read_label_file(path, variable, argument=argument, scene=grid)
+    found = read_label_file(
+        path, SceneOptions(labels_variable=variable), grid, argument
+    )
     own = found.grid
     same_size = grid is not None and (own.rows, own.cols) == (grid.rows, grid.cols)
     if grid is None or not (same_size or (own.georeferenced and grid.georeferenced)):

@@ -3,17 +3,9 @@
 
 """Pavia Centre dataset."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
-from .download import SceneFile
+from .download import GIC, SceneFile
 from .wavelengths import rosis
-
-_GIC = 'http://www.ehu.eus/ccwintco/uploads'
 
 
 class PaviaCentre(MatSceneDataset):
@@ -38,21 +30,17 @@ class PaviaCentre(MatSceneDataset):
     * http://www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes
     """
 
-    scene_name: ClassVar[str] = 'Pavia Centre'
-    directory: ClassVar[str] = 'pavia_centre'
-    stored_dtype: ClassVar[str] = 'uint16'
-    stored_shape: ClassVar[tuple[int, int, int]] = (1096, 715, 102)
-    false_colour_bands: ClassVar[tuple[int, int, int] | None] = (52, 29, 12)
-    cube_file: ClassVar[SceneFile] = SceneFile(
-        name='Pavia.mat', variable='pavia', urls=(f'{_GIC}/e/e3/Pavia.mat',)
+    scene_name = 'Pavia Centre'
+    directory = 'pavia_centre'
+    stored_dtype = 'uint16'
+    stored_shape = (1096, 715, 102)
+    false_colour_bands = (52, 29, 12)
+    centres = rosis(102)
+    cube_file = SceneFile(name='Pavia.mat', variable='pavia', urls=(f'{GIC}/e/e3/',))
+    labels_file = SceneFile(
+        name='Pavia_gt.mat', variable='pavia_gt', urls=(f'{GIC}/5/53/',)
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
-        name='Pavia_gt.mat',
-        variable='pavia_gt',
-        urls=(f'{_GIC}/5/53/Pavia_gt.mat',),
-        is_labels=True,
-    )
-    class_names: ClassVar[Mapping[int, str]] = {
+    class_names = {
         1: 'Water',
         2: 'Trees',
         3: 'Asphalt',
@@ -63,8 +51,3 @@ class PaviaCentre(MatSceneDataset):
         8: 'Meadows',
         9: 'Bare soil',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the nominal centres of the 102 kept bands in nm."""
-        return rosis(102)

@@ -3,19 +3,9 @@
 
 """Pavia University dataset."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
-from .download import SceneFile
+from .download import DGCNET, GIC, HYBRIDSN, SSTN, SceneFile
 from .wavelengths import rosis
-
-_GIC = 'http://www.ehu.eus/ccwintco/uploads'
-_RAW = 'https://raw.githubusercontent.com'
-_DGC = f'{_RAW}/leeguandong/DGCNet-for-HSI/master/dataset'
 
 
 class PaviaUniversity(MatSceneDataset):
@@ -39,37 +29,27 @@ class PaviaUniversity(MatSceneDataset):
     * http://www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes
     """
 
-    scene_name: ClassVar[str] = 'Pavia University'
-    directory: ClassVar[str] = 'pavia_university'
-    stored_dtype: ClassVar[str] = 'uint16'
-    stored_shape: ClassVar[tuple[int, int, int]] = (610, 340, 103)
-    false_colour_bands: ClassVar[tuple[int, int, int] | None] = (52, 29, 12)
-    cube_file: ClassVar[SceneFile] = SceneFile(
+    scene_name = 'Pavia University'
+    directory = 'pavia_university'
+    stored_dtype = 'uint16'
+    stored_shape = (610, 340, 103)
+    false_colour_bands = (52, 29, 12)
+    centres = rosis(103)
+    cube_file = SceneFile(
         name='PaviaU.mat',
         variable='paviaU',
         md5='165a3c7488995f54a19add47c7eed4cd',
         git_blob='6eecc933bedec1130bb046483dd12e25cf091b24',
-        urls=(
-            f'{_GIC}/e/ee/PaviaU.mat',
-            f'{_RAW}/gokriznastic/HybridSN/master/data/PaviaU.mat',
-            f'{_RAW}/zilongzhong/SSTN/master/datasets/UP/PaviaU.mat',
-            f'{_DGC}/UP/PaviaU.mat',
-        ),
+        urls=(f'{GIC}/e/ee/', f'{HYBRIDSN}/', f'{SSTN}/UP/', f'{DGCNET}/UP/'),
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
+    labels_file = SceneFile(
         name='PaviaU_gt.mat',
         variable='paviaU_gt',
         md5='b8c3ba44b077c26e24220463aa855bd3',
         git_blob='85d57a7f2fec6fc2b05a810b31808b88f9357dc6',
-        urls=(
-            f'{_GIC}/5/50/PaviaU_gt.mat',
-            f'{_RAW}/gokriznastic/HybridSN/master/data/PaviaU_gt.mat',
-            f'{_RAW}/zilongzhong/SSTN/master/datasets/UP/PaviaU_gt.mat',
-            f'{_DGC}/UP/PaviaU_gt.mat',
-        ),
-        is_labels=True,
+        urls=(f'{GIC}/5/50/', f'{HYBRIDSN}/', f'{SSTN}/UP/', f'{DGCNET}/UP/'),
     )
-    class_names: ClassVar[Mapping[int, str]] = {
+    class_names = {
         1: 'Asphalt',
         2: 'Meadows',
         3: 'Gravel',
@@ -80,8 +60,3 @@ class PaviaUniversity(MatSceneDataset):
         8: 'Self-blocking bricks',
         9: 'Shadows',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the nominal centres of the 103 kept bands in nm."""
-        return rosis(103)

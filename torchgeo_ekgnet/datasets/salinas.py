@@ -3,18 +3,9 @@
 
 """Salinas and SalinasA datasets."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
-
 from .base import MatSceneDataset
-from .download import SceneFile
+from .download import GIC, HYBRIDSN, SceneFile
 from .wavelengths import aviris, without
-
-_GIC = 'http://www.ehu.eus/ccwintco/uploads'
-_RAW = 'https://raw.githubusercontent.com'
 
 
 class Salinas(MatSceneDataset):
@@ -40,28 +31,22 @@ class Salinas(MatSceneDataset):
     * http://www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes
     """
 
-    scene_name: ClassVar[str] = 'Salinas'
-    directory: ClassVar[str] = 'salinas'
-    stored_dtype: ClassVar[str] = 'int16'
-    stored_shape: ClassVar[tuple[int, int, int]] = (512, 217, 204)
-    cube_file: ClassVar[SceneFile] = SceneFile(
+    scene_name = 'Salinas'
+    directory = 'salinas'
+    stored_dtype = 'int16'
+    stored_shape = (512, 217, 204)
+    centres = without(aviris(), [(108, 112), (154, 167), (224, 224)])
+    cube_file = SceneFile(
         name='Salinas_corrected.mat',
         variable='salinas_corrected',
-        urls=(
-            f'{_GIC}/a/a3/Salinas_corrected.mat',
-            f'{_RAW}/gokriznastic/HybridSN/master/data/Salinas_corrected.mat',
-        ),
+        urls=(f'{GIC}/a/a3/', f'{HYBRIDSN}/'),
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
+    labels_file = SceneFile(
         name='Salinas_gt.mat',
         variable='salinas_gt',
-        urls=(
-            f'{_GIC}/f/fa/Salinas_gt.mat',
-            f'{_RAW}/gokriznastic/HybridSN/master/data/Salinas_gt.mat',
-        ),
-        is_labels=True,
+        urls=(f'{GIC}/f/fa/', f'{HYBRIDSN}/'),
     )
-    class_names: ClassVar[Mapping[int, str]] = {
+    class_names = {
         1: 'Broccoli green weeds 1',
         2: 'Broccoli green weeds 2',
         3: 'Fallow',
@@ -79,11 +64,6 @@ class Salinas(MatSceneDataset):
         15: 'Vineyard untrained',
         16: 'Vineyard vertical trellis',
     }
-
-    @classmethod
-    def band_centres(cls) -> NDArray[np.float64]:
-        """Return the nominal centres of the 204 kept bands in nm."""
-        return without(aviris(), [(108, 112), (154, 167), (224, 224)])
 
 
 class SalinasA(Salinas):
@@ -108,22 +88,21 @@ class SalinasA(Salinas):
     * http://www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes
     """
 
-    scene_name: ClassVar[str] = 'SalinasA'
-    directory: ClassVar[str] = 'salinas_a'
-    stored_shape: ClassVar[tuple[int, int, int]] = (83, 86, 204)
-    cube_file: ClassVar[SceneFile] = SceneFile(
+    scene_name = 'SalinasA'
+    directory = 'salinas_a'
+    stored_shape = (83, 86, 204)
+    cube_file = SceneFile(
         name='SalinasA_corrected.mat',
         variable='salinasA_corrected',
         md5='4852da09661d629f5033ca1d23b908ae',
-        urls=(f'{_GIC}/1/1a/SalinasA_corrected.mat',),
+        urls=(f'{GIC}/1/1a/',),
     )
-    labels_file: ClassVar[SceneFile] = SceneFile(
+    labels_file = SceneFile(
         name='SalinasA_gt.mat',
         variable='salinasA_gt',
         md5='d5c82204f36f9e10c9081e4e68ece1c3',
-        urls=(f'{_GIC}/a/aa/SalinasA_gt.mat',),
-        is_labels=True,
+        urls=(f'{GIC}/a/aa/',),
     )
-    class_names: ClassVar[Mapping[int, str]] = {
+    class_names = {
         value: Salinas.class_names[value] for value in (1, 10, 11, 12, 13, 14)
     }

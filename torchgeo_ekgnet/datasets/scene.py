@@ -266,7 +266,7 @@ class HyperspectralScene:
                 f'{col_start}:{col_stop} is not inside {rows} x {cols} pixels'
             )
         window = self._source.read(
-            row_start, row_stop, col_start, col_stop, self._bands
+            slice(row_start, row_stop), slice(col_start, col_stop), self._bands
         )
         return np.ascontiguousarray(window, np.float64 if double else np.float32)
 
@@ -280,7 +280,9 @@ class HyperspectralScene:
         Returns:
             Values (rows, cols, bands), which may be the cube's own memory.
         """
-        return self._source.read(start, stop, 0, self.shape[1], self._bands)
+        return self._source.read(
+            slice(start, stop), slice(0, self.shape[1]), self._bands
+        )
 
     def read_bands(self, bands: Sequence[int], step: int = 1) -> NDArray[np.float32]:
         """Read a few bands of the whole scene, thinned out if asked for.
@@ -299,7 +301,8 @@ class HyperspectralScene:
         parts = []
         block = max(1, 64 // step) * step
         for start in range(0, rows, block):
-            window = self._source.read(start, min(rows, start + block), 0, cols, wanted)
+            part = slice(start, min(rows, start + block))
+            window = self._source.read(part, slice(0, cols), wanted)
             parts.append(window[::step, ::step].astype(np.float32))
         return np.concatenate(parts)
 

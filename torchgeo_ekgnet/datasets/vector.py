@@ -4,7 +4,6 @@
 """Vector labels: polygons, lines and points with a class attribute."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from .labels import (
     question_numbers,
     told_apart,
 )
+from .options import SceneOptions
 from .raster import Grid, OutsideError, placed_crs, read_crs
 from .sources.legend import qgis_style
 from .sources.vector import Features, read_features
@@ -45,14 +45,7 @@ _TURN = np.array([360.0, 0.0])
 
 
 def read_vector_labels(
-    path: str | os.PathLike[str] | Sequence[Path],
-    grid: Grid,
-    attribute: str | None = None,
-    class_names: ClassNames = None,
-    layer: str | None = None,
-    all_touched: bool = False,
-    unlabelled: Sequence[int] = (0,),
-    labels_crs: str | None = None,
+    paths: Sequence[Path], grid: Grid, options: SceneOptions
 ) -> tuple[NDArray[np.int64], LabelLegend]:
     """Burn vector labels into the grid of a scene.
 
@@ -60,17 +53,12 @@ def read_vector_labels(
     it. Pixels that geometries of different classes claim stay unlabelled.
 
     Args:
-        path: Any file geopandas reads, in any CRS; a folder ``.gdb``, a table of points
-            and ENVI's text of regions of interest too. Several files add up.
+        paths: Any files geopandas reads, in any CRS; a folder ``.gdb``, a table of
+            points and ENVI's text of regions of interest too. Several add up.
         grid: Grid of the scene.
-        attribute: Column with the class: whole numbers, or names. None takes the only
-            column there is.
-        class_names: Names by number, or in the order of the numbers, or of names.
-            None numbers the names that occur in alphabetical order.
-        layer: Layer of the file.
-        all_touched: Label every pixel that a geometry touches.
-        unlabelled: Numbers that mean "no label".
-        labels_crs: CRS of the coordinates where the file names none, or a wrong one.
+        options: Those of the scene: class attribute (None takes the only column there
+            is), names (None numbers the names that occur in alphabetical order), layer,
+            CRS and so on.
 
     Returns:
         Labels (rows, cols), ``NO_LABEL`` where there is none; names, and colours that
@@ -82,11 +70,10 @@ def read_vector_labels(
         ValueError: If the coordinates cannot be placed, the attribute does not exist or
             holds no classes, or no geometry lies in the scene.
     """
-    paths = [Path(path)] if isinstance(path, str | os.PathLike) else list(path)
-    name = listed(paths, 1)
-    features = [read_features(one, layer) for one in paths]
+    name, unlabelled = listed(paths, 1), options.unlabelled
+    features = [read_features(one, options.layer) for one in paths]
     frames = [
-        _placed(one, found, grid, labels_crs)
+        _placed(one, found, grid, options.labels_crs)
         for one, found in zip(paths, features, strict=True)
     ]
     named = {name: rgb for found in features for name, rgb in found.colours.items()}
@@ -97,7 +84,7 @@ def read_vector_labels(
         raise FileError(
             f'{name}: found no features, expected polygons, lines or points'
         )
-    numbers, names = _classes(name, frame, attribute, class_names, unlabelled)
+    numbers, names = _classes(name, frame, options)
     shapes = frame.geometry
     finite = np.isfinite(shapes.bounds.to_numpy()).all(axis=1)
     usable = ~(shapes.is_empty | shapes.isna()).to_numpy() & finite
@@ -123,7 +110,9 @@ def read_vector_labels(
             'expected some'
         )
     try:
-        labels = _burnt(name, shapes[usable], numbers[usable], grid, all_touched)
+        labels = _burnt(
+            name, shapes[usable], numbers[usable], grid, options.all_touched
+        )
     except OutsideError as error:
         if any(_exchanged(found.frame, grid) for found in features):
             raise OutsideError(
@@ -292,8 +281,8 @@ def _from_pixels(
         )
     if grid.transform is None:
         return frame
-    a, b, c, d, e, f = tuple(grid.transform)[:6]
-    return frame.set_geometry(frame.geometry.affine_transform([a, b, d, e, c, f]))
+    placed = frame.geometry.affine_transform(grid.transform.to_shapely())
+    return frame.set_geometry(placed)
 
 
 def _within(frame: geopandas.GeoDataFrame, grid: Grid) -> bool:
@@ -357,13 +346,11 @@ def _burnt(
 
 
 def _classes(
-    path: str,
-    frame: geopandas.GeoDataFrame,
-    attribute: str | None,
-    class_names: ClassNames,
-    unlabelled: Sequence[int],
+    path: str, frame: geopandas.GeoDataFrame, options: SceneOptions
 ) -> tuple[NDArray[np.int64], dict[int, str]]:
     """Return the class number of each feature, or ``NO_LABEL``, and names by number."""
+    attribute, unlabelled = options.attribute, options.unlabelled
+    class_names = options.class_names
     columns = [str(name) for name in frame.columns if name != frame.geometry.name]
     if attribute is None:
         if len(columns) != 1:

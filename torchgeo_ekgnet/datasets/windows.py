@@ -114,12 +114,9 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
         Returns:
             Its first row, row after the last, first column and column after the last.
         """
-        return self._bounds(int(np.searchsorted(self._ends, batch, side='right')))
-
-    def _bounds(self, window: int) -> tuple[int, int, int, int]:
-        """Give the bounds of a window by its number."""
-        row = window // self._columns * self.window_size
-        col = window % self._columns * self.window_size
+        number = self._window_of(batch)
+        row = number // self._columns * self.window_size
+        col = number % self._columns * self.window_size
         return (
             row,
             min(row + self.window_size, self.shape[0]),
@@ -127,13 +124,17 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
             min(col + self.window_size, self.shape[1]),
         )
 
+    def _window_of(self, batch: int) -> int:
+        """Give the number of the window that a batch lies in."""
+        return int(np.searchsorted(self._ends, batch, side='right'))
+
     def size(self, batch: int) -> int:
         """Count the pixels of a batch without listing them."""
-        window = int(np.searchsorted(self._ends, batch, side='right'))
-        return self._part(batch, window)[1]
+        return self._part(batch)[1]
 
-    def _part(self, batch: int, window: int) -> tuple[int, int]:
+    def _part(self, batch: int) -> tuple[int, int]:
         """Give the first pixel of a batch within its window, and its length."""
+        window = self._window_of(batch)
         count = int(self._counts[window])
         last = int(self._ends[window]) - 1
         parts = -(-count // self.batch_size)
@@ -167,9 +168,8 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
         """
         if not 0 <= batch < self.num_batches:
             raise IndexError(f'batch {batch} is not one of {self.num_batches}')
-        window = int(np.searchsorted(self._ends, batch, side='right'))
-        row0, row1, col0, col1 = self._bounds(window)
-        start, length = self._part(batch, window)
+        row0, row1, col0, col1 = self.window(batch)
+        start, length = self._part(batch)
         inside = np.flatnonzero(self.selected[row0:row1, col0:col1])
         inside = inside[start : start + length]
         rows, cols = np.divmod(inside, col1 - col0)

@@ -196,6 +196,11 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
                     shown, 'array', item.shape, item.name, several, item.whole
                 )
     elif holds_features(path):
+        if suffix == '.zip' and not _is_features(path):
+            raise ValueError(
+                f'{path}: found an archive that holds no polygons or points, expected '
+                'files of a scene; unpack it first'
+            )
         yield Candidate(shown, 'vector', several=several)
     elif suffix in TABLES:
         yield Candidate(shown, _kind_of_text(path), several=several)
@@ -243,7 +248,7 @@ def _kind_of_text(path: Path) -> str:
 
 
 def _is_features(path: Path) -> bool:
-    """Tell whether an XML file holds regions of interest."""
+    """Tell whether a file of XML or an archive holds polygons, lines or points."""
     try:
         read_features(path)
     except FileError:

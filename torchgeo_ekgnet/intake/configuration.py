@@ -206,10 +206,9 @@ def _data(found: SceneFiles, advice: Advice) -> list[str]:
         lines += _line(4, key, value, found.notes.get(key, ''))
     if 'axes' in found.notes and 'axes' not in found.options:
         lines += _line(4, 'axes', 'yxb', found.notes['axes'])
-    if found.scene.wavelengths is None and 'wavelengths' not in found.options:
-        lines.append(f'    # wavelengths: {_UNUSED["wavelengths"]}')
-    if found.scene.nodata is None and 'nodata' not in found.options:
-        lines.append(f'    # nodata: {_UNUSED["nodata"]}')
+    for key, text in _UNUSED.items():
+        if getattr(found.scene, key) is None and key not in found.options:
+            lines.append(f'    # {key}: {text}')
     lines += _classes(found)
     lines += [
         *_line(

@@ -13,14 +13,13 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import pandas as pd
 from rasterio.errors import NotGeoreferencedWarning
 
 from .._files import relative_path
-from .._reading import reading
+from .._wording import listed
 from ..datasets import HyperspectralScene, open_scene
-from ..datasets.sources.vector import LAYERED, read_features
+from ..datasets.sources.vector import LAYERED, layers_of, read_features
 from .candidates import Candidate, called, list_candidates
 
 __all__ = ('SceneFiles', 'find_scene')
@@ -36,7 +35,7 @@ _CLASS_WORDS = (
 #: More values than this are no classes.
 _MANY = 256
 
-#: Files that an error lists, of many.
+#: Files that an error lists, of many; their names hold commas.
 _SHOWN = 5
 
 #: Axes orders from the likeliest to the least likely.
@@ -121,12 +120,7 @@ def _unfit(items: Sequence[Candidate], cube: Candidate) -> str:
     ]
     if not others:
         return ''
-    return f' ({_first(others)} does not have its rows and columns, or is a picture)'
-
-
-def _first(items: Sequence[Candidate]) -> str:
-    """Name the first ones of many; their names hold commas."""
-    return '; '.join(map(str, items[:_SHOWN])) + '; ...' * (len(items) > _SHOWN)
+    return f' ({listed(others, _SHOWN, "; ")} does not have its rows and columns, or is a picture)'
 
 
 def _is_cube(item: Candidate) -> bool:
@@ -173,9 +167,9 @@ def _choose_cube(
         ):
             return large[0]
     if len(cubes) != 1:
-        there = '; '.join(map(str, cubes or items)) or 'nothing'
+        there = listed(cubes or items, _SHOWN, '; ') or 'nothing'
         if other and not cubes:
-            there += f'; {", ".join(other[:5])}, which cannot be read'
+            there += f'; {listed(other, _SHOWN)}, which cannot be read'
         raise ValueError(
             f'found {len(cubes) or "no"} cube{"s" * (len(cubes) != 1)} among the files '
             f'({there}), expected one file or variable with rows, columns and bands; '
@@ -205,7 +199,7 @@ def _choose_labels(
     found = found or [*arrays, *flat]
     if len(found) > 1:
         raise ValueError(
-            f'found {len(found)} label files or variables ({_first(found)}), expected '
+            f'found {len(found)} label files or variables ({listed(found, _SHOWN, "; ")}), expected '
             'one; name it with --labels (the folder, if they are tiles) and --labels_variable'
         )
     if not found and 'labels' in known and not any(i.kind == 'array' for i in items):
@@ -284,9 +278,7 @@ def _choose_layer(path: str, options: dict[str, Any]) -> None:
     """Take the first layer with geometries of several, unless one is named."""
     if 'layer' in options or Path(path).suffix.lower() not in LAYERED:
         return
-    with reading(path, 'vector file'):
-        layers = geopandas.list_layers(path)
-    drawn = layers[layers.geometry_type.notna()].name.tolist()
+    layers, drawn = layers_of(Path(path))
     if len(layers) > 1 and drawn:
         options['layer'] = drawn[0]
 

@@ -15,7 +15,7 @@ from torchgeo.datamodules import BaseDataModule
 from .._configurations import check_yaml
 from .._files import check_output_file, named_path
 from .._terminal import brief
-from ..cli import Parser, usage_errors
+from ..cli import built_data
 from ..commands import CommandParser, did_you_mean, resolve_config, shipped_configs
 from ..datamodules import HyperspectralDataModule
 from ..maps import Page
@@ -111,15 +111,7 @@ def _datamodule(path: str, root: str | None) -> Any:
     content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     if not isinstance(content, dict) or 'data' not in content:
         raise ValueError(f'{path}: found no entry data:, expected a configuration')
-    parser = Parser()
-    parser.add_subclass_arguments(BaseDataModule, 'data', required=True)
-    with usage_errors():
-        parsed = parser.parse_object({'data': content['data']})
-    if root is not None:
-        parsed.data.init_args.root = root
-    # jsonargparse renames the method in 4.49.
-    instantiate = getattr(parser, 'instantiate', None) or parser.instantiate_classes
-    datamodule: Any = instantiate(parsed).data
+    datamodule = built_data(content['data'], BaseDataModule, root)
     if not isinstance(datamodule, HyperspectralDataModule):
         raise TypeError(
             f'{path}: found {type(datamodule).__name__}, expected a data module of one '

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._patch import check_patch_size
-from .._wording import listed
+from .._wording import columns, listed
 from ..datasets import DisjointSplit, HyperspectralScene, RandomSplit
 from ..datasets.splits import Split, SplitProtocol
 
@@ -321,16 +321,8 @@ def _left_out(indices: NDArray[np.int64]) -> str:
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Lay a table out as lines, the first column to the left."""
-    cells = [[*head], *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(head))]
-    return [
-        '  '
-        + '  '.join(
-            f'{cell:<{width}}' if index == 0 else f'{cell:>{width}}'
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+    cells = [head, *([_cell(value) for value in row] for row in rows)]
+    return [f'  {line}' for line in columns(cells)]
 
 
 def _cell(value: object) -> str:

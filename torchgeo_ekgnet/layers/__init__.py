@@ -14,8 +14,8 @@ Where to find what, in the order in which a call comes through:
 * ``functional``: the two functions that all convolutions go through, and the list of
   strategies; ``rule`` chooses one of them, ``compiled`` lets a compiled graph choose when
   it runs;
-* one strategy a module: ``products`` (1x1x1 experts), ``unrolled`` and ``direct`` (static
-  kernels on a CPU), ``tuned`` (static kernels on a GPU);
+* one strategy a module: ``products`` (1x1x1 experts); of static kernels ``unrolled`` and
+  ``direct`` on a CPU, ``static_gpu`` on a GPU;
 * mapping networks in one call: ``mapped`` (GPU), ``mapped_cpu``; normalization of training
   batches: ``norm`` (GPU), ``norm_cpu``;
 * kernels in Triton: ``kernels``, of which ``trial`` says whether they run here and are

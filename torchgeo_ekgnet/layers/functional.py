@@ -25,7 +25,7 @@ them is a composition of PyTorch's own:
 ``'direct'``
     A kernel of our own for thin groups on processors with AVX2 (:mod:`.direct`).
 
-On a GPU static convolutions are measured on the spot instead (:mod:`.tuned`).
+On a GPU static convolutions are measured on the spot instead (:mod:`.static_gpu`).
 """
 
 from typing import cast
@@ -52,7 +52,7 @@ from .rule import (
     type_of,
     unrolls_under_autocast,
 )
-from .tuned import dense_conv3d, tuned_conv3d, tunes
+from .static_gpu import dense_conv3d, tuned_conv3d, tunes
 from .unrolled import UnrolledConv, any_unrolling, unrolled_conv3d, unrolled_in_pieces
 
 __all__ = ['STRATEGIES', 'conv_strategy', 'expert_conv3d', 'grouped_conv3d']

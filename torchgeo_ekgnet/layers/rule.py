@@ -59,7 +59,7 @@ STRATEGIES = ('grouped', 'pointwise', 'experts', 'unrolled', 'dense', 'direct')
 #: order channels-last was faster than a grouped one on an H200, in half precision: in
 #: the forward pass alone, or with the backward pass as well. These are the three blocks
 #: of EKGNet-base; measured at batch 80, patch 15, 200 bands. It is where the choice
-#: among the ways of :mod:`.tuned` starts.
+#: among the ways of :mod:`.static_gpu` starts.
 DENSE = {(8, 2): 'both', (16, 4): 'forward', (32, 8): 'both'}
 
 #: Positions of a map up to which a CPU applies four large experts to a batch sooner than
@@ -375,7 +375,7 @@ def choose_conv_strategy(
             without gradients  time is less than the plain
     CUDA    float32, bfloat16, 3x3x3, stride 1, 2 to 8 groups; measured on the spot,
             float16            stems of few inputs             pass by pass
-                                                               (:mod:`.tuned`)
+                                                               (:mod:`.static_gpu`)
     any     any                everything else                 ``'grouped'``
     ======  =================  ==============================  =======================
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..datasets.raster import Grid
 from ..datasets.scene import HyperspectralScene
 
 __all__ = ('ClassAreas', 'estimate_areas', 'pixel_area')
@@ -146,11 +147,9 @@ def _ground_area(scene: HyperspectralScene) -> float | None:
 
     assert scene.crs is not None and scene.transform is not None
     row, col = scene.shape[0] // 2, scene.shape[1] // 2
-    a, b, c, d, e, f = tuple(scene.transform)[:6]
-    corners = [(col, row), (col + 1, row), (col + 1, row + 1), (col, row + 1)]
-    x, y = zip(
-        *((a * i + b * j + c, d * i + e * j + f) for i, j in corners), strict=True
-    )
+    whole = Grid(*scene.shape[:2], scene.crs, scene.transform)
+    pixel = whole.part(slice(row, row + 1), slice(col, col + 1)).corners()
+    x, y = zip(*(pixel[corner] for corner in (0, 1, 3, 2)), strict=True)
     try:
         crs = CRS.from_wkt(scene.crs.to_wkt())
         geodetic, ellipsoid = crs.geodetic_crs, crs.get_geod()

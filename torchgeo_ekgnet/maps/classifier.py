@@ -4,9 +4,9 @@
 """Classifiers from checkpoints: network, bands, normalisation and classes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import timm
@@ -24,6 +24,7 @@ from ..checkpoint import (
     read_checkpoint,
     trained_bands,
 )
+from ..checkpoint.comparison import NEAREST_BANDS
 from ..datasets.scene import HyperspectralScene
 from ..models._weights import compare_weights, network_state
 from ..transforms.patches import PatchSource
@@ -167,8 +168,8 @@ def match_bands(
     if not match_wavelengths:
         raise ValueError(
             f'{source} was trained on other bands than the scene {scene.name} has: '
-            f'{difference}; select the same bands in the same order (bands=), or take '
-            'the nearest ones (in Python, predict_map with match_wavelengths=True)'
+            f'{difference}; select the same bands in the same order (bands=), or '
+            f'{NEAREST_BANDS}'
         )
     distance = np.abs(found[None, :] - wavelengths[:, None])
     nearest = distance.argmin(axis=1).astype(np.int64)
@@ -228,17 +229,12 @@ def load_classifier(
             f'the weights in {path} do not fit {settings["model"]}: {found.sentence()}'
         )
     model.load_state_dict(weights)
-    scene = state['scene']
     num_bands, wavelengths = trained_bands(state)
     provenance = Provenance.of(checkpoint)
     temperature = None if provenance is None else provenance.temperature
     return Classifier(
         model=calibrated(model.to(device).eval(), temperature),
-        legend=Legend.from_classes(
-            cast(Sequence[str], scene['class_names']),
-            cast(Sequence[int], scene['class_values']),
-            scene['palette'],
-        ),
+        legend=Legend.of(state['scene']),
         num_bands=num_bands,
         wavelengths=wavelengths,
         data=state,

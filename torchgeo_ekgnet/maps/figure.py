@@ -55,14 +55,15 @@ _FONT_SIZE = 7.5
 
 def _thinned(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     """Read the first band of a raster, thinned out if it is large."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            step = thinning(file.shape)
-            shape = (math.ceil(file.height / step), math.ceil(file.width / step))
-            values: NDArray[np.float32] = file.read(
-                1, out_shape=shape, resampling=Resampling.nearest
-            )
+    with (
+        warnings.catch_warnings(action='ignore', category=NotGeoreferencedWarning),
+        rasterio.open(path) as file,
+    ):
+        step = thinning(file.shape)
+        shape = (math.ceil(file.height / step), math.ceil(file.width / step))
+        values: NDArray[np.float32] = file.read(
+            1, out_shape=shape, resampling=Resampling.nearest
+        )
     return values
 
 

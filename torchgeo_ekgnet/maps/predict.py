@@ -364,8 +364,7 @@ def describe_patches(source: Patches) -> dict[str, Any]:
     for part in ('normalizer', 'pca'):
         transform = getattr(source, part, None)
         if transform is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
+            with warnings.catch_warnings(action='ignore'):
                 digest.update(repr(_plain(transform.state_dict())).encode())
     return {
         'patch_size': getattr(source, 'patch_size', None),

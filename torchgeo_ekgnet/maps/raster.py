@@ -106,6 +106,13 @@ class Legend:
             values = range(1, len(names) + 1)
         return cls(tuple(map(str, names)), tuple(map(int, values)), colours)
 
+    @classmethod
+    def of(cls, scene: Mapping[str, Any]) -> 'Legend':
+        """Make the legend of a scene as :meth:`HyperspectralScene.metadata` tells it."""
+        return cls.from_classes(
+            scene['class_names'], scene['class_values'], scene['palette']
+        )
+
     @property
     def dtype(self) -> str:
         """Smallest raster type that holds every value: uint8 or uint16."""
@@ -208,7 +215,10 @@ def stage_raster(
     target = folder / name
     draft = folder / f'{target.stem}.draft.tif'
     try:
-        with _quiet(), _clear_errors(name, folder):
+        with (
+            warnings.catch_warnings(action='ignore', category=NotGeoreferencedWarning),
+            _clear_errors(name, folder),
+        ):
             sums = _write_draft(draft, spec, read_tile)
             _compare(draft, spec, sums)
             rasterio.shutil.copy(
@@ -284,14 +294,6 @@ def _compare(path: Path, spec: RasterSpec, sums: Sequence[int]) -> None:
             values = np.ascontiguousarray(file.read(window=window))
             if zlib.crc32(values.tobytes()) != expected:
                 raise RasterioError(f'{path.name} does not hold what was written')
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warning that a scene without a map projection would raise."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        yield
 
 
 @contextmanager

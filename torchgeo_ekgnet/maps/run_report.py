@@ -18,6 +18,7 @@ from .areas import estimate_areas
 from .figure import confidence_figure, learning_curves, reliability_figure
 from .page import Page
 from .results import Results
+from .smoothing import Smoothing
 
 __all__ = ('write_run_report',)
 
@@ -250,10 +251,7 @@ def _calibration(page: Page, calibration: Mapping[str, Any]) -> None:
 def _smoothed(page: Page, test: Mapping[str, Any]) -> None:
     """Show the scores of smoothed probabilities beside those of single pixels."""
     smoothed = test['smoothed']
-    window, edges = smoothed['window'], smoothed.get('edges')
-    name = f'smoothed over {window} x {window} pixels' + (
-        '' if edges is None else f', edges kept ({edges:g})'
-    )
+    name = f'smoothed over {Smoothing.name(smoothed, " pixels")}'
     page.table(
         ('', *(_titled(score) for score in SCORES)),
         [

@@ -4,7 +4,7 @@
 """Smoothing of class probabilities over a window, plain or along the scene's edges."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,13 @@ class Smoothing:
     def describe(self) -> dict[str, Any]:
         """Give the settings as results report them."""
         return {'window': self.window, 'edges': self.edges}
+
+    @staticmethod
+    def name(described: Mapping[str, Any], unit: str = '') -> str:
+        """Name what :meth:`describe` gave: its window and whether edges are kept."""
+        window, edges = described['window'], described.get('edges')
+        kept = '' if edges is None else f', edges kept ({edges:g})'
+        return f'{window} x {window}{unit}{kept}'
 
     def __call__(
         self,

@@ -3,7 +3,7 @@
 
 """Repeated runs, classical baselines and the paper's tables as one command each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from .classical import CLASSICAL_NAMES, classical_confusion, fit_classical
 
@@ -17,35 +17,14 @@ __all__ = (
 )
 
 
-def main_compare(args: Sequence[str] | None = None) -> None:
-    """Run ``torchgeo-ekgnet compare``: several systems on one scene and split.
+def __getattr__(name: str) -> Callable[..., None]:
+    """Import a command when it is asked for: the baselines do not need Lightning's."""
+    if name == 'main_reproduce':
+        from .cli import main_reproduce
 
-    Args:
-        args: Arguments after the command's name; None: those of the process.
-    """
-    from .compare import main_compare as run
+        return main_reproduce
+    if name in ('main_compare', 'main_repeat'):
+        from . import compare
 
-    run(args)
-
-
-def main_repeat(args: Sequence[str] | None = None) -> None:
-    """Run ``torchgeo-ekgnet repeat``: one configuration with several seeds.
-
-    Args:
-        args: Arguments after the command's name; None: those of the process.
-    """
-    # Lightning's command line takes seconds to import; the baselines do not need it.
-    from .cli import main_repeat as run
-
-    run(args)
-
-
-def main_reproduce(args: Sequence[str] | None = None) -> None:
-    """Run ``torchgeo-ekgnet reproduce``: a table, a figure or an ablation.
-
-    Args:
-        args: Arguments after the command's name; None: those of the process.
-    """
-    from .cli import main_reproduce as run
-
-    run(args)
+        return compare.main_compare if name == 'main_compare' else compare.main_repeat
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

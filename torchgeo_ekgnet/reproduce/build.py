@@ -17,7 +17,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from .._files import file_digest
-from ..cli import CommandLine, Parser, usage_errors
+from ..cli import CommandLine, built_data
 from ..datamodules import HyperspectralDataModule
 from ..datasets.scene import HyperspectralScene
 from .runs import Result, Settings, decode_floats
@@ -99,14 +99,8 @@ def build_data(
         The datamodule, with scene and split.
     """
     place = None if root is None else os.fspath(root)
-    parser = Parser()
-    parser.add_lightning_class_args(HyperspectralDataModule, 'data', subclass_mode=True)
     chosen = placed(settings, place, Path())['data']
-    with usage_errors():
-        config = parser.parse_object({'data': chosen})
-    # Its name before jsonargparse 4.49.
-    instantiate = getattr(parser, 'instantiate', None) or parser.instantiate_classes
-    data: HyperspectralDataModule = instantiate(config).data
+    data: HyperspectralDataModule = built_data(chosen, HyperspectralDataModule)
     data.setup('test')
     return data
 

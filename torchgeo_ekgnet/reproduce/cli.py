@@ -1,9 +1,10 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""The commands ``torchgeo-ekgnet repeat`` and ``torchgeo-ekgnet reproduce``."""
+"""The command ``torchgeo-ekgnet reproduce``: the paper's tables and figures."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from .._files import named_path
 from .._runs import claim_outputs
 from ..commands import CommandParser
+from ..datasets.plotting import plot_scene
 from .build import build_data, content_of
 from .declarations import (
     PROTOCOLS,
@@ -22,61 +24,20 @@ from .declarations import (
     published,
     run_settings,
 )
-from .engine import checkpoint_path
+from .engine import Sweep, checkpoint_path
 from .experiments import BUDGETS, EXPERIMENTS
+from .figures import classical_map, map_panels, save
 from .report import build_report
 from .runs import RunStore
-from .settings import with_seed
-from .summary import Summary
 from .sweeping import (
     Runs,
     at_least_one,
-    configured,
     finish,
     seeds_of,
     shared_arguments,
     smoothed_too,
     summaries_of,
 )
-
-
-def repeat_parser() -> argparse.ArgumentParser:
-    """Parser of ``torchgeo-ekgnet repeat``."""
-    parser = CommandParser(
-        prog='torchgeo-ekgnet repeat',
-        allow_abbrev=False,
-        description=(
-            'Train and test one configuration with several seeds and report mean and '
-            'standard deviation. Each seed changes the split and the training. An '
-            'interrupted command continues where it was; finished runs are not '
-            'repeated.'
-        ),
-        epilog=(
-            'Any argument of "torchgeo-ekgnet fit" may follow and overrides the '
-            'configuration, for example --trainer.max_epochs 20.'
-        ),
-    )
-    parser.add_argument(
-        '--config',
-        required=True,
-        action='append',
-        metavar='YAML',
-        help='configuration as for fit: a file, or the name of a shipped one',
-    )
-    parser.add_argument(
-        '--seeds',
-        type=at_least_one,
-        default=10,
-        metavar='N',
-        help='number of seeds (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--out',
-        type=named_path,
-        help='folder of runs and report (default: runs/repeat/<name of the config>)',
-    )
-    shared_arguments(parser)
-    return parser
 
 
 def reproduce_parser() -> argparse.ArgumentParser:
@@ -192,22 +153,28 @@ def main_reproduce(args: Sequence[str] | None = None) -> None:
     if not rows:
         _scene_figure(experiment, folder, scene, budget, options)
         return
-    checkpoints = options.out / 'checkpoints' if experiment.maps else None
-    store = RunStore(options.out / 'runs')
     content = content_of(next(iter(runs.values())), options.root)
     complete = {key: {**settings, 'content': content} for key, settings in runs.items()}
     wanted = smoothed_too(complete, options)
-    systems = [(row.key, row.label) for row in rows]
-    summaries, done = summaries_of(
-        systems, wanted, store, options, folder, checkpoints, seeds[0]
+    sweep = Sweep(
+        RunStore(options.out / 'runs'),
+        options.root,
+        options.threads,
+        options.out / 'checkpoints' if experiment.maps else None,
+        seeds[0],
+        rank_zero_info,
     )
+    systems = {row.key: row.label for row in rows}
+    summaries, done = summaries_of(systems, wanted, sweep, folder, options.report_only)
     # The paper's numbers are of its own scene and of random pixels.
     own = scene == experiment.scene and protocol == 'random'
     numbers = published(experiment) if own else {}
     title = f'{experiment.title}, {summaries[0].results[0]["scene"]["name"]}'
     report = build_report(title, summaries, done, numbers, budget.note)
-    figures = _figures(experiment, rows, wanted, seeds[0], summaries, folder, options)
-    finish(folder, report, summaries, numbers, figures)
+    maps = []
+    if sweep.keep is not None:
+        maps = [_maps(rows, wanted, sweep.keep, seeds[0], folder, options.root)]
+    finish(folder, report, maps)
 
 
 def _scene_figure(
@@ -218,9 +185,6 @@ def _scene_figure(
     options: argparse.Namespace,
 ) -> None:
     """Draw a scene's false colour and labels."""
-    from ..datasets.plotting import plot_scene
-    from .figures import save
-
     row = Row('scene', 'scene', 'rbf_svm')
     settings = run_settings(
         experiment, row, options.first_seed, budget, scene, options.split
@@ -232,63 +196,30 @@ def _scene_figure(
     rank_zero_info(f'written: {file}')
 
 
-def _figures(
-    experiment: Experiment,
+def _maps(
     rows: Sequence[Row],
     runs: Runs,
+    checkpoints: str | os.PathLike[str],
     seed: int,
-    summaries: Sequence[Summary],
     folder: Path,
-    options: argparse.Namespace,
-) -> list[tuple[Path, str]]:
-    """Draw what belongs to a report: curves, and maps where they are asked for."""
+    root: str | None,
+) -> tuple[Path, str]:
+    """Draw the map of every row by the checkpoint that was kept of it."""
     from ..maps import predict_map
-    from .figures import classical_map, draw_curves, map_panels, save
 
-    drawn = []
-    if experiment.maps:
-        maps = []
-        data = build_data(runs[rows[0].key, seed], options.root)
-        for row in rows:
-            settings = runs[row.key, seed]
-            if row.classical:
-                classes = classical_map(row.model, data.scene, data.split, seed)
-            else:
-                checkpoint = checkpoint_path(settings, options.out / 'checkpoints')
-                if not checkpoint.is_file():
-                    continue
-                classes = predict_map(checkpoint, data.scene, scope='labelled').labels
-            maps.append((row.label, classes))
-        file = save(map_panels(data.scene, maps), folder / 'maps.png')
-        text = (
-            f'Maps with seed {seed}; the labelled pixels, training pixels included, '
-            'as in the paper'
-        )
-        drawn.append((file, text))
-    return drawn + draw_curves(summaries, folder)
-
-
-def main_repeat(args: Sequence[str] | None = None) -> None:
-    """Run ``torchgeo-ekgnet repeat``.
-
-    Args:
-        args: Arguments after the command's name; None: those of the process.
-    """
-    options, overrides = repeat_parser().parse_known_args(args)
-    settings = configured(options, overrides)
-    name = Path(options.config[-1]).stem
-    folder = options.out or Path('runs', 'repeat', name)
-    settings['content'] = content_of(settings, options.root, split=True)
-    seeds = seeds_of(options, options.seeds)
-    runs = {(name, seed): with_seed(settings, seed) for seed in seeds}
-    summaries, done = summaries_of(
-        [(name, name)],
-        smoothed_too(runs, options),
-        RunStore(folder / 'runs'),
-        options,
-        folder,
+    maps = []
+    data = build_data(runs[rows[0].key, seed], root)
+    for row in rows:
+        if row.classical:
+            classes = classical_map(row.model, data.scene, data.split, seed)
+        else:
+            checkpoint = checkpoint_path(runs[row.key, seed], checkpoints)
+            if not checkpoint.is_file():
+                continue
+            classes = predict_map(checkpoint, data.scene, scope='labelled').labels
+        maps.append((row.label, classes))
+    file = save(map_panels(data.scene, maps), folder / 'maps.png')
+    return file, (
+        f'Maps with seed {seed}; the labelled pixels, training pixels included, as in the '
+        'paper'
     )
-    report = build_report(f'{name}, repeated', summaries, done)
-    from .figures import draw_curves
-
-    finish(folder, report, summaries, {}, draw_curves(summaries, folder))

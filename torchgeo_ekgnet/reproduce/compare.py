@@ -1,16 +1,17 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""The command ``torchgeo-ekgnet compare``: several systems on one scene and split."""
+"""The commands ``compare`` and ``repeat``: own configurations, run over seeds."""
 
 import argparse
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
+from lightning.pytorch.utilities import rank_zero_info
 
 from .._files import named_path
 from ..commands import CommandParser, did_you_mean
@@ -18,8 +19,7 @@ from ..models import network_class
 from .build import content_of, import_class
 from .classical import CLASSICAL_NAMES
 from .declarations import whole_patches
-from .engine import classical_settings
-from .figures import draw_curves
+from .engine import Sweep, classical_settings
 from .report import build_report
 from .runs import RunStore
 from .settings import with_seed
@@ -40,29 +40,59 @@ _TWIN = ':static'
 _LABELS = {'rbf_svm': 'RBF-SVM', 'random_forest': 'Random forest'}
 
 
-def compare_parser() -> argparse.ArgumentParser:
-    """Parser of ``torchgeo-ekgnet compare``."""
+def _parser(
+    command: str, description: str, config: str, seeds: int, scope: str = ''
+) -> CommandParser:
+    """Make the parser of a command that runs one configuration over seeds."""
     parser = CommandParser(
-        prog='torchgeo-ekgnet compare',
+        prog=f'torchgeo-ekgnet {command}',
         allow_abbrev=False,
-        description=(
-            'Train and test several networks and classical baselines on the scene and '
-            'the split of one configuration, over several seeds, and report means, '
-            'deviations, significance, times and what may be concluded. An interrupted '
-            'command continues where it was; finished runs are not repeated.'
-        ),
-        epilog=(
-            'Any argument of "torchgeo-ekgnet fit" may follow and overrides the '
-            'configuration for all networks, for example --trainer.max_epochs 20 or '
-            '--data.split DisjointSplit.'
-        ),
+        description=f'{description} An interrupted command continues where it was; '
+        'finished runs are not repeated.',
+        epilog='Any argument of "torchgeo-ekgnet fit" may follow and overrides the '
+        f'configuration{scope}, for example --trainer.max_epochs 20 or --data.split '
+        'DisjointSplit.',
     )
     parser.add_argument(
-        '--config',
-        required=True,
-        action='append',
-        metavar='YAML',
-        help='configuration as for fit: scene, split and recipe of all networks',
+        '--config', required=True, action='append', metavar='YAML', help=config
+    )
+    parser.add_argument(
+        '--seeds',
+        type=at_least_one,
+        default=seeds,
+        metavar='N',
+        help='number of seeds; each changes split and training (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--out',
+        type=named_path,
+        help=f'folder of runs and report (default: runs/{command}/<name of the config>)',
+    )
+    shared_arguments(parser)
+    return parser
+
+
+def repeat_parser() -> argparse.ArgumentParser:
+    """Parser of ``torchgeo-ekgnet repeat``."""
+    return _parser(
+        'repeat',
+        'Train and test one configuration with several seeds and report mean and '
+        'standard deviation.',
+        'configuration as for fit: a file, or the name of a shipped one',
+        seeds=10,
+    )
+
+
+def compare_parser() -> argparse.ArgumentParser:
+    """Parser of ``torchgeo-ekgnet compare``."""
+    parser = _parser(
+        'compare',
+        'Train and test several networks and classical baselines on the scene and the '
+        'split of one configuration, over several seeds, and report means, deviations, '
+        'significance, times and what may be concluded.',
+        'configuration as for fit: scene, split and recipe of all networks',
+        seeds=3,
+        scope=' for all networks',
     )
     parser.add_argument(
         '--models',
@@ -71,54 +101,61 @@ def compare_parser() -> argparse.ArgumentParser:
         'network with experts that has one kernel in their place (default: the network '
         'of the configuration, ssrn, rbf_svm, random_forest)',
     )
-    parser.add_argument(
-        '--seeds',
-        type=at_least_one,
-        default=3,
-        metavar='N',
-        help='number of seeds; each changes split and training (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--out',
-        type=named_path,
-        help='folder of runs and report (default: runs/compare/<name of the config>)',
-    )
-    shared_arguments(parser)
     return parser
 
 
+def main_repeat(args: Sequence[str] | None = None) -> None:
+    """Run ``torchgeo-ekgnet repeat``: one configuration with several seeds.
+
+    Args:
+        args: Arguments after the command's name; None: those of the process.
+    """
+    options, overrides = repeat_parser().parse_known_args(args)
+    settings = configured(options, overrides)
+    name = Path(options.config[-1]).stem
+    folder = options.out or Path('runs', 'repeat', name)
+    _report_on(options, settings, folder, {name: name}, f'{name}, repeated')
+
+
 def main_compare(args: Sequence[str] | None = None) -> None:
-    """Run ``torchgeo-ekgnet compare``.
+    """Run ``torchgeo-ekgnet compare``: several systems on one scene and split.
 
     Args:
         args: Arguments after the command's name; None: those of the process.
     """
     options, overrides = compare_parser().parse_known_args(args)
     settings = configured(options, overrides)
-    systems = _systems(settings, options.models)
-    title = Path(options.config[-1]).stem
-    folder = options.out or Path('runs', 'compare', title)
-    settings['content'] = content_of(settings, options.root, split=True)
-    seeds = seeds_of(options, options.seeds)
-    runs = {
-        (name, seed): system_settings(with_seed(settings, seed), name)
-        # All systems with one seed before the next seed: an early report is balanced.
-        for seed in seeds
-        for name in systems
+    systems = {
+        name: _LABELS.get(name, name.replace(_TWIN, ', static twin'))
+        for name in _systems(settings, options.models)
     }
-    labelled = [
-        (name, _LABELS.get(name, name.replace(_TWIN, ', static twin')))
-        for name in systems
-    ]
-    summaries, done = summaries_of(
-        labelled,
-        smoothed_too(runs, options),
-        RunStore(folder / 'runs'),
-        options,
-        folder,
-    )
-    report = build_report(f'{title}: {len(systems)} systems', summaries, done)
-    finish(folder, report, summaries, {}, draw_curves(summaries, folder))
+    name = Path(options.config[-1]).stem
+    folder = options.out or Path('runs', 'compare', name)
+    title = f'{name}: {len(systems)} systems'
+    _report_on(options, settings, folder, systems, title, system_settings)
+
+
+def _report_on(
+    options: argparse.Namespace,
+    settings: dict[str, Any],
+    folder: Path,
+    systems: Mapping[str, str],
+    title: str,
+    settings_of: Callable[[dict[str, Any], str], dict[str, Any]] = lambda own, _: own,
+) -> None:
+    """Run all systems, names by key, with every seed, and write the report."""
+    settings['content'] = content_of(settings, options.root, split=True)
+    runs = {
+        (key, seed): settings_of(with_seed(settings, seed), key)
+        # All systems with one seed before the next seed: an early report is balanced.
+        for seed in seeds_of(options, options.seeds)
+        for key in systems
+    }
+    store = RunStore(folder / 'runs')
+    sweep = Sweep(store, options.root, options.threads, report=rank_zero_info)
+    wanted = smoothed_too(runs, options)
+    summaries, done = summaries_of(systems, wanted, sweep, folder, options.report_only)
+    finish(folder, build_report(title, summaries, done))
 
 
 def _configured(settings: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,55 +182,62 @@ def classical_settings(settings: Settings, name: str = 'rbf_svm') -> dict[str, A
     return {**baseline, 'model': {'classical': name}, 'trainer': {}}
 
 
-def sweep(
-    runs: Iterable[Settings],
-    store: RunStore,
-    root: str | os.PathLike[str] | None = None,
-    threads: int | None = None,
-    keep: str | os.PathLike[str] | None = None,
-    report: Callable[[str], None] = logger.info,
-    keep_seed: int | None = None,
-) -> list[Result]:
-    """Do all runs that have not finished yet, in order.
+@dataclass(frozen=True)
+class Sweep:
+    """Many runs, each of them done once.
 
-    Args:
-        runs: Settings of every run.
+    Attributes:
         store: Folder of run files.
         root: Folder of the scene's files; None: as the settings say.
         threads: Threads of PyTorch's operations; None: as they are.
         keep: Folder to which tested checkpoints are copied; None: not kept.
-        report: Called with one line a run.
         keep_seed: Seed of the runs whose checkpoints are kept; None: of all.
-
-    Returns:
-        The results, in the order of ``runs``.
+        report: Called with one line a run.
     """
-    wanted = list(runs)
-    results = []
-    said = False
-    for number, settings in enumerate(wanted, 1):
-        result = store.load(settings)
-        start = time.perf_counter()
-        state = 'done before'
-        place = keep if keep_seed in (None, settings['seed_everything']) else None
-        if result is None:
-            # What the first run says of scene and split is much the same in all.
-            with store.work() as work, brief() if said else nullcontext():
-                result = run(settings, root, threads, place, work)
-            said = True
-            store.save(settings, result)
-            state = f'{time.perf_counter() - start:.0f} s'
-        elif _checkpoint_lacks(settings, place):
-            # The finished result stands; this training is for its weights only.
-            with store.work() as work:
-                run(settings, root, threads, place, work)
-            state = f'done before; checkpoint, {time.perf_counter() - start:.0f} s'
-        results.append(result)
-        report(
-            f'[{number}/{len(wanted)}] {describe_run(settings)}: '
-            f'overall accuracy {100 * _overall(result):.2f} % ({state})'
-        )
-    return results
+
+    store: RunStore
+    root: str | os.PathLike[str] | None = None
+    threads: int | None = None
+    keep: str | os.PathLike[str] | None = None
+    keep_seed: int | None = None
+    report: Callable[[str], None] = logger.info
+
+    def results(self, runs: Iterable[Settings]) -> list[Result]:
+        """Do all runs that have not finished yet, in order.
+
+        Args:
+            runs: Settings of every run.
+
+        Returns:
+            The results, in the order of ``runs``.
+        """
+        wanted = list(runs)
+        results = []
+        said = False
+        for number, settings in enumerate(wanted, 1):
+            result = self.store.load(settings)
+            start = time.perf_counter()
+            state = 'done before'
+            kept = self.keep_seed in (None, settings['seed_everything'])
+            place = self.keep if kept else None
+            if result is None:
+                # What the first run says of scene and split is much the same in all.
+                with self.store.work() as work, brief() if said else nullcontext():
+                    result = run(settings, self.root, self.threads, place, work)
+                said = True
+                self.store.save(settings, result)
+                state = f'{time.perf_counter() - start:.0f} s'
+            elif _checkpoint_lacks(settings, place):
+                # The finished result stands; this training is for its weights only.
+                with self.store.work() as work:
+                    run(settings, self.root, self.threads, place, work)
+                state = f'done before; checkpoint, {time.perf_counter() - start:.0f} s'
+            results.append(result)
+            self.report(
+                f'[{number}/{len(wanted)}] {describe_run(settings)}: '
+                f'overall accuracy {100 * _overall(result):.2f} % ({state})'
+            )
+        return results
 
 
 def checkpoint_path(settings: Settings, keep: str | os.PathLike[str]) -> Path:

@@ -35,12 +35,16 @@ class Report:
         facts: Name and text of what holds for the whole sweep: scene, split, seeds.
         tables: The tables.
         notes: Sentences below the tables.
+        summaries: The rows.
+        numbers: The paper's numbers, may be empty.
     """
 
     title: str
     facts: tuple[tuple[str, str], ...]
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
+    summaries: tuple[Summary, ...]
+    numbers: Mapping[tuple[str, str], Published]
 
 
 def _percent(values: Sequence[float]) -> str:
@@ -208,7 +212,9 @@ def build_report(
     hours = sum(sum(run['seconds'].values()) for run in runs_of(plain))
     notes.append(f'Training and testing took {hours / 3600:.2f} hours in all.')
     facts = _sweep_facts(results, seeds, note)
-    return Report(title, tuple(facts), tuple(tables), tuple(notes))
+    return Report(
+        title, tuple(facts), tuple(tables), tuple(notes), tuple(summaries), numbers
+    )
 
 
 def report_markdown(report: Report) -> str:
@@ -220,12 +226,17 @@ def report_markdown(report: Report) -> str:
     Returns:
         The text.
     """
-    parts = [f'# {report.title}', '']
-    parts += [f'- **{name}**: {text}' for name, text in report.facts]
+    parts = [_line(f'# {report.title}'), '']
+    parts += [_line(f'- **{name}**: {text}') for name, text in report.facts]
     parts.append('')
     parts += [to_markdown(table) for table in report.tables]
-    parts += [f'- {note}' for note in report.notes]
+    parts += [_line(f'- {note}') for note in report.notes]
     return '\n'.join(parts) + '\n'
+
+
+def _line(text: str) -> str:
+    """Write what names of files may break into lines as one."""
+    return ' '.join(text.split())
 
 
 def _write_page(
@@ -247,19 +258,13 @@ def _write_page(
 
 
 def write_report(
-    folder: Path,
-    report: Report,
-    summaries: Sequence[Summary],
-    numbers: Mapping[tuple[str, str], Published],
-    figures: Sequence[tuple[Path, str]],
+    folder: Path, report: Report, figures: Sequence[tuple[Path, str]]
 ) -> list[Path]:
     """Write all files of a report.
 
     Args:
         folder: Where to; made if missing.
         report: The report.
-        summaries: The rows, for the CSV file.
-        numbers: The paper's numbers.
         figures: PNG files in the folder with their captions.
 
     Returns:
@@ -268,6 +273,6 @@ def write_report(
     markdown, values, page = (folder / name for name in REPORT_FILES)
     images = [f'![{caption}]({image.name})\n' for image, caption in figures]
     write_text(markdown, '\n'.join([report_markdown(report), *images]))
-    write_text(values, to_csv(summaries, numbers))
+    write_text(values, to_csv(report.summaries, report.numbers))
     _write_page(page, report, figures)
     return [markdown, values, page]

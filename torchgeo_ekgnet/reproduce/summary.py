@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..maps.smoothing import Smoothing
 from ..metrics import SCORES, Accuracies
 from .statistics import (
     SIGNIFICANCE,
@@ -146,11 +147,6 @@ def _validates(results: Sequence[Mapping[str, Any]]) -> bool:
     return all(result['curves'].get('val_OA') for result in results)
 
 
-def _watched(curves: dict[str, Any]) -> list[float]:
-    """Accuracy by epoch: in validation, in training where no pixel validates."""
-    return curves.get('val_OA') or curves.get('train_OA') or []
-
-
 def summarise(
     rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]],
     bars: Sequence[Mapping[str, Any]] = (),
@@ -178,12 +174,15 @@ def summarise(
             continue
         rise = None
         if results[0]['epochs'] is not None:
-            rises = [last_quarter_rise(_watched(r['curves'])) for r in results]
-            rise = float(np.mean(rises))
+            curves = [result['curves'] for result in results]
+            # Of training where no pixel validates.
+            seen = [each.get('val_OA') or each.get('train_OA') or [] for each in curves]
+            rise = float(np.mean([last_quarter_rise(each) for each in seen]))
         # Training accuracy always rises while the learning rate falls: it tells nothing
         # of pixels that were not trained on, and disqualifies nobody.
         known = rise if _validates(results) else None
-        pixels = min(_validating(result) for result in results)
+        # Where none validates their number decides nothing.
+        pixels = min(r['split']['sizes'][1] or math.inf for r in results)
         accuracies = tuple(Accuracies.from_confusion(r['confusion']) for r in results)
         # An unfinished sweep may have the bar of some seeds only.
         pairs = [
@@ -211,11 +210,6 @@ def runs_of(summaries: Sequence[Summary]) -> list[Mapping[str, Any]]:
     return [result for summary in summaries for result in summary.results]
 
 
-def _validating(result: Mapping[str, Any]) -> float:
-    """Validation pixels of a run; infinite where they decide nothing."""
-    return result['split']['sizes'][1] or math.inf
-
-
 def _smoothed_rows(
     rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]],
 ) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
@@ -240,10 +234,7 @@ def _smoothed_rows(
 def _smoothing_name(result: Mapping[str, Any]) -> str:
     """Name the smoothing of a result, with a space in front; nothing without one."""
     over = result.get('smoothed_over')
-    if over is None:
-        return ''
-    edges = '' if over['edges'] is None else f', edges kept ({over["edges"]:g})'
-    return f' smoothed {over["window"]} x {over["window"]}{edges}'
+    return '' if over is None else f' smoothed {Smoothing.name(over)}'
 
 
 def compare(summaries: Sequence[Summary]) -> list[Comparison]:

@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .._files import check_writable
 from .._runs import claim_outputs
-from .declarations import FIRST_SEED, Published
-from .engine import classical_settings, sweep
+from .declarations import FIRST_SEED
+from .engine import Sweep, classical_settings
+from .figures import draw_curves
 from .report import REPORT_FILES, Report, write_report
-from .runs import RunStore
 from .settings import places, read_config
 from .summary import Summary, summarise
 from .tables import to_markdown
@@ -163,24 +163,20 @@ def seeds_of(options: argparse.Namespace, count: int) -> list[int]:
 
 
 def summaries_of(
-    systems: Sequence[tuple[str, str]],
+    systems: Mapping[str, str],
     runs: Runs,
-    store: RunStore,
-    options: argparse.Namespace,
+    sweep: Sweep,
     folder: Path,
-    keep: Path | None = None,
-    keep_seed: int | None = None,
+    report_only: bool,
 ) -> tuple[list[Summary], list[int]]:
     """Do the runs of all systems, or look up those that have finished.
 
     Args:
-        systems: Key and name of each system.
+        systems: Name of each system by its key.
         runs: Settings of each run by key and seed.
-        store: Folder of run files.
-        options: The command's options.
+        sweep: What does them.
         folder: Where the report is going to be written.
-        keep: Folder of tested checkpoints; None: not kept.
-        keep_seed: Seed of the runs whose checkpoints are kept; None: of all.
+        report_only: Whether nothing is to be done.
 
     Returns:
         One summary a system, and the seeds of which a run has finished: what a report
@@ -190,27 +186,23 @@ def summaries_of(
         ValueError: If none has finished and none is to be done.
         OSError: If the report cannot be written.
     """
-    results = _results_of(runs, store, options, folder, keep, keep_seed)
+    results = _results_of(runs, sweep, folder, report_only)
     done = {seed for _, seed in results}
     seeds = [seed for seed in dict.fromkeys(seed for _, seed in runs) if seed in done]
     rows = [
         (key, label, [results[key, s] for s in seeds if (key, s) in results])
-        for key, label in systems
+        for key, label in systems.items()
     ]
-    return summarise(rows, _bars_of(runs, results, store, options)), seeds
+    return summarise(rows, _bars_of(runs, results, sweep, report_only)), seeds
 
 
 def _results_of(
-    runs: Runs,
-    store: RunStore,
-    options: argparse.Namespace,
-    folder: Path,
-    keep: Path | None,
-    keep_seed: int | None,
+    runs: Runs, sweep: Sweep, folder: Path, report_only: bool
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Do the runs, or look up those that have finished."""
     files = (*REPORT_FILES, *_FIGURES)
-    if options.report_only:
+    store = sweep.store
+    if report_only:
         loaded = {name: store.load(settings) for name, settings in runs.items()}
         known = {name: result for name, result in loaded.items() if result is not None}
         if not known:
@@ -224,23 +216,14 @@ def _results_of(
     # Before the training, not after it.
     claim_outputs(folder, files)
     check_writable(store.folder)
-    done = sweep(
-        runs.values(),
-        store,
-        options.root,
-        options.threads,
-        keep,
-        rank_zero_info,
-        keep_seed,
-    )
-    return dict(zip(runs, done, strict=True))
+    return dict(zip(runs, sweep.results(runs.values()), strict=True))
 
 
 def _bars_of(
     runs: Runs,
     results: Mapping[tuple[str, int], dict[str, Any]],
-    store: RunStore,
-    options: argparse.Namespace,
+    sweep: Sweep,
+    report_only: bool,
 ) -> list[dict[str, Any]]:
     """Fit the bar of the convergence rule, an RBF-SVM, once on every split and seed.
 
@@ -257,8 +240,8 @@ def _bars_of(
         if drawn in bars:
             continue
         settings = classical_settings(runs[key, seed])
-        bars[drawn] = store.load(settings)
-        if bars[drawn] is not None or options.report_only:
+        bars[drawn] = sweep.store.load(settings)
+        if bars[drawn] is not None or report_only:
             continue
         if split['sizes'][0] > BAR_PIXELS:
             rank_zero_info(
@@ -267,23 +250,17 @@ def _bars_of(
             )
             continue
         try:
-            (bar,) = sweep([settings], store, options.root, report=rank_zero_info)
+            (bars[drawn],) = sweep.results([settings])
         except ValueError as error:
             rank_zero_info(f'bar not run: {error}')
-        else:
-            bars[drawn] = bar
     return [bar for bar in bars.values() if bar is not None]
 
 
-def finish(
-    folder: Path,
-    report: Report,
-    summaries: Sequence[Summary],
-    numbers: Mapping[tuple[str, str], Published],
-    figures: Sequence[tuple[Path, str]],
-) -> None:
-    """Write the report and show its first table."""
-    files = write_report(folder, report, summaries, numbers, figures)
+def finish(folder: Path, report: Report, maps: Sequence[tuple[Path, str]] = ()) -> None:
+    """Write the report, with curves below its maps, and show its first table."""
+    files = write_report(
+        folder, report, [*maps, *draw_curves(report.summaries, folder)]
+    )
     rank_zero_info(to_markdown(report.tables[0]))
     for note in report.notes:
         rank_zero_info(note)

@@ -74,15 +74,9 @@ def _duration(seconds: float) -> str:
     return f'{seconds / 60:.1f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
 
 
-def _epochs(summary: Summary) -> str:
-    """Print the number of epochs."""
-    known = [result['epochs'] for result in summary.results if result['epochs']]
-    return number_range(known) if known else NONE
-
-
-def _tested_epochs(summary: Summary) -> str:
-    """Print the epochs, from 1, whose weights were tested."""
-    known = [r['tested_epoch'] for r in summary.results if r.get('tested_epoch')]
+def _range_of(summary: Summary, name: str) -> str:
+    """Print a number of epochs that not every result has."""
+    known = [result[name] for result in summary.results if result.get(name)]
     return number_range(known) if known else NONE
 
 
@@ -133,7 +127,7 @@ def accuracy_table(
             cells.append(percent(summary.values(metric)))
         cells.append(NONE if summary.bar is None else f'{summary.bar:.2f}')
         cells.append(str(len(summary.results)))
-        cells += [_epochs(summary), _tested_epochs(summary)]
+        cells += [_range_of(summary, name) for name in ('epochs', 'tested_epoch')]
         known = summary.rise is not None and math.isfinite(summary.rise)
         cells.append(f'{round(summary.rise or 0.0, 2) + 0.0:+.2f}' if known else NONE)
         cells.append(summary.status)

@@ -4,8 +4,8 @@
 """Samplers over labelled pixels."""
 
 from .centre_label import CentreLabel
+from .class_balance import ClassBalancedSampler, PerClassSampler, PixelSampler
 from .labelled_pixels import LabelledPixelSampler
-from .pixels import ClassBalancedSampler, PerClassSampler, PixelSampler
 
 __all__ = (
     'CentreLabel',

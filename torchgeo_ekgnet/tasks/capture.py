@@ -90,7 +90,7 @@ class Capture:
     """Runs a network, by a graph where one holds for the batch.
 
     A shape is captured when it comes for the second time, two for training and two for
-    evaluation (with several processes one for training); other shapes run eagerly with
+    evaluation (one for training where the network is wrapped); other shapes run eagerly with
     the same weights and statistics. Graphs read weights where they lie: in-place changes
     (optimizers, averages, a temperature that is annealed) are seen. A network whose
     weights were moved, frozen or thawed or whose modules were replaced is captured anew,
@@ -103,9 +103,8 @@ class Capture:
         network: The network.
         make_graphed: What captures: ``torch.cuda.make_graphed_callables``.
         device_types: Devices that it can capture on.
-        processes: Number of processes that train the network.
-        wrapped: Whether something around the network watches the nodes of autograd that
-            give gradients to its parameters, as data-parallel training does.
+        wrapped: Whether data-parallel training wraps the network, and watches the nodes
+            of autograd that give gradients to its parameters.
     """
 
     def __init__(
@@ -113,33 +112,32 @@ class Capture:
         network: nn.Module,
         make_graphed: Callable[..., Any] | None = None,
         device_types: tuple[str, ...] = ('cuda',),
-        processes: int = 1,
         wrapped: bool = False,
     ) -> None:
         """Initialize."""
         self.network = network
-        self._wrapped = wrapped or processes > 1
+        self._wrapped = wrapped
         self._anchor: Tensor | None = None
         self.device_types = device_types
         self._make: Callable[..., Any]
         self._make = make_graphed or torch.cuda.make_graphed_callables
-        self._warmup = _WARMUP if processes == 1 else _PARALLEL_WARMUP
-        self._shapes = _SHAPES if processes == 1 else 1
+        self._warmup = _PARALLEL_WARMUP if wrapped else _WARMUP
+        self._shapes = 1 if wrapped else _SHAPES
         self._pool: Any = None
         self._refused: set[_Key] = set()
         self._graphs: dict[_Key, Callable[[Tensor], Tensor]] = {}
         self._kept: dict[_Key, list[Tensor]] = {}
         self._seen: Counter[_Key] = Counter()
-        # With several processes the first change already is the last one: the network
-        # has been wrapped for data-parallel training since it was captured.
-        self._changes = 0 if processes == 1 else _CHANGES - 1
+        # The first change already is the last one where the network has been wrapped
+        # since it was captured.
+        self._changes = _CHANGES - 1 if wrapped else 0
         self._off = False
         self._places: tuple[list[Any], ...] = ()
         self._look()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy it without its graphs, which belong to this network's memory."""
-        return type(self), (self.network, None, self.device_types, 1, self._wrapped)
+        return type(self), (self.network, None, self.device_types, self._wrapped)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Run the network.
@@ -420,7 +418,7 @@ def make_capture(
     if wanted is False:
         return None
     alone = isinstance(trainer.strategy, SingleDeviceStrategy)
-    capture = Capture(network, processes=trainer.world_size, wrapped=not alone)
+    capture = Capture(network, wrapped=not alone)
     device = trainer.strategy.root_device
     reason = reason_against(network, bool(settings['compile']))
     if device.type not in capture.device_types:

@@ -166,9 +166,11 @@ class TestOpen:
         assert source.shape == cube.shape
         assert source.dtype == cube.dtype
         for copy in (source, pickle.loads(pickle.dumps(source))):
-            assert np.array_equal(copy.read(3, 9, 2, 11), cube[3:9, 2:11])
+            assert np.array_equal(copy.read(slice(3, 9), slice(2, 11)), cube[3:9, 2:11])
             bands = np.array([5, 0])
-            assert np.array_equal(copy.read(0, 15, 0, 18, bands), cube[:, :, [5, 0]])
+            assert np.array_equal(
+                copy.read(slice(0, 15), slice(0, 18), bands), cube[:, :, [5, 0]]
+            )
 
     def test_lazy_sources_travel_without_values(self, root: Path) -> None:
         for file in ('cube.npy', 'scene.nc'):
@@ -190,7 +192,9 @@ class TestOpen:
         source = open_file(path)
         assert source.dtype == np.dtype('=f4')
         for copy in (source, pickle.loads(pickle.dumps(source))):
-            assert np.array_equal(copy.read(3, 9, 2, 11), data.cube_of()[3:9, 2:11])
+            assert np.array_equal(
+                copy.read(slice(3, 9), slice(2, 11)), data.cube_of()[3:9, 2:11]
+            )
         assert np.array_equal(read_array(path, ndim=2), data.labels_of())
         path.write_bytes(path.read_bytes()[:2000])
         with pytest.raises(ValueError, match='cannot be read as NetCDF: it is trunc'):

@@ -156,6 +156,7 @@ class TestNames:
         kind: str,
         ground: list[str],
         caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Files of MUUFL Gulfport and others list names beside the labels."""
         names = [*ground, 'bare soil', 'forest', 'maize']
@@ -189,7 +190,16 @@ class TestNames:
                     listed = file.create_dataset('class_names', data=references[None])
                     listed.attrs['MATLAB_class'] = np.bytes_('cell')
         np.save(tmp_path / 'cube.npy', CUBE)
+        read: list[str] = []
+
+        def get(data: h5py.Dataset, *args: Any) -> Any:
+            read.append(str(data.name))
+            return item(data, *args)
+
+        item = h5py.Dataset.__getitem__
+        monkeypatch.setattr(h5py.Dataset, '__getitem__', get)
         scene = open_scene(tmp_path / 'cube.npy', path, labels_variable=labels)
+        assert read.count('/gt') <= 1  # the map is not read again for its names
         assert scene.class_names == ('bare soil', 'forest', 'maize')
         assert not caplog.text
         assert scene.class_values == (1, 2, 3)

@@ -125,7 +125,9 @@ class TestEnvi:
         text = pickle.dumps(scene._source)
         assert len(text) < 2000
         again = pickle.loads(text)
-        assert np.array_equal(again.read(0, 2, 0, 2), envi.cube_of()[:2, :2])
+        assert np.array_equal(
+            again.read(slice(0, 2), slice(0, 2)), envi.cube_of()[:2, :2]
+        )
 
     @pytest.mark.parametrize(
         ('old', 'new', 'match'),

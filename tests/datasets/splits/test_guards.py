@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from torchgeo_ekgnet.datasets.splits import guard_distance
-from torchgeo_ekgnet.datasets.splits.guards import by_subset, guarded, lacking
+from torchgeo_ekgnet.datasets.splits.guards import drawn, guarded
 
 
 @pytest.mark.parametrize(
@@ -49,24 +49,20 @@ def test_guarded(distance: int, val: list[int], test: list[int]) -> None:
     assert [np.flatnonzero(mask).tolist() for mask in masks] == [[0, 10], val, test]
 
 
-def test_by_subset() -> None:
-    masks = [np.eye(2, dtype=bool), np.zeros((2, 2), bool), ~np.eye(2, dtype=bool)]
-    subsets = by_subset(masks)
-    assert {name: found.tolist() for name, found in subsets.items()} == {
-        'train': [0, 3],
-        'val': [],
-        'test': [1, 2],
-    }
-    assert {found.dtype for found in subsets.values()} == {np.dtype(np.int64)}
-
-
-def test_lacking() -> None:
+def test_drawn() -> None:
     labels = np.array([[0, 1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4]])
     subset = np.array([[0, 0, 0, 2, 2, 0, 1, 2, 2, 0, 0, 2, 1]])
     masks = [subset == number for number in range(3)]
     text = '4 pixels, of which {} could train and {} test, expected at least {} each'
-    assert lacking(labels, masks, 1) == {}
-    assert lacking(labels, masks, 2) == {
+    subsets, reasons = drawn(labels, masks)
+    assert {name: found.tolist() for name, found in subsets.items()} == {
+        'train': [0, 1, 2, 5, 9, 10],
+        'val': [6, 12],
+        'test': [3, 4, 7, 8, 11],
+    }
+    assert {found.dtype for found in subsets.values()} == {np.dtype(np.int64)}
+    assert reasons == {}
+    assert drawn(labels, masks, 2)[1] == {
         2: text.format(1, 2, 2),
         4: text.format(2, 1, 2),
     }

@@ -284,9 +284,7 @@ class TestUnserved:
     def test_many_classes(self) -> None:
         """Labels that are numbers of objects must not fill the screen."""
         labels = np.arange(1, 901).reshape(30, 30)
-        with pytest.raises(
-            ValueError, match=r'class 12: .*; and 888 more classes\)'
-        ) as c:
+        with pytest.raises(ValueError, match=r'class 12: .* and 888 more\)') as c:
             Ends()(labels)
         assert 'class 13' not in str(c.value)
 

@@ -1,7 +1,14 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""File formats: one file and one line in ``FORMATS`` each."""
+"""File formats: one file and one line in ``FORMATS`` each.
+
+What they share: ``base`` (what every format delivers), ``stack`` (several files as one
+cube), ``memmap``, ``axes``; of files with several arrays ``variables`` (which one is
+meant) and ``facts`` (what the file tells of bands and classes beside it).
+``envi_files``, ``envi_header`` and ``byte_order`` belong to ``envi``, ``hdf5_file`` and
+``conventions`` to ``hdf5``, ``legend`` to ``raster``; ``vector`` reads features.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

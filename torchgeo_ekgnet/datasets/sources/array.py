@@ -3,32 +3,19 @@
 
 """NumPy files."""
 
-import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._reading import FileError, check_memory, reading
-from ..labels import LabelLegend
-from .axes import axes_of, bands_in, in_order, squeezed
+from ..._reading import FileError, reading
+from .axes import axes_of, in_order
 from .base import ArraySource, Request, Source
 from .memmap import Layout, MemmapSource
-from .variables import (
-    BandFacts,
-    Variable,
-    are_class_names,
-    band_facts,
-    checked_numbers,
-    is_fact,
-    misfit,
-    named_classes,
-    pick,
-    series,
-    written_facts,
-)
+from .variables import Listed, checked_numbers, open_array
 
 SUFFIXES = ('.npy', '.npz')
 
@@ -49,7 +36,7 @@ def open_source(path: Path, request: Request) -> Source:
         if zipfile.is_zipfile(path):
             return _archived(path, request, axes)
         request.expect_no_variable(path)
-        shape, dtype = header_of(path)
+        shape, dtype = _header_of(path)
         _refuse_objects(str(path), dtype)
         if 0 in shape:
             raise FileError(
@@ -59,7 +46,8 @@ def open_source(path: Path, request: Request) -> Source:
         array = checked_numbers(path, path.stem, array, request)
         flat = '(' in axes or request.size is not None
         if not isinstance(array, np.memmap) or flat:
-            return DescribedArray(np.asarray(array), path, axes, request)
+            array = in_order(np.asarray(array), axes, request, str(path))
+            return ArraySource(array, path, axes)
         fortran = array.flags.f_contiguous and not array.flags.c_contiguous
         layout = Layout(array.dtype, array.offset, array.shape, axes, fortran=fortran)
         source = MemmapSource(path, layout)
@@ -67,96 +55,46 @@ def open_source(path: Path, request: Request) -> Source:
         return source
 
 
-class DescribedArray(ArraySource):
-    """An array in memory with what its file says about its bands.
-
-    Args:
-        array: The array as stored.
-        path: The file.
-        axes: Order of its axes.
-        request: What is wanted.
-        facts: What the file says about the bands.
-        legend: What it says about the classes.
-    """
-
-    def __init__(
-        self,
-        array: NDArray[Any],
-        path: Path,
-        axes: str,
-        request: Request,
-        facts: BandFacts | None = None,
-        legend: LabelLegend | None = None,
-    ) -> None:
-        """Initialize a new DescribedArray instance."""
-        super().__init__(in_order(array, axes, request, str(path)), path, axes)
-        self._facts = facts or BandFacts()
-        self._legend = legend
-
-    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
-        """Return the band centres in nm."""
-        return self._facts.wavelengths(unit, self.where)
-
-    def bad_bands(self) -> NDArray[np.bool_] | None:
-        """Return True for the bands that the file marks as bad."""
-        return self._facts.bad
-
-    def legend(self) -> LabelLegend | None:
-        """Return the names of classes."""
-        return self._legend
-
-
 def _archived(path: Path, request: Request, axes: str) -> Source:
     """Open an array of an ``.npz`` file, or several that are a cube."""
-    listed = headers(path)
-    shapes = {key: shape for key, (shape, _) in listed.items()}
-    names = series(path, shapes, request)
-    name = names[0] if names else pick(path, shapes, request)
-    _refuse_objects(f'{path}: {name!r}', listed[name][1])
-    if request.check_memory:
-        needed = sum(
-            listed[key][1].itemsize * math.prod(shapes[key]) for key in names or [name]
-        )
-        check_memory(needed, path, repr(name))
+    found = _headers(path)
+    listed = {name: Listed.of(*header) for name, header in found.items()}
     with np.load(path, allow_pickle=False) as arrays:
-        array = (
-            np.stack([arrays[key] for key in names], axis=2) if names else arrays[name]
-        )
-        array = checked_numbers(path, name, array, request)
-        axes = 'yxb' if names else axes
-        bands = bands_in(array.shape, axes)
-        near = {
-            key: Variable(arrays[key], {})
-            for key, (other, kind) in listed.items()
-            if bands and squeezed(other) == bands and kind.kind in 'iufb'
-        }
-        texts = {
-            key: arrays[key]
-            for key, (_, kind) in listed.items()
-            if kind.kind in 'SU'
-            and key != name
-            and (is_fact(key) if bands else are_class_names(key))
-        }
-        near |= written_facts(path, texts) if bands else {}
-    facts = band_facts(path, name, near, {}, bands)
-    legend = None if bands else named_classes(path, texts, array)
-    source = DescribedArray(array, path, axes, request, facts, legend)
-    source.misfit = misfit(shapes, bands)
-    return source
+
+        def load(key: str) -> NDArray[Any]:
+            _refuse_objects(f'{path}: {key!r}', found[key][1])
+            return np.asarray(arrays[key])
+
+        def texts_of(wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
+            return {
+                key: arrays[key]
+                for key, (_, dtype) in found.items()
+                if dtype.kind in 'SU' and wanted(key)
+            }
+
+        return open_array(path, request, axes, listed, load, texts_of)
 
 
-def headers(path: Path) -> dict[str, tuple[tuple[int, ...], 'np.dtype[np.generic]']]:
-    """Return shape and type of each array of an ``.npz`` file by name.
+def list_arrays(path: Path) -> dict[str, Listed]:
+    """List the arrays of a file by name; that of an ``.npy`` file has none.
 
     Args:
         path: The file.
     """
+    if not zipfile.is_zipfile(path):
+        return {'': Listed.of(*_header_of(path))}
+    return {name: Listed.of(*header) for name, header in _headers(path).items()}
+
+
+def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], 'np.dtype[np.generic]']]:
+    """Return shape and type of each array of an ``.npz`` file by name."""
+    found = {}
     with zipfile.ZipFile(path) as archive:
-        return {
-            name.removesuffix('.npy'): _header(archive, name)
-            for name in archive.namelist()
-            if name.endswith('.npy')
-        }
+        for name in archive.namelist():
+            if name.endswith('.npy'):
+                with archive.open(name) as file:
+                    found[name.removesuffix('.npy')] = _read_header(file)
+    return found
 
 
 def _refuse_objects(where: str, dtype: 'np.dtype[np.generic]') -> None:
@@ -168,20 +106,8 @@ def _refuse_objects(where: str, dtype: 'np.dtype[np.generic]') -> None:
         )
 
 
-def _header(
-    archive: zipfile.ZipFile, name: str
-) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
-    """Read shape and type of an array in an archive."""
-    with archive.open(name) as file:
-        return _read_header(file)
-
-
-def header_of(path: Path) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
-    """Return shape and type of the array of an ``.npy`` file.
-
-    Args:
-        path: The file.
-    """
+def _header_of(path: Path) -> tuple[tuple[int, ...], 'np.dtype[np.generic]']:
+    """Return shape and type of the array of an ``.npy`` file."""
     with path.open('rb') as file:
         return _read_header(file)
 

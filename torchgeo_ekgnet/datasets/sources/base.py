@@ -7,7 +7,7 @@ import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from ..._reading import FileError
 from ..labels import LabelLegend
 from ..raster import Grid
+from ..units import nanometres
+
+#: Zero-based bands in the wanted order, None for all of them.
+Chosen = NDArray[np.int64] | None
 
 
 class CubeSource(Protocol):
@@ -31,22 +35,13 @@ class CubeSource(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """Type of the stored values."""
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window.
 
         Args:
-            row_start: First row.
-            row_stop: Row after the last one.
-            col_start: First column.
-            col_stop: Column after the last one.
-            bands: Zero-based bands in the wanted order, None for all of them.
+            rows: Its rows; start and stop are named.
+            cols: Its columns.
+            bands: See :data:`Chosen`.
 
         Returns:
             Values of shape (rows, cols, bands) in their stored type.
@@ -100,13 +95,29 @@ class Request:
             )
 
 
+class BandFacts(NamedTuple):
+    """What a file says about the bands of a cube, in its own units.
+
+    Attributes:
+        centres: A wavelength a band.
+        unit: Their unit.
+        bad: True for bands that are marked as bad.
+        misfit: Length of a list of wavelengths that is not one a band.
+    """
+
+    centres: NDArray[np.float64] | None = None
+    unit: str | None = None
+    bad: NDArray[np.bool_] | None = None
+    misfit: int | None = None
+
+
 class Source(abc.ABC):
     """A file: its values, read by window, and its metadata.
 
-    Metadata are parsed when they are asked for, so that an argument which overrules
-    the file is never stopped by an entry that cannot be read. A format states what its
-    files hold and inherits "the file does not say" for the rest. Labels are sources of
-    one band.
+    A format sets what it finds when it opens a file (``_grid``, ``_facts``, ...). What
+    may be impossible to read it gives when that is asked for, so that an argument which
+    overrules the file is never stopped by it. For the rest the file does not say. Labels
+    are sources of one band.
 
     Args:
         files: The files that are read.
@@ -116,8 +127,10 @@ class Source(abc.ABC):
 
     #: Order of the axes of an array that the ``axes`` argument can change, else None.
     axes: str | None = None
-    #: Length of a list of wavelengths in the file that is not one a band, else None.
-    misfit: int | None = None
+    _facts = BandFacts()
+    _grid: Grid | None = None
+    _legend: LabelLegend | None = None
+    _scaling: tuple[tuple[float, float], ...] = ()
 
     def __init__(
         self, files: Sequence[Path], shape: Sequence[int], dtype: np.dtype[Any]
@@ -129,14 +142,7 @@ class Source(abc.ABC):
         self.dtype = np.dtype(dtype).newbyteorder('=')
 
     @abc.abstractmethod
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`CubeSource`."""
 
     @property
@@ -152,7 +158,7 @@ class Source(abc.ABC):
     @property
     def grid(self) -> Grid:
         """Where the pixels lie."""
-        return Grid(self.shape[0], self.shape[1])
+        return self._grid or Grid(*self.shape[:2])
 
     @property
     def nodata(self) -> float | None:
@@ -165,7 +171,12 @@ class Source(abc.ABC):
 
         Values are read as they are stored; the scales tell whether files agree.
         """
-        return ()
+        return self._scaling
+
+    @property
+    def misfit(self) -> int | None:
+        """Length of a list of wavelengths in the file that is not one a band."""
+        return self._facts.misfit
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm.
@@ -173,11 +184,12 @@ class Source(abc.ABC):
         Args:
             unit: Unit that overrules the file's.
         """
-        return None
+        centres, own = self._facts.centres, self._facts.unit
+        return None if centres is None else nanometres(centres, unit or own, self.where)
 
     def bad_bands(self) -> NDArray[np.bool_] | None:
         """Return True for the bands that the file marks as bad."""
-        return None
+        return self._facts.bad
 
     def mask(self) -> NDArray[np.bool_] | None:
         """Return the file's mask (rows, cols), False where there is no data."""
@@ -185,7 +197,7 @@ class Source(abc.ABC):
 
     def legend(self) -> LabelLegend | None:
         """Return names and colours of label values."""
-        return None
+        return self._legend
 
     def band_names(self) -> tuple[str, ...]:
         """Return a name a band, nothing where the file does not name all."""
@@ -193,7 +205,8 @@ class Source(abc.ABC):
 
     def read_all(self) -> NDArray[Any]:
         """Read the whole, (rows, cols, bands)."""
-        return self.read(0, self.shape[0], 0, self.shape[1])
+        rows, cols, _ = self.shape
+        return self.read(slice(0, rows), slice(0, cols))
 
 
 class ArraySource(Source):
@@ -203,26 +216,26 @@ class ArraySource(Source):
         array: Values of shape (rows, cols, bands).
         path: File that it was read from.
         axes: Order of the axes in the file, see :class:`Source`.
+        facts: What the file says about the bands.
+        legend: What it says about the classes.
     """
 
     def __init__(
-        self, array: NDArray[Any], path: Path | None = None, axes: str | None = None
+        self,
+        array: NDArray[Any],
+        path: Path | None = None,
+        axes: str | None = None,
+        facts: BandFacts | None = None,
+        legend: LabelLegend | None = None,
     ) -> None:
         """Initialize a new ArraySource instance."""
-        self.array = array
-        self.axes = axes
+        self.array, self.axes, self._legend = array, axes, legend
+        self._facts = facts or BandFacts()
         name = path or getattr(array, 'filename', None)
         files = () if name is None else (Path(name),)
         super().__init__(files, array.shape, array.dtype)
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`CubeSource`."""
-        window: NDArray[Any] = self.array[row_start:row_stop, col_start:col_stop]
+        window: NDArray[Any] = self.array[rows, cols]
         return window if bands is None else window[:, :, bands]

@@ -35,7 +35,9 @@ def doubt_byte_order(header: Path, order: int, source: CubeSource) -> None:
     top, left = max(0, (rows - _WINDOW) // 2), max(0, (cols - _WINDOW) // 2)
     chosen = np.unique(np.linspace(0, bands - 1, _BANDS + 2)[1:-1].astype(np.int64))
     window = source.read(
-        top, min(rows, top + _WINDOW), left, min(cols, left + _WINDOW), chosen
+        slice(top, min(rows, top + _WINDOW)),
+        slice(left, min(cols, left + _WINDOW)),
+        chosen,
     )
     if _roughness(window.byteswap()) < _LESS * _roughness(window):
         logger.warning(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._reading import FileError
-from .variables import text_of
+from .facts import text_of
 
 logger = logging.getLogger(__name__)
 

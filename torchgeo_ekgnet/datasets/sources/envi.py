@@ -15,7 +15,7 @@ from ..labels import LabelLegend
 from ..raster import Grid
 from ..units import named_centres, nanometres, told_nanometres
 from . import hdf5, raster
-from .base import CubeSource, Request, Source
+from .base import Chosen, CubeSource, Request, Source
 from .byte_order import doubt_byte_order
 from .envi_files import FOREIGN, find
 from .envi_header import AXES, TYPES, EnviHeader
@@ -49,7 +49,8 @@ def open_source(path: Path, request: Request) -> Source:
     header, data = EnviHeader(found[0]), found[1]
     kind = header.file_type
     if kind in FOREIGN:
-        return DescribedSource(header, _foreign(data, request))
+        kind_of_data = hdf5 if hdf5.claims(data) else raster
+        return DescribedSource(header, kind_of_data.open_source(data, request))
     if kind not in _RAW:
         raise FileError(
             f'{header.path}: found file type {header.text("file type")!r}, expected an '
@@ -60,23 +61,26 @@ def open_source(path: Path, request: Request) -> Source:
     return EnviSource(header, require_file(data, 'ENVI binary file'))
 
 
-def _foreign(data: Path, request: Request) -> Source:
-    """Open what a header describes that is no raw binary."""
-    if hdf5.claims(data):
-        return hdf5.open_source(data, request)
-    return raster.open_source(data, request)
-
-
-class _Described(Source):
-    """A source whose metadata stand in an ENVI header.
+class DescribedSource(Source):
+    """A file and the ENVI header beside it, which says more, or else than the file.
 
     Args:
         header: The header.
-        inner: The values.
+        inner: The file.
     """
 
     def __init__(self, header: EnviHeader, inner: Source) -> None:
-        """Initialize a new instance."""
+        """Initialize a new DescribedSource instance.
+
+        Raises:
+            FileError: If header and file differ in size.
+        """
+        told = tuple(header.integer(key) for key in ('lines', 'samples', 'bands'))
+        if told != inner.shape:
+            raise FileError(
+                f'{header.path} says {told} lines, samples and bands, but {inner.where} '
+                f'has {inner.shape}, expected the same'
+            )
         self.header, self._inner = header, inner
         super().__init__(inner.files, inner.shape, inner.dtype)
 
@@ -85,27 +89,31 @@ class _Described(Source):
         """The values without the header."""
         return self._inner.storage
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
-        return self._inner.read(row_start, row_stop, col_start, col_stop, bands)
+        return self._inner.read(rows, cols, bands)
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+        return self._inner.grid
+
+    @property
+    def nodata(self) -> float | None:
+        """The data ignore value, or what the file declares."""
+        own = self.header.number('data ignore value')
+        return self._inner.nodata if own is None else own
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
-        centres = self.header.centres()
-        if centres is None:
-            named = named_centres(self.band_names())
-            return (
-                told_nanometres(named, unit, str(self.header.path)) if named else None
-            )
-        unit = unit or self.header.text('wavelength units')
-        return nanometres(centres, unit, str(self.header.path))
+        path, own = str(self.header.path), None
+        centres = self.header.numbers('wavelength')
+        if centres is not None:
+            told = unit or self.header.text('wavelength units')
+            own = nanometres(centres, told, path)
+        elif named := named_centres(self.band_names()):
+            own = told_nanometres(named, unit, path)
+        return self._inner.wavelengths(unit) if own is None else own
 
     @property
     def scaling(self) -> tuple[tuple[float, float], ...]:
@@ -117,15 +125,20 @@ class _Described(Source):
             divisor = self.header.number('reflectance scale factor')
         except FileError as error:
             logger.warning('%s; it is left out: values are read as stored', error)
-            return ()
+            return self._inner.scaling
         gains = np.full(bands, 1 / (divisor or 1)) if gains is None else gains
         offsets = np.zeros(bands) if offsets is None else offsets
         pairs = tuple(zip(gains.tolist(), offsets.tolist(), strict=True))
-        return () if set(pairs) == {(1.0, 0.0)} else pairs
+        return self._inner.scaling if set(pairs) == {(1.0, 0.0)} else pairs
 
     def bad_bands(self) -> NDArray[np.bool_] | None:
-        """Return True for the bands that ``bbl`` marks as bad."""
-        return self.header.bad_bands()
+        """Return True for the bands that header or file mark as bad."""
+        good = self.header.numbers('bbl')
+        return self._inner.bad_bands() if good is None else np.asarray(good == 0)
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Return the file's mask."""
+        return self._inner.mask()
 
     def band_names(self) -> tuple[str, ...]:
         """Return the names of the bands, if there is one each."""
@@ -133,11 +146,11 @@ class _Described(Source):
         return tuple(names) if len(names) == self.shape[2] else ()
 
     def legend(self) -> LabelLegend | None:
-        """Return names and colours of an ENVI classification."""
-        return self.header.legend()
+        """Return names and colours of an ENVI classification, or of the file."""
+        return self.header.legend() or self._inner.legend()
 
 
-class EnviSource(_Described):
+class EnviSource(DescribedSource):
     """A raw binary cube with an ENVI header.
 
     Args:
@@ -165,7 +178,7 @@ class EnviSource(_Described):
         values = MemmapSource(data, layout)
         super().__init__(header, values)
         doubt_byte_order(header.path, header.integer('byte order', 0), values)
-        self._grid, self._declared, self._tagged = _compared(header, values, layout)
+        self._place, self._declared, self._tagged = _compared(header, values, layout)
 
     @property
     def grid(self) -> Grid:
@@ -179,7 +192,7 @@ class EnviSource(_Described):
                     f"{self.header.path}: 'map info' holds {item!r}, expected two "
                     'numbers each for a pixel, its place and its size; give transform='
                 ) from None
-        return self._grid
+        return self._place
 
     @property
     def nodata(self) -> float | None:
@@ -197,7 +210,7 @@ class EnviSource(_Described):
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
-        centres = self.header.centres()
+        centres = self.header.numbers('wavelength')
         # GDAL knows commas only; what it makes of other lists says nothing.
         tagged = self._tagged if all(self._tagged) else []
         for band, text in enumerate(tagged):
@@ -215,63 +228,6 @@ class EnviSource(_Described):
                     'header), expected one value; give wavelengths='
                 )
         return super().wavelengths(unit)
-
-
-class DescribedSource(_Described):
-    """A file of another format whose wavelengths stand in an ENVI header beside it.
-
-    Args:
-        header: The header.
-        inner: The file.
-    """
-
-    def __init__(self, header: EnviHeader, inner: Source) -> None:
-        """Initialize a new DescribedSource instance.
-
-        Raises:
-            FileError: If header and file differ in size or type.
-        """
-        super().__init__(header, inner)
-        told = tuple(header.integer(key) for key in ('lines', 'samples', 'bands'))
-        if told != inner.shape:
-            raise FileError(
-                f'{header.path} says {told} lines, samples and bands, but {inner.where} '
-                f'has {inner.shape}, expected the same'
-            )
-
-    @property
-    def grid(self) -> Grid:
-        """Where the pixels lie."""
-        return self._inner.grid
-
-    @property
-    def nodata(self) -> float | None:
-        """The data ignore value, or what the file declares."""
-        own = self.header.number('data ignore value')
-        return self._inner.nodata if own is None else own
-
-    @property
-    def scaling(self) -> tuple[tuple[float, float], ...]:
-        """Factors and offsets of the stored values: the header's, or the file's."""
-        return super().scaling or self._inner.scaling
-
-    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
-        """Return the band centres in nm."""
-        own = super().wavelengths(unit)
-        return self._inner.wavelengths(unit) if own is None else own
-
-    def bad_bands(self) -> NDArray[np.bool_] | None:
-        """Return True for the bands that header or file mark as bad."""
-        own = super().bad_bands()
-        return self._inner.bad_bands() if own is None else own
-
-    def mask(self) -> NDArray[np.bool_] | None:
-        """Return the file's mask."""
-        return self._inner.mask()
-
-    def legend(self) -> LabelLegend | None:
-        """Return names and colours of label values."""
-        return super().legend() or self._inner.legend()
 
 
 def _layout(header: EnviHeader) -> Layout:
@@ -403,7 +359,7 @@ def _compare_values(path: Path, dataset: Any, values: MemmapSource) -> None:
     """Compare a few pixels: order of bytes and bands, and the offset, show in them."""
     rows, cols, _ = values.shape
     for row, col in {(0, 0), (rows // 2, cols // 3), (rows - 1, cols - 1)}:
-        own = values.read(row, row + 1, col, col + 1)[0, 0]
+        own = values.read(slice(row, row + 1), slice(col, col + 1))[0, 0]
         other = dataset.read(window=((row, row + 1), (col, col + 1)))[:, 0, 0]
         if own.tobytes() != other.tobytes():
             raise FileError(

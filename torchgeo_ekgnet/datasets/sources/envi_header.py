@@ -197,15 +197,6 @@ class EnviHeader:
         """What the header calls the binary file, lower case."""
         return ' '.join((self.text('file type') or '').lower().split())
 
-    def centres(self) -> NDArray[np.float64] | None:
-        """Return the wavelengths in the header's unit, None without."""
-        return self.numbers('wavelength')
-
-    def bad_bands(self) -> NDArray[np.bool_] | None:
-        """Return True for the bands that ``bbl`` marks as bad, None without."""
-        good = self.numbers('bbl')
-        return None if good is None else np.asarray(good == 0)
-
     def legend(self) -> LabelLegend | None:
         """Return names and colours of the classes of an ENVI classification."""
         names = self._class_names()

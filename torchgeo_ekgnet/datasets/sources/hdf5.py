@@ -20,20 +20,12 @@ from ..nodata import is_nodata
 from ..raster import Grid
 from ..units import nanometres
 from .axes import axes_of, bands_in, in_order, kept_axes, reorder
-from .base import Request, Source
+from .base import Chosen, Request, Source
 from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
+from .facts import Variable, band_facts, lower, named_classes, text_of
 from .hdf5_file import AXES, COORDINATES, class_names_of, open_hdf5
 from .stack import StackSource
-from .variables import (
-    Variable,
-    band_facts,
-    lower,
-    misfit,
-    named_classes,
-    pick,
-    series,
-    text_of,
-)
+from .variables import Listed, pick, series
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +35,8 @@ SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
 _PLACED = ('m', 'meter', 'metre', 'degree')
 #: Rows that are compared with the bounds at once.
 _ROWS_AT_ONCE = 64
+#: Detectors of PRISMA, as its attributes call them.
+_DETECTORS = ('vnir', 'swir')
 #: Attributes that declare a value for missing data.
 _NODATA = ('_fillvalue', 'missing_value', 'data_ignore_value', 'nodata_value', 'nodata')
 
@@ -77,6 +71,20 @@ def open_arrays(path: Path, request: Request, matlab: bool = False) -> Source:
     source = StackSource(parts)
     source.files = (path,)
     return source
+
+
+def list_arrays(path: Path, matlab: bool = False) -> dict[str, Listed]:
+    """List the arrays of numbers by name.
+
+    Args:
+        path: The file.
+        matlab: Whether it is MATLAB's, whose axes are stored in reverse.
+    """
+    with open_hdf5(path) as (variables, _):
+        return {
+            name: Listed.of(data.shape[::-1] if matlab else data.shape, data.dtype)
+            for name, (data, _) in variables.items()
+        }
 
 
 def _prisma_cubes(path: Path, names: list[str], request: Request) -> tuple[str, ...]:
@@ -128,11 +136,6 @@ class HDF5Source(Source):
                 for axis in range(len(stored))
             ]
             self._places = places[::-1] if matlab else places
-            self._transform = None
-            if request.size is None:
-                named = zip(self._places, own.get(COORDINATES, ()), strict=False)
-                held = {axis: variables.get(name.strip('/')) for axis, name in named}
-                self._transform = _transform(held.get('x'), held.get('y'))
             self._values = data if isinstance(data, np.ndarray) else None
             # A cell of MATLAB lies elsewhere than it is called, a link to another file
             # is known by its name only.
@@ -164,25 +167,22 @@ class HDF5Source(Source):
             self._members = h5py.check_enum_dtype(data.dtype)
             _check_parts(path, data)
             bands = bands_in(shape, self.axes)
-            self._facts = band_facts(path, self.variable, variables, attributes, bands)
-            self.misfit = misfit(shapes, bands, own)
+            self._facts = band_facts(
+                path, self.variable, variables, attributes, bands, shapes
+            )
             super().__init__((path,), size, dtype)
-
-    @property
-    def grid(self) -> Grid:
-        """Where the pixels lie, by the file's coordinates; a CRS in it is not read."""
-        return replace(super().grid, transform=self._transform)
+            if request.size is None:
+                # A CRS that a file names is not read.
+                named = zip(self._places, own.get(COORDINATES, ()), strict=False)
+                held = {axis: variables.get(name.strip('/')) for axis, name in named}
+                transform = _transform(held.get('x'), held.get('y'))
+                self._grid = Grid(*self.shape[:2], transform=transform)
 
     @property
     def nodata(self) -> float | None:
         """Value that the file declares for missing data."""
         declared = _nodata(self.files[0], self.variable, self._attributes)
         return None if declared is None else resigned(declared, self._signs)
-
-    @property
-    def scaling(self) -> tuple[tuple[float, float], ...]:
-        """Factor and offset that CF conventions declare."""
-        return self._scaling
 
     def legend(self) -> LabelLegend | None:
         """Return the names of an enumeration, of CF's flags, or of a list of texts."""
@@ -192,6 +192,7 @@ class HDF5Source(Source):
             names = flags(self.files[0], self._named, self._signs)
         texts = {} if names else class_names_of(self.files[0])
         if texts:
+            self._values = self._stored(())  # once: labels are read next
             return named_classes(self.files[0], texts, self.read_all())
         return LabelLegend(names) if names else None
 
@@ -207,13 +208,14 @@ class HDF5Source(Source):
         rows, cols, _ = self.shape
         mask = np.ones((rows, cols), dtype=bool)
         for row in range(0, rows, _ROWS_AT_ONCE):
-            values = self.read(row, min(row + _ROWS_AT_ONCE, rows), 0, cols)
+            stop = min(row + _ROWS_AT_ONCE, rows)
+            values = self.read(slice(row, stop), slice(0, cols))
             if values.dtype.kind == 'f':
                 low, high = values.dtype.type(low), values.dtype.type(high)
             outside = (values < low) | (values > high)
             if nodata is not None:
                 outside &= ~is_nodata(values, nodata)
-            mask[row : row + _ROWS_AT_ONCE] = ~outside.any(axis=2)
+            mask[row:stop] = ~outside.any(axis=2)
         if mask.all():
             return None
         told = f'{low:g} to {high:g} (valid_range, valid_min, valid_max)'
@@ -236,39 +238,24 @@ class HDF5Source(Source):
         )
         return mask
 
-    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
-        """Return the band centres in nm."""
-        return self._facts.wavelengths(unit, self.where)
-
-    def bad_bands(self) -> NDArray[np.bool_] | None:
-        """Return True for the bands that the file marks as bad."""
-        return self._facts.bad
-
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
-        window = {
-            'y': slice(row_start, row_stop),
-            'x': slice(col_start, col_stop),
-            'b': slice(None),
-        }
-        where = tuple(window[axis] if axis else 0 for axis in self._places)
-        if self._values is not None:
-            array = self._values[where]
-        else:
-            with reading(self.files[0], 'HDF5'), h5py.File(self.files[0], 'r') as file:
-                dataset: Any = file[self._path]
-                array = dataset[where]
+        window = {'y': rows, 'x': cols, 'b': slice(None)}
+        array = self._stored(
+            tuple(window[axis] if axis else 0 for axis in self._places)
+        )
         if self._signs.stored != self._signs.meant:
             array = array.view(self._signs.meant)
         cube = reorder(array, self._stored_axes)
         return cube if bands is None else cube[:, :, bands]
+
+    def _stored(self, where: Any) -> NDArray[Any]:
+        """Return a part of the array in its own order."""
+        if self._values is None:
+            with reading(self.files[0], 'HDF5'), h5py.File(self.files[0], 'r') as file:
+                dataset: Any = file[self._path]
+                return np.asarray(dataset[where])
+        return np.asarray(self._values[where])
 
 
 class PrismaSource(StackSource):
@@ -297,39 +284,35 @@ class PrismaSource(StackSource):
         super().__init__(parts)
         self.files, self.axes = (path,), axes
         told = lower(attributes)
-        self._centres: list[tuple[int, Any]] = [
-            (part.shape[2], told.get(f'list_cw_{detector}'))
-            for part, detector in zip(parts, ('vnir', 'swir'), strict=True)
+        self._listed: list[Any] = [told.get(f'list_cw_{name}') for name in _DETECTORS]
+        self._acquired: list[Any] = [
+            told.get(f'list_cw_{name}_flags') for name in _DETECTORS
         ]
-        self._flags: list[Any] = [
-            told.get(f'list_cw_{name}_flags') for name in ('vnir', 'swir')
-        ]
-        self._scaling: list[tuple[float, float]] = []
-        for part, detector in zip(parts, ('vnir', 'swir'), strict=True):
+        self._scales: list[tuple[float, float]] = []
+        for part, detector in zip(parts, _DETECTORS, strict=True):
             low = _number(told, f'l2scale{detector}min', 0.0)
             high = _number(told, f'l2scale{detector}max', 0.0)
             # Reflectance lies between the two, in steps of 16 bits.
             pair = ((high - low) / 65535, low) if high > low else (1.0, 0.0)
-            self._scaling += [pair] * part.shape[2]
+            self._scales += [pair] * part.shape[2]
 
     @property
     def scaling(self) -> tuple[tuple[float, float], ...]:
         """Factors and offsets of the reflectances of a product of level 2."""
-        return () if set(self._scaling) == {(1.0, 0.0)} else tuple(self._scaling)
+        return () if set(self._scales) == {(1.0, 0.0)} else tuple(self._scales)
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm."""
-        listed = [values for _, values in self._centres]
-        if any(values is None for values in listed):
+        if any(values is None for values in self._listed):
             return None
-        for (bands, values), part in zip(self._centres, self._parts, strict=True):
-            if np.size(values) != bands:
+        for values, part in zip(self._listed, self._parts, strict=True):
+            if np.size(values) != part.shape[2]:
                 raise FileError(
-                    f'{self.where}: found {np.size(values)} centres for {bands} bands '
-                    f'of a cube (shape {part.shape}), expected one a band; the axes of '
-                    "the product are axes='ybx'"
+                    f'{self.where}: found {np.size(values)} centres for {part.shape[2]} '
+                    f'bands of a cube (shape {part.shape}), expected one a band; the '
+                    "axes of the product are axes='ybx'"
                 )
-        centres = np.concatenate([np.ravel(values) for values in listed])
+        centres = np.concatenate([np.ravel(values) for values in self._listed])
         return nanometres(centres, unit or 'nm', self.where)
 
     def bad_bands(self) -> NDArray[np.bool_] | None:
@@ -340,9 +323,9 @@ class PrismaSource(StackSource):
         bad = centres <= 0
         if all(
             np.size(flags) == part.shape[2]
-            for flags, part in zip(self._flags, self._parts, strict=True)
+            for flags, part in zip(self._acquired, self._parts, strict=True)
         ):
-            bad |= np.concatenate([np.ravel(flags) for flags in self._flags]) == 0
+            bad |= np.concatenate([np.ravel(flags) for flags in self._acquired]) == 0
         return bad if bad.any() else None
 
 

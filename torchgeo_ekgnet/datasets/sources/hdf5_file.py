@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..._reading import FileError, check_memory, reading
 from .axes import told_axes
-from .variables import Variable, are_class_names, is_fact, text_of, written_fact
+from .facts import Variable, are_class_names, is_fact, text_of, written_fact
 
 #: Attribute, of our own making, with the order of axes that dimension scales tell.
 AXES = ' axes'

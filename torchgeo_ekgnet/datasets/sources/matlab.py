@@ -7,7 +7,7 @@ import inspect
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,23 +17,11 @@ import scipy.io
 import scipy.sparse
 from numpy.typing import NDArray
 
-from ..._reading import FileError, check_memory, reading, require_file
+from ..._reading import FileError, reading, require_file
 from . import hdf5
-from .array import DescribedArray
-from .axes import axes_of, bands_in, squeezed
+from .axes import axes_of
 from .base import Request, Source
-from .variables import (
-    Variable,
-    are_class_names,
-    band_facts,
-    checked_numbers,
-    is_fact,
-    misfit,
-    named_classes,
-    pick,
-    series,
-    written_facts,
-)
+from .variables import Listed, TextsOf, open_array
 
 SUFFIXES = ('.mat',)
 
@@ -46,7 +34,7 @@ _NUMBERS = {
 }
 
 #: What it calls variables that hold others.
-NESTS = ('struct', 'cell')
+_NESTS = ('struct', 'cell')
 
 #: Sparse matrices as arrays, where SciPy can be asked (1.17 and newer).
 _SPARSE: dict[str, Any] = (
@@ -83,57 +71,67 @@ def open_source(path: Path, request: Request) -> Source:
         return _open_v5(path, request)
 
 
+def list_arrays(path: Path) -> dict[str, Listed]:
+    """List the arrays of numbers by name, those of structs and cell arrays by their path.
+
+    Args:
+        path: The file.
+    """
+    if h5py.is_hdf5(path):
+        return hdf5.list_arrays(path, matlab=True)
+    return _look_into(path)[0]
+
+
+def _look_into(
+    path: Path,
+) -> tuple[dict[str, Listed], dict[str, NDArray[Any]], TextsOf]:
+    """List the arrays of a v5 file, and give those that are nested, and its texts."""
+    check_elements(path)
+    found = scipy.io.whosmat(path)
+    kinds = {name: kind for name, _, kind in found}
+    nests = {name: _loaded(path, name) for name in kinds if kinds[name] in _NESTS}
+    inner = {
+        place: array
+        for name, value in nests.items()
+        for place, array in _fields(name, value)
+    }
+    listed = {
+        name: Listed(
+            shape,
+            _NUMBERS.get(kind, 1) * int(np.prod(shape, dtype=object)),
+            kind in (*_NUMBERS, 'sparse'),
+            # Programs keep whole numbers as doubles, too.
+            None if kind in ('double', 'single', 'sparse') else True,
+        )
+        for name, shape, kind in found
+        if kind not in _NESTS
+    }
+    listed |= {
+        name: Listed(array.shape, 0, whole=None if array.dtype.kind == 'f' else True)
+        for name, array in inner.items()
+    }
+
+    def texts_of(wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
+        words = [name for name in kinds if kinds[name] == 'char' and wanted(name)]
+        return _texts(nests | {name: _loaded(path, name) for name in words}, wanted)
+
+    return listed, inner, texts_of
+
+
 def _open_v5(path: Path, request: Request) -> Source:
     """Open an array of a MATLAB file before version 7.3."""
-    check_elements(path)
     axes = axes_of(request)
-    listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-    wanted = request.variable
-    structs = [name for name, (_, kind) in listed.items() if kind in NESTS]
-    plain = {
-        name: shape
-        for name, (shape, kind) in listed.items()
-        if kind in (*_NUMBERS, 'sparse') or (wanted == name and name not in structs)
-    }
-    nests = {name: _loaded(path, name) for name in structs}
-    inner = _arrays_in(nests)
-    shapes = {**plain, **{name: array.shape for name, array in inner.items()}}
-    names = series(path, shapes, request)
-    name = names[0] if names else pick(path, shapes, request)
+    every, inner, texts_of = _look_into(path)
+    # What is named is looked at, whatever it holds.
+    listed = {n: a for n, a in every.items() if a.numeric or n == request.variable}
 
     def load(name: str) -> Any:
         if name in inner:
             return inner[name]
-        if request.check_memory:
-            shape, kind = listed[name]
-            check_memory(
-                _NUMBERS.get(kind, 1) * int(np.prod(shape, dtype=object)), path, name
-            )
         value = _loaded(path, name)
         return value.toarray() if scipy.sparse.issparse(value) else value
 
-    array = np.stack(list(map(load, names)), axis=2) if names else load(name)
-    array = checked_numbers(path, name, array, request)
-    axes = 'yxb' if names else axes
-    bands = bands_in(array.shape, axes)
-    near = {
-        other: Variable(load(other), {})
-        for other, shape in shapes.items()
-        if bands and other != name and squeezed(shape) == bands
-    }
-    tells = is_fact if bands else are_class_names
-    words = [key for key, (_, kind) in listed.items() if kind == 'char']
-    texts = _texts(
-        nests
-        | {key: _loaded(path, key) for key in words if tells(key) and key != name},
-        tells,
-    )
-    near |= written_facts(path, texts) if bands else {}
-    facts = band_facts(path, name, near, {}, bands)
-    legend = None if bands else named_classes(path, texts, array)
-    source = DescribedArray(array, path, axes, request, facts, legend)
-    source.misfit = misfit(shapes, bands)
-    return source
+    return open_array(path, request, axes, listed, load, texts_of)
 
 
 def _loaded(path: Path, name: str) -> Any:
@@ -161,28 +159,6 @@ def _texts(
     for name, value in variables.items():
         look(name, value)
     return found
-
-
-def nested(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Read the arrays of structs and cell arrays of a v5 file.
-
-    Args:
-        path: The file.
-        names: Names of the structs and cell arrays.
-
-    Returns:
-        The arrays by their path.
-    """
-    return _arrays_in({name: _loaded(path, name) for name in names})
-
-
-def _arrays_in(nests: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Find the arrays of structs and cell arrays by their path."""
-    return {
-        place: array
-        for name, value in nests.items()
-        for place, array in _fields(name, value)
-    }
 
 
 def check_elements(path: Path) -> None:

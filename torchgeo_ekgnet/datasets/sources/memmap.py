@@ -3,6 +3,7 @@
 
 """Raw binary cubes, mapped into memory."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..._reading import reading
 from .axes import reorder
-from .base import Source
+from .base import Chosen, Source
 
 
 class Layout(NamedTuple):
@@ -39,10 +40,7 @@ class Layout(NamedTuple):
     def nbytes(self) -> int:
         """Bytes from the start of the file to the end of the last frame."""
         if self.fortran or len(self.shape) != 3:
-            values = 1
-            for size in self.shape:
-                values *= size
-            return self.offset + values * self.dtype.itemsize
+            return self.offset + math.prod(self.shape) * self.dtype.itemsize
         outer, middle, inner = self.shape
         frame = inner * self.dtype.itemsize + sum(self.minor)
         return self.offset + outer * (middle * frame + sum(self.major))
@@ -65,16 +63,9 @@ class MemmapSource(Source):
         self._cube = self._open()
         super().__init__((path,), self._cube.shape, layout.dtype.newbyteorder('='))
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
-        window = self._cube[row_start:row_stop, col_start:col_stop]
+        window = self._cube[rows, cols]
         if bands is not None:
             window = window[:, :, bands]
         return np.array(window, dtype=self.dtype, order='C')

@@ -25,10 +25,10 @@ from ..._reading import FileError, reading, require_file
 from ..labels import LabelLegend
 from ..raster import Grid, placed_crs
 from ..units import named_centres, told_nanometres, written_numbers
-from .base import Request, Source
+from .base import Chosen, Request, Source
+from .facts import WAVELENGTHS
 from .legend import raster_legend
 from .stack import StackSource
-from .variables import WAVELENGTHS
 
 logger = logging.getLogger(__name__)
 
@@ -152,10 +152,9 @@ def open_raster(path: str | os.PathLike[str], name: str | None = None) -> Any:
     # does not find the header of an ENVI file.
     with (
         reading(path, 'a raster'),
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action='ignore', category=NotGeoreferencedWarning),
         rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=False),
     ):
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
         return rasterio.open(name or path)
 
 
@@ -238,11 +237,6 @@ class RasterSource(Source):
             super().__init__((path,), shape, np.result_type(*types))
 
     @property
-    def grid(self) -> Grid:
-        """Where the pixels lie."""
-        return self._grid
-
-    @property
     def nodata(self) -> float | None:
         """Value that the file declares for missing data."""
         if len(self._nodatas) > 1:
@@ -251,11 +245,6 @@ class RasterSource(Source):
                 f'({sorted(self._nodatas)}); name one with nodata='
             )
         return next(iter(self._nodatas.values()), None)
-
-    @property
-    def scaling(self) -> tuple[tuple[float, float], ...]:
-        """Factors and offsets of the stored values."""
-        return self._scaling
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm where every band's metadata tell them."""
@@ -350,20 +339,12 @@ class RasterSource(Source):
                 return np.asarray(dataset.read(self._alpha) > 0)
             return np.asarray(dataset.dataset_mask() > 0)
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
         wanted = np.arange(self.shape[2]) if bands is None else bands
         indexes = [self._indexes[int(band)] for band in wanted]
-        rows, cols = row_stop - row_start, col_stop - col_start
-        window = Window(col_start, row_start, cols, rows)
-        cube = np.empty((rows, cols, len(indexes)), dtype=self.dtype)
+        window = Window.from_slices(rows, cols)
+        cube = np.empty((window.height, window.width, len(indexes)), dtype=self.dtype)
         with self._lock, reading(self.files[0], 'a raster'):
             if self._mixed:  # which rasterio reads one by one only
                 for place, index in enumerate(indexes):

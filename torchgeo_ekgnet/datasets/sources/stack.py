@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 
 from ..._reading import FileError
 from ..nodata import is_nodata
 from ..raster import Grid, checked_grid
-from .base import Source
+from .base import Chosen, Source
 
 logger = logging.getLogger(__name__)
 
@@ -127,26 +126,17 @@ class StackSource(_Joined):
         masks = [mask for part in self._parts if (mask := part.mask()) is not None]
         return np.logical_and.reduce(masks) if masks else None
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`."""
         wanted = np.arange(self.shape[2]) if bands is None else bands
-        rows, cols = row_stop - row_start, col_stop - col_start
-        cube = np.empty((rows, cols, len(wanted)), dtype=self.dtype)
+        size = (rows.stop - rows.start, cols.stop - cols.start, len(wanted))
+        cube = np.empty(size, dtype=self.dtype)
         first = 0
         for part in self._parts:
             last = first + part.shape[2]
             here = np.flatnonzero((wanted >= first) & (wanted < last))
             if len(here):
-                cube[:, :, here] = part.read(
-                    row_start, row_stop, col_start, col_stop, wanted[here] - first
-                )
+                cube[:, :, here] = part.read(rows, cols, wanted[here] - first)
             first = last
         return cube
 
@@ -169,27 +159,17 @@ class MosaicSource(_Joined):
         self, parts: Sequence[Source], grid: Grid, offsets: Sequence[tuple[int, int]]
     ) -> None:
         """Initialize a new MosaicSource instance."""
-        self._grid = grid
+        self._grid, self._scaling = grid, parts[0].scaling
         self._offsets = tuple(offsets)
         self._known: dict[int, NDArray[np.bool_] | None] = {}
         for part in parts[1:]:
-            if part.scaling != parts[0].scaling:
+            if part.scaling != self._scaling:
                 raise FileError(
                     f'{part.where}: found values with {_named(part.scaling)}, expected '
-                    f'{_named(parts[0].scaling)} as in {parts[0].where}: values are '
+                    f'{_named(self._scaling)} as in {parts[0].where}: values are '
                     'used as they are stored; bring the tiles to one scale'
                 )
         super().__init__(parts, (grid.rows, grid.cols, parts[0].shape[2]))
-
-    @property
-    def grid(self) -> Grid:
-        """Where the pixels lie."""
-        return self._grid
-
-    @property
-    def scaling(self) -> tuple[tuple[float, float], ...]:
-        """Factors and offsets of the stored values, which all tiles share."""
-        return self._parts[0].scaling
 
     def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
         """Return the band centres in nm.
@@ -225,31 +205,24 @@ class MosaicSource(_Joined):
             here |= True if own is None else own
         return None if mask.all() else mask
 
-    def read(
-        self,
-        row_start: int,
-        row_stop: int,
-        col_start: int,
-        col_stop: int,
-        bands: NDArray[np.int64] | None = None,
-    ) -> NDArray[Any]:
+    def read(self, rows: slice, cols: slice, bands: Chosen = None) -> NDArray[Any]:
         """Read one window, see :class:`~.base.CubeSource`; 0 beyond all tiles."""
         count = self.shape[2] if bands is None else len(bands)
-        size = (row_stop - row_start, col_stop - col_start, count)
+        size = (rows.stop - rows.start, cols.stop - cols.start, count)
         cube = np.zeros(size, dtype=self.dtype)
         filled = np.zeros(size[:2], dtype=bool)
         for number in reversed(range(len(self._parts))):
             part, (row, col) = self._parts[number], self._offsets[number]
-            top, bottom = max(row, row_start), min(row + part.shape[0], row_stop)
-            left, right = max(col, col_start), min(col + part.shape[1], col_stop)
+            top, bottom = max(row, rows.start), min(row + part.shape[0], rows.stop)
+            left, right = max(col, cols.start), min(col + part.shape[1], cols.stop)
             if top >= bottom or left >= right:
                 continue
             where = np.s_[
-                top - row_start : bottom - row_start,
-                left - col_start : right - col_start,
+                top - rows.start : bottom - rows.start,
+                left - cols.start : right - cols.start,
             ]
             own = np.s_[top - row : bottom - row, left - col : right - col]
-            values = part.read(top - row, bottom - row, left - col, right - col, bands)
+            values = part.read(*own, bands)
             known = self._has_data(number) if filled[where].any() else None
             if known is None:
                 cube[where] = values
@@ -268,7 +241,7 @@ class MosaicSource(_Joined):
                 empty = np.zeros(part.shape[:2], dtype=bool)
                 for row in range(0, part.shape[0], _ROWS_AT_ONCE):
                     rows = slice(row, min(row + _ROWS_AT_ONCE, part.shape[0]))
-                    values = part.read(rows.start, rows.stop, 0, part.shape[1])
+                    values = part.read(rows, slice(0, part.shape[1]))
                     empty[rows] = is_nodata(values, nodata).all(axis=2)
                 known = ~empty if known is None else known & ~empty
             self._known[number] = known
@@ -336,14 +309,8 @@ def _tiled(parts: Sequence[Source]) -> tuple[Grid, list[tuple[int, int]]] | None
     if _overlap(rows, cols) > _MOST_OVERLAP:
         return None
     top, left = min(rows)[0], min(cols)[0]
-    assert first.transform is not None
-    a, b, c, d, e, f = tuple(first.transform)[:6]
-    whole = Grid(
-        max(stop for _, stop in rows) - top,
-        max(stop for _, stop in cols) - left,
-        first.crs,
-        Affine(a, b, c + a * left + b * top, d, e, f + d * left + e * top),
-    )
+    bottom, right = max(stop for _, stop in rows), max(stop for _, stop in cols)
+    whole = first.part(slice(top, bottom), slice(left, right))
     return whole, [(row - top, col - left) for row, col in offsets]
 
 

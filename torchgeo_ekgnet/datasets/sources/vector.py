@@ -199,13 +199,18 @@ def unnamed_letters(path: Path) -> dict[str, str]:
     return {'encoding': 'UTF-8'}
 
 
+def layers_of(path: Path) -> tuple[list[str], list[str]]:
+    """Return the names of all layers of a file, and of those that have geometries."""
+    with reading(path, 'vector file', VectorFileError):
+        listed = geopandas.list_layers(path)
+        return listed.name.tolist(), listed.name[listed.geometry_type.notna()].tolist()
+
+
 def _checked_layer(path: Path, layer: str | None) -> str | None:
     """Return the layer to read; one of several that is not named is said."""
     if path.suffix.lower() not in LAYERED:
         return layer
-    with reading(path, 'vector file', VectorFileError):
-        listed = geopandas.list_layers(path)
-        names = listed.name[listed.geometry_type.notna()].tolist()
+    listed, names = layers_of(path)
     if layer is None and names and len(listed) > 1:
         layer = names[0]
         if len(names) > 1:
@@ -214,9 +219,9 @@ def _checked_layer(path: Path, layer: str | None) -> str | None:
                 path,
                 names,
             )
-    elif layer is not None and layer not in listed.name.tolist():
+    elif layer is not None and layer not in listed:
         raise VectorFileError(
-            f'{path}: found no layer {layer!r}, expected one of {listed.name.tolist()}'
+            f'{path}: found no layer {layer!r}, expected one of {listed}'
         )
     return layer
 
@@ -286,8 +291,7 @@ def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
     first = text.splitlines()[0]
     # pandas would take any character that seems to separate, letters too.
     separator = max(separators, key=first.count)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', pd.errors.ParserWarning)
+    with warnings.catch_warnings(action='ignore', category=pd.errors.ParserWarning):
         table = pd.read_csv(
             io.StringIO(text, newline=None),
             sep=separator if separator in first else ' ',

@@ -14,8 +14,8 @@ from .files import MaskSplit, SavedSplit, read_mask
 from .groups import BlockSplit, FoldSplit, GroupedSplit, GroupSplit
 from .guards import guard_distance
 from .matched import MatchedSplit, ProtocolComparison, compare_protocols, match_counts
-from .pixels import CountSplit, RandomSplit
 from .protocol import DrawnSplit, SplitContext, SplitProtocol
+from .random_pixels import CountSplit, RandomSplit
 from .spatial import DisjointSplit
 from .split import SUBSETS, Overlap, Split, check_label_map
 

@@ -45,8 +45,7 @@ class CommunityMasks:
 
 def _file(name: str, variable: str, md5: str) -> SceneFile:
     """A file of the collection HSI-datasets, whose folders have changed."""
-    urls = tuple(f'{place}/{name}' for place in (_LATEST, _EARLIER))
-    return SceneFile(name, variable, urls, md5=md5, is_labels=True)
+    return SceneFile(name, variable, (f'{_LATEST}/', f'{_EARLIER}/'), md5=md5)
 
 
 _HOUSTON_MD5 = '4553b2881c414faef71f8f33e16871df'

@@ -12,10 +12,11 @@ from scipy import ndimage
 
 from ..._options import random_seed, whole_number
 from ..label_files import read_label_map
+from ..options import SceneOptions
 from ..raster import Grid
 from ..sources.vector import holds_features
 from ..vector import number_features, read_vector_labels
-from .guards import by_subset, guard_distance, guarded, lacking
+from .guards import drawn, guard_distance, guarded
 from .protocol import (
     DrawnSplit,
     SplitContext,
@@ -69,7 +70,7 @@ class GroupedSplit(DrawnSplit):
         shares = (self.train, self.val, 1 - self.train - self.val)
         subset_of = _dealt(self.groups_of(label_map), label_map, shares, generator)
         masks = guarded(subset_of, guard_distance(self.guard, patch_size))
-        return by_subset(masks), lacking(label_map, masks, 1)
+        return drawn(label_map, masks)
 
 
 def _dealt(
@@ -204,7 +205,8 @@ class GroupSplit(GroupedSplit):
         least = 1
         if self.attribute is not None:
             least = 0
-            numbers = read_vector_labels(path, grid, self.attribute, unlabelled=())[0]
+            options = SceneOptions(attribute=self.attribute, unlabelled=())
+            numbers = read_vector_labels([path], grid, options)[0]
         elif holds_features(path):
             numbers = number_features(path, grid)
         else:
@@ -312,4 +314,4 @@ class FoldSplit(DrawnSplit):
             dealt = _dealt(rest, others, (1 - self.val, self.val), generator)
             subset_of = np.where(dealt >= 0, dealt, subset_of)
         masks = guarded(subset_of, guard_distance(self.guard, patch_size))
-        return by_subset(masks), lacking(label_map, masks, 1)
+        return drawn(label_map, masks)

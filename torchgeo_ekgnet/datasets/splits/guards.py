@@ -57,18 +57,20 @@ def guarded(subset_of: NDArray[np.int64], distance: int) -> list[Mask]:
     return [train, val, test]
 
 
-def by_subset(masks: Sequence[Mask]) -> dict[str, Indices]:
-    """Turn masks into indices."""
-    return {
+def drawn(
+    label_map: Labels, masks: Sequence[Mask], min_pixels: int = 1
+) -> tuple[dict[str, Indices], dict[int, str]]:
+    """Give the indices of subsets, and why classes have too few training or test pixels.
+
+    Args:
+        label_map: Labels, shape (rows, cols), 0 is unlabelled.
+        masks: Masks of training, validation and test pixels.
+        min_pixels: Training pixels and test pixels that a class needs.
+    """
+    subsets = {
         name: np.flatnonzero(mask).astype(np.int64)
         for name, mask in zip(SUBSETS, masks, strict=True)
     }
-
-
-def lacking(
-    label_map: Labels, masks: Sequence[Mask], min_pixels: int
-) -> dict[int, str]:
-    """List the classes with too few training or test pixels."""
     reasons = {}
     for label in classes_of(label_map):
         members = label_map == label
@@ -78,4 +80,4 @@ def lacking(
                 f'{int(members.sum())} pixels, of which {train} could train and {test} '
                 f'test, expected at least {min_pixels} each'
             )
-    return reasons
+    return subsets, reasons

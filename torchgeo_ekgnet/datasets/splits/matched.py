@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._options import random_seed
-from .pixels import RandomSplit
 from .protocol import SplitContext, SplitProtocol
+from .random_pixels import RandomSplit
 from .spatial import DisjointSplit
 from .split import Overlap, Split
 

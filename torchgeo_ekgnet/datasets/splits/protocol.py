@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..._files import at_home
 from ..._options import known_word, real_number
 from ..._patch import check_patch_size
+from ..._wording import listed
 from ..raster import Grid
 from .split import Indices, Labels, Split, check_label_map
 
@@ -189,12 +190,8 @@ class DrawnSplit(SplitProtocol):
 
     def _listed(self, reasons: Mapping[int, str]) -> str:
         """Write why classes cannot be served, of many the first ones."""
-        told = [
-            f'class {self.text_of(label)}: {reasons[label]}'
-            for label in [*reasons][:_MOST_TOLD]
-        ]
-        more = len(reasons) - len(told)
-        return '; '.join([*told, *([f'and {more} more classes'] if more else [])])
+        told = [f'class {self.text_of(label)}: {reasons[label]}' for label in reasons]
+        return listed(told, _MOST_TOLD, '; ')
 
     @abstractmethod
     def _draw(

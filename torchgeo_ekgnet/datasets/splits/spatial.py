@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..._options import known_word, random_seed, whole_number
-from .guards import by_subset, guard_distance, lacking
+from .guards import drawn, guard_distance
 from .protocol import DrawnSplit, Unserved, check_ratios, classes_of
 from .split import Indices, Labels, Mask, dilate
+
+#: Places at which a class may be cut are so many quantiles of its pixels.
+_MOST_CUTS = 64
+
+#: Orders in which train (0), val (1) and test (2) may follow each other.
+_ORDERS = ((0, 1, 2), (2, 1, 0), (0, 2, 1), (1, 2, 0), (1, 0, 2), (2, 0, 1))
 
 
 class DisjointSplit(DrawnSplit):
@@ -80,7 +86,7 @@ class DisjointSplit(DrawnSplit):
                 f'{self} finds no place for validation pixels at patch size '
                 f"{patch_size}; use val=0, a smaller patch or guard='centre'"
             )
-        return by_subset(masks), lacking(label_map, masks, self.min_pixels)
+        return drawn(label_map, masks, self.min_pixels)
 
     def _best(self, label_map: Labels, distance: int) -> list[Mask]:
         """Try several orders of the classes and keep the best."""
@@ -205,10 +211,3 @@ def _cuts(cumulative: NDArray[np.int64]) -> NDArray[np.int64]:
     wanted = np.arange(1, _MOST_CUTS) * cumulative[-1] // _MOST_CUTS
     places = np.searchsorted(cumulative, wanted, side='left')
     return np.unique(np.concatenate([[0], places, [last]])).astype(np.int64)
-
-
-#: Places at which a class may be cut are so many quantiles of its pixels.
-_MOST_CUTS = 64
-
-#: Orders in which train (0), val (1) and test (2) may follow each other.
-_ORDERS = ((0, 1, 2), (2, 1, 0), (0, 2, 1), (1, 2, 0), (1, 0, 2), (2, 0, 1))

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
-"""Pixels of a scene as datasets: positions and labels, no patches."""
+"""Batches of pixels of a scene: positions and labels, no patches."""
 
 import math
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchgeo_ekgnet.layers import DynamicExpertConv3d, grouped_conv3d, trial
 from torchgeo_ekgnet.layers.geometry import geometry_of
 from torchgeo_ekgnet.layers.norm import norm_act, normalize
-from torchgeo_ekgnet.layers.tuned import _runs_triton
+from torchgeo_ekgnet.layers.static_gpu import _runs_triton
 
 from .marks import DEVICE, cuda
 
