@@ -157,11 +157,16 @@ def test_what_does_not_fit_is_one_sentence(name: str) -> None:
         assert len(str(caught.value)) < 1000 and '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize('name', PORTABLE)
-def test_overlay_moves_to_another_scene(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('name', 'prefix'), [*((name, '') for name in PORTABLE), ('ekgnet_tiny', 'model.')]
+)
+def test_overlay_moves_to_another_scene(
+    name: str, prefix: str, tmp_path: Path
+) -> None:
     source = trained(name)
     path = tmp_path / 'net.pth'
-    torch.save(source.state_dict(), path)
+    state = {f'{prefix}{key}': value for key, value in source.state_dict().items()}
+    torch.save({'state_dict': state} if prefix else state, path)
     model = shallow_model(
         name,
         pretrained=True,

@@ -24,6 +24,7 @@ from torchgeo.datasets import NonGeoDataset
 from .._files import at_home
 from .._options import instance_of, known_arguments, number_of_workers, whole_number
 from .._patch import PaddingMode, check_padding_mode
+from .._wording import listed
 from ..checkpoint import check_same_pixels
 from ..datasets.bands import BandSelection
 from ..datasets.base import read_patch
@@ -311,13 +312,17 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             f'{overlap.contains_training_centre:.1%} contain a training centre and '
             f'{overlap.shares_training_pixel:.1%} share a pixel with a training patch'
         )
-        if split.dropped or split.relabel:
-            names = scene.class_names
-            rank_zero_warn(
-                f'{scene.name}: classes left out: '
-                f'{[names[label - 1] for label in split.dropped]}; classes merged: '
-                f'{ {names[k - 1]: names[v - 1] for k, v in split.relabel.items()} }'
-            )
+        names = scene.class_names
+        unserved = {
+            'left out': [repr(names[label - 1]) for label in split.dropped],
+            'merged': [
+                f'{names[label - 1]!r} into {names[other - 1]!r}'
+                for label, other in split.relabel.items()
+            ],
+        }
+        for what, classes in unserved.items():
+            if classes:
+                rank_zero_warn(f'{scene.name}: classes {what}: {listed(classes)}')
 
     def _draw_split(self, dataset: Any, scene: HyperspectralScene) -> Split:
         """Draw the split of the scene's labels."""

@@ -147,5 +147,7 @@ def create_spectral_model(
         variant,
         pretrained,
         feature_cfg={'out_indices': tuple(range(num_stages)), 'feature_cls': 'getter'},
+        # Before timm looks for a classifier of another number of classes to leave out.
+        pretrained_filter_fn=lambda state, model: model.own_weights(state),
         **kwargs,
     )

@@ -107,7 +107,7 @@ def main_compare(args: Sequence[str] | None = None) -> None:
         for name in systems
     }
     labelled = [
-        (name, _LABELS.get(name, name.replace(_TWIN, ', static twin')))
+        (name, _LABELS.get(name, name.replace(_TWIN, ' (static twin)')))
         for name in systems
     ]
     summaries, done = summaries_of(

@@ -233,17 +233,17 @@ def _smoothed_rows(
         ]
         if smoothed:
             name = _smoothing_name(smoothed[0])
-            found.append((f'{key}_smoothed', f'{label},{name}', smoothed))
+            found.append((f'{key}_smoothed', f'{label} ({name})', smoothed))
     return found
 
 
 def _smoothing_name(result: Mapping[str, Any]) -> str:
-    """Name the smoothing of a result, with a space in front; nothing without one."""
+    """Name the smoothing of a result; nothing without one."""
     over = result.get('smoothed_over')
     if over is None:
         return ''
     edges = '' if over['edges'] is None else f', edges kept ({over["edges"]:g})'
-    return f' smoothed {over["window"]} x {over["window"]}{edges}'
+    return f'smoothed {over["window"]} x {over["window"]}{edges}'
 
 
 def compare(summaries: Sequence[Summary]) -> list[Comparison]:
