@@ -96,7 +96,10 @@ def reproduce_parser() -> argparse.ArgumentParser:
         epilog=f'experiments:\n{listing}',
     )
     parser.add_argument(
-        'experiment', choices=EXPERIMENTS, metavar='EXPERIMENT', help='one of those below'
+        'experiment',
+        choices=EXPERIMENTS,
+        metavar='EXPERIMENT',
+        help='one of those below',
     )
     parser.add_argument(
         '--scene', choices=SCENES, help="scene (default: the experiment's own)"
