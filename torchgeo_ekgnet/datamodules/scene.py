@@ -24,7 +24,7 @@ from torchgeo.datasets import NonGeoDataset
 from .._files import at_home
 from .._options import instance_of, known_arguments, number_of_workers, whole_number
 from .._patch import PaddingMode, check_padding_mode
-from .._wording import listed
+from .._wording import listed, quoted
 from ..checkpoint import check_same_pixels
 from ..datasets.bands import BandSelection
 from ..datasets.base import read_patch
@@ -313,16 +313,13 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             f'{overlap.shares_training_pixel:.1%} share a pixel with a training patch'
         )
         names = scene.class_names
-        unserved = {
-            'left out': [repr(names[label - 1]) for label in split.dropped],
-            'merged': [
-                f'{names[label - 1]!r} into {names[other - 1]!r}'
-                for label, other in split.relabel.items()
-            ],
-        }
-        for what, classes in unserved.items():
-            if classes:
-                rank_zero_warn(f'{scene.name}: classes {what}: {listed(classes)}')
+        if split.dropped:
+            left = quoted(names[label - 1] for label in split.dropped)
+            rank_zero_warn(f'{scene.name}: classes left out: {left}')
+        if split.relabel:
+            pairs = [(names[k - 1], names[v - 1]) for k, v in split.relabel.items()]
+            merged = listed([f'{old!r} into {new!r}' for old, new in pairs])
+            rank_zero_warn(f'{scene.name}: classes merged: {merged}')
 
     def _draw_split(self, dataset: Any, scene: HyperspectralScene) -> Split:
         """Draw the split of the scene's labels."""
