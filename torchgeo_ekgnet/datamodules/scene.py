@@ -24,7 +24,6 @@ from torchgeo.datasets import NonGeoDataset
 from .._files import at_home
 from .._options import instance_of, known_arguments, number_of_workers, whole_number
 from .._patch import PaddingMode, check_padding_mode
-from .._wording import listed, quoted
 from ..checkpoint import check_same_pixels
 from ..datasets.bands import BandSelection
 from ..datasets.base import read_patch
@@ -312,14 +311,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             f'{overlap.contains_training_centre:.1%} contain a training centre and '
             f'{overlap.shares_training_pixel:.1%} share a pixel with a training patch'
         )
-        names = scene.class_names
-        if split.dropped:
-            left = quoted(names[label - 1] for label in split.dropped)
-            rank_zero_warn(f'{scene.name}: classes left out: {left}')
-        if split.relabel:
-            pairs = [(names[k - 1], names[v - 1]) for k, v in split.relabel.items()]
-            merged = listed([f'{old!r} into {new!r}' for old, new in pairs])
-            rank_zero_warn(f'{scene.name}: classes merged: {merged}')
+        for text in split.unserved(scene.class_names):
+            rank_zero_warn(f'{scene.name}: {text}')
 
     def _draw_split(self, dataset: Any, scene: HyperspectralScene) -> Split:
         """Draw the split of the scene's labels."""
