@@ -167,6 +167,16 @@ def test_scenes_have_a_licence_column() -> None:
     assert {len(row) for row in scenes} == {7}
 
 
+def test_loop_of_ones_own() -> None:
+    text = (ROOT / 'docs' / 'data-modules.md').read_text(encoding='utf-8')
+    (code,) = re.findall(r'^```python\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
+    small = "patch_size=5, dataset_options={'rows': 20, 'cols': 20, 'num_bands': 8}"
+    names: dict[str, Any] = {}
+    exec(compile(code.replace('patch_size=5', small), 'page', 'exec'), names)  # noqa: S102
+    assert names['patches'].shape == (len(names['labels']), names['sizes'][0], 5, 5)
+    assert names['labels'].max() < names['sizes'][1]
+
+
 def test_quickstart_writes_what_the_commands_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -369,7 +369,9 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         main([name, '--help'])
     assert stop.value.code == 0
     usage = rf'^usage: torchgeo-ekgnet (\[options\] )?{name} '
-    assert re.match(usage, capsys.readouterr().out)
+    text = capsys.readouterr().out
+    assert re.match(usage, text)
+    assert ('--name NAME names the run' in text) == (name in TORCHGEO_COMMANDS)
 
 
 @pytest.mark.parametrize('name', [*COMMANDS])

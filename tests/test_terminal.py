@@ -36,8 +36,14 @@ def test_other_warnings_are_heard() -> None:
     assert [str(item.message) for item in heard] == ['the data look odd']
 
 
-def test_few_batches_are_no_news() -> None:
-    text = 'The number of training batches (3) is smaller than the logging interval ...'
+@pytest.mark.parametrize(
+    'text',
+    [
+        'The number of training batches (3) is smaller than the logging interval ...',
+        "The dirpath has changed from 'a' to 'b', therefore `best_model_score`, ...",
+    ],
+)
+def test_what_changes_nothing_is_no_news(text: str) -> None:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter('always')
         with quiet():

@@ -13,12 +13,14 @@ _LOGGED = ('💡', 'TPU available', 'HPU available', 'Loaded model weights')
 
 #: Warnings of libraries about each other, and advice that is not true here: positions
 #: cost nothing to load. A split without validation pixels is in the table of classes, and
-#: every epoch has its row in the log, however few its steps.
+#: every epoch has its row in the log, however few its steps. A run that is scored from
+#: another folder needs no best score; one that goes on is told of it by this package.
 _WARNED = (
     '.*LeafSpec.* is deprecated',
     '.*does not have many workers',
     'Total length of .* across ranks is zero',
     'The number of training batches .* is smaller than the logging interval',
+    'The dirpath has changed from .* therefore `best_model_score`',
 )
 
 _FORMATTED = warnings.formatwarning

@@ -39,6 +39,7 @@ from ._reading import FileError, raised_here
 from ._wording import shortened
 from .checkpoint import read_checkpoint
 from .checkpoint.arguments import arguments_of, keep_asked
+from .commands import shipped_configs
 from .models import network_class
 
 __all__ = ('CommandLine', 'Parser', 'UsageError', 'built_data', 'usage_errors')
@@ -62,6 +63,13 @@ _CLASSES = [
 # jsonargparse 5 does so: the options of a dataset or of a model hold values of any type,
 # and would otherwise build whatever class they name, subprocesses included.
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
+
+_BESIDES = (
+    f'--config takes a name as well: {", ".join(shipped_configs())}. --name NAME names the '
+    'run of fit; validate, test and predict take the newest run of that name. What a class '
+    'takes is told by --data.help CLASS and --model.help CLASS. --ckpt_path is a local file.'
+)
+"""What Lightning's help does not tell."""
 
 _RESTORES = ('checkpoint_connector.py', 'loops/progress.py', 'torch/optim/')
 """Where libraries take up, or first use, the state of a training from a checkpoint."""
@@ -189,6 +197,10 @@ class CommandLine(LightningCLI):
         }
         with _gdal_settings():
             super().__init__(**{**options, **kwargs})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Say at the end of the help what the commands of this package take besides."""
+        parser.epilog = _BESIDES
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """List the commands; one that is given first needs no parsers of the others."""

@@ -250,8 +250,13 @@ class TestOptions:
             relabel={3: 1},
             dropped=(2,),
         )
-        with pytest.warns(UserWarning, match='classes left out'):
+        with pytest.warns(UserWarning) as told:
             module = ready('test', split=split)
+        names = module.scene.class_names
+        assert [str(item.message) for item in told] == [
+            f'{module.scene.name}: classes left out: {names[1]!r}',
+            f'{module.scene.name}: classes merged: {names[2]!r} into {names[0]!r}',
+        ]
         assert module.class_counts().tolist() == [8, 0, 0]
         assert module.num_classes == 3
 

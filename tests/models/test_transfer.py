@@ -157,11 +157,14 @@ def test_what_does_not_fit_is_one_sentence(name: str) -> None:
         assert len(str(caught.value)) < 1000 and '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize('name', PORTABLE)
-def test_overlay_moves_to_another_scene(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('name', 'prefix'), [*((name, '') for name in PORTABLE), ('ekgnet_tiny', 'model.')]
+)
+def test_overlay_moves_to_another_scene(name: str, prefix: str, tmp_path: Path) -> None:
     source = trained(name)
     path = tmp_path / 'net.pth'
-    torch.save(source.state_dict(), path)
+    state = {f'{prefix}{key}': value for key, value in source.state_dict().items()}
+    torch.save({'state_dict': state} if prefix else state, path)
     model = shallow_model(
         name,
         pretrained=True,
@@ -180,6 +183,17 @@ def test_overlay_moves_to_another_scene(name: str, tmp_path: Path) -> None:
     x = small_input(name)
     expected = source.forward_intermediates(x, intermediates_only=True)
     torch.testing.assert_close(features(x), expected)
+    if prefix:  # the classes are those of the file, not of the configuration
+        torch.save(model.state_dict(), path)
+        for classes in (9, 16):
+            other = shallow_model(
+                name,
+                pretrained=True,
+                pretrained_cfg_overlay={'file': str(path)},
+                num_classes=classes,
+            )
+            kept = other.classifier.weight.equal(model.classifier.weight)
+            assert kept == (classes == 9)
 
 
 @pytest.mark.parametrize('name', SIZES)

@@ -65,7 +65,7 @@ def test_smoothed_rows_of_their_own(tmp_path: Path) -> None:
         rows = [line for line in csv.DictReader(file) if line['metric'] == 'OA']
     names = [line['row'] for line in rows]
     assert names[3:] == [f'{name}_smoothed' for name in names[:3]]
-    assert rows[4]['label'] == 'RBF-SVM, smoothed 3 x 3'
+    assert rows[4]['label'] == 'RBF-SVM (smoothed 3 x 3)'
     # Test pixels lie among training pixels: their neighbours tell more than they do.
     for plain, smooth in zip(rows[1:3], rows[4:], strict=True):
         assert float(smooth['mean']) > float(plain['mean'])

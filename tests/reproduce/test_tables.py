@@ -239,7 +239,7 @@ def test_smoothed_scores_have_rows_of_their_own() -> None:
     plain, other, smooth = summaries = summarise(
         [('a', 'A', runs), ('b', 'B', [result(70, seed) for seed in range(2)])]
     )
-    assert (smooth.key, smooth.label) == ('a_smoothed', 'A, smoothed 3 x 3')
+    assert (smooth.key, smooth.label) == ('a_smoothed', 'A (smoothed 3 x 3)')
     assert smooth.values('OA') == pytest.approx([99.5, 99.5])
     assert plain.values('OA') == pytest.approx([90, 90])
     # Smoothing is no other system: it enters no pair with those without.

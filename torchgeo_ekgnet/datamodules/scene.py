@@ -311,13 +311,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             f'{overlap.contains_training_centre:.1%} contain a training centre and '
             f'{overlap.shares_training_pixel:.1%} share a pixel with a training patch'
         )
-        if split.dropped or split.relabel:
-            names = scene.class_names
-            rank_zero_warn(
-                f'{scene.name}: classes left out: '
-                f'{[names[label - 1] for label in split.dropped]}; classes merged: '
-                f'{ {names[k - 1]: names[v - 1] for k, v in split.relabel.items()} }'
-            )
+        for text in split.unserved(scene.class_names):
+            rank_zero_warn(f'{scene.name}: {text}')
 
     def _draw_split(self, dataset: Any, scene: HyperspectralScene) -> Split:
         """Draw the split of the scene's labels."""

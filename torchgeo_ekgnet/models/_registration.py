@@ -4,7 +4,7 @@
 """Networks by name: timm's registry, and what it knows of each."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from timm.models import (
@@ -109,6 +109,18 @@ def own_models() -> list[str]:
     return sorted(name for name in list_models() if network_class(name))
 
 
+def _weights_of_file(state_dict: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Give weights a network's names, and tell timm how many classes they know.
+
+    By that number timm keeps their classifier or leaves it out.
+    """
+    state: dict[str, Any] = model.own_weights(state_dict)
+    classifier = state.get('classifier.weight')
+    if classifier is not None:
+        model.pretrained_cfg['num_classes'] = len(classifier)
+    return state
+
+
 def create_spectral_model(
     model_class: Callable[..., nn.Module],
     variant: str,
@@ -147,5 +159,6 @@ def create_spectral_model(
         variant,
         pretrained,
         feature_cfg={'out_indices': tuple(range(num_stages)), 'feature_cls': 'getter'},
+        pretrained_filter_fn=_weights_of_file,
         **kwargs,
     )

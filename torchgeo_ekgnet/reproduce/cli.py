@@ -50,13 +50,18 @@ def reproduce_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            'Train and test every system of a table, figure or ablation and report '
-            'published beside\nreproduced accuracies. An interrupted command continues '
-            'where it was; finished runs are\nnot repeated.'
+            'Train and test every system of a table, figure or ablation and report\n'
+            'published beside reproduced accuracies. An interrupted command continues\n'
+            'where it was; finished runs are not repeated.'
         ),
         epilog=f'experiments:\n{listing}',
     )
-    parser.add_argument('experiment', choices=EXPERIMENTS, metavar='EXPERIMENT')
+    parser.add_argument(
+        'experiment',
+        choices=EXPERIMENTS,
+        metavar='EXPERIMENT',
+        help='one of those below',
+    )
     parser.add_argument(
         '--scene', choices=SCENES, help="scene (default: the experiment's own)"
     )

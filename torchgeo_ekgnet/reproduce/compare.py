@@ -126,7 +126,7 @@ def main_compare(args: Sequence[str] | None = None) -> None:
     options, overrides = compare_parser().parse_known_args(args)
     settings = configured(options, overrides)
     systems = {
-        name: _LABELS.get(name, name.replace(_TWIN, ', static twin'))
+        name: _LABELS.get(name, name.replace(_TWIN, ' (static twin)'))
         for name in _systems(settings, options.models)
     }
     name = Path(options.config[-1]).stem

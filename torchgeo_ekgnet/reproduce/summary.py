@@ -227,14 +227,14 @@ def _smoothed_rows(
         ]
         if smoothed:
             name = _smoothing_name(smoothed[0])
-            found.append((f'{key}_smoothed', f'{label},{name}', smoothed))
+            found.append((f'{key}_smoothed', f'{label} ({name})', smoothed))
     return found
 
 
 def _smoothing_name(result: Mapping[str, Any]) -> str:
-    """Name the smoothing of a result, with a space in front; nothing without one."""
+    """Name the smoothing of a result; nothing without one."""
     over = result.get('smoothed_over')
-    return '' if over is None else f' smoothed {Smoothing.name(over)}'
+    return '' if over is None else f'smoothed {Smoothing.name(over)}'
 
 
 def compare(summaries: Sequence[Summary]) -> list[Comparison]:

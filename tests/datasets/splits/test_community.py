@@ -22,6 +22,7 @@ from torchgeo_ekgnet.datasets.splits import (
     as_protocol,
     community,
 )
+from torchgeo_ekgnet.datasets.splits.__main__ import table
 
 from .maps import Labels, fields, indices_of
 
@@ -55,6 +56,8 @@ class TestCommunity:
         assert as_protocol(random_split) is random_split
 
     def test_missing_or_other_masks(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r'found no Indian_pines_gt\.mat'):
+            table(tmp_path)
         protocol = CommunitySplit('dase').bind(SplitContext(root=str(tmp_path)))
         with pytest.raises(
             FileNotFoundError, match=r'indianpines_disjoint_dset\.mat.*download.*md5'

@@ -26,11 +26,20 @@ def _label_map(scene: str, root: Path) -> Labels:
     """Read the label map of a scene, or join the masks that make it."""
     if scene == Houston2013.scene_name:
         facts = COMMUNITY_SPLITS['houston2013_official']
-        path = next(p for p in root.rglob(facts.train.name))
+        path = _below(root, facts.train.name)
         variables = [file.variable for file in (facts.train, facts.test) if file]
         return np.add(*(read_mask(path, variable) for variable in variables))
     (cls,) = (cls for cls in _SCENES if cls.scene_name == scene)
-    return read_mask(next(root.rglob(cls.labels_file.name)), cls.labels_file.variable)
+    path = _below(root, cls.labels_file.name)
+    return read_mask(path, cls.labels_file.variable)
+
+
+def _below(root: Path, name: str) -> Path:
+    """Find a file in a folder or below it."""
+    path = next(root.rglob(name), None)
+    if path is None:
+        raise FileNotFoundError(f'{root}: found no {name} in it or below, expected one')
+    return path
 
 
 def table(root: Path) -> str:
@@ -62,4 +71,9 @@ def table(root: Path) -> str:
 
 
 if __name__ == '__main__':
-    print(table(Path(sys.argv[1])))
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    try:
+        print(table(Path(sys.argv[1])))
+    except (OSError, ValueError) as error:
+        sys.exit(f'{type(error).__name__}: {error}')

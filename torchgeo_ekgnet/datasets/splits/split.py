@@ -6,6 +6,7 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from ..._files import replaced, write_json
 from ..._options import plain_array
 from ..._patch import check_patch_size
 from ..._reading import FileError, check_memory, reading, require_file
+from ..._wording import listed
 
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
@@ -365,6 +367,23 @@ class Split:
             for distance in (radius, 2 * radius)
         ]
         return Overlap(*shares)
+
+    def unserved(self, names: Sequence[str]) -> list[str]:
+        """Say which classes are left out and which are merged.
+
+        Args:
+            names: Names of the classes, of label 1 first.
+
+        Returns:
+            A line for each of the two; none where every class is served.
+        """
+        left = [repr(names[label - 1]) for label in self.dropped]
+        pairs = [(names[old - 1], names[new - 1]) for old, new in self.relabel.items()]
+        merged = [f'{old!r} into {new!r}' for old, new in pairs]
+        found = {'left out': left, 'merged': merged}
+        return [
+            f'classes {what}: {listed(text)}' for what, text in found.items() if text
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Describe the split without its pixels.
