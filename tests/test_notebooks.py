@@ -3,10 +3,13 @@
 
 """Notebooks: figures appear once, and the tutorials run."""
 
+import asyncio
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,10 @@ import pytest
 nbformat: Any = pytest.importorskip('nbformat')
 nbclient: Any = pytest.importorskip('nbclient')
 jupyter_client: Any = pytest.importorskip('jupyter_client')
-pytest.importorskip('ipykernel')
+local_provisioner: Any = pytest.importorskip(
+    'jupyter_client.provisioning.local_provisioner'
+)
+launch_new_instance: Any = pytest.importorskip('ipykernel.kernelapp').launch_new_instance
 
 TUTORIALS = Path(__file__).parents[1] / 'docs' / 'tutorials'
 
@@ -37,13 +43,51 @@ SHORTER = (
 )
 
 
+class ForkedKernel:
+    """A fork of this process, which has imported all that notebooks import.
+
+    What :class:`jupyter_client.KernelManager` asks a started process for.
+    """
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
+        self.process = get_context('fork').Process(
+            target=self.serve, args=(command, env), daemon=True
+        )
+        self.process.start()
+        assert self.process.pid is not None
+        self.pid = self.process.pid
+        os.setpgid(self.pid, self.pid)  # which is killed at the end
+
+    @staticmethod
+    def serve(command: list[str], env: dict[str, str]) -> None:
+        os.environ.clear()
+        os.environ.update(env)
+        sys.argv = command[2:]  # without: python -m
+        asyncio.set_event_loop(asyncio.new_event_loop())  # the other one is running
+        launch_new_instance()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
 @pytest.fixture(scope='module')
 def kernel() -> Iterator[Any]:
-    """One kernel for all notebooks, which then import torch once."""
+    """One kernel for all notebooks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('OMP_NUM_THREADS', '1')
         # Else the kernel draws as the test process does: nowhere.
         patch.delenv('MPLBACKEND', raising=False)
+        if hasattr(os, 'fork'):
+            patch.setattr(local_provisioner, 'launch_kernel', ForkedKernel)
         manager = jupyter_client.KernelManager(kernel_name='python3')
         manager.start_kernel(env=dict(os.environ))
     yield manager
