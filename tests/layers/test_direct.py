@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+import torchgeo_ekgnet
 from torchgeo_ekgnet.layers import (
     DynamicExpertConv3d,
     GroupedConv3d,
@@ -338,6 +339,17 @@ for strategy in (None, 'direct'):
 """
 
 
+#: What a new process imports: layers without timm and the compiler of PyTorch, which
+#: take longer than all the rest.
+LAYERS = f"""
+import sys, types
+import torch
+torch.compiler.assume_constant_result = lambda function: function
+sys.modules['torchgeo_ekgnet'] = types.ModuleType('torchgeo_ekgnet')
+sys.modules['torchgeo_ekgnet'].__path__ = {[*torchgeo_ekgnet.__path__]!r}
+"""
+
+
 def test_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('TORCHGEO_EKGNET_DIRECT', '0')
     direct.kernels.cache_clear()
@@ -349,13 +361,15 @@ def test_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_on_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('ATEN_CPU_CAPABILITY', 'default')
-    subprocess.run([sys.executable, '-c', CHECK], check=True)
+    subprocess.run([sys.executable, '-c', LAYERS + CHECK], check=True)
 
 
 FEWER = """
-from torchgeo_ekgnet.layers import DynamicExpertConv3d
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, direct
 from torchgeo_ekgnet.layers.norm import conv_norm
 import torch
+
+assert direct.kernels() is not None
 
 def gradients(threads):
     torch.get_num_threads = lambda: threads
@@ -372,4 +386,4 @@ for channels in (40, 200):  # threads part samples, panels of channels
 @kernels
 def test_openmp_may_give_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('OMP_THREAD_LIMIT', '2')
-    subprocess.run([sys.executable, '-c', FEWER], check=True)
+    subprocess.run([sys.executable, '-c', LAYERS + FEWER], check=True)
