@@ -21,7 +21,9 @@ jupyter_client: Any = pytest.importorskip('jupyter_client')
 local_provisioner: Any = pytest.importorskip(
     'jupyter_client.provisioning.local_provisioner'
 )
-launch_new_instance: Any = pytest.importorskip('ipykernel.kernelapp').launch_new_instance
+launch_new_instance: Any = pytest.importorskip(
+    'ipykernel.kernelapp'
+).launch_new_instance
 
 TUTORIALS = Path(__file__).parents[1] / 'docs' / 'tutorials'
 
