@@ -112,12 +112,12 @@ def test_callback_with_a_compiled_network(tmp_path: Path) -> None:
     task.model = timm.create_model(
         'ekgnet_tiny', in_chans=BANDS, num_classes=CLASSES, block_config=(1,)
     )
-    task.model.compile(backend='eager', dynamic=True)
+    task.model.compile(backend='eager', dynamic=False)  # all batches are of three
     callback = ExpertUse(measure_worth=True)
     runner = make_trainer(
         tmp_path, callback, max_epochs=1, limit_train_batches=1, num_sanity_val_steps=0
     )
-    data = Data(batch_size=3)  # a batch of one would be compiled on its own
+    data = Data(batch_size=3)
     runner.fit(task, datamodule=data)
     assert 0.5 < float(runner.callback_metrics['val_expert_entropy']) <= 1.0
     runner.test(task, datamodule=data, verbose=False)

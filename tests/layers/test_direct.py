@@ -353,9 +353,11 @@ def test_on_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FEWER = """
-from torchgeo_ekgnet.layers import DynamicExpertConv3d
+from torchgeo_ekgnet.layers import DynamicExpertConv3d, direct
 from torchgeo_ekgnet.layers.norm import conv_norm
 import torch
+
+assert direct.kernels() is not None
 
 def gradients(threads):
     torch.get_num_threads = lambda: threads

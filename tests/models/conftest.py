@@ -20,10 +20,10 @@ MODELS = own_models()
 #: One size of each network is enough where the class matters, not the depth.
 SIZES = [name for name in MODELS if '_large' not in name]
 
-#: Layers of dense blocks where the class matters, not the depth: the second of each
-#: block sees what the first has added.
+#: Layers of dense blocks where the class matters, not the depth: in the middle block,
+#: between two poolings, the second layer sees what the first has added.
 SHALLOW: dict[str, dict[str, Any]] = {
-    name: {'block_config': (2, 2, 2)}
+    name: {'block_config': (1, 2, 1)}
     for name in MODELS
     if issubclass(network_class(name) or object, DenseSkeleton | DenseNet3d)
     # Blocks of one layer.
