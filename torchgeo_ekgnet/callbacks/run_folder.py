@@ -18,6 +18,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
 
 from .._files import at_home, check_writable, file_digest, write_json
 from .._runs import (
@@ -322,14 +323,25 @@ class RunFolder(Callback):
     def _summary(self, trainer: Trainer) -> str:
         """Sum up a training run."""
         lines = [f'run    {_shown(self.path)}']
+        # Without a score to watch, the configuration means the last weights; they are
+        # what is left, too, where the score was never computed.
         savers = [
             item
             for item in trainer.checkpoint_callbacks
-            if isinstance(item, ModelCheckpoint) and item.best_model_path
+            if isinstance(item, ModelCheckpoint)
         ]
-        savers.sort(key=lambda item: item.monitor is None)
-        best = Path(savers[0].best_model_path) if savers else None
-        if best is not None and best.is_file():
+        kept = [
+            (name, path)
+            for item in savers
+            for name, path in (
+                ('last' if item.monitor is None else 'best', item.best_model_path),
+                ('last', item.last_model_path),
+            )
+            if path and Path(path).is_file()
+        ]
+        if kept:
+            name, path = min(kept, key=lambda item: item[0])
+            best = Path(path)
             epoch = int(read_checkpoint(best).get('epoch', -1))
             last = trainer.current_epoch
             scores = self._scores.get(epoch, {})
@@ -338,16 +350,21 @@ class RunFolder(Callback):
                 for score in SCORES
                 if (key := f'val_{score.name}') in scores
             )
-            # Without a score to watch, the configuration means the last weights.
-            kept = 'last' if savers[0].monitor is None else 'best'
             lines.append(
-                f'{kept}   epoch {epoch + 1} of {last}'
-                + (f', validation: {shown}' if shown else '')
+                f'{name}   epoch {min(epoch + 1, last)} of {last}'
+                + (f', validation{_share(trainer)}: {shown}' if shown else '')
             )
             lines += [
                 f'{"next" if number == 0 else "":<7}{step}'
                 for number, step in enumerate(next_steps(best, _shown))
             ]
+        elif self._began and savers == trainer.checkpoint_callbacks != []:
+            rank_zero_warn(
+                'fit: found no checkpoint, expected one at least: what was trained is '
+                'lost; was the score that ModelCheckpoint monitors never computed (see '
+                'check_val_every_n_epoch and limit_val_batches of the trainer), or does '
+                'it save less often (every_n_epochs)?'
+            )
         return '\n' + '\n'.join(lines) + '\n'
 
     def on_load_checkpoint(
@@ -450,6 +467,14 @@ class RunFolder(Callback):
             # A Ctrl-C while a value is queued lets the writer sleep that long at the end.
             return [csv, TensorBoardLogger(**where, flush_secs=2)]
         return [csv]
+
+
+def _share(trainer: Trainer) -> str:
+    """Say on how many batches a validation was done, where not on all."""
+    done, whole = sum(trainer.num_val_batches), trainer.val_dataloaders
+    if not isinstance(whole, DataLoader) or done >= len(whole):
+        return ''
+    return f' on {done:g} of {len(whole)} batches'
 
 
 def _check_folder(folder: Path) -> None:
