@@ -118,7 +118,7 @@ class TestCustomScene:
             NotADirectoryError, match=r'^root: found the file .*flat\.npy'
         ):
             CustomScene(tmp_path / 'flat.npy', cube='flat.npy')
-        with pytest.raises(TypeError, match='^root: found None, expected the folder'):
+        with pytest.raises(TypeError, match=r'^root: found None, expected the folder'):
             CustomScene(None, cube='flat.npy')  # type: ignore[arg-type]
         root = arrays.make(tmp_path)
         with pytest.raises(FileNotFoundError, match='labels: there is no file'):
