@@ -3,6 +3,7 @@
 
 """What a patch may be, once for whoever cuts or plans patches."""
 
+from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
@@ -31,10 +32,11 @@ def check_patch_size(
     Raises:
         ValueError: If the patch size is not a positive odd number, or too large.
     """
-    if patch_size < 1 or patch_size % 2 == 0:
+    number = isinstance(patch_size, Integral) and not isinstance(patch_size, bool)
+    if not number or patch_size < 1 or patch_size % 2 == 0:
         raise ValueError(
-            f'patch_size is {patch_size}, expected a positive odd number: a patch is '
-            'centred on its labelled pixel'
+            f'patch_size is {patch_size!r}, expected a positive odd whole number: a '
+            'patch is centred on its labelled pixel'
         )
     if rows is not None and cols is not None and patch_size > min(rows, cols):
         largest = min(rows, cols) - 1 + min(rows, cols) % 2

@@ -335,7 +335,8 @@ class TestPlaces:
 
     def test_transform_without_crs(self, plain: Path) -> None:
         path = self.boxes(plain.with_name('l.gpkg'), self.placed())
-        scene = open_scene(plain, path, transform=tuple(geotiff.TRANSFORM)[:6])
+        place: Any = geotiff.TRANSFORM  # as rasterio gives it
+        scene = open_scene(plain, path, transform=place)
         assert np.array_equal(scene.label_map, self.expected())
 
     @pytest.mark.parametrize('crs', ['EPSG:32632', '+proj=utm +zone=32 +datum=WGS84'])

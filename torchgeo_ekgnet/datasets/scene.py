@@ -121,6 +121,7 @@ class HyperspectralScene:
                 file declares them; values are read as they are stored.
 
         Raises:
+            TypeError: If cube or labels are no arrays, or have a mask.
             ValueError: If sizes do not fit, labels are not whole numbers, names do not
                 fit the labels, or values are NaN or infinite and not declared nodata.
         """
@@ -132,6 +133,13 @@ class HyperspectralScene:
         self.nodata = nodata
         instead = 'cube.data with valid=~cube.mask.any(axis=2), or with nodata'
         plain_array(f'{name}: cube', cube, instead)
+        for part, array in {'cube': cube, 'labels': labels}.items():
+            kind = getattr(array, 'dtype', None)
+            if array is not None and not isinstance(kind, np.dtype):
+                raise TypeError(
+                    f'{name}: {part}: found {type(array).__name__}, expected an array '
+                    'of NumPy'
+                )
         in_memory = isinstance(cube, np.ndarray) and not isinstance(cube, np.memmap)
         shape = tuple(cube.shape)
         if len(shape) != 3 or 0 in shape:
