@@ -164,6 +164,14 @@ def plain_array(name: str, array: object, instead: str) -> None:
         )
 
 
+def typed_array(name: str, array: object) -> None:
+    """Refuse lists and tensors, which have no type of NumPy."""
+    if not isinstance(getattr(array, 'dtype', None), np.dtype):
+        raise TypeError(
+            f'{name}: found {type(array).__name__}, expected an array of NumPy'
+        )
+
+
 def random_seed(value: Any) -> int:
     """Check a seed of NumPy's frozen generator, from 0 to 2**32 - 1."""
     return whole_number('seed', value, 0, 2**32 - 1)

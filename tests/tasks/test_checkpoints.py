@@ -61,13 +61,15 @@ def fitted(
 
 def test_arguments_of_numpy_can_be_read_again(tmp_path: Path) -> None:
     """As ``np.logspace`` gives rates: what else would a training have been for?"""
-    half = np.float32(0.5)
+    half: Any = np.float32(0.5)
     sizes = {'in_channels': np.int64(BANDS), 'num_classes': np.int64(CLASSES)}
     options = {**FEW, 'num_experts': np.int64(2), 'drop_rate': half}
     task = make_task(
         model=np.str_('ekgnet_tiny'), lr=half, model_options=options, **sizes
     )
-    split = RandomSplit(np.float32(0.25), np.float32(0.25), np.int64(3))
+    share: Any = np.float32(0.25)
+    seed: Any = np.int64(3)
+    split = RandomSplit(share, share, seed)
     data = make_datamodule(patch_size=np.int64(PATCH), split=split)
     data.setup('fit')
     checkpoint: dict[str, Any] = {

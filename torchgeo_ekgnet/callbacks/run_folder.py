@@ -18,7 +18,6 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader
 
 from .._files import at_home, check_writable, file_digest, write_json
 from .._runs import (
@@ -40,6 +39,7 @@ from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
 from .csv_log import CSVLog
+from .kept import kept_weights, validated_part
 from .resumption import Saver, restore, savers_of, take_along
 
 __all__ = ('RunFolder', 'described_data', 'run_path', 'subject_of', 'writes_results')
@@ -323,25 +323,9 @@ class RunFolder(Callback):
     def _summary(self, trainer: Trainer) -> str:
         """Sum up a training run."""
         lines = [f'run    {_shown(self.path)}']
-        # Without a score to watch, the configuration means the last weights; they are
-        # what is left, too, where the score was never computed.
-        savers = [
-            item
-            for item in trainer.checkpoint_callbacks
-            if isinstance(item, ModelCheckpoint)
-        ]
-        kept = [
-            (name, path)
-            for item in savers
-            for name, path in (
-                ('last' if item.monitor is None else 'best', item.best_model_path),
-                ('last', item.last_model_path),
-            )
-            if path and Path(path).is_file()
-        ]
-        if kept:
-            name, path = min(kept, key=lambda item: item[0])
-            best = Path(path)
+        kept = kept_weights(trainer) if self._began else None
+        if kept is not None:
+            name, best = kept
             epoch = int(read_checkpoint(best).get('epoch', -1))
             last = trainer.current_epoch
             scores = self._scores.get(epoch, {})
@@ -352,19 +336,12 @@ class RunFolder(Callback):
             )
             lines.append(
                 f'{name}   epoch {min(epoch + 1, last)} of {last}'
-                + (f', validation{_share(trainer)}: {shown}' if shown else '')
+                + (f', validation{validated_part(trainer)}: {shown}' if shown else '')
             )
             lines += [
                 f'{"next" if number == 0 else "":<7}{step}'
                 for number, step in enumerate(next_steps(best, _shown))
             ]
-        elif self._began and savers == trainer.checkpoint_callbacks != []:
-            rank_zero_warn(
-                'fit: found no checkpoint, expected one at least: what was trained is '
-                'lost; was the score that ModelCheckpoint monitors never computed (see '
-                'check_val_every_n_epoch and limit_val_batches of the trainer), or does '
-                'it save less often (every_n_epochs)?'
-            )
         return '\n' + '\n'.join(lines) + '\n'
 
     def on_load_checkpoint(
@@ -467,14 +444,6 @@ class RunFolder(Callback):
             # A Ctrl-C while a value is queued lets the writer sleep that long at the end.
             return [csv, TensorBoardLogger(**where, flush_secs=2)]
         return [csv]
-
-
-def _share(trainer: Trainer) -> str:
-    """Say on how many batches a validation was done, where not on all."""
-    done, whole = sum(trainer.num_val_batches), trainer.val_dataloaders
-    if not isinstance(whole, DataLoader) or done >= len(whole):
-        return ''
-    return f' on {done:g} of {len(whole)} batches'
 
 
 def _check_folder(folder: Path) -> None:

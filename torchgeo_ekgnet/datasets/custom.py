@@ -204,7 +204,7 @@ class CustomScene(SceneDataset):
         return open_scene(cube, bands=self.bands, options=options)
 
 
-def _named(files: Files, what: str) -> list[str]:
+def _named(files: Any, what: str) -> list[str]:
     """Return the files that an argument names; ``~`` is the home folder.
 
     Raises:
@@ -212,13 +212,12 @@ def _named(files: Files, what: str) -> list[str]:
         ValueError: If a name is empty, which as a path is the folder one is in.
     """
     single = isinstance(files, str | os.PathLike) or not isinstance(files, Iterable)
-    given = [files] if single else list(files)
-    for item in given:
-        if not isinstance(item, str | os.PathLike):
-            raise TypeError(
-                f'{what}: found {type(files).__name__}, expected the name of a file; '
-                'HyperspectralScene(cube, labels) takes arrays'
-            )
+    given: list[Any] = [files] if single else [*files]
+    if not all(isinstance(item, str | os.PathLike) for item in given):
+        raise TypeError(
+            f'{what}: found {type(files).__name__}, expected the name of a file; '
+            'HyperspectralScene(cube, labels) takes arrays'
+        )
     names = [os.path.expanduser(item) for item in given]
     if '' in names:
         raise ValueError(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._options import plain_array
+from .._options import plain_array, typed_array
 from .._wording import listed, quoted
 
 logger = logging.getLogger(__name__)
@@ -257,6 +257,7 @@ def numbered_classes(
     values = np.empty(0, dtype=np.int64)
     if labels is not None:
         plain_array(f'{name}: labels', labels, 'labels.filled(0), where 0 is no label')
+        typed_array(f'{name}: labels', labels)
         if labels.shape != valid.shape:
             rows, cols = valid.shape
             raise ValueError(
