@@ -19,7 +19,7 @@ import yaml
 from torchgeo.main import main as torchgeo_main
 
 from torchgeo_ekgnet import main as command_line
-from torchgeo_ekgnet.cli import UsageError
+from torchgeo_ekgnet.cli import UsageError, _check_numbers
 from torchgeo_ekgnet.main import USAGE, main
 
 from .processes import forked, needs_fork
@@ -146,11 +146,8 @@ def test_bad_values(
         (['--trainer.accumulate_grad_batches=0'], 'batches: found 0, expected more'),
         (['--trainer.gradient_clip_val=-1'], 'clip_val: found -1, expected 0 or more'),
         (['--seed_everything=-1'], 'seed_everything: found -1, expected a number from'),
-        (['--trainer.max_steps=0'], r'max_steps: found 0, .*nothing would be trained'),
-        (
-            ['--trainer.max_epochs=0'],
-            r'max_epochs: found 0, .*nothing would be trained',
-        ),
+        (['--trainer.max_steps=0'], r'max_steps: found 0, .*fit would do nothing'),
+        (['--trainer.max_epochs=0'], r'max_epochs: found 0, .*fit would do nothing'),
         (['--trainer.limit_train_batches=0.0'], r'train_batches: found 0\.0, expected'),
         (
             ['--trainer.accelerator=cpu', '--trainer.devices=9999'],
@@ -170,6 +167,16 @@ def test_bad_values(
 def test_numbers_that_lightning_divides_by(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         main(['fit', '--config', EKGNET, *arguments])
+
+
+@pytest.mark.parametrize(
+    ('command', 'name'), [('validate', 'val'), ('test', 'test'), ('predict', 'predict')]
+)
+def test_commands_have_something_to_do(command: str, name: str) -> None:
+    option = f'limit_{name}_batches'
+    _check_numbers({'trainer': {option: 0.5}}, command)
+    with pytest.raises(UsageError, match=f'{option}: found 0, .*{command} would do no'):
+        _check_numbers({'trainer': {option: 0}}, command)
 
 
 @pytest.mark.parametrize(

@@ -83,5 +83,12 @@ def test_arrays_with_a_mask_are_refused_where_the_mask_would_be_lost() -> None:
         HyperspectralScene(np.ma.masked_equal(cube, 1), labels, name='a')
     with pytest.raises(TypeError, match=f'a: labels: {message}.*filled'):
         HyperspectralScene(cube, masked, name='a')
+    for name, given in {
+        'cube': (cube.tolist(), labels),
+        'labels': (cube, torch.from_numpy(labels)),
+    }.items():
+        found = f'a: {name}: found (list|Tensor), expected an array of NumPy'
+        with pytest.raises(TypeError, match=found):
+            HyperspectralScene(*given, name='a')  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=f'label_map: {message}'):
         RandomSplit()(masked)

@@ -172,7 +172,15 @@ def write_json(path: StrPath, value: Any, indent: int | None = 2) -> Path:
         ValueError: If the value holds NaN or an infinite number.
         TypeError: If the value holds something that JSON cannot write.
     """
-    return write_text(path, json.dumps(value, indent=indent, allow_nan=False) + '\n')
+    text = json.dumps(value, indent=indent, allow_nan=False, default=_plain)
+    return write_text(path, text + '\n')
+
+
+def _plain(value: Any) -> Any:
+    """Give a number of NumPy as Python's; its floats alone are that already."""
+    if type(value).__module__ != 'numpy' or getattr(value, 'shape', None) != ():
+        raise TypeError(f'found {type(value).__name__}, expected what JSON can hold')
+    return value.item()
 
 
 def write_optional(path: StrPath, write: Callable[[Path], object]) -> bool:

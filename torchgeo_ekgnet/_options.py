@@ -133,6 +133,20 @@ def instance_of(name: str, value: object, *kinds: type[Any]) -> None:
         )
 
 
+def plain_values(value: Any) -> Any:
+    """Turn NumPy's numbers and texts into Python's, at any depth of lists and dicts.
+
+    Files that hold one cannot be read where code in them is refused.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {plain_values(key): plain_values(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_values, value))
+    return value
+
+
 def plain_array(name: str, array: object, instead: str) -> None:
     """Refuse an array with a mask, which NumPy drops without a word.
 
@@ -147,6 +161,14 @@ def plain_array(name: str, array: object, instead: str) -> None:
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f'{name}: found a masked array, expected a plain one: {instead}'
+        )
+
+
+def typed_array(name: str, array: object) -> None:
+    """Refuse lists and tensors, which have no type of NumPy."""
+    if not isinstance(getattr(array, 'dtype', None), np.dtype):
+        raise TypeError(
+            f'{name}: found {type(array).__name__}, expected an array of NumPy'
         )
 
 

@@ -3,7 +3,7 @@
 
 """What a patch may be, once for whoever cuts or plans patches."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ PaddingMode = Literal['zeros', 'reflect']
 
 
 def check_patch_size(
-    patch_size: int, rows: int | None = None, cols: int | None = None, name: str = ''
+    patch_size: Any, rows: int | None = None, cols: int | None = None, name: str = ''
 ) -> int:
     """Check that a patch has a centre pixel and, if a scene is given, fits into it.
 
@@ -31,10 +31,11 @@ def check_patch_size(
     Raises:
         ValueError: If the patch size is not a positive odd number, or too large.
     """
-    if patch_size < 1 or patch_size % 2 == 0:
+    whole = isinstance(patch_size, int | np.integer) and patch_size is not True
+    if not whole or patch_size < 1 or patch_size % 2 == 0:
         raise ValueError(
-            f'patch_size is {patch_size}, expected a positive odd number: a patch is '
-            'centred on its labelled pixel'
+            f'patch_size is {patch_size!r}, expected a positive odd whole number: a '
+            'patch is centred on its labelled pixel'
         )
     if rows is not None and cols is not None and patch_size > min(rows, cols):
         largest = min(rows, cols) - 1 + min(rows, cols) % 2
@@ -43,7 +44,7 @@ def check_patch_size(
             f'patch_size is {patch_size}, expected at most {largest}: {scene} has '
             f'{rows} x {cols} pixels'
         )
-    return patch_size
+    return int(patch_size)
 
 
 def check_padding_mode(padding_mode: str) -> None:

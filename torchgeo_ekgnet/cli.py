@@ -77,8 +77,13 @@ _RESTORES = ('checkpoint_connector.py', 'loops/progress.py', 'torch/optim/')
 _POSITIVE = ('accumulate_grad_batches', 'check_val_every_n_epoch', 'val_check_interval')
 """Options of the trainer by which Lightning divides."""
 
-_TRAINS = ('max_epochs', 'max_steps', 'limit_train_batches')
-"""Options of the trainer with which 0 trains nothing."""
+_WORK = {
+    'fit': ('max_epochs', 'max_steps', 'limit_train_batches'),
+    'validate': ('limit_val_batches',),
+    'test': ('limit_test_batches',),
+    'predict': ('limit_predict_batches',),
+}
+"""Options of the trainer with which 0 leaves a command nothing to do."""
 
 _CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
 """Values of ``--ckpt_path`` that are no file."""
@@ -217,7 +222,7 @@ class CommandLine(LightningCLI):
             check_classes(found, self.config)
         command = self.config.get('subcommand')
         chosen = self.config[command] if command else self.config
-        _check_numbers(chosen, trains=command in (None, 'fit'))
+        _check_numbers(chosen, command or 'fit')
         path = chosen.get('ckpt_path') if command else None
         if path is not None and path not in _CHOSEN_BY_LIGHTNING:
             self._saved = read_checkpoint(path).get('hyper_parameters') or {}
@@ -332,8 +337,8 @@ def _breaks_while_restoring(error: BaseException) -> bool:
     )
 
 
-def _check_numbers(config: Any, trains: bool) -> None:
-    """Refuse numbers by which Lightning divides, or with which it cannot train."""
+def _check_numbers(config: Any, command: str) -> None:
+    """Refuse numbers by which Lightning divides, or with which nothing is done."""
     seed = config.get('seed_everything')
     if _is_number(seed) and not 0 <= seed < 2**32:
         raise UsageError(
@@ -343,11 +348,11 @@ def _check_numbers(config: Any, trains: bool) -> None:
     for name in _POSITIVE:
         if _is_number(value := trainer.get(name)) and value <= 0:
             raise UsageError(f'--trainer.{name}: found {value}, expected more than 0')
-    for name in _TRAINS:
-        if trains and _is_number(value := trainer.get(name)) and value == 0:
+    for name in _WORK[command]:
+        if _is_number(value := trainer.get(name)) and value == 0:
             raise UsageError(
-                f'--trainer.{name}: found {value}, expected more than 0: nothing would '
-                'be trained'
+                f'--trainer.{name}: found {value}, expected more than 0: {command} would '
+                'do nothing'
             )
     devices, most = trainer.get('devices'), max(8, os.cpu_count() or 1)
     on_cpu = trainer.get('accelerator') == 'cpu' or not torch.cuda.is_available()

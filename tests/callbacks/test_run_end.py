@@ -47,6 +47,32 @@ def test_without_a_score_to_watch_the_last_weights_are_named(
     assert shown['next'].endswith("='runs/small/version_0/checkpoints/last.ckpt')")
 
 
+@pytest.mark.parametrize('save_last', [True, None])
+def test_a_score_that_was_never_computed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+    save_last: bool | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = run_trainer(tmp_path, max_epochs=1, check_val_every_n_epoch=2)
+    trainer.checkpoint_callback.save_last = save_last  # type: ignore[union-attr]
+    trainer.fit(make_task(), make_datamodule())
+    shown = capsys.readouterr().out
+    assert ('last   epoch 1 of 1\nnext   trainer.test(' in shown) is bool(save_last)
+    said = [str(warning.message) for warning in recwarn]
+    assert any('is lost; was the score' in text for text in said) is (not save_last)
+
+
+def test_a_validation_on_some_pixels_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = run_trainer(tmp_path, max_epochs=1, limit_val_batches=1)
+    trainer.fit(make_task(), make_datamodule(batch_size=2))
+    assert ', validation on 1 of ' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('name', ['torchgeo.datamodules.X', 'mine.Task', 'torch.hub.x'])
 def test_what_the_run_is_tested_with_is_named(
     tmp_path: Path,

@@ -118,6 +118,10 @@ class TestCustomScene:
             NotADirectoryError, match=r'^root: found the file .*flat\.npy'
         ):
             CustomScene(tmp_path / 'flat.npy', cube='flat.npy')
+        with pytest.raises(TypeError, match=r'^root: found None, expected the folder'):
+            CustomScene(None, cube='flat.npy')
+        with pytest.raises(TypeError, match='cube: found ndarray, expected the name of'):
+            CustomScene(tmp_path, cube=np.zeros((3, 3, 2)))
         root = arrays.make(tmp_path)
         with pytest.raises(FileNotFoundError, match='labels: there is no file'):
             CustomScene(root, cube='cube.npy', labels='absent.npy')

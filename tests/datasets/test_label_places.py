@@ -87,6 +87,13 @@ class TestTables:
         scene = open_scene(plain, path)
         assert scene.label_map[3, 4] == 1 and scene.label_map[0, 13] == 2
 
+    def test_parts_of_pixels(self, plain: Path) -> None:
+        """Some programs call the centre of pixel 3 3.0, and others 3.5."""
+        path = plain.with_name('points.csv')
+        path.write_text('row,col,class\n3.0,4.0,2\n0.0,12.5,5\n')
+        with pytest.raises(FileError, match=r"found 12\.5 in column 'col', expected"):
+            open_scene(plain, path)
+
     @pytest.mark.parametrize(
         ('points', 'told'),
         [('1,1 12,14', True), ('0,1 12,14', False), ('1,1 11,13', False)],
@@ -328,7 +335,8 @@ class TestPlaces:
 
     def test_transform_without_crs(self, plain: Path) -> None:
         path = self.boxes(plain.with_name('l.gpkg'), self.placed())
-        scene = open_scene(plain, path, transform=tuple(geotiff.TRANSFORM)[:6])
+        place: Any = geotiff.TRANSFORM  # as rasterio gives it
+        scene = open_scene(plain, path, transform=place)
         assert np.array_equal(scene.label_map, self.expected())
 
     @pytest.mark.parametrize('crs', ['EPSG:32632', '+proj=utm +zone=32 +datum=WGS84'])

@@ -158,6 +158,9 @@ class TestArguments:
             (23, 'expected at most 21: the scene Pavia'),
             (8, 'patch_size is 8, expected a positive odd'),
             (0, 'patch_size is 0, expected a positive odd'),
+            (True, 'patch_size is True, expected a positive odd'),
+            (3.5, r'patch_size is 3\.5, expected a positive odd'),
+            ('3', "patch_size is '3', expected a positive odd"),
             (-3, 'patch_size is -3, expected a positive odd'),
         ],
     )

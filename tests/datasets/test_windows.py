@@ -78,7 +78,7 @@ def test_subset_keeps_numbers_and_boundaries() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match='batch_size must be at least 1'):
+    with pytest.raises(ValueError, match='batch_size is 0, expected a whole num'):
         SceneWindows(np.ones((3, 3), bool), batch_size=0)
     with pytest.raises(ValueError, match=r'found the shape \(3,\)'):
         SceneWindows(np.ones(3, dtype=bool))

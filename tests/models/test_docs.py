@@ -11,8 +11,6 @@ from types import ModuleType
 import pytest
 import timm
 
-from .conftest import small_model
-
 PAGE = Path(__file__).parents[2] / 'docs' / 'models.md'
 
 
@@ -24,13 +22,7 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = ModuleType('page')
     monkeypatch.setitem(sys.modules, page.__name__, page)
     for block in blocks:
-<<<<<<< HEAD
         exec(compile(block, str(PAGE), 'exec'), vars(page))  # noqa: S102
-=======
-        if 'torch.export' in block:  # of a network of one layer, which takes less long
-            names['model'] = small_model('ekgnet_tiny', in_chans=200, block_config=(1,))
-        exec(compile(block, str(PAGE), 'exec'), names)  # noqa: S102
->>>>>>> suite
 
 
 def test_parameter_counts_of_the_page() -> None:

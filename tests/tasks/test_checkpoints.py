@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -19,14 +20,17 @@ from tests.small import (
     BANDS,
     CLASSES,
     FEW,
+    PATCH,
     make_batch,
     make_datamodule,
     make_task,
     make_trainer,
 )
 from torchgeo_ekgnet._compat import ClassificationTask
+from torchgeo_ekgnet._files import write_json
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.callbacks import RunFolder
+from torchgeo_ekgnet.checkpoint import read_checkpoint
 from torchgeo_ekgnet.datamodules import SyntheticSceneDataModule
 from torchgeo_ekgnet.datasets import RandomSplit
 from torchgeo_ekgnet.tasks import HyperspectralClassificationTask
@@ -53,6 +57,34 @@ def fitted(
 ) -> tuple[HyperspectralClassificationTask, Path]:
     """For tests that neither train it nor change its file."""
     return fit(tmp_path_factory.mktemp('fitted'))
+
+
+def test_arguments_of_numpy_can_be_read_again(tmp_path: Path) -> None:
+    """As ``np.logspace`` gives rates: what else would a training have been for?"""
+    half: Any = np.float32(0.5)
+    sizes = {'in_channels': np.int64(BANDS), 'num_classes': np.int64(CLASSES)}
+    options = {**FEW, 'num_experts': np.int64(2), 'drop_rate': half}
+    task = make_task(
+        model=np.str_('ekgnet_tiny'), lr=half, model_options=options, **sizes
+    )
+    share: Any = np.float32(0.25)
+    seed: Any = np.int64(3)
+    split = RandomSplit(share, share, seed)
+    data = make_datamodule(patch_size=np.int64(PATCH), split=split)
+    data.setup('fit')
+    checkpoint: dict[str, Any] = {
+        'state_dict': task.state_dict(),
+        'optimizer_states': [{'state': {}, 'param_groups': [{'lr': half}]}],
+        'hyper_parameters': dict(task.hparams),
+    }
+    task.on_save_checkpoint(checkpoint)
+    state = data.state_dict()
+    torch.save({**checkpoint, 'SyntheticSceneDataModule': state}, tmp_path / 'a.ckpt')
+    saved = read_checkpoint(tmp_path / 'a.ckpt')
+    assert saved['hyper_parameters']['lr'] == half == 0.5
+    assert saved['hyper_parameters']['model_options']['num_experts'] == 2
+    split(data.scene.label_map).save(tmp_path / 'split.npz')
+    write_json(tmp_path / 'run.json', {'size': np.int64(PATCH), 'share': half})
 
 
 class TestCheckpoints:

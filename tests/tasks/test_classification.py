@@ -106,6 +106,8 @@ class TestArguments:
         ('options', 'message'),
         [
             ({'model': 'ekgnet_tniy'}, "timm knows no 'ekgnet_tniy'.*ekgnet_tiny"),
+            ({'model': None}, 'model: found None, expected the name'),
+            ({'weights': ''}, 'weights: found an empty text'),
             ({'in_channels': 0}, 'in_channels: found 0'),
             ({'num_classes': 1}, 'num_classes: found 1, expected at least 2'),
             ({'class_weights': 'even'}, "class_weights: found 'even'"),
@@ -145,7 +147,7 @@ class TestArguments:
         ],
     )
     def test_bad_values(self, options: dict[str, Any], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             make_task(**options)
 
     @pytest.mark.parametrize('given', [torch.tensor([1.0, 2]), np.array([1.0, 2])])

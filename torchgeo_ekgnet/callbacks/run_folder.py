@@ -39,6 +39,7 @@ from ..checkpoint import LocalCheckpointIO, read_checkpoint
 from ..metrics import SCORES
 from .checkpoint_io import write_whole
 from .csv_log import CSVLog
+from .kept import kept_weights, validated_part
 from .resumption import Saver, restore, savers_of, take_along
 
 __all__ = ('RunFolder', 'described_data', 'run_path', 'subject_of', 'writes_results')
@@ -322,14 +323,9 @@ class RunFolder(Callback):
     def _summary(self, trainer: Trainer) -> str:
         """Sum up a training run."""
         lines = [f'run    {_shown(self.path)}']
-        savers = [
-            item
-            for item in trainer.checkpoint_callbacks
-            if isinstance(item, ModelCheckpoint) and item.best_model_path
-        ]
-        savers.sort(key=lambda item: item.monitor is None)
-        best = Path(savers[0].best_model_path) if savers else None
-        if best is not None and best.is_file():
+        kept = kept_weights(trainer) if self._began else None
+        if kept is not None:
+            name, best = kept
             epoch = int(read_checkpoint(best).get('epoch', -1))
             last = trainer.current_epoch
             scores = self._scores.get(epoch, {})
@@ -338,11 +334,9 @@ class RunFolder(Callback):
                 for score in SCORES
                 if (key := f'val_{score.name}') in scores
             )
-            # Without a score to watch, the configuration means the last weights.
-            kept = 'last' if savers[0].monitor is None else 'best'
             lines.append(
-                f'{kept}   epoch {epoch + 1} of {last}'
-                + (f', validation: {shown}' if shown else '')
+                f'{name}   epoch {min(epoch + 1, last)} of {last}'
+                + (f', validation{validated_part(trainer)}: {shown}' if shown else '')
             )
             lines += [
                 f'{"next" if number == 0 else "":<7}{step}'

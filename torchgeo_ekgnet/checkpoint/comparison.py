@@ -3,6 +3,7 @@
 
 """Whether a network and data, or two networks, belong together."""
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -111,7 +112,9 @@ def match_classes(
 
 def _classes(scene: Mapping[str, Any]) -> list[tuple[str, int]]:
     """Give name, in one line, and value of each class; no name for the default one."""
-    names = [' '.join(str(name).split()) for name in scene['class_names']]
+    # Programs store an umlaut as one character or as two.
+    lines = (' '.join(str(name).split()) for name in scene['class_names'])
+    names = [unicodedata.normalize('NFC', line) for line in lines]
     values = scene.get('class_values') or range(1, len(names) + 1)
     return [
         ('' if name.casefold() == f'class {value}' else name, int(value))

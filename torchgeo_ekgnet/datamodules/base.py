@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule
 
+from .._options import plain_values
 from ..checkpoint import Provenance, ReadsLocally
 from ..datasets.splits import RandomSplit, Split, SplitContext, SplitProtocol
 from .class_table import ClassCounts
@@ -209,7 +210,7 @@ class SplitDataModule(ReadsLocally, BaseDataModule):
         """Give what a checkpoint has to know about its data."""
         if self._split is None:
             return {}
-        state = {**self.describe(), **self._statistics()}
+        state: dict[str, Any] = plain_values({**self.describe(), **self._statistics()})
         if self._fitting:
             state['generators'] = generator_states()
         return state

@@ -106,9 +106,12 @@ class SceneDataset(NonGeoDataset, abc.ABC):
 
         Raises:
             DatasetNotFoundError: If files are missing and *download* is False.
+            TypeError: If *root* names no folder.
             ValueError: If an argument does not fit the scene.
         """
         check_padding_mode(padding_mode)
+        if not isinstance(root, str | os.PathLike):
+            raise TypeError(f'root: found {root!r}, expected the folder of the files')
         self.root = os.path.expanduser(root)
         self.patch_size = patch_size
         self.bands = bands

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +170,7 @@ class CustomScene(SceneDataset):
             FileNotFoundError: If a file is missing.
             ValueError: If an argument or a file is not as expected.
         """
-        if not cube:
+        if cube is None or (isinstance(cube, str | list | tuple) and not cube):
             raise ValueError(
                 "cube is missing: name the file, such as cube='scene.hdr' or --data.cube "
                 'scene.hdr'
@@ -204,13 +204,20 @@ class CustomScene(SceneDataset):
         return open_scene(cube, bands=self.bands, options=options)
 
 
-def _named(files: Files, what: str) -> list[str]:
+def _named(files: Any, what: str) -> list[str]:
     """Return the files that an argument names; ``~`` is the home folder.
 
     Raises:
+        TypeError: If it is no name.
         ValueError: If a name is empty, which as a path is the folder one is in.
     """
-    given = [files] if isinstance(files, str | os.PathLike) else list(files)
+    single = isinstance(files, str | os.PathLike) or not isinstance(files, Iterable)
+    given: list[Any] = [files] if single else [*files]
+    if not all(isinstance(item, str | os.PathLike) for item in given):
+        raise TypeError(
+            f'{what}: found {type(files).__name__}, expected the name of a file; '
+            'HyperspectralScene(cube, labels) takes arrays'
+        )
     names = [os.path.expanduser(item) for item in given]
     if '' in names:
         raise ValueError(
@@ -389,6 +396,8 @@ def _placed(source: Source, crs: str | None, transform: Sequence[float] | None) 
     if crs is not None:
         grid = replace(grid, crs=placed_crs(read_crs(crs), 'crs'))
     if transform is not None:
+        if isinstance(transform, Affine):
+            transform = tuple(transform)[:6]
         if len(transform) != 6:
             raise ValueError(
                 f'transform must have six numbers (a, b, c, d, e, f), got {transform!r}'

@@ -5,6 +5,7 @@
 
 import logging
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._options import plain_array
+from .._options import plain_array, typed_array
 from .._wording import listed, quoted
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def means_no_class(name: str) -> bool:
 
 
 def question_alike(where: str, names: Iterable[str]) -> None:
-    """Warn of names that differ only in case or spaces.
+    """Warn of names that differ only in case, spaces or how accents are stored.
 
     Args:
         where: File, and attribute if there is one, for the message.
@@ -78,11 +79,14 @@ def question_alike(where: str, names: Iterable[str]) -> None:
     """
     alike: dict[str, list[str]] = {}
     for name in sorted(set(names)):
-        alike.setdefault(' '.join(name.split()).casefold(), []).append(name)
+        # An umlaut is one character or two, which no screen tells apart.
+        plain = unicodedata.normalize('NFC', ' '.join(name.split())).casefold()
+        alike.setdefault(plain, []).append(name)
     for group in alike.values():
         if len(group) > 1:
             logger.warning(
-                '%s holds %s, which differ only in case or spaces; are they one class?',
+                '%s holds %s, which differ only in case, spaces or how accents are '
+                'stored; are they one class?',
                 where,
                 ' and '.join(map(repr, group)),
             )
@@ -253,6 +257,7 @@ def numbered_classes(
     values = np.empty(0, dtype=np.int64)
     if labels is not None:
         plain_array(f'{name}: labels', labels, 'labels.filled(0), where 0 is no label')
+        typed_array(f'{name}: labels', labels)
         if labels.shape != valid.shape:
             rows, cols = valid.shape
             raise ValueError(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _html
-from .._options import plain_array
+from .._options import plain_array, typed_array
 from .bands import Bands, nearest_bands, resolve_bands
 from .labels import NO_LABEL, ClassNames, numbered_classes
 from .nodata import NodataIn, jsonable_nodata, valid_pixels, warn_of_fill
@@ -121,6 +121,7 @@ class HyperspectralScene:
                 file declares them; values are read as they are stored.
 
         Raises:
+            TypeError: If cube or labels are no arrays, or have a mask.
             ValueError: If sizes do not fit, labels are not whole numbers, names do not
                 fit the labels, or values are NaN or infinite and not declared nodata.
         """
@@ -132,6 +133,7 @@ class HyperspectralScene:
         self.nodata = nodata
         instead = 'cube.data with valid=~cube.mask.any(axis=2), or with nodata'
         plain_array(f'{name}: cube', cube, instead)
+        typed_array(f'{name}: cube', cube)
         in_memory = isinstance(cube, np.ndarray) and not isinstance(cube, np.memmap)
         shape = tuple(cube.shape)
         if len(shape) != 3 or 0 in shape:

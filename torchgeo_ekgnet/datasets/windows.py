@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .._options import whole_number
+
 __all__ = ('SceneWindows',)
 
 
@@ -46,8 +48,7 @@ class SceneWindows(Dataset[dict[str, Tensor]]):
                 two-dimensional, or if a batch number does not exist.
         """
         for name, value in (('window_size', window_size), ('batch_size', batch_size)):
-            if value < 1:
-                raise ValueError(f'{name} must be at least 1, found {value}')
+            whole_number(name, value, 1)
         if selected.ndim != 2:
             raise ValueError(
                 f'selected must be (rows, cols), found the shape {selected.shape}'

@@ -97,6 +97,7 @@ def plain_arguments(weights: Any, class_weights: Any) -> tuple[Any, Any]:
 
     Raises:
         TypeError: If *weights* is nothing that names weights.
+        ValueError: If *weights* is an empty text.
     """
     if isinstance(weights, os.PathLike):
         weights = os.fspath(weights)
@@ -104,6 +105,10 @@ def plain_arguments(weights: Any, class_weights: Any) -> tuple[Any, Any]:
         raise TypeError(
             f'weights: found {type(weights).__name__}, expected the path of a '
             'checkpoint, True, False or None'
+        )
+    if weights == '':
+        raise ValueError(
+            'weights: found an empty text, expected a path, or null (None)'
         )
     if hasattr(class_weights, 'tolist'):
         class_weights = class_weights.tolist()

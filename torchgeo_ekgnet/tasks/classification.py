@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .._compat import ClassificationTask
 from .._environment import versions
+from .._options import plain_values
 from ..calibration import Reliability, ValidationLogits, calibrated
 from ..checkpoint import (
     KEY,
@@ -689,6 +690,8 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         """Write down the training run in its checkpoint."""
         provenance = self.provenance or self._current_provenance()
         checkpoint[KEY] = provenance.to_dict()
+        # Arguments may be NumPy's, also those that optimizers and data hold.
+        checkpoint.update(plain_values(dict(checkpoint)))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read which training run a checkpoint comes from; refuse another network."""

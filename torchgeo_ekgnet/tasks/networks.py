@@ -52,15 +52,18 @@ class BuildFirst(Callback):
             build(stage)
 
 
-def check_model(name: str) -> None:
+def check_model(name: Any) -> None:
     """Check that timm knows a model.
 
     Args:
         name: Name of the model.
 
     Raises:
-        ValueError: If it does not; the message lists the models of this package.
+        TypeError: If it is no name.
+        ValueError: If timm does not; the message lists the models of this package.
     """
+    if not isinstance(name, str):
+        raise TypeError(f'model: found {name!r}, expected the name of a network')
     if ':' in name or '/' in name or timm.is_model(name):
         return
     raise ValueError(

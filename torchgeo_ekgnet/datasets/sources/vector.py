@@ -328,6 +328,14 @@ def _without_remarks(text: str) -> tuple[str, str]:
 def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Features:
     """Make points of two columns of a table."""
     places = pd.DataFrame({name: _coordinates(path, table[name]) for name in (x, y)})
+    for name in (x, y) if kind == 'pixels' else ():
+        parts = places[name][places[name] % 1 > 0]
+        if len(parts):
+            # Whether 1.5 is the centre of pixel 1 or the border of 2 no file tells.
+            raise VectorFileError(
+                f'{path}: found {parts.iloc[0]:g} in column {name!r}, expected whole '
+                'numbers of pixels, from 0'
+            )
     with reading(path, 'a table of points', VectorFileError):
         inner = 0.5 if kind == 'pixels' else 0.0  # the centre of a pixel
         geometry = geopandas.points_from_xy(places[x] + inner, places[y] + inner)

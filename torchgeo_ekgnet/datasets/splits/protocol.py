@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._files import at_home
-from ..._options import known_word, real_number
+from ..._options import known_word, plain_values, real_number
 from ..._patch import check_patch_size
 from ..._wording import listed
 from ..raster import Grid
@@ -130,7 +130,9 @@ class SplitProtocol(ABC):
     def settings(self) -> dict[str, Any]:
         """The protocol's arguments, JSON-able: every one is kept under its name."""
         arguments = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in arguments if name != 'self'}
+        given = {name: getattr(self, name) for name in arguments if name != 'self'}
+        plain: dict[str, Any] = plain_values(given)
+        return plain
 
     @property
     def described(self) -> dict[str, Any]:
