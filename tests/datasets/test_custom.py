@@ -120,7 +120,9 @@ class TestCustomScene:
             CustomScene(tmp_path / 'flat.npy', cube='flat.npy')
         with pytest.raises(TypeError, match=r'^root: found None, expected the folder'):
             CustomScene(None, cube='flat.npy')
-        with pytest.raises(TypeError, match='cube: found ndarray, expected the name of'):
+        with pytest.raises(
+            TypeError, match='cube: found ndarray, expected the name of'
+        ):
             CustomScene(tmp_path, cube=np.zeros((3, 3, 2)))
         root = arrays.make(tmp_path)
         with pytest.raises(FileNotFoundError, match='labels: there is no file'):
