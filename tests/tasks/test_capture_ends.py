@@ -69,7 +69,7 @@ def test_batches_of_a_data_parallel_training(
     graphs = Graphs()
 
     def make(network: nn.Module, **options: Any) -> Capture:
-        assert options == {'processes': 2, 'wrapped': True}
+        assert options == {'wrapped': True}
         return Capture(network, graphs, ('cpu',), **options)
 
     monkeypatch.setattr(capturing, 'Capture', make)
