@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 # One thread a process, also in the processes that tests start: pytest-xdist keeps the
@@ -27,6 +27,9 @@ from .processes import open_files_are_kept
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
+# What is imported is half a million objects, which collections of garbage look through.
+gc.set_threshold(7_000)
+
 matplotlib.use('agg')
 torch.set_num_threads(1)
 # The first backward pass settles which devices have threads of their own. After a trace
@@ -42,19 +45,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default='short',
         help='campaigns of damaged files, configurations and kills (default: short)',
     )
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
-    """Keep what is imported, half a million objects, out of collections of garbage."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.enable()
-        gc.freeze()
-        # Tests import as much again; 700 new objects are no reason to look through it.
-        gc.set_threshold(7_000, 10, 10)
 
 
 @pytest.fixture(scope='session')
