@@ -120,7 +120,8 @@ def _unfit(items: Sequence[Candidate], cube: Candidate) -> str:
     ]
     if not others:
         return ''
-    return f' ({listed(others, _SHOWN, "; ")} does not have its rows and columns, or is a picture)'
+    there = listed(others, _SHOWN, '; ')
+    return f' ({there} does not have its rows and columns, or is a picture)'
 
 
 def _is_cube(item: Candidate) -> bool:
@@ -198,8 +199,9 @@ def _choose_labels(
     found = [item for item in [*arrays, *flat, *vectors] if item.whole is not False]
     found = found or [*arrays, *flat]
     if len(found) > 1:
+        there = listed(found, _SHOWN, '; ')
         raise ValueError(
-            f'found {len(found)} label files or variables ({listed(found, _SHOWN, "; ")}), expected '
+            f'found {len(found)} label files or variables ({there}), expected '
             'one; name it with --labels (the folder, if they are tiles) and --labels_variable'
         )
     if not found and 'labels' in known and not any(i.kind == 'array' for i in items):
