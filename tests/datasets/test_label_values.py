@@ -17,7 +17,6 @@ from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.datasets.label_files import read_label_file
 from torchgeo_ekgnet.datasets.label_names import _question_values
 from torchgeo_ekgnet.datasets.labels import NO_LABEL
-from torchgeo_ekgnet.datasets.options import SceneOptions
 
 ROWS = COLS = 8
 CUBE = np.random.default_rng(1).integers(1, 900, (ROWS, COLS, 3)).astype('int16')
@@ -134,7 +133,7 @@ def test_nodata_of_a_picture_is_that_of_its_bands(tmp_path: Path) -> None:
     picture[:, :2] = np.array([0, 0, 255])[:, None, None]
     picture[:, 4:6] = np.array([255, 0, 0])[:, None, None]
     write(tmp_path / 'gt.tif', picture, nodata=255, photometric='RGB')
-    labels = read_label_file(tmp_path / 'gt.tif', SceneOptions()).labels
+    labels = read_label_file(tmp_path / 'gt.tif').labels
     assert (labels[:2] == 0x0000FF).all()
     assert (labels[4:6] == 0xFF0000).all()
     assert (labels[2:4] == NO_LABEL).all()
@@ -158,14 +157,14 @@ def test_masked_pixels_have_no_label(
         file.write_mask(LABELS != 2)
         file.scales = (0.5,)
     expected = np.where(LABELS == 2, NO_LABEL, LABELS.astype(int))
-    assert np.array_equal(read_label_file(path, SceneOptions()).labels, expected)
+    assert np.array_equal(read_label_file(path).labels, expected)
     assert 'declare a factor and an offset, which are left out' in caplog.text
 
 
 def test_a_picture_of_full_colours_is_no_band_a_class(tmp_path: Path) -> None:
     bands = np.zeros((3, ROWS, COLS), np.uint8)
     bands[0, :2] = bands[1, 4:] = 255
-    labels = read_label_file(write(tmp_path / 'gt.tif', bands), SceneOptions()).labels
+    labels = read_label_file(write(tmp_path / 'gt.tif', bands)).labels
     assert np.unique(labels).tolist() == [0, 0x00FF00, 0xFF0000]
 
 

@@ -104,7 +104,16 @@ def open_labels(
             f'as {vectors[0]}; expected files of one kind'
         )
     try:
-        labels, legend = read_vector_labels(paths, grid, options)
+        labels, legend = read_vector_labels(
+            paths,
+            grid,
+            options.attribute,
+            options.class_names,
+            options.layer,
+            options.all_touched,
+            options.unlabelled,
+            options.labels_crs,
+        )
     except VectorFileError as error:
         known = (*VECTOR_SUFFIXES, *TABLES)
         if any(path.suffix.lower() in known for path in paths):
@@ -189,7 +198,7 @@ def _from_rasters(
 
 def read_label_file(
     path: Path,
-    options: SceneOptions,
+    options: SceneOptions | None = None,
     scene: Grid | None = None,
     argument: str | None = None,
 ) -> LabelFile:
@@ -210,6 +219,7 @@ def read_label_file(
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, or labels are no whole numbers.
     """
+    options = options or SceneOptions()
     variable, crs = options.labels_variable, options.labels_crs
     request = Request(
         variable, options.axes, options.shape, labels=True, argument=argument

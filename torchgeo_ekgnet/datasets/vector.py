@@ -4,6 +4,7 @@
 """Vector labels: polygons, lines and points with a class attribute."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,6 @@ from .labels import (
     question_numbers,
     told_apart,
 )
-from .options import SceneOptions
 from .raster import Grid, OutsideError, placed_crs, read_crs
 from .sources.legend import qgis_style
 from .sources.vector import Features, read_features
@@ -45,7 +45,14 @@ _TURN = np.array([360.0, 0.0])
 
 
 def read_vector_labels(
-    paths: Sequence[Path], grid: Grid, options: SceneOptions
+    path: str | os.PathLike[str] | Sequence[Path],
+    grid: Grid,
+    attribute: str | None = None,
+    class_names: ClassNames = None,
+    layer: str | None = None,
+    all_touched: bool = False,
+    unlabelled: Sequence[int] = (0,),
+    labels_crs: str | None = None,
 ) -> tuple[NDArray[np.int64], LabelLegend]:
     """Burn vector labels into the grid of a scene.
 
@@ -53,12 +60,17 @@ def read_vector_labels(
     it. Pixels that geometries of different classes claim stay unlabelled.
 
     Args:
-        paths: Any files geopandas reads, in any CRS; a folder ``.gdb``, a table of
-            points and ENVI's text of regions of interest too. Several add up.
+        path: Any file geopandas reads, in any CRS; a folder ``.gdb``, a table of points
+            and ENVI's text of regions of interest too. Several files add up.
         grid: Grid of the scene.
-        options: Those of the scene: class attribute (None takes the only column there
-            is), names (None numbers the names that occur in alphabetical order), layer,
-            CRS and so on.
+        attribute: Column with the class: whole numbers, or names. None takes the only
+            column there is.
+        class_names: Names by number, or in the order of the numbers, or of names.
+            None numbers the names that occur in alphabetical order.
+        layer: Layer of the file.
+        all_touched: Label every pixel that a geometry touches.
+        unlabelled: Numbers that mean "no label".
+        labels_crs: CRS of the coordinates where the file names none, or a wrong one.
 
     Returns:
         Labels (rows, cols), ``NO_LABEL`` where there is none; names, and colours that
@@ -70,10 +82,11 @@ def read_vector_labels(
         ValueError: If the coordinates cannot be placed, the attribute does not exist or
             holds no classes, or no geometry lies in the scene.
     """
-    name, unlabelled = listed(paths, 1), options.unlabelled
-    features = [read_features(one, options.layer) for one in paths]
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else list(path)
+    name = listed(paths, 1)
+    features = [read_features(one, layer) for one in paths]
     frames = [
-        _placed(one, found, grid, options.labels_crs)
+        _placed(one, found, grid, labels_crs)
         for one, found in zip(paths, features, strict=True)
     ]
     named = {name: rgb for found in features for name, rgb in found.colours.items()}
@@ -84,7 +97,7 @@ def read_vector_labels(
         raise FileError(
             f'{name}: found no features, expected polygons, lines or points'
         )
-    numbers, names = _classes(name, frame, options)
+    numbers, names = _classes(name, frame, attribute, class_names, unlabelled)
     shapes = frame.geometry
     finite = np.isfinite(shapes.bounds.to_numpy()).all(axis=1)
     usable = ~(shapes.is_empty | shapes.isna()).to_numpy() & finite
@@ -110,9 +123,7 @@ def read_vector_labels(
             'expected some'
         )
     try:
-        labels = _burnt(
-            name, shapes[usable], numbers[usable], grid, options.all_touched
-        )
+        labels = _burnt(name, shapes[usable], numbers[usable], grid, all_touched)
     except OutsideError as error:
         if any(_exchanged(found.frame, grid) for found in features):
             raise OutsideError(
@@ -346,11 +357,13 @@ def _burnt(
 
 
 def _classes(
-    path: str, frame: geopandas.GeoDataFrame, options: SceneOptions
+    path: str,
+    frame: geopandas.GeoDataFrame,
+    attribute: str | None,
+    class_names: ClassNames,
+    unlabelled: Sequence[int],
 ) -> tuple[NDArray[np.int64], dict[int, str]]:
     """Return the class number of each feature, or ``NO_LABEL``, and names by number."""
-    attribute, unlabelled = options.attribute, options.unlabelled
-    class_names = options.class_names
     columns = [str(name) for name in frame.columns if name != frame.geometry.name]
     if attribute is None:
         if len(columns) != 1:

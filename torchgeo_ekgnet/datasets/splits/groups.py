@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from ..._options import random_seed, whole_number
 from ..label_files import read_label_map
-from ..options import SceneOptions
 from ..raster import Grid
 from ..sources.vector import holds_features
 from ..vector import number_features, read_vector_labels
@@ -205,8 +204,7 @@ class GroupSplit(GroupedSplit):
         least = 1
         if self.attribute is not None:
             least = 0
-            options = SceneOptions(attribute=self.attribute, unlabelled=())
-            numbers = read_vector_labels([path], grid, options)[0]
+            numbers = read_vector_labels(path, grid, self.attribute, unlabelled=())[0]
         elif holds_features(path):
             numbers = number_features(path, grid)
         else:
