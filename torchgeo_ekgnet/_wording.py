@@ -3,6 +3,7 @@
 
 """How messages and reports write much: the first of a list, a text's start, columns."""
 
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
@@ -22,6 +23,14 @@ def quoted(items: Iterable[object], most: int = 10) -> str:
 def shortened(text: str, most: int = 240) -> str:
     """Cut a text, such as a library's message, which may name every weight of a network."""
     return text if len(text) <= most else f'{text[:most]} ...'
+
+
+def composed(name: str) -> str:
+    """Write a name in one line, as all do that no screen tells apart from it.
+
+    Programs store an umlaut as one character or as two.
+    """
+    return unicodedata.normalize('NFC', ' '.join(name.split()))
 
 
 def columns(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:

@@ -5,7 +5,6 @@
 
 import logging
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._options import plain_array, typed_array
-from .._wording import listed, quoted
+from .._wording import composed, listed, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +78,7 @@ def question_alike(where: str, names: Iterable[str]) -> None:
     """
     alike: dict[str, list[str]] = {}
     for name in sorted(set(names)):
-        # An umlaut is one character or two, which no screen tells apart.
-        plain = unicodedata.normalize('NFC', ' '.join(name.split())).casefold()
-        alike.setdefault(plain, []).append(name)
+        alike.setdefault(composed(name).casefold(), []).append(name)
     for group in alike.values():
         if len(group) > 1:
             logger.warning(
