@@ -215,9 +215,15 @@ class CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and look at the checkpoint before Lightning opens it."""
-        found = self._found
-        with usage_errors(), nullcontext() if found is None else only_known(found):
-            super().parse_arguments(parser, args)
+        found, of_process = self._found, sys.argv
+        if args is not None:
+            # Lightning warns of those of the process beside others.
+            sys.argv = of_process[:1]
+        try:
+            with usage_errors(), nullcontext() if found is None else only_known(found):
+                super().parse_arguments(parser, args)
+        finally:
+            sys.argv = of_process
         if found is not None:
             check_classes(found, self.config)
         command = self.config.get('subcommand')

@@ -93,7 +93,6 @@ def _fit(options: argparse.Namespace) -> tuple[Any, Any, Path]:
     """Train and test what the quickstart configuration says."""
     from .callbacks.run_folder import run_path
     from .cli import CommandLine
-    from .reproduce.build import own_arguments
 
     arguments = ['--config', resolve_config('quickstart')]
     arguments += ['--trainer.default_root_dir', str(options.output)]
@@ -103,8 +102,7 @@ def _fit(options: argparse.Namespace) -> tuple[Any, Any, Path]:
         arguments += ['--trainer.max_epochs', str(options.epochs)]
     if options.quiet:
         arguments += ['--trainer.enable_progress_bar', 'false']
-    with own_arguments():
-        cli = CommandLine(run=False, args=[*arguments, *options.fit_options])
+    cli = CommandLine(run=False, args=[*arguments, *options.fit_options])
     task: Any = cli.model
     datamodule: Any = cli.datamodule
     if options.shuffle_labels:

@@ -16,7 +16,7 @@ from tests.data.enmap import data as enmap
 from tests.data.envi import data as envi
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet.main import main
-from torchgeo_ekgnet.reproduce.build import Builder
+from torchgeo_ekgnet.reproduce.build import built_run
 
 CONF = Path(__file__).parents[1] / 'conf' / 'ekgnet.yaml'
 CUSTOM = 'torchgeo_ekgnet.datamodules.CustomSceneDataModule'
@@ -118,7 +118,7 @@ def test_one_config_trains_and_tests(tmp_path: Path) -> None:
 def test_a_config_of_other_files_gives_patches(
     tmp_path: Path, make: Any, classes: tuple[str, ...], bands: int
 ) -> None:
-    data: Any = Builder(
+    data: Any = built_run(
         configured(own_scene(tmp_path / 'data', make), 'own')
     ).datamodule
     data.setup('fit')

@@ -17,7 +17,7 @@ import torchgeo_ekgnet  # noqa: F401
 from tests.models.conftest import SHALLOW
 from tests.small import make_datamodule, make_task, make_trainer
 from torchgeo_ekgnet.callbacks import TemperatureAnnealing
-from torchgeo_ekgnet.reproduce.build import Builder, build_data, placed
+from torchgeo_ekgnet.reproduce.build import build_data, built_run, placed
 from torchgeo_ekgnet.reproduce.compare import system_settings
 from torchgeo_ekgnet.reproduce.declarations import (
     LAST_EPOCH,
@@ -199,7 +199,7 @@ def test_rows_with_the_recipe_of_custom() -> None:
     custom = system_settings(custom, 'ekgnet_spatial')
     ours = settings_of('table8', 'ekgnet_spatial', 'small')
     assert ours['checkpoint'] == custom['checkpoint'] == LAST_EPOCH
-    built = Builder(placed({**ours, 'seed_everything': 0}, '.', Path())).datamodule
+    built = built_run(placed({**ours, 'seed_everything': 0}, '.', Path())).datamodule
     theirs = custom['data']['init_args']['augmentation']['init_args']
     assert {k: getattr(built.augmentation, k) for k in theirs} == theirs
     assert theirs['flips'] and 'crop' not in theirs

@@ -16,13 +16,7 @@ from lightning.pytorch.cli import LightningCLI
 from torchgeo_ekgnet.callbacks import RunFolder
 from torchgeo_ekgnet.commands import shipped_configs
 from torchgeo_ekgnet.main import main, resolve_args
-from torchgeo_ekgnet.reproduce.build import (
-    Builder,
-    build_data,
-    content_of,
-    own_arguments,
-    placed,
-)
+from torchgeo_ekgnet.reproduce.build import build_data, built_run, content_of, placed
 from torchgeo_ekgnet.reproduce.declarations import LAST_EPOCH
 from torchgeo_ekgnet.reproduce.engine import checkpoint_path, run
 from torchgeo_ekgnet.reproduce.settings import places, read_config, with_seed
@@ -77,10 +71,10 @@ def parsed_by_repeat(args: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
 
     found = read_config([args[1]], args[2:])
     places(found)
-    with monkeypatch.context() as patch, own_arguments():
+    with monkeypatch.context() as patch:
         patch.setattr(LightningCLI, 'instantiate_classes', stop)
         with pytest.raises(Parsed) as caught:
-            Builder(placed(found, None, Path('work')))
+            built_run(placed(found, None, Path('work')))
     return caught.value.args[0]
 
 
@@ -241,9 +235,15 @@ def test_same_weights(
         assert torch.equal(value, weights[1][name]), name
 
 
-def test_explicit_null_reaches_the_callback(tmp_path: Path) -> None:
+def test_explicit_null_reaches_the_callback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    # Lightning would warn of arguments beside those of the process.
+    monkeypatch.setattr(sys, 'argv', given := ['torchgeo-ekgnet', 'repeat'])
     found = read_config([str(write(tmp_path))], [])
-    built = Builder(placed(found, None, tmp_path))
+    built = built_run(placed(found, None, tmp_path))
+    assert sys.argv == given
+    assert not [item for item in recwarn if 'args parameter' in str(item.message)]
     callbacks: list[Any] = built.trainer.callbacks  # type: ignore[attr-defined]
     (annealing,) = (c for c in callbacks if hasattr(c, 'decay'))
     assert annealing.step is None

@@ -8,15 +8,13 @@ import hashlib
 import importlib
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
 
-from .._files import file_digest
+from .._files import StrPath, file_digest
 from ..cli import CommandLine, built_data
 from ..datamodules import HyperspectralDataModule
 from ..datasets.scene import HyperspectralScene
@@ -26,37 +24,20 @@ _OWN = ('content', 'start_epoch', 'checkpoint', 'smooth')
 """Settings that the engine reads itself."""
 
 
-class Builder(CommandLine):
-    """The command line's parser; builds trainer, task and datamodule and stops there.
-
-    Args:
-        settings: Configuration in JSON values.
-        callbacks: Callbacks in addition to the configured ones.
-    """
-
-    def __init__(self, settings: Settings, callbacks: Sequence[Callback] = ()) -> None:
-        """Build what the settings say."""
-        super().__init__(
-            save_config_callback=None,
-            trainer_defaults={'callbacks': list(callbacks)},
-            run=False,
-            args=dict(settings),
-        )
+def built_run(
+    configuration: Mapping[str, Any], callbacks: Sequence[Callback] = ()
+) -> CommandLine:
+    """Build trainer, task and datamodule, with callbacks besides the configured ones."""
+    return CommandLine(
+        save_config_callback=None,
+        trainer_defaults={'callbacks': list(callbacks)},
+        run=False,
+        args=dict(configuration),
+    )
 
 
-@contextmanager
-def own_arguments() -> Iterator[None]:
-    """Hide the process's arguments, which Lightning compares with those it is given."""
-    before = sys.argv
-    sys.argv = before[:1]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-def placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
-    """Add to settings what does not belong to a run's identity: the places of files.
+def placed(settings: Settings, root: StrPath | None, work: Path) -> dict[str, Any]:
+    """Make a configuration of settings: add the places of files, which name no run.
 
     One device, unless the settings say otherwise: several would train another way
     under the same name.
@@ -65,15 +46,12 @@ def placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
         settings: Settings of a run.
         root: Folder of the scene's files; None: as configured.
         work: Folder for checkpoints.
-
-    Returns:
-        A configuration that can be built.
     """
     configuration: dict[str, Any] = decode_floats(settings)
     for name in _OWN:
         configuration.pop(name, None)
     if root is not None:
-        configuration['data'].setdefault('init_args', {})['root'] = root
+        configuration['data'].setdefault('init_args', {})['root'] = os.fspath(root)
     configuration['trainer'] = {
         'devices': 1,
         **configuration.get('trainer', {}),
@@ -87,26 +65,17 @@ def placed(settings: Settings, root: str | None, work: Path) -> dict[str, Any]:
 
 
 def build_data(
-    settings: Settings, root: str | os.PathLike[str] | None = None
+    settings: Settings, root: StrPath | None = None
 ) -> HyperspectralDataModule:
-    """Build the datamodule of a run and read its scene.
-
-    Args:
-        settings: Settings of the run.
-        root: Folder of the scene's files; None: as the settings say.
-
-    Returns:
-        The datamodule, with scene and split.
-    """
-    place = None if root is None else os.fspath(root)
-    chosen = placed(settings, place, Path())['data']
+    """Build the datamodule of a run, and read its scene (*root*: see :func:`placed`)."""
+    chosen = placed(settings, root, Path())['data']
     data: HyperspectralDataModule = built_data(chosen, HyperspectralDataModule)
     data.setup('test')
     return data
 
 
 def content_of(
-    settings: Settings, root: str | os.PathLike[str] | None = None, split: bool = False
+    settings: Settings, root: StrPath | None = None, split: bool = False
 ) -> dict[str, str]:
     """Identify the data that a run reads by what they hold, wherever they lie.
 
@@ -174,14 +143,7 @@ def _scene_content(scene: HyperspectralScene) -> str:
 
 
 def described(data: HyperspectralDataModule) -> Result:
-    """What the datamodule says about scene and split.
-
-    Args:
-        data: A datamodule of this package that is set up.
-
-    Returns:
-        Scene, split and preprocessing in JSON values.
-    """
+    """Say of which scene, split and preprocessing a run is, in JSON values."""
     description = copy.deepcopy(data.describe())
     scene, split, patch_size = description['scene'], data.split, data.patch_size
     overlap = split.overlap(patch_size)

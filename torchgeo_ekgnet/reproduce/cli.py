@@ -4,13 +4,12 @@
 """The command ``torchgeo-ekgnet reproduce``: the paper's tables and figures."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from .._files import named_path
+from .._files import StrPath, named_path
 from .._runs import claim_outputs
 from ..commands import CommandParser
 from ..datasets.plotting import plot_scene
@@ -204,7 +203,7 @@ def _scene_figure(
 def _maps(
     rows: Sequence[Row],
     runs: Runs,
-    checkpoints: str | os.PathLike[str],
+    checkpoints: StrPath,
     seed: int,
     folder: Path,
     root: str | None,

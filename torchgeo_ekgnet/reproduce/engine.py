@@ -23,7 +23,6 @@ ends with the same results as one that was not.
 import copy
 import logging
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -39,7 +38,7 @@ from lightning.pytorch import seed_everything
 from numpy.typing import NDArray
 
 from .._environment import code_digest, machine, versions
-from .._files import replaced
+from .._files import StrPath, replaced
 from .._terminal import brief
 from ..datamodules import HyperspectralDataModule
 from .build import build_data, check_content, described
@@ -71,7 +70,7 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fit_classical(settings: Settings, root: str | None) -> Result:
+def _fit_classical(settings: Settings, root: StrPath | None) -> Result:
     """Fit and test a classical baseline."""
     data = build_data(settings, root)
     check_content(settings, data)
@@ -126,10 +125,10 @@ def _smoothed_classical(
 
 def run(
     settings: Settings,
-    root: str | os.PathLike[str] | None = None,
+    root: StrPath | None = None,
     threads: int | None = None,
-    keep: str | os.PathLike[str] | None = None,
-    work: str | os.PathLike[str] | None = None,
+    keep: StrPath | None = None,
+    work: StrPath | None = None,
 ) -> Result:
     """Do one run.
 
@@ -148,13 +147,12 @@ def run(
     if work is None:
         with tempfile.TemporaryDirectory() as folder:
             return run(settings, root, threads, keep, folder)
-    place = None if root is None else os.fspath(root)
     with _threads(threads):
         seed_everything(settings['seed_everything'], workers=True, verbose=False)
         if 'classical' in settings['model']:
-            result = _fit_classical(settings, place)
+            result = _fit_classical(settings, root)
         else:
-            result = train(settings, place, Path(work))
+            result = train(settings, root, Path(work))
             if keep is not None:
                 with replaced(checkpoint_path(settings, keep)) as kept:
                     shutil.copy(Path(work) / 'best.ckpt', kept)
@@ -196,9 +194,9 @@ class Sweep:
     """
 
     store: RunStore
-    root: str | os.PathLike[str] | None = None
+    root: StrPath | None = None
     threads: int | None = None
-    keep: str | os.PathLike[str] | None = None
+    keep: StrPath | None = None
     keep_seed: int | None = None
     report: Callable[[str], None] = logger.info
 
@@ -240,20 +238,12 @@ class Sweep:
         return results
 
 
-def checkpoint_path(settings: Settings, keep: str | os.PathLike[str]) -> Path:
-    """File of a run's kept checkpoint.
-
-    Args:
-        settings: Settings of the run.
-        keep: Folder of checkpoints.
-
-    Returns:
-        The path, whether or not it exists.
-    """
+def checkpoint_path(settings: Settings, keep: StrPath) -> Path:
+    """Give the file of a run's checkpoint in a folder of kept ones, there or not."""
     return Path(keep) / f'{settings_key(settings)}.ckpt'
 
 
-def _checkpoint_lacks(settings: Settings, keep: str | os.PathLike[str] | None) -> bool:
+def _checkpoint_lacks(settings: Settings, keep: StrPath | None) -> bool:
     """Whether a checkpoint is wanted that an earlier sweep did not keep."""
     if keep is None or 'classical' in settings['model']:
         return False
@@ -267,14 +257,7 @@ def _overall(result: Result) -> float:
 
 
 def describe_run(settings: Settings) -> str:
-    """Name a run for people.
-
-    Args:
-        settings: Settings of the run.
-
-    Returns:
-        Model, its options and seed.
-    """
+    """Name a run for people: model, its options and seed."""
     model = settings['model']
     arguments = model.get('init_args', {})
     name = model.get('classical') or arguments.get('model', model.get('class_path'))

@@ -24,7 +24,7 @@ from ..cli import CommandLine
 from ..commands import resolve_config
 from ..datamodules import HyperspectralDataModule
 from ..tasks import HyperspectralClassificationTask
-from .build import import_class, own_arguments
+from .build import import_class
 from .declarations import LAST_EPOCH, split_settings
 from .runs import encode_floats
 
@@ -95,7 +95,7 @@ def read_config(configs: Sequence[str], overrides: Sequence[str]) -> dict[str, A
         path = resolve_config(config)
         check_yaml(path)
         arguments += ['--config', path]
-    with own_arguments(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         reader = _Reader(seed_everything_default=False, args=[*arguments, *overrides])
     parser = reader._parser('fit')
     found = reader.config['fit'].clone()

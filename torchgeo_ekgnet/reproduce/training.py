@@ -17,10 +17,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
+from .._files import StrPath
 from ..callbacks import ExpertUse
 from ..callbacks.checkpoint_io import write_whole
 from ..layers import expert_convs
-from .build import Builder, check_content, described, own_arguments, placed
+from .build import built_run, check_content, described, placed
 from .runs import Result, Settings
 
 MONITOR = 'val_loss'
@@ -99,7 +100,7 @@ class SettledCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
 
-def train(settings: Settings, root: str | None, work: Path) -> Result:
+def train(settings: Settings, root: StrPath | None, work: Path) -> Result:
     """Train and test a network.
 
     Args:
@@ -121,8 +122,7 @@ def train(settings: Settings, root: str | None, work: Path) -> Result:
         enable_version_counter=False,
         **settings.get('checkpoint', {'monitor': MONITOR}),
     )
-    with own_arguments():
-        built = Builder(placed(settings, root, work), (timer, checkpoint))
+    built = built_run(placed(settings, root, work), (timer, checkpoint))
     trainer: Any = built.trainer
     task, data = built.model, built.datamodule
     trainer.loggers = [curves]
