@@ -202,15 +202,19 @@ def test_one_checkpoint_of_another_name_counts(tmp_path: Path) -> None:
     assert checkpoint_of(tmp_path) == folder / 'last.ckpt'
 
 
-def test_new_versions_follow_the_highest(tmp_path: Path) -> None:
+def test_new_versions_follow_the_highest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = tmp_path / 'runs' / 'x'
     assert [create_version(runs).name for _ in range(2)] == ['version_0', 'version_1']
     (runs / 'version_10').mkdir()
     (runs / 'version_best').mkdir()
     assert create_version(runs) == runs / 'version_11'
-    assert create_version(runs, 1) == runs / 'version_2'
-    (runs / 'version_3').touch()
-    assert create_version(runs, 3) == runs / 'version_4'
+    (runs / 'version_2').touch()
+    with monkeypatch.context() as patch:
+        # Another process has made them after this one had looked.
+        patch.setattr(Path, 'glob', lambda *_: iter(()))
+        assert create_version(runs) == runs / 'version_3'
     named = tmp_path / 'named'
     (named / 'version_best').mkdir(parents=True)
     assert create_version(named).name == 'version_0'

@@ -6,43 +6,59 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from torchgeo_ekgnet import _threads
 
 
-def test_waiting_is_set_before_torch_alone() -> None:
-    environment: dict[str, str] = {}
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Variables of the process: none."""
+    variables: dict[str, str] = {}
+    monkeypatch.setattr(_threads, 'os', SimpleNamespace(environ=variables))
+    return variables
+
+
+def test_waiting_is_set_before_torch_alone(environment: dict[str, str]) -> None:
     assert 'torch' in sys.modules
-    assert not _threads.wait_briefly(environment) and not environment
+    assert not _threads.wait_briefly() and not environment
 
 
 @pytest.mark.parametrize('name', ['', 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'])
 def test_the_user_chooses_how_to_wait(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, 'torch')
-    environment = {name: '7'} if name else {}
-    assert _threads.wait_briefly(environment) == (not name)
-    set_by_us = {'GOMP_SPINCOUNT': '2000', 'KMP_BLOCKTIME': '0'}
-    assert environment == ({name: '7'} if name else set_by_us)
+    given = {name: '7'} if name else {}
+    environment.update(given)
+    assert _threads.wait_briefly() == (not name)
+    assert environment == (given or {'GOMP_SPINCOUNT': '2000', 'KMP_BLOCKTIME': '0'})
 
 
-def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_threads(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_threads, '_cores', lambda: 4)
     monkeypatch.setattr(_threads, 'running_processes', lambda: 17.0)
-    environment: dict[str, str] = {}
-    assert _threads.choose_threads(environment) is None and not environment
-    assert _threads.choose_threads(environment, 'auto') == 1
+    assert _threads.choose_threads() is None and not environment
+    assert _threads.choose_threads('auto') == 1
     assert environment == {'OMP_NUM_THREADS': '1'}
-    assert _threads.choose_threads({'OMP_NUM_THREADS': '5'}, 'auto') is None
-    assert _threads.choose_threads({_threads.THREADS: '3'}, 'auto') == 3
+    # The number is the user's from here on.
+    assert _threads.choose_threads('auto') is None
+    del environment['OMP_NUM_THREADS']
+    environment[_threads.THREADS] = '3'
+    assert _threads.choose_threads('auto') == 3
     monkeypatch.setattr(_threads, 'running_processes', lambda: 1.6)
-    assert _threads.choose_threads({_threads.THREADS: 'auto'}) == 4
+    del environment['OMP_NUM_THREADS']
+    environment[_threads.THREADS] = 'auto'
+    assert _threads.choose_threads() == 4
+    del environment['OMP_NUM_THREADS']
     for wrong in ('0', 'all', '-1', '1.5'):
+        environment[_threads.THREADS] = wrong
         with pytest.raises(ValueError, match=f"THREADS: found '{wrong}', expected"):
-            _threads.choose_threads({_threads.THREADS: wrong})
+            _threads.choose_threads()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +82,7 @@ def test_running_processes_are_counted() -> None:
         for process in busy:
             assert process.stdout is not None
             process.stdout.readline()
-        assert _threads.running_processes(0.1) >= 2
+        assert _threads.running_processes() >= 2
     finally:
         for process in busy:
             process.kill()

@@ -42,42 +42,24 @@ HAS_TASKS = importlib.util.find_spec('torchgeo.tasks') is not None
 HAS_SPATIAL_SAMPLERS = importlib.util.find_spec('torchgeo.samplers.spatial') is not None
 """Whether samplers yield slices of x and y only (0.10 or newer)."""
 
-_NAMES = {
-    'BaseTask': ('torchgeo.tasks', 'BaseTask', 'torchgeo.trainers', 'BaseTask'),
+_TASKS = 'torchgeo.tasks' if HAS_TASKS else 'torchgeo.trainers'
+_PLACES = {
+    'BaseTask': (_TASKS, 'BaseTask'),
     'ClassificationTask': (
-        'torchgeo.tasks',
-        'Classification',
-        'torchgeo.trainers',
-        'ClassificationTask',
+        *(_TASKS, 'Classification' if HAS_TASKS else 'ClassificationTask'),
     ),
     'SpatialSampler': (
-        'torchgeo.samplers',
-        'SpatialSampler',
-        'torchgeo.samplers',
-        'GeoSampler',
+        *(
+            'torchgeo.samplers',
+            'SpatialSampler' if HAS_SPATIAL_SAMPLERS else 'GeoSampler',
+        ),
     ),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import one torchgeo name when it is asked for, from where this release has it.
-
-    Args:
-        name: One of the names in ``__all__``.
-
-    Returns:
-        The class or function.
-
-    Raises:
-        AttributeError: If the name is unknown.
-    """
-    if name not in _NAMES:
+    """Import one torchgeo name when it is asked for, from where this release has it."""
+    if name not in _PLACES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    new_module, new_name, old_module, old_name = _NAMES[name]
-    for module, attribute in ((new_module, new_name), (old_module, old_name)):
-        if module.startswith('torchgeo.tasks') and not HAS_TASKS:
-            continue
-        found = getattr(importlib.import_module(module), attribute, None)
-        if found is not None:
-            return found
-    raise AttributeError(f'this torchgeo offers neither {new_name} nor {old_name}')
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -242,17 +242,10 @@ def version_of(folder: Path) -> int:
     return int(match.group(1)) if match else -1
 
 
-def create_version(runs: Path, number: int | None = None) -> Path:
-    """Create the folder of a new run, which belongs to the caller alone.
-
-    Args:
-        runs: Folder of the runs.
-        number: Version to begin with; the one after the highest by default.
-    """
+def create_version(runs: Path) -> Path:
+    """Create the folder of a new run, which belongs to the caller alone."""
     runs.mkdir(parents=True, exist_ok=True)
-    if number is None:
-        taken = (version_of(folder) for folder in runs.glob('version_*'))
-        number = max(taken, default=-1) + 1
+    number = max(map(version_of, runs.glob('version_*')), default=-1) + 1
     while True:
         path = runs / f'version_{number}'
         try:

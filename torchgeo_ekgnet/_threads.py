@@ -14,7 +14,6 @@ sets nothing.
 import os
 import sys
 import time
-from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 THREADS = 'TORCHGEO_EKGNET_THREADS'
@@ -32,32 +31,27 @@ _WINDOW = 0.2
 _LOOKS = 20
 """How often they are counted in that time."""
 
-Environment = MutableMapping[str, str]
 
-
-def wait_briefly(environment: Environment = os.environ) -> bool:
+def wait_briefly() -> bool:
     """Let idle threads of OpenMP sleep soon, unless the user has chosen how they wait.
 
     Returns:
         Whether the variables were set; not where torch, which reads them, is loaded.
     """
-    if 'torch' in sys.modules or any(name in environment for name in _WAITING):
+    if 'torch' in sys.modules or any(name in os.environ for name in _WAITING):
         return False
-    environment['GOMP_SPINCOUNT'] = str(_SPINS)
-    environment['KMP_BLOCKTIME'] = '0'  # Intel's and LLVM's library count milliseconds
+    os.environ['GOMP_SPINCOUNT'] = str(_SPINS)
+    os.environ['KMP_BLOCKTIME'] = '0'  # Intel's and LLVM's library count milliseconds
     return True
 
 
-def choose_threads(
-    environment: Environment = os.environ, default: str | None = None
-) -> int | None:
+def choose_threads(default: str | None = None) -> int | None:
     """Set the number of threads that the environment or the command asks for.
 
     The number decides in which order sums are taken, so results that must agree to the
     bit need the same one. That is why ``auto`` is the default of no training command.
 
     Args:
-        environment: Variables of the process.
         default: What to do where the user has said nothing; None leaves it to torch.
 
     Returns:
@@ -66,8 +60,8 @@ def choose_threads(
     Raises:
         ValueError: If the variable is neither ``auto`` nor a positive number.
     """
-    asked = environment.get(THREADS) or default
-    if asked is None or any(name in environment for name in _COUNTS):
+    asked = os.environ.get(THREADS) or default
+    if asked is None or any(name in os.environ for name in _COUNTS):
         return None
     if asked == 'auto':
         count = fitting_threads(_cores(), running_processes())
@@ -77,7 +71,7 @@ def choose_threads(
         raise ValueError(
             f"{THREADS}: found {asked!r}, expected 'auto' or a positive number"
         )
-    environment['OMP_NUM_THREADS'] = str(count)
+    os.environ['OMP_NUM_THREADS'] = str(count)
     return count
 
 
@@ -104,22 +98,15 @@ def fitting_threads(cores: int, others: float) -> int:
     return max(1, round(cores * cores / others))
 
 
-def running_processes(
-    seconds: float = _WINDOW, sleep: Callable[[float], None] = time.sleep
-) -> float:
+def running_processes() -> float:
     """Count the other processes and threads that run or wait for a core, on average.
 
-    Args:
-        seconds: How long to watch.
-        sleep: What to wait with.
-
-    Returns:
-        Their number; 0 where the system does not tell.
+    It is 0 where the system does not tell.
     """
     total = 0
     try:
         for _ in range(_LOOKS):
-            sleep(seconds / _LOOKS)
+            time.sleep(_WINDOW / _LOOKS)
             load = Path('/proc/loadavg').read_text(encoding='ascii')
             total += int(load.split()[3].partition('/')[0]) - 1  # this process runs too
     except (OSError, ValueError, IndexError):

@@ -206,13 +206,15 @@ class TestLegends:
     def test_own_map(self, cube: Path) -> None:
         path = geotiff.write(cube.with_name('map.tif'), TRUTH[None], nodata=0)
         legend = Legend.from_classes(NAMES, (1, 2, 3), COLOURS[1:])
-        path.with_name('map.tif.aux.xml').write_bytes(attribute_table(legend))
+        path.with_name('map.tif.aux.xml').write_bytes(
+            attribute_table(legend, (4, 5, 6))
+        )
         self.check(cube, path)
 
     def test_attribute_table_with_an_empty_value(self, cube: Path) -> None:
         path = geotiff.write(cube.with_name('map.tif'), TRUTH[None], nodata=0)
         legend = Legend.from_classes(NAMES, (1, 2, 3), COLOURS[1:])
-        table = attribute_table(legend).decode()
+        table = attribute_table(legend, (4, 5, 6)).decode()
         end = table.index('</GDALRasterAttributeTable>')
         columns = table.count('<FieldDefn')
         empty = '<Row index="9">' + '<F></F>' * columns + '</Row>'

@@ -109,7 +109,7 @@ def test_same_bytes_every_time(tmp_path: Path) -> None:
 
 
 def test_attribute_table_names_the_classes(tmp_path: Path) -> None:
-    root = ElementTree.fromstring(attribute_table(_legend(), {1: 5, 11: 7}))
+    root = ElementTree.fromstring(attribute_table(_legend(), (5, 0, 7)))
     categories = [item.text or '' for item in root.iter('Category')]
     assert len(categories) == 12
     assert (categories[1], categories[10], categories[11]) == NAMES
@@ -122,7 +122,7 @@ def test_attribute_table_names_the_classes(tmp_path: Path) -> None:
 
 def test_names_that_xml_does_not_know(tmp_path: Path) -> None:
     names = ('padded\0', 'escape\x1b', 'half \ud83d')
-    content = attribute_table(Legend(names, (1, 2, 3), _legend().palette))
+    content = attribute_table(Legend(names, (1, 2, 3), _legend().palette), (1, 1, 1))
     root = ElementTree.fromstring(content)
     shown = [item.text for item in root.iter('Category')]
     assert shown == [None, *(f'{name[:-1]}\ufffd' for name in names)]
@@ -140,7 +140,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 def test_gdal_reads_the_tags_from_the_side_file(tmp_path: Path) -> None:
     path, _ = _write(tmp_path, _legend())
-    Path(f'{path}.aux.xml').write_bytes(attribute_table(_legend()))
+    Path(f'{path}.aux.xml').write_bytes(attribute_table(_legend(), (1, 1, 1)))
     # torchgeo's command line tells GDAL to overlook side files for the whole process.
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=False), rasterio.open(path) as file:
         assert f'{path}.aux.xml' in file.files

@@ -2,7 +2,6 @@
 # Licensed under the MIT License.
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +163,7 @@ def test_files_hold_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The second map lies beside the first, in tiles as in one piece."""
-    tiles = partial(raster.tiles, size=16)
-    monkeypatch.setattr(raster, 'tiles', tiles)
+    monkeypatch.setattr(raster, 'TILE_SIZE', 16)
     scene = make_scene(45, 37)
     options: dict[str, Any] = {
         'patches': patches_of(scene),

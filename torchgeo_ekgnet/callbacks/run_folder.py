@@ -362,12 +362,10 @@ class RunFolder(Callback):
             self._open_stage(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log ``test``, which must have weights."""
+        """Log ``test`` or ``predict``, which must have weights."""
         self._open_stage(trainer, pl_module)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log ``predict``, which must have weights."""
-        self._open_stage(trainer, pl_module)
+    on_predict_start = on_test_start
 
     def _open_stage(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log a stage other than ``fit`` in the folder of its run, once.
@@ -402,7 +400,8 @@ class RunFolder(Callback):
                 raise
             rank_zero_warn(f'predict keeps no log and no configuration: {error}')
             return
-        self._ours = [_stage_logger(logs)]
+        # What an earlier call of the stage logged is replaced.
+        self._ours = [_open(CSVLog(str(logs.parent), name='', version=logs.name))]
         trainer.loggers = [*self._ours, *trainer.loggers]
         for callback in _config_savers(trainer):
             callback.already_saved = False
@@ -467,11 +466,6 @@ def _shown(path: Path | None) -> str:
     path = Path(str(path)).absolute()
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _stage_logger(folder: Path) -> CSVLogger:
-    """Log a stage as CSV; what an earlier call of the stage logged is replaced."""
-    return _open(CSVLog(str(folder.parent), name='', version=folder.name))
 
 
 def _open(logger: CSVLogger) -> CSVLogger:

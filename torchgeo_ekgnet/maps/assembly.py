@@ -141,12 +141,11 @@ class Assembly:
             for name, spec in self.specs().items()
         }
         tables = []
-        for name, number in counts.items():
-            found = dict(zip(self.legend.values, number[1:].tolist(), strict=True))
-            tables.append(folder / f'{name}.aux.xml')
-            tables[-1].write_bytes(attribute_table(self.legend, found))
-        main = staged.pop('map.tif')
         pixels = {name: tuple(number[1:].tolist()) for name, number in counts.items()}
+        for name, number in pixels.items():
+            tables.append(folder / f'{name}.aux.xml')
+            tables[-1].write_bytes(attribute_table(self.legend, number))
+        main = staged.pop('map.tif')
         return [*staged.values(), *tables, main], pixels
 
     def _smoother(self) -> Callable[[Window], NDArray[Any]] | None:

@@ -173,20 +173,12 @@ class RasterSpec:
         return int(self.num_bytes * _DISK_FACTOR)
 
 
-def tiles(shape: tuple[int, int], size: int = TILE_SIZE) -> Iterator[Window]:
-    """Cut a raster into tiles, row by row of tiles.
-
-    Args:
-        shape: Rows and columns.
-        size: Side of a tile.
-
-    Yields:
-        The tiles, cut at the edges.
-    """
-    rows, cols = shape
-    for row in range(0, rows, size):
-        for col in range(0, cols, size):
-            yield Window(col, row, min(size, cols - col), min(size, rows - row))
+def tiles(shape: tuple[int, int]) -> Iterator[Window]:
+    """Cut a raster into tiles, row by row of tiles; the last ones end at its edges."""
+    (rows, cols), side = shape, TILE_SIZE
+    for row in range(0, rows, side):
+        for col in range(0, cols, side):
+            yield Window(col, row, min(side, cols - col), min(side, rows - row))
 
 
 def stage_raster(
@@ -329,7 +321,7 @@ def publish(staged: Sequence[Path], folder: Path) -> list[Path]:
     return final
 
 
-def attribute_table(legend: Legend, counts: Mapping[int, int] | None = None) -> bytes:
+def attribute_table(legend: Legend, counts: Sequence[int]) -> bytes:
     """Write GDAL's side file (``.aux.xml``) of a class raster.
 
     It names the classes twice, because programs differ in what they read: as category
@@ -337,10 +329,7 @@ def attribute_table(legend: Legend, counts: Mapping[int, int] | None = None) -> 
 
     Args:
         legend: Classes of the raster.
-        counts: Number of pixels by raster value.
-
-    Returns:
-        The file's content.
+        counts: Number of pixels of each.
     """
     root = ElementTree.Element('PAMDataset')
     band = ElementTree.SubElement(root, 'PAMRasterBand', band='1')
@@ -355,23 +344,19 @@ def attribute_table(legend: Legend, counts: Mapping[int, int] | None = None) -> 
     )
     # GDAL's numbers: type 0 integer, 2 string; usage 5 value (min and max), 1 pixel
     # count, 2 name, 6 red, 7 green, 8 blue.
-    columns: list[tuple[str, int, int]] = [('Value', 0, 5)]
-    if counts is not None:
-        columns.append(('Count', 0, 1))
-    columns += [('Class', 2, 2), ('Red', 0, 6), ('Green', 0, 7), ('Blue', 0, 8)]
+    columns = [('Value', 0, 5), ('Count', 0, 1), ('Class', 2, 2)]
+    columns += [('Red', 0, 6), ('Green', 0, 7), ('Blue', 0, 8)]
     for index, (name, kind, usage) in enumerate(columns):
         definition = ElementTree.SubElement(table, 'FieldDefn', index=str(index))
         ElementTree.SubElement(definition, 'Name').text = name
         ElementTree.SubElement(definition, 'Type').text = str(kind)
         ElementTree.SubElement(definition, 'Usage').text = str(usage)
-    for index, (value, name, colour) in enumerate(
-        zip(legend.values, legend.names, legend.palette.tolist(), strict=True)
-    ):
+    cells = zip(
+        legend.values, counts, legend.names, legend.palette.tolist(), strict=True
+    )
+    for index, (*fields, colour) in enumerate(cells):
         row = ElementTree.SubElement(table, 'Row', index=str(index))
-        fields: list[Any] = [value]
-        if counts is not None:
-            fields.append(counts.get(value, 0))
-        for item in (*fields, name, *colour):
+        for item in (*fields, *colour):
             ElementTree.SubElement(row, 'F').text = str(item)
     ElementTree.indent(root)
     # A character that XML does not know makes the whole file unreadable to GDAL.
