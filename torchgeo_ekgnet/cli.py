@@ -34,8 +34,6 @@ from ._configurations import UsageError, check_classes, only_known
 from ._files import replaced
 from ._messages import essence, imported
 from ._reading import FileError, raised_here
-
-# Names of classes may be short: whatever is imported is found.
 from ._wording import shortened
 from .checkpoint import read_checkpoint
 from .checkpoint.arguments import arguments_of, keep_asked
@@ -58,7 +56,8 @@ _CLASSES = [
     for module in (_callbacks, _datamodules, _datasets, _samplers, _tasks, _transforms)
     for name in module.__all__
 ]
-"""Names that may be short, for who mistypes one."""
+"""Names that may be short, as those of all classes that are imported are found; for who
+mistypes one."""
 
 # jsonargparse 5 does so: the options of a dataset or of a model hold values of any type,
 # and would otherwise build whatever class they name, subprocesses included.

@@ -47,7 +47,7 @@ _SPECTRAL_CHANGES = [
 
 
 def write_configuration(
-    found: SceneFiles, advice: Advice, name: str, path: Path | None = None
+    found: SceneFiles, advice: Advice, name: str, path: Path
 ) -> str:
     """Write the configuration of a run.
 
@@ -61,13 +61,24 @@ def write_configuration(
         YAML that ``torchgeo fit`` runs as it is.
     """
     lines = [
-        *_head(found, advice, name, path or Path(f'{name}.yaml')),
+        *_head(found, advice, name, path),
         'seed_everything: 0',
         *_trainer(advice, name),
         *_model(advice),
         *_data(found, advice),
     ]
     return '\n'.join(lines) + '\n'
+
+
+def commands(advice: Advice, name: str, path: Path) -> list[str]:
+    """Say what to type with the configuration of a run."""
+    config = f'--config {as_argument(path)}'
+    weights = f'--ckpt_path runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
+    return [
+        f'torchgeo-ekgnet fit {config}',
+        f'torchgeo-ekgnet test {config} {weights}',
+        f'torchgeo-ekgnet predict {config} {weights}',
+    ]
 
 
 def _scalar(value: object) -> str:
@@ -102,7 +113,6 @@ def _comment(indent: int, text: str) -> list[str]:
 def _head(found: SceneFiles, advice: Advice, name: str, path: Path) -> list[str]:
     """Say what the file is, and what to type."""
     rows, cols, bands = found.scene.shape
-    weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
     kept = (
         'averaged weights of the last epoch'
         if advice.recipe
@@ -116,9 +126,7 @@ def _head(found: SceneFiles, advice: Advice, name: str, path: Path) -> list[str]
             f'bands, {found.scene.num_classes} classes, {pixels:,} labelled pixels.',
         ),
         '#',
-        f'#   torchgeo-ekgnet fit --config {as_argument(path)}',
-        f'#   torchgeo-ekgnet test --config {as_argument(path)} --ckpt_path {weights}',
-        f'#   torchgeo-ekgnet predict --config {as_argument(path)} --ckpt_path {weights}',
+        *(f'#   {command}' for command in commands(advice, name, path)),
         '#',
         *_comment(
             0,

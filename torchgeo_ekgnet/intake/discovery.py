@@ -339,7 +339,8 @@ def _open(
 ) -> SceneFiles:
     """Open the scene; NaN values are declared missing if they are in the way."""
     paths = list(cube.paths) + (list(labels.paths) if labels is not None else [])
-    paths += [options['wavelengths']] if _is_path(options.get('wavelengths')) else []
+    centres = options.get('wavelengths')
+    paths += [centres] if isinstance(centres, str) else []
     root = _common_folder(paths)
     heard = _Heard()
     package = logging.getLogger(__package__.split('.')[0])
@@ -363,8 +364,8 @@ def _open(
         package.propagate = propagates
     said = [str(item.message) for item in caught if _is_ours(item.category)]
     inside = [relative_path(path, root) for path in cube.paths]
-    if _is_path(options.get('wavelengths')):
-        options['wavelengths'] = relative_path(options['wavelengths'], root)
+    if isinstance(centres, str):
+        options['wavelengths'] = relative_path(centres, root)
     return SceneFiles(
         root=root,
         cube=inside if cube.many else inside[0],
@@ -383,11 +384,6 @@ def _common_folder(paths: Sequence[str]) -> Path:
         return Path(os.path.commonpath(folders))
     except ValueError:
         return Path(folders[0])
-
-
-def _is_path(value: object) -> bool:
-    """Tell whether wavelengths are given as a file."""
-    return isinstance(value, str)
 
 
 def _is_ours(category: type[Warning]) -> bool:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._files import as_argument, check_output_file, named_path, write_text
+from .._files import check_output_file, named_path, write_text
 from ..commands import CommandParser
 from ..tasks.networks import check_model
 from .advice import Advice, advise
-from .configuration import write_configuration
+from .configuration import commands, write_configuration
 from .discovery import SceneFiles, find_scene
 from .options import add_scene_options, scene_options
 
@@ -79,15 +79,15 @@ def _plain(name: str) -> str:
 
 def _summary(found: SceneFiles, advice: Advice, path: Path, name: str) -> str:
     """Say what was found and what to type next."""
-    weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
-    config = as_argument(path)
     cube = found.cube
     if not isinstance(cube, str):
         cube = f'{len(cube)} files, {cube[0]} to {cube[-1]}'
-    return (
-        f'cube    {cube}\nlabels  {found.labels}\nwrote   {path}\n\n'
-        'next:\n'
-        f'  torchgeo-ekgnet fit --config {config}\n'
-        f'  torchgeo-ekgnet test --config {config} --ckpt_path {weights}\n'
-        f'  torchgeo-ekgnet predict --config {config} --ckpt_path {weights}\n'
-    )
+    lines = [
+        f'cube    {cube}',
+        f'labels  {found.labels}',
+        f'wrote   {path}',
+        '',
+        'next:',
+    ]
+    lines += [f'  {command}' for command in commands(advice, name, path)]
+    return '\n'.join(lines) + '\n'
