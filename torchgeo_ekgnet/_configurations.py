@@ -124,13 +124,10 @@ def check_classes(config: str, value: Any) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             check_classes(config, item)
-    elif _is_code(value) and not _is_known(value, str(value.__module__)):
+    elif (inspect.isroutine(value) or inspect.isclass(value)) and not _is_known(
+        value, str(value.__module__)
+    ):
         raise _stranger(config, f'{value.__module__}.{value.__qualname__}')
-
-
-def _is_code(value: Any) -> bool:
-    """Tell whether a value is a function or a class."""
-    return inspect.isroutine(value) or inspect.isclass(value)
 
 
 def _is_known(found: Any, name: str) -> bool:

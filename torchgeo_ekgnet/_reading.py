@@ -122,7 +122,8 @@ def reading(
             f'({_line(error)}), expected it to be installed'
         ) from error
     except Exception as error:
-        if isinstance(error, PermissionError) or _is_locked(path):
+        locked = os.path.exists(path) and not os.access(path, os.R_OK)
+        if locked or isinstance(error, PermissionError):
             raise error_class(
                 f'{path} cannot be read as {kind}: found that its permissions forbid it '
                 f'({_line(error)}), expected permission to read it'
@@ -185,11 +186,6 @@ def _free_memory() -> int | None:
         return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     except (OSError, ValueError, IndexError, AttributeError):
         return None
-
-
-def _is_locked(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is there that this user may not read."""
-    return os.path.exists(path) and not os.access(path, os.R_OK)
 
 
 def _recognised(path: str | os.PathLike[str]) -> str:

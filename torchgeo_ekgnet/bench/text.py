@@ -63,11 +63,6 @@ def heading(results: dict[str, Any]) -> str:
     )
 
 
-def _arms(rows: list[dict[str, Any]]) -> list[str]:
-    """List the arms of all rows, each once."""
-    return list(dict.fromkeys(arm for row in rows for arm in row['seconds']))
-
-
 def _times(row: dict[str, Any], arms: Sequence[str]) -> list[str]:
     """Write the times of arms, which not every row has."""
     times = row['seconds']
@@ -109,7 +104,7 @@ def _size_text(row: dict[str, Any]) -> str:
 
 def models_text(rows: list[dict[str, Any]]) -> str:
     """Write the table of networks."""
-    arms = _arms(rows)
+    arms = list(dict.fromkeys(arm for row in rows for arm in row['seconds']))
     cells = [
         [
             f'{row["model"]} {row["pass"]}',

@@ -352,10 +352,7 @@ def _from_bands(
 
 
 def read_label_map(
-    path: Path,
-    variable: str | None = None,
-    grid: Grid | None = None,
-    argument: str | None = None,
+    path: Path, variable: str | None, grid: Grid | None, argument: str
 ) -> NDArray[np.int64]:
     """Read labels, see :func:`read_label_file`, and bring them to a grid.
 

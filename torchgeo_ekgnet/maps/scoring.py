@@ -76,9 +76,8 @@ def count_smoothed(
     scene, split = datamodule.scene, datamodule.split
     rows, cols, _ = scene.shape
     side = 2 * smoothing.reach + 1
-    positions, around = split.positions('test'), np.zeros((rows, cols), dtype=bool)
-    around[positions[:, 0], positions[:, 1]] = True
-    around = ndimage.maximum_filter(around, side) & scene.valid
+    positions = split.positions('test')
+    around = ndimage.maximum_filter(split.mask('test'), side) & scene.valid
     values: NDArray[np.float32] | None = None
     for places, found in classified(around):
         if values is None:
@@ -92,8 +91,5 @@ def count_smoothed(
         truth = numbers.cpu().numpy()[truth]
     confusion = np.zeros((len(smooth), len(smooth)), dtype=np.int64)
     np.add.at(confusion, (truth, smooth.argmax(axis=0)), 1)
-    taught = np.zeros((rows, cols), dtype=bool)
-    train = split.positions('train')
-    taught[train[:, 0], train[:, 1]] = True
-    near = ndimage.maximum_filter(taught, side)[positions[:, 0], positions[:, 1]]
-    return confusion, float(near.mean())
+    taught = ndimage.maximum_filter(split.mask('train'), side)
+    return confusion, float(taught[positions[:, 0], positions[:, 1]].mean())
