@@ -46,13 +46,12 @@ _TASKS = 'torchgeo.tasks' if HAS_TASKS else 'torchgeo.trainers'
 _PLACES = {
     'BaseTask': (_TASKS, 'BaseTask'),
     'ClassificationTask': (
-        *(_TASKS, 'Classification' if HAS_TASKS else 'ClassificationTask'),
+        _TASKS,
+        'Classification' if HAS_TASKS else 'ClassificationTask',
     ),
     'SpatialSampler': (
-        *(
-            'torchgeo.samplers',
-            'SpatialSampler' if HAS_SPATIAL_SAMPLERS else 'GeoSampler',
-        ),
+        'torchgeo.samplers',
+        'SpatialSampler' if HAS_SPATIAL_SAMPLERS else 'GeoSampler',
     ),
 }
 
