@@ -6,8 +6,8 @@
 torchgeo 0.8.1 is the last release for Python 3.11, newer ones need Python 3.12. What the
 package uses beyond their common subset is imported from here and nowhere else:
 
-* 0.9 and 0.10 call the classification task ``torchgeo.tasks.Classification``; 0.8.1
-  calls it ``torchgeo.trainers.ClassificationTask``.
+* 0.10 calls the classification task ``torchgeo.tasks.Classification``, older ones
+  ``torchgeo.trainers.ClassificationTask``.
 * 0.10 splits samplers into spatial and temporal ones and deprecates the older classes.
   A subclass of ``GeoSampler`` yields ``(x, y, t)`` slices, a subclass of
   ``SpatialSampler`` yields ``(x, y)`` slices.
@@ -37,22 +37,18 @@ __all__ = (
 )
 
 HAS_TASKS = importlib.util.find_spec('torchgeo.tasks') is not None
-"""Whether this is a torchgeo that has ``torchgeo.tasks`` (0.9 or newer)."""
+"""Whether this is a torchgeo that has ``torchgeo.tasks`` (0.10 or newer)."""
 
 HAS_SPATIAL_SAMPLERS = importlib.util.find_spec('torchgeo.samplers.spatial') is not None
 """Whether samplers yield slices of x and y only (0.10 or newer)."""
 
 _TASKS = 'torchgeo.tasks' if HAS_TASKS else 'torchgeo.trainers'
+_CLASSIFICATION = 'Classification' if HAS_TASKS else 'ClassificationTask'
+_SAMPLER = 'SpatialSampler' if HAS_SPATIAL_SAMPLERS else 'GeoSampler'
 _PLACES = {
     'BaseTask': (_TASKS, 'BaseTask'),
-    'ClassificationTask': (
-        _TASKS,
-        'Classification' if HAS_TASKS else 'ClassificationTask',
-    ),
-    'SpatialSampler': (
-        'torchgeo.samplers',
-        'SpatialSampler' if HAS_SPATIAL_SAMPLERS else 'GeoSampler',
-    ),
+    'ClassificationTask': (_TASKS, _CLASSIFICATION),
+    'SpatialSampler': ('torchgeo.samplers', _SAMPLER),
 }
 
 
