@@ -348,6 +348,9 @@ def direct_norm_gradients(
     turned = stacked.transpose(1, 2).contiguous()
     gx = x.new_empty(x.shape)
     found = [None if t is None else torch.empty_like(t) for t in known]
-    maps, experts = (_samples(grad), _samples(x), y), (attention, stacked, turned, *rest)
+    maps, experts = (
+        (_samples(grad), _samples(x), y),
+        (attention, stacked, turned, *rest),
+    )
     operators.direct_experts_norm_grad(*maps, *experts, mean, variance, eps, gx, *found)
     return gx, *found
