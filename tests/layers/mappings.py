@@ -6,7 +6,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchgeo_ekgnet.layers import ContextMapping, DynamicExpertConv3d
 
@@ -32,3 +32,8 @@ def expert_network() -> Any:
         nn.ReLU(),
         DynamicExpertConv3d(4, 5, 3, padding=1, num_experts=2, temperature=0.5),
     ).eval()
+
+
+def spread(tensor: Tensor) -> Tensor:
+    """Give the same values with gaps between them in memory."""
+    return tensor.repeat_interleave(2).view(*tensor.shape, 2)[..., 0]

@@ -274,7 +274,7 @@ def test_what_is_saved_may_move(calls: list[bool]) -> None:
     expected = torch.autograd.grad(
         mapping(maps(g.requires_grad_())), (g, *mapping.parameters()), seen
     )
-    with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, mappings.spread):
         weights = mapping(maps(g))
     for parameter in mapping.parameters():
         parameter.data = parameter.data.clone()

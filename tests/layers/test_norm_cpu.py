@@ -15,6 +15,7 @@ from torchgeo_ekgnet.layers import DynamicExpertConv3d, conv_strategy
 from torchgeo_ekgnet.layers.norm import conv_norm
 from torchgeo_ekgnet.layers.norm_cpu import experts_norm_act
 
+from .mappings import spread
 from .marks import expert_kernels
 
 
@@ -161,6 +162,16 @@ def test_second_derivatives() -> None:
     for found, expected in zip(penalty(ours), penalty(oracle), strict=True):
         scale = float(expected.abs().max())
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-3 * scale)
+
+
+@expert_kernels
+def test_what_is_saved_may_lie_in_another_order() -> None:
+    ours = parts(5, 8)
+    x, grad = torch.randn(4, 5, 2, 3, 9), torch.randn(4, 8, 2, 3, 9)
+    expected = graded(copy.deepcopy(ours), x, grad)
+    with torch.autograd.graph.saved_tensors_hooks(torch.detach, spread):
+        found = graded(ours, x, grad)
+    torch.testing.assert_close(found, expected)
 
 
 @expert_kernels

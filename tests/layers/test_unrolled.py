@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchgeo_ekgnet.layers import grouped_conv3d, unrolled
 from torchgeo_ekgnet.layers.geometry import geometry_of
@@ -89,6 +90,10 @@ def test_gathered_kernel_is_the_composed_one() -> None:
         weight = torch.randn(8, 8, *kernel)
         geometry = geometry_of(weight, 1, 1, 1, 4)
         for way in unrolled.candidates(size, geometry, 8, 2):
-            with torch.inference_mode():
-                found = unrolled._place_kernel(weight, way)
-            assert found.equal(unrolled._unroll_kernel(weight, way))
+            with FakeTensorMode(allow_non_fake_inputs=True):  # nothing of it stays
+                unrolled._place_kernel(torch.empty_like(weight), way)
+            for context in (torch.inference_mode(), torch.device('meta')):
+                unrolled._places.cache_clear()
+                with context:
+                    found = unrolled._place_kernel(weight, way)
+                assert found.equal(unrolled._unroll_kernel(weight, way))

@@ -325,9 +325,8 @@ def test_hooks_are_heard(name: str, training: bool) -> None:
     modules = {
         path: module
         for path, module in model.named_modules()
-        # Weights that are not called, and a check of patches that pixels do not need.
-        if not isinstance(module, nn.ModuleList)
-        and not path.endswith(('fusion.mix', 'expect_size'))
+        # A check of patches that pixels do not need.
+        if not isinstance(module, nn.ModuleList) and not path.endswith('expect_size')
     }
     for module in modules.values():
         module.register_forward_hook(lambda module, *_: forward.update([module]))

@@ -344,9 +344,13 @@ def direct_norm_gradients(
     x, *others = given
     attention, stacked, *rest = known = _in_order(*others)
     assert x is not None and stacked is not None
+    y, mean, variance = (t.contiguous() for t in (y, mean, variance))
     turned = stacked.transpose(1, 2).contiguous()
     gx = x.new_empty(x.shape)
     found = [None if t is None else torch.empty_like(t) for t in known]
-    maps, experts = (_samples(grad), x, y), (attention, stacked, turned, *rest)
+    maps, experts = (
+        (_samples(grad), _samples(x), y),
+        (attention, stacked, turned, *rest),
+    )
     operators.direct_experts_norm_grad(*maps, *experts, mean, variance, eps, gx, *found)
     return gx, *found

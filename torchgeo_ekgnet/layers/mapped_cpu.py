@@ -251,7 +251,8 @@ class _Mapped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the gradients; differentiable when a graph is asked for."""
-        g, kept, *given = ctx.saved_tensors
+        # What is saved may have moved in memory, and hooks may have put it in any order.
+        g, kept, *given = [t.contiguous() for t in ctx.saved_tensors]
         wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]
 
         first, *others = own_gradients(
@@ -259,7 +260,6 @@ class _Mapped(torch.autograd.Function):
             (g, *given),
             wanted,
             lambda g, *given: _composed(g, ctx.net, *given),
-            # What is saved may have moved in memory.
             lambda: _backward(grad, g, ctx.net, kept, given),
         )
         return first, None, *others

@@ -362,7 +362,8 @@ def _unroll_kernel(weight: Tensor, unrolling: Unrolling) -> Tensor:
 def _places(shape: Sequence[int], unrolling: Unrolling) -> Tensor:
     """Say which kernel element stands where in the unrolled kernel: from 1, 0 for zero."""
     with torch.inference_mode(False), torch.no_grad():
-        numbers = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64)
+        count = math.prod(shape)
+        numbers = torch.arange(1, count + 1, dtype=torch.float64, device='cpu')
         return _unroll_kernel(numbers.view(*shape), unrolling).long()
 
 
@@ -373,8 +374,10 @@ def _place_kernel(weight: Tensor, unrolling: Unrolling) -> Tensor:
         torch.float64,
     ):
         return _unroll_kernel(weight, unrolling)
-    places = _places(tuple(weight.shape), unrolling)
     elements = torch.cat([weight.new_zeros(1), weight.flatten()])
+    if type(elements) is not Tensor:  # without values, which the cache must not keep
+        return _unroll_kernel(weight, unrolling)
+    places = _places(tuple(weight.shape), unrolling)
     # index_select takes half of the time of take.
     return elements.index_select(0, places.flatten()).view(places.shape)
 

@@ -87,7 +87,8 @@ class CrossLayerFusion(nn.Module):
     def forward(self, x: Tensor, earlier: Tensor) -> Tensor:
         """Fuse: (B, N, C) to (B, N, C)."""
         pair = torch.cat([x, earlier], 1)
-        return torch.matmul(self.mix.weight, pair) + self.mix.bias.unsqueeze(1)
+        mixed: Tensor = self.mix(pair.transpose(1, 2))
+        return mixed.transpose(1, 2)
 
 
 class TransformerStage(nn.Module):
