@@ -200,7 +200,7 @@ class TestDownload:
             root.write_text('a file')
         else:
             (root / name).mkdir(parents=True)
-        with pytest.raises(OSError, match='found a folder|a file has its name'):
+        with pytest.raises(OSError, match=r'found a folder|a file has its name'):
             download_file(scene_file(server, 'good'), root)
         assert not Handler.requests
 
