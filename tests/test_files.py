@@ -250,6 +250,20 @@ class TestChecks:
         check_writable(tmp_path / 'a' / 'b')
         assert os.listdir(tmp_path / 'a' / 'b') == []
 
+    def test_a_signal_leaves_no_probe(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written = Path.write_bytes
+
+        def stopped(self: Path, data: bytes) -> int:
+            written(self, data)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Path, 'write_bytes', stopped)
+        with pytest.raises(KeyboardInterrupt):
+            check_writable(tmp_path)
+        assert os.listdir(tmp_path) == []
+
     def test_home_in_a_path(
         self,
         tmp_path: Path,

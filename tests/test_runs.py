@@ -1,9 +1,11 @@
 # Copyright (c) torchgeo_ekgnet contributors.
 # Licensed under the MIT License.
 
+import errno
 import gc
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,6 +177,22 @@ def test_a_list_of_claims_that_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / CLAIMS_FILE)
     with pytest.raises(OSError, match='found a device or a pipe'):
         claim_outputs(tmp_path, ['test.json'])
+
+
+def test_a_list_of_claims_without_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def full(self: Path, mode: str = 'r', **options: Any) -> Any:
+        if mode == 'a':
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return opened(self, mode, **options)
+
+    monkeypatch.setattr(Path, 'open', full)
+    with pytest.raises(OSError, match='are free on this disk') as error:
+        claim_outputs(tmp_path, ['test.json'])
+    assert error.value.filename == str(tmp_path / CLAIMS_FILE)
 
 
 def test_files_of_a_run_are_ours_and_folders_are_not(tmp_path: Path) -> None:

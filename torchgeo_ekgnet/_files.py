@@ -364,8 +364,10 @@ def check_writable(folder: StrPath) -> None:
     probe = folder / f'.{uuid.uuid4().hex}.part'
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b'')
-        probe.unlink()
+        try:
+            probe.write_bytes(b'')
+        finally:
+            probe.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(
             errno.ENOTDIR,

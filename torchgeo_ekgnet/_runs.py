@@ -20,7 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ._files import StrPath, as_argument, check_replaceable, check_writable, write_json
+from ._files import (
+    NO_ROOM,
+    StrPath,
+    as_argument,
+    check_replaceable,
+    check_writable,
+    no_room,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -175,8 +183,13 @@ def claim_outputs(folder: StrPath, names: Iterable[str]) -> None:
                 'under this name: move it away, or choose another output',
                 str(folder / name),
             )
-    with list_of_ours.open('a', encoding='utf-8') as file:
-        file.writelines(f'{name}\n' for name in wanted if name not in ours)
+    try:
+        with list_of_ours.open('a', encoding='utf-8') as file:
+            file.writelines(f'{name}\n' for name in wanted if name not in ours)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise no_room(list_of_ours, error.strerror or str(error)) from error
 
 
 def run_of_checkpoint(path: StrPath) -> Path:

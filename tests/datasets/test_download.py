@@ -15,9 +15,11 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+import requests
 from filelock import FileLock
 
 from tests.data.public_scenes import data
+from tests.processes import needs_posix
 from torchgeo_ekgnet._files import file_digest
 from torchgeo_ekgnet.datasets import SalinasA, download
 from torchgeo_ekgnet.datasets.download import (
@@ -162,6 +164,46 @@ class TestDownload:
         assert path.read_bytes() == CONTENT
         assert names(tmp_path) == ['cube.bin']
 
+    def test_stopped_by_a_signal_goes_on(
+        self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stopped(answer: requests.Response, start: int) -> Iterator[bytes]:
+            yield CONTENT[:999]
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(download, '_bounded', stopped)
+            download_file(scene_file(server, 'good'), tmp_path)
+        assert names(tmp_path) == ['cube.bin.part']
+        # As a killed process leaves it.
+        (tmp_path / 'cube.bin.part').rename(tmp_path / 'cube.bin.part.new')
+        assert download_file(scene_file(server, 'good'), tmp_path).is_file()
+        assert [request[1] for request in Handler.requests] == [None, 'bytes=999-']
+
+    @needs_posix
+    @pytest.mark.parametrize('name', ['cube.bin', 'cube.bin.part', 'cube.bin.part.new'])
+    def test_links_are_not_written_through(
+        self, server: str, tmp_path: Path, name: str
+    ) -> None:
+        (tmp_path / 'mine').write_bytes(CONTENT[:9])
+        (tmp_path / name).symlink_to(tmp_path / 'mine')
+        path = download_file(scene_file(server, 'good'), tmp_path)
+        assert path.read_bytes() == CONTENT and not path.is_symlink()
+        assert (tmp_path / 'mine').read_bytes() == CONTENT[:9]
+
+    @pytest.mark.parametrize('name', ['cube.bin', '.'])
+    def test_place_is_looked_at_before(
+        self, server: str, tmp_path: Path, name: str
+    ) -> None:
+        root = tmp_path / 'root'
+        if name == '.':
+            root.write_text('a file')
+        else:
+            (root / name).mkdir(parents=True)
+        with pytest.raises(OSError, match=r'found a folder|a file has its name'):
+            download_file(scene_file(server, 'good'), root)
+        assert not Handler.requests
+
     def test_another_address_continues(self, server: str, tmp_path: Path) -> None:
         path = download_file(scene_file(server, 'breaks', 'good'), tmp_path)
         assert path.read_bytes() == CONTENT
@@ -232,8 +274,21 @@ class TestDownload:
     ) -> None:
         usage = SimpleNamespace(free=10)
         monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
-        with pytest.raises(DownloadError, match=r'not enough room for cube\.bin'):
-            download_file(scene_file(server, 'good'), tmp_path)
+        with pytest.raises(OSError, match=r'not enough room for cube\.bin'):
+            download_file(scene_file(server, 'good', 'never'), tmp_path)
+        assert len(Handler.requests) == 1
+
+    def test_a_quota_that_is_reached(
+        self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(answer: requests.Response, start: int) -> Iterator[bytes]:
+            yield CONTENT[:999]
+            raise OSError(errno.EFBIG, 'File too large')
+
+        monkeypatch.setattr(download, '_bounded', full)
+        with pytest.raises(OSError, match=r'cube\.bin\.part could not be written'):
+            download_file(scene_file(server, 'good', 'never'), tmp_path)
+        assert names(tmp_path) == ['cube.bin.part']
 
     def test_two_at_once_fetch_it_once(self, server: str, tmp_path: Path) -> None:
         file = scene_file(server, 'good')

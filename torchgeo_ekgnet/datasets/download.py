@@ -14,7 +14,16 @@ from pathlib import Path
 import requests
 from filelock import FileLock, Timeout
 
-from .._files import acquire, check_free_space, file_digest, move, remove_lock
+from .._files import (
+    NO_ROOM,
+    acquire,
+    check_free_space,
+    check_output_file,
+    file_digest,
+    move,
+    no_room,
+    remove_lock,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -132,10 +141,11 @@ def download_file(
     Raises:
         DownloadError: If no address gave the file; lists each address with its problem
             and the manual step.
+        OSError: If the file cannot be written, or the disk has no room for it.
     """
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
     target = root / file.name
+    check_output_file(target)
     check = check or file.mismatch
     path = root / f'.{file.name}.lock'
     lock = FileLock(path, timeout=_LOCK_TIMEOUT)
@@ -193,8 +203,14 @@ def _attempt(url: str, part: Path, check: Callable[[Path], str | None]) -> str |
     attempt has left is not lost to an address that sends something else, such as a
     page that asks for a browser.
     """
-    have = _size(part)
     whole = part.with_name(f'{part.name}.new')
+    for path in (part, whole):
+        if path.is_symlink():
+            # What it leads to is somebody else's.
+            path.unlink()
+    # Of a process that was killed.
+    _keep_longer(whole, part)
+    have = _size(part)
     try:
         if _fetch(url, part, whole, have):
             if check(part) is None:
@@ -205,18 +221,31 @@ def _attempt(url: str, part: Path, check: Callable[[Path], str | None]) -> str |
         problem = check(whole)
         if problem is None:
             move(whole, part)
+        else:
+            whole.unlink()
         return problem
-    except Exception as error:  # noqa: BLE001 (what a host makes libraries raise)
-        if _size(whole) > _size(part):
-            move(whole, part)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            if error.filename is not None:
+                raise
+            # No other address brings room.
+            raise no_room(part, error.strerror or str(error)) from error
         return f'{type(error).__name__}: {" ".join(str(error).split())[:240]}'
     finally:
+        # Also what came until the process was told to stop.
+        _keep_longer(whole, part)
         whole.unlink(missing_ok=True)
+
+
+def _keep_longer(whole: Path, part: Path) -> None:
+    """Let the next attempt go on from what came, if that is more than was there."""
+    if _size(whole) > _size(part):
+        move(whole, part)
 
 
 def _size(path: Path) -> int:
     """Size of a file in bytes, 0 if there is none."""
-    return path.stat().st_size if path.exists() else 0
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _fetch(url: str, part: Path, whole: Path, have: int) -> bool:
