@@ -54,6 +54,7 @@ def test_own_errors_and_interrupts_pass() -> None:
         ('a.tif', b'version https://git-lfs.github.com/spec/v1', 'git lfs pull'),
         ('a.tif', b'PK\x03\x04', 'it is a ZIP archive'),
         ('a.hdf', b'\x1f\x8b\x08', 'compressed by gzip'),
+        ('a.npy', b'\x80\x02cnumpy', 'a Python pickle'),
         ('a.img', b'abc', r'needs its header \(.hdr\) beside it'),
         ('a.tif', b'abc', 'it is truncated, damaged or of another format'),
         ('absent', None, 'it is truncated, damaged or of another format'),
@@ -102,5 +103,8 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='cube: there is no file'):
         require_file(tmp_path / 'absent', 'cube')
+    for name in ('https://example.org/a.tif', '/vsizip/a.zip/a.tif', 's3://a/b.tif'):
+        with pytest.raises(FileNotFoundError, match='are not read: download or unpack'):
+            require_file(name)
     with pytest.raises(FileNotFoundError, match='is a folder, expected a file'):
         require_file(tmp_path, 'cube')

@@ -4,6 +4,7 @@
 """The one boundary to the libraries that read files."""
 
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ __all__ = (
     'FileError',
     'check_memory',
     'decoded',
+    'elsewhere',
     'raised_here',
     'reading',
     'require_file',
@@ -27,8 +29,10 @@ _OTHERS = {
     b'version https://git-lfs': 'it is a pointer of Git LFS; fetch it with git lfs pull',
     b'pk\x03\x04': 'it is a ZIP archive (PyTorch files are, too); unpack or convert it',
     b'\x1f\x8b': 'it is compressed by gzip; unpack it',
-    b'\x80\x04': 'it is a Python pickle; save the array as .npy',
-    b'\x80\x05': 'it is a Python pickle; save the array as .npy',
+    **{
+        bytes((128, version)): 'it is a Python pickle; save the array as .npy'
+        for version in range(2, 6)
+    },
 }
 #: Endings of raw binaries, which no program reads without a header.
 _RAW = ('.img', '.dat', '.raw', '.bsq', '.bil', '.bip', '.bin')
@@ -83,8 +87,22 @@ def require_file(path: str | os.PathLike[str], what: str = 'file') -> Path:
             'order, and more than once'
         )
     if not path.is_file():
-        raise FileNotFoundError(f'{what}: there is no file {path}')
+        raise FileNotFoundError(f'{what}: there is no file {path}{elsewhere(path)}')
     return path
+
+
+def elsewhere(path: str | os.PathLike[str]) -> str:
+    """Say of an address, or of a file in an archive, that such are not read.
+
+    Args:
+        path: What is no file.
+
+    Returns:
+        The end of a message, empty for other names.
+    """
+    if not re.match(r'([a-z\d+]{2,}:|/vsi[a-z\d]+)/', str(path), re.IGNORECASE):
+        return ''
+    return '; addresses and files in archives are not read: download or unpack it'
 
 
 @contextmanager
@@ -130,8 +148,8 @@ def reading(
             ) from error
         raise error_class(
             f'{_sized(path)} cannot be read as {kind}: {_recognised(path)} (found '
-            f'{type(error).__name__}: {_line(error)}; expected a complete file of this '
-            'kind); download or export it again'
+            f'{type(error).__name__}: {_line(_told_by(error))}; expected a complete file '
+            'of this kind); download or export it again'
         ) from error
 
 
@@ -212,6 +230,13 @@ def _sized(path: str | os.PathLike[str]) -> str:
         return f'{path} ({os.stat(path).st_size} bytes)'
     except (OSError, ValueError):
         return str(path)
+
+
+def _told_by(error: BaseException) -> BaseException:
+    """Return the error that tells what happened, where one only says that one did."""
+    while 'previous exception' in str(error) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _line(error: BaseException) -> str:

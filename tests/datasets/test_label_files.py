@@ -67,6 +67,14 @@ class TestPictures:
         number = np.array([0, *(place + 1 for place in order)])
         assert np.array_equal(scene.label_map, number[TRUTH])
 
+    def test_many_colours_are_questioned(
+        self, cube: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        mixed = np.arange(3 * ROWS * COLS).reshape(3, ROWS, COLS) % 40
+        geotiff.write(cube.with_name('l.tif'), mixed.astype('uint8'))
+        open_scene(cube, cube.with_name('l.tif'))
+        assert 'each of its 40 colours is taken as a class' in caplog.text
+
     @pytest.mark.parametrize('share', [0.5, 0.99, 1.0])
     def test_a_png_that_is_cut_off(self, cube: Path, share: float) -> None:
         path = cube.with_name('labels.png')
@@ -83,13 +91,17 @@ class TestPictures:
 
     @pytest.mark.parametrize('full', [1, 255])
     @pytest.mark.parametrize('kind', ['uint8', 'float32', 'int16'])
-    def test_one_band_a_class(self, cube: Path, full: int, kind: str) -> None:
-        hot = np.eye(5, dtype=kind)[TRUTH].transpose(2, 0, 1)[1:] * full
-        hot = hot.astype(kind)
+    @pytest.mark.parametrize('unseen', [0, 3])
+    def test_one_band_a_class(
+        self, cube: Path, full: int, kind: str, unseen: int
+    ) -> None:
+        hot = np.eye(4, dtype=kind)[TRUTH].transpose(2, 0, 1)[1:] * full
+        hot = np.insert(hot.astype(kind), unseen, 0, axis=0)
+        # The fourth band of 0 and 255 is called an alpha band.
         path = geotiff.write(cube.with_name('l.tif'), hot)
         with rasterio.open(path, 'r+') as file:
-            for band, name in enumerate((*NAMES, 'unseen'), start=1):
-                file.set_band_description(band, name)
+            for band, name in enumerate(np.insert(NAMES, unseen, 'unseen'), start=1):
+                file.set_band_description(band, str(name))
         scene = open_scene(cube, path)
         assert scene.class_names == NAMES
         assert np.array_equal(scene.label_map, TRUTH)

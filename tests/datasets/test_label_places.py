@@ -65,6 +65,9 @@ class TestTables:
             ('POINT_X\tPOINT_Y\tclass', False),
             ('utm_e,utm_n,class', False),
             ('easting|northing|class', False),
+            ('coords.x1,coords.x2,class', False),
+            ('UTM East (m),UTM North (m),class', False),
+            ('x,y,class,x2', False),
         ],
     )
     def test_tables_of_other_programs(self, cube: Path, head: str, comma: bool) -> None:
@@ -74,10 +77,12 @@ class TestTables:
             place = [f'{x}', f'{TOP - 15.5}']
             if comma:
                 place = [text.replace('.', ',') for text in place]
-            lines.append(separator.join([*place, name]))
+            lines.append(
+                separator.join([*place, name, '1'][: head.count(separator) + 1])
+            )
         path = cube.with_name('points.csv')
         path.write_bytes('\r\n'.join(lines).encode('latin-1'))
-        scene = open_scene(cube, path)
+        scene = open_scene(cube, path, attribute=head.split(separator)[2])
         assert scene.class_names == ('R\u00f6hricht', 'Wald')
         assert scene.label_map[1, [1, 3]].tolist() == [1, 2]
 

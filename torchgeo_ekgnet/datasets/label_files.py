@@ -28,6 +28,7 @@ from .options import SceneOptions
 from .raster import (
     Grid,
     OutsideError,
+    check_matching,
     checked_grid,
     labels_on_grid,
     outside,
@@ -41,6 +42,9 @@ from .sources.vector import TABLES, VectorFileError
 from .vector import read_vector_labels
 
 logger = logging.getLogger(__name__)
+
+#: More colours of a picture than that may be mixed ones.
+_MANY_COLOURS = 32
 
 
 @dataclass(frozen=True)
@@ -155,12 +159,10 @@ def _from_rasters(
     disputed = np.zeros(merged.shape, dtype=bool)
     elsewhere: list[OutsideError] = []
     for path in paths:
-        found = read_label_file(path, options, grid)
-        own = found.grid
-        hint = axes_hint(cube, (own.rows, own.cols))
+        found = read_label_file(path, options, grid, cube=cube)
         try:
             part = labels_on_grid(
-                str(path), found.labels, own, grid, options.unlabelled, hint
+                str(path), found.labels, found.grid, grid, options.unlabelled
             )
             none = [NO_LABEL, *options.unlabelled]
             if found.cut_from is not None and np.isin(part, none).all():
@@ -201,6 +203,7 @@ def read_label_file(
     options: SceneOptions | None = None,
     scene: Grid | None = None,
     argument: str | None = None,
+    cube: Source | None = None,
 ) -> LabelFile:
     """Read a label map from an array file or a raster.
 
@@ -211,6 +214,7 @@ def read_label_file(
         scene: Grid of the scene; of a file on another one only what lies around it is
             read.
         argument: Argument that gives the variable, for messages.
+        cube: The cube whose labels they must be; nothing is read of others.
 
     Returns:
         The labels.
@@ -236,6 +240,9 @@ def read_label_file(
     grid = source.grid
     if crs is not None:
         grid = replace(grid, crs=placed_crs(read_crs(crs, 'labels_crs'), str(path)))
+    if scene is not None and cube is not None:
+        hint = axes_hint(cube, (grid.rows, grid.cols))
+        check_matching(str(path), grid, scene, hint)
     cut = None if scene is None else _around(path, grid, scene)
     rows, cols = cut or (slice(0, grid.rows), slice(0, grid.cols))
     whole, grid = grid, grid if cut is None else grid.part(rows, cols)
@@ -339,6 +346,13 @@ def _from_bands(
         value = (red << 16) | (green << 8) | blue
         found = [int(number) for number in np.unique(value)]
         if len(found) <= MAX_CLASSES:
+            if len(found) > _MANY_COLOURS:
+                logger.warning(
+                    '%s: each of its %d colours is taken as a class; smoothed edges mix '
+                    'colours: export the picture without smoothing',
+                    source.where,
+                    len(found),
+                )
             return value, LabelLegend(
                 {number: f'#{number:06x}' for number in found},
                 {n: (n >> 16, n >> 8 & 255, n & 255) for n in found},

@@ -44,8 +44,8 @@ class SceneOptions:
         cube_variable: Variable of the cube in MATLAB, ``.npz``, HDF5 and NetCDF files,
             None for the only array with three axes. HDF5 and NetCDF files may declare
             nodata (``_FillValue``, ``missing_value``) and name band centres
-            (``wavelength``, ``wavelengths``) and even coordinates of pixels; a CRS in
-            them is not read.
+            (``wavelength``, ``wavelengths``), even coordinates of pixels and, through
+            ``grid_mapping``, their CRS.
         labels_variable: The same for labels, two axes.
         axes: Order of the axes in array files: ``y`` rows, ``x`` columns, ``b`` bands.
             Pixels on one axis stand in brackets: ``'b(yx)'``, or ``'b(xy)'`` where

@@ -251,13 +251,41 @@ def placed_crs(crs: 'CRS | None', where: str) -> 'CRS | None':
     return None
 
 
+def check_matching(path: str, own: Grid, grid: Grid, hint: str = '') -> None:
+    """Refuse labels that cannot be brought to the grid of a scene.
+
+    Args:
+        path: Their file, for the error.
+        own: Their grid.
+        grid: Grid of the scene.
+        hint: What may be wrong where sizes differ.
+
+    Raises:
+        FileError: If sizes differ and places cannot be compared.
+    """
+    if (own.rows, own.cols) == (grid.rows, grid.cols):
+        return
+    if own.georeferenced and grid.georeferenced:
+        return
+    same_system = own.crs is None and grid.crs is None
+    if same_system and own.transform is not None and grid.transform is not None:
+        return
+    missing = 'the labels have' if not own.georeferenced else 'the cube has'
+    if (own.rows, own.cols) == (grid.cols, grid.rows):
+        hint += '; the labels would fit if rows and columns were exchanged'
+    raise FileError(
+        f'{path}: cube and labels differ in size, and {missing} no CRS, so they cannot '
+        f'be matched (labels: {own}; cube: {grid}); georeference them (labels_crs=, '
+        f'crs=, transform=) or give labels of the same size{hint}'
+    )
+
+
 def labels_on_grid(
     path: str,
     labels: NDArray[np.int64],
     own: Grid,
     grid: Grid,
     unlabelled: Sequence[int] = (0,),
-    hint: str = '',
 ) -> NDArray[np.int64]:
     """Bring labels to the grid of a scene.
 
@@ -270,7 +298,6 @@ def labels_on_grid(
         own: Their grid.
         grid: Grid of the scene.
         unlabelled: Values that mean "no label".
-        hint: What may be wrong where sizes differ.
 
     Returns:
         Labels (rows, cols) of the scene, ``NO_LABEL`` where the file covers nothing.
@@ -294,17 +321,7 @@ def labels_on_grid(
                     grid,
                 )
             return labels
-        same_system = own.crs is None and grid.crs is None
-        if not same_system or own.transform is None or grid.transform is None:
-            missing = 'the labels have' if not own.georeferenced else 'the cube has'
-            if (own.rows, own.cols) == (grid.cols, grid.rows):
-                hint += '; the labels would fit if rows and columns were exchanged'
-            raise FileError(
-                f'{path}: cube and labels differ in size, and {missing} no CRS, so '
-                f'they cannot be matched (labels: {own}; cube: {grid}); georeference '
-                f'them (labels_crs=, crs=, transform=) or give labels of the same size'
-                f'{hint}'
-            )
+        check_matching(path, own, grid)
         # Both lie in one system without a name; any flat one does for the warper.
         crs = own_crs = read_crs('EPSG:3857')
     elif own.same_as(grid):

@@ -12,6 +12,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -36,8 +37,10 @@ _FACTORS = {
 UNIT = (
     r'(?:nm|nanomet(?:er|re)s?|\u00b5m|\u03bcm|um|microns?|micromet(?:er|re)s?)(?!\w)'
 )
-#: A number with its unit in the name of a band.
-_NAMED_CENTRE = re.compile(rf'(?<![\d.])(\d+(?:\.\d+)?)\s*({UNIT})', re.IGNORECASE)
+#: A number with its unit in the name of a band; R writes dots for spaces.
+_NAMED_CENTRE = re.compile(rf'(?<![\d.])(\d+(?:\.\d+)?)[\s._]*({UNIT})', re.IGNORECASE)
+#: A name that is a number, perhaps behind one word, such as Band_503 or X450.5.
+_BARE = re.compile(r'\s*([A-Za-z]*[ _]?)(\d{3,5}(?:\.\d+)?)\s*')
 #: Units per cm: nm are 1e7 through the value.
 _WAVENUMBERS = ('wavenumber', '1/cm', 'cm-1', 'cm^-1')
 #: What stands for no unit.
@@ -178,8 +181,8 @@ def told_nanometres(
 def named_centres(names: Sequence[str]) -> list[tuple[float, str | None]]:
     """Find a wavelength in the name of every band: a number with a unit.
 
-    Names that are numbers and nothing else count, if all are too large for numbers of
-    bands.
+    Names that are numbers, all behind the same word or none, count if all are too large
+    for numbers of bands and do not count on.
 
     Args:
         names: The names.
@@ -190,10 +193,13 @@ def named_centres(names: Sequence[str]) -> list[tuple[float, str | None]]:
     found = [_NAMED_CENTRE.findall(name) for name in names]
     if all(len(centres) == 1 for centres in found):
         return [(float(number), own) for ((number, own),) in found]
-    bare = [re.fullmatch(r'\s*\d{3,5}(?:\.\d+)?\s*', name) for name in names]
-    centres = [float(match[0]) for match in bare if match]
+    bare = [match for name in names if (match := _BARE.fullmatch(name))]
+    centres = [float(match[2]) for match in bare]
     far = len(centres) == len(names) and min(centres) >= _LEAST_BARE
-    return [(centre, None) for centre in centres] if far else []
+    steps = {after - before for before, after in pairwise(centres)}
+    counted = len(centres) > 1 and steps == {1.0}
+    alike = len({match[1] for match in bare}) == 1
+    return [(c, None) for c in centres] if far and alike and not counted else []
 
 
 def checked_nanometres(

@@ -53,7 +53,7 @@ def list_variables(path: Path) -> list[Variable]:
 
 def prisma_shape(path: Path) -> tuple[int, int, int] | None:
     """Return rows, columns and bands of a PRISMA product, None for other files."""
-    if path.suffix.lower() not in hdf5.SUFFIXES or not h5py.is_hdf5(path):
+    if not hdf5.claims(path) or not h5py.is_hdf5(path):
         return None
     source = hdf5.open_product(path, Request())
     return None if source is None else source.shape

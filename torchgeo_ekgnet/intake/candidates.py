@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .._reading import FileError, decoded, require_file
+from .._reading import FileError, decoded, elsewhere, require_file
 from .._wording import listed
-from ..datasets.sources import Request, enmap
+from ..datasets.sources import Request, enmap, envi, hdf5
 from ..datasets.sources.envi_files import find
-from ..datasets.sources.envi_header import first_line
+from ..datasets.sources.envi_header import TYPES, EnviHeader, first_line
 from ..datasets.sources.raster import open_raster
 from ..datasets.sources.vector import TABLES, holds_features, read_features
 from ..datasets.units import written_numbers
@@ -126,7 +126,7 @@ def _groups(files: Sequence[str]) -> list[_Group]:
                 require_file(name)
             single[called(name)] = False
         else:
-            raise FileNotFoundError(f'found no file {name}')
+            raise FileNotFoundError(f'found no file {name}{elsewhere(name)}')
     described = {
         os.path.realpath(_data_of(name)) for name in single if _is_header(name)
     }
@@ -138,6 +138,9 @@ def _groups(files: Sequence[str]) -> list[_Group]:
             continue
         groups.append(_Group((name,), from_folder))
     if not groups:
+        for name in files:
+            if name.lower().endswith('.hdr'):
+                EnviHeader(Path(name))  # it says why it is none
         raise FileNotFoundError(
             f'found no file of a scene in {", ".join(files)}: name its cube and its labels'
         )
@@ -185,16 +188,15 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
     shown = group.names[:1]
     if enmap.claims(path) and not several:
         yield Candidate(shown, 'product', enmap.open_source(path, Request()).shape)
-    elif suffix in ARRAY_SUFFIXES:
+    elif suffix in ARRAY_SUFFIXES or hdf5.claims(path):
         shape = None if several else prisma_shape(path)
         if shape is not None:
             yield Candidate(shown, 'product', shape)
             return
         for item in list_variables(Path(paths[0])):
-            if len(item.shape) in (2, 3) and min(item.shape) > 1:
-                yield Candidate(
-                    shown, 'array', item.shape, item.name, several, item.whole
-                )
+            sizes = tuple(size for size in item.shape if size > 1)
+            if len(sizes) in (2, 3):
+                yield Candidate(shown, 'array', sizes, item.name, several, item.whole)
     elif holds_features(path):
         if suffix == '.zip' and not _is_features(path):
             raise ValueError(
@@ -205,18 +207,30 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
     elif suffix in TABLES:
         yield Candidate(shown, _kind_of_text(path), several=several)
     elif suffix == '.xml':
-        if _is_features(path):
+        if b'<RegionsOfInterest' in path.read_bytes():
+            read_features(path)  # it says what is wrong
             yield Candidate(shown, 'vector', several=several)
     elif suffix not in _COMPANIONS:
-        yield _raster(shown, paths[0], several)
+        try:
+            yield _raster(shown, paths[0], several)
+        except ValueError:
+            # GDAL knows more kinds of vector files than have an ending here.
+            if not _is_features(path):
+                raise
+            yield Candidate(shown, 'vector', several=several)
 
 
 def _raster(shown: tuple[str, ...], path: str, several: bool) -> Candidate:
     """Look at what no other format claims."""
     try:
-        with open_raster(_data_of(path)) as file:
-            shape = (file.height, file.width, file.count)
-            whole = np.dtype(file.dtypes[0]).kind in 'iu'
+        # GDAL does not read every header of ENVI that is read.
+        header = envi.header_of(Path(path))
+        if header is not None:
+            shape, kind = header.size, TYPES.get(header.integer('data type'), 'f4')
+        else:
+            with open_raster(_data_of(path)) as file:
+                shape, kind = (file.height, file.width, file.count), file.dtypes[0]
+        whole = np.dtype(kind).kind in 'iu'
     except FileError as error:
         raise ValueError(
             f'{path}: found no raster, array or vector file that can be read, '

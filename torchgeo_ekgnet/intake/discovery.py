@@ -3,6 +3,7 @@
 
 """Find out what the files of a scene are: cube, labels, variables, axes, attribute."""
 
+import fnmatch
 import glob
 import logging
 import os
@@ -91,8 +92,20 @@ def find_scene(
         [*map(str, files), *(n for n in named if n not in files)]
     )
     cube = _choose_cube(items, known, other)
-    labels = _choose_labels([item for item in items if item != cube], cube, known)
-    unfit = _unfit(items, cube) if labels is None else ''
+    rest = [
+        item
+        for item in items
+        if item != cube
+        and not (item.paths == cube.paths and _named_by(cube.variable, item))
+    ]
+    fitting = _fitting(rest, cube, known)
+    asked = need_labels or known.keys() & {'labels', 'labels_variable'}
+    if len(fitting) < 2 or asked or any(item.paths != cube.paths for item in fitting):
+        labels = _choose_labels(rest, fitting, cube, known)
+        unfit = _unfit(items, cube) if labels is None else ''
+    else:
+        # Products hold maps of much beside the cube.
+        labels, unfit = None, f': {_several(fitting)}'
     if labels is None and need_labels:
         raise ValueError(
             f'found the cube {cube} and no labels beside it{unfit}; name a label file '
@@ -146,7 +159,10 @@ def _choose_cube(
         others = [item for item in cubes if item.paths[0] != str(known['labels'])]
         cubes = others or cubes
     if 'cube_variable' in known:
-        cubes = [item for item in cubes if item.variable == known['cube_variable']]
+        name = str(known['cube_variable'])
+        cubes = [item for item in cubes if item.variable == name] or _series(
+            items, name
+        )
     rasters = [item for item in cubes if item.kind == 'raster' and not item.several]
     if len(cubes) == len(rasters) > 1 and len({item.shape[2] for item in rasters}) == 1:
         # Tiles that the shell listed.
@@ -179,14 +195,28 @@ def _choose_cube(
     return cubes[0]
 
 
-def _choose_labels(
+def _named_by(pattern: str | None, item: Candidate) -> bool:
+    """Tell whether a pattern, as of a cube's bands, names a map."""
+    name = item.variable or ''
+    return len(item.shape) == 2 and fnmatch.fnmatch(name, pattern or '')
+
+
+def _series(items: Sequence[Candidate], pattern: str) -> list[Candidate]:
+    """Return the maps that a pattern names as one cube."""
+    maps = [item for item in items if _named_by(pattern, item)]
+    alike = {(item.paths, item.shape) for item in maps}
+    return [
+        Candidate(paths, 'array', (*shape, len(maps)), pattern)
+        for paths, shape in alike
+        if len(alike) == 1
+    ]
+
+
+def _fitting(
     items: Sequence[Candidate], cube: Candidate, known: Mapping[str, Any]
-) -> Candidate | None:
-    """Find the labels of a cube, or None."""
-    if 'labels' in known:
-        items = [item for item in items if item.paths[0] == str(known['labels'])]
-    if 'labels_variable' in known:
-        items = [item for item in items if item.variable == known['labels_variable']]
+) -> list[Candidate]:
+    """List what may be labels of a cube."""
+    items = _asked_for(items, known)
     arrays = [
         item
         for item in items
@@ -197,13 +227,38 @@ def _choose_labels(
     flat = [item for item in items if item.kind == 'raster' and item.shape[2] == 1]
     vectors = [item for item in items if item.kind == 'vector']
     found = [item for item in [*arrays, *flat, *vectors] if item.whole is not False]
-    found = found or [*arrays, *flat]
+    return found or [*arrays, *flat]
+
+
+def _asked_for(items: Sequence[Candidate], known: Mapping[str, Any]) -> list[Candidate]:
+    """Leave out what is not the file or variable that is named as labels."""
+    return [
+        item
+        for item in items
+        if item.paths[0] == str(known.get('labels', item.paths[0]))
+        and item.variable == known.get('labels_variable', item.variable)
+    ]
+
+
+def _several(found: Sequence[Candidate]) -> str:
+    """Say that there is more than one label map."""
+    return (
+        f'found {len(found)} label files or variables ({listed(found, _SHOWN, "; ")}), '
+        'expected one; name it with --labels (the folder, if they are tiles) and '
+        '--labels_variable'
+    )
+
+
+def _choose_labels(
+    items: Sequence[Candidate],
+    found: Sequence[Candidate],
+    cube: Candidate,
+    known: Mapping[str, Any],
+) -> Candidate | None:
+    """Find the labels of a cube, or None."""
     if len(found) > 1:
-        there = listed(found, _SHOWN, '; ')
-        raise ValueError(
-            f'found {len(found)} label files or variables ({there}), expected '
-            'one; name it with --labels (the folder, if they are tiles) and --labels_variable'
-        )
+        raise ValueError(_several(found))
+    items = _asked_for(items, known)
     if not found and 'labels' in known and not any(i.kind == 'array' for i in items):
         # A picture of several bands, or what else is named: it is read as labels.
         return items[0] if items else Candidate((str(known['labels']),), 'file')
@@ -237,7 +292,7 @@ def _describe_cube(
     if cube.variable is not None:
         options.setdefault('cube_variable', cube.variable)
         notes['cube_variable'] = ' x '.join(map(str, cube.shape)) + ' values'
-    if 'axes' in options:
+    if 'axes' in options or glob.has_magic(cube.variable or ''):
         return
     if labels is not None and labels.kind == 'array':
         order = _orders(cube.shape, labels.shape)[0]

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+from affine import Affine
+from rasterio.crs import CRS
 
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.datasets import HyperspectralScene, open_scene
@@ -285,3 +287,54 @@ def test_texts_and_sparse_labels_of_matlab(tmp_path: Path) -> None:
             group[name] = getattr(sparse, key)
     scene = open_scene(path, path)
     assert np.array_equal(scene.label_map, LABELS)
+
+
+class TestContainers:
+    @pytest.mark.parametrize('name', ['a.cdf', 'a.data', 'a'])
+    def test_of_another_ending(self, tmp_path: Path, name: str) -> None:
+        """GDAL takes the last two axes for rows and columns."""
+        with h5py.File(tmp_path / name, 'w') as file:
+            file['cube'] = CUBE
+        assert np.array_equal(open_scene(tmp_path / name).cube, CUBE)
+
+    def test_filter_that_is_missing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with h5py.File(tmp_path / 'a.h5', 'w') as file:
+            file.create_dataset('cube', data=CUBE, compression='gzip')
+        assert np.array_equal(open_scene(tmp_path / 'a.h5').cube, CUBE)
+        monkeypatch.setattr(h5py.h5z, 'filter_avail', lambda code: False)
+        with pytest.raises(FileError, match=r"'/cube' is compressed by filter 1 \("):
+            open_scene(tmp_path / 'a.h5')
+
+    @pytest.mark.parametrize('kind', ['a.nc', 'classic.nc'])
+    @pytest.mark.parametrize(
+        ('told', 'code'),
+        [('EPSG:32633', 32633), ('no such CRS', None), ('LOCAL_CS["site"]', None)],
+    )
+    def test_crs(self, tmp_path: Path, kind: str, told: str, code: int | None) -> None:
+        """CF names the variable that holds it, which may have no numbers."""
+        path = tmp_path / kind
+        wkt = CRS.from_string(told).to_wkt() if code else told
+        places = {'y': 5399985.0 - 30 * np.arange(7), 'x': 500015.0 + np.arange(5)}
+        if kind == 'a.nc':
+            with h5py.File(path, 'w') as file:
+                data = file.create_dataset('cube', data=CUBE)
+                data.attrs['grid_mapping'] = 'spatial: x y'
+                file.create_dataset('spatial', data=b'').attrs['crs_wkt'] = wkt
+                for axis, (name, values) in enumerate(places.items()):
+                    file[name] = values
+                    file[name].make_scale(name)
+                    data.dims[axis].attach_scale(file[name])
+        else:
+            with scipy.io.netcdf_file(path, 'w') as classic:
+                for name, size in (('y', 7), ('x', 5), ('band', 4)):
+                    classic.createDimension(name, size)
+                for name, values in places.items():
+                    classic.createVariable(name, 'f8', (name,))[:] = values
+                cube = classic.createVariable('cube', 'i4', ('y', 'x', 'band'))
+                cube[:], cube.grid_mapping = CUBE, 'crs'
+                classic.createVariable('crs', 'c', ()).spatial_ref = wkt
+        scene = open_scene(path)
+        assert scene.transform == Affine(1, 0, 500014.5, 0, -30, 5400000)
+        assert (scene.crs and scene.crs.to_epsg()) == code

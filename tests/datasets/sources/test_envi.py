@@ -31,6 +31,10 @@ ENTRIES = {
 }
 
 
+#: A place in UTM.
+PLACE = 'map info = {UTM, 1, 1, 5e5, 5e6, 30, 30, 33, North, WGS-84, units=Meters}'
+
+
 def write(
     root: Path,
     extra: str = '',
@@ -122,10 +126,25 @@ class TestDialects:
         assert open_scene(write(tmp_path, extra)).wavelengths is None
         assert f'its 5 wavelengths are all {value}' in caplog.text
 
-    @pytest.mark.parametrize('newline', ['\r\n', '\n'])
+    @pytest.mark.parametrize('newline', ['\r\n', '\n', '\r'])
     def test_ends_of_lines(self, tmp_path: Path, newline: str) -> None:
         path = write(tmp_path, 'bbl = {1, 1, 0, 1, 1}', newline=newline)
         assert open_scene(path).band_indices.tolist() == [0, 1, 3, 4]
+
+    @pytest.mark.parametrize(
+        ('extra', 'told'),
+        [
+            (f'; note = {{\n{PLACE}', "GDAL reads no place from its 'map info'"),
+            (PLACE, ''),
+            ('geo points = {1, 1, 50, 13, 14, 12, 49, 14}', 'ground control points'),
+        ],
+    )
+    def test_place_that_is_not_read(
+        self, tmp_path: Path, extra: str, told: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        scene = open_scene(write(tmp_path, extra))
+        assert (scene.transform is None) == bool(told)
+        assert told in caplog.text and bool(caplog.text) == bool(told)
 
     @pytest.mark.parametrize(
         ('extra', 'match'),

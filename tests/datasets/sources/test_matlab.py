@@ -4,6 +4,7 @@
 """Damaged MATLAB files of version 5 are refused before SciPy's reader sees them."""
 
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,46 @@ def test_cells_of_version_7_3(tmp_path: Path) -> None:
             assert (scene.read(0, 2, 0, 3) == cube).all()
     with pytest.raises(ValueError, match=r'c\.5'):
         open_scene(path, cube_variable='c.5')
+
+
+def test_array_of_structs_of_version_7_3(tmp_path: Path) -> None:
+    cube = np.arange(24, dtype='int16').reshape(2, 3, 4)
+    path = tmp_path / 'structs.mat'
+    with h5py.File(path, 'w', userblock_size=512) as file:
+        structs, inner = file.create_group('s'), file.create_group('#refs#')
+        structs.attrs['MATLAB_class'] = np.bytes_('struct')
+        field = structs.create_dataset('cube', (2, 1), dtype=h5py.ref_dtype)
+        field[0, 0] = inner.create_dataset('a', data=cube.T).ref
+        nested = inner.create_group('b')
+        nested['deep'] = cube.T + 1
+        field[1, 0] = nested.ref
+        # An object is a number of its own, and no array.
+        made = file.create_dataset('gt', data=np.ones((1, 6), 'uint32'))
+        made.attrs['MATLAB_object_decode'] = 3
+    assert (open_scene(path, cube_variable='s/1/cube').cube == cube).all()
+    assert (open_scene(path, cube_variable='s.2.cube.deep').cube == cube + 1).all()
+    with pytest.raises(ValueError, match=r"no variable 'gt'.*categorical arrays of MA"):
+        open_scene(path, path, cube_variable='s/1/cube', labels_variable='gt')
+
+
+@pytest.mark.parametrize('compressed', [True, False])
+def test_objects_beside_arrays(tmp_path: Path, compressed: bool) -> None:
+    """SciPy lists no variable of a file that holds a table or a text in quotes."""
+    path, cube = tmp_path / 'a.mat', np.arange(24.0).reshape(2, 3, 4)
+    scipy.io.savemat(path, {'cube': cube}, do_compression=compressed)
+
+    def element(kind: int, data: bytes) -> bytes:
+        head = kind.to_bytes(4, 'little') + len(data).to_bytes(4, 'little')
+        return head + data + bytes(0 if kind == 15 else -len(data) % 8)
+
+    values = element(6, bytes([13, *bytes(7)])) + element(5, bytes([1, 0, 0, 0] * 2))
+    values += element(1, b'') + element(6, bytes(4))
+    names = b''.join(element(1, name) for name in (b'note', b'MCOS', b'string'))
+    made = element(14, element(6, bytes([17, *bytes(7)])) + names + element(14, values))
+    if compressed:
+        made = element(15, zlib.compress(made))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:128] + made + whole[128:])
+    with pytest.raises(TypeError):
+        scipy.io.whosmat(path)
+    assert (open_scene(path).cube == cube).all()

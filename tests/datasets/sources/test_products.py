@@ -90,7 +90,12 @@ class TestEnmap:
         return path
 
     @pytest.mark.parametrize(
-        'parts', [{'': slice(5)}, {'_VNIR': slice(3), '_SWIR': slice(3, 5)}]
+        'parts',
+        [
+            {'': slice(5)},
+            {'_VNIR': slice(3), '_SWIR': slice(3, 5)},
+            {'_COG': slice(5)},  # as the archive of DLR has it
+        ],
     )
     def test_product(self, tmp_path: Path, parts: dict[str, slice]) -> None:
         path = self.write(tmp_path, parts)
@@ -225,6 +230,8 @@ class TestPixelsOnOneAxis:
 
     def test_suggested(self, tmp_path: Path) -> None:
         scipy.io.savemat(tmp_path / 'a.mat', {'V': CUBE.reshape(-1, 5)})
+        with pytest.raises(FileError, match=r"must order the letters .* got ''"):
+            open_scene(tmp_path / 'a.mat', axes='')
         with pytest.raises(
             FileError,
             match=r'exchanged\? Bands x pixels open with size=\[rows, columns\] and axes',

@@ -4,6 +4,7 @@
 """Tests of rasters: bands, pages, subdatasets, alpha, tags, legends."""
 
 import pickle
+import re
 from pathlib import Path
 
 import h5py
@@ -91,7 +92,7 @@ class TestBandTags:
         path = self.tagged(tmp_path, [{}, {'bbl': '0'}])
         assert open_scene(path).band_indices.tolist() == [0, 2, 3, 4]
 
-    @pytest.mark.parametrize('key', ['center_wavelength', 'WAVELENGTHS', 'wl'])
+    @pytest.mark.parametrize('key', ['central_wavelength_nm', 'WAVELENGTHS', 'wl'])
     def test_other_names_of_the_tag(self, tmp_path: Path, key: str) -> None:
         centres = [450.25, 550, 650, 750, 850]
         path = self.tagged(tmp_path, [{key: f'{centre} nm'} for centre in centres])
@@ -114,7 +115,7 @@ class TestBandTags:
         'name',
         [
             *('{0} nm', 'B{1} ({0:.2f} Nanometers)', '{0}nm', 'band {1}: {0} NM'),
-            *('wl_{0}nm', '{0}'),
+            *('wl_{0}nm', '{0}', 'Band_{0}', 'X{0}.Nanometers'),
         ],
     )
     def test_names_of_the_bands(self, tmp_path: Path, name: str) -> None:
@@ -129,7 +130,7 @@ class TestBandTags:
             assert scene.wavelengths.tolist() == [400 + 50.25 * b for b in range(1, 6)]
 
     @pytest.mark.parametrize(
-        'name', ['band {0}', '{0}', '10{0}', 'B{0} 10 nm 20 nm', '5 numb']
+        'name', ['band {0}', '{0}', '10{0}', 'B{0} 10 nm 20 nm', '5 numb', 'B30{0}']
     )
     def test_names_without_wavelengths(self, tmp_path: Path, name: str) -> None:
         path = self.tagged(tmp_path, [])
@@ -199,7 +200,7 @@ class TestContainers:
 
     def test_subdatasets(self, tmp_path: Path) -> None:
         # GDAL's HDF5 driver lists the arrays; the ending keeps our reader away.
-        path = tmp_path / 'a.bag5'
+        path = tmp_path / 'a.kea'
         with h5py.File(path, 'w') as file:
             file['scene/cube'] = BANDS
             file['scene/labels'] = BANDS[0]
@@ -406,3 +407,16 @@ class TestRaster:
         (tmp_path / 'bad.tif').write_text('not a raster')
         with pytest.raises(ValueError, match='cannot be read as a raster'):
             open_scene(tmp_path / 'bad.tif')
+        paths = geotiff.make_stack(tmp_path)
+        rasterio.shutil.copy(paths[0], tmp_path / 'a.vrt', driver='VRT')
+        moved = paths[0].rename(tmp_path / 'moved.tif')
+        with pytest.raises(FileError, match=f'{paths[0].name}: No such file'):
+            open_scene([tmp_path / 'a.vrt', moved])
+        text = (tmp_path / 'a.vrt').read_text()
+        band = re.search('<VRTRasterBand.*</VRTRasterBand>', text, re.DOTALL)
+        assert band is not None
+        other = band[0].replace('band="1"', 'band="2"')
+        other = re.sub('<NoDataValue>[^<]*', '<NoDataValue>7', other)
+        (tmp_path / 'b.vrt').write_text(text.replace(band[0], band[0] + other))
+        with pytest.raises(FileError, match=f'{paths[0].name}: No such file'):
+            open_scene(tmp_path / 'b.vrt')

@@ -53,7 +53,9 @@ def axes_of(request: Request, told: str | None = None) -> str:
     if request.labels:
         # A third axis has length 1, and is dropped.
         return (told or 'yx').replace('b', '')
-    axes = request.axes or (told if told is not None and len(told) == 3 else 'yxb')
+    axes = request.axes
+    if axes is None:
+        axes = told if told is not None and len(told) == 3 else 'yxb'
     if axes in _FLAT:
         if request.size is None or len(request.size) != 2 or min(request.size) < 1:
             raise FileError(

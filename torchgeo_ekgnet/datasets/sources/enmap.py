@@ -16,7 +16,10 @@ from . import raster
 from .base import Request, Source
 from .stack import StackSource
 
-_IMAGE = re.compile(r'(.*-)SPECTRAL_IMAGE(_VNIR|_SWIR)?\.TIFF?$', re.IGNORECASE)
+#: The archive of DLR hands out images that are optimised for the cloud.
+_IMAGE = re.compile(
+    r'(.*-)SPECTRAL_IMAGE(?:_VNIR|_SWIR)?(?:_COG)?\.TIFF?$', re.IGNORECASE
+)
 _METADATA = re.compile(r'(.*-)METADATA\.XML$', re.IGNORECASE)
 
 
@@ -57,19 +60,19 @@ def open_source(path: Path, request: Request) -> Source:
     assert metadata is not None
     start = metadata.name[: -len('METADATA.XML')]
     names = [f'{start}SPECTRAL_IMAGE{part}' for part in ('', '_VNIR', '_SWIR')]
-    images = [
-        image
-        for name in names
-        for ending in ('.TIF', '.TIFF')
-        if (image := _sibling(metadata, name + ending)) is not None
+    endings = ('.TIF', '.TIFF', '_COG.TIF', '_COG.TIFF')
+    found = [
+        [_sibling(metadata, name + ending) for ending in endings] for name in names
     ]
+    # Of one image in several files the first is taken.
+    whole, *parts = [next(filter(None, images), None) for images in found]
+    images = [whole] if whole else list(filter(None, parts))
     if not images:
         raise FileNotFoundError(
             f'{metadata} describes an EnMAP product, but there is no image beside it, '
             f'expected {names[0]}.TIF, or {names[1]}.TIF and {names[2]}.TIF'
         )
-    single = [image for image in images if '_IMAGE.' in image.name.upper()]
-    return EnmapSource(metadata, single or images)
+    return EnmapSource(metadata, images)
 
 
 class EnmapSource(StackSource):

@@ -42,20 +42,35 @@ def claims(path: Path) -> bool:
     return find(path) is not None
 
 
-def open_source(path: Path, request: Request) -> Source:
-    """Open what an ENVI header describes."""
+def header_of(path: Path) -> EnviHeader | None:
+    """Return the header of a raw binary file, None for files of other kinds.
+
+    Args:
+        path: Header or binary file.
+
+    Raises:
+        FileError: If the header calls the file something that is not read.
+    """
     found = find(path)
-    assert found is not None
-    header, data = EnviHeader(found[0]), found[1]
-    kind = header.file_type
-    if kind in FOREIGN:
-        kind_of_data = hdf5 if hdf5.claims(data) else raster
-        return DescribedSource(header, kind_of_data.open_source(data, request))
-    if kind not in _RAW:
+    header = None if found is None else EnviHeader(found[0])
+    if header is None or header.file_type in FOREIGN:
+        return None
+    if header.file_type not in _RAW:
         raise FileError(
             f'{header.path}: found file type {header.text("file type")!r}, expected an '
             f'image ({", ".join(filter(None, _RAW))}, {", ".join(FOREIGN)})'
         )
+    return header
+
+
+def open_source(path: Path, request: Request) -> Source:
+    """Open what an ENVI header describes."""
+    found, header = find(path), header_of(path)
+    assert found is not None
+    data = found[1]
+    if header is None:
+        kind = hdf5 if hdf5.claims(data) else raster
+        return DescribedSource(EnviHeader(found[0]), kind.open_source(data, request))
     if not (request.labels and (request.variable or '').isdecimal()):
         request.expect_no_variable(data)
     return EnviSource(header, require_file(data, 'ENVI binary file'))
@@ -75,11 +90,10 @@ class DescribedSource(Source):
         Raises:
             FileError: If header and file differ in size.
         """
-        told = tuple(header.integer(key) for key in ('lines', 'samples', 'bands'))
-        if told != inner.shape:
+        if header.size != inner.shape:
             raise FileError(
-                f'{header.path} says {told} lines, samples and bands, but {inner.where} '
-                f'has {inner.shape}, expected the same'
+                f'{header.path} says {header.size} lines, samples and bands, but '
+                f'{inner.where} has {inner.shape}, expected the same'
             )
         self.header, self._inner = header, inner
         super().__init__(inner.files, inner.shape, inner.dtype)
@@ -233,10 +247,7 @@ class EnviSource(DescribedSource):
 def _layout(header: EnviHeader) -> Layout:
     """Return how the values lie in the binary file."""
     path = header.path
-    sizes = {
-        axis: header.integer(key)
-        for axis, key in (('y', 'lines'), ('x', 'samples'), ('b', 'bands'))
-    }
+    sizes = dict(zip('yxb', header.size, strict=True))
     if min(sizes.values()) < 1:
         raise FileError(
             f'{path}: lines, samples and bands are {", ".join(map(str, sizes.values()))}'
@@ -295,7 +306,7 @@ def _check_size(header: EnviHeader, data: Path, layout: Layout) -> None:
                 f'binary (file type {header.text("file type")!r}); correct its file '
                 'type, or remove the header'
             )
-    rows, cols, bands = (header.integer(key) for key in ('lines', 'samples', 'bands'))
+    rows, cols, bands = header.size
     size = (
         f'{rows} lines x {cols} samples x {bands} bands of {layout.dtype.name} after '
         f'{layout.offset} bytes need {layout.nbytes}'
@@ -351,8 +362,16 @@ def _compared(
             )
         if not any(layout.major + layout.minor):
             _compare_values(path, dataset, values)
+        grid = raster.grid_of(dataset)
+        if grid.transform is None and header.text('map info') is not None:
+            # GDAL takes a brace in a comment for the start of a list, for one.
+            logger.warning(
+                "%s: GDAL reads no place from its 'map info', so maps of it lie nowhere; "
+                'correct the header, or give crs= and transform=',
+                path,
+            )
         tagged = [dataset.tags(band).get('wavelength') for band in dataset.indexes]
-        return raster.grid_of(dataset), dataset.nodatavals[0], tagged
+        return grid, dataset.nodatavals[0], tagged
 
 
 def _compare_values(path: Path, dataset: Any, values: MemmapSource) -> None:

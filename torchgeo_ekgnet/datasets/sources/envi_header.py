@@ -41,7 +41,8 @@ _REMEDIES = {
 def first_line(path: Path) -> str:
     """Return the first line of a header, stripped."""
     with reading(path, 'a text header'), path.open('rb') as file:
-        return decoded(file.readline(80)).strip()
+        line = re.split(rb'[\r\n]', file.read(80).replace(b'\0', b''))[0]
+    return decoded(line.lstrip(b'\xff\xfe\xef\xbb\xbf')).strip()
 
 
 class EnviHeader:
@@ -191,6 +192,16 @@ class EnviHeader:
                 f'{"bands" if count is None else "numbers"}{remedy}'
             )
         return numbers
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Rows, columns and bands.
+
+        Raises:
+            FileError: If one is missing, or no whole number.
+        """
+        rows, cols, bands = map(self.integer, ('lines', 'samples', 'bands'))
+        return rows, cols, bands
 
     @property
     def file_type(self) -> str:

@@ -22,14 +22,11 @@ logger = logging.getLogger(__name__)
 
 #: What files call the band centres, lower case.
 WAVELENGTHS = (
-    'wavelength',
-    'wavelengths',
-    'wavelength_nm',
-    'wavelengths_nm',
-    'center_wavelength',
-    'center_wavelengths',
-    'central_wavelength',
-    'central_wavelengths',
+    *(
+        f'{word}wavelength{end}'
+        for word in ('', 'center_', 'central_', 'centre_')
+        for end in ('', 's', '_nm', 's_nm', '_um', 's_um')
+    ),
     'band_centers',
     'band_centres',
     'lambda',

@@ -13,23 +13,28 @@ import h5py
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 
 from ..._reading import FileError, check_memory, reading
+from ..._wording import shortened
 from ..labels import LabelLegend
 from ..nodata import is_nodata
-from ..raster import Grid
+from ..raster import Grid, placed_crs, read_crs
 from ..units import nanometres
 from .axes import axes_of, bands_in, in_order, kept_axes, reorder
 from .base import Chosen, Request, Source
 from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
 from .facts import Variable, band_facts, lower, named_classes, text_of
-from .hdf5_file import AXES, COORDINATES, class_names_of, open_hdf5
+from .hdf5_file import AXES, COORDINATES, SYSTEM, class_names_of, open_hdf5
 from .stack import StackSource
 from .variables import Listed, pick, series
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
+
+#: Endings of rasters that are HDF5 or NetCDF inside.
+_RASTERS = ('.kea', '.bag', '.grd')
 
 #: Units of coordinates that a CRS has as well, without the end of "degrees_north".
 _PLACED = ('m', 'meter', 'metre', 'degree')
@@ -42,8 +47,17 @@ _NODATA = ('_fillvalue', 'missing_value', 'data_ignore_value', 'nodata_value', '
 
 
 def claims(path: Path) -> bool:
-    """Tell whether a path names an HDF5 or NetCDF file."""
-    return path.suffix.lower() in SUFFIXES
+    """Tell whether a path names an HDF5 or NetCDF file, or is one by its first bytes.
+
+    GDAL, which would open it otherwise, takes the last axes for rows and columns.
+    """
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES or not path.is_file():
+        return suffix in SUFFIXES
+    if suffix in _RASTERS:
+        return False
+    with reading(path, 'a file'), path.open('rb') as file:
+        return file.read(8).startswith((b'\x89HDF\r\n\x1a\n', b'CDF\x01', b'CDF\x02'))
 
 
 def open_source(path: Path, request: Request) -> Source:
@@ -172,11 +186,12 @@ class HDF5Source(Source):
             )
             super().__init__((path,), size, dtype)
             if request.size is None:
-                # A CRS that a file names is not read.
                 named = zip(self._places, own.get(COORDINATES, ()), strict=False)
                 held = {axis: variables.get(name.strip('/')) for axis, name in named}
                 transform = _transform(held.get('x'), held.get('y'))
-                self._grid = Grid(*self.shape[:2], transform=transform)
+                system = None if transform is None else own.get(SYSTEM)
+                crs = None if system is None else _system(path, system)
+                self._grid = Grid(*self.shape[:2], crs, transform)
 
     @property
     def nodata(self) -> float | None:
@@ -276,7 +291,7 @@ class PrismaSource(StackSource):
         request: Request,
     ) -> None:
         """Initialize a new PrismaSource instance."""
-        axes = request.axes or 'ybx'
+        axes = 'ybx' if request.axes is None else request.axes
         parts = [
             HDF5Source(path, replace(request, variable=name, axes=axes))
             for name in cubes
@@ -329,6 +344,17 @@ class PrismaSource(StackSource):
         return bad if bad.any() else None
 
 
+def _system(path: Path, wkt: str) -> CRS | None:
+    """Return the CRS that a file tells, None where PROJ does not know it."""
+    try:
+        return placed_crs(read_crs(wkt), str(path))
+    except ValueError as error:
+        logger.warning(
+            '%s: found a CRS that is left out (%s)', path, shortened(str(error))
+        )
+        return None
+
+
 def _transform(x: Variable | None, y: Variable | None) -> Affine | None:
     """Return the transform of evenly spaced centres of pixels, None for any others."""
     lines = []
@@ -355,9 +381,21 @@ def _transform(x: Variable | None, y: Variable | None) -> Affine | None:
 def _check_parts(path: Path, data: Any) -> None:
     """Refuse a dataset whose values lie in other files that are not there.
 
-    HDF5 gives the fill value for them.
+    HDF5 gives the fill value for them. Refuse one that is compressed in a way that is not
+    known here, too.
     """
-    if not isinstance(data, h5py.Dataset) or not data.is_virtual:
+    if not isinstance(data, h5py.Dataset):
+        return
+    stored = data.id.get_create_plist()
+    for number in range(stored.get_nfilters()):
+        code, *_, name = stored.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            raise FileError(
+                f'{path}: {data.name!r} is compressed by filter {code} '
+                f'({text_of(name) or "without a name"}), which HDF5 does not have here, '
+                'expected one that it has; write it anew with gzip (h5repack -f GZIP=4)'
+            )
+    if not data.is_virtual:
         return
     for source in data.virtual_sources():
         name = source.file_name

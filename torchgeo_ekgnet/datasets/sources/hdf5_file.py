@@ -3,6 +3,7 @@
 
 """What an HDF5 or NetCDF file holds: its arrays by name, whatever stores or links them."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from .facts import Variable, are_class_names, is_fact, text_of, written_fact
 AXES = ' axes'
 #: The same with the names of the variables that hold the coordinates of each axis.
 COORDINATES = ' coordinates'
+#: The same with the CRS, as WKT, of the variable that ``grid_mapping`` names.
+SYSTEM = ' crs'
 
 Members = list[tuple[str, Any]]
 """Datasets and groups by their names."""
@@ -63,17 +66,24 @@ def open_hdf5(
         )
     with reading(path, 'HDF5'), h5py.File(path, 'r') as file:
         variables: dict[str, Variable] = {}
+        systems: dict[str, str] = {}
 
         def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
             own = _attributes(item)
+            _note_system(systems, name, own)
             if 'MATLAB_sparse' in own and isinstance(item, h5py.Group):
                 variables[name] = Variable(_full(path, item), {})
             if name.rpartition('/')[0] in variables or name.startswith('#'):
                 return
+            # Texts in double quotes, tables and the like lie in a place of their own.
+            if 'MATLAB_object_decode' in own:
+                return
             kind = text_of(own.get('MATLAB_class'))
-            if kind == 'cell':
-                for number, cell in _cells(item):
-                    variables[f'{name}/{number}'] = Variable(cell, {})
+            for place, cell in _cells(name, item, kind):
+                visit(place, cell)
+                if isinstance(cell, h5py.Group):
+                    for inner, member in _members(cell):
+                        visit(f'{place}/{inner}', member)
             texts = _texts(item) if is_fact(name) else None
             if texts is not None:
                 fact = written_fact(path, name, texts, own)
@@ -105,7 +115,28 @@ def open_hdf5(
                 f'{path}: {name!r} should lie at {lost[name]}, and found nothing there, '
                 'expected the file that the link names beside it'
             )
+        _give_systems(variables, systems)
         yield variables, _attributes(file)
+
+
+def _note_system(
+    systems: dict[str, str], name: str, attributes: Mapping[str, Any]
+) -> None:
+    """Keep the CRS that a variable tells, which may have no values, by its short name."""
+    for key in ('crs_wkt', 'spatial_ref'):
+        if text := text_of(attributes.get(key)):
+            systems[name.split('/')[-1]] = text
+
+
+def _give_systems(variables: dict[str, Variable], systems: Mapping[str, str]) -> None:
+    """Give every variable the CRS of the one that its ``grid_mapping`` names."""
+    for name, (data, own) in variables.items():
+        # 'crs', 'group/crs' or 'crs: x y'
+        named = re.match(
+            r'[\w/]*?(\w+)\s*(?::|$)', text_of(own.get('grid_mapping')) or ''
+        )
+        if named is not None and named[1] in systems:
+            variables[name] = Variable(data, {**own, SYSTEM: systems[named[1]]})
 
 
 def class_names_of(path: Path) -> dict[str, Any]:
@@ -172,14 +203,18 @@ def _texts(item: Any) -> Any:
     return None if h5py.check_string_dtype(item.dtype) is None else item[()]
 
 
-def _cells(item: Any) -> Iterator[tuple[int, Any]]:
-    """Yield number and array of the numeric cells of MATLAB, which are references."""
-    if item.dtype != h5py.ref_dtype:
+def _cells(name: str, item: Any, kind: str | None) -> Iterator[tuple[str, Any]]:
+    """Yield what MATLAB keeps by references: cells, and fields of an array of structs."""
+    if not isinstance(item, h5py.Dataset) or item.dtype != h5py.ref_dtype:
+        return
+    struct, _, field = name.rpartition('/')
+    is_field = text_of(item.parent.attrs.get('MATLAB_class')) == 'struct'
+    if kind != 'cell' and not is_field:
         return
     for number, reference in enumerate(np.ravel(item[()].T), start=1):
-        cell = item.file[reference] if reference else None
-        if isinstance(cell, h5py.Dataset) and cell.dtype.kind in 'iufb':
-            yield number, cell
+        if reference:
+            place = f'{name}/{number}' if kind else f'{struct}/{number}/{field}'
+            yield place, item.file[reference]
 
 
 def _full(path: Path, group: h5py.Group) -> NDArray[Any]:
@@ -234,8 +269,10 @@ def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, 
     with reading(path, 'NetCDF'), scipy.io.netcdf_file(path, mmap=False) as file:
         # scipy keeps the attributes of a file or variable among its own ones.
         variables: dict[str, Variable] = {}
+        systems: dict[str, str] = {}
         for name, item in file.variables.items():
             kind, own = item.data.dtype, vars(item)
+            _note_system(systems, name, own)
             if kind.kind in 'iuf':
                 values = item.data.astype(kind.newbyteorder('='))
                 names = item.dimensions
@@ -243,4 +280,5 @@ def _read_classic_netcdf(path: Path) -> tuple[dict[str, Variable], Mapping[str, 
                 variables[name] = Variable(values, told)
             elif is_fact(name) and (fact := written_fact(path, name, item.data, own)):
                 variables[name] = fact
+        _give_systems(variables, systems)
         return variables, dict(vars(file))

@@ -4,6 +4,7 @@
 """MATLAB files: v5 here, v7.3 through HDF5."""
 
 import inspect
+import io
 import mmap
 import os
 import zlib
@@ -24,6 +25,8 @@ from .base import Request, Source
 from .variables import Listed, TextsOf, open_array
 
 SUFFIXES = ('.mat',)
+
+Order = Literal['little', 'big']
 
 #: What MATLAB calls arrays of numbers, and their bytes a value.
 _NUMBERS = {
@@ -49,6 +52,9 @@ _ELEMENTS = frozenset((*range(1, 8), 9, *range(12, 19)))
 
 #: Bytes of a compressed matrix whose elements are looked at; its values have a sum.
 _LOOKED_AT = 1 << 16
+
+#: The class of matrices that are objects.
+_OBJECT = 17
 
 #: Bytes before the first element, and the deepest nesting that is looked at.
 _HEADER, _DEPTH = 128, 20
@@ -87,7 +93,7 @@ def _look_into(
 ) -> tuple[dict[str, Listed], dict[str, NDArray[Any]], TextsOf]:
     """List the arrays of a v5 file, and give those that are nested, and its texts."""
     check_elements(path)
-    found = scipy.io.whosmat(path)
+    found = _found(path)
     kinds = {name: kind for name, _, kind in found}
     nests = {name: _loaded(path, name) for name in kinds if kinds[name] in _NESTS}
     inner = {
@@ -161,6 +167,28 @@ def _texts(
     return found
 
 
+def _found(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
+    """List name, shape and kind of the variables of a file, objects left out.
+
+    SciPy lists nothing where one is an object: a text in double quotes, a table or
+    a categorical array.
+    """
+    try:
+        found = scipy.io.whosmat(path)
+    except TypeError:
+        content = path.read_bytes()
+        order = _order_of(content)
+        kept = [
+            whole
+            for kind, body, whole in _elements(
+                path, memoryview(content)[_HEADER:], order
+            )
+            if _class_of(kind, body, order) != _OBJECT
+        ]
+        found = scipy.io.whosmat(io.BytesIO(content[:_HEADER] + b''.join(kept)))
+    return [item for item in found if not item[0].startswith('__')]
+
+
 def check_elements(path: Path) -> None:
     """Refuse a v5 file with elements of unknown types, which end SciPy's process.
 
@@ -172,24 +200,37 @@ def check_elements(path: Path) -> None:
     """
     with path.open('rb') as file:
         header = file.read(_HEADER)
-        order: Literal['little', 'big'] = 'little' if header[126:] == b'IM' else 'big'
         # Files of version 4 have no such header.
         if header[126:] not in (b'IM', b'MI') or not file.read(1):
             return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            view = memoryview(content)
-            try:
-                _check_elements(path, view[_HEADER:], order)
-            finally:
-                view.release()
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _check_elements(path, memoryview(content)[_HEADER:], _order_of(header))
+
+
+def _order_of(header: bytes) -> Order:
+    """Return the order of bytes of a file."""
+    return 'little' if header[126:_HEADER] == b'IM' else 'big'
 
 
 def _check_elements(
-    path: Path, content: memoryview, order: Literal['little', 'big'], depth: int = 0
+    path: Path, content: memoryview, order: Order, depth: int = 0
 ) -> None:
     """Look at the tags of elements, and into matrices."""
+    if depth == _DEPTH:
+        return
+    for kind, body, _ in _elements(path, content, order):
+        if kind == _MATRIX:
+            _check_elements(path, body, order, depth + 1)
+        elif kind == _COMPRESSED:
+            _check_elements(path, _start_of(body), order, depth + 1)
+
+
+def _elements(
+    path: Path, content: memoryview, order: Order
+) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Yield type, content and whole of each element."""
     at = 0
-    while at + 8 <= len(content) and depth < _DEPTH:
+    while at + 8 <= len(content):
         kind = int.from_bytes(content[at : at + 4], order)
         size, body = int.from_bytes(content[at + 4 : at + 8], order), at + 8
         if kind >> 16:
@@ -200,15 +241,21 @@ def _check_elements(
                 f'{path} is damaged: found an element of type {kind} at byte '
                 f'{at} of a matrix, expected a type of MATLAB 5; export it again'
             )
-        if kind == _MATRIX:
-            _check_elements(path, content[body : body + size], order, depth + 1)
-        elif kind == _COMPRESSED:
-            data = zlib.decompressobj().decompress(
-                content[body : body + size], _LOOKED_AT
-            )
-            _check_elements(path, memoryview(data), order, depth + 1)
         padded = size if kind == _COMPRESSED else -(-size // 8) * 8
-        at = body + (4 if body == at + 4 else padded)
+        end = body + (4 if body == at + 4 else padded)
+        yield kind, content[body : body + size], content[at:end]
+        at = end
+
+
+def _start_of(body: memoryview) -> memoryview:
+    """Return the first bytes of a compressed matrix."""
+    return memoryview(zlib.decompressobj().decompress(body, _LOOKED_AT))
+
+
+def _class_of(kind: int, body: memoryview, order: Order) -> int:
+    """Return the class of a matrix, which is the first of its flags."""
+    flags = _start_of(body)[16:20] if kind == _COMPRESSED else body[8:12]
+    return int.from_bytes(flags, order) & 0xFF
 
 
 def _fields(path: str, value: Any) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -163,6 +163,12 @@ def grid_of(dataset: Any) -> Grid:
     transform = dataset.transform
     if transform.is_identity:
         transform = None
+        if dataset.gcps[0] or dataset.rpcs:
+            logger.warning(
+                '%s: it is placed by ground control points or RPCs, which are left out, '
+                'so maps of it lie nowhere; gdalwarp makes a grid of it',
+                dataset.name,
+            )
     crs = placed_crs(dataset.crs, str(dataset.name))
     return Grid(dataset.height, dataset.width, crs, transform)
 
@@ -193,12 +199,6 @@ class RasterSource(Source):
             if not dataset.count:
                 raise FileError(f'{path}: found a raster without bands, expected some')
             self._grid = grid_of(dataset)
-            if self._grid.transform is None and (dataset.gcps[0] or dataset.rpcs):
-                logger.warning(
-                    '%s: it is placed by ground control points or RPCs, which are left '
-                    'out, so maps of it lie nowhere; gdalwarp makes a grid of it',
-                    path,
-                )
             self._alpha = _alpha_band(path, dataset)
             self._indexes = [band for band in dataset.indexes if band != self._alpha]
             types = [dataset.dtypes[band - 1] for band in self._indexes]
@@ -240,6 +240,7 @@ class RasterSource(Source):
     def nodata(self) -> float | None:
         """Value that the file declares for missing data."""
         if len(self._nodatas) > 1:
+            self.read(slice(0, 1), slice(0, 1))  # a file of a VRT may be missing
             raise FileError(
                 f'the bands of {self.where} declare different nodata values '
                 f'({sorted(self._nodatas)}); name one with nodata='
@@ -377,14 +378,19 @@ class RasterSource(Source):
 def _alpha_band(path: Path, dataset: Any) -> int | None:
     """Return the number of an alpha band, None without.
 
-    Writers call the fourth band of any cube so; only 0 and one other value make a mask.
+    Writers call the fourth band of any cube so; only 0 and one other value make a mask,
+    and it shows something: where one band a class is written, all others are 0.
     """
     last = dataset.count
     if last < 2 or dataset.colorinterp[last - 1] is not ColorInterp.alpha:
         return None
-    values = np.unique(dataset.read(last))
+    last_band = dataset.read(last)
+    values = np.unique(last_band)
     full = 255 if values.dtype == np.uint8 else 65535
     if not np.isin(values, (0, full)).all() or full not in values:
+        return None
+    shown = last_band == full
+    if not any(dataset.read(band)[shown].any() for band in range(1, last)):
         return None
     logger.warning('%s: band %d is an alpha band and is taken as mask', path, last)
     return int(last)

@@ -131,6 +131,7 @@ def pick(path: Path, shapes: Mapping[str, tuple[int, ...]], request: Request) ->
                     f'name an array of it, such as {inner[0]!r}'
                     if inner
                     else f'name one of these ({request.named_by}=)'
+                    + _objects_hint(path)
                 )
             )
         if not _fits(shapes[name], request) and len(_kept(shapes[name], ndim)) != ndim:
@@ -154,8 +155,19 @@ def pick(path: Path, shapes: Mapping[str, tuple[int, ...]], request: Request) ->
             f'{listed or "nothing that is an array of numbers"}; '
             f'name the variable ({request.named_by}=)'
             + (hint or ('' if found else _flat_hint(shapes, request)))
+            + ('' if found else _objects_hint(path))
         )
     return found[0]
+
+
+def _objects_hint(path: Path) -> str:
+    """Say what in files of MATLAB is no array."""
+    if path.suffix.lower() != '.mat':
+        return ''
+    return (
+        '; strings, tables and categorical arrays of MATLAB are not read: cellstr() and '
+        'double() make arrays of them'
+    )
 
 
 def series(

@@ -50,26 +50,29 @@ LAYERED = ('.gpkg', '.sqlite', '.kml', '.kmz', '.gml', '.gpx', '.dxf', '.gdb')
 TABLES = ('.csv', '.tsv', '.txt', '.roi')
 
 #: Names of columns that hold places, by what the places are.
-_PLACES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+_PLACES = {
     'degrees': (
-        ('lon', 'long', 'longitude', 'lng', 'londd', 'longdd'),
-        ('lat', 'latitude', 'latdd'),
+        'lon long longitude lng londd longdd lonwgs decimallongitude',
+        'lat latitude latdd latwgs decimallatitude',
     ),
     'scene': (
-        (
-            *('x', 'easting', 'east', 'e', 'utmx', 'xutm', 'utme', 'rechtswert'),
-            *('xcoord', 'xcoordinate', 'coordx', 'coordsx', 'pointx', 'mapx'),
-        ),
-        (
-            *('y', 'northing', 'north', 'n', 'utmy', 'yutm', 'utmn', 'hochwert'),
-            *('ycoord', 'ycoordinate', 'coordy', 'coordsy', 'pointy', 'mapy'),
-        ),
+        'x easting east e utmx xutm utme utmeast xcoord xcoordinate coordx coordsx mapx '
+        + 'pointx coordsx1 rechtswert',
+        'y northing north n utmy yutm utmn utmnorth ycoord ycoordinate coordy coordsy mapy '
+        + 'pointy coordsx2 hochwert',
     ),
-    'pixels': (
-        ('col', 'column', 'cols', 'sample', 'pixelx'),
-        ('row', 'rows', 'line', 'pixely'),
-    ),
+    'pixels': ('col column cols sample pixelx', 'row rows line pixely'),
 }
+#: Names of columns that hold geometries as text, from QGIS's clipboard and PostGIS too.
+_SHAPES = (
+    'wkt',
+    'geometry',
+    'wktgeom',
+    'thegeom',
+    'geom',
+    'wktgeometry',
+    'geometrywkt',
+)
 
 
 def holds_features(path: Path) -> bool:
@@ -262,15 +265,15 @@ def _read_table(path: Path) -> Features:
             'as x,y,class; a label map written as a matrix is read from .npy, .mat or '
             'GeoTIFF'
         )
-    columns = {re.sub(r'[^a-z]', '', str(name).lower()): name for name in table.columns}
+    columns = _plain_names(table)
     for kind, names in _PLACES.items():
         found = [
-            next((columns[name] for name in axis if name in columns), None)
+            next((columns[name] for name in axis.split() if name in columns), None)
             for axis in names
         ]
         if None not in found:
             return _points(path, table, str(found[0]), str(found[1]), kind)
-    shape = columns.get('wkt') or columns.get('geometry')
+    shape = next((columns[name] for name in _SHAPES if name in columns), None)
     if shape is None:
         raise VectorFileError(
             f'{path}: found columns {list(map(str, table.columns))}, expected places in '
@@ -280,6 +283,19 @@ def _read_table(path: Path) -> Features:
         geometry = geopandas.GeoSeries.from_wkt(table[shape])
         frame = geopandas.GeoDataFrame(table.drop(columns=shape), geometry=geometry)
     return Features(frame, 'scene')
+
+
+def _plain_names(table: pd.DataFrame) -> dict[str, str]:
+    """Return the columns by the letters of their names, with their digits and without.
+
+    What stands in brackets is a unit. Of two names with the same letters the first counts.
+    """
+    found: dict[str, str] = {}
+    for other in ('a-z0-9', 'a-z'):
+        for name in table.columns:
+            word = re.sub(r'[(\[].*?[)\]]', '', str(name).lower())
+            found.setdefault(re.sub(f'[^{other}]', '', word), name)
+    return found
 
 
 def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
