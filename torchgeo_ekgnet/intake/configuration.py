@@ -102,7 +102,6 @@ def _comment(indent: int, text: str) -> list[str]:
 def _head(found: SceneFiles, advice: Advice, name: str, path: Path) -> list[str]:
     """Say what the file is, and what to type."""
     rows, cols, bands = found.scene.shape
-    weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
     kept = (
         'averaged weights of the last epoch'
         if advice.recipe
@@ -117,8 +116,8 @@ def _head(found: SceneFiles, advice: Advice, name: str, path: Path) -> list[str]
         ),
         '#',
         f'#   torchgeo-ekgnet fit --config {as_argument(path)}',
-        f'#   torchgeo-ekgnet test --config {as_argument(path)} --ckpt_path {weights}',
-        f'#   torchgeo-ekgnet predict --config {as_argument(path)} --ckpt_path {weights}',
+        f'#   torchgeo-ekgnet test --name {name}',
+        f'#   torchgeo-ekgnet predict --name {name}',
         '#',
         *_comment(
             0,

@@ -78,16 +78,19 @@ def _plain(name: str) -> str:
 
 
 def _summary(found: SceneFiles, advice: Advice, path: Path, name: str) -> str:
-    """Say what was found and what to type next."""
-    weights = f'runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
+    """Say what was found and advised, and what to type next."""
     config = as_argument(path)
     cube = found.cube
     if not isinstance(cube, str):
         cube = f'{len(cube)} files, {cube[0]} to {cube[-1]}'
+    split = f'{advice.split.protocol}: {advice.reasons["split"]}'
+    reason = advice.reasons.get('model')
     return (
-        f'cube    {cube}\nlabels  {found.labels}\nwrote   {path}\n\n'
+        f'cube     {cube}\nlabels   {found.labels}\n'
+        f'network  {advice.model}{f": {reason}" if reason else ""}\n'
+        f'split    {split}\nwrote    {path}\n\n'
         'next:\n'
         f'  torchgeo-ekgnet fit --config {config}\n'
-        f'  torchgeo-ekgnet test --config {config} --ckpt_path {weights}\n'
-        f'  torchgeo-ekgnet predict --config {config} --ckpt_path {weights}\n'
+        f'  torchgeo-ekgnet test --name {name}\n'
+        f'  torchgeo-ekgnet predict --name {name}\n'
     )

@@ -42,6 +42,7 @@ from .._environment import code_digest, machine, versions
 from .._files import replaced
 from .._terminal import brief
 from ..datamodules import HyperspectralDataModule
+from ..models import network_class
 from .build import build_data, check_content, described
 from .classical import (
     count_tested,
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
     from ..maps.scoring import Found
 
 logger = logging.getLogger(__name__)
+
+TWIN = ':static'
+"""Behind the name of a network with experts: its static twin."""
 
 
 @contextmanager
@@ -273,12 +277,17 @@ def describe_run(settings: Settings) -> str:
         settings: Settings of the run.
 
     Returns:
-        Model, its options and seed.
+        Model (``NAME:static`` for a static twin, as it is typed), its other options and
+        seed.
     """
     model = settings['model']
     arguments = model.get('init_args', {})
     name = model.get('classical') or arguments.get('model', model.get('class_path'))
-    options = arguments.get('model_options') or {}
+    options = dict(arguments.get('model_options') or {})
+    static = getattr(network_class(name), 'static_options', None)
+    if static and options.items() >= static.items():
+        name += TWIN
+        options = {key: options[key] for key in options if key not in static}
     if options:
         name += f' ({", ".join(f"{key}={value}" for key, value in options.items())})'
     return f'{name}, seed {settings["seed_everything"]}'
