@@ -380,6 +380,10 @@ def test_checkpoint_that_is_none(
     for stage in ('test', 'predict', 'validate', 'fit'):
         with pytest.raises((OSError, ValueError), match=found):
             main([stage, '--config', EKGNET, '--ckpt_path', 'x.ckpt'])
+    # What Lightning means by these words only the process knows that trained.
+    for stage, word in (('test', 'best'), ('fit', 'last')):
+        with pytest.raises(FileNotFoundError, match=f'there is no checkpoint {word}'):
+            main([stage, '--config', EKGNET, '--ckpt_path', word])
     assert not Path('runs').exists()
 
 

@@ -206,12 +206,18 @@ def test_unknown_format_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ('name', 'kind', 'found'),
-    [('a.json', 'onnx', 'json'), ('a.pt2', 'onnx', 'pt2'), ('a.onnx', 'pt2', 'onnx')],
+    [
+        ('a.json', 'onnx', '.json'),
+        ('a.pt2', 'onnx', '.pt2'),
+        ('a.onnx', 'pt2', '.onnx'),
+        ('net.xyz', 'onnx', '.xyz'),
+        ('net', 'pt2', ''),
+    ],
 )
 def test_ending_of_another_format(
     tmp_path: Path, name: str, kind: str, found: str
 ) -> None:
-    with pytest.raises(ValueError, match=rf'found the ending \.{found} .* {kind}'):
+    with pytest.raises(ValueError, match=rf"the ending '{found}' .* {kind}"):
         export_classifier(tmp_path / 'best.ckpt', tmp_path / name, kind)
 
 
@@ -226,11 +232,11 @@ def test_format_follows_the_ending(
 
     monkeypatch.setattr('torchgeo_ekgnet.export.export_classifier', note)
     main(['--ckpt_path', 'a.ckpt', '--output', 'net.pt2'])
-    main(['--ckpt_path', 'a.ckpt', '--output', 'net.bin'])
+    main(['--ckpt_path', 'a.ckpt', '--output', 'net.onnx'])
     monkeypatch.setenv('HOME', str(tmp_path))
-    main(['--ckpt_path', 'a.ckpt', '--output=~/net.bin'])
-    assert seen[:2] == [(Path('net.pt2'), 'pt2'), (Path('net.bin'), 'onnx')]
-    assert seen[2] == (tmp_path / 'net.bin', 'onnx')
+    main(['--ckpt_path', 'a.ckpt', '--output=~/net.onnx'])
+    assert seen[:2] == [(Path('net.pt2'), 'pt2'), (Path('net.onnx'), 'onnx')]
+    assert seen[2] == (tmp_path / 'net.onnx', 'onnx')
     with pytest.raises(SystemExit):
         main(['--ckpt_path', 'a.ckpt', '--output', ''])
     assert len(seen) == 3

@@ -53,7 +53,17 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import one torchgeo name when it is asked for, from where this release has it."""
+    """Import one torchgeo name when it is asked for, from where this release has it.
+
+    Args:
+        name: One of the names in ``__all__``.
+
+    Returns:
+        The class or function.
+
+    Raises:
+        AttributeError: If the name is unknown.
+    """
     if name not in _PLACES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     module, attribute = _PLACES[name]

@@ -256,7 +256,14 @@ def version_of(folder: Path) -> int:
 
 
 def create_version(runs: Path) -> Path:
-    """Create the folder of a new run, which belongs to the caller alone."""
+    """Create the folder of a new run, which belongs to the caller alone.
+
+    Args:
+        runs: Folder of the runs.
+
+    Returns:
+        The folder of the version after the highest.
+    """
     runs.mkdir(parents=True, exist_ok=True)
     number = max(map(version_of, runs.glob('version_*')), default=-1) + 1
     while True:

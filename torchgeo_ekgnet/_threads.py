@@ -101,7 +101,8 @@ def fitting_threads(cores: int, others: float) -> int:
 def running_processes() -> float:
     """Count the other processes and threads that run or wait for a core, on average.
 
-    It is 0 where the system does not tell.
+    Returns:
+        Their number; 0 where the system does not tell.
     """
     total = 0
     try:

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 import warnings
-from argparse import ArgumentError
+from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 import rasterio
 import torch
 import torchgeo.trainers  # noqa: F401 (names of its classes may be short, too)
-from jsonargparse import set_parsing_settings
+from jsonargparse import DefaultHelpFormatter, set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
@@ -37,7 +37,7 @@ from ._reading import FileError, raised_here
 from ._wording import shortened
 from .checkpoint import read_checkpoint
 from .checkpoint.arguments import arguments_of, keep_asked
-from .commands import shipped_configs
+from .commands import TORCHGEO_COMMANDS, shipped_configs
 from .models import network_class
 
 __all__ = ('CommandLine', 'Parser', 'UsageError', 'built_data', 'usage_errors')
@@ -63,12 +63,23 @@ mistypes one."""
 # and would otherwise build whatever class they name, subprocesses included.
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
-_BESIDES = (
-    f'--config takes a name as well: {", ".join(shipped_configs())}. --name NAME names the '
-    'run of fit; validate, test and predict take the newest run of that name. What a class '
-    'takes is told by --data.help CLASS and --model.help CLASS. --ckpt_path is a local file.'
-)
-"""What Lightning's help does not tell."""
+_FIRST = f"""{{summary}}
+
+mostly used, before all that there is:
+  --config FILE_OR_NAME  a file, or {', '.join(list(shipped_configs())[:4])},
+                         {', '.join(list(shipped_configs())[4:])}
+  --name NAME            names the run of fit; the others take the newest run of it
+  --ckpt_path FILE       local checkpoint to go on from (fit), to score or to map with
+  --data.root DIR        folder of the scene's files; your own are named by --data.cube
+                         and --data.labels
+  --data.patch_size N    rows and columns of a patch, odd
+  --data.split CLASS     such as DisjointSplit; --data.split.seed 1 is one of its options
+  --model.model NAME     network; --model.lr 0.001 is an option of the task
+  --trainer.max_epochs N
+  --print_config         show what would run
+  --data.help CLASS, --model.help CLASS
+                         what a class takes, such as CustomSceneDataModule"""
+"""What the help of a command begins with, where Lightning's has fifty lines of usage."""
 
 _RESTORES = ('checkpoint_connector.py', 'loops/progress.py', 'torch/optim/')
 """Where libraries take up, or first use, the state of a training from a checkpoint."""
@@ -84,8 +95,13 @@ _WORK = {
 }
 """Options of the trainer with which 0 leaves a command nothing to do."""
 
-_CHOSEN_BY_LIGHTNING = ('best', 'last', 'hpc')
-"""Values of ``--ckpt_path`` that are no file."""
+_CHOSEN_BY_LIGHTNING = 'hpc'
+"""Value of ``--ckpt_path`` that is no file; ``best`` and ``last`` mean something only in
+the process that trained."""
+
+
+class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves the lines of descriptions as they are."""
 
 
 class Parser(LightningArgumentParser):
@@ -93,7 +109,8 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Set it up as torchgeo's."""
-        super().__init__(*args, **{'exit_on_error': False, **kwargs})
+        settings = {'exit_on_error': False, 'formatter_class': _Help}
+        super().__init__(*args, **{**settings, **kwargs})
 
     def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
         """Write what was parsed; to check it again would take as long as to parse it."""
@@ -203,14 +220,22 @@ class CommandLine(LightningCLI):
             super().__init__(**{**options, **kwargs})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Say at the end of the help what the commands of this package take besides."""
-        parser.epilog = _BESIDES
+        """Begin the help with what is mostly used."""
+        command = self._first()
+        if command in TORCHGEO_COMMANDS:
+            parser.usage = f'torchgeo-ekgnet {command} --config FILE_OR_NAME [OPTIONS]'
+            parser.description = _FIRST.format(summary=TORCHGEO_COMMANDS[command])
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """List the commands; one that is given first needs no parsers of the others."""
         known = LightningCLI.subcommands()
-        first = self._given[0] if isinstance(self._given, list) and self._given else ''
+        first = self._first()
         return {first: known[first]} if first in known else known
+
+    def _first(self) -> str:
+        """Give the argument that comes first."""
+        given = self._given
+        return str(given[0]) if isinstance(given, list) and given else ''
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and look at the checkpoint before Lightning opens it."""
@@ -229,7 +254,7 @@ class CommandLine(LightningCLI):
         chosen = self.config[command] if command else self.config
         _check_numbers(chosen, command or 'fit')
         path = chosen.get('ckpt_path') if command else None
-        if path is not None and path not in _CHOSEN_BY_LIGHTNING:
+        if path not in (None, _CHOSEN_BY_LIGHTNING):
             self._saved = read_checkpoint(path).get('hyper_parameters') or {}
 
     def _run_subcommand(self, subcommand: str) -> None:

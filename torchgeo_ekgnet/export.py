@@ -137,8 +137,8 @@ def export_classifier(
     Args:
         checkpoint: Checkpoint of a run.
         path: File to write.
-        kind: ``'onnx'`` (needs the extra ``export``) or ``'pt2'``; by the ending of
-            ``path`` if None.
+        kind: ``'onnx'`` (needs the extra ``export``) or ``'pt2'``, which is the ending
+            of ``path``, too; None: as that says.
 
     Returns:
         The file, and the JSON file beside it.
@@ -146,21 +146,21 @@ def export_classifier(
     Raises:
         FileNotFoundError: If there is no checkpoint.
         ImportError: If the packages that write ONNX are missing.
-        ValueError: If the format is unknown or the file is no checkpoint of this
-            package.
+        ValueError: If the format is unknown or not that of the ending, or the file is
+            no checkpoint of this package.
     """
     path = Path(path)
     ending = path.suffix.removeprefix('.')
     kind = kind or ending
     if kind not in SUFFIXES:
         raise ValueError(f'format: found {kind!r}, expected one of {list(SUFFIXES)}')
-    if ending == 'json' or (ending in SUFFIXES and ending != kind):
-        raise ValueError(
-            f'{path}: found the ending .{ending} for a file of format {kind}, expected '
-            f'{SUFFIXES[kind]}'
-        )
     description = path.with_suffix('.json')
     _check_replaced(path, description, checkpoint)
+    if ending != kind:
+        raise ValueError(
+            f'{path}: found the ending {path.suffix!r} for a file of format {kind}, '
+            f'expected {SUFFIXES[kind]}'
+        )
     if kind == 'onnx':
         missing = [name for name in ('onnx', 'onnxscript') if find_spec(name) is None]
         if missing:
@@ -265,7 +265,7 @@ def main(args: Sequence[str] | None = None) -> None:
         '--output',
         type=named_path,
         metavar='FILE',
-        help='file to write (default: network.onnx or network.pt2 in the run)',
+        help='file to write, .onnx or .pt2 (default: network.onnx in the run)',
     )
     options = parser.parse_args(args)
     output = options.output

@@ -152,6 +152,20 @@ def test_fit_prints_the_table_and_test_does_not(
     assert 'class 2 (background) is trained' in warned.getMessage()
 
 
+def test_what_is_left_out_is_told_once_and_the_split_below_the_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    labels = LABELS.copy()
+    labels[0, :3] = 4
+    split = CountSplit(8, val=4, unserved='drop')
+    with caplog.at_level(logging.INFO):
+        module(tmp_path, labels, split=split).setup('fit')
+    told, table = (record.getMessage() for record in caplog.records)
+    assert told.startswith('CountSplit: drop classes (class 4: 3 pixels')
+    assert table.startswith('cube:\nvalue') and len(recwarn) == 0
+    assert table.splitlines()[-1].startswith('cube: count split, 24 training, 12 valid')
+
+
 def test_a_small_class_is_named_by_value_and_name(tmp_path: Path) -> None:
     labels = LABELS * 10
     labels[0, :3] = 70

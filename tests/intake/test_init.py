@@ -206,6 +206,7 @@ def test_few_labels_need_not_validate() -> None:
     assert advice.split.counts(labels)['test'] == [2, 3, 0]
     assert advice.split.val.size == 0
     assert 'too few labels to validate' in advice.reasons['split']
+    assert '--split disjoint' not in advice.reasons['split']
     with pytest.raises(ValueError, match='found no split'):
         advise(
             HyperspectralScene(np.ones((20, 20, 4)), labels),
@@ -213,6 +214,18 @@ def test_few_labels_need_not_validate() -> None:
             None,
             'random',
         )
+
+
+def test_small_classes_keep_no_one_from_a_disjoint_split() -> None:
+    labels = np.kron([[1, 2], [2, 1]], np.ones((20, 20), dtype=np.uint8))
+    labels[0, :3] = 9
+    scene = HyperspectralScene(np.ones((40, 40, 4)), labels)
+    advice = advise(scene)
+    assert advice.split.protocol == 'random'
+    assert '; init --split disjoint' in advice.reasons['split']
+    advice = advise(scene, split='disjoint')
+    assert (advice.split.protocol, advice.split.dropped) == ('disjoint', (3,))
+    assert 'are left out' in advice.reasons['split']
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,13 @@ def test_splits_are_judged_by_the_patch(overview: Overview) -> None:
 def test_split_that_cannot_be_drawn_is_explained() -> None:
     labels = np.zeros((30, 36), dtype=np.uint8)
     labels[3:5, 3:5] = 1
-    labels[20, 20] = 2
+    labels[20, 20] = 12
     labels[25, 3:12], labels[27, 3:13] = 3, 4
     scene = HyperspectralScene(own_cube(), labels)
     text = Overview(scene).text()
     assert 'disjoint: cannot be drawn' in text
-    few = 'fewer than 10 labelled pixels: class 1 (4), class 2 (1), class 3 (9)\n'
+    assert 'class 12: 1 pixels' in text  # as the label file calls it
+    few = 'fewer than 10 labelled pixels: class 1 (4), class 3 (9), class 12 (1)\n'
     assert few in text
 
 

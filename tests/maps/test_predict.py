@@ -17,7 +17,7 @@ from torch import nn
 
 from torchgeo_ekgnet.datasets.scene import HyperspectralScene
 from torchgeo_ekgnet.datasets.synthetic import synthetic_scene
-from torchgeo_ekgnet.maps import predict_map, write_map
+from torchgeo_ekgnet.maps import load_classifier, predict_map, write_map
 from torchgeo_ekgnet.transforms.normalization import SpectralNormalizer
 from torchgeo_ekgnet.transforms.patches import PatchSource
 
@@ -257,6 +257,12 @@ def test_wrong_arguments(
     with pytest.raises(ValueError, match='precision'):
         write_map(network, scene, tmp_path / 'o', patches=source, precision=wrong)
     assert not (tmp_path / 'o').exists()
+    for where in ('nowhere', 'cuda:99'):
+        told = rf"device: found '{where}', expected one .* here: cpu"
+        with pytest.raises(ValueError, match=told):
+            predict_map(network, scene, patches=source, device=where)
+        with pytest.raises(ValueError, match=told):
+            load_classifier('no.ckpt', where)
     bare = HyperspectralScene(scene.cube, None, name='bare')
     with pytest.raises(ValueError, match=r'bare has no labels.*class_names='):
         predict_map(network, bare, patches=source)

@@ -90,11 +90,15 @@ class SplitDataModule(ReadsLocally, BaseDataModule):
         return split
 
     def _announce_classes(
-        self, name: str, classes: ClassCounts, more_doubts: Iterable[str] = ()
+        self,
+        name: str,
+        classes: ClassCounts,
+        more_doubts: Iterable[str] = (),
+        split: str = '',
     ) -> None:
-        """Print the classes before they are trained, and what looks wrong in them."""
+        """Print classes and split before the training, and what looks wrong in them."""
         classes.check()
-        text = f'{name}:\n{classes.table()}'
+        text = '\n'.join([f'{name}:', classes.table(), *([split] if split else [])])
         if text == self._announced:
             # Set up by hand, and again by the trainer.
             return

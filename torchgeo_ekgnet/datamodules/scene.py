@@ -29,7 +29,13 @@ from ..datasets.bands import BandSelection
 from ..datasets.base import read_patch
 from ..datasets.raster import Grid
 from ..datasets.scene import HyperspectralScene
-from ..datasets.splits import Split, SplitContext, SplitProtocol, as_protocol
+from ..datasets.splits import (
+    SavedSplit,
+    Split,
+    SplitContext,
+    SplitProtocol,
+    as_protocol,
+)
 from ..datasets.windows import SceneWindows
 from ..samplers.class_balance import PixelSampler
 from ..transforms.augmentation import PatchAugmentation
@@ -257,6 +263,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
                 f'scene {scene.name!r} has no labelled pixel, and '
                 f'{TrainerFn(stage).value} needs labels'
             )
+        if self._split is None:
+            self._prepare_split(scene, told=stage != 'fit')
         split = self.split
         if stage == 'fit' and self.normalizer is not self._configured[0]:
             # An earlier stage took a checkpoint's; a new training has its own.
@@ -269,7 +277,8 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         if stage == 'fit':
             counts = split.counts(scene.label_map, scene.num_classes)
             classes = ClassCounts(scene.class_values, scene.class_names, counts)
-            self._announce_classes(scene.name, classes, doubts_of_scene(scene))
+            text = self._split_text(scene.name, split)
+            self._announce_classes(scene.name, classes, doubts_of_scene(scene), text)
         for name in ('train', 'val', 'test'):
             if getattr(self, f'{name}_dataset') is None:
                 labels = split.labels(scene.label_map, name) - 1
@@ -293,8 +302,11 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
             scene, self.normalizer, self.patch_size, self.padding_mode, self.pca
         )
 
-    def _prepare_split(self, scene: HyperspectralScene) -> None:
-        """Draw the split, an empty one of a scene without labels, and speak of it."""
+    def _prepare_split(self, scene: HyperspectralScene, told: bool = True) -> None:
+        """Draw the split, an empty one of a scene without labels, and speak of it.
+
+        What is trained on is told below the table of its classes instead.
+        """
         self._description = None
         if not scene.label_map.any():
             empty = np.empty(0, dtype=np.int64)
@@ -303,16 +315,23 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         self._split = split = self._draw_split(self.dataset, scene)
         if self._batch_follows_pixels:
             self.train_batch_size = training_batch_size(split.train.size)
+        if told:
+            rank_zero_info(self._split_text(scene.name, split))
+        if isinstance(self.protocol, Split | SavedSplit):
+            # Who draws anew says why, too.
+            for text in split.unserved(scene.class_names):
+                rank_zero_warn(f'{scene.name}: {text}')
+
+    def _split_text(self, name: str, split: Split) -> str:
+        """Say how many pixels a split has, and how honest its scores are."""
         overlap = split.overlap(self.patch_size)
-        sizes = [split.indices(name).size for name in ('train', 'val', 'test')]
-        rank_zero_info(
-            f'{scene.name}: {split.protocol} split, {sizes[0]} training, {sizes[1]} '
+        sizes = [split.indices(subset).size for subset in ('train', 'val', 'test')]
+        return (
+            f'{name}: {split.protocol} split, {sizes[0]} training, {sizes[1]} '
             f'validation and {sizes[2]} test pixels; of the test patches '
             f'{overlap.contains_training_centre:.1%} contain a training centre and '
             f'{overlap.shares_training_pixel:.1%} share a pixel with a training patch'
         )
-        for text in split.unserved(scene.class_names):
-            rank_zero_warn(f'{scene.name}: {text}')
 
     def _draw_split(self, dataset: Any, scene: HyperspectralScene) -> Split:
         """Draw the split of the scene's labels."""

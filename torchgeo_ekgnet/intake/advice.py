@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..datasets import CountSplit, DisjointSplit, HyperspectralScene, RandomSplit
 from ..datasets.splits import Split, SplitProtocol
 from ..models import network_class
+from .overview import context_of
 
 __all__ = ('Advice', 'advise', 'advised_patch')
 
@@ -123,11 +124,9 @@ def _choose_split(
     optimistic = (
         'test patches overlap training patches: scores are optimistic for new ground'
     )
+    honest = 'no test patch shares a pixel with a training patch: scores of new ground'
     choices: tuple[tuple[SplitProtocol, str], ...] = (
-        (
-            DisjointSplit(train=0.5, val=0.15, guard='patch'),
-            'no test patch shares a pixel with a training patch: scores of new ground',
-        ),
+        (DisjointSplit(train=0.5, val=0.15, guard='patch'), honest),
         (RandomSplit(train=0.5, val=0.15), optimistic),
         # A split that leaves a class out is better than none.
         (
@@ -142,16 +141,25 @@ def _choose_split(
         choices += (
             (few, f'{optimistic}; too few labels to validate with some of them'),
         )
-    problem = ''
+    if wanted == 'disjoint':
+        choices += (
+            (
+                DisjointSplit(train=0.5, val=0.15, guard='patch', unserved='drop'),
+                f'{honest}; classes that lie in too few places for it are left out',
+            ),
+        )
+    context, problem = context_of(scene), ''
     for protocol, reason in choices:
         drawn = 'disjoint' if protocol.spatial else 'random'
         if wanted not in (None, drawn):
             continue
         try:
-            split = protocol(scene.label_map, patch_size)
+            split = protocol.bind(context)(scene.label_map, patch_size)
         except ValueError as error:
             problem = problem or str(error)
             continue
         if split.test.size and (split.val.size or not protocol.settings['val']):
+            if wanted is None and not protocol.spatial:
+                reason += '; init --split disjoint gives some, without small classes'
             return protocol, split, reason
     raise ValueError(f'found no split that this scene allows: {problem}')

@@ -70,14 +70,20 @@ def write_configuration(
     return '\n'.join(lines) + '\n'
 
 
-def commands(advice: Advice, name: str, path: Path) -> list[str]:
-    """Say what to type with the configuration of a run."""
-    config = f'--config {as_argument(path)}'
-    weights = f'--ckpt_path runs/{name}/version_0/checkpoints/{advice.weights}.ckpt'
+def commands(name: str, path: Path) -> list[str]:
+    """Say what to type with the configuration of a run.
+
+    Args:
+        name: Name of the run.
+        path: The configuration.
+
+    Returns:
+        A command a line.
+    """
     return [
-        f'torchgeo-ekgnet fit {config}',
-        f'torchgeo-ekgnet test {config} {weights}',
-        f'torchgeo-ekgnet predict {config} {weights}',
+        f'torchgeo-ekgnet fit --config {as_argument(path)}',
+        f'torchgeo-ekgnet test --name {name}',
+        f'torchgeo-ekgnet predict --name {name}',
     ]
 
 
@@ -126,7 +132,7 @@ def _head(found: SceneFiles, advice: Advice, name: str, path: Path) -> list[str]
             f'bands, {found.scene.num_classes} classes, {pixels:,} labelled pixels.',
         ),
         '#',
-        *(f'#   {command}' for command in commands(advice, name, path)),
+        *(f'#   {command}' for command in commands(name, path)),
         '#',
         *_comment(
             0,

@@ -78,16 +78,19 @@ def _plain(name: str) -> str:
 
 
 def _summary(found: SceneFiles, advice: Advice, path: Path, name: str) -> str:
-    """Say what was found and what to type next."""
+    """Say what was found and advised, and what to type next."""
     cube = found.cube
     if not isinstance(cube, str):
         cube = f'{len(cube)} files, {cube[0]} to {cube[-1]}'
+    reason = advice.reasons.get('model')
     lines = [
-        f'cube    {cube}',
-        f'labels  {found.labels}',
-        f'wrote   {path}',
+        f'cube     {cube}',
+        f'labels   {found.labels}',
+        f'network  {advice.model}{f": {reason}" if reason else ""}',
+        f'split    {advice.split.protocol}: {advice.reasons["split"]}',
+        f'wrote    {path}',
         '',
         'next:',
     ]
-    lines += [f'  {command}' for command in commands(advice, name, path)]
+    lines += [f'  {command}' for command in commands(name, path)]
     return '\n'.join(lines) + '\n'

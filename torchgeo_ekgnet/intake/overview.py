@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from .._patch import check_patch_size
 from .._wording import columns, listed
+from ..datamodules.class_table import class_texts
 from ..datasets import DisjointSplit, HyperspectralScene, RandomSplit
-from ..datasets.splits import Split, SplitProtocol
+from ..datasets.splits import Split, SplitContext, SplitProtocol
 
 __all__ = ('BandStatistics', 'Overview', 'SplitPreview', 'band_statistics')
 
@@ -62,6 +63,11 @@ def band_statistics(scene: HyperspectralScene) -> BandStatistics:
     return BandStatistics(low, high, total / max(count, 1), looked)
 
 
+def context_of(scene: HyperspectralScene) -> SplitContext:
+    """Let messages of a split call the classes as the label file does."""
+    return SplitContext(class_texts(scene.class_values, scene.class_names))
+
+
 @dataclass(frozen=True)
 class SplitPreview:
     """A split that could be drawn, or why it cannot.
@@ -100,7 +106,7 @@ class SplitPreview:
             The preview.
         """
         try:
-            split = protocol(scene.label_map, patch_size)
+            split = protocol.bind(context_of(scene))(scene.label_map, patch_size)
         except ValueError as error:
             return cls(name, None, str(error))
         return cls(name, split, '', *split.overlap(patch_size))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .._wording import listed
+from .._wording import listed, shortened
 from ..calibration import calibrated
 from ..checkpoint import (
     Provenance,
@@ -186,6 +186,20 @@ def match_bands(
     return result
 
 
+def usable_device(device: torch.device | str) -> torch.device:
+    """Give a device on which torch can compute here."""
+    try:
+        where = torch.device(device)
+        torch.empty(1, device=where)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        here = ['cpu', *(f'cuda:{n}' for n in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f'device: found {str(device)!r}, expected one that torch can use here: '
+            f'{", ".join(here)} ({shortened(str(error).splitlines()[0], 120)})'
+        ) from error
+    return where
+
+
 def load_classifier(
     path: str | os.PathLike[str], device: torch.device | str = 'cpu'
 ) -> Classifier:
@@ -200,8 +214,10 @@ def load_classifier(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint of this package's task and datamodule.
+        ValueError: If it is not a checkpoint of this package's task and datamodule, or
+            torch cannot use the device here.
     """
+    where = usable_device(device)
     checkpoint = read_checkpoint(path)
     settings = checkpoint.get('hyper_parameters', {})
     state = data_state(checkpoint)
@@ -233,7 +249,7 @@ def load_classifier(
     provenance = Provenance.of(checkpoint)
     temperature = None if provenance is None else provenance.temperature
     return Classifier(
-        model=calibrated(model.to(device).eval(), temperature),
+        model=calibrated(model.to(where).eval(), temperature),
         legend=Legend.of(state['scene']),
         num_bands=num_bands,
         wavelengths=wavelengths,

@@ -23,7 +23,7 @@ from ..datasets.plotting import colour_labels
 from ..datasets.scene import HyperspectralScene
 from ..datasets.windows import SceneWindows
 from ..layers.modes import evaluating
-from .classifier import Classifier, load_classifier
+from .classifier import Classifier, load_classifier, usable_device
 from .job import MapFiles, MapJob
 from .raster import Legend
 from .selection import MapOptions, map_windows
@@ -177,7 +177,8 @@ def predict_map(
         The map.
 
     Raises:
-        ValueError: If the scene does not fit the classifier.
+        ValueError: If the scene does not fit the classifier, or torch cannot use the
+            device here.
         TypeError: If ``patches`` is missing for a network.
     """
     chosen = MapOptions(**options)
@@ -248,7 +249,8 @@ def write_map(
         The files.
 
     Raises:
-        ValueError: If the scene does not fit the classifier.
+        ValueError: If the scene does not fit the classifier, or torch cannot use the
+            device here.
         TypeError: If ``patches`` is missing for a network.
         OSError: If the folder cannot be written to or the disk is full.
     """
@@ -326,7 +328,7 @@ def _placed(
     if device is None:
         first = next(network.parameters(), None)
         device = 'cpu' if first is None else first.device
-    where = torch.device(device)
+    where = usable_device(device)
     with evaluating(network.to(where)):
         if compile:
             yield torch.compile(network, dynamic=True), where  # type: ignore[misc]

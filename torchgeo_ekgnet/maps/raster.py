@@ -174,7 +174,14 @@ class RasterSpec:
 
 
 def tiles(shape: tuple[int, int]) -> Iterator[Window]:
-    """Cut a raster into tiles, row by row of tiles; the last ones end at its edges."""
+    """Cut a raster into tiles, row by row of tiles.
+
+    Args:
+        shape: Rows and columns.
+
+    Yields:
+        The tiles, cut at the edges.
+    """
     (rows, cols), side = shape, TILE_SIZE
     for row in range(0, rows, side):
         for col in range(0, cols, side):
@@ -329,7 +336,10 @@ def attribute_table(legend: Legend, counts: Sequence[int]) -> bytes:
 
     Args:
         legend: Classes of the raster.
-        counts: Number of pixels of each.
+        counts: Number of pixels of each class.
+
+    Returns:
+        The file's content.
     """
     root = ElementTree.Element('PAMDataset')
     band = ElementTree.SubElement(root, 'PAMRasterBand', band='1')

@@ -37,7 +37,7 @@ def built_run(
 
 
 def placed(settings: Settings, root: StrPath | None, work: Path) -> dict[str, Any]:
-    """Make a configuration of settings: add the places of files, which name no run.
+    """Add to settings what does not belong to a run's identity: the places of files.
 
     One device, unless the settings say otherwise: several would train another way
     under the same name.
@@ -46,6 +46,9 @@ def placed(settings: Settings, root: StrPath | None, work: Path) -> dict[str, An
         settings: Settings of a run.
         root: Folder of the scene's files; None: as configured.
         work: Folder for checkpoints.
+
+    Returns:
+        A configuration that can be built.
     """
     configuration: dict[str, Any] = decode_floats(settings)
     for name in _OWN:
@@ -67,7 +70,15 @@ def placed(settings: Settings, root: StrPath | None, work: Path) -> dict[str, An
 def build_data(
     settings: Settings, root: StrPath | None = None
 ) -> HyperspectralDataModule:
-    """Build the datamodule of a run, and read its scene (*root*: see :func:`placed`)."""
+    """Build the datamodule of a run and read its scene.
+
+    Args:
+        settings: Settings of the run.
+        root: Folder of the scene's files; None: as the settings say.
+
+    Returns:
+        The datamodule, with scene and split.
+    """
     chosen = placed(settings, root, Path())['data']
     data: HyperspectralDataModule = built_data(chosen, HyperspectralDataModule)
     data.setup('test')
@@ -143,7 +154,14 @@ def _scene_content(scene: HyperspectralScene) -> str:
 
 
 def described(data: HyperspectralDataModule) -> Result:
-    """Say of which scene, split and preprocessing a run is, in JSON values."""
+    """What the datamodule says about scene and split.
+
+    Args:
+        data: A datamodule of this package that is set up.
+
+    Returns:
+        Scene, split and preprocessing in JSON values.
+    """
     description = copy.deepcopy(data.describe())
     scene, split, patch_size = description['scene'], data.split, data.patch_size
     overlap = split.overlap(patch_size)

@@ -19,7 +19,7 @@ from ..models import network_class
 from .build import content_of, import_class
 from .classical import CLASSICAL_NAMES
 from .declarations import whole_patches
-from .engine import Sweep, classical_settings
+from .engine import TWIN, Sweep, classical_settings
 from .report import build_report
 from .runs import RunStore
 from .settings import with_seed
@@ -34,9 +34,6 @@ from .sweeping import (
 )
 
 _PRUNING = {'class_path': 'torchgeo_ekgnet.callbacks.PruningSchedule'}
-_TWIN = ':static'
-"""Behind the name of a network with experts: its static twin."""
-
 _LABELS = {'rbf_svm': 'RBF-SVM', 'random_forest': 'Random forest'}
 
 
@@ -126,7 +123,7 @@ def main_compare(args: Sequence[str] | None = None) -> None:
     options, overrides = compare_parser().parse_known_args(args)
     settings = configured(options, overrides)
     systems = {
-        name: _LABELS.get(name, name.replace(_TWIN, ' (static twin)'))
+        name: _LABELS.get(name, name.replace(TWIN, ' (static twin)'))
         for name in _systems(settings, options.models)
     }
     name = Path(options.config[-1]).stem
@@ -173,7 +170,7 @@ def _systems(settings: dict[str, Any], names: str | None) -> list[str]:
         return list(dict.fromkeys([own, 'ssrn', *CLASSICAL_NAMES]))
     systems = list(dict.fromkeys(name.strip() for name in names.split(',')))
     for name in systems:
-        network = name.removesuffix(_TWIN)
+        network = name.removesuffix(TWIN)
         if name != network and timm.is_model(network):
             if getattr(network_class(network), 'static_options', None) is None:
                 raise ValueError(
@@ -207,7 +204,7 @@ def system_settings(settings: dict[str, Any], name: str) -> dict[str, Any]:
         return classical_settings(settings, name)
     changed = copy.deepcopy(settings)
     arguments = changed['model'].setdefault('init_args', {})
-    network_name = name.removesuffix(_TWIN)
+    network_name = name.removesuffix(TWIN)
     configured_name = _configured(changed)
     if name != configured_name:
         for option in ('weights', 'freeze_backbone'):

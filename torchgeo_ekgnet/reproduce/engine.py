@@ -41,6 +41,7 @@ from .._environment import code_digest, machine, versions
 from .._files import StrPath, replaced
 from .._terminal import brief
 from ..datamodules import HyperspectralDataModule
+from ..models import network_class
 from .build import build_data, check_content, described
 from .classical import (
     count_tested,
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
     from ..maps.scoring import Found
 
 logger = logging.getLogger(__name__)
+
+TWIN = ':static'
+"""Behind the name of a network with experts: its static twin."""
 
 
 @contextmanager
@@ -239,7 +243,15 @@ class Sweep:
 
 
 def checkpoint_path(settings: Settings, keep: StrPath) -> Path:
-    """Give the file of a run's checkpoint in a folder of kept ones, there or not."""
+    """File of a run's kept checkpoint.
+
+    Args:
+        settings: Settings of the run.
+        keep: Folder of checkpoints.
+
+    Returns:
+        The path, whether or not it exists.
+    """
     return Path(keep) / f'{settings_key(settings)}.ckpt'
 
 
@@ -257,11 +269,23 @@ def _overall(result: Result) -> float:
 
 
 def describe_run(settings: Settings) -> str:
-    """Name a run for people: model, its options and seed."""
+    """Name a run for people.
+
+    Args:
+        settings: Settings of the run.
+
+    Returns:
+        Model (``NAME:static`` for a static twin, as it is typed), its other options and
+        seed.
+    """
     model = settings['model']
     arguments = model.get('init_args', {})
     name = model.get('classical') or arguments.get('model', model.get('class_path'))
-    options = arguments.get('model_options') or {}
+    options = dict(arguments.get('model_options') or {})
+    static = getattr(network_class(name), 'static_options', None)
+    if static and options.items() >= static.items():
+        name += TWIN
+        options = {key: options[key] for key in options if key not in static}
     if options:
         name += f' ({", ".join(f"{key}={value}" for key, value in options.items())})'
     return f'{name}, seed {settings["seed_everything"]}'

@@ -233,7 +233,9 @@ class DrawnSplit(SplitProtocol):
                 raise ValueError(f'{type(self).__name__} can serve no class ({text})')
             subsets, reasons = self._draw(reduced, patch_size)
         if text:
-            logger.warning('%s: %s classes (%s)', self, self.unserved, text)
+            logger.warning(
+                '%s: %s classes (%s)', type(self).__name__, self.unserved, text
+            )
         if reasons:
             first, *others = reasons
             relabel = dict.fromkeys(others, first)
