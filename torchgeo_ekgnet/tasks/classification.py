@@ -339,22 +339,11 @@ class HyperspectralClassificationTask(ReadsLocally, ClassificationTask):
         self._numbers = None  # those of an earlier test, of other data
         self.build(stage)
         self._matmul.set(self.hparams['matmul_precision'])
-        if stage == 'fit' and self.trainer.global_step:
-            self._check_trainer()
         if stage == 'fit' and self.provenance is not None:
             # That of weights which are about to change.
             self.provenance = replace(self.provenance, temperature=None)
         if self.is_built:
             self._hasten(stage)
-
-    def _check_trainer(self) -> None:
-        """Refuse a trainer that would count on from the epochs of another network."""
-        if not self._trained and self.trainer.ckpt_path is None:
-            raise ValueError(
-                'fit: found new weights and a trainer that has trained others, whose '
-                'epochs and best score it would count on; expected a Trainer, with its '
-                'callbacks, for each training'
-            )
 
     def _hasten(self, stage: str) -> None:
         """Compile the network if asked to, or let it be captured."""
