@@ -304,11 +304,8 @@ def test_finished_runs_are_not_repeated(
 
 def test_a_run_is_named_with_its_options() -> None:
     twin = settings(4)
-    options: dict[str, Any] = {'conv_layer': 'conv3d'}
-    twin['model']['init_args']['model_options'] = options
-    assert describe_run(twin) == 'ekgnet_tiny:static, seed 4'
-    options['growth_rate'] = 8
-    assert describe_run(twin) == 'ekgnet_tiny:static (growth_rate=8), seed 4'
+    twin['model']['init_args']['model_options'] = {'conv_layer': 'conv3d', 'groups': 8}
+    assert describe_run(twin) == 'ekgnet_tiny:static (groups=8), seed 4'
     ssrn = {'init_args': {'model': 'ssrn'}}
     assert describe_run({**twin, 'model': ssrn}) == 'ssrn, seed 4'
     assert describe_run(settings(4, 'rbf_svm')) == 'rbf_svm, seed 4'

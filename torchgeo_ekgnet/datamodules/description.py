@@ -41,6 +41,18 @@ def describe(module: 'HyperspectralDataModule', split: Split | None) -> dict[str
     }
 
 
+def split_text(name: str, split: Split, patch_size: int) -> str:
+    """Say how many pixels a split of a scene has, and how honest its scores are."""
+    overlap = split.overlap(patch_size)
+    sizes = [split.indices(subset).size for subset in ('train', 'val', 'test')]
+    return (
+        f'{name}: {split.protocol} split, {sizes[0]} training, {sizes[1]} '
+        f'validation and {sizes[2]} test pixels; of the test patches '
+        f'{overlap.contains_training_centre:.1%} contain a training centre and '
+        f'{overlap.shares_training_pixel:.1%} share a pixel with a training patch'
+    )
+
+
 def html(
     module: 'HyperspectralDataModule',
     scene: HyperspectralScene | None,

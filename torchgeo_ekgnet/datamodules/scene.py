@@ -51,7 +51,7 @@ from .batches import (
     training_batch_size,
 )
 from .class_table import ClassCounts, class_texts, doubts_of_scene
-from .description import describe, html
+from .description import describe, html, split_text
 
 # Patches of a batch that a GPU scores or maps; smaller ones leave it waiting for launches.
 _GPU_BATCH = 512
@@ -277,7 +277,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         if stage == 'fit':
             counts = split.counts(scene.label_map, scene.num_classes)
             classes = ClassCounts(scene.class_values, scene.class_names, counts)
-            text = self._split_text(scene.name, split)
+            text = split_text(scene.name, split, self.patch_size)
             self._announce_classes(scene.name, classes, doubts_of_scene(scene), text)
         for name in ('train', 'val', 'test'):
             if getattr(self, f'{name}_dataset') is None:
@@ -303,10 +303,7 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         )
 
     def _prepare_split(self, scene: HyperspectralScene, told: bool = True) -> None:
-        """Draw the split, an empty one of a scene without labels, and speak of it.
-
-        What is trained on is told below the table of its classes instead.
-        """
+        """Draw the split, an empty one of a scene without labels, and speak of it."""
         self._description = None
         if not scene.label_map.any():
             empty = np.empty(0, dtype=np.int64)
@@ -316,22 +313,11 @@ class HyperspectralDataModule(SplitDataModule, NonGeoDataModule):
         if self._batch_follows_pixels:
             self.train_batch_size = training_batch_size(split.train.size)
         if told:
-            rank_zero_info(self._split_text(scene.name, split))
+            rank_zero_info(split_text(scene.name, split, self.patch_size))
         if isinstance(self.protocol, Split | SavedSplit):
             # Who draws anew says why, too.
             for text in split.unserved(scene.class_names):
                 rank_zero_warn(f'{scene.name}: {text}')
-
-    def _split_text(self, name: str, split: Split) -> str:
-        """Say how many pixels a split has, and how honest its scores are."""
-        overlap = split.overlap(self.patch_size)
-        sizes = [split.indices(subset).size for subset in ('train', 'val', 'test')]
-        return (
-            f'{name}: {split.protocol} split, {sizes[0]} training, {sizes[1]} '
-            f'validation and {sizes[2]} test pixels; of the test patches '
-            f'{overlap.contains_training_centre:.1%} contain a training centre and '
-            f'{overlap.shares_training_pixel:.1%} share a pixel with a training patch'
-        )
 
     def _draw_split(self, dataset: Any, scene: HyperspectralScene) -> Split:
         """Draw the split of the scene's labels."""
