@@ -3,11 +3,15 @@
 
 """CUDA graphs on a CPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from torchgeo_ekgnet.layers.attention import Keeper
 
@@ -87,3 +91,59 @@ class Graphs:
             return logits
 
         return replay
+
+
+class Tape(TorchDispatchMode):
+    """Stands in for ``torch.cuda.CUDAGraph``: repeats operators, not what decided on them.
+
+    Each run writes to the tensors that the recorded one made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[tuple[int, Tensor]]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default, 'the host waits'
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        known = {t.untyped_storage()._cdata for t in tensors((args, kwargs))}
+        new = [
+            (place, tensor.detach())
+            for place, tensor in enumerate(tensors(made))
+            if tensor.untyped_storage()._cdata not in known
+        ]
+        self.calls.append((func, args, kwargs, new))
+        return made
+
+    def replay(self) -> None:
+        # Operators were recorded below autocast and autograd.
+        with torch.no_grad(), torch.autocast('cpu', enabled=False):
+            for func, args, kwargs, new in self.calls:
+                made = tensors(func(*args, **kwargs))
+                for place, tensor in new:
+                    tensor.copy_(made[place])
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def recording(tape: Tape, **options: Any) -> Iterator[None]:
+    with tape:
+        yield
+
+
+def make_taped(module: nn.Module, sample: tuple[Tensor], **options: Any) -> Any:
+    """Run PyTorch's own function over tapes."""
+    own: Any = torch.cuda.make_graphed_callables
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, 'CUDAGraph', Tape)
+        patch.setattr(torch.cuda, 'graph', recording)
+        patch.setattr(torch.cuda, 'Stream', lambda: None)
+        patch.setattr(torch.cuda, 'stream', lambda stream: nullcontext())
+        patch.setattr(torch.cuda, 'synchronize', lambda: None)
+        return own(module, sample, pool=(0, 0), **options)
