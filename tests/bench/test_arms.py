@@ -151,7 +151,7 @@ def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ThreadPoolExecutor(1)
     monkeypatch.setattr(bench_arms, 'ProcessPoolExecutor', lambda *args: pool)
     monkeypatch.setattr(bench_arms, 'peak_alone', killed)
-    with pytest.raises(RuntimeError, match='ours in training: .* --no-memory leaves'):
+    with pytest.raises(RuntimeError, match=r'ours in training: .* --no-memory leaves'):
         bench_arms.peaks_apart(setting, (5, 16, 2), 'training', {'ours': lambda: None})
 
 
