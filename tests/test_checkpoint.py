@@ -115,13 +115,18 @@ class TestRead:
         ):
             read_checkpoint(tmp_path / 'no.ckpt')
 
-    @pytest.mark.parametrize('content', [b'', b'PK\x03\x04', b'text' * 99])
-    def test_damaged(self, content: bytes, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ('content', 'message'),
+        [
+            (b'', r'.* cannot be read as a checkpoint'),
+            (b'text' * 99, r'.* cannot be read as a checkpoint'),
+            (b'PK\x03\x04', r'is cut off: found the beginning'),
+        ],
+    )
+    def test_damaged(self, content: bytes, message: str, tmp_path: Path) -> None:
         path = tmp_path / 'bad.ckpt'
         path.write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r'bad\.ckpt .* cannot be read as a checkpoint'
-        ):
+        with pytest.raises(FileError, match=rf'bad\.ckpt {message}'):
             read_checkpoint(path)
 
     def test_code_is_not_run(self, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,69 @@ def test_nohup_outlives_the_terminal(
     monkeypatch.setattr(command_line, 'run', close_terminal)
     assert forked(work, tmp_path / 'errors.txt').status() == status
     assert (tmp_path / 'outlived').exists() == (status == 0)
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    ('first', 'second', 'status'),
+    [('SIGINT', 'SIGINT', 130), ('SIGINT', 'SIGTERM', 130), ('SIGTERM', 'SIGINT', 143)],
+)
+def test_second_signal_leaves_time_to_put_things_in_order(
+    first: str,
+    second: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(args: list[str]) -> None:
+        try:
+            os.kill(os.getpid(), signal.Signals[first])
+        finally:
+            os.kill(os.getpid(), signal.Signals[second])
+            (tmp_path / 'in order').touch()
+
+    monkeypatch.setattr(command_line, 'run', interrupted)
+    process = forked(main, tmp_path / 'errors.txt')
+    assert process.status() == status
+    assert (tmp_path / 'in order').exists()
+    assert len(process.errors.read_text().splitlines()) == 1
+
+
+@needs_fork
+def test_signal_that_a_destructor_swallows_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loader:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def lose(args: list[str]) -> None:
+        Loader()
+        time.sleep(1)
+
+    monkeypatch.setattr(command_line, 'run', lose)
+    process = forked(main, tmp_path / 'errors.txt')
+    assert process.status() == 130
+    assert process.errors.read_text() == 'torchgeo-ekgnet: interrupted\n'
+
+
+@needs_fork
+@pytest.mark.parametrize(('name', 'status'), [('SIGHUP', 0), ('SIGTERM', 143)])
+def test_workers_do_not_end_with_the_terminal(
+    name: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_a_worker(args: list[str]) -> None:
+        child = os.fork()
+        if not child:
+            try:
+                os.kill(os.getpid(), signal.Signals[name])
+            except SystemExit as stop:
+                os._exit(int(str(stop.code)))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
+
+    monkeypatch.setattr(command_line, 'run', in_a_worker)
+    forked(main, tmp_path / 'errors.txt').wait()
 
 
 def test_closed_output_is_no_traceback(tmp_path: Path) -> None:

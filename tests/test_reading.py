@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+import rasterio
 
 from torchgeo_ekgnet import _reading
 from torchgeo_ekgnet._reading import FileError, check_memory, reading, require_file
@@ -36,6 +37,14 @@ def test_whatever_is_raised_becomes_one_line(tmp_path: Path, error: Exception) -
     assert 'found' in text and 'expected' in text
     assert '\n' not in text and len(text) < 800
     assert caught.value.__cause__ is error
+
+
+def test_name_that_is_no_text() -> None:
+    with (
+        pytest.raises(FileError, match=r'in its path that are no UTF-8.*rename it'),
+        reading('\udcff.tif', 'a raster'),
+    ):
+        rasterio.open('\udcff.tif')
 
 
 def test_own_errors_and_interrupts_pass() -> None:

@@ -152,6 +152,9 @@ def test_labels_of_a_configuration_are_not_those_of_another_cube(run: Path) -> N
     config = str(run / 'config.yaml')
     line = _complete('predict', '--config', config, '--ckpt_path', 'a', '--data.cube=b')
     assert line[-1] == '--data.labels=null'
+    _configure(run, labels='a.npy', class_names=['Oak'])
+    line = _complete('predict', '--config', config, '--ckpt_path', 'a', '--data.cube=b')
+    assert line[-2:] == ['--data.class_names=null', '--data.labels=null']
     for args in (
         ('predict', '--config', config, '--ckpt_path', 'a'),
         ('test', '--config', config, '--ckpt_path', 'a', '--data.cube', 'b'),
@@ -443,6 +446,7 @@ data:
     root: scenes
     cube: a.npy
     labels: a_gt.npy
+    class_names: [Oak, Beech, Elm]
     patch_size: 3
     split:
       class_path: torchgeo_ekgnet.datasets.RandomSplit
@@ -483,6 +487,7 @@ def test_from_training_to_the_map_of_another_scene(
     about = json.loads((run / 'predict' / 'new' / 'map.json').read_text())
     assert about['scene'] == 'new'
     names = [row['name'] for row in about['classes']]
+    assert names == ['Oak', 'Beech', 'Elm']
     assert names == json.loads((run / 'test.json').read_text())['class_names']
     assert (run / 'map.tif').read_bytes() == before
     assert 'test_OA' in Path('remote.txt').read_text()

@@ -139,6 +139,11 @@ def reading(
             f'{path} cannot be read as {kind}: found that a library is missing '
             f'({_line(error)}), expected it to be installed'
         ) from error
+    except UnicodeEncodeError as error:
+        raise error_class(
+            f'{path} cannot be read as {kind}: found letters in its path that are no '
+            'UTF-8, which libraries that read such files do not take; rename it'
+        ) from error
     except Exception as error:
         locked = os.path.exists(path) and not os.access(path, os.R_OK)
         if locked or isinstance(error, PermissionError):

@@ -12,6 +12,7 @@ called.
 Nothing is imported here that takes long: help and version answer at once.
 """
 
+import _thread
 import importlib
 import io
 import locale
@@ -19,11 +20,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 from ._files import WINDOWS
 from ._reading import raised_here
@@ -37,14 +39,20 @@ from .stages import complete_arguments, configurations
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells give it: 128 and the signal's number."""
 
-SIGNALS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 'SIGHUP') else []))
-"""What ends the process in order: being told to, and a terminal that is closed."""
+SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM),
+    *([signal.SIGHUP] if hasattr(signal, 'SIGHUP') else []),
+)
+"""What ends the process in order: Ctrl-C, being told to, and a terminal that is closed."""
 
 USAGE = 2
 """Exit status after arguments or configurations that are not accepted."""
 
 _LINE = 600
 """Most characters of an error that others raise."""
+
+_LATER = 0.1
+"""Seconds after which a signal is raised again."""
 
 _WORDLESS = {'MemoryError': 'the machine has not enough free memory'}
 """Words for errors that are raised without any."""
@@ -225,7 +233,7 @@ def _open_streams() -> None:
 
 
 class _Signals:
-    """Lets signals end the process as Ctrl-C does, unless somebody else listens.
+    """Ends the process in order when a signal comes, unless somebody else listens.
 
     Attributes:
         status: Exit status after the signal that came; 0 while none has.
@@ -234,26 +242,68 @@ class _Signals:
     def __init__(self) -> None:
         """Find the signals that nobody listens to; nohup lets SIGHUP be ignored."""
         self.status = 0
-        self._ours = [n for n in SIGNALS if signal.getsignal(n) == signal.SIG_DFL]
+        self._raised: BaseException | None = None
+        self._listens = False
+        self._process = os.getpid()
+        found = {number: signal.getsignal(number) for number in SIGNALS}
+        free = (signal.SIG_DFL, signal.default_int_handler)
+        self._before = {n: handler for n, handler in found.items() if handler in free}
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> Self:
         """Listen."""
-        for number in self._ours:
-            signal.signal(number, self._terminate)
+        for number in self._before:
+            signal.signal(number, self._stop)
+        sys.unraisablehook = self._dropped
+        self._listens = True
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave the signals as they were."""
-        for number in self._ours:
-            signal.signal(number, signal.SIG_DFL)
+        """Leave the signals as they were; after one the next ends what is left."""
+        self._listens = False
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if self.status else handler)
+        if not self.status:
+            sys.unraisablehook = self._hook
 
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
-        """Raise SystemExit where the process is."""
-        # Once: what is put in order now must not be interrupted again.
-        for listened in self._ours:
-            signal.signal(listened, signal.SIG_IGN)
-        self.status = 128 + number
-        raise SystemExit(self.status)
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        """Raise an error where the process is, but not into what it leads to."""
+        if self._leads_to(sys.exception()):
+            return
+        if number != signal.SIGTERM and os.getpid() != self._process:
+            # Workers of loaders, which share the terminal, are ended by this one.
+            return
+        self.status = self.status or 128 + number
+        ctrl_c = self.status == INTERRUPTED
+        self._raised = KeyboardInterrupt() if ctrl_c else SystemExit(self.status)
+        raise self._raised
+
+    def _leads_to(self, error: BaseException | None) -> bool:
+        """Tell whether an error is what a signal raised, or came of it."""
+        while error is not None and error is not self._raised:
+            error = error.__context__
+        return error is not None
+
+    def _dropped(self, unraisable: Any) -> None:
+        """Raise again, later, what Python dropped, as it does in destructors.
+
+        That of a loader waits for its workers after every epoch.
+        """
+        if not self.status:
+            self._hook(unraisable)
+        elif self._leads_to(unraisable.exc_value):
+            # Not threading's, which waits until it runs: it would be interrupted, too.
+            _thread.start_new_thread(self._raise_again, ())
+
+    def _raise_again(self) -> None:
+        """Raise the signal again, unless the command has ended."""
+        time.sleep(_LATER)
+        number = self.status - 128
+        if self._listens and WINDOWS:
+            signal.raise_signal(number)
+        elif self._listens:
+            # To the process: the main thread may wait for something.
+            os.kill(self._process, number)
 
 
 def _end(error: BaseException, signalled: int = 0) -> int | str:
@@ -265,12 +315,11 @@ def _end(error: BaseException, signalled: int = 0) -> int | str:
             Lightning ends its loops with a status of its own, 0.
     """
     _give_up_stdout()
-    if _chain(error, 'KeyboardInterrupt'):
-        # Lightning ends the process itself, with another status.
-        _say('torchgeo-ekgnet: interrupted\n')
-        return INTERRUPTED
+    if not signalled and _chain(error, 'KeyboardInterrupt'):
+        signalled = INTERRUPTED
     if signalled:
-        _say('torchgeo-ekgnet: terminated\n')
+        ctrl_c = signalled == INTERRUPTED
+        _say(f'torchgeo-ekgnet: {"interrupted" if ctrl_c else "terminated"}\n')
         return signalled
     # Lightning's tables end the process without a word when nobody reads them.
     if isinstance(error, BrokenPipeError) or (

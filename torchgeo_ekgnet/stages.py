@@ -28,6 +28,10 @@ _OF_THE_SCENE = (
     *('wavelengths', 'wavelength_unit'),
 )
 
+#: Options that mean nothing without labels: a list of names is one of their values. The
+#: network knows its classes.
+_OF_LABELS = ('class_names', 'labels')
+
 
 class _Part(NamedTuple):
     """What a configuration says of data or model: a class and its arguments."""
@@ -170,10 +174,17 @@ def _without_labels(command: str, options: Sequence[str]) -> list[str]:
     if _value(options, '--data.labels') is not None:
         return []
     files = [path for path in map(Path, configurations(options)) if path.is_file()]
-    labelled = [
-        data for data, _ in map(_parts_of, files) if data.arguments.get('labels')
+    known = {
+        name
+        for data, _ in map(_parts_of, files)
+        for name in _OF_LABELS
+        if data.arguments.get(name)
+    }
+    return [
+        f'--data.{name}=null'
+        for name in sorted(known)
+        if _value(options, f'--data.{name}') is None
     ]
-    return ['--data.labels=null'] if labelled else []
 
 
 def _root(config: Path, data: _Part, options: Sequence[str]) -> list[str]:
@@ -221,9 +232,11 @@ def _other_scene(data: _Part, cube: str, options: Sequence[str]) -> list[str]:
         # patches, is kept.
         added += [f'--data={_CUSTOM}', '--data.dataset_options=null']
     known = set(data.arguments) | {'labels'}
+    unlabelled = _value(options, '--data.labels') is None
+    others = (*_OF_THE_SCENE, 'class_names') if unlabelled else _OF_THE_SCENE
     added += [
         f'--data.{name}=null'
-        for name in _OF_THE_SCENE
+        for name in others
         if name in known and _value(options, f'--data.{name}') is None
     ]
     return [*added, f'--data.cube={_from_here(cube)}']

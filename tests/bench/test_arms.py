@@ -4,6 +4,8 @@
 """What is compared, and its memory."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -138,6 +140,19 @@ def test_peak_alone_measures_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called == 6 * [(5, 16, 2)]
     monkeypatch.setattr(bench_arms, 'peak_memory', lambda *args: None)
     assert bench_arms.peak_alone(options, (5, 16, 2), 'training', 'paper') is None
+
+
+def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = bench_arms.Setting(build_parser().parse_args([]), torch.device('cpu'), {})
+
+    def killed(*args: Any) -> None:
+        raise BrokenProcessPool
+
+    pool = ThreadPoolExecutor(1)
+    monkeypatch.setattr(bench_arms, 'ProcessPoolExecutor', lambda *args: pool)
+    monkeypatch.setattr(bench_arms, 'peak_alone', killed)
+    with pytest.raises(RuntimeError, match=r'ours in training: .* --no-memory leaves'):
+        bench_arms.peaks_apart(setting, (5, 16, 2), 'training', {'ours': lambda: None})
 
 
 def test_peaks_on_cuda_are_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,14 @@ def test_demo_runs_beside_as_many_processes_as_the_row_says(
     assert '| 2              | 1       | 4.0     | 2.00' in capsys.readouterr().out
 
 
+def test_busy_processes_end_with_this_one() -> None:
+    with busy._competitors(1) as (process,):
+        assert process.stdin is not None
+        # As the system does when this process is killed.
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
 def test_demo_is_run_as_a_user_does(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         'import json, pathlib, sys\n'

@@ -6,6 +6,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -146,12 +147,15 @@ def test_callback_in_test_writes_beside_the_run(tmp_path: Path, worth: bool) -> 
     assert not hooks(task)
 
 
-def test_callback_in_validate(tmp_path: Path) -> None:
+def test_callback_in_validate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make_trainer(tmp_path, ExpertUse('use'))
     task = Task()
     runner.test(task, datamodule=Data(), verbose=False)
     tested = (tmp_path / 'use.json').read_bytes()
-    runner.validate(task, datamodule=Data(), verbose=False)
+    drawing = Mock(side_effect=RuntimeError('no fonts'))
+    monkeypatch.setattr('torchgeo_ekgnet.callbacks.expert_use.plot_expert_use', drawing)
+    with pytest.warns(UserWarning, match=r'use\.png is left out.*no fonts'):
+        runner.validate(task, datamodule=Data(), verbose=False)
     validated = json.loads((tmp_path / 'validate' / 'use.json').read_text())
     assert validated['samples'] == 9
     # What test has found stays.

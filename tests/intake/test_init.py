@@ -88,9 +88,9 @@ def test_odd_names_and_nan_survive(
     cube = own_cube()
     cube[0, 0] = np.nan
     arrays: dict[str, Any] = {'a: b': cube, 'yes': own_labels()}
-    np.savez("Été: 'n° 1' #2.npz", **arrays)
-    main(['.', '--output', 'x.yaml'])
-    cli = built('x.yaml')
+    np.savez("Été: 'n° 1' #2\x1b\x85.npz", **arrays)
+    main(['.', '--output', 'x\ny.yaml'])
+    cli = built('x\ny.yaml')
     cli.datamodule.setup('fit')
     assert cli.datamodule.scene.num_classes == 3
     assert int((~cli.datamodule.scene.valid).sum()) == 1

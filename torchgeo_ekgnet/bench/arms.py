@@ -9,6 +9,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -284,6 +285,9 @@ def peaks_apart(
 
     Returns:
         Bytes by arm, see :func:`peak_memory`.
+
+    Raises:
+        RuntimeError: If a process was killed.
     """
     if setting.device.type != 'cpu':
         return {arm: peak_memory(call, setting.device) for arm, call in arms.items()}
@@ -294,7 +298,14 @@ def peaks_apart(
             1, multiprocessing.get_context('spawn'), keep_freed_memory
         ) as pool:
             work = pool.submit(peak_alone, setting.options, size, passes, arm)
-            peaks[arm] = work.result()
+            try:
+                peaks[arm] = work.result()
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    f'memory of {arm} in {passes}: found that the process that measured it '
+                    'was killed, as the system does for want of memory; --no-memory '
+                    'leaves these measurements out'
+                ) from error
     return peaks
 
 

@@ -22,21 +22,24 @@ __all__ = ('COMPETITORS', 'bench_busy')
 COMPETITORS = (0, 1, 2)
 
 _PROGRAM = 'from torchgeo_ekgnet.main import main; main()'
-_LOOP = 'while True: pass'
+_LOOP = (
+    'import os, sys, threading\n'
+    'threading.Thread(target=lambda: os._exit(len(sys.stdin.read()))).start()\n'
+    'while True: pass'
+)
 
 
 @contextlib.contextmanager
-def _competitors(count: int) -> Iterator[None]:
-    """Keep cores busy with processes that only count."""
-    processes = [
-        subprocess.Popen([sys.executable, '-S', '-c', _LOOP]) for _ in range(count)
-    ]
+def _competitors(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Keep cores busy with processes that only loop, and end if this one is killed."""
+    command = [sys.executable, '-S', '-c', _LOOP]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(count)]
     try:
-        yield
+        yield processes
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def _run_demo(epochs: int | None) -> tuple[float, int]:

@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from .._files import replaced, write_json
+from .._files import replaced, write_json, write_optional
 from .._runs import claim_outputs
 from ..experts import ExpertUseReport, plot_expert_use, worth_of_attention
 from ..layers.attention import attention_layers, record_attention
@@ -194,13 +195,16 @@ class ExpertUse(Callback):
         content = {**about, 'class_names': names, **report.to_dict(), **more}
         content_file, picture = (folder / name for name in self._names)
         write_json(content_file, content)
-        try:
+
+        def draw(path: Path) -> None:
             figure = plot_expert_use(report, names)
-            with replaced(picture) as part:
-                figure.savefig(part, dpi=150)
-            plt.close(figure)
-        except Exception:  # a picture must not cost the stage its results
-            logger.warning('ExpertUse: the figure could not be drawn', exc_info=True)
+            try:
+                with replaced(path) as part:
+                    figure.savefig(part, dpi=150)
+            finally:
+                plt.close(figure)
+
+        write_optional(picture, draw)
 
 
 def _whole(loader: Any) -> Any:

@@ -110,14 +110,25 @@ _DATA: dict[str, Any] = {
     },
 }
 
+#: What the files of PyTorch and other archives begin with.
+_ARCHIVE = b'PK\x03\x04'
+
 
 def check_archive(path: Path) -> None:
     """Look at the sums of an archive, which PyTorch does not, before it is read.
 
     Raises:
-        FileError: If a part has another sum, or is larger unpacked than the memory.
+        FileError: If its end is missing, a part has another sum, or is larger unpacked
+            than the memory.
     """
     if not zipfile.is_zipfile(path):
+        with path.open('rb') as file:
+            begins = file.read(4) == _ARCHIVE
+        if begins:
+            raise FileError(
+                f'{path} is cut off: found the beginning of an archive without its end, '
+                'expected a complete file; copy it again from where it was made'
+            )
         return
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()

@@ -67,7 +67,15 @@ def write_configuration(
         *_model(advice),
         *_data(found, advice),
     ]
-    return '\n'.join(lines) + '\n'
+    return '\n'.join(map(_printable, lines)) + '\n'
+
+
+def _printable(line: str) -> str:
+    """Spell out what YAML does not take in comments, such as ends of lines in names."""
+    return ''.join(
+        letter if letter.isprintable() else letter.encode('unicode_escape').decode()
+        for letter in line
+    )
 
 
 def commands(name: str, path: Path) -> list[str]:
