@@ -94,13 +94,19 @@ def test_nohup_outlives_the_terminal(
 
 @needs_fork
 @pytest.mark.parametrize(
-    ('first', 'second', 'status'),
-    [('SIGINT', 'SIGINT', 130), ('SIGINT', 'SIGTERM', 130), ('SIGTERM', 'SIGINT', 143)],
+    ('first', 'second', 'status', 'patience'),
+    [
+        ('SIGINT', 'SIGINT', 130, 10.0),
+        ('SIGINT', 'SIGTERM', 130, 10.0),
+        ('SIGTERM', 'SIGINT', 143, 10.0),
+        ('SIGTERM', 'SIGTERM', 143, 0.0),
+    ],
 )
 def test_second_signal_leaves_time_to_put_things_in_order(
     first: str,
     second: str,
     status: int,
+    patience: float,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -112,9 +118,10 @@ def test_second_signal_leaves_time_to_put_things_in_order(
             (tmp_path / 'in order').touch()
 
     monkeypatch.setattr(command_line, 'run', interrupted)
+    monkeypatch.setattr(command_line, '_PATIENCE', patience)
     process = forked(main, tmp_path / 'errors.txt')
     assert process.status() == status
-    assert (tmp_path / 'in order').exists()
+    assert (tmp_path / 'in order').exists() == (patience > 0)
     assert len(process.errors.read_text().splitlines()) == 1
 
 

@@ -54,6 +54,9 @@ _LINE = 600
 _LATER = 0.1
 """Seconds after which a signal is raised again."""
 
+_PATIENCE = 10.0
+"""Seconds that what a signal leads to has before another signal interrupts it."""
+
 _WORDLESS = {'MemoryError': 'the machine has not enough free memory'}
 """Words for errors that are raised without any."""
 
@@ -243,6 +246,7 @@ class _Signals:
         """Find the signals that nobody listens to; nohup lets SIGHUP be ignored."""
         self.status = 0
         self._raised: BaseException | None = None
+        self._since = 0.0
         self._listens = False
         self._process = os.getpid()
         found = {number: signal.getsignal(number) for number in SIGNALS}
@@ -267,12 +271,14 @@ class _Signals:
             sys.unraisablehook = self._hook
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Raise an error where the process is, but not into what it leads to."""
-        if self._leads_to(sys.exception()):
+        """Raise an error where the process is, but not soon into what it leads to."""
+        now = time.monotonic()
+        if self._leads_to(sys.exception()) and now - self._since < _PATIENCE:
             return
         if number != signal.SIGTERM and os.getpid() != self._process:
             # Workers of loaders, which share the terminal, are ended by this one.
             return
+        self._since = now
         self.status = self.status or 128 + number
         ctrl_c = self.status == INTERRUPTED
         self._raised = KeyboardInterrupt() if ctrl_c else SystemExit(self.status)
