@@ -30,6 +30,8 @@ class TestTables:
             ('Longitude,Latitude', 'degrees'),
             ('col,row', 'pixels'),
             ('WKT', 'wkt'),
+            ('the_geom', 'EWKT'),
+            ('geom', 'EWKB'),
         ],
     )
     @pytest.mark.parametrize('ending', ['csv', 'txt'])
@@ -40,7 +42,7 @@ class TestTables:
             shapely.Point(LEFT + PIXEL * (c + 0.3), TOP - PIXEL * (r + 0.3))
             for r, c in places
         ]
-        if system == 'degrees':
+        if system in ('degrees', 'EWKT', 'EWKB'):
             points = geopandas.GeoSeries(points, crs=32632).to_crs(4326).tolist()
         lines = [f'cover{separator}{head}']
         for name, point, (row, col) in zip(('a', 'b'), points, places, strict=True):
@@ -49,6 +51,11 @@ class TestTables:
                 written = [str(col), str(row)]
             elif system == 'wkt':
                 written = [f'"{point.wkt}"']
+            elif system == 'EWKT':
+                written = [f'"SRID=4326;{point.wkt}"']
+            elif system == 'EWKB':
+                known = shapely.set_srid(point, 4326)
+                written = [shapely.to_wkb(known, hex=True, include_srid=True)]
             lines.append(separator.join([name, *written]))
         path = cube.with_name(f'gps.{ending}')
         path.write_text('\n'.join(lines) + '\n')
@@ -91,6 +98,12 @@ class TestTables:
         path.write_text('row,col,class\n3,4,2\n0,13,5\n')
         scene = open_scene(plain, path)
         assert scene.label_map[3, 4] == 1 and scene.label_map[0, 13] == 2
+
+    def test_geometries_of_several_systems(self, cube: Path) -> None:
+        path = cube.with_name('points.csv')
+        path.write_text('geom,class\nSRID=1;POINT(1 2),a\nSRID=2;POINT(1 2),b\n')
+        with pytest.raises(FileError, match=r"\(SRID\) \[1, 2\] in column 'geom'"):
+            open_scene(cube, path)
 
     def test_parts_of_pixels(self, plain: Path) -> None:
         """Some programs call the centre of pixel 3 3.0, and others 3.5."""

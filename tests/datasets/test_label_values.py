@@ -69,6 +69,7 @@ def test_zero_beside_another_value_for_no_label(
         ((255, 1, 2), True),
         ((255, 0, 1), True),
         ((0, 1, 255), True),
+        ((1, 40, 255), True),  # a class between does not occur
         ((0, 127, 255), False),
         ((0, 254, 255), False),
         ((0, 0, 255), False),
@@ -90,8 +91,10 @@ def test_a_usual_value_for_no_label(
     open_scene(cube_file(tmp_path), labels, unlabelled=[0, 255])
     _question_values('gt', np.arange(256), set(), [0])  # 255 is the next class
     assert 'if that means "no label"' not in caplog.text
-    _question_values('gt', np.array([0, 1, 255]), set(), [])  # 0 is a class, too
-    assert 'if that means "no label"' in caplog.text
+    for last in (255, 65535, 2**31 - 1, 2**32 - 1):
+        caplog.clear()
+        _question_values('gt', np.array([0, 1, last]), set(), [])  # 0 is a class, too
+        assert f'1 and {last}, which' in caplog.text
 
 
 @pytest.mark.parametrize('unlabelled', [[0], [5]])

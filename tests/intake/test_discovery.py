@@ -161,6 +161,11 @@ def test_raster_and_polygons(tmp_path: Path) -> None:
     found = find_scene([tmp_path / 'plain.gpkg', cube])
     assert found.options == {'attribute': 'b'}
     assert found.notes['attribute'] == '2 values; others: a, name'
+    # One polygon a class.
+    one = frame[['geometry']].assign(note=['x', 'y', 'y'], label=['rye', 'oat', 'pea'])
+    one.to_file(tmp_path / 'one.gpkg')
+    found = find_scene([tmp_path / 'one.gpkg', cube])
+    assert found.options == {'attribute': 'label'}
     # Classes may lie in files of their own.
     frame[:1].to_file(tmp_path / 'part_0.gpkg')
     frame[1:].to_file(tmp_path / 'part_1.gpkg')
@@ -255,6 +260,20 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
         ValueError, match=r'broken\.mat .*cannot be read as a \.mat file'
     ):
         find_scene([path])
+
+
+def test_bands_in_files_of_their_own(tmp_path: Path) -> None:
+    for number in range(BANDS):
+        band = own_cube().transpose(2, 0, 1)[[number]].astype(np.float32)
+        geotiff.write(tmp_path / f'L8_B{number + 1}_T2.tif', band, None, None)
+    np.save(tmp_path / 'truth.npy', own_labels())
+    pattern = str(tmp_path / 'L8_B*_T2.tif')
+    with pytest.raises(ValueError, match=r'a pattern names them: --cube ') as caught:
+        find_scene([tmp_path])
+    assert f"'{pattern}'" in str(caught.value)
+    found = find_scene([tmp_path], {'cube': pattern})  # none of them are labels
+    assert (found.cube, found.labels) == ('L8_B*_T2.tif', 'truth.npy')
+    np.testing.assert_array_equal(found.scene.cube, own_cube().astype(np.float32))
 
 
 @needs_posix

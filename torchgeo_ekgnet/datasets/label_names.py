@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 #: More colours than that in a picture are shades, more values objects or measurements.
 MAX_CLASSES = 256
 #: What files without a value for missing data often write where there is no label.
-_USUAL_NO_LABEL = (255, 65535)
+_USUAL_NO_LABEL = (255, 32767, 65535, 2**31 - 1, 2**32 - 1)
 #: White as the number of a colour; pictures have it or black where there is no label.
 _WHITE = 0xFFFFFF
 
@@ -132,7 +132,9 @@ def _question_values(
             last,
         )
     counted = others in (list(range(1, len(others) + 1)), list(range(len(others))))
-    if last in _USUAL_NO_LABEL and others and counted and last - others[-1] > 1:
+    # Levels of grey lie all over the range.
+    apart = bool(others) and (counted or others[-1] < last / 4)
+    if last in _USUAL_NO_LABEL and apart and last - others[-1] > 1:
         logger.warning(
             '%s: its labels are %s and %d, which %d pixels have; if that means "no '
             'label", give unlabelled=%s, or unlabelled=[%d] where 0 is a class',

@@ -23,7 +23,7 @@ NO_LABEL = int(np.iinfo(np.int64).min)
 #: Names that label files give to pixels that belong to no class.
 _NO_CLASS = frozenset(
     (
-        *('background', 'unlabelled', 'unlabeled', 'unclassified', 'undefined'),
+        *('background', 'bg', 'unlabelled', 'unlabeled', 'unclassified', 'undefined'),
         *('unknown', 'nodata', 'nolabel', 'null', 'void', 'none', 'ignore', 'masked'),
         *('notlabelled', 'notlabeled', 'notclassified', 'unassigned'),
     )
@@ -218,10 +218,11 @@ def whole_numbers(name: str, labels: NDArray[Any]) -> NDArray[np.int64]:
             'class numbers'
         )
     # Doubles hold every whole number up to 2**53 only.
-    largest = float(np.abs(labels).max()) if labels.size else 0.0
-    if largest >= 2**53:
+    largest = float(labels.flat[np.abs(labels).argmax()]) if labels.size else 0.0
+    if abs(largest) >= 2**53:
         raise ValueError(
-            f'{name}: found label {largest:g}, expected class numbers below {2**53}'
+            f'{name}: found label {largest:g}, expected class numbers below {2**53}; if it '
+            'means "no label", the file must declare it (gdal_edit.py -a_nodata)'
         )
     return labels.astype(np.int64)
 

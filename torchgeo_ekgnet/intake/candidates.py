@@ -16,7 +16,7 @@ from .._wording import listed
 from ..datasets.sources import Request, enmap, envi, hdf5
 from ..datasets.sources.envi_files import find
 from ..datasets.sources.envi_header import TYPES, EnviHeader, first_line
-from ..datasets.sources.raster import open_raster
+from ..datasets.sources.raster import bands_of, open_raster
 from ..datasets.sources.vector import TABLES, holds_features, read_features
 from ..datasets.units import written_numbers
 from .arrays import ARRAY_SUFFIXES, list_variables, prisma_shape
@@ -228,8 +228,10 @@ def _raster(shown: tuple[str, ...], path: str, several: bool) -> Candidate:
         if header is not None:
             shape, kind = header.size, TYPES.get(header.integer('data type'), 'f4')
         else:
-            with open_raster(_data_of(path)) as file:
-                shape, kind = (file.height, file.width, file.count), file.dtypes[0]
+            data = Path(_data_of(path))
+            with open_raster(data) as file:
+                size, kind = (file.height, file.width), file.dtypes[0]
+            shape = (*size, bands_of(data))
         whole = np.dtype(kind).kind in 'iu'
     except FileError as error:
         raise ValueError(

@@ -7,6 +7,7 @@ import fnmatch
 import glob
 import logging
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ _CLASS_WORDS = (
     *('class', 'label', 'landcover', 'land_cover', 'category', 'type', 'species'),
     *('crop', 'cover', 'level', 'name', 'code', 'id'),
 )
+#: Of these the first ones are no names or numbers of single features.
+_SURE = 9
 
 #: More values than this are no classes.
 _MANY = 256
@@ -92,11 +95,13 @@ def find_scene(
         [*map(str, files), *(n for n in named if n not in files)]
     )
     cube = _choose_cube(items, known, other)
+    bands = set(glob.glob(cube.paths[0])) if cube.several else set()
     rest = [
         item
         for item in items
         if item != cube
         and not (item.paths == cube.paths and _named_by(cube.variable, item))
+        and item.paths[0] not in bands
     ]
     fitting = _fitting(rest, cube, known)
     asked = need_labels or known.keys() & {'labels', 'labels_variable'}
@@ -190,9 +195,33 @@ def _choose_cube(
         raise ValueError(
             f'found {len(cubes) or "no"} cube{"s" * (len(cubes) != 1)} among the files '
             f'({there}), expected one file or variable with rows, columns and bands; '
-            'name it with --cube and --cube_variable'
+            f'name it with --cube and --cube_variable{"" if cubes else _bands_hint(items)}'
         )
     return cubes[0]
+
+
+def _bands_hint(items: Sequence[Candidate]) -> str:
+    """Suggest a pattern where maps have numbered names, for messages."""
+    maps = [item for item in items if len(item.shape) == 2 or item.shape[2:] == (1,)]
+    for option, names in (
+        ('cube_variable', [item.variable for item in maps if item.variable]),
+        ('cube', [item.paths[0] for item in maps if item.kind == 'raster']),
+    ):
+        alike: dict[str, list[list[str]]] = {}
+        for name in names:
+            stem = re.sub(r'\d+', '*', name)
+            alike.setdefault(stem, []).append(re.split(r'(\d+)', name))
+        series = max(alike.values(), key=len, default=[])
+        if len(series) > 1:
+            pattern = ''.join(
+                parts[0] if len(set(parts)) == 1 else '*'
+                for parts in zip(*series, strict=True)
+            )
+            return (
+                f'; if the {len(series)} maps are its bands, a pattern names them: '
+                f"--{option} '{pattern}'"
+            )
+    return ''
 
 
 def _named_by(pattern: str | None, item: Candidate) -> bool:
@@ -353,13 +382,14 @@ def _class_columns(frame: pd.DataFrame) -> list[str]:
         numbers = not text and bool((values % 1 == 0).all())
         if not (text or numbers) or not 1 < kinds <= _MANY:
             continue
-        unique = kinds == len(values) > 2
+        unique = kinds == len(values) > 2  # or one polygon a class
         lowered = str(name).lower()
         word = next(
             (rank for rank, word in enumerate(_CLASS_WORDS) if word in lowered),
             len(_CLASS_WORDS),
         )
-        ranked.append((unique, word, not text, str(name)))
+        known = word < (_SURE if unique else len(_CLASS_WORDS))
+        ranked.append((not known, unique, word, not text, str(name)))
     return [name for *_, name in sorted(ranked)]
 
 

@@ -149,7 +149,7 @@ class TestNames:
         assert scene.class_names == ('oak', 'fir', 'elm')
 
     @pytest.mark.parametrize(
-        'kind', ['v5', 'struct', 'characters', 'v7.3', 'h5', 'npz']
+        'kind', ['v5', 'struct', 'characters', 'v7.3', 'h5', 'file.h5', 'map.h5', 'npz']
     )
     @pytest.mark.parametrize('ground', [[], ['Background']])
     def test_list_of_texts(
@@ -163,7 +163,12 @@ class TestNames:
         """Files of MUUFL Gulfport and others list names beside the labels."""
         names = [*ground, 'bare soil', 'forest', 'maize']
         cells = np.array(names, dtype=object)
-        path = tmp_path / {'h5': 'gt.h5', 'npz': 'gt.npz'}.get(kind, 'gt.mat')
+        path = tmp_path / {
+            'h5': 'gt.h5',
+            'npz': 'gt.npz',
+            'file.h5': 'gt.h5',
+            'map.h5': 'gt.h5',
+        }.get(kind, 'gt.mat')
         labels = 'gt'
         if kind == 'v5':
             scipy.io.savemat(path, {'gt': LABELS, 'Class_Names': cells})
@@ -180,6 +185,9 @@ class TestNames:
                 file['gt'] = LABELS.T if kind == 'v7.3' else LABELS
                 if kind == 'h5':
                     file['class_names'] = names
+                elif kind.endswith('.h5'):
+                    holder = file if kind == 'file.h5' else file['gt']
+                    holder.attrs['class_names'] = names
                 else:
                     texts = [np.array([[ord(c)] for c in n], 'u2') for n in names]
                     held = [

@@ -427,6 +427,30 @@ class TestBandsInArraysOfTheirOwn:
         assert np.array_equal(scene.read(0, 12, 0, 14), CUBE)
         assert np.array_equal(scene.label_map, LABELS)
 
+    @pytest.mark.parametrize(
+        ('names', 'centre', 'unit', 'found'),
+        [
+            ('band_{}', 'wavelength', 1.0, True),  # SNAP
+            ('b{}', 'radiation_wavelength', 1e-3, True),
+            ('Rrs_{nm}', '', 0.0, True),
+            ('band_{}', 'wavelength', 0.0, False),  # not spectral
+        ],
+    )
+    def test_wavelengths(
+        self, tmp_path: Path, names: str, centre: str, unit: float, found: bool
+    ) -> None:
+        with h5py.File(tmp_path / 'a.nc', 'w') as file:
+            for n, value in enumerate(CENTRES):
+                name = names.format(n + 1, nm=int(value))
+                file[name] = CUBE[:, :, n]
+                file[name].attrs[f'{centre}_unit'] = 'nm' if unit == 1 else 'um'
+                file[name].attrs[centre or 'x'] = np.float32(value * unit)
+        pattern = names.partition('{')[0] + '*'
+        scene = open_scene(tmp_path / 'a.nc', cube_variable=pattern)
+        assert (scene.wavelengths is not None) == found
+        if scene.wavelengths is not None:
+            np.testing.assert_allclose(scene.wavelengths, CENTRES, rtol=1e-6)
+
     @pytest.mark.parametrize('pattern', ['X*', '*'])
     def test_no_maps_of_one_size(self, tmp_path: Path, pattern: str) -> None:
         with h5py.File(tmp_path / 'a.nc', 'w') as file:

@@ -20,6 +20,7 @@ from rasterio.transform import Affine, from_origin
 from tests.data.geotiff import data as geotiff
 from torchgeo_ekgnet._reading import FileError
 from torchgeo_ekgnet.datasets import open_scene
+from torchgeo_ekgnet.intake.candidates import list_candidates
 
 CUBE = np.random.default_rng(2).integers(1, 3000, (12, 14, 5)).astype('uint16')
 BANDS = np.moveaxis(CUBE, 2, 0)
@@ -172,6 +173,7 @@ class TestContainers:
                 )
         scene = open_scene(path, lazy=lazy)
         assert np.array_equal(scene.read(0, 12, 0, 14), CUBE)
+        assert list_candidates([str(path)])[0][0].shape == CUBE.shape
 
     def test_pages_of_other_sizes(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -6,8 +6,9 @@
 What they share: ``base`` (what every format delivers), ``stack`` (several files as one
 cube), ``memmap``, ``axes``; of files with several arrays ``variables`` (which one is
 meant) and ``facts`` (what the file tells of bands and classes beside it).
-``envi_files``, ``envi_header`` and ``byte_order`` belong to ``envi``, ``hdf5_file`` and
-``conventions`` to ``hdf5``, ``legend`` to ``raster``; ``vector`` reads features.
+``envi_files``, ``envi_header`` and ``byte_order`` belong to ``envi``, ``hdf5_file``,
+``hdf5_place`` and ``conventions`` to ``hdf5``, ``legend`` to ``raster``; ``vector`` reads
+features, with ``table``.
 """
 
 from collections.abc import Sequence

@@ -238,6 +238,24 @@ def band_facts(
     return BandFacts(centres, unit, bad, _misfit(shapes, own, bands))
 
 
+def own_centre(
+    path: Path, attributes: Mapping[str, Any]
+) -> tuple[float, str | None] | None:
+    """Return the wavelength, and its unit, that a map of one band tells of itself.
+
+    Args:
+        path: The file, for messages.
+        attributes: Attributes of the map.
+    """
+    low = _read_facts(path, lower(attributes))
+    for name in (*WAVELENGTHS, 'radiation_wavelength'):
+        numbers = _per_band(np.ravel(low.get(name, ())), 1)
+        if numbers is not None and numbers[0] > 0:
+            unit = low.get(f'{name}_units', low.get(f'{name}_unit'))
+            return float(numbers[0]), text_of(unit)
+    return None
+
+
 def _read_facts(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes, what they tell of bands in text as numbers with their unit."""
     read = dict(attributes)

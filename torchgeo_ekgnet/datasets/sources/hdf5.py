@@ -4,28 +4,33 @@
 """HDF5 and NetCDF files, and MATLAB v7.3, which is HDF5 with its axes reversed."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 
 from ..._reading import FileError, check_memory, reading
-from ..._wording import shortened
 from ..labels import LabelLegend
 from ..nodata import is_nodata
-from ..raster import Grid, placed_crs, read_crs
-from ..units import nanometres
+from ..raster import Grid
+from ..units import named_centres, nanometres, told_nanometres
 from .axes import axes_of, bands_in, in_order, kept_axes, reorder
 from .base import Chosen, Request, Source
 from .conventions import FLAGS, Signs, bounds, flags, meant_type, resigned
-from .facts import Variable, band_facts, lower, named_classes, text_of
-from .hdf5_file import AXES, COORDINATES, SYSTEM, class_names_of, open_hdf5
+from .facts import (
+    are_class_names,
+    band_facts,
+    lower,
+    named_classes,
+    own_centre,
+    text_of,
+)
+from .hdf5_file import AXES, COORDINATES, PLACE, SYSTEM, class_names_of, open_hdf5
+from .hdf5_place import number, of_map_info, of_prisma, placed
 from .stack import StackSource
 from .variables import Listed, pick, series
 
@@ -36,8 +41,6 @@ SUFFIXES = ('.h5', '.hdf5', '.hdf', '.he5', '.nc', '.nc4')
 #: Endings of rasters that are HDF5 or NetCDF inside.
 _RASTERS = ('.kea', '.bag', '.grd')
 
-#: Units of coordinates that a CRS has as well, without the end of "degrees_north".
-_PLACED = ('m', 'meter', 'metre', 'degree')
 #: Rows that are compared with the bounds at once.
 _ROWS_AT_ONCE = 64
 #: Detectors of PRISMA, as its attributes call them.
@@ -78,13 +81,15 @@ def open_arrays(path: Path, request: Request, matlab: bool = False) -> Source:
     with open_hdf5(path, request.variable) as (variables, _):
         shapes = {name: item.data.shape for name, item in variables.items()}
         names = series(path, shapes, request)
+        told = [own_centre(path, variables[name].attributes) for name in names]
     if not names:
         return HDF5Source(path, request, matlab)
     band = replace(request, axes=None, size=None, labels=True)
     parts = [HDF5Source(path, replace(band, variable=n), matlab) for n in names]
-    source = StackSource(parts)
-    source.files = (path,)
-    return source
+    centres = [centre for centre in told if centre is not None]
+    return SeriesSource(
+        path, parts, centres if len(centres) == len(names) else named_centres(names)
+    )
 
 
 def list_arrays(path: Path, matlab: bool = False) -> dict[str, Listed]:
@@ -175,9 +180,18 @@ class HDF5Source(Source):
             self._signs = Signs(np.dtype(data.dtype), dtype)
             self._attributes = {key: low[key] for key in _NODATA if key in low}
             self._bounds = bounds(path, self.variable, low, self._signs)
-            pair = _number(low, 'scale_factor', 1.0), _number(low, 'add_offset', 0.0)
+            pair = number(low, 'scale_factor', 1.0), number(low, 'add_offset', 0.0)
             self._scaling = () if pair == (1.0, 0.0) else (pair,) * size[2]
             self._named = {key: low[key] for key in FLAGS if key in low}
+            self._texts = next(
+                (
+                    {key: value}
+                    for told in (own, attributes)
+                    for key, value in told.items()
+                    if are_class_names(key) and np.size(value) > 1
+                ),
+                {},
+            )
             self._members = h5py.check_enum_dtype(data.dtype)
             _check_parts(path, data)
             bands = bands_in(shape, self.axes)
@@ -188,10 +202,11 @@ class HDF5Source(Source):
             if request.size is None:
                 named = zip(self._places, own.get(COORDINATES, ()), strict=False)
                 held = {axis: variables.get(name.strip('/')) for axis, name in named}
-                transform = _transform(held.get('x'), held.get('y'))
-                system = None if transform is None else own.get(SYSTEM)
-                crs = None if system is None else _system(path, system)
-                self._grid = Grid(*self.shape[:2], crs, transform)
+                grid = Grid(*self.shape[:2])
+                at = placed(path, grid, held.get('x'), held.get('y'), own.get(SYSTEM))
+                if at is None and PLACE in own and not matlab:
+                    at = of_map_info(path, grid, own[PLACE])
+                self._grid = at or grid
 
     @property
     def nodata(self) -> float | None:
@@ -205,7 +220,7 @@ class HDF5Source(Source):
             names = {int(value): name for name, value in self._members.items()}
         else:
             names = flags(self.files[0], self._named, self._signs)
-        texts = {} if names else class_names_of(self.files[0])
+        texts = {} if names else self._texts or class_names_of(self.files[0])
         if texts:
             self._values = self._stored(())  # once: labels are read next
             return named_classes(self.files[0], texts, self.read_all())
@@ -273,6 +288,32 @@ class HDF5Source(Source):
         return np.asarray(self._values[where])
 
 
+class SeriesSource(StackSource):
+    """Maps of one file that are the bands of a cube.
+
+    Args:
+        path: The file.
+        parts: The maps in the order of their bands.
+        centres: Wavelength and unit of each, nothing if they are unknown.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        parts: Sequence[Source],
+        centres: Sequence[tuple[float, str | None]],
+    ) -> None:
+        """Initialize a new SeriesSource instance."""
+        super().__init__(parts)
+        self.files, self._centres = (path,), list(centres)
+
+    def wavelengths(self, unit: str | None = None) -> NDArray[np.float64] | None:
+        """Return the band centres in nm that attributes or names of the maps tell."""
+        if not self._centres:
+            return None
+        return told_nanometres(self._centres, unit, self.where)
+
+
 class PrismaSource(StackSource):
     """The two cubes of a PRISMA product, VNIR before SWIR.
 
@@ -299,17 +340,23 @@ class PrismaSource(StackSource):
         super().__init__(parts)
         self.files, self.axes = (path,), axes
         told = lower(attributes)
+        self._place = of_prisma(path, Grid(*self.shape[:2]), told)
         self._listed: list[Any] = [told.get(f'list_cw_{name}') for name in _DETECTORS]
         self._acquired: list[Any] = [
             told.get(f'list_cw_{name}_flags') for name in _DETECTORS
         ]
         self._scales: list[tuple[float, float]] = []
         for part, detector in zip(parts, _DETECTORS, strict=True):
-            low = _number(told, f'l2scale{detector}min', 0.0)
-            high = _number(told, f'l2scale{detector}max', 0.0)
+            low = number(told, f'l2scale{detector}min', 0.0)
+            high = number(told, f'l2scale{detector}max', 0.0)
             # Reflectance lies between the two, in steps of 16 bits.
             pair = ((high - low) / 65535, low) if high > low else (1.0, 0.0)
             self._scales += [pair] * part.shape[2]
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie; products below level 2D tell no grid."""
+        return self._place
 
     @property
     def scaling(self) -> tuple[tuple[float, float], ...]:
@@ -344,40 +391,6 @@ class PrismaSource(StackSource):
         return bad if bad.any() else None
 
 
-def _system(path: Path, wkt: str) -> CRS | None:
-    """Return the CRS that a file tells, None where PROJ does not know it."""
-    try:
-        return placed_crs(read_crs(wkt), str(path))
-    except ValueError as error:
-        logger.warning(
-            '%s: found a CRS that is left out (%s)', path, shortened(str(error))
-        )
-        return None
-
-
-def _transform(x: Variable | None, y: Variable | None) -> Affine | None:
-    """Return the transform of evenly spaced centres of pixels, None for any others."""
-    lines = []
-    for held in (x, y):
-        low = {} if held is None else lower(held.attributes)
-        unit = (text_of(low.get('units')) or 'm').lower()
-        if held is None or len(held.data.shape) != 1 or held.data.shape[0] < 2:
-            return None
-        if unit.split('_')[0].rstrip('s') not in _PLACED:
-            return None
-        values = np.asarray(held.data[()], dtype=np.float64)
-        values = values * _number(low, 'scale_factor', 1.0)
-        values += _number(low, 'add_offset', 0.0)
-        first, step = values[0], (values[-1] - values[0]) / (len(values) - 1)
-        even = np.abs(values - first - step * np.arange(len(values))).max()
-        # Numbers of rows and columns are no places.
-        if not even < 0.1 * abs(step) or (step == 1 and first in (0, 0.5, 1)):
-            return None
-        lines.append((step, first - step / 2))
-    (a, c), (e, f) = lines
-    return Affine(a, 0, c, 0, e, f)
-
-
 def _check_parts(path: Path, data: Any) -> None:
     """Refuse a dataset whose values lie in other files that are not there.
 
@@ -387,8 +400,8 @@ def _check_parts(path: Path, data: Any) -> None:
     if not isinstance(data, h5py.Dataset):
         return
     stored = data.id.get_create_plist()
-    for number in range(stored.get_nfilters()):
-        code, *_, name = stored.get_filter(number)
+    for index in range(stored.get_nfilters()):
+        code, *_, name = stored.get_filter(index)
         if not h5py.h5z.filter_avail(code):
             raise FileError(
                 f'{path}: {data.name!r} is compressed by filter {code} '
@@ -410,14 +423,6 @@ def _check_parts(path: Path, data: Any) -> None:
 def _file_of(data: h5py.Dataset) -> Path:
     """Return the file in which a dataset lies."""
     return Path(data.file.filename)
-
-
-def _number(attributes: Mapping[str, Any], name: str, default: float) -> float:
-    """Return an attribute that is one number, else what it is without."""
-    try:
-        return float(np.ravel(attributes.get(name, default))[0])
-    except (TypeError, ValueError, IndexError):
-        return default
 
 
 def _nodata(path: Path, name: str, attributes: Mapping[str, Any]) -> float | None:

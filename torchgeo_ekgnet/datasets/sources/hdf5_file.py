@@ -25,6 +25,10 @@ AXES = ' axes'
 COORDINATES = ' coordinates'
 #: The same with the CRS, as WKT, of the variable that ``grid_mapping`` names.
 SYSTEM = ' crs'
+#: The same with the ``Map_Info`` of its product, and the EPSG code beside it, as texts.
+PLACE = ' place'
+
+_MAP_INFO, _CODES = 'map_info', ('epsg code', 'epsg_code')
 
 Members = list[tuple[str, Any]]
 """Datasets and groups by their names."""
@@ -67,10 +71,13 @@ def open_hdf5(
     with reading(path, 'HDF5'), h5py.File(path, 'r') as file:
         variables: dict[str, Variable] = {}
         systems: dict[str, str] = {}
+        places: dict[str, str | None] = {}
 
         def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
             own = _attributes(item)
             _note_system(systems, name, own)
+            if isinstance(item, h5py.Dataset) and _tells_place(name, item):
+                places[name] = text_of(item[()])
             if 'MATLAB_sparse' in own and isinstance(item, h5py.Group):
                 variables[name] = Variable(_full(path, item), {})
             if name.rpartition('/')[0] in variables or name.startswith('#'):
@@ -116,7 +123,30 @@ def open_hdf5(
                 'expected the file that the link names beside it'
             )
         _give_systems(variables, systems)
+        _give_places(variables, places)
         yield variables, _attributes(file)
+
+
+def _tells_place(name: str, item: h5py.Dataset) -> bool:
+    """Tell whether a dataset is one value that tells the place of a product."""
+    return name.split('/')[-1].lower() in (_MAP_INFO, *_CODES) and item.size == 1
+
+
+def _give_places(
+    variables: dict[str, Variable], places: Mapping[str, str | None]
+) -> None:
+    """Give every variable the place that its product, a group of the file, tells."""
+    for name, text in places.items():
+        group, _, word = name.rpartition('/')
+        if word.lower() != _MAP_INFO or not text:
+            continue
+        beside = [place for place in places if place.rpartition('/')[0] == group]
+        codes = [places[other] for other in beside if other != name]
+        told = text, codes[0] if codes else None
+        product = name.split('/')[0] + '/'
+        for variable, (data, own) in variables.items():
+            if variable.startswith(product):
+                variables[variable] = Variable(data, {**own, PLACE: told})
 
 
 def _note_system(

@@ -9,7 +9,7 @@ import re
 import struct
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,8 @@ def open_source(path: Path, request: Request) -> Source:
             'and colours, expected a lossless format such as PNG or GeoTIFF'
         )
     parts = [RasterSource(path, name) for name in inner]
-    same = len({(part.shape[:2], part.dtype) for part in parts}) == 1
     number = request.variable if (request.variable or '').isdecimal() else None
-    pages = driver == 'GTiff' and same
+    pages = driver == 'GTiff' and _alike(parts)
     if request.variable is not None and (number is None or (parts and not pages)):
         return RasterSource(path, _named(path, inner, request.variable))
     if number is not None and not request.labels:
@@ -89,6 +88,20 @@ def open_source(path: Path, request: Request) -> Source:
         f'{path}: found {len(inner)} rasters in it, expected one; name one with '
         f'{argument}, by its number too: {listed}'
     )
+
+
+def bands_of(path: Path) -> int:
+    """Return the bands of a raster, of a TIFF with pages that are alike those of all."""
+    with open_raster(path) as dataset:
+        count: int = dataset.count
+        inner = dataset.subdatasets if dataset.driver == 'GTiff' else []
+    parts = [RasterSource(path, name) for name in inner]
+    return sum(part.shape[2] for part in parts) if _alike(parts) else count
+
+
+def _alike(parts: Sequence[Source]) -> bool:
+    """Tell whether there are rasters, of one size and type."""
+    return len({(part.shape[:2], part.dtype) for part in parts}) == 1
 
 
 def _check_end_of_png(path: Path) -> None:

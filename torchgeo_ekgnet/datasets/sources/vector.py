@@ -3,10 +3,8 @@
 
 """Files of polygons, lines and points: what geopandas reads, tables, ENVI's ROIs."""
 
-import io
 import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ import shapely
 from ..._reading import FileError, decoded, reading, require_file
 from ..._wording import quoted
 from ..raster import placed_crs
+from .table import parsed, plain_names
 
 logger = logging.getLogger(__name__)
 
@@ -249,7 +248,7 @@ def _read_table(path: Path) -> Features:
             'columns, such as x,y,class'
         )
     with reading(path, 'a table of points', VectorFileError):
-        table, longer = (_parsed(text, index) for index in (False, None))
+        table, longer = (parsed(text, index) for index in (False, None))
     # Of rows with more values than names pandas takes the first ones as an index.
     if (
         not longer.reset_index(drop=True).equals(table)
@@ -265,7 +264,7 @@ def _read_table(path: Path) -> Features:
             'as x,y,class; a label map written as a matrix is read from .npy, .mat or '
             'GeoTIFF'
         )
-    columns = _plain_names(table)
+    columns = plain_names(table)
     for kind, names in _PLACES.items():
         found = [
             next((columns[name] for name in axis.split() if name in columns), None)
@@ -280,65 +279,30 @@ def _read_table(path: Path) -> Features:
             'x and y, easting and northing, lon and lat, col and row, or wkt'
         )
     with reading(path, 'a table of geometries', VectorFileError):
-        geometry = geopandas.GeoSeries.from_wkt(table[shape])
+        geometry = _geometries(path, table[shape])
         frame = geopandas.GeoDataFrame(table.drop(columns=shape), geometry=geometry)
-    return Features(frame, 'scene')
+    return Features(frame, 'scene' if frame.crs is None else 'crs')
 
 
-def _plain_names(table: pd.DataFrame) -> dict[str, str]:
-    """Return the columns by the letters of their names, with their digits and without.
-
-    What stands in brackets is a unit. Of two names with the same letters the first counts.
-    """
-    found: dict[str, str] = {}
-    for other in ('a-z0-9', 'a-z'):
-        for name in table.columns:
-            word = re.sub(r'[(\[].*?[)\]]', '', str(name).lower())
-            found.setdefault(re.sub(f'[^{other}]', '', word), name)
-    return found
-
-
-def _parsed(text: str, index: Literal[False] | None) -> pd.DataFrame:
-    """Parse a table, whatever separates its columns; all values stay texts.
-
-    Numbers would lose how they are written: 01 and 1 may be two classes.
-    """
-    text, separators = _without_remarks(text)
-    first = text.splitlines()[0]
-    # pandas would take any character that seems to separate, letters too.
-    separator = max(separators, key=first.count)
-    with warnings.catch_warnings(action='ignore', category=pd.errors.ParserWarning):
-        table = pd.read_csv(
-            io.StringIO(text, newline=None),
-            sep=separator if separator in first else ' ',
-            engine='python',
-            index_col=index,
-            dtype=str,
-            skipinitialspace=True,
+def _geometries(path: Path, column: 'pd.Series[Any]') -> geopandas.GeoSeries:
+    """Read geometries as WKT or, as PostGIS writes them, WKB in digits; both with a SRID."""
+    texts = column.dropna().astype(str).str.strip()
+    parts = texts.str.extract(r'(?i)(?:SRID=(\d+);)?\s*(.*)')
+    if parts[1].str.fullmatch('0[01][0-9A-Fa-f]{16,}').all():
+        shapes = shapely.from_wkb(parts[1].to_list())
+    else:
+        shapes = shapely.from_wkt(parts[1].to_list())
+    told = pd.to_numeric(parts[0]).fillna(
+        pd.Series(shapely.get_srid(shapes), texts.index)
+    )
+    systems = sorted(set(told.astype(int)) - {0})
+    if len(systems) > 1:
+        raise VectorFileError(
+            f'{path}: found geometries of the systems (SRID) {systems} in column '
+            f'{column.name!r}, expected one'
         )
-    return table.rename(columns=lambda name: str(name).strip())
-
-
-def _without_remarks(text: str) -> tuple[str, str]:
-    """Return a table from its names of columns on, and what may separate them.
-
-    Excel names the separator in a line of its own; other programs begin with remarks, of
-    which the last one holds the names if it has as many separators as the line below.
-    """
-    separators = '\t;|,'
-    told = re.match(r'\s*"?sep=([^\r\n])"?[;,\s]*?[\r\n]+', text)
-    if told:
-        text, separators = text[told.end() :], told[1]
-    text = text.lstrip('\r\n')
-    remarks = re.match(r'(?:#[^\r\n]*[\r\n]+)+', text)
-    if remarks:
-        last, text = remarks[0].split('#')[-1], text[remarks.end() :]
-        below = re.match(r'[^\r\n]*', text)
-        assert below is not None
-        plain = (re.sub('"[^"]*"', '', line) for line in (last, below[0]))
-        here, there = (max(map(line.count, separators)) for line in plain)
-        text = last + text if here >= there else text
-    return text, separators
+    crs = f'EPSG:{systems[0]}' if systems else None
+    return geopandas.GeoSeries(shapes, texts.index, crs=crs).reindex(column.index)
 
 
 def _points(path: Path, table: pd.DataFrame, x: str, y: str, kind: str) -> Features:
