@@ -29,12 +29,12 @@ __all__ = ('SceneFiles', 'find_scene')
 logger = logging.getLogger(__name__)
 
 #: Words in the name of a column that holds classes, the likeliest first.
-_CLASS_WORDS = (
+_OF_CLASSES = (
     *('class', 'label', 'landcover', 'land_cover', 'category', 'type', 'species'),
-    *('crop', 'cover', 'level', 'name', 'code', 'id'),
+    *('crop', 'cover'),
 )
-#: Of these the first ones are no names or numbers of single features.
-_SURE = 9
+#: The same, or names and numbers of single features.
+_OF_EITHER = ('level', 'name', 'code', 'id')
 
 #: More values than this are no classes.
 _MANY = 256
@@ -384,11 +384,11 @@ def _class_columns(frame: pd.DataFrame) -> list[str]:
             continue
         unique = kinds == len(values) > 2  # or one polygon a class
         lowered = str(name).lower()
+        words = (*_OF_CLASSES, *_OF_EITHER)
         word = next(
-            (rank for rank, word in enumerate(_CLASS_WORDS) if word in lowered),
-            len(_CLASS_WORDS),
+            (rank for rank, word in enumerate(words) if word in lowered), len(words)
         )
-        known = word < (_SURE if unique else len(_CLASS_WORDS))
+        known = word < len(_OF_CLASSES if unique else words)
         ranked.append((not known, unique, word, not text, str(name)))
     return [name for *_, name in sorted(ranked)]
 
