@@ -453,10 +453,10 @@ def test_network_of_labelled_pixels_maps_a_scene(tmp_path: Path) -> None:
     # A patch is the same by either way.
     sampler: Any = datamodule.train_sampler
     window = next(iter(sampler.subset(np.array([0]), shuffle=False)))
-    sample = {'image': datamodule.image[window]['image'][None]}
+    patches: Any = datamodule.dataset
     row, col = sampler.places[0]
     torch.testing.assert_close(
-        datamodule.aug(sample)['image'],
+        patches[window]['image'][None],
         classifier.patches(scene).gather(torch.tensor([[row, col]]), 'cpu'),
         rtol=1e-4,
         atol=1e-4,

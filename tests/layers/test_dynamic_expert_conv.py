@@ -235,6 +235,8 @@ def test_bad_input() -> None:
         layer(torch.randn(4, 4))
     with pytest.raises(TypeError, match=r'torch.int64.*\.float\(\)'):
         layer(torch.zeros(1, 4, 4, 4, 4, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r'float64, expected torch.float32 as the w'):
+        layer(torch.zeros(1, 4, 4, 4, 4, dtype=torch.float64))
     for context in (None, torch.randn(2, 4, 1, 1, 1)):
         with pytest.raises(ValueError, match=r'\(2, 4, 0, 5, 5\) has an empty axis'):
             layer(torch.randn(2, 4, 0, 5, 5), context)

@@ -408,5 +408,10 @@ def test_wrong_input(name: str) -> None:
         model(x.unsqueeze(1))
     with pytest.raises(TypeError, match='floating point'):
         model(x.long())
+    for call in (model, model.forward_intermediates):
+        with pytest.raises(
+            TypeError, match=r'float64, expected torch.float32 as the w'
+        ):
+            call(x.double())
     with pytest.raises(ValueError, match='in_chans must be at least 1'):
         shallow_model(name, in_chans=0)

@@ -6,12 +6,12 @@
 import copy
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import GeoDataset
@@ -30,11 +30,43 @@ from .class_table import ClassCounts, class_texts
 logger = logging.getLogger(__name__)
 
 
-class LabelledPatches(Dataset[dict[str, Any]]):
-    """Patches of images with the label of their centre.
+class BandZScore:
+    """Z-score of every band; pixels without data become 0.
 
-    The sampler has read every label: masks are not read again with each patch.
+    So what lies beyond an image is what
+    :class:`~torchgeo_ekgnet.transforms.PatchSource` pads a scene with.
     """
+
+    def __init__(self, mean: Tensor, std: Tensor, nodata: float | None) -> None:
+        """Initialize a new normalisation.
+
+        Args:
+            mean: Mean of each band, shape (bands,).
+            std: Standard deviation of each band, shape (bands,).
+            nodata: Value that stands for missing data, None if there is none.
+        """
+        self.mean = mean[:, None, None]
+        self.std = std[:, None, None]
+        self.nodata = nodata
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Normalise patches, shape (..., bands, P, P)."""
+        scores = (image - self.mean) / self.std
+        return scores.masked_fill(missing(image, self.nodata), 0.0)
+
+
+class LabelledPatches(Dataset[dict[str, Any]]):
+    """Normalised patches of images with the label of their centre.
+
+    The sampler has read every label: masks are not read again with each patch. Patches
+    are normalised here, before a trainer brings them to its precision, and for loops
+    without a trainer too.
+
+    Attributes:
+        normalize: What normalises a patch.
+    """
+
+    normalize: BandZScore
 
     def __init__(
         self, image: GeoDataset, sampler: LabelledPixelSampler, labels: NDArray[Any]
@@ -59,8 +91,9 @@ class LabelledPatches(Dataset[dict[str, Any]]):
         Returns:
             What the image dataset gives, with 'label', int64 scalar.
         """
+        sample = self.image[window]
         label = torch.tensor(self.label_of[_key(window)])
-        return {**self.image[window], 'label': label}
+        return {**sample, 'image': self.normalize(sample['image']), 'label': label}
 
 
 class ListedPatches:
@@ -89,41 +122,6 @@ class ListedPatches:
         windows = [self.windows[index] for index in indices] or self.windows[:1]
         batch = self.collate([self.patches[window] for window in windows])
         return {name: values[: len(indices)] for name, values in batch.items()}
-
-
-class BandZScore:
-    """Z-score of every band; pixels without data become 0.
-
-    So what lies beyond an image is what
-    :class:`~torchgeo_ekgnet.transforms.PatchSource` pads a scene with.
-    """
-
-    def __init__(self, mean: Tensor, std: Tensor, nodata: float | None) -> None:
-        """Initialize a new normalisation.
-
-        Args:
-            mean: Mean of each band, shape (bands,).
-            std: Standard deviation of each band, shape (bands,).
-            nodata: Value that stands for missing data, None if there is none.
-        """
-        self.mean = mean[:, None, None]
-        self.std = std[:, None, None]
-        self.nodata = nodata
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Normalise a batch.
-
-        Args:
-            batch: Batch with 'image', shape (B, bands, P, P).
-
-        Returns:
-            The batch with another 'image'.
-        """
-        image: Tensor = batch['image']
-        mean, std = self.mean.to(image.device), self.std.to(image.device)
-        scores = (image - mean) / std
-        absent = missing(image, self.nodata)
-        return {**batch, 'image': scores.masked_fill(absent, 0.0)}
 
 
 class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
@@ -209,6 +207,8 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         self.unlabelled = [0] if unlabelled is None else unlabelled
         self.statistics_pixels = whole_number('statistics_pixels', statistics_pixels, 1)
         self.allow_other_split = allow_other_split
+        # Patches are normalised where they are read.
+        self.aug = nn.Identity()
         self._nodata: float | None = None
         self._counts: dict[str, list[int]] = {}
         self._overlap: dict[str, float] = {}
@@ -445,9 +445,10 @@ class LabelledPixelsDataModule(SplitDataModule, GeoDataModule):
         self._normalize(spectra.mean(dim=0).float(), std.float())
 
     def _normalize(self, mean: Tensor, std: Tensor) -> None:
-        """Set what normalises a batch."""
+        """Set what normalises patches."""
         self.mean, self.std = mean, std
-        self.aug = BandZScore(mean, std, self._nodata)
+        patches = cast(LabelledPatches, self.dataset)
+        patches.normalize = BandZScore(mean, std, self._nodata)
 
 
 def _key(window: Any) -> tuple[Any, ...]:

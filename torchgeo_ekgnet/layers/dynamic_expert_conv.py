@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .context_mapping import ContextMapping
 from .functional import expert_conv3d
 from .geometry import triple
-from .rule import leaf_call, symbolic
+from .rule import check_type, leaf_call, symbolic
 
 __all__ = ['DynamicExpertConv3d', 'expert_convs']
 
@@ -295,6 +295,7 @@ class DynamicExpertConv3d(nn.Module):
                 f'DynamicExpertConv3d: the input is {x.dtype}, expected floating '
                 'point values; convert it with .float()'
             )
+        check_type('DynamicExpertConv3d', x, self)
 
     @torch.jit.unused
     def _check_context(self, x: Tensor, context: Tensor) -> None:
@@ -336,7 +337,8 @@ class DynamicExpertConv3d(nn.Module):
 
         Raises:
             ValueError: If the shape is another or the channels differ.
-            TypeError: If the input is not floating point.
+            TypeError: If the input is not floating point, or of another type than the
+                weights.
         """
         if not torch.jit.is_scripting():
             if symbolic(x):

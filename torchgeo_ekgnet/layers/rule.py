@@ -30,6 +30,7 @@ __all__ = [
     'called',
     'casts_itself',
     'check_strategy',
+    'check_type',
     'choose_conv_strategy',
     'choose_expert_strategy',
     'chosen_at_run_time',
@@ -146,6 +147,30 @@ def plain_only(x: Tensor) -> bool:
     if not knows_autocast(device):
         return True
     return torch.is_autocast_enabled(device)
+
+
+def check_type(name: str, x: Tensor, module: nn.Module) -> None:
+    """Refuse maps of another type than the weights that they meet first.
+
+    PyTorch's own message comes from somewhere inside and names neither.
+
+    Args:
+        name: Who refuses.
+        x: Maps or patches.
+        module: Holds ``weight``; one that is computed (parametrized) is not asked for.
+
+    Raises:
+        TypeError: If the types differ and autocast does not bring them together.
+    """
+    weight = module._parameters.get('weight')
+    if weight is None or weight.dtype == x.dtype:
+        return
+    device = x.device.type
+    if not (knows_autocast(device) and torch.is_autocast_enabled(device)):
+        raise TypeError(
+            f'{name}: the input is {x.dtype}, expected {weight.dtype} as the weights; '
+            f'convert it with .to({weight.dtype})'
+        )
 
 
 def casts_itself(x: Tensor) -> bool:

@@ -23,6 +23,7 @@ from timm.layers import (
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from ..layers.rule import check_type, symbolic
 from ._arguments import check_head, feature_indices
 from ._weights import compare_weights, network_state
 
@@ -313,6 +314,12 @@ class SpectralSpatialNet(nn.Module):
         self.global_pool.train(self.training)
         self.classifier.train(self.training)
 
+    @torch.jit.unused
+    def _check_type(self, x: Tensor) -> None:
+        """Refuse patches of another type than the weights."""
+        if not symbolic(x):
+            check_type(type(self).__name__, x, self.stem)
+
     def forward_stem(self, x: Tensor) -> Tensor:
         """Give the patches a channel axis and take the first convolution.
 
@@ -379,6 +386,7 @@ class SpectralSpatialNet(nn.Module):
         taken = feature_indices(len(self.stages), indices)
         last = len(self.stages) - 1
         check_patches(x, self.in_chans)
+        self._check_type(x)
         x = self.forward_stem(x)
         maps: dict[int, Tensor] = {}
         for level, stage in enumerate(self.stages):
@@ -434,6 +442,8 @@ class SpectralSpatialNet(nn.Module):
             The map, (B, num_features, H, W).
         """
         check_patches(x, self.in_chans)
+        if not torch.jit.is_scripting():
+            self._check_type(x)
         x = self.forward_stem(x)
         for stage in self.stages:
             if self.grad_checkpointing and not torch.jit.is_scripting():
@@ -471,6 +481,7 @@ class SpectralSpatialNet(nn.Module):
 
         Raises:
             ValueError: If the shape is another or the number of bands differs.
-            TypeError: If the patches are not floating point.
+            TypeError: If the patches are not floating point, or of another type than
+                the weights.
         """
         return self.forward_head(self.forward_features(x))
