@@ -38,7 +38,7 @@ from .raster import (
 from .sources import Request, Source, open_source, raster
 from .sources.axes import axes_hint
 from .sources.vector import SUFFIXES as VECTOR_SUFFIXES
-from .sources.vector import TABLES, VectorFileError
+from .sources.vector import TABLES, VectorFileError, is_table
 from .vector import read_vector_labels
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def open_labels(
 def _is_vector(path: Path, options: SceneOptions) -> bool:
     """Whether labels are points or polygons, and no raster or array."""
     suffix = path.suffix.lower()
-    if suffix in (*VECTOR_SUFFIXES, *TABLES):
+    if suffix in VECTOR_SUFFIXES or is_table(path):
         return True
     if options.attribute is not None or options.layer is not None:
         return True

@@ -17,7 +17,7 @@ from ..datasets.sources import Request, enmap, envi, hdf5
 from ..datasets.sources.envi_files import find
 from ..datasets.sources.envi_header import TYPES, EnviHeader, first_line
 from ..datasets.sources.raster import open_raster
-from ..datasets.sources.vector import TABLES, holds_features, read_features
+from ..datasets.sources.vector import holds_features, is_table, read_features
 from ..datasets.units import written_numbers
 from .arrays import ARRAY_SUFFIXES, list_variables, prisma_shape
 
@@ -197,6 +197,12 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
             sizes = tuple(size for size in item.shape if size > 1)
             if len(sizes) in (2, 3):
                 yield Candidate(shown, 'array', sizes, item.name, several, item.whole)
+    elif is_table(path):
+        yield Candidate(shown, _kind_of_text(path), several=several)
+    elif suffix == '.xml':
+        if b'<RegionsOfInterest' in path.read_bytes():
+            read_features(path)  # it says what is wrong
+            yield Candidate(shown, 'vector', several=several)
     elif holds_features(path):
         if suffix == '.zip' and not _is_features(path):
             raise ValueError(
@@ -204,12 +210,6 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
                 'files of a scene; unpack it first'
             )
         yield Candidate(shown, 'vector', several=several)
-    elif suffix in TABLES:
-        yield Candidate(shown, _kind_of_text(path), several=several)
-    elif suffix == '.xml':
-        if b'<RegionsOfInterest' in path.read_bytes():
-            read_features(path)  # it says what is wrong
-            yield Candidate(shown, 'vector', several=several)
     elif suffix not in _COMPANIONS:
         try:
             yield _raster(shown, paths[0], several)

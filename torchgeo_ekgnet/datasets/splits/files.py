@@ -34,7 +34,8 @@ def read_mask(
 
     Args:
         path: A ``.mat``, ``.npy``, ``.npz``, HDF5 or NetCDF file, an ENVI header, or
-            any raster of one band that rasterio opens; with *grid* also polygons.
+            any raster of one band that rasterio opens; with *grid* also polygons, points
+            and regions of interest.
         variable: Name of the array in the file, the only two-dimensional one by
             default.
         grid: Pixels of the scene, to which a mask with a place of its own is brought;
@@ -63,7 +64,8 @@ class MaskSplit(DrawnSplit):
     """Training and test pixels as somebody published them.
 
     Masks are label maps (or plain masks) of the scene's size whose pixels other than
-    0 are members, or polygons; the labels themselves come from the scene. Rasters with
+    0 are members, or polygons, points or regions of interest; the labels themselves come
+    from the scene. Rasters with
     a CRS and polygons are brought to the place of the scene, as labels are. Some training
     pixels may be set aside for validation.
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from ..._options import random_seed, whole_number
 from ..label_files import read_label_map
 from ..raster import Grid
-from ..sources.vector import holds_features
+from ..sources.vector import holds_features, is_table
 from ..vector import number_features, read_vector_labels
 from .guards import drawn, guard_distance, guarded
 from .protocol import (
@@ -205,6 +205,11 @@ class GroupSplit(GroupedSplit):
         if self.attribute is not None:
             least = 0
             numbers = read_vector_labels(path, grid, self.attribute, unlabelled=())[0]
+        elif is_table(path) or path.suffix.lower() == '.xml':
+            raise ValueError(
+                f'groups: found points or regions of interest in {path}, expected the '
+                "column that tells their groups (attribute=, of regions 'roi')"
+            )
         elif holds_features(path):
             numbers = number_features(path, grid)
         else:
