@@ -48,8 +48,6 @@ LAYERED = ('.gpkg', '.sqlite', '.kml', '.kmz', '.gml', '.gpx', '.dxf', '.gdb')
 #: Endings of tables of points; ENVI writes its regions of interest as ``.txt``, and some
 #: name that text as the binary files of older versions.
 TABLES = ('.csv', '.tsv', '.txt', '.roi')
-#: What ASCII grids of ESRI begin with.
-_GRIDS = (b'ncols', b'nrows')
 
 #: Names of columns that hold places, by what the places are.
 _PLACES = {
@@ -78,17 +76,8 @@ _SHAPES = (
 
 
 def holds_features(path: Path) -> bool:
-    """Tell by its name whether a file is a vector, perhaps in an archive, or a table."""
-    return path.suffix.lower() in (*SUFFIXES, '.zip', '.xml') or is_table(path)
-
-
-def is_table(path: Path) -> bool:
-    """Tell whether a file is a table, and no grid, which ArcGIS ends in ``.txt``, too."""
-    named = path.suffix.lower() in TABLES
-    if not named or not path.is_file():
-        return named
-    with reading(path, 'a table'), path.open('rb') as file:
-        return file.read(5).lower() not in _GRIDS
+    """Tell by its name whether a file is a vector, perhaps in an archive."""
+    return path.suffix.lower() in (*SUFFIXES, '.zip', '.xml')
 
 
 class VectorFileError(FileError):
