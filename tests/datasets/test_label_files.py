@@ -205,6 +205,9 @@ class TestLegends:
         assert ('it calls value' in caplog.text) is questioned
         named = open_scene(cube, path, unlabelled=[]).class_names
         assert not questioned or named == ('grass', *NAMES)
+        path.write_text(path.read_text().replace(NAMES[-1], 'Unclassified'))
+        open_scene(cube, path)
+        assert ('if it is a class, give unlabelled=[3]' in caplog.text) is questioned
 
     def test_categories(self, cube: Path) -> None:
         path = geotiff.write(cube.with_name('l.tif'), TRUTH[None])

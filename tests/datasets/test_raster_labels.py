@@ -18,6 +18,7 @@ from torchgeo_ekgnet.datasets import open_scene
 from torchgeo_ekgnet.datasets.labels import NO_LABEL
 from torchgeo_ekgnet.datasets.raster import Grid, checked_grid, labels_on_grid
 from torchgeo_ekgnet.datasets.sources.raster import RasterSource
+from torchgeo_ekgnet.intake import find_scene
 
 
 @pytest.mark.parametrize('crs', [None, 'EPSG:32633'])
@@ -214,6 +215,17 @@ class TestRasterLabels:
         scene = open_scene(path, tmp_path / 'labels' / 'scene.hdr')
         assert scene.class_values == (6,)
         assert scene.class_counts == (18,)
+
+    def test_grid_of_esri_as_text(self, cube: Path) -> None:
+        """ArcGIS writes grids with the ending of tables."""
+        path = cube.with_name('l.txt')
+        head = (
+            f'ncols {geotiff.COLS}\nnrows {geotiff.ROWS}\ncellsize 10\nxllcorner 600000'
+        )
+        head += f'\nyllcorner {5_200_000 - 10 * geotiff.ROWS}'
+        np.savetxt(path, geotiff.labels_of(), '%d', header=head, comments='')
+        self.check(cube, path)
+        assert find_scene([cube, path]).scene.class_values == (3, 20, 21)
 
     def test_class_names(self, cube: Path) -> None:
         labels = geotiff.labels_same_grid(cube.with_name('l.tif'))

@@ -58,6 +58,23 @@ def test_axes_follow_the_labels(axes: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.scene.cube, own_cube())
 
 
+@pytest.mark.parametrize('axes', ['byx', 'bxy'])
+def test_axes_that_the_file_tells(axes: str, tmp_path: Path) -> None:
+    """Nothing is written of them: an argument would overrule the file."""
+    order = ['yxb'.index(axis) for axis in axes]
+    with h5py.File(tmp_path / 'all.nc', 'w') as file:
+        cube = file.create_dataset('cube', data=own_cube().transpose(order))
+        truth = file.create_dataset('truth', data=own_labels().T)
+        for data, letters in ((cube, axes), (truth, 'xy')):
+            for number, axis in enumerate(letters):
+                data.dims[number].label = axis
+    found = find_scene([tmp_path / 'all.nc'])
+    assert 'axes' not in {**found.options, **found.notes}
+    np.testing.assert_array_equal(found.scene.cube, own_cube())
+    values = np.array([0, *found.scene.class_values])[found.scene.label_map]
+    np.testing.assert_array_equal(values, own_labels())
+
+
 def test_bands_first_without_labels_is_a_guess(tmp_path: Path) -> None:
     np.save(tmp_path / 'cube.npy', np.ones((7, 20, 20), dtype=np.float32))
     found = find_scene([tmp_path / 'cube.npy'])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._reading import FileError, check_memory, require_file
+from .._reading import FileError, check_memory, reading, require_file
 from . import sources
 from .label_names import MAX_CLASSES, class_names_of
 from .labels import (
@@ -38,13 +38,15 @@ from .raster import (
 from .sources import Request, Source, open_source, raster
 from .sources.axes import axes_hint
 from .sources.vector import SUFFIXES as VECTOR_SUFFIXES
-from .sources.vector import TABLES, VectorFileError
+from .sources.vector import TABLES, VectorFileError, holds_features
 from .vector import read_vector_labels
 
 logger = logging.getLogger(__name__)
 
 #: More colours of a picture than that may be mixed ones.
 _MANY_COLOURS = 32
+#: What ASCII grids of ESRI begin with.
+_GRIDS = (b'ncols', b'nrows')
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def open_labels(
 def _is_vector(path: Path, options: SceneOptions) -> bool:
     """Whether labels are points or polygons, and no raster or array."""
     suffix = path.suffix.lower()
-    if suffix in (*VECTOR_SUFFIXES, *TABLES):
+    if suffix in VECTOR_SUFFIXES or is_table(path):
         return True
     if options.attribute is not None or options.layer is not None:
         return True
@@ -146,6 +148,20 @@ def _is_vector(path: Path, options: SceneOptions) -> bool:
     except FileError:
         return True
     return False
+
+
+def is_table(path: Path) -> bool:
+    """Tell whether a file is a table, and no grid, which ArcGIS ends in ``.txt``, too."""
+    named = path.suffix.lower() in TABLES
+    if not named or not path.is_file():
+        return named
+    with reading(path, 'a table'), path.open('rb') as file:
+        return file.read(5).lower() not in _GRIDS
+
+
+def places_pixels(path: Path) -> bool:
+    """Tell whether a file holds polygons, points or regions, by its name or as a table."""
+    return holds_features(path) or is_table(path)
 
 
 def _from_rasters(

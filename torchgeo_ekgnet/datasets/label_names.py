@@ -74,6 +74,7 @@ def _question_unlabelled(
     unlabelled: Sequence[int],
 ) -> None:
     """Warn of values that mean "no label" but have a name, and of a white ground."""
+    nothing = [n for n, name in names.items() if means_no_class(name) and n in labels]
     for value in unlabelled:
         name = one_line(names.get(value) or '')
         pixels = int((labels == value).sum()) if name else 0
@@ -86,7 +87,7 @@ def _question_unlabelled(
                 name,
                 pixels,
                 list(unlabelled),
-                [other for other in unlabelled if other != value],
+                sorted({*unlabelled, *nothing} - {value}),
             )
     white = int((labels == _WHITE).sum()) if names.get(_WHITE) == '#ffffff' else 0
     if white and _WHITE not in unlabelled and not (labels == 0).any():

@@ -216,7 +216,8 @@ def _placed(
     elif system == 'unknown' and grid.crs is not None:
         raise FileError(
             f'{path} names no CRS, so its geometries cannot be placed in the scene '
-            f'({grid}); give labels_crs=, such as labels_crs={grid.crs.to_string()!r}'
+            f'({grid}); give labels_crs=, such as labels_crs={grid.crs.to_string()!r}, or '
+            'save what is no label file with its CRS'
         )
     if grid.transform is not None:
         return frame.set_crs(None, allow_override=True)

@@ -21,11 +21,13 @@ class Variable(NamedTuple):
         name: Its name, None if the file holds a single nameless array.
         shape: Sizes of its axes, in MATLAB's order for MATLAB files.
         whole: Whether its type holds whole numbers only; None if that is unknown.
+        axes: Order of its axes, without those of length 1, if the file tells it.
     """
 
     name: str | None
     shape: tuple[int, ...]
     whole: bool | None
+    axes: str | None = None
 
 
 def list_variables(path: Path) -> list[Variable]:
@@ -45,7 +47,7 @@ def list_variables(path: Path) -> list[Variable]:
     with reading(path, f'a {path.suffix} file'):
         kind = next(kind for kind in (matlab, array, hdf5) if kind.claims(path))
         return [
-            Variable(name or None, item.shape, item.whole)
+            Variable(name or None, item.shape, item.whole, item.axes)
             for name, item in kind.list_arrays(path).items()
             if item.numeric
         ]

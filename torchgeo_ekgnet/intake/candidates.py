@@ -13,11 +13,12 @@ import numpy as np
 
 from .._reading import FileError, decoded, elsewhere, require_file
 from .._wording import listed
+from ..datasets.label_files import is_table
 from ..datasets.sources import Request, enmap, envi, hdf5
 from ..datasets.sources.envi_files import find
 from ..datasets.sources.envi_header import TYPES, EnviHeader, first_line
 from ..datasets.sources.raster import bands_of, open_raster
-from ..datasets.sources.vector import TABLES, holds_features, read_features
+from ..datasets.sources.vector import holds_features, read_features
 from ..datasets.units import written_numbers
 from .arrays import ARRAY_SUFFIXES, list_variables, prisma_shape
 
@@ -40,10 +41,12 @@ class Candidate:
         paths: The file or files, or the pattern that finds them.
         kind: 'raster', 'array', 'product' (several arrays or rasters that are one
             cube), 'vector', 'text' (of numbers) or 'file'.
-        shape: Rows, columns and bands; the axes of an array; nothing for other kinds.
+        shape: Rows, columns and bands; of an array its axes as they are stored, unless
+            the file tells their order; nothing for other kinds.
         variable: Name of the array in the file.
         several: Whether it is a pattern.
         whole: Whether values are whole numbers, None if that is unknown.
+        told: Whether the file of an array tells the order of its axes.
     """
 
     paths: tuple[str, ...]
@@ -52,6 +55,7 @@ class Candidate:
     variable: str | None = None
     several: bool = False
     whole: bool | None = None
+    told: bool = False
 
     def __str__(self) -> str:
         """Name file, variable and size."""
@@ -195,8 +199,19 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
             return
         for item in list_variables(Path(paths[0])):
             sizes = tuple(size for size in item.shape if size > 1)
+            told = item.axes is not None and len(item.axes) == len(sizes)
+            if told:
+                by_axis = dict(zip(item.axes or '', sizes, strict=True))
+                sizes = tuple(by_axis[axis] for axis in 'yxb' if axis in by_axis)
             if len(sizes) in (2, 3):
-                yield Candidate(shown, 'array', sizes, item.name, several, item.whole)
+                name, whole = item.name, item.whole
+                yield Candidate(shown, 'array', sizes, name, several, whole, told)
+    elif is_table(path):
+        yield Candidate(shown, _kind_of_text(path), several=several)
+    elif suffix == '.xml':
+        if b'<RegionsOfInterest' in path.read_bytes():
+            read_features(path)  # it says what is wrong
+            yield Candidate(shown, 'vector', several=several)
     elif holds_features(path):
         if suffix == '.zip' and not _is_features(path):
             raise ValueError(
@@ -204,12 +219,6 @@ def _look_at(group: _Group) -> Iterator[Candidate]:
                 'files of a scene; unpack it first'
             )
         yield Candidate(shown, 'vector', several=several)
-    elif suffix in TABLES:
-        yield Candidate(shown, _kind_of_text(path), several=several)
-    elif suffix == '.xml':
-        if b'<RegionsOfInterest' in path.read_bytes():
-            read_features(path)  # it says what is wrong
-            yield Candidate(shown, 'vector', several=several)
     elif suffix not in _COMPANIONS:
         try:
             yield _raster(shown, paths[0], several)

@@ -246,12 +246,13 @@ def _fitting(
 ) -> list[Candidate]:
     """List what may be labels of a cube."""
     items = _asked_for(items, known)
+    orders = ('yxb',) if cube.told and 'axes' not in known else _AXES
     arrays = [
         item
         for item in items
         if item.kind == 'array'
         and len(item.shape) == 2
-        and (cube.kind != 'array' or _orders(cube.shape, item.shape))
+        and (cube.kind != 'array' or _orders(cube.shape, item.shape, orders))
     ]
     flat = [item for item in items if item.kind == 'raster' and item.shape[2] == 1]
     vectors = [item for item in items if item.kind == 'vector']
@@ -299,14 +300,16 @@ def _choose_labels(
     return found[0] if found else None
 
 
-def _orders(cube: Sequence[int], labels: Sequence[int]) -> list[str]:
+def _orders(
+    cube: Sequence[int], labels: Sequence[int], orders: Sequence[str] = _AXES
+) -> list[str]:
     """List the orders of a cube's axes under which labels fit, the likeliest first."""
     fitting = {
         ''.join(order)
         for order in permutations('yxb')
         if (cube[order.index('y')], cube[order.index('x')]) == tuple(labels)
     }
-    return [order for order in _AXES if order in fitting]
+    return [order for order in orders if order in fitting]
 
 
 def _describe_cube(
@@ -321,7 +324,7 @@ def _describe_cube(
     if cube.variable is not None:
         options.setdefault('cube_variable', cube.variable)
         notes['cube_variable'] = ' x '.join(map(str, cube.shape)) + ' values'
-    if 'axes' in options or glob.has_magic(cube.variable or ''):
+    if cube.told or 'axes' in options or glob.has_magic(cube.variable or ''):
         return
     if labels is not None and labels.kind == 'array':
         order = _orders(cube.shape, labels.shape)[0]

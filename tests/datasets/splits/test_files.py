@@ -248,6 +248,27 @@ class TestMaskSplit:
         with pytest.raises(ValueError, match='one value on pixels of several classes'):
             bound(labels)
 
+    @pytest.mark.parametrize('file', ['train.csv', 'train.txt', 'train.xml'])
+    def test_tables_and_regions_of_interest(self, tmp_path: Path, file: str) -> None:
+        labels = fields()
+        train = (labels > 0) & (np.arange(labels.shape[1]) < 20)
+        places = np.argwhere(train)
+        rows = [f'{row},{col}' for row, col in places]
+        text = '\n'.join(['row,col', *rows])
+        if file == 'train.txt':
+            rows = [f' 1 {col + 1} {row + 1}' for row, col in places]
+            head = ['; ENVI Output of ROIs (5.3)', '; ROI name: a']
+            head += [f'; ROI npts: {len(rows)}', '; ID X Y']
+            text = '\n'.join([*head, *rows])
+        elif file == 'train.xml':
+            at = ' '.join(f'{col + 0.5} {row + 0.5}' for row, col in places)
+            text = f'<GeometryDef><Point><Coordinates>{at}</Coordinates></Point>'
+            text = f'<Region name="a">{text}</GeometryDef></Region>'
+            text = f'<RegionsOfInterest>{text}</RegionsOfInterest>'
+        (tmp_path / file).write_text(text)
+        split = MaskSplit(str(tmp_path / file), val=0)(labels)
+        assert np.array_equal(split.mask('train'), train)
+
     @pytest.mark.parametrize('way', ['same', 'south up', 'wider', 'half the pixels'])
     def test_place_of_a_raster(self, tmp_path: Path, way: str) -> None:
         labels = fields()

@@ -127,6 +127,16 @@ class TestGroups:
         zipped = GroupSplit(str(tmp_path / 'f.shp.zip')).bind(SplitContext(grid=grid))
         assert np.array_equal(zipped.groups_of(labels)[0], np.repeat(range(4), 10))
 
+    def test_points_of_a_table(self, tmp_path: Path) -> None:
+        """Each a group of its own would be a random split."""
+        path = tmp_path / 'points.csv'
+        places = [f'{row},{col},{row // 20}' for row in range(40) for col in range(40)]
+        path.write_text('\n'.join(['row,col,fold', *places]))
+        with pytest.raises(ValueError, match=r'^groups: found points .* \(attribute='):
+            GroupSplit(str(path)).groups_of(fields(40, 40, 10))
+        groups = GroupSplit(str(path), 'fold').groups_of(fields(40, 40, 10))
+        assert np.array_equal(groups[:, 0], np.repeat([0, 1], 20))
+
 
 class TestFolds:
     @pytest.mark.parametrize('of', [None, BlockSplit(6), GroupSplit()])

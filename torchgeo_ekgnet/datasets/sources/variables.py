@@ -39,12 +39,14 @@ class Listed(NamedTuple):
         nbytes: What reading it takes.
         numeric: Whether it holds numbers.
         whole: Whether its type holds whole numbers only; None if that is unknown.
+        axes: Order of its axes, without those of length 1, if the file tells it.
     """
 
     shape: tuple[int, ...]
     nbytes: int
     numeric: bool = True
     whole: bool | None = None
+    axes: str | None = None
 
     @classmethod
     def of(cls, shape: Sequence[int], dtype: 'np.dtype[Any]') -> 'Listed':

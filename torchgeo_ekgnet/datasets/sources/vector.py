@@ -76,7 +76,7 @@ _SHAPES = (
 
 def holds_features(path: Path) -> bool:
     """Tell by its name whether a file is a vector, perhaps in an archive."""
-    return path.suffix.lower() in (*SUFFIXES, '.zip')
+    return path.suffix.lower() in (*SUFFIXES, '.zip', '.xml')
 
 
 class VectorFileError(FileError):

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from ..._options import known_word, random_seed
 from ..._reading import FileError, require_file
-from ..label_files import read_label_map
+from ..label_files import places_pixels, read_label_map
 from ..labels import NO_LABEL
 from ..raster import Grid
-from ..sources.vector import holds_features
 from ..vector import number_features
 from .protocol import DrawnSplit, SplitProtocol, Unserved, check_val, classes_of, joined
 from .split import SUBSETS, Indices, Labels, Mask, Split, check_label_map
@@ -34,7 +33,8 @@ def read_mask(
 
     Args:
         path: A ``.mat``, ``.npy``, ``.npz``, HDF5 or NetCDF file, an ENVI header, or
-            any raster of one band that rasterio opens; with *grid* also polygons.
+            any raster of one band that rasterio opens; with *grid* also polygons, points
+            and regions of interest.
         variable: Name of the array in the file, the only two-dimensional one by
             default.
         grid: Pixels of the scene, to which a mask with a place of its own is brought;
@@ -50,7 +50,7 @@ def read_mask(
     """
     place = require_file(path, 'mask')
     try:
-        if grid is not None and holds_features(place):
+        if grid is not None and places_pixels(place):
             mask = number_features(place, grid, alike=True)
         else:
             mask = read_label_map(place, variable, grid, argument)
@@ -63,9 +63,9 @@ class MaskSplit(DrawnSplit):
     """Training and test pixels as somebody published them.
 
     Masks are label maps (or plain masks) of the scene's size whose pixels other than
-    0 are members, or polygons; the labels themselves come from the scene. Rasters with
-    a CRS and polygons are brought to the place of the scene, as labels are. Some training
-    pixels may be set aside for validation.
+    0 are members, or polygons, points or regions of interest; the labels themselves come
+    from the scene. Rasters with a CRS and polygons are brought to the place of the scene,
+    as labels are. Some training pixels may be set aside for validation.
 
     Masks of another edition of the label map, such as the 695 training and 9671 test
     pixels of Indian Pines, mark pixels that the scene does not label:
@@ -130,7 +130,7 @@ class MaskSplit(DrawnSplit):
     ) -> Labels:
         """Read a mask of the label map's size."""
         place, grid = self.path_of(path), self.context.grid
-        if grid is None and holds_features(place):
+        if grid is None and places_pixels(place):
             grid = Grid(*label_map.shape)
         mask = read_mask(place, variable, grid, f'{name}_variable')
         if mask.shape != label_map.shape:

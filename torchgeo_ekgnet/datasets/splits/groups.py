@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..._options import random_seed, whole_number
-from ..label_files import read_label_map
+from ..label_files import is_table, places_pixels, read_label_map
 from ..raster import Grid
-from ..sources.vector import holds_features
 from ..vector import number_features, read_vector_labels
 from .guards import drawn, guard_distance, guarded
 from .protocol import (
@@ -205,7 +204,12 @@ class GroupSplit(GroupedSplit):
         if self.attribute is not None:
             least = 0
             numbers = read_vector_labels(path, grid, self.attribute, unlabelled=())[0]
-        elif holds_features(path):
+        elif is_table(path) or path.suffix.lower() == '.xml':
+            raise ValueError(
+                f'groups: found points or regions of interest in {path}, expected the '
+                "column that tells their groups (attribute=, of regions 'roi')"
+            )
+        elif places_pixels(path):
             numbers = number_features(path, grid)
         else:
             numbers = read_label_map(path, self.variable, grid, 'variable')
