@@ -21,10 +21,11 @@ from torchgeo.datasets import DatasetNotFoundError
 
 from .._files import at_home
 from .._patch import PaddingMode
-from .._reading import FileError, check_memory, decoded, reading, require_file
+from .._reading import FileError, check_memory
 from .._wording import listed
 from .bands import Bands, BandSelection
 from .base import Sample, SceneDataset, check_folder
+from .centre_files import read_centres
 from .label_files import SceneLabels, open_labels
 from .options import Files, SceneOptions, flat_options
 from .raster import Grid, check_transform, checked_grid, placed_crs, read_crs
@@ -420,20 +421,18 @@ def _centres(source: Source, options: SceneOptions) -> NDArray[np.float64] | Non
                 axes_hint(source, bands=source.misfit) or '; wavelengths= gives them',
             )
         return source.wavelengths(unit)
-    where, wrong, text = '', 'wavelengths', ''
+    where = ''
     if isinstance(given, str | os.PathLike):
-        path = require_file(at_home(given), 'wavelengths')
-        where, wrong = f' in {path}', str(path)
-        with reading(path, 'a text file'):
-            text = decoded(path.read_bytes())
+        path = at_home(given)
+        given, own = read_centres(path, source.shape[2])
+        where = f' in {path}'
     else:
-        text = '\n'.join(map(str, given))
-    try:
-        given, own = written_numbers(text)
-    except ValueError as error:
-        raise FileError(
-            f'{wrong}: expected one wavelength a band and nothing else ({error})'
-        ) from error
+        try:
+            given, own = written_numbers('\n'.join(map(str, given)))
+        except ValueError as error:
+            raise FileError(
+                f'wavelengths: expected one wavelength a band and nothing else ({error})'
+            ) from error
     if len(given) != source.shape[2]:
         raise ValueError(
             f'{source.where}: {len(given)} wavelengths{where} for {source.shape[2]} '

@@ -58,8 +58,8 @@ class SceneOptions:
             centre it covers.
         class_names: Names by label value, or in the order of the values.
         unlabelled: Label values that mean "no label".
-        wavelengths: Band centres, or a text file with one number a band; overrules the
-            file's own.
+        wavelengths: Band centres, or a file of them: numbers alone, a table with a column
+            of wavelengths or an ENVI header; overrules the file's own.
         wavelength_unit: Unit of the wavelengths where the file does not tell or is
             wrong.
         nodata: ``'file'`` for the value that the file declares, None for none, or a

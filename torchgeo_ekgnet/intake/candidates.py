@@ -13,6 +13,7 @@ import numpy as np
 
 from .._reading import FileError, decoded, elsewhere, require_file
 from .._wording import listed
+from ..datasets.centre_files import centres_of_table
 from ..datasets.label_files import is_table
 from ..datasets.sources import Request, enmap, envi, hdf5
 from ..datasets.sources.envi_files import find
@@ -264,6 +265,8 @@ def _kind_of_text(path: Path) -> str:
         try:
             read_features(path)
         except FileError as error:
+            if centres_of_table(decoded(path.read_bytes())) is not None:
+                return 'text'
             raise ValueError(
                 f'{path}: found neither band centres, one number a band, nor points or '
                 f'regions with classes: {error}'
