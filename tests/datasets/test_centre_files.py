@@ -38,6 +38,7 @@ def test_centres(text: str, unit: str | None, tmp_path: Path) -> None:
         ('lower,upper\n440,460\n490,510\n540,560\n590,610', 'or a table'),
         ('a,b\n440,460\n490,510\n540,560\n590,610', 'or a table'),
         ('band,note\n1,blue\n2,green\n3,red\n4,nir', 'or a table'),
+        ('\n', 'expected one wavelength a band .* empty'),
         ('450 nm and 500', 'expected one wavelength a band'),
         ('ENVI\nsamples = 3\n', "found no 'wavelength'"),
     ],

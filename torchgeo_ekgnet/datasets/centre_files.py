@@ -45,10 +45,11 @@ def read_centres(path: Path, bands: int) -> tuple[list[float], str | None]:
         return centres.tolist(), header.text('wavelength units')
     with reading(path, 'a text file'):
         text = decoded(path.read_bytes())
+    wrong = 'it is empty'
     try:
         numbers, unit = written_numbers(text)
     except ValueError as error:
-        numbers, unit, wrong = [], None, error
+        numbers, unit, wrong = [], None, str(error)
     table = None if len(numbers) == bands else centres_of_table(text)
     if table is not None and (not numbers or len(table[0]) == bands):
         return table
