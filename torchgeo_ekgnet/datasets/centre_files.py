@@ -88,9 +88,11 @@ def centres_of_table(text: str) -> tuple[list[float], str | None] | None:
     titles = titles if len(titles) == columns else [''] * columns
     found = []
     for title, words in zip(titles, zip(*rows, strict=True), strict=True):
+        if _EDGE.search(title):
+            continue
         numbers = [_number(word, between) for word in words]
         centres = [number for number in numbers if number is not None]
-        if len(centres) == len(words) and _may_be_centres(centres) and _free(title):
+        if len(centres) == len(words) and _may_be_centres(centres):
             unit = re.search(rf'(?<![^\W_]){UNIT}', title, re.IGNORECASE)
             found.append((title, centres, unit[0] if unit else None))
     told = [column for column in found if _CENTRE.search(column[0])]
@@ -108,11 +110,6 @@ def _may_be_centres(numbers: Sequence[float]) -> bool:
     return (min(steps) > 0 or max(steps) < 0) and not (
         numbers[0] in (0, 1) and steps == {1}
     )
-
-
-def _free(title: str) -> bool:
-    """Tell whether a title names neither edges nor widths."""
-    return _EDGE.search(title) is None
 
 
 def _number(word: str, between: str | None) -> float | None:

@@ -100,13 +100,10 @@ def list_arrays(path: Path, matlab: bool = False) -> dict[str, Listed]:
         matlab: Whether it is MATLAB's, whose axes are stored in reverse.
     """
     with open_hdf5(path) as (variables, _):
-        if matlab:
-            return {
-                name: Listed.of(data.shape[::-1], data.dtype)
-                for name, (data, _) in variables.items()
-            }
         return {
-            name: Listed.of(data.shape, data.dtype)._replace(axes=own.get(AXES))
+            name: Listed.of(data.shape[::-1], data.dtype)
+            if matlab
+            else Listed.of(data.shape, data.dtype)._replace(axes=own.get(AXES))
             for name, (data, own) in variables.items()
         }
 
